@@ -1,0 +1,134 @@
+//! The one error of all stores.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// Whether an operation took effect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(clippy::exhaustive_enums, reason = "there is no fourth answer")]
+pub enum Outcome {
+    /// It took effect; only the reply is unusable.
+    Applied,
+    /// It certainly did not take effect.
+    NotApplied,
+    /// It may have taken effect, now or later.
+    Unknown,
+}
+
+/// What went wrong, for callers that branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller broke the contract.
+    ApiMisuse,
+    /// Stored data fails its checksum or its schema.
+    Corrupt,
+    /// The disk or the quota is full.
+    Full,
+    /// A bug of ours.
+    Internal,
+    /// The store was written by a newer version than this one.
+    NewerVersion,
+    /// The store is held by another process.
+    Occupied,
+    /// A value exceeds a limit.
+    TooLarge,
+    /// The store cannot be reached or is shutting down.
+    Unavailable,
+    /// The store cannot do that.
+    Unsupported,
+}
+
+/// A failed store call.
+///
+/// [`Error::outcome`] says whether the operation took effect; never derive that from the text.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    outcome: Outcome,
+    context: String,
+    retry_after: Option<Duration>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` that left no effect. Say otherwise with [`Error::with_outcome`].
+    #[must_use]
+    pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, outcome: Outcome::NotApplied, context: context.into(), retry_after: None, source: None }
+    }
+
+    /// The same error with another outcome.
+    #[must_use]
+    pub fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = outcome;
+        self
+    }
+
+    /// The same error with its cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
+        self.source = Some(Box::new(source));
+        self
+    }
+
+    /// The same error with advice when to come back.
+    #[must_use]
+    pub fn with_retry_after(mut self, d: Duration) -> Self {
+        self.retry_after = Some(d);
+        self
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the operation took effect.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.kind, ErrorKind::Full | ErrorKind::Unavailable)
+    }
+
+    /// When to come back, if the store said so.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// A stable name of the kind.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::ApiMisuse => "store_api_misuse",
+            ErrorKind::Corrupt => "store_corrupt",
+            ErrorKind::Full => "store_full",
+            ErrorKind::Internal => "store_internal",
+            ErrorKind::NewerVersion => "store_newer_version",
+            ErrorKind::Occupied => "store_occupied",
+            ErrorKind::TooLarge => "store_too_large",
+            ErrorKind::Unavailable => "store_unavailable",
+            ErrorKind::Unsupported => "store_unsupported",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.context)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}

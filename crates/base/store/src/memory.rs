@@ -1,0 +1,1 @@
+//! Every contract in memory. Nothing survives the process.
