@@ -1,0 +1,445 @@
+//! The checks every definition passes, and its hash.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use mainstay_store::journal::Hash;
+use serde_json::{Value, json};
+
+use super::data::{DefinitionData, RetryData, StepData};
+use super::{Call, DEFAULT_TIMEOUT, Definition, MAX_STEPS, RetrySpec, Step, StepKind, Template, Undo};
+
+/// One thing wrong with a definition.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Problem {
+    /// A compensable step neither before the pivot nor forbidden: it could fail after the point of no return.
+    #[error("compensable step `{step}` is not an ancestor of the pivot `{pivot}`: it could fail after it")]
+    BesidePivot {
+        /// The step.
+        step: String,
+        /// The pivot.
+        pivot: String,
+    },
+    /// The steps depend on each other in a circle.
+    #[error("steps depend on each other in a circle: {}", .steps.join(" -> "))]
+    Cycle {
+        /// The circle.
+        steps: Vec<String>,
+    },
+    /// Two steps of one name.
+    #[error("step name `{step}` is used twice")]
+    DuplicateStep {
+        /// The name.
+        step: String,
+    },
+    /// Neither a deadline nor an explicit absence of one, or both.
+    #[error("say either `deadline = \"..\"` or `no_deadline = true`")]
+    Deadline,
+    /// A value outside its range.
+    #[error("`{field}` is {value}; allowed: {allowed}")]
+    Field {
+        /// Path of the field.
+        field: String,
+        /// The refused value.
+        value: String,
+        /// What is allowed.
+        allowed: &'static str,
+    },
+    /// A compensable step without an undo and without a reason for that.
+    #[error("compensable step `{step}` needs `undo`, or `no_undo = \"reason\"`")]
+    MissingUndo {
+        /// The step.
+        step: String,
+    },
+    /// A retriable step must be idempotent by key.
+    #[error("retriable step `{step}` needs a participant that honors the idempotency key")]
+    NotIdempotent {
+        /// The step.
+        step: String,
+    },
+    /// The text cannot be read.
+    #[error("{message}")]
+    Syntax {
+        /// What the parser says.
+        message: String,
+    },
+    /// More than one pivot.
+    #[error("`{first}` and `{second}` are both pivots; at most one is allowed")]
+    TwoPivots {
+        /// The first.
+        first: String,
+        /// The second.
+        second: String,
+    },
+    /// An undo on a step that has none by nature.
+    #[error("step `{step}` is after the point of no return and cannot have an undo")]
+    UndoAfterPivot {
+        /// The step.
+        step: String,
+    },
+    /// A retriable step that is not behind the pivot.
+    #[error("retriable step `{step}` must come after the pivot")]
+    RetriableBeforePivot {
+        /// The step.
+        step: String,
+    },
+    /// A reference to a step that does not exist.
+    #[error("step `{step}` refers to `{reference}`, an output nobody produces")]
+    UnknownReference {
+        /// The step.
+        step: String,
+        /// What it refers to.
+        reference: String,
+    },
+    /// A reference to a step that is not before it.
+    #[error("step `{step}` waits for unknown step `{reference}`")]
+    UnknownStep {
+        /// The step.
+        step: String,
+        /// What it waits for.
+        reference: String,
+    },
+}
+
+/// A refused definition: every problem found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefinitionError {
+    problems: Vec<Problem>,
+}
+
+impl DefinitionError {
+    pub(super) fn one(problem: Problem) -> Self {
+        Self { problems: vec![problem] }
+    }
+
+    /// The problems.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for DefinitionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.problems.iter().map(ToString::to_string).collect();
+        write!(f, "the definition is refused: {}", lines.join("; "))
+    }
+}
+
+impl std::error::Error for DefinitionError {}
+
+impl From<DefinitionError> for crate::Error {
+    fn from(e: DefinitionError) -> Self {
+        Self::new(crate::ErrorKind::Config, e.to_string())
+    }
+}
+
+pub(super) fn build(data: DefinitionData) -> Result<Definition, DefinitionError> {
+    let mut problems = Vec::new();
+    check_head(&data, &mut problems);
+    let index = check_names(&data, &mut problems);
+    let after = edges(&data, &index, &mut problems);
+    let steps = data
+        .steps
+        .iter()
+        .enumerate()
+        .map(|(i, step)| build_step(&data, step, &after, i, &mut problems))
+        .collect::<Vec<_>>();
+    if problems.is_empty() {
+        match cycle(&after) {
+            Some(path) => problems.push(Problem::Cycle {
+                steps: path.into_iter().map(|i| data.steps[i].name.clone()).collect(),
+            }),
+            None => check_kinds(&steps, &after, &mut problems),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(DefinitionError { problems });
+    }
+    let hash = graph_hash(&data.name, &steps);
+    Ok(Definition {
+        name: data.name.clone(),
+        version: data.version,
+        steps,
+        deadline: data.deadline,
+        hash,
+        source: data,
+    })
+}
+
+fn check_head(data: &DefinitionData, problems: &mut Vec<Problem>) {
+    if data.name.is_empty() || data.name.len() > 255 || data.name.chars().any(char::is_control) {
+        problems.push(field("name", &data.name, "1 to 255 bytes without control characters"));
+    }
+    if data.version == 0 {
+        problems.push(field("version", &data.version, "1 or more"));
+    }
+    if data.deadline.is_some() == data.no_deadline {
+        problems.push(Problem::Deadline);
+    }
+    if data.deadline.is_some_and(|d| d.is_zero()) {
+        problems.push(field("deadline", &"0s", "more than 0s"));
+    }
+    if data.steps.is_empty() || data.steps.len() > MAX_STEPS {
+        problems.push(field("steps", &data.steps.len(), "1 to 1,000 steps"));
+    }
+}
+
+fn field(name: &str, value: &dyn fmt::Display, allowed: &'static str) -> Problem {
+    Problem::Field { field: name.to_owned(), value: value.to_string(), allowed }
+}
+
+fn check_names(data: &DefinitionData, problems: &mut Vec<Problem>) -> BTreeMap<String, usize> {
+    let mut index = BTreeMap::new();
+    for (i, step) in data.steps.iter().enumerate() {
+        let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if step.name.is_empty()
+            || step.name.len() > 100
+            || !step.name.chars().all(fine)
+            || step.name == "input"
+        {
+            let name = format!("steps[{i}].name");
+            problems.push(field(&name, &step.name, "1 to 100 of a-z A-Z 0-9 _ -, not `input`"));
+        }
+        if index.insert(step.name.clone(), i).is_some() {
+            problems.push(Problem::DuplicateStep { step: step.name.clone() });
+        }
+    }
+    index
+}
+
+fn edges(
+    data: &DefinitionData,
+    index: &BTreeMap<String, usize>,
+    problems: &mut Vec<Problem>,
+) -> Vec<BTreeSet<usize>> {
+    let mut after = Vec::with_capacity(data.steps.len());
+    for step in &data.steps {
+        let mut set = BTreeSet::new();
+        for name in &step.after {
+            match index.get(name) {
+                Some(i) => drop(set.insert(*i)),
+                None => {
+                    problems.push(Problem::UnknownStep { step: step.name.clone(), reference: name.clone() })
+                }
+            }
+        }
+        // A step that uses an output waits for it.
+        for name in step.input.clone().map_or_else(BTreeSet::new, |v| Template::new(v).steps()) {
+            match index.get(&name) {
+                Some(i) => drop(set.insert(*i)),
+                None => problems.push(Problem::UnknownReference { step: step.name.clone(), reference: name }),
+            }
+        }
+        after.push(set);
+    }
+    after
+}
+
+fn build_step(
+    data: &DefinitionData,
+    step: &StepData,
+    after: &[BTreeSet<usize>],
+    i: usize,
+    problems: &mut Vec<Problem>,
+) -> Step {
+    let call = |url: &Option<String>| url.clone().map_or(Call::Local, Call::Http);
+    let undo = match (&step.undo, step.local_undo, &step.no_undo) {
+        (Some(url), false, None) => Undo::Call(Call::Http(url.clone())),
+        (None, true, None) => Undo::Call(Call::Local),
+        (None, false, Some(reason)) => Undo::None(reason.clone()),
+        (None, false, None) if step.kind != StepKind::Compensable => {
+            Undo::None("after the point of no return".to_owned())
+        }
+        _ => {
+            problems.push(Problem::MissingUndo { step: step.name.clone() });
+            Undo::None(String::new())
+        }
+    };
+    if step.kind != StepKind::Compensable && matches!(undo, Undo::Call(_)) {
+        problems.push(Problem::UndoAfterPivot { step: step.name.clone() });
+    }
+    if step.kind == StepKind::Retriable && !step.idempotent {
+        problems.push(Problem::NotIdempotent { step: step.name.clone() });
+    }
+    for (what, url) in [("action", &step.action), ("undo", &step.undo), ("status", &step.status)] {
+        if let Some(url) = url {
+            check_url(&format!("steps.{}.{what}", step.name), url, problems);
+        }
+    }
+    let timeout =
+        positive(step, "timeout", step.timeout.or(data.timeout).unwrap_or(DEFAULT_TIMEOUT), problems);
+    let undo_timeout = positive(step, "undo_timeout", step.undo_timeout.unwrap_or(timeout), problems);
+    Step {
+        name: step.name.clone(),
+        kind: step.kind,
+        after: after[i].iter().copied().collect(),
+        before: (0..after.len()).filter(|j| after[*j].contains(&i)).collect(),
+        action: call(&step.action),
+        undo,
+        status: step.status.clone(),
+        input: step.input.clone().map_or_else(Template::input, Template::new),
+        timeout,
+        undo_timeout,
+        retry: retry(step, "retry", [step.retry, data.retry], RetrySpec::ACTION, problems),
+        undo_retry: retry(step, "undo_retry", [step.undo_retry, data.undo_retry], RetrySpec::UNDO, problems),
+        on_unknown: step.on_unknown,
+        policy: step.policy.clone(),
+        runbook: step.runbook.clone(),
+    }
+}
+
+fn check_url(name: &str, url: &str, problems: &mut Vec<Problem>) {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let fine = rest.is_some_and(|r| !r.is_empty() && !r.starts_with('/'))
+        && url.len() <= 2_048
+        && !url.chars().any(|c| c.is_control() || c == ' ');
+    if !fine {
+        problems.push(field(name, &url, "an http:// or https:// address of at most 2,048 bytes"));
+    }
+}
+
+fn positive(step: &StepData, what: &str, d: Duration, problems: &mut Vec<Problem>) -> Duration {
+    if d.is_zero() || d > Duration::from_secs(86_400) {
+        let name = format!("steps.{}.{what}", step.name);
+        problems.push(field(&name, &humantime::format_duration(d), "more than 0s, at most 1day"));
+    }
+    d
+}
+
+fn retry(
+    step: &StepData,
+    what: &str,
+    given: [Option<RetryData>; 2],
+    default: RetrySpec,
+    problems: &mut Vec<Problem>,
+) -> RetrySpec {
+    let pick = given.into_iter().flatten().next().unwrap_or_default();
+    // A cap below the default base asks for a base no larger than it.
+    let cap = pick.cap.unwrap_or(default.cap);
+    let spec = RetrySpec {
+        attempts: pick.attempts.unwrap_or(default.attempts),
+        base: pick.base.unwrap_or(default.base.min(cap)),
+        cap: cap.max(pick.base.filter(|_| pick.cap.is_none()).unwrap_or(Duration::ZERO)),
+    };
+    let name = format!("steps.{}.{what}", step.name);
+    if spec.attempts == 0 {
+        problems.push(field(&format!("{name}.attempts"), &0, "1 or more; the first attempt counts"));
+    }
+    if spec.base.is_zero() || spec.base > spec.cap {
+        let base = humantime::format_duration(spec.base);
+        problems.push(field(&format!("{name}.base"), &base, "more than 0s, at most `cap`"));
+    }
+    spec
+}
+
+/// A circle in the graph, if there is one.
+fn cycle(after: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
+    // 0 = unseen, 1 = on the path, 2 = done.
+    let mut mark = vec![0_u8; after.len()];
+    for root in 0..after.len() {
+        let mut path: Vec<(usize, Vec<usize>)> = Vec::new();
+        if mark[root] == 0 {
+            mark[root] = 1;
+            path.push((root, after[root].iter().copied().collect()));
+        }
+        while let Some((at, rest)) = path.last_mut() {
+            let at = *at;
+            match rest.pop() {
+                None => {
+                    mark[at] = 2;
+                    path.pop();
+                }
+                Some(next) if mark[next] == 1 => {
+                    let from = path.iter().position(|(n, _)| *n == next).unwrap_or(0);
+                    let mut circle: Vec<usize> = path[from..].iter().map(|(n, _)| *n).collect();
+                    circle.push(next);
+                    circle.reverse();
+                    return Some(circle);
+                }
+                Some(next) if mark[next] == 0 => {
+                    mark[next] = 1;
+                    path.push((next, after[next].iter().copied().collect()));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    None
+}
+
+fn check_kinds(steps: &[Step], after: &[BTreeSet<usize>], problems: &mut Vec<Problem>) {
+    let mut pivots = (0..steps.len()).filter(|i| steps[*i].kind == StepKind::Pivot);
+    let pivot = pivots.next();
+    if let (Some(first), Some(second)) = (pivot, pivots.next()) {
+        let (first, second) = (steps[first].name.clone(), steps[second].name.clone());
+        problems.push(Problem::TwoPivots { first, second });
+        return;
+    }
+    let before_pivot = pivot.map(|p| ancestors(p, after)).unwrap_or_default();
+    for (i, step) in steps.iter().enumerate() {
+        match (step.kind, pivot) {
+            (StepKind::Compensable, Some(p)) if !before_pivot.contains(&i) => {
+                let pivot = steps[p].name.clone();
+                problems.push(Problem::BesidePivot { step: step.name.clone(), pivot });
+            }
+            (StepKind::Retriable, None) => {
+                problems.push(Problem::RetriableBeforePivot { step: step.name.clone() });
+            }
+            (StepKind::Retriable, Some(p)) if !ancestors(i, after).contains(&p) => {
+                problems.push(Problem::RetriableBeforePivot { step: step.name.clone() });
+            }
+            _ => {}
+        }
+    }
+}
+
+fn ancestors(of: usize, after: &[BTreeSet<usize>]) -> BTreeSet<usize> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![of];
+    while let Some(at) = open.pop() {
+        open.extend(after[at].iter().copied().filter(|p| found.insert(*p)));
+    }
+    found
+}
+
+/// The canonical graph: what a saga in flight depends on.
+fn graph(name: &str, steps: &[Step]) -> Value {
+    let steps: Vec<Value> = steps
+        .iter()
+        .map(|s| {
+            let after: Vec<&str> = s.after.iter().map(|i| steps[*i].name.as_str()).collect();
+            json!({
+                "name": s.name, "kind": s.kind, "after": after, "input": s.input.value(),
+                "undo": matches!(s.undo, Undo::Call(_)),
+            })
+        })
+        .collect();
+    json!({ "name": name, "steps": steps })
+}
+
+fn graph_hash(name: &str, steps: &[Step]) -> Hash {
+    // serde_json keeps object keys sorted, so the text is canonical.
+    Hash::of(graph(name, steps).to_string().as_bytes())
+}
+
+pub(super) fn diff(a: &Definition, b: &Definition) -> Vec<String> {
+    let rows = |d: &Definition| -> BTreeMap<String, String> {
+        let graph = graph(&d.name, &d.steps);
+        let steps = graph["steps"].as_array().cloned().unwrap_or_default();
+        d.steps.iter().zip(steps).map(|(s, v)| (s.name.clone(), v.to_string())).collect()
+    };
+    let (a, b) = (rows(a), rows(b));
+    let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+    names
+        .into_iter()
+        .filter_map(|name| match (a.get(name), b.get(name)) {
+            (Some(x), Some(y)) if x == y => None,
+            (Some(x), Some(y)) => Some(format!("step `{name}` changed from {x} to {y}")),
+            (Some(_), None) => Some(format!("step `{name}` was removed")),
+            (None, _) => Some(format!("step `{name}` was added")),
+        })
+        .collect()
+}
