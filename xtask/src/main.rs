@@ -1,2 +1,136 @@
-//! The binary.
-fn main() {}
+//! Developer commands: `cargo xtask check`, `cargo xtask test`, `cargo xtask ci`.
+
+mod arrows;
+mod style;
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context as _, bail};
+
+const USAGE: &str = "usage: cargo xtask COMMAND
+  check     formatting, clippy, docs, style, dependency arrows
+  test      every test, documentation snippet and example; ends with `N passed, N failed`
+  ci        check, then test
+  style     sizes, forgotten tests, banned patterns
+  arrows    who may depend on whom";
+
+fn main() -> ExitCode {
+    let command = std::env::args().nth(1).unwrap_or_default();
+    let result = match command.as_str() {
+        "arrows" => arrows::run(&root()),
+        "check" => check(),
+        "ci" => check().and_then(|()| test()),
+        "style" => style::run(&root()),
+        "test" => test(),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask {command}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn cargo() -> Command {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(root());
+    command
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    eprintln!("> {command:?}");
+    let status = command.status().with_context(|| format!("{command:?} cannot be started"))?;
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
+fn check() -> anyhow::Result<()> {
+    run(cargo().args(["fmt", "--all", "--", "--check"]))?;
+    run(cargo().args(["clippy", "--workspace", "--all-features", "--all-targets", "--", "-D", "warnings"]))?;
+    run(cargo()
+        .args(["doc", "--workspace", "--all-features", "--no-deps"])
+        .env("RUSTDOCFLAGS", "-D warnings"))?;
+    style::run(&root())?;
+    arrows::run(&root())
+}
+
+/// Totals of the runners' own closing lines.
+#[derive(Default)]
+struct Totals {
+    passed: u64,
+    failed: u64,
+}
+
+impl Totals {
+    /// Reads `test result: ok. 5 passed; 0 failed; ...`.
+    fn read(&mut self, line: &str) {
+        let Some(rest) = line.trim().strip_prefix("test result: ") else { return };
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let count = pair[0].parse().unwrap_or(0);
+            match pair[1].trim_end_matches(';') {
+                "passed" => self.passed += count,
+                "failed" => self.failed += count,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn test() -> anyhow::Result<()> {
+    let mut totals = Totals::default();
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    let mut ok = stream(&mut tests, &mut totals)?;
+    for example in ["example-order-saga"] {
+        let passed = run(cargo().args(["run", "-q", "-p", example])).is_ok();
+        ok &= passed;
+        if passed { totals.passed += 1 } else { totals.failed += 1 }
+    }
+    println!("{} passed, {} failed", totals.passed, totals.failed);
+    if !ok || totals.failed > 0 {
+        bail!("there are failures");
+    }
+    Ok(())
+}
+
+/// Runs a command, passes its output on and reads the totals from it.
+fn stream(command: &mut Command, totals: &mut Totals) -> anyhow::Result<bool> {
+    eprintln!("> {command:?}");
+    let mut child = command.stdout(Stdio::piped()).spawn().context("cargo cannot be started")?;
+    let output = child.stdout.take().context("cargo has no output")?;
+    let mut out = std::io::stdout().lock();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        totals.read(&line);
+        writeln!(out, "{line}")?;
+    }
+    Ok(child.wait()?.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Totals;
+
+    #[test]
+    fn totals_are_read_from_the_runners_lines() {
+        let mut totals = Totals::default();
+        totals.read("test result: ok. 41 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out");
+        totals.read("test result: FAILED. 8 passed; 2 failed; 0 ignored; finished in 0.5s");
+        totals.read("test engine::x ... ok");
+        assert_eq!((totals.passed, totals.failed), (49, 2));
+    }
+}

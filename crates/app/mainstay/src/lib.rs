@@ -1,1 +1,17 @@
-//! Placeholder.
+//! Everything between a service and its next failure.
+//!
+//! This crate re-exports the others; it adds nothing. Start with [`saga`].
+//!
+//! - [`clock`]: time, deadlines, randomness, backoff schedules.
+//! - [`store`]: the contracts backends implement.
+//! - [`saga`]: durable sagas.
+//! - `sqlite` (feature): the embedded store.
+
+pub use mainstay_clock as clock;
+pub use mainstay_saga as saga;
+#[cfg(feature = "sqlite")]
+pub use mainstay_sqlite as sqlite;
+pub use mainstay_store as store;
+
+#[cfg(doctest)]
+mod doc_tests;

@@ -1,0 +1,162 @@
+//! What a machine can check of the house style.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use syn::spanned::Spanned as _;
+use syn::visit::Visit;
+
+/// Longest file, without tests.
+const MAX_FILE: usize = 800;
+/// Longest function.
+const MAX_FUNCTION: usize = 100;
+
+pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
+    let mut found = Vec::new();
+    for file in sources(root)? {
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+        found.extend(look(&name, &text).into_iter().map(|what| format!("{name}: {what}")));
+    }
+    found.extend(forgotten(root)?);
+    if !found.is_empty() {
+        bail!("style:\n{}", found.join("\n"));
+    }
+    Ok(())
+}
+
+fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut open: Vec<PathBuf> = ["crates", "examples", "xtask"].iter().map(|d| root.join(d)).collect();
+    while let Some(dir) = open.pop() {
+        for entry in std::fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() && path.file_name().is_some_and(|n| n != "target") {
+                open.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Whether code there must decide without waiting, reading clocks or drawing numbers.
+fn is_pure(name: &str) -> bool {
+    ["/state.rs", "/fold.rs", "/next.rs"].iter().any(|end| name.ends_with(end)) || name.contains("/fold/")
+}
+
+fn look(name: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let is_test = name.contains("/tests/");
+    let lines = text.lines().count();
+    if !is_test && lines > MAX_FILE {
+        found.push(format!("{lines} lines; at most {MAX_FILE}"));
+    }
+    if !text.is_ascii() {
+        found.push("is not ASCII".to_owned());
+    }
+    // Spelled apart, so that this file does not find itself.
+    let banned = [
+        (concat!("#[", "ignore"), "an ignored test"),
+        (concat!("```", "ignore"), "an ignored snippet"),
+        (concat!("to", "do!("), "unfinished code"),
+    ];
+    found.extend(banned.iter().filter(|(t, _)| text.contains(t)).map(|(_, what)| (*what).to_owned()));
+    if is_pure(name) && ["async ", ".await"].iter().any(|t| code(text).contains(t)) {
+        found.push("decides, so it must not be async".to_owned());
+    }
+    for (i, _) in text.match_indices(concat!("select", "! {")) {
+        if !text[i..].chars().skip(9).collect::<String>().trim_start().starts_with("biased;") {
+            found.push("a select without `biased`".to_owned());
+        }
+    }
+    match syn::parse_file(text) {
+        Ok(file) => {
+            let mut functions = Functions::default();
+            functions.visit_file(&file);
+            if !is_test {
+                found.extend(functions.0);
+            }
+        }
+        Err(error) => found.push(format!("cannot be parsed: {error}")),
+    }
+    found
+}
+
+/// The text without comments.
+fn code(text: &str) -> String {
+    text.lines().filter(|l| !l.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+#[derive(Default)]
+struct Functions(Vec<String>);
+
+impl Functions {
+    fn measure(&mut self, name: &syn::Ident, span: proc_macro2::Span) {
+        let lines = span.end().line - span.start().line + 1;
+        if lines > MAX_FUNCTION {
+            self.0.push(format!("function `{name}` has {lines} lines; at most {MAX_FUNCTION}"));
+        }
+    }
+}
+
+impl<'a> Visit<'a> for Functions {
+    fn visit_item_fn(&mut self, f: &'a syn::ItemFn) {
+        self.measure(&f.sig.ident, f.block.span());
+        syn::visit::visit_item_fn(self, f);
+    }
+
+    fn visit_impl_item_fn(&mut self, f: &'a syn::ImplItemFn) {
+        self.measure(&f.sig.ident, f.block.span());
+        syn::visit::visit_impl_item_fn(self, f);
+    }
+}
+
+/// Files in a `tests/it` folder that no target builds.
+fn forgotten(root: &Path) -> anyhow::Result<Vec<String>> {
+    let mut found = Vec::new();
+    for main in sources(root)?.into_iter().filter(|f| f.ends_with("tests/it/main.rs")) {
+        let text = std::fs::read_to_string(&main)?;
+        let modules: BTreeSet<&str> =
+            text.lines().filter_map(|l| l.trim().strip_prefix("mod ")?.strip_suffix(';')).collect();
+        let dir = main.parent().context("a file has a folder")?;
+        for entry in std::fs::read_dir(dir)? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default().to_owned();
+            if stem != "main" && !modules.contains(stem.as_str()) {
+                found.push(format!("{} is no module of its test target", path.display()));
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::look;
+
+    #[test]
+    fn the_tree_keeps_the_style() {
+        super::run(&crate::root()).unwrap();
+    }
+
+    #[test]
+    fn planted_violations_are_found() {
+        let long = format!("fn f() {{\n{}}}\n", "    let _x = 1;\n".repeat(101));
+        let cases = [
+            ("src/a.rs", long.as_str(), "function `f`"),
+            ("src/state.rs", "async fn f() {}\n", "must not be async"),
+            ("src/a.rs", concat!("#[", "ignore]\nfn f() {}\n"), "ignored test"),
+            ("src/a.rs", "// \u{e9}\n", "ASCII"),
+            ("src/a.rs", concat!("fn f() { tokio::select", "! { () = x() => {} } }\n"), "biased"),
+        ];
+        for (name, text, what) in cases {
+            let found = look(name, text).join("; ");
+            assert!(found.contains(what), "{what}: {found}");
+        }
+        assert!(look("src/a.rs", &"\n".repeat(801)).join("").contains("801 lines"));
+    }
+}
