@@ -1,2 +1,11 @@
-//! The binary.
-fn main() {}
+//! The binary `mainstay`: sagas over HTTP, a command line, a console.
+
+mod api;
+mod cli;
+mod config;
+mod error;
+mod http;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

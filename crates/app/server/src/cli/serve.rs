@@ -1,0 +1,164 @@
+//! `serve`: a node over one data folder.
+
+use std::net::ToSocketAddrs as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use mainstay_clock::Runtime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{App, router};
+use crate::config::Config;
+use crate::error::{Code, Error, Result};
+use crate::http::{self, Gate, Limits, Tokens};
+
+/// Arguments of `serve`; each is also a configuration key and wins over it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The configuration file.
+    #[arg(long, env = "MAINSTAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder of the database and the tokens.
+    #[arg(long)]
+    data: Option<String>,
+    /// Address of the API and the console; port 0 picks a free one.
+    #[arg(long)]
+    listen: Option<String>,
+    /// Origin that saga steps may call, for example http://127.0.0.1:8080; repeatable.
+    #[arg(long, value_name = "ORIGIN")]
+    allow_participant: Vec<String>,
+    /// Folder of definitions (*.toml, *.json) stored at start.
+    #[arg(long)]
+    definitions: Option<String>,
+    /// A proxy in front ends TLS: allows to listen beyond loopback without it.
+    #[arg(long)]
+    behind_tls_proxy: bool,
+}
+
+impl Args {
+    fn flags(&self) -> Vec<(&'static str, &'static str, String)> {
+        let mut flags = Vec::new();
+        let mut put = |key, flag, value: &Option<String>| {
+            flags.extend(value.iter().map(|v| (key, flag, v.clone())));
+        };
+        put("store.data", "data", &self.data);
+        put("server.listen", "listen", &self.listen);
+        put("saga.definitions", "definitions", &self.definitions);
+        if !self.allow_participant.is_empty() {
+            flags.push(("participants.allow", "allow-participant", self.allow_participant.join(",")));
+        }
+        if self.behind_tls_proxy {
+            flags.push(("server.behind_tls_proxy", "behind-tls-proxy", "true".to_owned()));
+        }
+        flags
+    }
+}
+
+/// Runs `serve` until a signal.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let config = Config::load(args.config.as_deref(), std::env::vars(), &args.flags())?;
+    log_to_stderr(&config)?;
+    let data = PathBuf::from(config.text("store.data"));
+    make_private(&data)?;
+    let tokens = Arc::new(Tokens::of(&data));
+    check_exposure(&config, &tokens, &data)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
+    runtime.block_on(node(&config, tokens))?;
+    // Blocking work that is still running must not hold up the end: everything durable is durable.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
+    let rt = Runtime::system();
+    let drain = CancellationToken::new();
+    let listener = http::bind(config.text("server.listen")).await?;
+    watch_signals(&rt, drain.clone())?;
+    let auth = !tokens.all()?.is_empty();
+    let app = App { rt: rt.clone(), drain: drain.clone(), auth };
+    let gate = Arc::new(Gate::new(limits(config), rt, drain, tokens, router(app)));
+    eprintln!("mainstay: listening on http://{}", listener.address);
+    http::serve(listener, gate).await;
+    Ok(())
+}
+
+fn limits(config: &Config) -> Limits {
+    Limits {
+        allowed_hosts: config.list("server.allowed_hosts").to_vec(),
+        body: config.count("server.body_limit"),
+        body_timeout: config.duration("server.body_timeout"),
+        connections: config.count("server.max_connections"),
+        connections_per_ip: config.count("server.max_connections_per_ip"),
+        drain: config.duration("server.drain"),
+        header_timeout: config.duration("server.header_timeout"),
+        in_flight: config.count("server.max_in_flight"),
+        request_timeout: config.duration("server.request_timeout"),
+    }
+}
+
+/// The first signal drains, the second ends the process at once: a crash has the same result.
+fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<()> {
+    let failed = |e| Error::with(Code::Internal, "cannot listen for signals", e);
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    rt.spawn("signals", async move {
+        loop {
+            let number = tokio::select! {
+                biased;
+                _ = term.recv() => 15,
+                _ = int.recv() => 2,
+            };
+            if drain.is_cancelled() {
+                std::process::exit(128 + number);
+            }
+            tracing::info!("stopping; a second signal ends at once");
+            drain.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// A listener that others can reach needs tokens, and TLS in front.
+fn check_exposure(config: &Config, tokens: &Tokens, data: &Path) -> Result<()> {
+    let listen = config.text("server.listen");
+    let failed = |e| Error::with(Code::CannotListen, format!("`{listen}` is not an address"), e);
+    if listen.to_socket_addrs().map_err(failed)?.all(|a| a.ip().is_loopback()) {
+        tokens.all()?;
+        return Ok(());
+    }
+    if tokens.all()?.is_empty() {
+        let make = format!("mainstay token create --data {}", data.display());
+        let why = format!("{listen} can be reached by others and there is no token; make one: {make}");
+        return Err(Error::new(Code::NoTokens, why));
+    }
+    if !config.flag("server.behind_tls_proxy") {
+        let why = format!("{listen} can be reached by others without TLS; see --behind-tls-proxy");
+        return Err(Error::new(Code::NoTls, why));
+    }
+    Ok(())
+}
+
+/// The data folder, for its owner only when it is new.
+fn make_private(data: &Path) -> Result<()> {
+    let failed = |e| Error::with(Code::DataDir, format!("cannot use {}", data.display()), e);
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)
+}
+
+fn log_to_stderr(config: &Config) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(config.text("log.filter"))
+        .map_err(|e| Error::with(Code::BadValue, "log.filter is not a filter", e))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Only tests install a second one.
+    let _ = if config.flag("log.json") {
+        log.json().try_init()
+    } else {
+        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+    };
+    Ok(())
+}
