@@ -5,9 +5,17 @@
 //! determinism rules.
 
 pub mod definition;
+pub mod engine;
 mod error;
 pub mod fold;
 pub mod next;
+pub mod participant;
+mod row;
+mod step;
+mod typed;
 pub mod wire;
 
+pub use engine::{Engine, Handle, Outcome};
 pub use error::{Error, ErrorKind};
+pub use step::{LocalStep, StepCx, StepError, Told, UndoError};
+pub use typed::{ForwardBuilder, Inputs, Node, Saga, SagaBuilder, StepBuilder};

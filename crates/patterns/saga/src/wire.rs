@@ -427,3 +427,8 @@ pub fn decode(record: &Record) -> Result<Fact, DecodeError> {
         kind => return Err(DecodeError::UnknownKind { seq: record.seq, kind }),
     })
 }
+
+/// Kind of an inbox message that carries an [`Action`].
+pub const POST_ACTION: u16 = 1;
+/// Kind of an inbox message that only makes a saga due.
+pub const POST_WAKE: u16 = 2;

@@ -113,6 +113,14 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// When the store fails or the log is damaged.
     fn load(&self, saga: &Uid) -> BoxFuture<'_, Result<Option<Loaded>>>;
 
+    /// The row of one saga. Must answer also when the saga's log is damaged.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn summary<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Option<Summary>>> {
+        Box::pin(async move { Ok(self.load(saga).await?.map(|l| l.summary)) })
+    }
+
     /// The row of one saga by its user id.
     ///
     /// # Errors

@@ -271,7 +271,10 @@ fn build_step(
     }
     let timeout =
         positive(step, "timeout", step.timeout.or(data.timeout).unwrap_or(DEFAULT_TIMEOUT), problems);
-    let undo_timeout = positive(step, "undo_timeout", step.undo_timeout.unwrap_or(timeout), problems);
+    let undo_timeout = match step.undo_timeout {
+        Some(d) => positive(step, "undo_timeout", d, problems),
+        None => timeout,
+    };
     Step {
         name: step.name.clone(),
         kind: step.kind,
@@ -286,7 +289,6 @@ fn build_step(
         retry: retry(step, "retry", [step.retry, data.retry], RetrySpec::ACTION, problems),
         undo_retry: retry(step, "undo_retry", [step.undo_retry, data.undo_retry], RetrySpec::UNDO, problems),
         on_unknown: step.on_unknown,
-        policy: step.policy.clone(),
         runbook: step.runbook.clone(),
     }
 }

@@ -85,9 +85,6 @@ pub struct StepData {
     /// `compensate` (default) or `ask`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_unknown: OnUnknown,
-    /// Named resilience policy of its calls.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<String>,
     /// Text for whoever has to act.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runbook: Option<String>,
@@ -113,7 +110,6 @@ impl StepData {
             retry: None,
             undo_retry: None,
             on_unknown: OnUnknown::Compensate,
-            policy: None,
             runbook: None,
         }
     }

@@ -121,8 +121,6 @@ pub struct Step {
     pub undo_retry: RetrySpec,
     /// What spent attempts with an unknown effect mean.
     pub on_unknown: OnUnknown,
-    /// The named resilience policy its calls go through.
-    pub policy: Option<String>,
     /// Text for whoever has to act.
     pub runbook: Option<String>,
 }

@@ -1,1 +1,5 @@
-//! Integration tests.
+//! Integration tests of the saga crate.
+
+mod definition;
+mod engine;
+mod world;

@@ -1,1 +1,0 @@
-//! Every contract in memory. Nothing survives the process.

@@ -1,0 +1,174 @@
+//! Background work: claims, their renewal, recovery and purging.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mainstay_clock::WallTime;
+use mainstay_store::journal::{ClaimRequest, Claimed, PurgeRequest};
+use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
+
+use super::{Inner, drive};
+use crate::{Error, ErrorKind};
+
+/// How often finished sagas past their retention are looked for.
+const PURGE_EVERY: Duration = Duration::from_secs(60);
+/// Sagas purged at once: short enough not to hold up commits.
+const PURGE_BATCH: usize = 200;
+/// A clock that went back since the last run makes our incarnation look old; it is raised this often, by
+/// doubling steps, before giving up.
+const INCARNATION_TRIES: u32 = 48;
+
+impl Inner {
+    /// First claims of a new run: takes over what an earlier incarnation of this node held.
+    pub(super) async fn take_over(&mut self) -> Result<Vec<Claimed>, Error> {
+        let mut step = 1_u64;
+        for _ in 0..INCARNATION_TRIES {
+            match self.claim(true).await {
+                Ok(first) => return Ok(first),
+                Err(e) if e.kind() == StoreErrorKind::ApiMisuse => {
+                    self.incarnation = self.incarnation.saturating_add(step);
+                    step = step.saturating_mul(2);
+                }
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Err(Error::new(ErrorKind::Internal, "the journal refuses every incarnation of this node"))
+    }
+
+    async fn claim(&self, take_own: bool) -> mainstay_store::Result<Vec<Claimed>> {
+        let room = self.config.max_in_flight.get().saturating_sub(self.active().len());
+        let limit = room.min(self.config.claim_batch.get());
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        // Taken before the request: the claim never lasts shorter than we believe.
+        let sent = self.runtime.clock().now();
+        let claimed = self.journal.claim(ClaimRequest { claimant: self.claimant(), limit, take_own }).await?;
+        self.extend_claims(sent);
+        Ok(claimed)
+    }
+
+    fn extend_claims(&self, sent: mainstay_clock::Instant) {
+        // A hundredth off for clocks that drift.
+        let ttl = self.config.claim_ttl - self.config.claim_ttl / 100;
+        self.claimed_until.fetch_max(sent.saturating_add(ttl).as_nanos(), Ordering::AcqRel);
+    }
+
+    /// Whether this node's claims are certainly still its own.
+    pub(super) fn holds_claims(&self) -> bool {
+        self.runtime.clock().now().as_nanos() < self.claimed_until.load(Ordering::Acquire)
+    }
+
+    /// Drops every saga in memory: somebody else may own them.
+    fn drop_all(&self) {
+        let left: Vec<_> = self.active().drain().collect();
+        for (uid, active) in left {
+            tracing::warn!(target: "mainstay::saga", saga = %uid, "claim lost");
+            active.abort();
+        }
+        self.emptied.notify_waiters();
+    }
+
+    async fn renew(&self) {
+        let sent = self.runtime.clock().now();
+        match self.journal.renew_node(&self.config.node, self.incarnation, self.config.claim_ttl).await {
+            Ok(true) => self.extend_claims(sent),
+            Ok(false) => {
+                tracing::error!(target: "mainstay::saga", node = self.config.node,
+                    "a newer run of this node exists; this one stops");
+                self.stopping.send_replace(true);
+                self.drop_all();
+            }
+            Err(error) => {
+                tracing::warn!(target: "mainstay::saga", %error, outcome = ?error.outcome(), "claims not renewed");
+                if error.outcome() != Outcome::Applied && !self.holds_claims() {
+                    self.drop_all();
+                }
+            }
+        }
+    }
+
+    async fn purge(&self) {
+        let now = WallTime::from_unix_millis(self.time.now());
+        let ago = |d: Duration| {
+            let millis = i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
+            WallTime::from_unix_millis(now.unix_millis().saturating_sub(millis))
+        };
+        let request = PurgeRequest {
+            completed_before: ago(self.config.keep_completed),
+            compensated_before: ago(self.config.keep_compensated),
+            tombstones_before: ago(self.config.keep_tombstones),
+            limit: PURGE_BATCH,
+        };
+        loop {
+            match self.journal.purge(request).await {
+                Ok(purged) if purged.sagas == PURGE_BATCH => {}
+                Ok(_) => return,
+                Err(error) => {
+                    tracing::warn!(target: "mainstay::saga", %error, "purge failed");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Starts the background tasks. `first` are the claims taken at the start.
+pub(super) fn run(inner: &Arc<Inner>, first: Vec<Claimed>) {
+    let claimer = Arc::clone(inner);
+    inner.runtime.spawn("mainstay-saga-claim", async move { claim_loop(&claimer, first).await });
+    let renewer = Arc::clone(inner);
+    inner.runtime.spawn("mainstay-saga-renew", async move {
+        let every = renewer.config.claim_ttl / 3;
+        while pause(&renewer, every).await {
+            renewer.renew().await;
+        }
+    });
+    let purger = Arc::clone(inner);
+    inner.runtime.spawn("mainstay-saga-purge", async move {
+        while pause(&purger, PURGE_EVERY).await {
+            purger.purge().await;
+        }
+    });
+}
+
+/// Sleeps; false when the engine stops.
+async fn pause(inner: &Inner, d: Duration) -> bool {
+    tokio::select! {
+        biased;
+        () = inner.stopped() => false,
+        () = inner.runtime.clock().sleep(d) => true,
+    }
+}
+
+async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
+    let mut batch = first;
+    // Until one claim of our own earlier run comes back empty, those are taken first.
+    let mut take_own = true;
+    loop {
+        let full = !batch.is_empty();
+        for claimed in batch {
+            drive::take_up(inner, claimed);
+        }
+        if !full {
+            if take_own {
+                take_own = false;
+                inner.recovered.store(true, Ordering::Release);
+            }
+            tokio::select! {
+                biased;
+                () = inner.stopped() => return,
+                () = inner.poke.notified() => {}
+                () = inner.runtime.clock().sleep(inner.config.poll) => {}
+            }
+        }
+        if inner.is_stopping() {
+            return;
+        }
+        batch = inner.claim(take_own).await.unwrap_or_else(|error| {
+            tracing::warn!(target: "mainstay::saga", %error, "sagas could not be claimed");
+            Vec::new()
+        });
+    }
+}

@@ -1,0 +1,561 @@
+//! One saga in memory: from an event to facts, from facts to calls.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use futures_util::future::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, Post, Row, SagaStatus, Uid};
+use mainstay_store::{BoxFuture, Outcome};
+use tokio::sync::{Notify, watch};
+
+use super::calls::{CallEnd, CallResult};
+use super::registry::Registered;
+use super::{Active, Inner};
+use crate::definition::Definition;
+use crate::fold::{Illegal, State};
+use crate::next::{Command, end_step, end_undo, next};
+use crate::row::row;
+use crate::wire::{
+    self, Action, ActionRefused, AttemptRef, Fact, Finished, Note, Overdue, Stopped, UndoEnded, UndoVerdict,
+    Verdict, decode, encode,
+};
+
+/// Begins the error of a saga that waits for its definition.
+pub(super) const PARKED: &str = "parked: ";
+/// Claims without an append before a saga is set aside: it may be what kills the process.
+const MAX_STRIKES: u32 = 5;
+/// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
+const APPEND_TRIES: u32 = 5;
+
+/// A call to make once its start is on the log.
+pub(super) enum Launch {
+    Act(AttemptRef),
+    Undo(AttemptRef),
+}
+
+/// What follows from a state: calls to make, and when to look again.
+#[derive(Default)]
+pub(super) struct Plan {
+    pub(super) launches: Vec<Launch>,
+    pub(super) wake: Option<i64>,
+}
+
+/// Adds the facts that follow from `state` without waiting.
+pub(super) fn advance(
+    definition: &Definition,
+    state: &mut State,
+    facts: &mut Vec<Fact>,
+    now: i64,
+    undo_slots: usize,
+) -> Result<Plan, Illegal> {
+    let mut plan = Plan::default();
+    loop {
+        let before = facts.len();
+        plan.wake = None;
+        for command in next(definition, state, now, undo_slots) {
+            let fact = match command {
+                Command::WakeAt(at) => {
+                    plan.wake = Some(at);
+                    continue;
+                }
+                Command::Start(at) => {
+                    plan.launches.push(Launch::Act(at.clone()));
+                    Fact::StepStarted(at)
+                }
+                Command::Undo(at) => {
+                    plan.launches.push(Launch::Undo(at.clone()));
+                    Fact::UndoStarted(at)
+                }
+                Command::Stop(cause) => Fact::Stopped(Stopped { cause }),
+                Command::Overdue => Fact::Overdue(Overdue {}),
+                Command::Finish(status) => Fact::Finished(Finished { status: status.as_str().to_owned() }),
+            };
+            state.apply(definition, &fact)?;
+            facts.push(fact);
+        }
+        if facts.len() == before {
+            return Ok(plan);
+        }
+    }
+}
+
+/// Why a saga leaves memory.
+enum Leave {
+    /// Recorded as finished.
+    Finished,
+    /// Nothing to do until a person or a post; the claim goes back.
+    Idle,
+    /// Somebody else owns it, or the log says something we did not write.
+    Lost,
+    /// It must not be driven: the reason goes to its row.
+    Quarantine(String),
+}
+
+pub(super) struct Drive {
+    pub(super) inner: Arc<Inner>,
+    pub(super) uid: Uid,
+    pub(super) registered: Arc<Registered>,
+    pub(super) state: State,
+    pub(super) epoch: u64,
+    pub(super) cancelled: watch::Sender<bool>,
+    attrs: BTreeMap<String, String>,
+    plan: Plan,
+    calls: FuturesUnordered<BoxFuture<'static, CallEnd>>,
+    posts: Vec<Post>,
+    facts: Vec<Fact>,
+    drain: Vec<u64>,
+    audit: Vec<Audit>,
+    answers: Vec<(String, Result<(), crate::fold::Refusal>)>,
+    active: Arc<Active>,
+}
+
+/// Takes up a claimed saga in the background.
+pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) {
+    let active = Arc::new(Active::new());
+    inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
+    let (task_inner, task_active) = (Arc::clone(inner), Arc::clone(&active));
+    let task = inner.runtime.spawn("mainstay-saga", async move {
+        let uid = claimed.saga.clone();
+        let leave = match recover(&task_inner, &claimed, &task_active).await {
+            Ok(Some(drive)) => drive.run().await,
+            Ok(None) => Leave::Lost,
+            Err(reason) => Leave::Quarantine(reason),
+        };
+        leave_memory(&task_inner, &uid, claimed.epoch, &task_active, leave).await;
+    });
+    active.keep(task);
+}
+
+/// Loads and folds a saga. `Err` is the reason for its quarantine.
+async fn recover(
+    inner: &Arc<Inner>,
+    claimed: &Claimed,
+    active: &Arc<Active>,
+) -> Result<Option<Drive>, String> {
+    let loaded = match inner.journal.load(&claimed.saga).await {
+        Ok(Some(loaded)) if loaded.summary.epoch == claimed.epoch => loaded,
+        Ok(_) => return Ok(None),
+        Err(e) if e.is_retryable() => {
+            tracing::warn!(target: "mainstay::saga", saga = %claimed.saga, error = %e, "saga could not be loaded");
+            return Ok(None);
+        }
+        Err(e) => return Err(format!("the log is unreadable: {e}")),
+    };
+    if claimed.strikes >= MAX_STRIKES && loaded.posts.is_empty() {
+        return Err(format!(
+            "taken up {} times without any progress: it may be what stops the process",
+            claimed.strikes
+        ));
+    }
+    let Loaded { summary, records, posts } = loaded;
+    let version = summary.version;
+    let Some(registered) = inner.registry.find(&summary.definition, Some(version)) else {
+        return Err(format!(
+            "{PARKED}definition `{}` version {version} is not registered",
+            summary.definition
+        ));
+    };
+    let definition = &registered.definition;
+    if definition.hash() != summary.definition_hash {
+        return Err(format!(
+            "{PARKED}definition `{}` version {version} has another graph",
+            summary.definition
+        ));
+    }
+    let facts: Result<Vec<Fact>, _> = records.iter().map(decode).collect();
+    let facts = facts.map_err(|e| format!("the log is unreadable: {e}"))?;
+    let state = State::fold(definition, &facts).map_err(|e| format!("the log breaks the rules: {e}"))?;
+    if state.finished.is_some() {
+        return Ok(None);
+    }
+    let mut drive =
+        Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
+    drive.epoch = claimed.epoch;
+    drive.posts = posts;
+    drive.interrupt().map_err(|e| e.to_string())?;
+    Ok(Some(drive))
+}
+
+async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
+    match leave {
+        Leave::Finished => {}
+        Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
+        Leave::Quarantine(reason) => {
+            tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
+            quarantine(inner, uid, epoch, &reason).await;
+            active.status.send_replace(Some(SagaStatus::NeedsAttention));
+            inner.hand_back(std::slice::from_ref(uid)).await;
+        }
+    }
+    {
+        let mut map = inner.active();
+        if map.get(uid).is_some_and(|a| Arc::ptr_eq(a, active)) {
+            map.remove(uid);
+        }
+    }
+    inner.emptied.notify_waiters();
+    // A post that came while the saga was leaving made it due.
+    inner.poke.notify_one();
+}
+
+/// Puts the reason on the row; the log stays as it is.
+async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
+    let (next_seq, row) = match inner.journal.summary(uid).await {
+        Ok(Some(summary)) => (summary.next_seq, summary.row),
+        Ok(None) => return,
+        Err(error) => {
+            tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
+            return;
+        }
+    };
+    let row = Row {
+        status: SagaStatus::NeedsAttention,
+        retrying: false,
+        due: None,
+        next_try: None,
+        error: Some(reason.to_owned()),
+        ..row
+    };
+    let append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
+    if let Err(error) = inner.journal.append(append).await {
+        tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
+    }
+}
+
+impl Active {
+    fn new() -> Self {
+        Self { wake: Notify::new(), status: watch::Sender::new(None), task: Mutex::new(None) }
+    }
+
+    fn keep(&self, task: mainstay_clock::TaskHandle) {
+        *self.task.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(task);
+    }
+}
+
+impl Drive {
+    pub(super) fn new(
+        inner: &Arc<Inner>,
+        uid: Uid,
+        registered: Arc<Registered>,
+        state: State,
+        attrs: BTreeMap<String, String>,
+        plan: Plan,
+    ) -> Self {
+        let mut drive = Self::with_active(inner, uid, registered, state, attrs, &Arc::new(Active::new()));
+        drive.plan = plan;
+        drive
+    }
+
+    fn with_active(
+        inner: &Arc<Inner>,
+        uid: Uid,
+        registered: Arc<Registered>,
+        state: State,
+        attrs: BTreeMap<String, String>,
+        active: &Arc<Active>,
+    ) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            uid,
+            registered,
+            state,
+            epoch: 0,
+            cancelled: watch::Sender::new(false),
+            attrs,
+            plan: Plan::default(),
+            calls: FuturesUnordered::new(),
+            posts: Vec::new(),
+            facts: Vec::new(),
+            drain: Vec::new(),
+            audit: Vec::new(),
+            answers: Vec::new(),
+            active: Arc::clone(active),
+        }
+    }
+
+    /// Drives a saga that was just created under `epoch`; its first facts are on the log.
+    pub(super) fn launch(mut self, epoch: u64) {
+        self.epoch = epoch;
+        let (inner, uid, active) = (Arc::clone(&self.inner), self.uid.clone(), Arc::clone(&self.active));
+        inner.active().insert(uid.clone(), Arc::clone(&active));
+        let task_active = Arc::clone(&active);
+        let spawner = Arc::clone(&inner);
+        let task = spawner.runtime.spawn("mainstay-saga", async move {
+            self.start_calls();
+            let leave = self.run_loop().await;
+            leave_memory(&inner, &uid, epoch, &task_active, leave).await;
+        });
+        active.keep(task);
+    }
+
+    /// Turns attempts that a crash cut short into facts.
+    fn interrupt(&mut self) -> Result<(), Illegal> {
+        let now = self.inner.time.now();
+        for i in 0..self.state.nodes.len() {
+            if let Some(at) = self.state.nodes[i].running.clone() {
+                let verdict = Verdict::Unknown {
+                    reason: "the process ended during the attempt".to_owned(),
+                    interrupted: true,
+                };
+                let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
+                self.record(Fact::StepEnded(end))?;
+            }
+            if let Some(at) = self.state.nodes[i].undoing.clone() {
+                let reason = "the process ended during the undo".to_owned();
+                let verdict = UndoVerdict::Failed { reason };
+                self.record(Fact::UndoEnded(UndoEnded { at, verdict, retry_at: Some(now), item: None }))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
+        self.state.apply(&self.registered.definition, &fact)?;
+        self.facts.push(fact);
+        Ok(())
+    }
+
+    /// Drives a recovered saga: its posts and interruptions first.
+    async fn run(mut self) -> Leave {
+        if let Err(illegal) = self.take_posts() {
+            return Leave::Quarantine(illegal.to_string());
+        }
+        match self.commit().await {
+            Some(leave) => leave,
+            None => self.run_loop().await,
+        }
+    }
+
+    async fn run_loop(&mut self) -> Leave {
+        loop {
+            if self.state.finished.is_some() {
+                return Leave::Finished;
+            }
+            if self.calls.is_empty() && self.plan.wake.is_none() {
+                return Leave::Idle;
+            }
+            if let Some(leave) = self.wait().await {
+                return leave;
+            }
+            if let Err(illegal) = self.take_posts() {
+                return Leave::Quarantine(illegal.to_string());
+            }
+            if let Some(leave) = self.commit().await {
+                return leave;
+            }
+        }
+    }
+
+    /// Waits for one event, then takes whatever else is ready.
+    async fn wait(&mut self) -> Option<Leave> {
+        let inner = Arc::clone(&self.inner);
+        let wake = self.plan.wake.map(|at| inner.runtime.clock().sleep_until(inner.time.instant(at)));
+        let timer = async {
+            match wake {
+                Some(sleep) => sleep.await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(end) = self.calls.next(), if !self.calls.is_empty() => {
+                if let Some(leave) = self.ended(end) {
+                    return Some(leave);
+                }
+            }
+            () = self.active.wake.notified() => {
+                match inner.journal.load(&self.uid).await {
+                    Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => self.posts = loaded.posts,
+                    Ok(_) => return Some(Leave::Lost),
+                    Err(error) => tracing::warn!(target: "mainstay::saga", %error, "posts could not be read"),
+                }
+            }
+            // Attempts in flight are awaited; nothing new is begun.
+            () = inner.stopped(), if self.calls.is_empty() => return Some(Leave::Idle),
+            () = timer => {}
+        }
+        while let Some(Some(end)) = self.calls.next().now_or_never() {
+            if let Some(leave) = self.ended(end) {
+                return Some(leave);
+            }
+        }
+        None
+    }
+
+    /// Turns the end of a call into a fact.
+    fn ended(&mut self, end: CallEnd) -> Option<Leave> {
+        let definition = Arc::clone(&self.registered.definition);
+        let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
+        let fact = match end.result {
+            CallResult::Stale => return Some(Leave::Lost),
+            CallResult::Step(verdict, advice) => {
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, advice))
+            }
+            CallResult::Undo(verdict, advice) => {
+                Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
+            }
+        };
+        // What cannot be applied is kept as a remark: it changes nothing.
+        let mut probe = self.state.clone();
+        match probe.apply(&definition, &fact) {
+            Ok(()) => {
+                self.state = probe;
+                self.facts.push(fact);
+            }
+            Err(illegal) => {
+                let note = Fact::Note(Note { text: format!("a result was not applied: {illegal}") });
+                if let Err(illegal) = self.record(note) {
+                    return Some(Leave::Quarantine(illegal.to_string()));
+                }
+            }
+        }
+        None
+    }
+
+    /// Turns inbox messages into facts.
+    fn take_posts(&mut self) -> Result<(), Illegal> {
+        for post in std::mem::take(&mut self.posts) {
+            self.drain.push(post.number);
+            if post.kind != wire::POST_ACTION {
+                continue;
+            }
+            match serde_json::from_slice::<Action>(&post.bytes) {
+                Ok(action) => self.act(action)?,
+                Err(error) => {
+                    let text = format!("message `{}` cannot be read: {error}", post.message);
+                    self.record(Fact::Note(Note { text }))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, action: Action) -> Result<(), Illegal> {
+        let definition = Arc::clone(&self.registered.definition);
+        // A person who saw the row before the facts of this very append is not late.
+        let before = self.state.status(&definition);
+        let allowed = self.state.allows(&definition, &action);
+        let message = action.message.clone();
+        let (who, name) = (action.who.clone(), action.operation.name());
+        let target =
+            action.operation.step().map_or_else(|| self.uid.to_string(), |s| format!("{}/{s}", self.uid));
+        let reason = action.reason.clone();
+        match &allowed {
+            Ok(()) => self.record(Fact::Action(action))?,
+            Err(why) => {
+                let refused = ActionRefused {
+                    message: message.clone(),
+                    who: who.clone(),
+                    action: name.to_owned(),
+                    why: why.to_string(),
+                };
+                self.record(Fact::ActionRefused(refused))?;
+            }
+        }
+        let after = match &allowed {
+            Ok(()) => self.state.status(&definition).to_string(),
+            Err(why) => format!("refused: {why}"),
+        };
+        self.audit.push(Audit {
+            who,
+            action: name.to_owned(),
+            target,
+            reason,
+            before: before.to_string(),
+            after,
+            request_id: message.clone(),
+        });
+        self.answers.push((message, allowed));
+        Ok(())
+    }
+
+    /// Decides, appends, then acts. `Some` when the saga leaves memory.
+    async fn commit(&mut self) -> Option<Leave> {
+        let definition = Arc::clone(&self.registered.definition);
+        let now = self.inner.time.now();
+        let mut facts = std::mem::take(&mut self.facts);
+        let slots = if self.inner.is_stopping() { None } else { Some(self.inner.config.undo_slots.get()) };
+        if let Some(slots) = slots {
+            match advance(&definition, &mut self.state, &mut facts, now, slots) {
+                Ok(plan) => self.plan = plan,
+                Err(illegal) => return Some(Leave::Quarantine(illegal.to_string())),
+            }
+        } else {
+            self.plan = Plan::default();
+        }
+        if self.state.stop.is_some() {
+            self.cancelled.send_replace(true);
+        }
+        if !facts.is_empty() || !self.drain.is_empty() {
+            let records: Vec<_> = facts.iter().map(encode).collect();
+            let expected = self.state.seq + 1 - records.len() as u64;
+            let row = row(&definition, &self.state, now, &self.attrs);
+            let status = row.status;
+            let mut append = Append::new(self.uid.clone(), self.epoch, expected, records, row);
+            append.drain = std::mem::take(&mut self.drain);
+            append.audit = std::mem::take(&mut self.audit);
+            if let Some(leave) = self.append(append).await {
+                return Some(leave);
+            }
+            let settled = status.is_final() || status == SagaStatus::NeedsAttention;
+            self.active.status.send_if_modified(|s| {
+                let new = settled.then_some(status);
+                std::mem::replace(s, new) != new
+            });
+        }
+        self.answer();
+        self.start_calls();
+        None
+    }
+
+    fn answer(&mut self) {
+        let mut waiting = self.inner.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (message, result) in self.answers.drain(..) {
+            if let Some(waiter) = waiting.remove(&message) {
+                // The waiter may have gone; the log has the answer.
+                let _ = waiter.send(result);
+            }
+        }
+    }
+
+    async fn append(&mut self, append: Append) -> Option<Leave> {
+        let end = append.expected_seq + append.records.len() as u64;
+        let mut in_doubt = false;
+        for _ in 0..APPEND_TRIES {
+            match self.inner.journal.append(append.clone()).await {
+                Ok(Appended::Appended { posts, .. }) => {
+                    if posts {
+                        self.active.wake.notify_one();
+                    }
+                    return None;
+                }
+                // Only this claim appends: after a lost reply the sequence tells that it landed.
+                Ok(Appended::Conflict { next_seq }) if in_doubt && next_seq == end => return None,
+                Ok(_) => return Some(Leave::Lost),
+                Err(error) => {
+                    in_doubt |= error.outcome() != Outcome::NotApplied;
+                    tracing::warn!(target: "mainstay::saga", saga = %self.uid, %error, outcome = ?error.outcome(),
+                        "an append failed");
+                    if !error.is_retryable() && !in_doubt {
+                        return Some(Leave::Lost);
+                    }
+                    let wait = error.retry_after().unwrap_or(self.inner.config.poll);
+                    self.inner.runtime.clock().sleep(wait).await;
+                }
+            }
+        }
+        Some(Leave::Lost)
+    }
+
+    fn start_calls(&mut self) {
+        for launch in std::mem::take(&mut self.plan.launches) {
+            let call = match launch {
+                Launch::Act(at) => self.action(at),
+                Launch::Undo(at) => self.undo(at),
+            };
+            self.calls.push(call);
+        }
+    }
+}

@@ -1,0 +1,312 @@
+//! The engine: claims sagas, drives them, records what happens.
+//!
+//! Every decision is made by the pure `fold` and `next`; the engine appends facts before it acts on them
+//! and drops whatever it no longer owns.
+
+mod attention;
+mod calls;
+mod claims;
+mod config;
+mod drive;
+mod handle;
+mod registry;
+mod start;
+mod time;
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use mainstay_clock::{Runtime, TaskHandle};
+use mainstay_store::Journal;
+use mainstay_store::journal::{Claimant, SagaStatus, Uid};
+use tokio::sync::{Notify, oneshot, watch};
+
+pub use attention::{ActionRequest, Attention};
+pub use config::Config;
+pub use handle::{Handle, Outcome};
+pub use start::StartOptions;
+
+use crate::definition::Definition;
+use crate::fold::Refusal;
+use crate::participant::Participant;
+use crate::step::LocalStep;
+use crate::{Error, ErrorKind};
+use registry::Registry;
+use time::Time;
+
+/// Drives sagas. Clones share it.
+///
+/// Guarantees: a saga whose start was answered ends Completed, Compensated or visibly in need of a person,
+/// across crashes, as far as the journal is durable. Not guaranteed: that a participant is called once; it
+/// is called at least once, always with the same key.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+pub(crate) struct Inner {
+    journal: Arc<dyn Journal>,
+    runtime: Runtime,
+    config: Config,
+    time: Time,
+    incarnation: u64,
+    registry: Registry,
+    participant: Option<Arc<dyn Participant>>,
+    active: Mutex<HashMap<Uid, Arc<Active>>>,
+    /// People waiting for their action, by message id.
+    waiting: Mutex<HashMap<String, oneshot::Sender<Result<(), Refusal>>>>,
+    /// Looks for due sagas at once.
+    poke: Notify,
+    /// Until when this node's claims are safe, by boot time in nanoseconds.
+    claimed_until: AtomicU64,
+    stopping: watch::Sender<bool>,
+    emptied: Notify,
+    recovered: AtomicBool,
+}
+
+/// A saga in memory.
+struct Active {
+    wake: Notify,
+    /// The last status that a waiter may want to know.
+    status: watch::Sender<Option<SagaStatus>>,
+    task: Mutex<Option<TaskHandle>>,
+}
+
+/// Closures by step name.
+type Steps = BTreeMap<String, Arc<dyn LocalStep>>;
+
+/// Builds an [`Engine`].
+pub struct EngineBuilder {
+    journal: Arc<dyn Journal>,
+    runtime: Runtime,
+    config: Config,
+    participant: Option<Arc<dyn Participant>>,
+    definitions: Vec<(Definition, Steps)>,
+}
+
+impl EngineBuilder {
+    /// Replaces the options.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Calls HTTP steps through `participant`. Without one, definitions with HTTP steps are refused.
+    #[must_use]
+    pub fn participant(mut self, participant: Arc<dyn Participant>) -> Self {
+        self.participant = Some(participant);
+        self
+    }
+
+    /// Registers a definition with its closures, by step name.
+    #[must_use]
+    pub fn definition(
+        mut self,
+        definition: Definition,
+        steps: impl IntoIterator<Item = (String, Arc<dyn LocalStep>)>,
+    ) -> Self {
+        self.definitions.push((definition, steps.into_iter().collect()));
+        self
+    }
+
+    /// Opens the engine: stores the definitions, takes back the claims of an earlier run of this node and
+    /// starts the background tasks.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] for refused options and for definitions that lack a closure or changed under
+    /// their version; [`ErrorKind::Store`] when the journal fails.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have stored definitions; nothing runs.
+    pub async fn open(self) -> Result<Engine, Error> {
+        self.config.check()?;
+        let time = Time::new(Arc::clone(self.runtime.clock()));
+        let mut inner = Inner {
+            incarnation: u64::try_from(time.now()).unwrap_or(0),
+            time,
+            journal: self.journal,
+            runtime: self.runtime,
+            config: self.config,
+            registry: Registry::default(),
+            participant: self.participant,
+            active: Mutex::default(),
+            waiting: Mutex::default(),
+            poke: Notify::new(),
+            claimed_until: AtomicU64::new(0),
+            stopping: watch::Sender::new(false),
+            emptied: Notify::new(),
+            recovered: AtomicBool::new(false),
+        };
+        for stored in inner.journal.definitions().await? {
+            inner.adopt(&stored);
+        }
+        for (definition, steps) in self.definitions {
+            let name = definition.name().to_owned();
+            inner.register(definition, steps).await?;
+            inner.wake_parked(&name).await?;
+        }
+        let first = inner.take_over().await?;
+        let inner = Arc::new(inner);
+        claims::run(&inner, first);
+        Ok(Engine(inner))
+    }
+}
+
+impl Engine {
+    /// Starts to build an engine on `journal`.
+    #[must_use]
+    pub fn builder(journal: Arc<dyn Journal>, runtime: Runtime) -> EngineBuilder {
+        EngineBuilder {
+            journal,
+            runtime,
+            config: Config::default(),
+            participant: None,
+            definitions: Vec::new(),
+        }
+    }
+
+    /// The journal it stands on, for views that wait for nobody.
+    #[must_use]
+    pub fn journal(&self) -> &Arc<dyn Journal> {
+        &self.0.journal
+    }
+
+    /// Its clock, generator and tasks.
+    #[must_use]
+    pub fn runtime(&self) -> &Runtime {
+        &self.0.runtime
+    }
+
+    /// Sagas in memory now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.0.active().len()
+    }
+
+    /// Whether every saga that an earlier run of this node left behind has been taken up again.
+    #[must_use]
+    pub fn is_recovered(&self) -> bool {
+        self.0.recovered.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// Stores and registers a definition whose steps are all remote, and wakes the sagas that waited for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InputConflict`] when this version exists with another graph, with the difference;
+    /// [`ErrorKind::Config`] when it has closures.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have stored it; repeating is safe.
+    pub async fn put_definition(&self, definition: Definition) -> Result<(), Error> {
+        let name = definition.name().to_owned();
+        self.0.register(definition, BTreeMap::new()).await?;
+        self.0.wake_parked(&name).await
+    }
+
+    /// The registered definition of `name`: of `version`, or the newest.
+    #[must_use]
+    pub fn definition(&self, name: &str, version: Option<u32>) -> Option<Arc<Definition>> {
+        self.0.registry.find(name, version).map(|r| Arc::clone(&r.definition))
+    }
+
+    /// All registered definitions, by name and version.
+    #[must_use]
+    pub fn definitions(&self) -> Vec<Arc<Definition>> {
+        self.0.registry.all()
+    }
+
+    /// Stops claiming, awaits attempts in flight until `limit`, then hands every claim back. A crash
+    /// instead of this call has the same result, later.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the engine stopping; claims end by themselves.
+    pub async fn shutdown(&self, limit: Duration) {
+        let inner = &self.0;
+        inner.stopping.send_replace(true);
+        let deadline = inner.runtime.clock().sleep(limit);
+        tokio::pin!(deadline);
+        loop {
+            let emptied = inner.emptied.notified();
+            if inner.active().is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = emptied => {}
+                () = &mut deadline => break,
+            }
+        }
+        let left: Vec<(Uid, Arc<Active>)> = inner.active().drain().collect();
+        for (_, active) in &left {
+            active.abort();
+        }
+        let sagas: Vec<Uid> = left.into_iter().map(|(uid, _)| uid).collect();
+        inner.hand_back(&sagas).await;
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("node", &self.0.config.node).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for EngineBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EngineBuilder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Active {
+    fn abort(&self) {
+        let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(task) = task {
+            task.abort();
+        }
+    }
+}
+
+impl Inner {
+    fn active(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Active>>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn claimant(&self) -> Claimant {
+        Claimant { node: self.config.node.clone(), incarnation: self.incarnation, ttl: self.config.claim_ttl }
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stopping.borrow()
+    }
+
+    /// Resolves when the engine stops.
+    async fn stopped(&self) {
+        let mut stopping = self.stopping.subscribe();
+        // An error means that the engine is gone, which is a stop too.
+        drop(stopping.wait_for(|s| *s).await);
+    }
+
+    /// Gives claims back; if that fails they end by themselves.
+    async fn hand_back(&self, sagas: &[Uid]) {
+        if sagas.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.hand_back(&self.config.node, self.incarnation, sagas).await {
+            tracing::warn!(target: "mainstay::saga", %error, "claims could not be handed back");
+        }
+    }
+
+    /// Refuses what cannot be driven now.
+    fn admit(&self) -> Result<(), Error> {
+        if self.is_stopping() {
+            return Err(Error::new(ErrorKind::Overloaded, "the engine is shutting down"));
+        }
+        if self.active().len() >= self.config.max_in_flight.get() {
+            let text = format!("{} sagas are in flight, the limit of this engine", self.config.max_in_flight);
+            return Err(Error::new(ErrorKind::Overloaded, text).with_retry_after(Duration::from_secs(1)));
+        }
+        Ok(())
+    }
+}

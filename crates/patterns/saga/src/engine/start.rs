@@ -1,0 +1,176 @@
+//! Starting a saga.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mainstay_store::Outcome;
+use mainstay_store::journal::{Create, Created, Hash, MAX_ID_BYTES, Reply, Uid};
+use serde_json::Value;
+
+use super::drive::{Drive, advance};
+use super::registry::Registered;
+use super::{Engine, Handle, Inner};
+use crate::definition::{Definition, MAX_PAYLOAD};
+use crate::fold::State;
+use crate::wire::{Fact, Started, encode};
+use crate::{Error, ErrorKind};
+
+/// Most attributes of one saga: they are indexes for people, not payload.
+const MAX_ATTRS: usize = 16;
+
+/// How a saga is started.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct StartOptions {
+    /// The user's id, unique per definition; made by the engine when absent.
+    pub id: Option<String>,
+    /// The definition's version; the newest when absent.
+    pub version: Option<u32>,
+    /// Attributes for filters.
+    pub attrs: BTreeMap<String, String>,
+    /// Scope and key of an idempotent request, with the hash of the request. The reply is kept with it.
+    pub request: Option<(String, Hash)>,
+}
+
+impl StartOptions {
+    /// Options with the user's id.
+    #[must_use]
+    pub fn id(id: impl Into<String>) -> Self {
+        Self { id: Some(id.into()), ..Self::default() }
+    }
+}
+
+impl Engine {
+    /// Starts a saga of the definition called `name`.
+    ///
+    /// Idempotent by id: the same id with the same input gives the saga that exists, whatever its state.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InputConflict`] when the id or the request key exists with another input, naming both
+    /// hashes; [`ErrorKind::NotFound`] for an unknown definition; [`ErrorKind::TooLarge`],
+    /// [`ErrorKind::Overloaded`]; [`ErrorKind::Store`], whose outcome may be unknown: repeat with the same id.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have started the saga: repeat with the same id.
+    pub async fn start(&self, name: &str, input: Value, options: StartOptions) -> Result<Handle, Error> {
+        let inner = &self.0;
+        let Some(registered) = inner.registry.find(name, options.version) else {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no definition `{name}`")));
+        };
+        let bytes = canonical(&input);
+        check(&bytes, &options)?;
+        inner.admit()?;
+        let uid = inner.new_uid();
+        let id = options.id.clone().unwrap_or_else(|| uid.to_string());
+        let (create, drive) = inner.prepare(&registered, &uid, &id, input, Hash::of(&bytes), &options)?;
+        let created = match inner.journal.create(create.clone()).await {
+            // Repeating is safe: the store answers `Same` or `Created`, never twice.
+            Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,
+            other => other?,
+        };
+        match created {
+            Created::Created { epoch, .. } => {
+                drive.launch(epoch);
+                Ok(Handle::new(self, uid, id, true))
+            }
+            Created::Same { uid, .. } => Ok(Handle::new(self, uid, id, false)),
+            Created::Conflict { stored, given, .. } => Err(Error::new(
+                ErrorKind::InputConflict,
+                format!("saga `{id}` of `{name}` exists with another input: stored {stored}, given {given}"),
+            )),
+            Created::Replayed(reply) => {
+                let text = String::from_utf8_lossy(&reply.body).into_owned();
+                let (uid, id) = text.split_once(' ').unwrap_or((&text, &text));
+                Ok(Handle::new(self, Uid::new(uid), id.to_owned(), false))
+            }
+            Created::ReplyMismatch => Err(Error::new(
+                ErrorKind::InputConflict,
+                "the idempotency key was used for another request".to_owned(),
+            )),
+            Created::LockHeld { lock, by } => {
+                Err(Error::new(ErrorKind::Conflict, format!("lock `{lock}` is held by saga {by}")))
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// A uid that sorts by time: UUIDv7 (RFC 9562) over our clock and generator.
+    pub(super) fn new_uid(&self) -> Uid {
+        let mut random = [0_u8; 10];
+        let (a, b) = (self.runtime.rng().next_u64(), self.runtime.rng().next_u64());
+        random[..8].copy_from_slice(&a.to_le_bytes());
+        random[8..].copy_from_slice(&b.to_le_bytes()[..2]);
+        let millis = u64::try_from(self.time.now()).unwrap_or(0);
+        Uid::new(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().to_string())
+    }
+
+    fn prepare(
+        self: &Arc<Self>,
+        registered: &Arc<Registered>,
+        uid: &Uid,
+        id: &str,
+        input: Value,
+        input_hash: Hash,
+        options: &StartOptions,
+    ) -> Result<(Create, Drive), Error> {
+        let definition: &Definition = &registered.definition;
+        let now = self.time.now();
+        let deadline = definition
+            .deadline()
+            .map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
+        let mut state = State::new(definition);
+        let first = Fact::Created(Started { input, deadline });
+        let mut facts = Vec::new();
+        let internal = |e: crate::fold::Illegal| Error::new(ErrorKind::Internal, e.to_string());
+        state.apply(definition, &first).map_err(internal)?;
+        facts.push(first);
+        let plan = advance(definition, &mut state, &mut facts, now, self.config.undo_slots.get())
+            .map_err(internal)?;
+        let create = Create {
+            uid: uid.clone(),
+            id: id.to_owned(),
+            definition: definition.name().to_owned(),
+            version: definition.version(),
+            definition_hash: definition.hash(),
+            input_hash,
+            records: facts.iter().map(encode).collect(),
+            row: crate::row::row(definition, &state, now, &options.attrs),
+            owner: Some(self.claimant()),
+            reply: options.request.clone().map(|(key, request)| Reply {
+                key,
+                request,
+                status: 202,
+                body: format!("{uid} {id}").into_bytes(),
+            }),
+            parent: None,
+            locks: Vec::new(),
+        };
+        let drive = Drive::new(self, uid.clone(), Arc::clone(registered), state, options.attrs.clone(), plan);
+        Ok((create, drive))
+    }
+}
+
+/// Canonical JSON: keys sorted, no spaces, shortest numbers.
+fn canonical(input: &Value) -> Vec<u8> {
+    input.to_string().into_bytes()
+}
+
+fn check(bytes: &[u8], options: &StartOptions) -> Result<(), Error> {
+    let refuse = |kind, text: String| Err(Error::new(kind, text));
+    if bytes.len() > MAX_PAYLOAD {
+        let text = format!("the input has {} bytes; at most {MAX_PAYLOAD} are allowed", bytes.len());
+        return refuse(ErrorKind::TooLarge, text);
+    }
+    if let Some(id) = options.id.as_ref().filter(|id| id.is_empty() || id.len() > MAX_ID_BYTES) {
+        let text = format!("the id has {} bytes; allowed: 1 to {MAX_ID_BYTES}", id.len());
+        return refuse(ErrorKind::ApiMisuse, text);
+    }
+    if options.attrs.len() > MAX_ATTRS
+        || options.attrs.iter().any(|(k, v)| k.len() > MAX_ID_BYTES || v.len() > MAX_ID_BYTES)
+    {
+        let text = format!("at most {MAX_ATTRS} attributes of at most {MAX_ID_BYTES} bytes are allowed");
+        return refuse(ErrorKind::TooLarge, text);
+    }
+    Ok(())
+}
