@@ -36,3 +36,51 @@ pub(crate) fn bytes(status: StatusCode, kind: &'static str, body: impl Into<Body
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|e| Problem::new(Code::BadRequest, e.to_string()))
 }
+
+/// A problem for an error of the engine.
+pub(crate) fn engine_problem(error: &mainstay_saga::Error) -> Problem {
+    use mainstay_saga::ErrorKind;
+    let code = match error.kind() {
+        ErrorKind::Config => Code::BadDefinition,
+        ErrorKind::Conflict => Code::IllegalAction,
+        ErrorKind::InputConflict => Code::SagaConflict,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::TooLarge => Code::BodyTooLarge,
+        ErrorKind::ApiMisuse => Code::BadRequest,
+        ErrorKind::Overloaded => Code::Overloaded,
+        ErrorKind::Store => Code::StoreUnavailable,
+        _ => Code::Internal,
+    };
+    let problem = if code == Code::StoreUnavailable || code == Code::Internal {
+        // Texts of the store may carry SQL or paths: they belong into the log.
+        tracing::error!(error = %chain(error), "a request failed");
+        Problem::new(code, format!("outcome: {:?}", error.outcome()))
+    } else {
+        Problem::new(code, error.to_string())
+    };
+    match code {
+        Code::Overloaded | Code::StoreUnavailable => problem.retry_after(retry_after(error)),
+        _ => problem,
+    }
+}
+
+fn retry_after(error: &mainstay_saga::Error) -> u64 {
+    error.retry_after().map_or(1, |d| d.as_secs().max(1))
+}
+
+/// A problem for an error of the journal.
+pub(crate) fn store_problem(error: &mainstay_store::Error) -> Problem {
+    tracing::error!(error = %chain(error), "the journal failed");
+    Problem::new(Code::StoreUnavailable, format!("outcome: {:?}", error.outcome())).retry_after(1)
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        next = e.source();
+    }
+    text
+}

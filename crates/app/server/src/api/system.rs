@@ -10,7 +10,7 @@ use http::StatusCode;
 use serde_json::json;
 
 use crate::api::App;
-use crate::api::json::{bytes, reply};
+use crate::api::json::{bytes, reply, store_problem};
 use crate::error::Code;
 use crate::http::Problem;
 
@@ -27,15 +27,20 @@ async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     if app.drain.is_cancelled() {
         return Err(Problem::new(Code::Draining, "the server is stopping").retry_after(1));
     }
+    if !app.engine.is_recovered() {
+        return Err(Problem::new(Code::Overloaded, "sagas of the last run are being taken up").retry_after(1));
+    }
+    app.journal.last_cursor().await.map_err(|e| store_problem(&e))?;
     Ok(bytes(StatusCode::OK, "text/plain", "ready\n"))
 }
 
 async fn version(State(app): State<Arc<App>>) -> Response {
+    let needed = app.tokens.needed().unwrap_or(true);
     let body = json!({
         "name": "mainstay",
         "version": env!("CARGO_PKG_VERSION"),
         "api": "v1",
-        "auth": if app.auth { "tokens" } else { "none (loopback)" },
+        "auth": if needed { "tokens" } else { "none (loopback)" },
         "time": crate::api::instant(app.rt.clock().wall()),
     });
     reply(StatusCode::OK, &body)

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Subcommand, ValueEnum};
-use mainstay_saga::definition::Definition;
+use mainstay_saga::definition::{Definition, DefinitionError};
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, ServerArgs, segment};
@@ -248,23 +248,33 @@ fn act(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<
     show(client, &on.uid, output)
 }
 
-fn check(file: &Path, output: Output) -> Result<ExitCode> {
+/// Reads a definition by its extension. The outer error: the file cannot be read.
+fn parse_definition(file: &Path) -> Result<std::result::Result<Definition, DefinitionError>> {
     let unreadable = |e| Error::with(Code::BadDefinition, format!("cannot read {}", file.display()), e);
     let bytes = std::fs::read(file).map_err(unreadable)?;
-    let parsed = if file.extension().is_some_and(|e| e == "json") {
+    Ok(if file.extension().is_some_and(|e| e == "json") {
         Definition::from_json(&bytes)
     } else {
         Definition::from_toml(&String::from_utf8_lossy(&bytes))
-    };
-    match parsed {
+    })
+}
+
+/// Reads a definition that must be valid.
+///
+/// # Errors
+/// Every problem of the file.
+pub(crate) fn read_definition(file: &Path) -> Result<Definition> {
+    let refused = |e| Error::with(Code::BadDefinition, file.display().to_string(), e);
+    parse_definition(file)?.map_err(refused)
+}
+
+fn check(file: &Path, output: Output) -> Result<ExitCode> {
+    match parse_definition(file)? {
         Ok(definition) => {
-            let head = format!("{} version {}", definition.name(), definition.version());
-            let json = json!({"ok": true, "name": definition.name(), "version": definition.version(), "problems": []});
-            output.rows(
-                &["DEFINITION", "STEPS"],
-                vec![vec![head, definition.steps().len().to_string()]],
-                &json,
-            )
+            let (name, version) = (definition.name(), definition.version());
+            let row = vec![format!("{name} version {version}"), definition.steps().len().to_string()];
+            let json = json!({"ok": true, "name": name, "version": version, "problems": []});
+            output.rows(&["DEFINITION", "STEPS"], vec![row], &json)
         }
         Err(error) => {
             let found: Vec<String> = error.problems().iter().map(ToString::to_string).collect();

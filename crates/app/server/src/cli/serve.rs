@@ -1,12 +1,19 @@
 //! `serve`: a node over one data folder.
 
 use std::net::ToSocketAddrs as _;
+use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use mainstay_clock::Runtime;
+use mainstay_saga::Engine;
+use mainstay_saga::definition::Definition;
+use mainstay_saga::engine::Config as EngineConfig;
+use mainstay_store::Journal;
+use mainstay_store::memory::MemoryJournal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -80,12 +87,61 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
     let drain = CancellationToken::new();
     let listener = http::bind(config.text("server.listen")).await?;
     watch_signals(&rt, drain.clone())?;
-    let auth = !tokens.all()?.is_empty();
-    let app = App { rt: rt.clone(), drain: drain.clone(), auth };
+    let journal = open_journal(&rt);
+    let engine = open_engine(config, Arc::clone(&journal), &rt).await?;
+    let app = Arc::new(App {
+        engine: engine.clone(),
+        journal,
+        rt: rt.clone(),
+        drain: drain.clone(),
+        tokens: Arc::clone(&tokens),
+        resets: AtomicU64::new(0),
+    });
     let gate = Arc::new(Gate::new(limits(config), rt, drain, tokens, router(app)));
     eprintln!("mainstay: listening on http://{}", listener.address);
     http::serve(listener, gate).await;
+    engine.shutdown(config.duration("server.drain")).await;
     Ok(())
+}
+
+/// The journal in memory: what it holds ends with the process, and the node says so when it starts.
+fn open_journal(rt: &Runtime) -> Arc<dyn Journal> {
+    eprintln!("mainstay: warning: sagas are kept in memory and end with this process");
+    Arc::new(MemoryJournal::new(Arc::clone(rt.clock())))
+}
+
+async fn open_engine(config: &Config, journal: Arc<dyn Journal>, rt: &Runtime) -> Result<Engine> {
+    let mut options = EngineConfig::default();
+    options.keep_completed = config.duration("saga.keep_completed");
+    options.keep_compensated = config.duration("saga.keep_compensated");
+    let most = NonZeroUsize::new(config.count("saga.max_running"));
+    options.max_in_flight = most.unwrap_or(NonZeroUsize::MIN);
+    let mut builder = Engine::builder(journal, rt.clone()).config(options);
+    for definition in read_definitions(config.text("saga.definitions"))? {
+        builder = builder.definition(definition, []);
+    }
+    builder.open().await.map_err(|e| {
+        let code = match e.kind() {
+            mainstay_saga::ErrorKind::Config | mainstay_saga::ErrorKind::InputConflict => Code::BadDefinition,
+            _ => Code::StoreUnavailable,
+        };
+        Error::with(code, "the engine cannot start", e)
+    })
+}
+
+/// The definitions of a folder, in the order of their names; none without a folder.
+fn read_definitions(folder: &str) -> Result<Vec<Definition>> {
+    if folder.is_empty() {
+        return Ok(Vec::new());
+    }
+    let unreadable = |e| Error::with(Code::BadDefinition, format!("cannot read {folder}"), e);
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(unreadable)? {
+        files.push(entry.map_err(unreadable)?.path());
+    }
+    files.sort();
+    let wanted = files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml" || e == "json"));
+    wanted.map(|f| crate::cli::saga::read_definition(f)).collect()
 }
 
 fn limits(config: &Config) -> Limits {

@@ -250,7 +250,7 @@ mod tests {
         let vars = env(&[("MAINSTAY_SERVER__LISEN", "x")]);
         let error = Config::load(None, vars, &[]).unwrap_err();
         assert_eq!(error.code(), Code::UnknownKey);
-        assert!(error.context().contains("did you mean `server.listen`?"), "{error}");
+        assert!(error.chain().contains("did you mean `server.listen`?"), "{error}");
     }
 
     #[test]
@@ -260,6 +260,6 @@ mod tests {
         std::fs::write(&file, "\n[server]\ndrain = 3\n").unwrap();
         let error = Config::load(Some(&file), env(&[]), &[]).unwrap_err();
         assert_eq!(error.code(), Code::BadValue);
-        assert!(error.context().contains("m.toml:3"), "{error}");
+        assert!(error.chain().contains("m.toml:3"), "{error}");
     }
 }

@@ -36,11 +36,6 @@ impl Error {
         self.code
     }
 
-    /// What happened, without the cause.
-    pub(crate) fn context(&self) -> &str {
-        &self.context
-    }
-
     /// The whole chain in one line, for terminals and logs.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.context.clone();

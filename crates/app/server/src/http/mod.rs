@@ -11,6 +11,6 @@ mod trace;
 pub(crate) use accept::{bind, serve};
 pub(crate) use auth::{Caller, Scope};
 pub(crate) use gate::{Gate, Limits};
-pub(crate) use problem::Problem;
+pub(crate) use problem::{Fault, Problem};
 pub(crate) use tokens::{NewToken, Tokens};
 pub(crate) use trace::Trace;

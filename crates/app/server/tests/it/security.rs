@@ -65,7 +65,7 @@ fn sec_03_reading_needs_a_token_too_and_health_tells_nothing() {
 }
 
 #[test]
-fn sec_04_scopes_hold_and_guessing_is_slowed() {
+fn if_c01_sec_04_scopes_hold_and_guessing_is_slowed() {
     let dir = tempfile::tempdir().unwrap();
     let read = token(dir.path(), "r", "read");
     let operate = token(dir.path(), "o", "operate");
