@@ -70,6 +70,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     log_to_stderr(&config)?;
     let data = PathBuf::from(config.text("store.data"));
     make_private(&data)?;
+    let _lock = lock(&data)?;
     let tokens = Arc::new(Tokens::of(&data));
     check_exposure(&config, &tokens, &data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -97,11 +98,32 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
         tokens: Arc::clone(&tokens),
         resets: AtomicU64::new(0),
     });
-    let gate = Arc::new(Gate::new(limits(config), rt, drain, tokens, router(app)));
+    let gate = Arc::new(Gate::new(limits(config), rt, drain.clone(), tokens, router(app)));
     eprintln!("mainstay: listening on http://{}", listener.address);
-    http::serve(listener, gate).await;
-    engine.shutdown(config.duration("server.drain")).await;
+    // Side by side: the stop as a whole keeps within the drain time.
+    let engine_stop = async {
+        drain.cancelled().await;
+        engine.shutdown(config.duration("server.drain")).await;
+    };
+    tokio::join!(http::serve(listener, gate), engine_stop);
     Ok(())
+}
+
+/// One process per data folder. The operating system frees the lock when the process ends, however it ends.
+fn lock(data: &Path) -> Result<std::fs::File> {
+    let path = data.join("lock");
+    let failed = |e| Error::with(Code::DataDir, format!("cannot use {}", path.display()), e);
+    let file =
+        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let flag = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+    match rustix::fs::flock(&file, flag) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let why = format!("another process serves {}", data.display());
+            Err(Error::new(Code::InUse, why))
+        }
+        Err(e) => Err(failed(e.into())),
+    }
 }
 
 /// The journal in memory: what it holds ends with the process, and the node says so when it starts.

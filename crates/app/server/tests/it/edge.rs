@@ -133,3 +133,29 @@ fn sec_06_connections_of_one_address_are_capped() {
     drop(held);
     eventually("places are given back", || Request::new("GET", "/livez").try_to(&node.address));
 }
+
+#[test]
+fn a_data_folder_in_use_is_refused_and_free_again_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let output = run(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("MS0010"), "{}", stderr(&output));
+    assert_eq!(node.stop(), Some(0));
+    Node::start(dir.path(), &[]);
+}
+
+#[test]
+fn bad_definitions_are_refused_at_start_with_every_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("definitions");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("x.toml"), "name = \"x\"\nversion = 1\nstpes = []\n").unwrap();
+    let data = dir.path().join("data");
+    let folder = folder.to_str().unwrap();
+    let args =
+        ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--definitions", folder];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("MS0011") && stderr(&output).contains("stpes"), "{}", stderr(&output));
+}

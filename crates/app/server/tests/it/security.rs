@@ -127,3 +127,34 @@ fn sec_20_every_answer_carries_the_security_headers() {
         assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
     }
 }
+
+#[test]
+fn sec_23_sec_24_planted_secrets_appear_in_no_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = token(dir.path(), "op", "admin");
+    let canary = "CANARY-5f1c";
+    let data = dir.path().to_str().unwrap();
+    let args = ["serve", "--data", data, "--listen", "127.0.0.1:0"];
+    let mut command = crate::harness::mainstay(&args);
+    command.env("MAINSTAY_LOG__FILTER", "trace").env("MAINSTAY_TOKEN", canary);
+    let mut node = Node::spawn(command);
+    let good = Request::new("GET", "/version").bearer(&secret);
+    let guess = Request::new("GET", "/version").bearer(canary).header("cookie", canary);
+    let body = Request::new("POST", "/v1/sagas").bearer(&secret).header("idempotency-key", "k");
+    let body = body.body(format!("{{\"definition\":\"x\",\"input\":{{\"password\":\"{canary}\"}}}}"));
+    let mut seen = String::new();
+    for request in [&good, &guess, &body] {
+        let answer = node.send(request);
+        seen.push_str(&answer.head);
+        seen.push_str(&answer.text());
+    }
+    for path in ["/metrics", "/openapi.json", "/v1/audit", "/version"] {
+        seen.push_str(&node.send(&Request::new("GET", path).bearer(&secret)).text());
+    }
+    seen.push_str(&stdout(&run(&["config", "show", "--origin"])));
+    assert_eq!(node.stop(), Some(0));
+    seen.push_str(&node.log());
+    assert!(!seen.contains(canary), "{seen}");
+    assert!(!seen.contains(&secret[3..]), "{seen}");
+    assert!(node.log().contains("status=422"), "the log is on: {}", node.log());
+}
