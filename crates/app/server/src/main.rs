@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod error;
 mod http;
+mod participants;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -98,6 +98,12 @@ async fn put(
     if definition.name() != name {
         return Err(Problem::new(Code::BadRequest, "the name in the body is not the name in the path"));
     }
+    let forbidden = app.participants.forbidden(&definition);
+    if !forbidden.is_empty() {
+        let faults = forbidden.into_iter().map(|reason| Fault { pointer: String::new(), reason }).collect();
+        let why = "the definition calls an address that is not allowed; nothing was stored";
+        return Err(Problem::new(Code::BadDefinition, why).faults(faults));
+    }
     let version = definition.version();
     let known = app.engine.definition(&name, Some(version));
     app.engine.put_definition(definition).await.map_err(|e| match e.kind() {

@@ -25,12 +25,14 @@ use mainstay_store::Journal;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::Tokens;
+use crate::participants::Participants;
 
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) rt: Runtime,
+    pub(crate) participants: Arc<Participants>,
     /// Cancelled when the node stops.
     pub(crate) drain: CancellationToken,
     pub(crate) tokens: Arc<Tokens>,

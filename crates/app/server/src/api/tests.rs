@@ -73,9 +73,12 @@ async fn bench() -> Bench {
     let builder = Engine::builder(Arc::clone(&journal), rt.clone());
     let engine = builder.definition(definition, [step("a"), step("b")]).open().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let participants = Participants::new(&[], 1024, Arc::clone(rt.clock())).unwrap();
     let app = App {
         engine: engine.clone(),
         journal,
+        participants: Arc::new(participants),
         rt,
         drain: CancellationToken::new(),
         tokens: Arc::new(Tokens::of(dir.path())),
@@ -361,4 +364,9 @@ async fn a_refused_definition_lists_its_problems_and_stores_nothing() {
     assert_eq!((media.status, media.code), (415, Some(Code::UnsupportedMedia)));
     let name = bench.send("PUT", "/v1/definitions/other", &[], TWO.into()).await;
     assert_eq!((name.status, name.code), (400, Some(Code::BadRequest)));
+    let evil = r#"{"name": "evil", "version": 1, "deadline": "1h", "steps": [
+        {"name": "a", "action": "http://169.254.169.254/latest", "no_undo": "reads"}]}"#;
+    let evil = bench.send("PUT", "/v1/definitions/evil", &[], evil.into()).await;
+    assert_eq!((evil.status, evil.code), (422, Some(Code::BadDefinition)));
+    assert_eq!(bench.get("/v1/definitions/evil").await.status, 404);
 }

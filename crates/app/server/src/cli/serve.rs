@@ -12,6 +12,7 @@ use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
+use mainstay_saga::participant::Participant;
 use mainstay_store::Journal;
 use mainstay_store::memory::MemoryJournal;
 use tokio::signal::unix::{SignalKind, signal};
@@ -21,6 +22,7 @@ use crate::api::{App, router};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::http::{self, Gate, Limits, Tokens};
+use crate::participants::Participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
 #[derive(Debug, clap::Args)]
@@ -89,10 +91,14 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
     let listener = http::bind(config.text("server.listen")).await?;
     watch_signals(&rt, drain.clone())?;
     let journal = open_journal(&rt);
-    let engine = open_engine(config, Arc::clone(&journal), &rt).await?;
+    let most = config.count("participants.max_reply");
+    let participants = Participants::new(config.list("participants.allow"), most, Arc::clone(rt.clock()))?;
+    let participants = Arc::new(participants);
+    let engine = open_engine(config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),
         journal,
+        participants,
         rt: rt.clone(),
         drain: drain.clone(),
         tokens: Arc::clone(&tokens),
@@ -132,14 +138,25 @@ fn open_journal(rt: &Runtime) -> Arc<dyn Journal> {
     Arc::new(MemoryJournal::new(Arc::clone(rt.clock())))
 }
 
-async fn open_engine(config: &Config, journal: Arc<dyn Journal>, rt: &Runtime) -> Result<Engine> {
+async fn open_engine(
+    config: &Config,
+    journal: Arc<dyn Journal>,
+    participants: &Arc<Participants>,
+    rt: &Runtime,
+) -> Result<Engine> {
     let mut options = EngineConfig::default();
     options.keep_completed = config.duration("saga.keep_completed");
     options.keep_compensated = config.duration("saga.keep_compensated");
     let most = NonZeroUsize::new(config.count("saga.max_running"));
     options.max_in_flight = most.unwrap_or(NonZeroUsize::MIN);
-    let mut builder = Engine::builder(journal, rt.clone()).config(options);
+    let participant = Arc::clone(participants) as Arc<dyn Participant>;
+    let mut builder = Engine::builder(journal, rt.clone()).config(options).participant(participant);
     for definition in read_definitions(config.text("saga.definitions"))? {
+        let forbidden = participants.forbidden(&definition);
+        if !forbidden.is_empty() {
+            let why = format!("{}: {}", definition.name(), forbidden.join("; "));
+            return Err(Error::new(Code::BadDefinition, why));
+        }
         builder = builder.definition(definition, []);
     }
     builder.open().await.map_err(|e| {

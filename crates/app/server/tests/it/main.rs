@@ -4,5 +4,7 @@
 
 mod command_line;
 mod edge;
+mod end_to_end;
 mod harness;
+mod ledger;
 mod security;
