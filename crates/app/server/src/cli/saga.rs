@@ -85,6 +85,26 @@ enum Verb {
         #[command(flatten)]
         on: OnSaga,
     },
+    /// Turn back as an operator.
+    Compensate {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Start nothing new until resumed.
+    Pause {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Go on after a pause.
+    Resume {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Close a saga with its effects remaining.
+    Abandon {
+        #[command(flatten)]
+        on: OnSaga,
+    },
     /// Everything about a saga in one JSON document.
     Export {
         /// The saga's uid.
@@ -160,6 +180,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         }
         Verb::Skip { on } => act(&client, &on.saga, json!({"action": "skip", "step": on.step}), args.output),
         Verb::Cancel { on } => act(&client, on, json!({"action": "cancel"}), args.output),
+        Verb::Compensate { on } => act(&client, on, json!({"action": "compensate"}), args.output),
+        Verb::Pause { on } => act(&client, on, json!({"action": "pause"}), args.output),
+        Verb::Resume { on } => act(&client, on, json!({"action": "resume"}), args.output),
+        Verb::Abandon { on } => act(&client, on, json!({"action": "abandon"}), args.output),
         Verb::Check { .. } => Ok(ExitCode::SUCCESS),
     }
 }

@@ -202,12 +202,18 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<()> {
     let failed = |e| Error::with(Code::Internal, "cannot listen for signals", e);
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
     rt.spawn("signals", async move {
         loop {
             let number = tokio::select! {
                 biased;
                 _ = term.recv() => 15,
                 _ = int.recv() => 2,
+                _ = hup.recv() => {
+                    // Unhandled it would end the process.
+                    tracing::info!("tokens are read again whenever they change; other settings need a restart");
+                    continue;
+                }
             };
             if drain.is_cancelled() {
                 std::process::exit(128 + number);

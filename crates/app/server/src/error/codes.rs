@@ -79,10 +79,6 @@ pub(crate) enum Code {
     StoreUnavailable,
     /// The media type is not supported.
     UnsupportedMedia,
-    /// A request with this key is running.
-    KeyInProgress,
-    /// The saga has too many waiting actions.
-    InboxFull,
     /// The query is not valid.
     BadQuery,
     /// The request took too long.
@@ -149,8 +145,6 @@ table! {
     DefinitionConflict "MS0122" 409 "This version exists with another content",
     StoreUnavailable "MS0123" 503 "The store does not answer",
     UnsupportedMedia "MS0124" 415 "The media type is not supported",
-    KeyInProgress "MS0125" 409 "A request with this key is running",
-    InboxFull "MS0126" 429 "The saga has too many waiting actions",
     BadQuery "MS0127" 400 "The query is not valid",
     TimedOut "MS0128" 503 "The request took too long",
 }

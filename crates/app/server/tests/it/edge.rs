@@ -159,3 +159,44 @@ fn bad_definitions_are_refused_at_start_with_every_problem() {
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("MS0011") && stderr(&output).contains("stpes"), "{}", stderr(&output));
 }
+
+#[test]
+fn overload_is_refused_with_advice_while_health_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nmax_in_flight = 1\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let mut slow = TcpStream::connect(&node.address).unwrap();
+    let head = format!("POST /v1/sagas HTTP/1.1\r\nhost: {}\r\ncontent-length: 10\r\n\r\nab", node.address);
+    slow.write_all(head.as_bytes()).unwrap();
+    let refused = eventually("the place is taken", || Some(node.get("/version")).filter(|a| a.status == 503));
+    assert_eq!(refused.problem(), "MS0113");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(node.get("/livez").status, 200);
+    drop(slow);
+    eventually("the place is free again", || (node.get("/version").status == 200).then_some(()));
+}
+
+#[test]
+fn a_stop_ends_event_streams_and_a_hangup_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let mut stream = TcpStream::connect(&node.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&Request::new("GET", "/v1/events").bytes(&node.address)).unwrap();
+    let mut text = String::new();
+    while !text.contains("retry: 1000") {
+        let mut chunk = [0; 512];
+        let n = stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    assert!(text.contains("text/event-stream"), "{text}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(node.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    eventually("the hangup is logged", || node.log().contains("need a restart").then_some(()));
+    assert_eq!(node.get("/readyz").status, 200);
+    assert_eq!(node.stop(), Some(0));
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+}
