@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The embedded store: journal, leases, records, cells and the participant barrier on SQLite.
+//!
+//! One writer with group commit: whatever is queued goes into one transaction with one sync, and each item
+//! is answered for itself. WAL with `synchronous=FULL`, read back on every connection: an answered write
+//! survives power loss, as far as the disk honors a sync. Readers have their own connections and never wait
+//! for the writer.
+
+pub mod barrier;
+mod config;
+mod error;
+mod journal;
+mod leases;
+mod lockfile;
+mod open;
+mod query;
+mod records;
+mod schema;
+mod store;
+mod writer;
+
+pub use config::{Driver, SqliteConfig};
+pub use journal::tx;
+pub use store::SqliteStore;

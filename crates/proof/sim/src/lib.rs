@@ -1,1 +1,3 @@
-//! Placeholder.
+//! How we know: conformance suites that every implementation of a contract runs.
+
+pub mod conformance;

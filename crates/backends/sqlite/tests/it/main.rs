@@ -1,1 +1,5 @@
-//! Integration tests.
+//! Integration tests of the SQLite store.
+
+mod barrier;
+mod conformance;
+mod durability;

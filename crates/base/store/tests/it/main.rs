@@ -1,1 +1,4 @@
-//! Integration tests.
+//! Integration tests of the store crate.
+
+mod barrier;
+mod conformance;

@@ -1,0 +1,57 @@
+//! Options of the store.
+
+use std::path::PathBuf;
+
+/// Who runs the writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[allow(clippy::exhaustive_enums, reason = "a thread of its own, or the caller")]
+pub enum Driver {
+    /// Each write is its own transaction on the caller's thread; for virtual time.
+    Inline,
+    /// A thread of its own with group commit.
+    #[default]
+    Thread,
+}
+
+/// Options of a [`SqliteStore`](crate::SqliteStore).
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `driver` | a thread | group commit |
+/// | `readers` | 2 connections | views while recovery reads |
+/// | `max_pages` | none | the disk is the limit |
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SqliteConfig {
+    /// The database file; its folder must exist.
+    pub file: PathBuf,
+    /// Who runs the writer.
+    pub driver: Driver,
+    /// Reader connections, 1 to 64.
+    pub readers: usize,
+    /// Most pages (4 KiB each) of the file.
+    pub max_pages: Option<u32>,
+}
+
+impl SqliteConfig {
+    /// The defaults for a database file.
+    #[must_use]
+    pub fn new(file: impl Into<PathBuf>) -> Self {
+        Self { file: file.into(), driver: Driver::Thread, readers: 2, max_pages: None }
+    }
+
+    /// The same with another driver.
+    #[must_use]
+    pub fn with_driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// The same with a limit on the file's size, in pages of 4 KiB.
+    #[must_use]
+    pub fn with_max_pages(mut self, pages: u32) -> Self {
+        self.max_pages = Some(pages);
+        self
+    }
+}

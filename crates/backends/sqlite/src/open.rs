@@ -1,0 +1,66 @@
+//! Connections whose settings are proven, not assumed.
+
+use std::path::Path;
+use std::time::Duration;
+
+use mainstay_store::{Error, ErrorKind};
+use rusqlite::{Connection, OpenFlags};
+
+use crate::error::store_error;
+
+/// Fixes the WAL-reset race between connections; older libraries may corrupt the file.
+const MIN_SQLITE: i32 = 3_051_003;
+/// A foreign process that holds the file for a moment is slowness, not failure.
+const BUSY: Duration = Duration::from_secs(10);
+/// Prepared statements kept per connection: more than we have.
+const STATEMENTS: usize = 128;
+
+pub(crate) fn open(file: &Path, write: bool) -> Result<Connection, Error> {
+    if rusqlite::version_number() < MIN_SQLITE {
+        let text = format!("SQLite {} is too old; 3.51.3 or newer is needed", rusqlite::version());
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    let mode = if write {
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE
+    } else {
+        OpenFlags::SQLITE_OPEN_READ_ONLY
+    };
+    let conn =
+        Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(store_error)?;
+    conn.busy_timeout(BUSY).map_err(store_error)?;
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    if write {
+        conn.pragma_update(None, "journal_mode", "wal").map_err(store_error)?;
+    }
+    conn.execute_batch("pragma synchronous = full; pragma mmap_size = 0; pragma foreign_keys = off;")
+        .map_err(store_error)?;
+    verify(&conn)?;
+    Ok(conn)
+}
+
+/// Reads back what decides whether an answered write survives: SQLite ignores what it does not understand.
+pub(crate) fn verify(conn: &Connection) -> Result<(), Error> {
+    let refuse = |what: &str, found: &str, needed: &str| {
+        let text =
+            format!("SQLite has {what} = {found} where {needed} is needed: answered writes could be lost");
+        Err(Error::new(ErrorKind::Unsupported, text))
+    };
+    let mode: String = conn.query_row("pragma journal_mode", [], |r| r.get(0)).map_err(store_error)?;
+    if mode != "wal" {
+        return refuse("journal_mode", &mode, "wal");
+    }
+    let synchronous: i64 = conn.query_row("pragma synchronous", [], |r| r.get(0)).map_err(store_error)?;
+    if synchronous < 2 {
+        return refuse("synchronous", &synchronous.to_string(), "2 (full)");
+    }
+    Ok(())
+}
+
+/// A quick look over the whole file.
+pub(crate) fn check(conn: &Connection) -> Result<(), Error> {
+    let verdict: String = conn.query_row("pragma quick_check(1)", [], |r| r.get(0)).map_err(store_error)?;
+    if verdict == "ok" {
+        return Ok(());
+    }
+    Err(crate::error::corrupt(format!("the database file is damaged: {verdict}; restore it from a backup")))
+}

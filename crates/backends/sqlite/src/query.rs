@@ -1,0 +1,409 @@
+//! Reads of the journal, and the format of its log rows.
+
+use std::collections::BTreeMap;
+
+use mainstay_clock::WallTime;
+use mainstay_store::Result;
+use mainstay_store::journal::{
+    Audit, Cursor, EventPage, Filter, Hash, JournalEvent, Loaded, NewRecord, Page, PageCursor, Post, Record,
+    Reply, Row, SagaStatus, StatusCount, StoredAudit, StoredDefinition, Summary, Uid,
+};
+use mainstay_store::{Error, ErrorKind};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
+
+use crate::error::{corrupt, store_error};
+
+/// A cursor is the row of the log and the record in it; a row never has more than this many records.
+const CURSOR_BITS: u32 = 14;
+const CURSOR_END: u64 = (1 << CURSOR_BITS) - 1;
+
+/// Several records in one row: kind, length, bytes, each little-endian.
+pub(crate) fn pack(records: &[NewRecord]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(records.iter().map(|r| r.bytes.len() + 6).sum());
+    for record in records {
+        packed.extend_from_slice(&record.kind.to_le_bytes());
+        packed.extend_from_slice(&u32::try_from(record.bytes.len()).unwrap_or(u32::MAX).to_le_bytes());
+        packed.extend_from_slice(&record.bytes);
+    }
+    packed
+}
+
+fn unpack(mut packed: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
+    let mut records = Vec::new();
+    while !packed.is_empty() {
+        let (head, rest) = packed.split_at_checked(6)?;
+        let kind = u16::from_le_bytes([head[0], head[1]]);
+        let len = u32::from_le_bytes([head[2], head[3], head[4], head[5]]);
+        let (bytes, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+        records.push((kind, bytes.to_vec()));
+        packed = rest;
+    }
+    Some(records)
+}
+
+/// Guards a row against bit rot and against rows that moved.
+pub(crate) fn checksum(rid: i64, seq: u64, at: i64, packed: &[u8]) -> [u8; 8] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&rid.to_le_bytes()).update(&seq.to_le_bytes()).update(&at.to_le_bytes()).update(packed);
+    let mut sum = [0; 8];
+    sum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+    sum
+}
+
+struct LogRow {
+    n: u64,
+    rid: i64,
+    seq: u64,
+    at: i64,
+    status: String,
+    sum: [u8; 8],
+    packed: Vec<u8>,
+}
+
+impl LogRow {
+    const COLUMNS: &'static str = "l.n, l.rid, l.seq, l.at, l.status, l.sum, l.records";
+
+    fn read(r: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            n: r.get(0)?,
+            rid: r.get(1)?,
+            seq: r.get(2)?,
+            at: r.get(3)?,
+            status: r.get(4)?,
+            sum: r.get(5)?,
+            packed: r.get(6)?,
+        })
+    }
+
+    fn records(&self) -> Result<Vec<Record>> {
+        if checksum(self.rid, self.seq, self.at, &self.packed) != self.sum {
+            return Err(corrupt(format!("log row {} fails its checksum", self.n)));
+        }
+        let unpacked =
+            unpack(&self.packed).ok_or_else(|| corrupt(format!("log row {} is cut short", self.n)))?;
+        let at = WallTime::from_unix_millis(self.at);
+        let records = unpacked.into_iter().zip(self.seq..);
+        Ok(records.map(|((kind, bytes), seq)| Record { seq, kind, at, bytes }).collect())
+    }
+}
+
+const SUMMARY: &str = "s.uid, s.id, s.definition, s.version, s.definition_hash, s.input_hash, s.epoch, s.next_seq,
+  s.owner, s.created, s.updated, s.status, s.retrying, s.paused, s.due, s.next_try, s.step, s.attempt, s.error,
+  s.parent, s.parent_step, s.rid";
+
+fn read_summary(r: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Summary)> {
+    let status: String = r.get(11)?;
+    let status = SagaStatus::parse(&status).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(
+            11,
+            rusqlite::types::Type::Text,
+            format!("status `{status}`").into(),
+        )
+    })?;
+    let time = |i: usize| -> rusqlite::Result<Option<WallTime>> {
+        Ok(r.get::<_, Option<i64>>(i)?.map(WallTime::from_unix_millis))
+    };
+    let parent: Option<String> = r.get(19)?;
+    let parent_step: Option<String> = r.get(20)?;
+    let summary = Summary {
+        uid: Uid::new(r.get::<_, String>(0)?),
+        id: r.get(1)?,
+        definition: r.get(2)?,
+        version: r.get(3)?,
+        definition_hash: Hash(r.get(4)?),
+        input_hash: Hash(r.get(5)?),
+        epoch: r.get(6)?,
+        next_seq: r.get(7)?,
+        owner: r.get(8)?,
+        created: time(9)?.unwrap_or_default(),
+        updated: time(10)?.unwrap_or_default(),
+        row: Row {
+            status,
+            retrying: r.get(12)?,
+            paused: r.get(13)?,
+            due: time(14)?,
+            next_try: time(15)?,
+            step: r.get(16)?,
+            attempt: r.get(17)?,
+            error: r.get(18)?,
+            attrs: BTreeMap::new(),
+        },
+        parent: parent.map(|p| (Uid::new(p), parent_step.unwrap_or_default())),
+    };
+    Ok((r.get(21)?, summary))
+}
+
+fn add_attrs(conn: &Connection, rid: i64, summary: &mut Summary) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare_cached("select key, value from attr where rid = ?1")?;
+    let attrs = statement.query_map([rid], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    summary.row.attrs = attrs.collect::<rusqlite::Result<_>>()?;
+    Ok(())
+}
+
+fn find(conn: &Connection, uid: &Uid) -> rusqlite::Result<Option<(i64, Summary)>> {
+    let sql = format!("select {SUMMARY} from saga s where s.uid = ?1");
+    let found = conn.prepare_cached(&sql)?.query_row([uid.as_str()], read_summary).optional()?;
+    let Some((rid, mut summary)) = found else { return Ok(None) };
+    add_attrs(conn, rid, &mut summary)?;
+    Ok(Some((rid, summary)))
+}
+
+pub(crate) fn summary(conn: &Connection, uid: &Uid) -> Result<Option<Summary>> {
+    Ok(find(conn, uid).map_err(store_error)?.map(|(_, s)| s))
+}
+
+/// One transaction, so that head, log and inbox belong together.
+pub(crate) fn load(conn: &Connection, uid: &Uid) -> Result<Option<Loaded>> {
+    let tx = conn.unchecked_transaction().map_err(store_error)?;
+    let Some((rid, summary)) = find(&tx, uid).map_err(store_error)? else { return Ok(None) };
+    let sql = format!("select {} from log l where l.rid = ?1 order by l.seq", LogRow::COLUMNS);
+    let rows: Vec<LogRow> = tx
+        .prepare_cached(&sql)
+        .and_then(|mut s| s.query_map([rid], LogRow::read)?.collect())
+        .map_err(store_error)?;
+    let mut records: Vec<Record> = Vec::new();
+    for row in &rows {
+        let expected = records.len() as u64 + 1;
+        if row.seq != expected {
+            return Err(corrupt(format!("the log of saga {uid} has a gap before record {}", row.seq)));
+        }
+        records.extend(row.records()?);
+    }
+    if records.len() as u64 + 1 != summary.next_seq {
+        return Err(corrupt(format!(
+            "the log of saga {uid} ends at {}, its head is {}",
+            records.len(),
+            summary.next_seq
+        )));
+    }
+    let posts = tx
+        .prepare_cached("select number, message, kind, at, bytes from post where rid = ?1 and drained = 0 order by number")
+        .and_then(|mut s| {
+            s.query_map([rid], |r| {
+                Ok(Post {
+                    number: r.get(0)?,
+                    message: r.get(1)?,
+                    kind: r.get(2)?,
+                    at: WallTime::from_unix_millis(r.get(3)?),
+                    bytes: r.get(4)?,
+                })
+            })?
+            .collect()
+        })
+        .map_err(store_error)?;
+    Ok(Some(Loaded { summary, records, posts }))
+}
+
+/// Conditions with their bound values: nothing of a filter ever becomes SQL text.
+#[derive(Default)]
+struct Where {
+    sql: Vec<String>,
+    values: Vec<Value>,
+}
+
+impl Where {
+    fn add(&mut self, sql: &str, value: impl Into<Value>) {
+        self.values.push(value.into());
+        self.sql.push(sql.replace('?', &format!("?{}", self.values.len())));
+    }
+
+    fn of(filter: &Filter) -> Self {
+        let mut w = Self::default();
+        if !filter.status.is_empty() {
+            // Names of a closed set, not input.
+            let names: Vec<String> = filter.status.iter().map(|s| format!("'{s}'")).collect();
+            w.sql.push(format!("s.status in ({})", names.join(", ")));
+        }
+        let flags = [("s.retrying = ?", filter.retrying), ("s.paused = ?", filter.paused)];
+        for (sql, flag) in flags {
+            flag.into_iter().for_each(|f| w.add(sql, i64::from(f)));
+        }
+        let texts = [
+            ("s.definition = ?", &filter.definition),
+            ("s.step = ?", &filter.step),
+            ("s.id = ?", &filter.id),
+            ("instr(s.error, ?) > 0", &filter.error_contains),
+        ];
+        for (sql, text) in texts {
+            text.iter().for_each(|t| w.add(sql, t.clone()));
+        }
+        let numbers = [
+            ("s.attempt >= ?", filter.attempt_gte.map(i64::from)),
+            ("s.attempt <= ?", filter.attempt_lte.map(i64::from)),
+            ("s.created >= ?", filter.created_gte.map(WallTime::unix_millis)),
+            ("s.created <= ?", filter.created_lte.map(WallTime::unix_millis)),
+        ];
+        for (sql, number) in numbers {
+            number.into_iter().for_each(|n| w.add(sql, n));
+        }
+        for (key, value) in &filter.attrs {
+            w.values.push(key.clone().into());
+            let key_at = w.values.len();
+            let sql = format!(
+                "exists (select 1 from attr a where a.rid = s.rid and a.key = ?{key_at} and a.value = ?)"
+            );
+            w.values.push(value.clone().into());
+            let at = w.values.len();
+            w.sql.push(sql.replace("= ?)", &format!("= ?{at})")));
+        }
+        w
+    }
+}
+
+pub(crate) fn page(
+    conn: &Connection,
+    filter: &Filter,
+    after: Option<&PageCursor>,
+    limit: usize,
+) -> Result<Page> {
+    let mut w = Where::of(filter);
+    if let Some(PageCursor(text)) = after {
+        let before: i64 = text.parse().map_err(|_| {
+            Error::new(ErrorKind::ApiMisuse, format!("`{text}` is no cursor of this journal"))
+        })?;
+        w.add("s.rid < ?", before);
+    }
+    let conditions = if w.sql.is_empty() { "1".to_owned() } else { w.sql.join(" and ") };
+    // One more than asked for tells whether there is a next page.
+    let sql = format!(
+        "select {SUMMARY} from saga s where {conditions} order by s.rid desc limit {}",
+        limit.saturating_add(1)
+    );
+    let mut found: Vec<(i64, Summary)> = conn
+        .prepare_cached(&sql)
+        .and_then(|mut s| s.query_map(params_from_iter(w.values), read_summary)?.collect())
+        .map_err(store_error)?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|(rid, _)| PageCursor(rid.to_string()));
+    let mut rows = Vec::with_capacity(found.len());
+    for (rid, mut summary) in found {
+        add_attrs(conn, rid, &mut summary).map_err(store_error)?;
+        rows.push(summary);
+    }
+    Ok(Page { rows, next })
+}
+
+pub(crate) fn counts(conn: &Connection) -> Result<Vec<StatusCount>> {
+    conn.prepare_cached(
+        "select definition, status, sum(retrying), count(*), min(updated) from saga group by definition, status order by 1, 2",
+    )
+    .and_then(|mut s| {
+        s.query_map([], |r| {
+            let status: String = r.get(1)?;
+            Ok(StatusCount {
+                definition: r.get(0)?,
+                status: SagaStatus::parse(&status).unwrap_or(SagaStatus::NeedsAttention),
+                retrying: r.get(2)?,
+                count: r.get(3)?,
+                oldest: WallTime::from_unix_millis(r.get(4)?),
+            })
+        })?
+        .collect()
+    })
+    .map_err(store_error)
+}
+
+pub(crate) fn definitions(conn: &Connection) -> Result<Vec<StoredDefinition>> {
+    conn.prepare_cached("select name, version, hash, bytes from definition order by name, version")
+        .and_then(|mut s| {
+            s.query_map([], |r| {
+                Ok(StoredDefinition {
+                    name: r.get(0)?,
+                    version: r.get(1)?,
+                    hash: Hash(r.get(2)?),
+                    bytes: r.get(3)?,
+                })
+            })?
+            .collect()
+        })
+        .map_err(store_error)
+}
+
+pub(crate) fn reply(conn: &Connection, key: &str) -> rusqlite::Result<Option<Reply>> {
+    conn.prepare_cached("select key, request, status, body from reply where key = ?1")?
+        .query_row([key], |r| {
+            Ok(Reply { key: r.get(0)?, request: Hash(r.get(1)?), status: r.get(2)?, body: r.get(3)? })
+        })
+        .optional()
+}
+
+pub(crate) fn last_cursor(conn: &Connection) -> Result<Cursor> {
+    let n: Option<u64> = conn
+        .prepare_cached("select max(n) from log")
+        .and_then(|mut s| s.query_row([], |r| r.get(0)))
+        .map_err(store_error)?;
+    Ok(n.map_or_else(Cursor::default, |n| Cursor(n << CURSOR_BITS | CURSOR_END)))
+}
+
+pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> Result<EventPage> {
+    let tx = conn.unchecked_transaction().map_err(store_error)?;
+    let after = after.unwrap_or_default();
+    let from = after.0 >> CURSOR_BITS;
+    let purged: u64 = tx.query_row("select last_n from purged", [], |r| r.get(0)).map_err(store_error)?;
+    let sql = format!(
+        "select {}, s.uid, s.id, s.definition from log l join saga s on s.rid = l.rid where l.n >= ?1 order by l.n limit ?2",
+        LogRow::COLUMNS
+    );
+    let rows: Vec<(LogRow, String, String, String)> = tx
+        .prepare_cached(&sql)
+        .and_then(|mut s| {
+            s.query_map(params![from, limit.saturating_add(1)], |r| {
+                Ok((LogRow::read(r)?, r.get(7)?, r.get(8)?, r.get(9)?))
+            })?
+            .collect()
+        })
+        .map_err(store_error)?;
+    let mut events = Vec::new();
+    let mut next = after;
+    for (row, uid, id, definition) in rows {
+        for (i, record) in row.records()?.into_iter().enumerate() {
+            let cursor = Cursor(row.n << CURSOR_BITS | i as u64);
+            if cursor <= after {
+                continue;
+            }
+            if events.len() >= limit {
+                return Ok(EventPage { events, next, reset: after.0 > 0 && from < purged });
+            }
+            next = cursor;
+            events.push(JournalEvent {
+                cursor,
+                saga: Uid::new(uid.as_str()),
+                id: id.clone(),
+                definition: definition.clone(),
+                record,
+                status: SagaStatus::parse(&row.status).unwrap_or(SagaStatus::NeedsAttention),
+            });
+        }
+        // Past the whole row: nothing can be added to it.
+        next = next.max(Cursor(row.n << CURSOR_BITS | CURSOR_END));
+    }
+    Ok(EventPage { events, next, reset: after.0 > 0 && from < purged })
+}
+
+pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<StoredAudit>> {
+    conn.prepare_cached(
+        "select seq, at, who, action, target, reason, before, after, request_id, chain from audit where seq > ?1 order by seq limit ?2",
+    )
+    .and_then(|mut s| {
+        s.query_map(params![after, limit], |r| {
+            Ok(StoredAudit {
+                seq: r.get(0)?,
+                at: WallTime::from_unix_millis(r.get(1)?),
+                entry: Audit {
+                    who: r.get(2)?,
+                    action: r.get(3)?,
+                    target: r.get(4)?,
+                    reason: r.get(5)?,
+                    before: r.get(6)?,
+                    after: r.get(7)?,
+                    request_id: r.get(8)?,
+                },
+                chain: Hash(r.get(9)?),
+            })
+        })?
+        .collect()
+    })
+    .map_err(store_error)
+}

@@ -1,0 +1,73 @@
+//! Tables, and their versions.
+
+use mainstay_store::{Error, ErrorKind};
+use rusqlite::Connection;
+
+use crate::error::store_error;
+
+/// Steps from version n to n + 1; applied ones never change.
+const MIGRATIONS: [&str; 1] = [V1];
+
+const V1: &str = "
+create table saga (
+  rid integer primary key, uid text not null unique, definition text not null, version integer not null,
+  definition_hash blob not null, id text not null, input_hash blob not null,
+  epoch integer not null, next_seq integer not null, bytes integer not null,
+  owner text, incarnation integer not null, strikes integer not null,
+  created integer not null, updated integer not null,
+  status text not null, retrying integer not null, paused integer not null, due integer, next_try integer,
+  step text, attempt integer not null, error text, parent text, parent_step text,
+  posts integer not null default 0,
+  unique (definition, id));
+create index saga_due on saga (due) where due is not null;
+create index saga_status on saga (status, rid);
+create table attr (rid integer not null, key text not null, value text not null, primary key (rid, key)) without rowid;
+create table log (
+  n integer primary key, rid integer not null, seq integer not null, at integer not null, status text not null,
+  sum blob not null, records blob not null);
+create unique index log_saga on log (rid, seq);
+create table post (
+  number integer primary key autoincrement, rid integer not null, message text not null, kind integer not null,
+  at integer not null, bytes blob not null, drained integer not null default 0, unique (rid, message));
+create table lock (name text primary key, rid integer not null) without rowid;
+create table reply (key text primary key, request blob not null, status integer not null, body blob not null, at integer not null) without rowid;
+create table definition (name text not null, version integer not null, hash blob not null, bytes blob not null, primary key (name, version)) without rowid;
+create table node (name text primary key, incarnation integer not null, until integer not null) without rowid;
+create table tombstone (
+  definition text not null, id text not null, uid text not null, input_hash blob not null, status text not null,
+  at integer not null, primary key (definition, id)) without rowid;
+create table audit (
+  seq integer primary key, at integer not null, who text not null, action text not null, target text not null,
+  reason text not null, before text not null, after text not null, request_id text not null, chain blob not null);
+create table lease (
+  name text primary key, token integer not null, owner text, op_id text, until integer not null,
+  ttl integer not null, note text not null) without rowid;
+create table kv (key text primary key, version integer not null, value blob, expires integer) without rowid;
+create table cell (name text primary key, value blob not null, sum blob not null) without rowid;
+create table purged (one integer primary key check (one = 1), last_n integer not null);
+insert into purged values (1, 0);
+";
+
+/// The version this program writes.
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Brings the file to [`VERSION`], step by step, each in its own transaction.
+pub(crate) fn migrate(conn: &Connection) -> Result<(), Error> {
+    let found: i64 = conn.query_row("pragma user_version", [], |r| r.get(0)).map_err(store_error)?;
+    if found > VERSION {
+        let text = format!(
+            "the file has schema version {found}; this program knows up to {VERSION}: use a newer one"
+        );
+        return Err(Error::new(ErrorKind::NewerVersion, text));
+    }
+    let done = usize::try_from(found).map_err(|_| crate::error::corrupt("the schema version is negative"))?;
+    for (i, step) in MIGRATIONS.iter().enumerate().skip(done) {
+        let sql = format!("begin immediate; {step} pragma user_version = {}; commit;", i + 1);
+        conn.execute_batch(&sql).map_err(|e| {
+            // Leaves the file at the version before; a failed rollback shows at the next statement.
+            let _ = conn.execute_batch("rollback");
+            store_error(e)
+        })?;
+    }
+    Ok(())
+}

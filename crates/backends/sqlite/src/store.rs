@@ -1,0 +1,115 @@
+//! The store as users hold it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mainstay_clock::Runtime;
+use mainstay_store::{Error, ErrorKind, Result};
+use rusqlite::Connection;
+use tokio::sync::watch;
+
+use crate::config::{Driver, SqliteConfig};
+use crate::lockfile::LockFile;
+use crate::writer::{Core, Writer};
+use crate::{open, schema};
+
+/// Journal, leases, records and cells in one SQLite file. Clones share it.
+///
+/// ```
+/// use mainstay_clock::Runtime;
+/// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+/// use mainstay_store::RecordStore;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let dir = tempfile::tempdir().unwrap();
+/// let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &Runtime::system()).unwrap();
+/// store.put_if("k", None, b"v".to_vec(), None).await.unwrap();
+/// assert_eq!(store.get("k").await.unwrap().unwrap().value, b"v");
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct SqliteStore(pub(crate) Arc<Shared>);
+
+pub(crate) struct Shared {
+    pub(crate) writer: Writer,
+    readers: Arc<Mutex<Vec<Connection>>>,
+    config: SqliteConfig,
+    /// Counts commits.
+    pub(crate) changed: watch::Receiver<u64>,
+    _lock: LockFile,
+}
+
+impl SqliteStore {
+    /// Opens or creates the file: takes its lock, proves the settings, checks integrity, migrates.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Occupied`] when another engine has the file, [`ErrorKind::NewerVersion`],
+    /// [`ErrorKind::Corrupt`], [`ErrorKind::Unsupported`] when SQLite does not take the durable settings,
+    /// [`ErrorKind::ApiMisuse`] for refused options, [`ErrorKind::Unavailable`] and [`ErrorKind::Full`].
+    pub fn open(config: SqliteConfig, runtime: &Runtime) -> Result<Self> {
+        if config.readers == 0 || config.readers > 64 {
+            let text = format!("`readers` is {}; allowed: 1 to 64", config.readers);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        let lock = LockFile::take(&config.file)?;
+        let conn = open::open(&config.file, true)?;
+        open::check(&conn)?;
+        schema::migrate(&conn)?;
+        if let Some(pages) = config.max_pages {
+            conn.pragma_update(None, "max_page_count", pages).map_err(crate::error::store_error)?;
+        }
+        let commits = watch::Sender::new(0);
+        let changed = commits.subscribe();
+        let mut readers = Vec::with_capacity(config.readers);
+        for _ in 0..config.readers {
+            readers.push(open::open(&config.file, false)?);
+        }
+        let writer = match config.driver {
+            Driver::Inline => Writer::inline(Core::new(conn, Arc::clone(runtime.clock()), commits)?),
+            Driver::Thread => {
+                // Checkpoints happen on their own thread, never inside a commit.
+                conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(crate::error::store_error)?;
+                let checkpoint = open::open(&config.file, true)?;
+                Writer::thread(Core::new(conn, Arc::clone(runtime.clock()), commits)?, checkpoint)?
+            }
+        };
+        Ok(Self(Arc::new(Shared {
+            writer,
+            readers: Arc::new(Mutex::new(readers)),
+            config,
+            changed,
+            _lock: lock,
+        })))
+    }
+
+    /// Runs `read` on a reader connection: off the async threads in production, on the caller's thread with
+    /// the inline driver.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (readers, file) = (Arc::clone(&self.0.readers), self.0.config.file.clone());
+        let run = move || {
+            let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+            // More readers than pooled connections: a short-lived one instead of a wait.
+            let conn = pooled.map_or_else(|| open::open(&file, false), Ok)?;
+            let result = read(&conn);
+            let mut pool = readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if pool.len() < pool.capacity() {
+                pool.push(conn);
+            }
+            result
+        };
+        if self.0.config.driver == Driver::Inline {
+            return run();
+        }
+        let ended = |_| Error::new(ErrorKind::Internal, "a reader panicked");
+        tokio::task::spawn_blocking(run).await.map_err(ended)?
+    }
+}
+
+impl fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteStore").field("file", &self.0.config.file).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,261 @@
+//! The writer: a thread-free batching core with two drivers.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mainstay_clock::Clock;
+use mainstay_store::{Error, ErrorKind, Outcome, Result};
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::error::store_error;
+
+/// Most jobs of one transaction: bounds how long one sync makes others wait.
+const MAX_BATCH: usize = 1_024;
+/// Most payload of one transaction.
+const MAX_BATCH_BYTES: usize = 1024 * 1024;
+/// Jobs that may wait for the writer; more callers wait in their own tasks.
+const QUEUE: usize = 4_096;
+/// A checkpoint is due after this many commits; about 4 MiB of log at usual sizes.
+const CHECKPOINT_EVERY: u32 = 256;
+
+/// Called once the fate of the transaction is known.
+type Answer = Box<dyn FnOnce(std::result::Result<(), Failure>) + Send>;
+
+/// Why a transaction did not happen, or may have.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    kind: ErrorKind,
+    outcome: Outcome,
+    text: String,
+}
+
+impl Failure {
+    fn error(&self) -> Error {
+        Error::new(self.kind, self.text.clone()).with_outcome(self.outcome)
+    }
+}
+
+/// Work, and the answer it wants to give; a failure ends the batch.
+type Run = Box<dyn FnOnce(&mut Connection, i64) -> (Answer, Option<Failure>) + Send>;
+
+/// A unit of work inside a batch. `Err` means a failed statement: the whole batch is rolled back.
+pub(crate) struct Job {
+    bytes: usize,
+    run: Run,
+}
+
+/// Runs batches on a connection.
+pub(crate) struct Core {
+    conn: Connection,
+    clock: Arc<dyn Clock>,
+    /// Largest time committed: time never goes back.
+    now: i64,
+    /// After a failed sync nothing is certain any more; the process must reopen the file.
+    broken: Option<Failure>,
+    commits: u32,
+    /// Counts commits, for those who wait for one.
+    changed: watch::Sender<u64>,
+}
+
+impl Core {
+    pub(crate) fn new(conn: Connection, clock: Arc<dyn Clock>, changed: watch::Sender<u64>) -> Result<Self> {
+        let now: i64 = conn
+            .query_row("select max(ifnull((select max(updated) from saga), 0), ifnull((select max(at) from audit), 0))", [], |r| r.get(0))
+            .map_err(store_error)?;
+        Ok(Self { conn, clock, now, broken: None, commits: 0, changed })
+    }
+
+    /// Runs `jobs` in one transaction and answers each.
+    fn run(&mut self, jobs: Vec<Job>) {
+        let mut answers = Vec::with_capacity(jobs.len());
+        let result = self.transact(jobs, &mut answers);
+        for answer in answers {
+            answer(result.clone());
+        }
+    }
+
+    fn transact(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> std::result::Result<(), Failure> {
+        self.now = self.now.max(self.clock.wall().unix_millis());
+        let mut failed = self.broken.clone();
+        if failed.is_none()
+            && let Err(e) = self.conn.execute_batch("begin immediate")
+        {
+            failed = Some(failure(&e, Outcome::NotApplied));
+        }
+        for job in jobs {
+            if failed.is_some() {
+                // The jobs are dropped unrun; their callers see a closed channel as a failed batch.
+                drop(job);
+                continue;
+            }
+            let (answer, failure) = (job.run)(&mut self.conn, self.now);
+            answers.push(answer);
+            failed = failure;
+        }
+        if let Some(failed) = failed {
+            self.roll_back();
+            return Err(failed);
+        }
+        self.commit()
+    }
+
+    fn commit(&mut self) -> std::result::Result<(), Failure> {
+        let Err(e) = self.conn.execute_batch("commit") else {
+            self.commits += 1;
+            self.changed.send_modify(|n| *n += 1);
+            return Ok(());
+        };
+        let full = e.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let open = !self.conn.is_autocommit();
+        self.roll_back();
+        if full && open && self.broken.is_none() {
+            return Err(failure(&e, Outcome::NotApplied));
+        }
+        // A sync that failed is not tried again: the lost pages are marked clean already.
+        let broken = failure(&e, Outcome::Unknown);
+        self.broken = Some(Failure {
+            outcome: Outcome::NotApplied,
+            text: format!("the store stopped after: {}", broken.text),
+            ..broken.clone()
+        });
+        Err(broken)
+    }
+
+    fn roll_back(&mut self) {
+        if !self.conn.is_autocommit()
+            && let Err(e) = self.conn.execute_batch("rollback")
+        {
+            self.broken = Some(failure(&e, Outcome::Unknown));
+        }
+    }
+}
+
+fn failure(e: &rusqlite::Error, outcome: Outcome) -> Failure {
+    let kind = match e.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => ErrorKind::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
+        _ => ErrorKind::Unavailable,
+    };
+    Failure { kind, outcome, text: format!("the transaction failed: {e}") }
+}
+
+/// Hands jobs to the core.
+#[derive(Clone)]
+pub(crate) enum Writer {
+    Inline(Arc<Mutex<Core>>),
+    Thread(mpsc::Sender<Job>),
+}
+
+impl Writer {
+    pub(crate) fn inline(core: Core) -> Self {
+        Self::Inline(Arc::new(Mutex::new(core)))
+    }
+
+    /// Starts the writer thread. `checkpoint` runs off the commit path, on a thread of its own.
+    pub(crate) fn thread(mut core: Core, checkpoint: Connection) -> Result<Self> {
+        let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
+        let (due, checkpoints) = std::sync::mpsc::sync_channel::<()>(1);
+        let unable = |e: std::io::Error| {
+            Error::new(ErrorKind::Unavailable, "a thread cannot be started").with_source(e)
+        };
+        std::thread::Builder::new()
+            .name("mainstay-checkpoint".to_owned())
+            .spawn(move || {
+                while checkpoints.recv().is_ok() {
+                    // A passive checkpoint does what it can beside readers; the next one does the rest.
+                    if let Err(error) = checkpoint.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()))
+                    {
+                        tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
+                    }
+                }
+            })
+            .map_err(unable)?;
+        std::thread::Builder::new()
+            .name("mainstay-writer".to_owned())
+            .spawn(move || {
+                while let Some(first) = jobs.blocking_recv() {
+                    core.run(batch(first, &mut jobs));
+                    if core.commits >= CHECKPOINT_EVERY {
+                        core.commits = 0;
+                        // Full means that one is due already.
+                        let _ = due.try_send(());
+                    }
+                }
+            })
+            .map_err(unable)?;
+        Ok(Self::Thread(sender))
+    }
+
+    /// Runs `work` in a transaction and answers once it is committed.
+    ///
+    /// An error of `work` is its answer when it is a refusal made before anything was written
+    /// ([`Step::Refuse`]); a failed statement rolls back the whole batch.
+    pub(crate) async fn write<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&mut Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, answer) = oneshot::channel();
+        let run = Box::new(move |conn: &mut Connection, now: i64| -> (Answer, Option<Failure>) {
+            let (result, failed) = match work(conn, now) {
+                Ok(value) => (Ok(value), None),
+                Err(Step::Refuse(error)) => (Err(error), None),
+                Err(Step::Failed(e)) => {
+                    let failed = failure(&e, Outcome::NotApplied);
+                    (Err(failed.error()), Some(failed))
+                }
+            };
+            let answer: Answer = Box::new(move |fate| {
+                let result = match (result, fate) {
+                    (Ok(_), Err(failure)) => Err(failure.error()),
+                    (result, _) => result,
+                };
+                // The caller may be gone; the write stands.
+                let _ = sender.send(result);
+            });
+            (answer, failed)
+        });
+        let job = Job { bytes, run };
+        match self {
+            Self::Inline(core) => core.lock().unwrap_or_else(PoisonError::into_inner).run(vec![job]),
+            Self::Thread(queue) => {
+                let closed = |_| Error::new(ErrorKind::Unavailable, "the writer has stopped");
+                queue.send(job).await.map_err(closed)?;
+            }
+        }
+        let lost = |_| Error::new(ErrorKind::Unavailable, "the batch failed before this write was reached");
+        answer.await.map_err(lost)?
+    }
+}
+
+/// Why work gives up.
+pub(crate) enum Step {
+    /// A statement failed.
+    Failed(rusqlite::Error),
+    /// Refused before anything was written.
+    Refuse(Error),
+}
+
+impl From<rusqlite::Error> for Step {
+    fn from(e: rusqlite::Error) -> Self {
+        Self::Failed(e)
+    }
+}
+
+impl From<Error> for Step {
+    fn from(e: Error) -> Self {
+        Self::Refuse(e)
+    }
+}
+
+/// Whatever is queued, within the limits; nothing is waited for.
+fn batch(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+    let mut bytes = first.bytes;
+    let mut batch = vec![first];
+    while batch.len() < MAX_BATCH && bytes < MAX_BATCH_BYTES {
+        let Ok(job) = jobs.try_recv() else { break };
+        bytes += job.bytes;
+        batch.push(job);
+    }
+    batch
+}

@@ -1,0 +1,162 @@
+//! What is refused at the door, and what damage does.
+
+use std::sync::Arc;
+
+use mainstay_clock::Runtime;
+use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
+use mainstay_store::journal::{
+    Append, Appended, AppendedWith, Create, Created, Filter, Hash, NewRecord, Row, Uid,
+};
+use mainstay_store::{ErrorKind, Journal, Outcome};
+use rusqlite::Connection;
+
+use crate::conformance::{Files, inline};
+
+fn create(id: &str) -> Create {
+    Create {
+        uid: Uid::new(format!("uid-{id}")),
+        id: id.to_owned(),
+        definition: "order".to_owned(),
+        version: 1,
+        definition_hash: Hash::of(b"d"),
+        input_hash: Hash::of(id.as_bytes()),
+        records: vec![NewRecord { kind: 1, bytes: id.as_bytes().to_vec() }],
+        row: Row::running(mainstay_clock::WallTime::from_unix_millis(1)),
+        owner: None,
+        reply: None,
+        parent: None,
+        locks: Vec::new(),
+    }
+}
+
+fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
+    SqliteStore::open(SqliteConfig::new(file), &Runtime::system())
+}
+
+#[tokio::test]
+async fn sg_f12_settings_are_read_back() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    store.create(create("one")).await.unwrap();
+    let conn = Connection::open(&file).unwrap();
+    let mode: String = conn.query_row("pragma journal_mode", [], |r| r.get(0)).unwrap();
+    assert_eq!(mode, "wal");
+    assert!(rusqlite::version_number() >= 3_051_003);
+}
+
+#[tokio::test]
+async fn a_second_engine_on_one_file_fails_loudly() {
+    let files = Files::new();
+    let file = files.fresh();
+    let first = open(&file).unwrap();
+    assert_eq!(open(&file).unwrap_err().kind(), ErrorKind::Occupied);
+    drop(first);
+}
+
+#[test]
+fn a_newer_file_and_a_damaged_one_are_refused() {
+    let files = Files::new();
+    let newer = files.fresh();
+    Connection::open(&newer).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    assert_eq!(open(&newer).unwrap_err().kind(), ErrorKind::NewerVersion);
+    let garbage = files.fresh();
+    std::fs::write(&garbage, vec![0x5a; 8192]).unwrap();
+    assert_eq!(open(&garbage).unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[tokio::test(start_paused = true)]
+async fn m_g5_a_flipped_bit_is_found_and_a_gap_too() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(mainstay_clock::SeededRng::new(1)));
+    let config = SqliteConfig::new(&file).with_driver(mainstay_sqlite::Driver::Inline);
+    let store = SqliteStore::open(config, &runtime).unwrap();
+    for id in ["flip", "gap", "fine"] {
+        store.create(create(id)).await.unwrap();
+    }
+    let conn = Connection::open(&file).unwrap();
+    conn.execute("update log set records = x'0100040000007878787a' where rid = 1", []).unwrap();
+    conn.execute("delete from log where rid = 2", []).unwrap();
+    for id in ["flip", "gap"] {
+        let uid = Uid::new(format!("uid-{id}"));
+        assert_eq!(store.load(&uid).await.unwrap_err().kind(), ErrorKind::Corrupt, "sg_f06 {id}");
+        assert!(store.summary(&uid).await.unwrap().is_some(), "its row still answers");
+    }
+    assert!(store.load(&Uid::new("uid-fine")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn m_g5_a_full_disk_refuses_and_keeps_what_was_acknowledged() {
+    let files = Files::new();
+    let file = files.fresh();
+    let config = SqliteConfig::new(&file).with_max_pages(60);
+    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let mut acknowledged = 0;
+    let refused = loop {
+        let mut big = create(&acknowledged.to_string());
+        big.records[0].bytes = vec![7; 20_000];
+        match store.create(big).await {
+            Ok(_) => acknowledged += 1,
+            Err(e) => break e,
+        }
+        assert!(acknowledged < 100, "the limit must bite");
+    };
+    assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Full, Outcome::NotApplied));
+    let rows = store.query(&Filter::default(), None, 500).await.unwrap().rows;
+    assert_eq!(rows.len(), acknowledged);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn sg_f13_sixty_four_callers_never_see_busy() {
+    let files = Files::new();
+    let store = open(&files.fresh()).unwrap();
+    let work = (0..64).map(|caller| {
+        let store = store.clone();
+        async move {
+            for i in 0..20 {
+                let id = format!("{caller}-{i}");
+                assert!(matches!(store.create(create(&id)).await.unwrap(), Created::Created { .. }));
+                store.query(&Filter::default(), None, 5).await.unwrap();
+            }
+        }
+    });
+    futures_util::future::join_all(work).await;
+    assert_eq!(store.counts().await.unwrap()[0].count, 64 * 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_and_record_commit_together_or_not_at_all() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let store = inline(&files, &clock);
+    store.create(create("one")).await.unwrap();
+    let uid = Uid::new("uid-one");
+    let row = || Row::running(mainstay_clock::WallTime::from_unix_millis(1));
+    let with = |epoch, seq, fail: bool| {
+        let work = tx(move |conn| {
+            conn.execute_batch("create table if not exists stock (n integer); insert into stock values (1)")?;
+            if fail {
+                Err("the work says no".into())
+            } else {
+                Ok(vec![NewRecord { kind: 2, bytes: b"did".to_vec() }])
+            }
+        });
+        store.append_with(Append::new(uid.clone(), epoch, seq, Vec::new(), row()), work)
+    };
+    assert!(matches!(with(0, 2, true).await.unwrap(), AppendedWith::WorkFailed(_)));
+    assert!(matches!(with(9, 2, false).await.unwrap(), AppendedWith::Append(Appended::Fenced, _)));
+    assert!(
+        matches!(with(0, 2, false).await.unwrap(), AppendedWith::Append(Appended::Appended { .. }, made) if made.len() == 1)
+    );
+    // A repeated call after a lost reply finds out by the sequence.
+    assert!(
+        matches!(
+            with(0, 2, false).await.unwrap(),
+            AppendedWith::Append(Appended::Conflict { next_seq: 3 }, _)
+        ),
+        "sg_x03"
+    );
+    let loaded = store.load(&uid).await.unwrap().unwrap();
+    assert_eq!(loaded.records.len(), 2);
+}

@@ -1,0 +1,381 @@
+//! What every journal must do.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::{Clock, WallTime};
+use mainstay_store::journal::{
+    Append, Appended, Audit, ClaimRequest, Claimant, Create, Created, Cursor, Filter, Hash, MAX_POSTS,
+    MAX_RECORD_BYTES, NewRecord, Posted, PurgeRequest, PutDefinition, Reply, Row, SagaStatus, StoredAudit,
+    StoredDefinition, Uid,
+};
+use mainstay_store::{ErrorKind, Journal};
+
+struct Suite<'a> {
+    journal: Arc<dyn Journal>,
+    clock: &'a dyn Clock,
+}
+
+fn record(kind: u16) -> NewRecord {
+    NewRecord { kind, bytes: format!("record {kind}").into_bytes() }
+}
+
+fn claimant(node: &str, incarnation: u64) -> Claimant {
+    Claimant { node: node.to_owned(), incarnation, ttl: Duration::from_secs(10) }
+}
+
+fn finished() -> Row {
+    let mut row = Row::running(WallTime::default());
+    row.status = SagaStatus::Completed;
+    row.due = None;
+    row
+}
+
+impl Suite<'_> {
+    fn row(&self) -> Row {
+        Row::running(self.clock.wall())
+    }
+
+    fn create(&self, id: &str) -> Create {
+        Create {
+            uid: Uid::new(format!("uid-{id}")),
+            id: id.to_owned(),
+            definition: "order".to_owned(),
+            version: 1,
+            definition_hash: Hash::of(b"definition"),
+            input_hash: Hash::of(id.as_bytes()),
+            records: vec![record(1)],
+            row: self.row(),
+            owner: Some(claimant("a", 1)),
+            reply: None,
+            parent: None,
+            locks: Vec::new(),
+        }
+    }
+
+    /// A saga claimed by node `a`; its uid and epoch.
+    async fn created(&self, id: &str) -> (Uid, u64) {
+        let create = self.create(id);
+        let uid = create.uid.clone();
+        match self.journal.create(create).await.unwrap() {
+            Created::Created { epoch, next_seq: 2 } => (uid, epoch),
+            other => panic!("created expected, got {other:?}"),
+        }
+    }
+
+    async fn append(&self, append: Append) -> Appended {
+        self.journal.append(append).await.unwrap()
+    }
+
+    async fn claim(&self, node: &str, incarnation: u64, take_own: bool) -> Vec<(Uid, u64)> {
+        let request = ClaimRequest { claimant: claimant(node, incarnation), limit: 100, take_own };
+        let claimed = self.journal.claim(request).await.unwrap();
+        claimed.into_iter().map(|c| (c.saga, c.epoch)).collect()
+    }
+}
+
+/// Runs every check of the journal contract, each on a fresh journal from `make`.
+///
+/// # Panics
+/// When a check fails.
+pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> usize {
+    let suite = || Suite { journal: make(), clock };
+    start_is_idempotent(&suite()).await;
+    requests_are_idempotent(&suite()).await;
+    appends_are_fenced(&suite()).await;
+    a_stale_item_never_fails_its_neighbors(&suite()).await;
+    claims_follow_leases_and_incarnations(&suite()).await;
+    strikes_count_claims_without_progress(&suite()).await;
+    the_inbox_is_idempotent_and_bounded(&suite()).await;
+    locks_come_with_the_append_or_not_at_all(&suite()).await;
+    pages_miss_nothing_under_inserts(&suite()).await;
+    events_never_appear_behind_a_cursor(&suite()).await;
+    purge_leaves_tombstones(&suite()).await;
+    definitions_never_change(&suite()).await;
+    the_audit_is_a_chain(&suite()).await;
+    sizes_are_bounded(&suite()).await;
+    ids_are_data(&suite()).await;
+    15
+}
+
+async fn start_is_idempotent(s: &Suite<'_>) {
+    let (uid, _) = s.created("one").await;
+    let mut again = s.create("one");
+    again.uid = Uid::new("another uid");
+    let status = SagaStatus::Running;
+    assert_eq!(s.journal.create(again.clone()).await.unwrap(), Created::Same { uid: uid.clone(), status });
+    again.input_hash = Hash::of(b"other");
+    let (stored, given) = (Hash::of(b"one"), Hash::of(b"other"));
+    assert_eq!(s.journal.create(again).await.unwrap(), Created::Conflict { uid, stored, given });
+}
+
+async fn requests_are_idempotent(s: &Suite<'_>) {
+    let reply = Reply { key: "k".to_owned(), request: Hash::of(b"r"), status: 202, body: b"body".to_vec() };
+    let mut create = s.create("one");
+    create.reply = Some(reply.clone());
+    assert!(matches!(s.journal.create(create.clone()).await.unwrap(), Created::Created { .. }));
+    let mut other = s.create("two");
+    other.reply = Some(reply.clone());
+    assert_eq!(s.journal.create(other.clone()).await.unwrap(), Created::Replayed(reply.clone()));
+    assert_eq!(s.journal.reply("k").await.unwrap(), Some(reply.clone()));
+    other.reply = Some(Reply { request: Hash::of(b"x"), ..reply });
+    assert_eq!(s.journal.create(other).await.unwrap(), Created::ReplyMismatch);
+    assert!(s.journal.find("order", "two").await.unwrap().is_none());
+}
+
+async fn appends_are_fenced(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let two = Append::new(uid.clone(), epoch, 2, vec![record(2), record(3)], s.row());
+    assert_eq!(s.append(two.clone()).await, Appended::Appended { next_seq: 4, posts: false });
+    assert_eq!(s.append(two).await, Appended::Conflict { next_seq: 4 });
+    let stale = Append::new(uid.clone(), epoch - 1, 4, vec![record(4)], s.row());
+    assert_eq!(s.append(stale).await, Appended::Fenced);
+    let nobody = Append::new(Uid::new("nobody"), 1, 1, vec![record(4)], s.row());
+    assert_eq!(s.append(nobody).await, Appended::Fenced);
+    let loaded = s.journal.load(&uid).await.unwrap().unwrap();
+    let kinds: Vec<(u64, u16)> = loaded.records.iter().map(|r| (r.seq, r.kind)).collect();
+    assert_eq!(kinds, [(1, 1), (2, 2), (3, 3)]);
+    assert_eq!(loaded.records[1].bytes, b"record 2");
+    let summary = s.journal.summary(&uid).await.unwrap().unwrap();
+    assert_eq!(summary, loaded.summary);
+    assert_eq!((summary.epoch, summary.next_seq), (epoch, 4));
+}
+
+async fn a_stale_item_never_fails_its_neighbors(s: &Suite<'_>) {
+    const ITEMS: usize = 64;
+    const STALE: usize = 17;
+    let mut sagas = Vec::new();
+    for i in 0..ITEMS {
+        sagas.push(s.created(&i.to_string()).await);
+    }
+    let appends = sagas.iter().enumerate().map(|(i, (uid, epoch))| {
+        let epoch = if i == STALE { epoch + 1 } else { *epoch };
+        s.journal.append(Append::new(uid.clone(), epoch, 2, vec![record(2)], s.row()))
+    });
+    let results = futures_util::future::join_all(appends).await;
+    for (i, result) in results.into_iter().enumerate() {
+        let expected =
+            if i == STALE { Appended::Fenced } else { Appended::Appended { next_seq: 3, posts: false } };
+        assert_eq!(result.unwrap(), expected, "item {i}");
+    }
+}
+
+async fn claims_follow_leases_and_incarnations(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    assert!(s.claim("b", 1, false).await.is_empty(), "node a lives");
+    assert!(s.claim("a", 1, true).await.is_empty(), "this very run holds it");
+    // The same node again, a newer run: takes over at once, and the older run is refused.
+    assert_eq!(s.claim("a", 2, true).await, [(uid.clone(), epoch + 1)]);
+    let old = ClaimRequest { claimant: claimant("a", 1), limit: 1, take_own: true };
+    assert_eq!(s.journal.claim(old).await.unwrap_err().kind(), ErrorKind::ApiMisuse);
+    assert!(!s.journal.renew_node("a", 1, Duration::from_secs(9)).await.unwrap());
+    assert!(s.journal.renew_node("a", 2, Duration::from_secs(10)).await.unwrap());
+    let zombie = Append::new(uid.clone(), epoch, 2, vec![record(9)], s.row());
+    assert_eq!(s.append(zombie).await, Appended::Fenced);
+    // A lease that ended.
+    s.clock.sleep(Duration::from_secs(11)).await;
+    assert_eq!(s.claim("b", 1, false).await, [(uid.clone(), epoch + 2)]);
+    // Handed back: free at once.
+    s.journal.hand_back("b", 1, std::slice::from_ref(&uid)).await.unwrap();
+    assert_eq!(s.claim("c", 1, false).await, [(uid.clone(), epoch + 3)]);
+    // Finished: never due again.
+    let end = Append::new(uid, epoch + 3, 2, vec![record(2)], finished());
+    assert!(matches!(s.append(end).await, Appended::Appended { .. }));
+    s.clock.sleep(Duration::from_secs(11)).await;
+    assert!(s.claim("d", 1, false).await.is_empty());
+}
+
+async fn strikes_count_claims_without_progress(s: &Suite<'_>) {
+    let (uid, _) = s.created("one").await;
+    let strikes = async |run: u64| {
+        let request = ClaimRequest { claimant: claimant("a", run), limit: 1, take_own: true };
+        let claimed = s.journal.claim(request).await.unwrap().remove(0);
+        (claimed.strikes, claimed.epoch)
+    };
+    assert_eq!(strikes(2).await.0, 1);
+    let (two, epoch) = strikes(3).await;
+    assert_eq!(two, 2);
+    s.append(Append::new(uid, epoch, 2, vec![record(2)], s.row())).await;
+    assert_eq!(strikes(4).await.0, 1, "progress clears the strikes");
+}
+
+async fn the_inbox_is_idempotent_and_bounded(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let post = async |message: &str| s.journal.post(&uid, message, 7, b"hello".to_vec()).await.unwrap();
+    assert_eq!(post("m1").await, Posted::Posted);
+    assert_eq!(post("m1").await, Posted::Duplicate);
+    let loaded = s.journal.load(&uid).await.unwrap().unwrap();
+    assert_eq!(
+        (loaded.posts.len(), loaded.posts[0].kind, loaded.posts[0].bytes.as_slice()),
+        (1, 7, &b"hello"[..])
+    );
+    let mut append = Append::new(uid.clone(), epoch, 2, vec![record(2)], s.row());
+    assert_eq!(s.append(append.clone()).await, Appended::Appended { next_seq: 3, posts: true });
+    append.expected_seq = 3;
+    append.drain = vec![loaded.posts[0].number];
+    assert_eq!(s.append(append).await, Appended::Appended { next_seq: 4, posts: false });
+    assert_eq!(post("m1").await, Posted::Duplicate, "a drained message is still known");
+    for i in 0..MAX_POSTS {
+        assert_eq!(post(&format!("x{i}")).await, Posted::Posted);
+    }
+    assert_eq!(post("one too many").await, Posted::InboxFull);
+    assert_eq!(s.journal.post(&Uid::new("?"), "m", 7, Vec::new()).await.unwrap(), Posted::NoSuchSaga);
+    s.append(Append::new(uid.clone(), epoch, 4, vec![record(3)], finished())).await;
+    assert_eq!(post("late").await, Posted::Final(SagaStatus::Completed));
+}
+
+async fn locks_come_with_the_append_or_not_at_all(s: &Suite<'_>) {
+    let (first, epoch) = s.created("one").await;
+    let (second, epoch2) = s.created("two").await;
+    let mut append = Append::new(first.clone(), epoch, 2, vec![record(2)], s.row());
+    append.take_locks = vec!["account/7".to_owned()];
+    assert!(matches!(s.append(append).await, Appended::Appended { .. }));
+    let mut other = Append::new(second.clone(), epoch2, 2, vec![record(2)], s.row());
+    other.take_locks = vec!["account/7".to_owned()];
+    let held = Appended::LockHeld { lock: "account/7".to_owned(), by: first.clone() };
+    assert_eq!(s.append(other.clone()).await, held);
+    assert_eq!(s.journal.summary(&second).await.unwrap().unwrap().next_seq, 2, "nothing was appended");
+    let mut third = s.create("three");
+    third.locks = vec!["account/7".to_owned()];
+    assert!(matches!(s.journal.create(third).await.unwrap(), Created::LockHeld { .. }));
+    assert!(s.journal.find("order", "three").await.unwrap().is_none());
+    // The end of a saga frees its locks.
+    s.append(Append::new(first, epoch, 3, vec![record(3)], finished())).await;
+    assert!(matches!(s.append(other).await, Appended::Appended { .. }));
+}
+
+async fn pages_miss_nothing_under_inserts(s: &Suite<'_>) {
+    for i in 0..25 {
+        s.created(&format!("old{i}")).await;
+    }
+    let mut seen = Vec::new();
+    let mut cursor = None;
+    let mut rounds = 0_u64;
+    loop {
+        let page = s.journal.query(&Filter::default(), cursor.as_ref(), 4).await.unwrap();
+        seen.extend(page.rows.into_iter().map(|r| r.id));
+        s.created(&format!("new{rounds}")).await;
+        rounds += 1;
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let unique: BTreeSet<&String> = seen.iter().collect();
+    assert_eq!(unique.len(), seen.len(), "nothing twice");
+    assert!((0..25).all(|i| seen.contains(&format!("old{i}"))), "nothing skipped");
+    let filter =
+        Filter { id: Some("old3".to_owned()), status: vec![SagaStatus::Running], ..Filter::default() };
+    assert_eq!(s.journal.query(&filter, None, 10).await.unwrap().rows.len(), 1);
+    let none = Filter { status: vec![SagaStatus::Completed], ..Filter::default() };
+    assert!(s.journal.query(&none, None, 10).await.unwrap().rows.is_empty());
+    let counts = s.journal.counts().await.unwrap();
+    assert_eq!(counts.iter().map(|c| c.count).sum::<u64>(), 25 + rounds);
+}
+
+async fn events_never_appear_behind_a_cursor(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    s.append(Append::new(uid.clone(), epoch, 2, vec![record(2), record(3), record(4)], s.row())).await;
+    // Reading one by one gives every record once, in order.
+    let mut kinds = Vec::new();
+    let mut cursor: Option<Cursor> = None;
+    loop {
+        let page = s.journal.events(cursor.as_ref(), 1).await.unwrap();
+        assert!(!page.reset);
+        kinds.extend(page.events.iter().map(|e| e.record.kind));
+        cursor = Some(page.next);
+        if page.events.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(kinds, [1, 2, 3, 4]);
+    // From any event's own cursor the stream goes on behind it.
+    let all = s.journal.events(None, 100).await.unwrap();
+    for (i, event) in all.events.iter().enumerate() {
+        assert_eq!(s.journal.events(Some(&event.cursor), 100).await.unwrap().events.len(), 3 - i);
+    }
+    let last = s.journal.last_cursor().await.unwrap();
+    assert!(s.journal.events(Some(&last), 10).await.unwrap().events.is_empty());
+    let (changed, _) = tokio::join!(s.journal.changed(&last), s.created("two"));
+    changed.unwrap();
+    assert_eq!(s.journal.events(Some(&last), 10).await.unwrap().events[0].id, "two");
+}
+
+async fn purge_leaves_tombstones(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("done").await;
+    s.created("open").await;
+    s.append(Append::new(uid.clone(), epoch, 2, vec![record(2)], finished())).await;
+    s.clock.sleep(Duration::from_secs(1)).await;
+    let now = s.clock.wall();
+    let old = WallTime::default();
+    let purge =
+        PurgeRequest { completed_before: now, compensated_before: now, tombstones_before: old, limit: 10 };
+    assert_eq!(s.journal.purge(purge).await.unwrap().sagas, 1);
+    assert!(s.journal.load(&uid).await.unwrap().is_none());
+    assert!(s.journal.find("order", "open").await.unwrap().is_some(), "unfinished sagas are never touched");
+    let status = SagaStatus::Completed;
+    let again = s.journal.create(s.create("done")).await.unwrap();
+    assert_eq!(again, Created::Same { uid, status }, "a late duplicate start is still answered");
+    let purge = PurgeRequest { tombstones_before: now, ..purge };
+    assert_eq!(s.journal.purge(purge).await.unwrap().tombstones, 1);
+    let mut fresh = s.create("done");
+    fresh.uid = Uid::new("fresh");
+    assert!(matches!(s.journal.create(fresh).await.unwrap(), Created::Created { .. }));
+}
+
+async fn definitions_never_change(s: &Suite<'_>) {
+    let definition =
+        StoredDefinition { name: "order".to_owned(), version: 1, hash: Hash::of(b"1"), bytes: b"a".to_vec() };
+    assert_eq!(s.journal.put_definition(definition.clone()).await.unwrap(), PutDefinition::Stored);
+    let tuned = StoredDefinition { bytes: b"b".to_vec(), ..definition.clone() };
+    assert_eq!(s.journal.put_definition(tuned.clone()).await.unwrap(), PutDefinition::Same);
+    assert_eq!(s.journal.definitions().await.unwrap(), [tuned]);
+    let changed = StoredDefinition { hash: Hash::of(b"2"), ..definition };
+    let stored = Hash::of(b"1");
+    assert_eq!(s.journal.put_definition(changed).await.unwrap(), PutDefinition::Conflict { stored });
+}
+
+async fn the_audit_is_a_chain(s: &Suite<'_>) {
+    let entry = |who: &str| Audit {
+        who: who.to_owned(),
+        action: "retry".to_owned(),
+        target: "t".to_owned(),
+        reason: "r".to_owned(),
+        before: String::new(),
+        after: String::new(),
+        request_id: String::new(),
+    };
+    let (uid, epoch) = s.created("one").await;
+    s.journal.put_audit(entry("ann")).await.unwrap();
+    let mut append = Append::new(uid, epoch, 2, vec![record(2)], s.row());
+    append.audit = vec![entry("bob")];
+    s.append(append).await;
+    let lines = s.journal.audit(0, 10).await.unwrap();
+    assert_eq!(lines.iter().map(|l| l.entry.who.as_str()).collect::<Vec<_>>(), ["ann", "bob"]);
+    let mut previous = Hash([0; 32]);
+    for line in &lines {
+        assert_eq!(line.chain, StoredAudit::chain_of(&previous, line.seq, line.at, &line.entry));
+        previous = line.chain;
+    }
+    assert_eq!(s.journal.audit(lines[0].seq, 10).await.unwrap().len(), 1);
+}
+
+async fn sizes_are_bounded(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let big = NewRecord { kind: 2, bytes: vec![0; MAX_RECORD_BYTES + 1] };
+    let append = Append::new(uid.clone(), epoch, 2, vec![big], s.row());
+    assert_eq!(s.journal.append(append).await.unwrap_err().kind(), ErrorKind::TooLarge);
+    let mut long = s.create("x");
+    long.id = "x".repeat(256);
+    assert_eq!(s.journal.create(long).await.unwrap_err().kind(), ErrorKind::TooLarge);
+    assert_eq!(s.journal.summary(&uid).await.unwrap().unwrap().next_seq, 2);
+}
+
+async fn ids_are_data(s: &Suite<'_>) {
+    let id = "x'); drop table saga; --/.%#?\u{e9}";
+    s.created(id).await;
+    assert_eq!(s.journal.find("order", id).await.unwrap().unwrap().id, id);
+    let filter = Filter { error_contains: Some("' or 1 = 1 --".to_owned()), ..Filter::default() };
+    assert!(s.journal.query(&filter, None, 10).await.unwrap().rows.is_empty());
+}

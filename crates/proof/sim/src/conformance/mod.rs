@@ -1,0 +1,10 @@
+//! One suite per contract. A backend's `tests/it` calls it with fresh stores; every check panics with
+//! what it expected.
+
+mod journal;
+mod leases;
+mod records;
+
+pub use journal::journal;
+pub use leases::mutex;
+pub use records::{cell, records};

@@ -1,0 +1,53 @@
+//! What every record store and durable cell must do.
+
+use std::time::Duration;
+
+use mainstay_clock::Clock;
+use mainstay_store::{DurableCell, PutIf, RecordStore};
+
+/// Runs every check of the record contract on a fresh store.
+///
+/// # Panics
+/// When a check fails.
+pub async fn records(store: &dyn RecordStore, clock: &dyn Clock) -> usize {
+    let put = async |key: &str, expected, value: &[u8], ttl| {
+        store.put_if(key, expected, value.to_vec(), ttl).await.unwrap()
+    };
+    let PutIf::Stored(first) = put("k", None, b"1", None).await else { panic!("absent key must be stored") };
+    assert!(matches!(put("k", None, b"2", None).await, PutIf::Conflict(Some(r)) if r.version == first));
+    let PutIf::Stored(second) = put("k", Some(first), b"2", None).await else { panic!("version matches") };
+    assert!(second > first);
+    assert!(!store.delete_if("k", first).await.unwrap());
+    assert!(store.delete_if("k", second).await.unwrap());
+    assert!(store.get("k").await.unwrap().is_none());
+    let PutIf::Stored(third) = put("k", None, b"3", None).await else { panic!("deleted key is absent") };
+    assert!(third > second, "versions are never reused");
+
+    put("t", None, b"x", Some(Duration::from_secs(5))).await;
+    assert!(store.get("t").await.unwrap().is_some());
+    clock.sleep(Duration::from_secs(6)).await;
+    assert!(store.get("t").await.unwrap().is_none(), "a record ends with its ttl");
+
+    for key in ["p/1", "p/2", "p/3", "q/1"] {
+        put(key, None, key.as_bytes(), None).await;
+    }
+    let keys = async |after, limit| -> Vec<String> {
+        store.list("p/", after, limit).await.unwrap().into_iter().map(|r| r.key).collect()
+    };
+    assert_eq!(keys(None, 2).await, ["p/1", "p/2"]);
+    assert_eq!(keys(Some("p/2"), 2).await, ["p/3"]);
+    3
+}
+
+/// Runs every check of the cell contract on an empty cell.
+///
+/// # Panics
+/// When a check fails.
+pub async fn cell(cell: &dyn DurableCell) -> usize {
+    assert_eq!(cell.load().await.unwrap(), None);
+    for value in [&b"one"[..], b"two", b""] {
+        cell.store_synced(value.to_vec()).await.unwrap();
+        assert_eq!(cell.load().await.unwrap().as_deref(), Some(value));
+    }
+    1
+}
