@@ -370,3 +370,17 @@ async fn a_refused_definition_lists_its_problems_and_stores_nothing() {
     assert_eq!((evil.status, evil.code), (422, Some(Code::BadDefinition)));
     assert_eq!(bench.get("/v1/definitions/evil").await.status, 404);
 }
+
+#[tokio::test]
+async fn if_h04_a_wait_ends_with_the_saga_or_with_its_time() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({})).await;
+    let path = format!("/v1/sagas/{uid}");
+    let preferred = bench.send("GET", &path, &[("prefer", "wait=5")], Vec::new()).await;
+    assert_eq!((preferred.status, &preferred.body["status"]), (200, &json!("completed")));
+    assert_eq!(preferred.headers["preference-applied"], "wait");
+    let bad = bench.get(&format!("{path}?wait=soon")).await;
+    assert_eq!((bad.status, bad.code), (400, Some(Code::BadQuery)));
+    let gone = bench.get("/v1/sagas/nope?wait=1ms").await;
+    assert_eq!((gone.status, gone.code), (404, Some(Code::NotFound)));
+}

@@ -13,8 +13,9 @@ use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
 use mainstay_saga::participant::Participant;
+use mainstay_sqlite::{SqliteConfig, SqliteStore};
+use mainstay_store::ErrorKind;
 use mainstay_store::Journal;
-use mainstay_store::memory::MemoryJournal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +73,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     log_to_stderr(&config)?;
     let data = PathBuf::from(config.text("store.data"));
     make_private(&data)?;
-    let _lock = lock(&data)?;
     let tokens = Arc::new(Tokens::of(&data));
     check_exposure(&config, &tokens, &data)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -90,7 +90,7 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
     let drain = CancellationToken::new();
     let listener = http::bind(config.text("server.listen")).await?;
     watch_signals(&rt, drain.clone())?;
-    let journal = open_journal(&rt);
+    let journal = open_journal(config, &rt)?;
     let most = config.count("participants.max_reply");
     let participants = Participants::new(config.list("participants.allow"), most, Arc::clone(rt.clock()))?;
     let participants = Arc::new(participants);
@@ -115,27 +115,19 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
     Ok(())
 }
 
-/// One process per data folder. The operating system frees the lock when the process ends, however it ends.
-fn lock(data: &Path) -> Result<std::fs::File> {
-    let path = data.join("lock");
-    let failed = |e| Error::with(Code::DataDir, format!("cannot use {}", path.display()), e);
-    let file =
-        std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    let flag = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-    match rustix::fs::flock(&file, flag) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let why = format!("another process serves {}", data.display());
-            Err(Error::new(Code::InUse, why))
-        }
-        Err(e) => Err(failed(e.into())),
-    }
-}
-
-/// The journal in memory: what it holds ends with the process, and the node says so when it starts.
-fn open_journal(rt: &Runtime) -> Arc<dyn Journal> {
-    eprintln!("mainstay: warning: sagas are kept in memory and end with this process");
-    Arc::new(MemoryJournal::new(Arc::clone(rt.clock())))
+/// The journal of the data folder; one process at a time.
+fn open_journal(config: &Config, rt: &Runtime) -> Result<Arc<dyn Journal>> {
+    let file = Path::new(config.text("store.data")).join("mainstay.db");
+    let store = SqliteStore::open(SqliteConfig::new(&file), rt).map_err(|e| {
+        let code = match e.kind() {
+            ErrorKind::Corrupt => Code::DatabaseCorrupt,
+            ErrorKind::NewerVersion => Code::DatabaseNewer,
+            ErrorKind::Occupied => Code::InUse,
+            _ => Code::DataDir,
+        };
+        Error::with(code, format!("cannot open {}", file.display()), e)
+    })?;
+    Ok(Arc::new(store))
 }
 
 async fn open_engine(

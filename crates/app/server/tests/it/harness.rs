@@ -91,6 +91,12 @@ impl Node {
         self.child.id()
     }
 
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// SIGTERM, then its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long a reply takes after its effect.
+const WORK: Duration = Duration::from_millis(3);
 
 /// What happened to one step of one saga.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -70,6 +74,9 @@ fn serve(stream: TcpStream, book: &Mutex<Book>) {
             return;
         }
         let status = decide(book, &headers, &body);
+        // Between the effect and the reply lies time, in which the node may die.
+        #[allow(clippy::disallowed_methods, reason = "a participant that takes real time")]
+        std::thread::sleep(WORK);
         let text = if status == 200 { "{\"ok\":true}" } else { "{\"error\":\"no\"}" };
         let answer = format!(
             "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod command_line;
+mod crash;
 mod edge;
 mod end_to_end;
 mod harness;
