@@ -1,2 +1,12 @@
-//! The binary.
-fn main() {}
+//! The binary `mainstay`: sagas over HTTP, a command line, a console.
+
+mod api;
+mod cli;
+mod config;
+mod error;
+mod http;
+mod participants;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

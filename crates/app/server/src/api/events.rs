@@ -1,0 +1,166 @@
+//! `GET /v1/events`: the journal as server-sent events. Pulled by each reader, so no reader can hold up the
+//! engine; ids are journal cursors, so a reader resumes without a gap.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use futures_util::stream;
+use http::{HeaderMap, StatusCode};
+use mainstay_store::journal::{Cursor, JournalEvent};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use crate::api::json::{bytes, store_problem};
+use crate::api::query::Query;
+use crate::api::{App, instant, view};
+use crate::error::Code;
+use crate::http::Problem;
+
+/// Messages buffered for one reader beyond its socket.
+const BUFFER: usize = 64;
+/// Events read from the journal at once.
+const PAGE: usize = 128;
+/// Comment that keeps proxies from closing a silent stream.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// A reader that takes nothing for this long is cut: it resumes by `Last-Event-ID`.
+const STALL: Duration = Duration::from_secs(10);
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/events", get(events))
+}
+
+/// Which events a reader wants.
+struct Wanted {
+    saga: Option<String>,
+    definition: Option<String>,
+}
+
+impl Wanted {
+    fn takes(&self, event: &JournalEvent) -> bool {
+        let same = |want: &Option<String>, is: &str| want.as_ref().is_none_or(|w| w == is);
+        same(&self.saga, event.saga.as_str()) && same(&self.definition, &event.definition)
+    }
+}
+
+async fn events(
+    State(app): State<Arc<App>>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut query = Query::parse(raw.as_deref())?;
+    let wanted = Wanted { saga: query.take("saga"), definition: query.take("definition") };
+    let after: Option<u64> = query.take_as("after")?;
+    query.end()?;
+    let last = match headers.get("last-event-id").map(|v| v.to_str().ok().and_then(|t| t.trim().parse().ok()))
+    {
+        Some(None) => return Err(Problem::new(Code::BadQuery, "`Last-Event-ID` is none of our ids")),
+        Some(id) => id,
+        None => after,
+    };
+    let newest = app.journal.last_cursor().await.map_err(|e| store_problem(&e))?;
+    // An id from the future belongs to another journal: say so and start here.
+    let foreign = last.is_some_and(|l| Cursor(l) > newest);
+    let from = last.map(Cursor).filter(|_| !foreign).unwrap_or(newest);
+    let (sender, receiver) = mpsc::channel(BUFFER);
+    let rt = app.rt.clone();
+    let reader = Reader { app, wanted, sender };
+    rt.spawn("events", async move {
+        // The end of the stream is the only answer there is; the reader comes back with its last id.
+        let _ = reader.run(from, foreign).await;
+    });
+    let body = stream::unfold(receiver, |mut receiver| async move {
+        let message: Option<Bytes> = receiver.recv().await;
+        message.map(|m| (Ok::<_, std::convert::Infallible>(m), receiver))
+    });
+    Ok(bytes(StatusCode::OK, "text/event-stream", Body::from_stream(body)))
+}
+
+struct Reader {
+    app: Arc<App>,
+    wanted: Wanted,
+    sender: mpsc::Sender<Bytes>,
+}
+
+/// The reader is gone, too slow, or the node stops.
+struct End;
+
+impl Reader {
+    async fn run(&self, from: Cursor, foreign: bool) -> Result<(), End> {
+        let mut at = from;
+        self.send("retry: 1000\n\n".to_owned()).await?;
+        if foreign {
+            self.send(reset(at)).await?;
+        }
+        loop {
+            let page = self.app.journal.events(Some(&at), PAGE).await.map_err(|_| End)?;
+            if page.reset {
+                self.send(reset(at)).await?;
+            }
+            for event in page.events.iter().filter(|e| self.wanted.takes(e)) {
+                self.send(message(event)).await?;
+            }
+            let moved = page.next != at;
+            at = page.next;
+            if !moved {
+                self.wait(&at).await?;
+            }
+        }
+    }
+
+    /// Until there may be more, with heartbeats.
+    async fn wait(&self, at: &Cursor) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            () = self.app.drain.cancelled() => Err(End),
+            () = self.sender.closed() => Err(End),
+            changed = self.app.journal.changed(at) => changed.map_err(|_| End),
+            () = self.app.rt.clock().sleep(HEARTBEAT) => self.send(": heartbeat\n\n".to_owned()).await,
+        }
+    }
+
+    async fn send(&self, text: String) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            sent = self.sender.send(Bytes::from(text)) => sent.map_err(|_| End),
+            () = self.app.drain.cancelled() => Err(End),
+            () = self.app.rt.clock().sleep(STALL) => {
+                self.app.resets.fetch_add(1, Ordering::Relaxed);
+                Err(End)
+            }
+        }
+    }
+}
+
+/// Says that events may be missing before this point.
+fn reset(at: Cursor) -> String {
+    format!("id: {0}\nevent: reset\ndata: {{\"from\":\"{0}\"}}\n\n", at.0)
+}
+
+/// CloudEvents 1.0 in JSON: one line, so one `data` field.
+fn message(event: &JournalEvent) -> String {
+    let kind = view::kind(&event.record);
+    let data = json!({
+        "specversion": "1.0",
+        "id": event.cursor.0.to_string(),
+        "source": format!("/v1/sagas/{}", event.saga),
+        "type": format!("mainstay.saga.{kind}"),
+        "subject": event.saga.as_str(),
+        "time": instant(event.record.at),
+        "datacontenttype": "application/json",
+        "data": {
+            "uid": event.saga.as_str(),
+            "id": event.id,
+            "definition": event.definition,
+            "status": event.status.as_str(),
+            "record": view::record(&event.record),
+        },
+    });
+    format!("id: {}\nevent: {kind}\ndata: {data}\n\n", event.cursor.0)
+}

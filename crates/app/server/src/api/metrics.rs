@@ -1,0 +1,86 @@
+//! `GET /metrics`: Prometheus text. Labels are configured names and closed sets, never ids.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::Response;
+use axum::routing::get;
+use http::StatusCode;
+use mainstay_store::journal::SagaStatus;
+
+use crate::api::App;
+use crate::api::json::{bytes, store_problem};
+use crate::http::Problem;
+
+/// Most definitions that get a label of their own; the rest is `other`.
+const MAX_LABELS: usize = 200;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/metrics", get(metrics))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let counts = app.journal.counts().await.map_err(|e| store_problem(&e))?;
+    let now = app.rt.clock().wall();
+    let mut names: Vec<&str> = counts.iter().map(|c| c.definition.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.truncate(MAX_LABELS);
+    let mut sagas: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let mut retrying = 0;
+    let mut oldest = 0.0_f64;
+    for c in &counts {
+        let name = if names.contains(&c.definition.as_str()) { c.definition.as_str() } else { "other" };
+        *sagas.entry((name, c.status.as_str())).or_default() += c.count;
+        retrying += c.retrying;
+        if c.status == SagaStatus::NeedsAttention && c.count > 0 {
+            oldest = oldest.max(now.saturating_duration_since(c.oldest).as_secs_f64());
+        }
+    }
+    let mut text = String::new();
+    head(&mut text, "mainstay_sagas", "gauge", "Sagas by definition and state");
+    for ((definition, state), count) in &sagas {
+        let _ = writeln!(
+            text,
+            "mainstay_sagas{{definition=\"{}\",state=\"{state}\"}} {count}",
+            label(definition)
+        );
+    }
+    let resets = app.resets.load(Ordering::Relaxed);
+    single(&mut text, "mainstay_sagas_retrying", "gauge", "Sagas between two attempts", retrying);
+    single(&mut text, "mainstay_sagas_in_memory", "gauge", "Sagas this node drives", app.engine.in_flight());
+    single(
+        &mut text,
+        "mainstay_saga_attention_oldest_seconds",
+        "gauge",
+        "Age of the oldest saga that needs a person",
+        oldest,
+    );
+    single(
+        &mut text,
+        "mainstay_sse_resets_total",
+        "counter",
+        "Event readers cut because they were too slow",
+        resets,
+    );
+    head(&mut text, "mainstay_build_info", "gauge", "The running version");
+    let _ = writeln!(text, "mainstay_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
+    Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {kind}");
+}
+
+fn single(text: &mut String, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    head(text, name, kind, help);
+    let _ = writeln!(text, "{name} {value}");
+}
+
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

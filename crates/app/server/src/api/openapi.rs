@@ -1,0 +1,204 @@
+//! `GET /openapi.json`: every route with its parameters and every status it answers with.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::response::Response;
+use axum::routing::get;
+use http::StatusCode;
+use serde_json::{Map, Value, json};
+
+use crate::api::App;
+use crate::api::json::reply;
+use crate::error::Code;
+
+/// A route and method.
+struct Operation {
+    path: &'static str,
+    method: &'static str,
+    about: &'static str,
+    query: &'static [&'static str],
+    headers: &'static [&'static str],
+    /// The statuses of success, then of its own problems.
+    statuses: &'static [u16],
+}
+
+/// What any route may answer: limits, authentication, overload, stopping.
+const ANYWHERE: &[u16] = &[400, 401, 403, 404, 405, 408, 413, 414, 429, 431, 500, 503];
+
+const FILTERS: &[&str] = &[
+    "attempt_gte",
+    "attempt_lte",
+    "created_gte",
+    "created_lte",
+    "cursor",
+    "definition",
+    "error~",
+    "id",
+    "limit",
+    "paused",
+    "retrying",
+    "status",
+    "step",
+];
+
+macro_rules! operations {
+    ($($method:literal $path:literal $about:literal $query:expr, $headers:expr, $statuses:expr;)*) => {
+        const OPERATIONS: &[Operation] = &[$(Operation {
+            path: $path, method: $method, about: $about,
+            query: $query, headers: $headers, statuses: $statuses,
+        },)*];
+    };
+}
+
+operations! {
+    "get" "/livez" "Up" &[], &[], &[200];
+    "get" "/metrics" "Prometheus text" &[], &[], &[200];
+    "get" "/openapi.json" "This document" &[], &[], &[200];
+    "get" "/problems/{code}" "The page of an error code" &[], &[], &[200];
+    "get" "/readyz" "Ready to take work" &[], &[], &[200];
+    "get" "/v1/attention" "Sagas that only a person can move on" FILTERS, &[], &[200];
+    "get" "/v1/audit" "Who did what, chained by hashes" &["after", "limit"], &[], &[200];
+    "get" "/v1/definitions" "Every definition" &[], &[], &[200];
+    "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];
+    "put" "/v1/definitions/{name}" "Store an immutable version" &[], &[], &[200, 201, 409, 415, 422];
+    "get" "/v1/events" "Server-sent events" &["after", "definition", "saga"], &["Last-Event-ID"], &[200];
+    "get" "/v1/sagas" "A page of sagas, newest first" FILTERS, &[], &[200];
+    "post" "/v1/sagas" "Start a saga" &[], &["Idempotency-Key"], &[202, 409, 422];
+    "get" "/v1/sagas/{uid}" "A saga with its steps" &["wait"], &["Prefer"], &[200];
+    "post" "/v1/sagas/{uid}/actions" "Move a saga on" &[], &["If-Match", "Idempotency-Key"], &[200, 409, 412, 428];
+    "get" "/v1/sagas/{uid}/export" "Everything about a saga in one document" &[], &[], &[200];
+    "get" "/v1/sagas/{uid}/history" "Every record of a saga" &[], &[], &[200];
+    "get" "/version" "Name, version, mode" &[], &[], &[200];
+}
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/openapi.json", get(openapi))
+}
+
+async fn openapi() -> Response {
+    reply(StatusCode::OK, &document())
+}
+
+/// The document.
+fn document() -> Value {
+    let mut paths = Map::new();
+    for operation in OPERATIONS {
+        let path = paths.entry(operation.path).or_insert_with(|| Value::Object(Map::new()));
+        path[operation.method] = describe(operation);
+    }
+    let codes: Vec<&str> = Code::all().filter(|c| c.status().is_some()).map(Code::name).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {"title": "mainstay", "version": env!("CARGO_PKG_VERSION")},
+        "paths": paths,
+        "components": {
+            "schemas": {"Problem": problem_schema(&codes), "Start": start_schema(), "Action": action_schema()},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"token": []}, {}],
+    })
+}
+
+fn describe(operation: &Operation) -> Value {
+    let mut parameters = Vec::new();
+    for part in operation.path.split('/').filter_map(|p| p.strip_prefix('{')?.strip_suffix('}')) {
+        parameters.push(json!({"name": part, "in": "path", "required": true, "schema": {"type": "string"}}));
+    }
+    for name in operation.query {
+        parameters.push(json!({"name": name, "in": "query", "schema": {"type": "string"}}));
+    }
+    for name in operation.headers {
+        parameters.push(json!({"name": name, "in": "header", "schema": {"type": "string"}}));
+    }
+    let mut statuses: Vec<u16> = operation.statuses.iter().chain(ANYWHERE).copied().collect();
+    statuses.sort_unstable();
+    let responses: Map<String, Value> = statuses
+        .into_iter()
+        .map(|status| {
+            let body = if status < 300 {
+                json!({"description": "success"})
+            } else {
+                let schema = json!({"schema": {"$ref": "#/components/schemas/Problem"}});
+                json!({"description": "problem", "content": {"application/problem+json": schema}})
+            };
+            (status.to_string(), body)
+        })
+        .collect();
+    let mut described = json!({"summary": operation.about, "parameters": parameters, "responses": responses});
+    let schema = match (operation.method, operation.path) {
+        ("post", "/v1/sagas") => Some(json!({"$ref": "#/components/schemas/Start"})),
+        ("post", _) => Some(json!({"$ref": "#/components/schemas/Action"})),
+        ("put", _) => Some(json!({"type": "object"})),
+        _ => None,
+    };
+    if let Some(schema) = schema {
+        described["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    }
+    described
+}
+
+fn problem_schema(codes: &[&str]) -> Value {
+    let text = || json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["type", "title", "status", "detail", "instance", "code", "trace_id"],
+        "properties": {
+            "type": text(), "title": text(), "detail": text(), "instance": text(), "trace_id": text(),
+            "status": {"type": "integer"}, "retry_after": {"type": "integer"},
+            "code": {"type": "string", "enum": codes},
+            "errors": {"type": "array", "items": {
+                "type": "object", "properties": {"pointer": text(), "reason": text()},
+            }},
+        },
+    })
+}
+
+fn start_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["definition"],
+        "additionalProperties": false,
+        "properties": {
+            "definition": {"type": "string"}, "version": {"type": "integer"}, "id": {"type": "string"},
+            "input": {}, "attrs": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    })
+}
+
+fn action_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["action", "reason"],
+        "additionalProperties": false,
+        "properties": {
+            "action": {"enum": ["abandon", "cancel", "compensate", "pause", "resolve", "resume", "retry", "skip"]},
+            "as": {"enum": ["done", "not_done", "undone"]},
+            "step": {"type": "string"}, "input": {}, "output": {},
+            "reason": {"type": "string"}, "evidence": {"type": "string"},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn if_a10_every_route_is_in_the_document_and_every_entry_is_a_route() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/api");
+        let mut routed = BTreeSet::new();
+        for file in std::fs::read_dir(folder).unwrap() {
+            let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+            let paths = text.split(".route(").skip(1);
+            let names = paths.filter_map(|p| p.trim_start().strip_prefix('"')?.split('"').next());
+            routed.extend(names.filter(|p| p.starts_with('/')).map(str::to_owned));
+        }
+        let listed: BTreeSet<String> = OPERATIONS.iter().map(|o| o.path.to_owned()).collect();
+        assert_eq!(routed, listed);
+        assert_eq!(document()["paths"].as_object().unwrap().len(), listed.len());
+    }
+}

@@ -1,0 +1,386 @@
+//! The API over an engine in memory with closures as steps; limits and authentication are tested on the
+//! real binary.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use futures_util::StreamExt as _;
+use http::{HeaderMap, Request};
+use mainstay_clock::SystemClock;
+use mainstay_saga::definition::Definition;
+use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
+use mainstay_store::BoxFuture;
+use mainstay_store::memory::MemoryJournal;
+use serde_json::{Value, json};
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::error::Code;
+use crate::http::{Caller, Problem, Trace};
+
+const TWO: &str = r#"{
+    "name": "two", "version": 1, "deadline": "1h", "timeout": "5s",
+    "retry": {"attempts": 1}, "undo_retry": {"attempts": 1},
+    "steps": [
+        {"name": "a", "local_undo": true},
+        {"name": "b", "local_undo": true, "after": ["a"], "on_unknown": "ask"}
+    ]
+}"#;
+
+/// Does what the input says for its step: `ok`, `no` or `lost`.
+struct Scripted(Arc<AtomicUsize>);
+
+impl LocalStep for Scripted {
+    fn act(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Result<Value, StepError>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let word = input[&*cx.step].as_str().unwrap_or("ok").to_owned();
+        Box::pin(async move {
+            match word.as_str() {
+                "no" => Err(StepError::rejected_for_good("sold out")),
+                "lost" => Err(StepError::unknown("the reply was lost")),
+                _ => Ok(json!({"by": cx.step.to_string()})),
+            }
+        })
+    }
+
+    fn undo(&self, _: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+struct Bench {
+    router: Router,
+    engine: Engine,
+    actions: Arc<AtomicUsize>,
+    caller: Caller,
+    _dir: tempfile::TempDir,
+}
+
+struct Got {
+    status: u16,
+    headers: HeaderMap,
+    body: Value,
+    code: Option<Code>,
+}
+
+async fn bench() -> Bench {
+    let rt = Runtime::system();
+    let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
+    let actions = Arc::new(AtomicUsize::new(0));
+    let step = |name: &str| (name.to_owned(), Arc::new(Scripted(Arc::clone(&actions))) as Arc<dyn LocalStep>);
+    let definition = Definition::from_json(TWO.as_bytes()).unwrap();
+    let builder = Engine::builder(Arc::clone(&journal), rt.clone());
+    let engine = builder.definition(definition, [step("a"), step("b")]).open().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let participants = Participants::new(&[], 1024, Arc::clone(rt.clock())).unwrap();
+    let app = App {
+        engine: engine.clone(),
+        journal,
+        participants: Arc::new(participants),
+        rt,
+        drain: CancellationToken::new(),
+        tokens: Arc::new(Tokens::of(dir.path())),
+        resets: AtomicU64::new(0),
+    };
+    Bench { router: router(Arc::new(app)), engine, actions, caller: Caller::anonymous(), _dir: dir }
+}
+
+impl Bench {
+    async fn raw(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> axum::response::Response {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(Body::from(body)).unwrap();
+        let trace = Trace::of(&HeaderMap::new(), self.engine.runtime().rng().as_ref());
+        request.extensions_mut().insert(self.caller.clone());
+        request.extensions_mut().insert(trace);
+        self.router.clone().oneshot(request).await.unwrap()
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Got {
+        let response = self.raw(method, path, headers, body).await;
+        let code = response.extensions().get::<Problem>().map(Problem::code);
+        let (parts, body) = response.into_parts();
+        let bytes = to_bytes(body, 1 << 24).await.unwrap();
+        let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+        Got { status: parts.status.as_u16(), headers: parts.headers, body, code }
+    }
+
+    async fn get(&self, path: &str) -> Got {
+        self.send("GET", path, &[], Vec::new()).await
+    }
+
+    async fn start(&self, key: &str, body: &Value) -> Got {
+        self.send("POST", "/v1/sagas", &[("idempotency-key", key)], body.to_string().into_bytes()).await
+    }
+
+    /// Starts a saga and waits until it ends or needs a person.
+    async fn settled(&self, input: &Value) -> (String, Value) {
+        let key = format!("k{}", self.engine.runtime().rng().next_u64());
+        let started = self.start(&key, &json!({"definition": "two", "input": input})).await;
+        assert_eq!(started.status, 202, "{}", started.body);
+        let uid = started.body["uid"].as_str().unwrap().to_owned();
+        let ended = self.get(&format!("/v1/sagas/{uid}?wait=20s")).await;
+        (uid, ended.body)
+    }
+
+    async fn act(&self, uid: &str, etag: &str, body: Value) -> Got {
+        let path = format!("/v1/sagas/{uid}/actions");
+        self.send("POST", &path, &[("if-match", etag)], body.to_string().into_bytes()).await
+    }
+}
+
+#[tokio::test]
+async fn if_a01_one_key_is_one_reply_and_another_body_is_refused() {
+    let bench = bench().await;
+    let body = json!({"definition": "two", "id": "order-1", "input": {"n": 9_007_199_254_740_993_u64}});
+    let first = bench.start("\"k 1\"", &body).await;
+    assert_eq!(first.status, 202);
+    assert_eq!(first.headers["location"].to_str().unwrap(), first.body["location"]);
+    let again = bench.start("k 1", &body).await;
+    assert_eq!((again.status, &again.body), (202, &first.body), "quoted and bare are one key");
+    let other = bench.start("k 1", &json!({"definition": "two", "id": "order-1", "input": {}})).await;
+    assert_eq!((other.status, other.code), (422, Some(Code::KeyReused)));
+    let missing = bench.send("POST", "/v1/sagas", &[], body.to_string().into_bytes()).await;
+    assert_eq!((missing.status, missing.code), (400, Some(Code::KeyMissing)));
+    let conflict = bench.start("k 2", &json!({"definition": "two", "id": "order-1", "input": 1})).await;
+    assert_eq!((conflict.status, conflict.code), (409, Some(Code::SagaConflict)));
+    let unknown = bench.start("k 3", &json!({"definition": "nope"})).await;
+    assert_eq!((unknown.status, unknown.code), (422, Some(Code::UnknownDefinition)));
+    // C4: integers beyond 2^53 come back exactly.
+    let uid = first.body["uid"].as_str().unwrap();
+    let shown = bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await;
+    assert_eq!(shown.body["input"]["n"], 9_007_199_254_740_993_u64);
+    assert!(shown.body["next_seq"].is_string());
+}
+
+#[tokio::test]
+async fn if_a02_a_start_repeated_at_once_is_one_saga() {
+    let bench = bench().await;
+    let body = json!({"definition": "two", "input": {}});
+    let all = futures_util::future::join_all((0..16).map(|_| bench.start("same", &body))).await;
+    assert!(all.iter().all(|g| g.status == 202 && g.body == all[0].body));
+    bench.get(&format!("/v1/sagas/{}?wait=20s", all[0].body["uid"].as_str().unwrap())).await;
+    assert_eq!(bench.get("/v1/sagas").await.body["items"].as_array().unwrap().len(), 1);
+    assert_eq!(bench.actions.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn if_a03_a_stale_if_match_changes_nothing() {
+    let bench = bench().await;
+    let (uid, saga) = bench.settled(&json!({"b": "lost"})).await;
+    assert_eq!(saga["status"], "needs_attention", "{saga}");
+    let seen = bench.get(&format!("/v1/sagas/{uid}")).await;
+    let etag = seen.headers["etag"].to_str().unwrap().to_owned();
+    let body =
+        || json!({"action": "resolve", "step": "b", "as": "done", "output": 1, "reason": "seen in ledger"});
+    let path = format!("/v1/sagas/{uid}/actions");
+    let without = bench.send("POST", &path, &[], body().to_string().into_bytes()).await;
+    assert_eq!((without.status, without.code), (428, Some(Code::PreconditionRequired)));
+    let stale = bench.act(&uid, "\"1\"", body()).await;
+    assert_eq!((stale.status, stale.code), (412, Some(Code::PreconditionFailed)));
+    assert_eq!(bench.get(&format!("/v1/sagas/{uid}")).await.body, seen.body, "nothing changed");
+    let illegal = bench.act(&uid, &etag, json!({"action": "skip", "step": "nope", "reason": "x"})).await;
+    assert_eq!((illegal.status, illegal.code), (409, Some(Code::IllegalAction)));
+    let now = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let done = bench.act(&uid, &now, body()).await;
+    assert_eq!(done.status, 200, "{:?} {}", done.code, done.body);
+    assert_eq!(bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await.body["status"], "completed");
+    let audit = bench.get("/v1/audit").await.body;
+    let line = audit["items"].as_array().unwrap().iter().find(|l| l["action"] == "resolve_done");
+    assert_eq!(line.unwrap()["reason"], "seen in ledger", "{audit}");
+    let over = bench.act(&uid, &now, body()).await;
+    assert!(matches!(over.status, 409 | 412), "{}", over.status);
+}
+
+#[tokio::test]
+async fn if_a04_events_resume_without_a_gap_or_say_reset() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({})).await;
+    let ids = |text: &str| -> Vec<u64> {
+        text.lines().filter_map(|l| l.strip_prefix("id: ")?.parse().ok()).collect()
+    };
+    let all = read_events(&bench, "/v1/events?after=0", &[], "event: finished").await;
+    assert!(
+        all.contains("event: created") && all.contains(&uid) && all.contains("\"specversion\":\"1.0\""),
+        "{all}"
+    );
+    let seen = ids(&all);
+    assert!(seen.windows(2).all(|w| w[0] < w[1]), "{seen:?}");
+    let from = seen[1].to_string();
+    let rest = read_events(&bench, "/v1/events", &[("last-event-id", &from)], "event: finished").await;
+    assert_eq!(ids(&rest), seen[2..], "exactly what came after");
+    let foreign = read_events(&bench, "/v1/events?after=999999999", &[], "event: reset").await;
+    assert!(foreign.contains("event: reset"), "{foreign}");
+    let bad = bench.send("GET", "/v1/events", &[("last-event-id", "x")], Vec::new()).await;
+    assert_eq!((bad.status, bad.code), (400, Some(Code::BadQuery)));
+}
+
+async fn read_events(bench: &Bench, path: &str, headers: &[(&str, &str)], until: &str) -> String {
+    let response = bench.raw("GET", path, headers, Vec::new()).await;
+    assert_eq!(response.status(), 200);
+    let mut stream = response.into_body().into_data_stream();
+    let mut text = String::new();
+    while !(text.contains(until) && text.ends_with("\n\n")) {
+        let late = bench.engine.runtime().clock().sleep(Duration::from_secs(20));
+        tokio::select! {
+            biased;
+            chunk = stream.next() => text.push_str(std::str::from_utf8(&chunk.unwrap().unwrap()).unwrap()),
+            () = late => panic!("no `{until}` in {text}"),
+        }
+    }
+    text
+}
+
+#[tokio::test]
+async fn if_a05_no_get_changes_anything() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let before = (bench.get(&format!("/v1/sagas/{uid}")).await.body, bench.get("/v1/audit").await.body);
+    let document = bench.get("/openapi.json").await.body;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        if methods.get("get").is_some() && path != "/v1/events" {
+            let path = path.replace("{uid}", &uid).replace("{name}", "two").replace("{code}", "MS0001");
+            assert_eq!(bench.get(&path).await.status, 200, "{path}");
+            assert_eq!(bench.send("HEAD", &path, &[], Vec::new()).await.status, 200, "{path}");
+        }
+    }
+    let get = bench.send("GET", &format!("/v1/sagas/{uid}/actions"), &[], Vec::new()).await;
+    assert_eq!(get.status, 405);
+    let after = (bench.get(&format!("/v1/sagas/{uid}")).await.body, bench.get("/v1/audit").await.body);
+    assert_eq!(before, after);
+}
+
+#[tokio::test]
+async fn if_a06_pages_under_inserts_skip_nothing_and_repeat_nothing() {
+    let bench = bench().await;
+    let mut first: Vec<String> = Vec::new();
+    for _ in 0..25 {
+        first.push(bench.settled(&json!({})).await.0);
+    }
+    let mut seen = Vec::new();
+    let mut path = "/v1/sagas?definition=two&limit=4".to_owned();
+    loop {
+        let page = bench.get(&path).await;
+        let items = page.body["items"].as_array().unwrap();
+        seen.extend(items.iter().map(|i| i["uid"].as_str().unwrap().to_owned()));
+        bench.settled(&json!({})).await;
+        let Some(link) = page.headers.get("link") else { break };
+        let text = link.to_str().unwrap();
+        path = text.strip_prefix('<').unwrap().split('>').next().unwrap().to_owned();
+    }
+    first.reverse();
+    assert_eq!(seen, first);
+    for bad in ["?limit=0", "?limit=501", "?nope=1", "?status=nope", "?attempt_gte=x", "?cursor=%00garbage"] {
+        let got = bench.get(&format!("/v1/sagas{bad}")).await;
+        assert_eq!((got.status, got.code), (400, Some(Code::BadQuery)), "{bad}");
+    }
+}
+
+#[tokio::test]
+async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let document = bench.get("/openapi.json").await.body;
+    let bodies = [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{\"action\":1}",
+        "{\"definition\":\"two\",\"x\":1}",
+        "\u{0}",
+        "{\"a\":{\"a\":{}}}",
+    ];
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, described) in methods.as_object().unwrap() {
+            if path == "/v1/events" {
+                continue;
+            }
+            for name in [uid.as_str(), "%2F%2E%25%23%3F", "%00", "..%2f..", "%F0%9F%92%A9", "%ff"] {
+                let target =
+                    ["{uid}", "{name}", "{code}"].iter().fold(path.clone(), |p, k| p.replace(k, name));
+                for body in bodies {
+                    let headers = [("if-match", "\"x\""), ("idempotency-key", "k")];
+                    let got = bench.send(&method.to_uppercase(), &target, &headers, body.into()).await;
+                    assert!(got.status < 500, "{method} {target} {body}: {}", got.status);
+                    let declared = described["responses"].get(got.status.to_string());
+                    assert!(declared.is_some(), "{method} {target} {body}: {} is not declared", got.status);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn if_c03_ids_with_any_characters_survive_the_way_through_filters() {
+    let bench = bench().await;
+    for id in ["a/b.c%d#e?f", "\u{e9}\u{4e2d} &=+", &"x".repeat(255)] {
+        let started = bench.start(&format!("k-{}", id.len()), &json!({"definition": "two", "id": id})).await;
+        assert_eq!(started.status, 202, "{id}");
+        let coded = percent_encoding::utf8_percent_encode(id, percent_encoding::NON_ALPHANUMERIC);
+        let found = bench.get(&format!("/v1/sagas?id={coded}")).await.body;
+        assert_eq!(found["items"][0]["id"], id);
+    }
+    let long = bench.start("k", &json!({"definition": "two", "id": "x".repeat(1_000)})).await;
+    assert_eq!((long.status, long.code), (400, Some(Code::BadRequest)));
+}
+
+#[tokio::test]
+async fn attention_offers_what_may_be_pressed_and_a_business_no_compensates() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let (_, no) = bench.settled(&json!({"b": "no"})).await;
+    assert_eq!(no["status"], "compensated", "{no}");
+    assert_eq!(no["steps"][0]["state"], "undone");
+    let list = bench.get("/v1/attention").await.body;
+    assert_eq!((&list["total"], &list["items"][0]["uid"]), (&json!(1), &json!(uid)));
+    let step = &list["items"][0]["steps"][1];
+    assert_eq!(step["state"], "needs_attention");
+    assert!(step["actions"].as_array().unwrap().iter().any(|a| a == "resolve_done"), "{step}");
+    let metrics = bench.raw("GET", "/metrics", &[], Vec::new()).await;
+    let text = to_bytes(metrics.into_body(), 1 << 20).await.unwrap();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("mainstay_sagas{definition=\"two\",state=\"needs_attention\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn a_refused_definition_lists_its_problems_and_stores_nothing() {
+    let bench = bench().await;
+    let body = TWO.replace("[\"a\"]", "[\"zzz\"]").replace("\"two\"", "\"three\"");
+    let put = bench.send("PUT", "/v1/definitions/three", &[], body.into_bytes()).await;
+    assert_eq!((put.status, put.code), (422, Some(Code::BadDefinition)));
+    assert_eq!(bench.get("/v1/definitions/three").await.status, 404);
+    let media = bench.send("PUT", "/v1/definitions/two", &[("content-type", "text/plain")], TWO.into()).await;
+    assert_eq!((media.status, media.code), (415, Some(Code::UnsupportedMedia)));
+    let name = bench.send("PUT", "/v1/definitions/other", &[], TWO.into()).await;
+    assert_eq!((name.status, name.code), (400, Some(Code::BadRequest)));
+    let evil = r#"{"name": "evil", "version": 1, "deadline": "1h", "steps": [
+        {"name": "a", "action": "http://169.254.169.254/latest", "no_undo": "reads"}]}"#;
+    let evil = bench.send("PUT", "/v1/definitions/evil", &[], evil.into()).await;
+    assert_eq!((evil.status, evil.code), (422, Some(Code::BadDefinition)));
+    assert_eq!(bench.get("/v1/definitions/evil").await.status, 404);
+}
+
+#[tokio::test]
+async fn if_h04_a_wait_ends_with_the_saga_or_with_its_time() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({})).await;
+    let path = format!("/v1/sagas/{uid}");
+    let preferred = bench.send("GET", &path, &[("prefer", "wait=5")], Vec::new()).await;
+    assert_eq!((preferred.status, &preferred.body["status"]), (200, &json!("completed")));
+    assert_eq!(preferred.headers["preference-applied"], "wait");
+    let bad = bench.get(&format!("{path}?wait=soon")).await;
+    assert_eq!((bad.status, bad.code), (400, Some(Code::BadQuery)));
+    let gone = bench.get("/v1/sagas/nope?wait=1ms").await;
+    assert_eq!((gone.status, gone.code), (404, Some(Code::NotFound)));
+}

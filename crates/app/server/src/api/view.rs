@@ -1,0 +1,143 @@
+//! How sagas look on the wire. Never the domain types.
+
+use mainstay_saga::definition::{Definition, Undo};
+use mainstay_saga::fold::{Effect, Node, State};
+use mainstay_saga::wire::{Fact, decode};
+use mainstay_store::journal::{Loaded, Record, Summary};
+use serde_json::{Map, Value, json};
+
+use crate::api::instant;
+
+/// A row.
+pub(crate) fn summary(s: &Summary) -> Value {
+    json!({
+        "uid": s.uid.as_str(),
+        "id": s.id,
+        "definition": s.definition,
+        "version": s.version,
+        "definition_hash": s.definition_hash.to_string(),
+        "status": s.row.status.as_str(),
+        "retrying": s.row.retrying,
+        "paused": s.row.paused,
+        "step": s.row.step,
+        "attempt": s.row.attempt,
+        "error": s.row.error,
+        "next_try": s.row.next_try.map(instant),
+        "attrs": s.row.attrs,
+        "created": instant(s.created),
+        "updated": instant(s.updated),
+        "node": s.owner,
+        // Decimal text: they may pass 2^53.
+        "fencing_token": s.epoch.to_string(),
+        "next_seq": s.next_seq.to_string(),
+    })
+}
+
+/// The state of a saga, when its definition is known and its log is legal.
+pub(crate) fn state(definition: Option<&Definition>, loaded: &Loaded) -> Option<State> {
+    let facts: Vec<Fact> = loaded.records.iter().map(decode).collect::<Result<_, _>>().ok()?;
+    State::fold(definition?, &facts).ok()
+}
+
+/// A saga with its steps and what a person may do. Without a state (unknown definition, illegal log) the
+/// row is all that can be said.
+pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value {
+    let mut body = summary(&loaded.summary);
+    let (Some(definition), Some(state)) = (definition, state(definition, loaded)) else {
+        body["readable"] = false.into();
+        return body;
+    };
+    body["readable"] = true.into();
+    body["input"] = state.input.clone();
+    body["deadline"] = state.deadline.map(time).into();
+    body["overdue"] = state.overdue.into();
+    body["past_pivot"] = state.past_pivot(definition).into();
+    body["actions"] = json!(state.legal_on_saga(definition));
+    body["cause"] = state.stop.as_ref().and_then(|c| serde_json::to_value(c).ok()).into();
+    let also = state.also_failed.iter();
+    body["also_failed"] = also.map(|(step, error)| json!({"step": step, "error": error})).collect();
+    let nodes = definition.steps().iter().zip(&state.nodes);
+    body["steps"] = nodes
+        .map(|(step, node)| {
+            let current = node.current();
+            let after: Vec<&str> = step.after.iter().map(|i| definition.steps()[*i].name.as_str()).collect();
+            json!({
+                "name": step.name,
+                "kind": format!("{:?}", step.kind).to_ascii_lowercase(),
+                "after": after,
+                "has_undo": !matches!(step.undo, Undo::None(_)),
+                "state": word(node),
+                "effect": effect(node.effect()),
+                "attempts": current.attempts,
+                "undo_attempts": current.undo_attempts,
+                "output": current.output,
+                "next_try": node.retry_at.map(time),
+                "needs": node.item.and_then(|i| serde_json::to_value(i).ok()),
+                "last_error": node.last_error,
+                "runbook": step.runbook,
+                "actions": state.legal_on_step(definition, &step.name),
+            })
+        })
+        .collect();
+    body
+}
+
+fn time(millis: i64) -> String {
+    instant(mainstay_clock::WallTime::from_unix_millis(millis))
+}
+
+/// One word for where a step is.
+fn word(node: &Node) -> &'static str {
+    let current = node.current();
+    if node.item.is_some() {
+        "needs_attention"
+    } else if node.undoing.is_some() {
+        "undoing"
+    } else if node.running.is_some() {
+        "running"
+    } else if current.undone {
+        "undone"
+    } else if node.skipped {
+        "skipped"
+    } else if node.done {
+        "done"
+    } else if node.failed {
+        "failed"
+    } else if node.retry_at.is_some() {
+        "retrying"
+    } else {
+        "pending"
+    }
+}
+
+fn effect(effect: Effect) -> &'static str {
+    match effect {
+        Effect::None => "none",
+        Effect::Maybe => "maybe",
+        Effect::Did => "certain",
+    }
+}
+
+/// The type of a record in histories and events.
+pub(crate) fn kind(record: &Record) -> &'static str {
+    match decode(record) {
+        Ok(Fact::Action(_)) => "action",
+        Ok(Fact::ActionRefused(_)) => "action_refused",
+        Ok(Fact::Created(_)) => "created",
+        Ok(Fact::Finished(_)) => "finished",
+        Ok(Fact::Note(_)) => "note",
+        Ok(Fact::Overdue(_)) => "overdue",
+        Ok(Fact::StepEnded(_)) => "step_ended",
+        Ok(Fact::StepStarted(_)) => "step_started",
+        Ok(Fact::Stopped(_)) => "stopped",
+        Ok(Fact::UndoEnded(_)) => "undo_ended",
+        Ok(Fact::UndoStarted(_)) => "undo_started",
+        _ => "unreadable",
+    }
+}
+
+/// A record.
+pub(crate) fn record(record: &Record) -> Value {
+    let data = serde_json::from_slice(&record.bytes).unwrap_or(Value::Object(Map::new()));
+    json!({"seq": record.seq.to_string(), "at": instant(record.at), "type": kind(record), "data": data})
+}

@@ -1,0 +1,134 @@
+//! The command line as a client of a running node.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+
+use crate::error::{Code, Error, Result};
+
+/// How to reach the node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServerArgs {
+    /// Address of the node.
+    #[arg(long, global = true, env = "MAINSTAY_SERVER_URL", default_value = "http://127.0.0.1:4600")]
+    server: String,
+    /// File with the token; else MAINSTAY_TOKEN.
+    #[arg(long, global = true, env = "MAINSTAY_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// An answer of the node.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) etag: Option<String>,
+    pub(crate) body: Value,
+    pub(crate) text: String,
+}
+
+/// A client with its own small runtime: commands are synchronous.
+pub(crate) struct Client {
+    runtime: tokio::runtime::Runtime,
+    http: reqwest::Client,
+    base: String,
+    token: Option<SecretString>,
+}
+
+/// Longest time for one answer.
+const TIMEOUT: Duration = Duration::from_secs(100);
+
+impl Client {
+    /// A client for these arguments.
+    ///
+    /// # Errors
+    /// When the token file cannot be read.
+    pub(crate) fn new(args: &ServerArgs) -> Result<Self> {
+        let internal = |e: &dyn std::error::Error| Error::new(Code::Internal, format!("no HTTP client: {e}"));
+        let token = match &args.token_file {
+            Some(path) => {
+                let why =
+                    |e| Error::with(Code::ConfigUnreadable, format!("cannot read {}", path.display()), e);
+                Some(std::fs::read_to_string(path).map_err(why)?)
+            }
+            None => std::env::vars().find(|(k, _)| k == "MAINSTAY_TOKEN").map(|(_, v)| v),
+        };
+        Ok(Self {
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| internal(&e))?,
+            http: reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| internal(&e))?,
+            base: args.server.trim_end_matches('/').to_owned(),
+            token: token.map(|t| SecretString::from(t.trim().to_owned())),
+        })
+    }
+
+    /// Sends one request; any status is an answer.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub(crate) fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let url = format!("{}{path}", self.base);
+        let failed = |e: reqwest::Error| {
+            Error::with(Code::Unreachable, format!("no answer from {}", self.base), e.without_url())
+        };
+        let method = http::Method::from_bytes(method.as_bytes())
+            .map_err(|e| Error::with(Code::Internal, "not a method", e))?;
+        let mut request = self.http.request(method, &url);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token.expose_secret());
+        }
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        self.runtime.block_on(async {
+            let response = request.send().await.map_err(failed)?;
+            let status = response.status().as_u16();
+            let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
+            let text = response.text().await.map_err(failed)?;
+            let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+            Ok(Answer { status, etag, body, text })
+        })
+    }
+
+    /// Sends one request and takes only success.
+    ///
+    /// # Errors
+    /// When nobody answers, or the node answers with a problem: its code is kept.
+    pub(crate) fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Answer> {
+        let answer = self.send(method, path, headers, body)?;
+        if (200..300).contains(&answer.status) {
+            return Ok(answer);
+        }
+        let field = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
+        let code = Code::parse(&field("code")).unwrap_or(Code::Unreachable);
+        let mut text = format!("{} ({})", field("detail"), answer.status);
+        for fault in answer.body["errors"].as_array().into_iter().flatten() {
+            text.push_str("\n  ");
+            text.push_str(fault["reason"].as_str().unwrap_or_default());
+        }
+        Err(Error::new(code, crate::cli::output::plain_lines(&text)))
+    }
+}
+
+/// One segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}

@@ -1,0 +1,136 @@
+//! The command line: stdout is data, stderr is talk, exit code 2 is usage or configuration.
+
+mod client;
+mod config;
+mod doctor;
+mod output;
+mod saga;
+mod serve;
+mod token;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+pub(crate) use output::Output;
+
+use crate::error::{Code, Error, Result};
+
+/// Durable sagas, retries, breakers and locks: everything between a service and its next failure.
+#[derive(Debug, Parser)]
+#[command(name = "mainstay", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run a node: the API and the engine over one data folder.
+    Serve(serve::Args),
+    /// Start, list, show and move sagas of a running node.
+    Saga(saga::Args),
+    /// Check this machine, or with --live a running node.
+    Doctor(doctor::Args),
+    /// Check and show the configuration.
+    Config(config::Args),
+    /// Make, list and revoke tokens of a data folder.
+    Token(token::Args),
+    /// Explain an error code such as MS0004.
+    Explain {
+        /// The code; without one: every code with its title.
+        code: Option<String>,
+    },
+    /// Print a completion script.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    Man,
+}
+
+/// Usage and configuration errors.
+const EXIT_USAGE: u8 = 2;
+
+/// Runs the command line of this process.
+pub(crate) fn main() -> ExitCode {
+    // Fails only when a provider is installed already, which is then ours.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let result = match Cli::parse().verb {
+        Verb::Serve(args) => serve::run(&args),
+        Verb::Saga(args) => saga::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Config(args) => config::run(&args),
+        Verb::Token(args) => token::run(&args),
+        Verb::Explain { code } => explain(code.as_deref()),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mainstay", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Verb::Man => man(),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
+            eprintln!("mainstay: help: mainstay explain {}", error.code().name());
+            ExitCode::from(exit_code(error.code()))
+        }
+    }
+}
+
+/// 2 when the caller must change the command or the configuration, else 1.
+fn exit_code(code: Code) -> u8 {
+    match code {
+        Code::UnknownKey
+        | Code::BadValue
+        | Code::ConfigUnreadable
+        | Code::NoTokens
+        | Code::NoTls
+        | Code::TokensFile => EXIT_USAGE,
+        _ => 1,
+    }
+}
+
+/// Writes data to stdout. A reader that went away (`| head`) is no error.
+fn print(text: &str) -> Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::with(Code::Internal, "cannot write to stdout", e))
+        }
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn explain(code: Option<&str>) -> Result<ExitCode> {
+    let Some(name) = code else {
+        let lines: String = Code::all().map(|c| format!("{}  {}\n", c.name(), c.title())).collect();
+        return print(&lines);
+    };
+    let Some(code) = Code::parse(name) else {
+        let why = format!("`{name}` is not an error code; `mainstay explain` lists them");
+        return Err(Error::new(Code::BadValue, why));
+    };
+    print(code.page())
+}
+
+fn man() -> Result<ExitCode> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut page)
+        .map_err(|e| Error::with(Code::Internal, "cannot render the manual page", e))?;
+    print(&String::from_utf8_lossy(&page))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

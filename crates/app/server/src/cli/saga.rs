@@ -1,0 +1,310 @@
+//! `saga`: start, list, show and move sagas of a running node; `saga check` needs none.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Subcommand, ValueEnum};
+use mainstay_saga::definition::{Definition, DefinitionError};
+use serde_json::{Map, Value, json};
+
+use crate::cli::client::{Client, ServerArgs, segment};
+use crate::cli::{Output, print};
+use crate::error::{Code, Error, Result};
+
+/// Arguments of `saga`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    server: ServerArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Start a saga.
+    Run {
+        /// Name of the definition.
+        definition: String,
+        /// Input as JSON, or @FILE.
+        #[arg(long, default_value = "{}")]
+        input: String,
+        /// Your id of the saga, unique per definition; without: one is made.
+        #[arg(long)]
+        id: Option<String>,
+        /// The Idempotency-Key; without: one is made. Repeat it to repeat a lost start.
+        #[arg(long)]
+        key: Option<String>,
+        /// Wait until the saga ends or needs a person, at most this long.
+        #[arg(long, value_parser = humantime::parse_duration)]
+        wait: Option<std::time::Duration>,
+    },
+    /// List sagas, newest first.
+    Ls {
+        /// A filter as in the API, for example status=needs_attention or attempt_gte=3; repeatable.
+        #[arg(value_name = "FIELD=VALUE")]
+        filters: Vec<String>,
+        /// Most rows.
+        #[arg(long, default_value_t = 50)]
+        limit: u16,
+    },
+    /// Show a saga: its steps, and what a person may do.
+    Show {
+        /// The saga's uid.
+        uid: String,
+    },
+    /// Try a step again, now.
+    Retry {
+        #[command(flatten)]
+        on: OnStep,
+        /// Another input as JSON, or @FILE.
+        #[arg(long)]
+        input: Option<String>,
+    },
+    /// Say what happened to a step whose outcome nobody knows.
+    Resolve {
+        #[command(flatten)]
+        on: OnStep,
+        /// What happened.
+        #[arg(long = "as", value_enum)]
+        outcome: Resolved,
+        /// The output of a step that is done, as JSON, or @FILE.
+        #[arg(long)]
+        output_json: Option<String>,
+    },
+    /// Leave a step or its undo as it is.
+    Skip {
+        #[command(flatten)]
+        on: OnStep,
+    },
+    /// Turn back: undo what was done.
+    Cancel {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Turn back as an operator.
+    Compensate {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Start nothing new until resumed.
+    Pause {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Go on after a pause.
+    Resume {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Close a saga with its effects remaining.
+    Abandon {
+        #[command(flatten)]
+        on: OnSaga,
+    },
+    /// Everything about a saga in one JSON document.
+    Export {
+        /// The saga's uid.
+        uid: String,
+    },
+    /// Check a definition file offline.
+    Check {
+        /// The file, TOML or JSON.
+        file: PathBuf,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct OnSaga {
+    /// The saga's uid.
+    uid: String,
+    /// Why, or the evidence; stands in the audit.
+    #[arg(long)]
+    reason: String,
+}
+
+#[derive(Debug, clap::Args)]
+struct OnStep {
+    #[command(flatten)]
+    saga: OnSaga,
+    /// The step.
+    #[arg(long)]
+    step: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+#[value(rename_all = "snake_case")]
+enum Resolved {
+    Done,
+    NotDone,
+    Undone,
+}
+
+/// Runs `saga`.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    if let Verb::Check { file } = &args.verb {
+        return check(file, args.output);
+    }
+    let client = Client::new(&args.server)?;
+    match &args.verb {
+        Verb::Run { definition, input, id, key, wait } => {
+            let mut body = json!({"definition": definition, "input": json_arg(input)?});
+            if let Some(id) = id {
+                body["id"] = id.as_str().into();
+            }
+            let key = key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
+            start(&client, &body, &key, *wait, args.output)
+        }
+        Verb::Ls { filters, limit } => list(&client, filters, *limit, args.output),
+        Verb::Show { uid } => show(&client, uid, args.output),
+        Verb::Export { uid } => {
+            print(&client.call("GET", &format!("/v1/sagas/{}/export", segment(uid)), &[], None)?.text)
+        }
+        Verb::Retry { on, input } => {
+            let mut body = json!({"action": "retry", "step": on.step});
+            if let Some(input) = input {
+                body["input"] = json_arg(input)?;
+            }
+            act(&client, &on.saga, body, args.output)
+        }
+        Verb::Resolve { on, outcome, output_json } => {
+            let outcome = outcome.to_possible_value().expect("invariant: no value is skipped");
+            let mut body = json!({"action": "resolve", "step": on.step, "as": outcome.get_name()});
+            if let Some(output) = output_json {
+                body["output"] = json_arg(output)?;
+            }
+            act(&client, &on.saga, body, args.output)
+        }
+        Verb::Skip { on } => act(&client, &on.saga, json!({"action": "skip", "step": on.step}), args.output),
+        Verb::Cancel { on } => act(&client, on, json!({"action": "cancel"}), args.output),
+        Verb::Compensate { on } => act(&client, on, json!({"action": "compensate"}), args.output),
+        Verb::Pause { on } => act(&client, on, json!({"action": "pause"}), args.output),
+        Verb::Resume { on } => act(&client, on, json!({"action": "resume"}), args.output),
+        Verb::Abandon { on } => act(&client, on, json!({"action": "abandon"}), args.output),
+        Verb::Check { .. } => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// JSON text, or the file after an `@`.
+fn json_arg(text: &str) -> Result<Value> {
+    let text = match text.strip_prefix('@') {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|e| Error::with(Code::BadValue, format!("cannot read {path}"), e))?,
+        None => text.to_owned(),
+    };
+    serde_json::from_str(&text).map_err(|e| Error::with(Code::BadValue, "not JSON", e))
+}
+
+fn start(
+    client: &Client,
+    body: &Value,
+    key: &str,
+    wait: Option<std::time::Duration>,
+    output: Output,
+) -> Result<ExitCode> {
+    let started = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body))?;
+    let uid = started.body["uid"].as_str().unwrap_or_default().to_owned();
+    let Some(wait) = wait else { return show(client, &uid, output) };
+    let path = format!("/v1/sagas/{}?wait={}ms", segment(&uid), wait.as_millis());
+    let ended = client.call("GET", &path, &[], None)?;
+    let done = ended.body["status"] == "completed";
+    show(client, &uid, output)?;
+    Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn list(client: &Client, filters: &[String], limit: u16, output: Output) -> Result<ExitCode> {
+    let mut path = format!("/v1/sagas?limit={limit}");
+    for filter in filters {
+        let (name, value) = filter
+            .split_once('=')
+            .ok_or_else(|| Error::new(Code::BadValue, format!("`{filter}` is not FIELD=VALUE")))?;
+        // `error~=text` keeps its tilde in the name.
+        path.push_str(&format!("&{}={}", segment(name), segment(value)));
+    }
+    let answer = client.call("GET", &path, &[], None)?;
+    let rows = answer.body["items"].as_array().into_iter().flatten().map(row).collect();
+    output.rows(&["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"], rows, &answer.body)
+}
+
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn row(saga: &Value) -> Vec<String> {
+    ["uid", "definition", "id", "status", "step", "attempt", "error"]
+        .iter()
+        .map(|f| text(&saga[*f]))
+        .collect()
+}
+
+fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
+    let saga = client.call("GET", &format!("/v1/sagas/{}", segment(uid)), &[], None)?.body;
+    if output == Output::Table {
+        let head = row(&saga);
+        print(&format!("{} {} {}: {}\n", head[0], head[1], head[2], head[3]))?;
+    }
+    let none = Map::new();
+    let rows = saga["steps"].as_array().into_iter().flatten().map(|step| {
+        let fields = step.as_object().unwrap_or(&none);
+        ["name", "state", "attempts", "undo_attempts", "last_error", "actions"]
+            .iter()
+            .map(|f| fields.get(*f).map(text).unwrap_or_default())
+            .collect()
+    });
+    let head = ["STEP", "STATE", "ATTEMPTS", "UNDO ATTEMPTS", "LAST ERROR", "ACTIONS"];
+    output.rows(&head, rows.collect(), &saga)
+}
+
+/// Reads the saga, then acts on exactly what was read.
+fn act(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<ExitCode> {
+    let path = format!("/v1/sagas/{}", segment(&on.uid));
+    let seen = client.call("GET", &path, &[], None)?;
+    let etag = seen.etag.unwrap_or_default();
+    body["reason"] = on.reason.as_str().into();
+    client.call("POST", &format!("{path}/actions"), &[("if-match", &etag)], Some(&body))?;
+    show(client, &on.uid, output)
+}
+
+/// Reads a definition by its extension. The outer error: the file cannot be read.
+fn parse_definition(file: &Path) -> Result<std::result::Result<Definition, DefinitionError>> {
+    let unreadable = |e| Error::with(Code::BadDefinition, format!("cannot read {}", file.display()), e);
+    let bytes = std::fs::read(file).map_err(unreadable)?;
+    Ok(if file.extension().is_some_and(|e| e == "json") {
+        Definition::from_json(&bytes)
+    } else {
+        Definition::from_toml(&String::from_utf8_lossy(&bytes))
+    })
+}
+
+/// Reads a definition that must be valid.
+///
+/// # Errors
+/// Every problem of the file.
+pub(crate) fn read_definition(file: &Path) -> Result<Definition> {
+    let refused = |e| Error::with(Code::BadDefinition, file.display().to_string(), e);
+    parse_definition(file)?.map_err(refused)
+}
+
+fn check(file: &Path, output: Output) -> Result<ExitCode> {
+    match parse_definition(file)? {
+        Ok(definition) => {
+            let (name, version) = (definition.name(), definition.version());
+            let row = vec![format!("{name} version {version}"), definition.steps().len().to_string()];
+            let json = json!({"ok": true, "name": name, "version": version, "problems": []});
+            output.rows(&["DEFINITION", "STEPS"], vec![row], &json)
+        }
+        Err(error) => {
+            let found: Vec<String> = error.problems().iter().map(ToString::to_string).collect();
+            let rows = found.iter().map(|p| vec![p.clone()]).collect();
+            output.rows(&["PROBLEM"], rows, &json!({"ok": false, "problems": found}))?;
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}

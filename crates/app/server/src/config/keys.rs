@@ -1,0 +1,167 @@
+//! Every key there is, with its type, its default and one line for people.
+
+use std::time::Duration;
+
+/// The type of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Bool,
+    /// A whole number within bounds, both included.
+    Count(u64, u64),
+    Duration,
+    List,
+    Text,
+}
+
+/// A typed value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Value {
+    Bool(bool),
+    Count(u64),
+    Duration(Duration),
+    List(Vec<String>),
+    Text(String),
+}
+
+impl Value {
+    /// As it would stand in the file.
+    pub(crate) fn to_toml(&self) -> String {
+        match self {
+            Self::Bool(b) => b.to_string(),
+            Self::Count(n) => n.to_string(),
+            Self::Duration(d) => format!("\"{}\"", humantime::format_duration(*d)),
+            Self::List(items) => {
+                let items: Vec<String> = items.iter().map(|i| format!("{i:?}")).collect();
+                format!("[{}]", items.join(", "))
+            }
+            Self::Text(text) => format!("{text:?}"),
+        }
+    }
+}
+
+/// A key.
+pub(crate) struct Key {
+    pub(crate) path: &'static str,
+    pub(crate) kind: Kind,
+    /// As in the environment: lists are comma-separated.
+    pub(crate) default: &'static str,
+    pub(crate) about: &'static str,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    Key { path, kind, default, about }
+}
+
+/// Every key, sorted.
+pub(crate) const KEYS: &[Key] = &[
+    key("log.filter", Kind::Text, "info", "what is logged to stderr, in tracing's filter syntax"),
+    key("log.json", Kind::Bool, "false", "log lines as JSON"),
+    key(
+        "participants.allow",
+        Kind::List,
+        "",
+        "origins that saga steps may call; without one: https and public only",
+    ),
+    key(
+        "participants.max_reply",
+        Kind::Count(1, 524_288),
+        "262144",
+        "largest reply body of a participant, in bytes",
+    ),
+    key("saga.definitions", Kind::Text, "", "folder of definitions (*.toml, *.json) stored at start"),
+    key("saga.keep_compensated", Kind::Duration, "30d", "how long compensated and abandoned sagas are kept"),
+    key("saga.keep_completed", Kind::Duration, "7d", "how long completed sagas are kept"),
+    key("saga.max_running", Kind::Count(1, 100_000), "10000", "most sagas in memory at once"),
+    key("server.allowed_hosts", Kind::List, "", "host names served without authentication besides loopback"),
+    key("server.behind_tls_proxy", Kind::Bool, "false", "a proxy in front ends TLS"),
+    key("server.body_limit", Kind::Count(1_024, 16_777_216), "1048576", "largest request body, in bytes"),
+    key("server.body_timeout", Kind::Duration, "30s", "time for a request body to arrive"),
+    key("server.drain", Kind::Duration, "10s", "longest graceful stop"),
+    key(
+        "server.header_timeout",
+        Kind::Duration,
+        "10s",
+        "time for request headers, also on an idle connection",
+    ),
+    key("server.listen", Kind::Text, "127.0.0.1:4600", "address of the API and the console"),
+    key("server.max_connections", Kind::Count(1, 1_000_000), "1024", "most open connections"),
+    key(
+        "server.max_connections_per_ip",
+        Kind::Count(1, 1_000_000),
+        "256",
+        "most open connections of one address",
+    ),
+    key(
+        "server.max_in_flight",
+        Kind::Count(1, 1_000_000),
+        "512",
+        "most requests at once, event streams not counted",
+    ),
+    key(
+        "server.request_timeout",
+        Kind::Duration,
+        "90s",
+        "longest request, event streams and waits not counted",
+    ),
+    key("store.data", Kind::Text, "mainstay-data", "folder of the database and the tokens"),
+];
+
+/// The key of a path.
+pub(crate) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|k| k.path == path)
+}
+
+/// The known key that `path` most likely means.
+pub(crate) fn suggest(path: &str) -> Option<&'static str> {
+    /// Below this likeness a suggestion is a guess.
+    const LIKE: f64 = 0.8;
+    KEYS.iter()
+        .map(|k| (strsim::jaro_winkler(k.path, path), k.path))
+        .filter(|(score, _)| *score >= LIKE)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, path)| path)
+}
+
+/// Reads text (environment, flags, defaults) as the key's type.
+pub(crate) fn parse(kind: Kind, text: &str) -> Result<Value, String> {
+    match kind {
+        Kind::Bool => match text {
+            "true" | "1" => Ok(Value::Bool(true)),
+            "false" | "0" => Ok(Value::Bool(false)),
+            _ => Err(format!("`{text}` is not true or false")),
+        },
+        Kind::Count(low, high) => match text.parse::<u64>() {
+            Ok(n) if (low..=high).contains(&n) => Ok(Value::Count(n)),
+            _ => Err(format!("`{text}` is not a whole number from {low} to {high}")),
+        },
+        Kind::Duration => match humantime::parse_duration(text) {
+            Ok(d) if !d.is_zero() => Ok(Value::Duration(d)),
+            Ok(_) => Err("a duration of zero makes no sense here".to_owned()),
+            Err(e) => Err(format!("`{text}` is not a duration such as \"30s\": {e}")),
+        },
+        Kind::List => Ok(Value::List(
+            text.split(',').map(str::trim).filter(|s| !s.is_empty()).map(str::to_owned).collect(),
+        )),
+        Kind::Text => Ok(Value::Text(text.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_sorted_and_their_defaults_parse() {
+        assert!(KEYS.windows(2).all(|w| w[0].path < w[1].path));
+        for key in KEYS {
+            parse(key.kind, key.default).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            assert!(!key.about.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_near_miss_is_suggested_and_a_far_one_is_not() {
+        assert_eq!(suggest("server.lisen"), Some("server.listen"));
+        assert_eq!(suggest("zzz"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! Who calls, what they may do, and how often somebody may guess.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use http::{HeaderMap, Method, header};
+use mainstay_clock::{Instant, WallTime};
+
+use crate::error::Code;
+use crate::http::{Problem, Tokens};
+
+/// What a token may do; each includes the ones before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Scope {
+    Read,
+    Operate,
+    Admin,
+}
+
+impl Scope {
+    /// Its text in files and on the command line.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Operate => "operate",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// Reads what [`Scope::as_str`] wrote.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Read, Self::Operate, Self::Admin].into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Who sent a request. In the audit by `name`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caller {
+    pub(crate) name: String,
+    pub(crate) scope: Scope,
+}
+
+impl Caller {
+    /// Everybody, on loopback without tokens.
+    pub(crate) fn anonymous() -> Self {
+        Self { name: "local".to_owned(), scope: Scope::Admin }
+    }
+}
+
+/// The cookie of a browser that logged in with a token.
+pub(crate) const COOKIE: &str = "__Host-mainstay";
+
+/// The scope that a request needs; `None` for the open routes, which tell nothing but up or down.
+pub(crate) fn required(method: &Method, path: &str) -> Option<Scope> {
+    let safe = matches!(*method, Method::GET | Method::HEAD);
+    match path {
+        "/livez" | "/readyz" if safe => None,
+        "/v1/audit" => Some(Scope::Admin),
+        _ if safe => Some(Scope::Read),
+        _ if path.starts_with("/v1/definitions") => Some(Scope::Admin),
+        _ => Some(Scope::Operate),
+    }
+}
+
+/// Most wrong tokens of one address within [`WINDOW`].
+const MAX_FAILURES: u32 = 10;
+/// How long wrong tokens are remembered.
+const WINDOW: Duration = Duration::from_secs(60);
+/// Most addresses remembered: beyond it the oldest is forgotten, so memory stays bounded under a flood.
+const MAX_ADDRESSES: usize = 4_096;
+
+/// Counts wrong tokens per address.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Mutex<BTreeMap<IpAddr, (Instant, u32)>>);
+
+impl Failures {
+    /// Seconds until this address may try again.
+    fn blocked(&self, ip: IpAddr, now: Instant) -> Option<u64> {
+        let map = self.0.lock().expect("invariant: no panic under this lock");
+        let (since, count) = map.get(&ip)?;
+        let left = since.saturating_add(WINDOW).saturating_duration_since(now);
+        (*count >= MAX_FAILURES && !left.is_zero()).then(|| left.as_secs() + 1)
+    }
+
+    fn count(&self, ip: IpAddr, now: Instant) {
+        let mut map = self.0.lock().expect("invariant: no panic under this lock");
+        if map.len() >= MAX_ADDRESSES && !map.contains_key(&ip) {
+            let oldest = map.iter().min_by_key(|(_, (since, _))| *since).map(|(ip, _)| *ip);
+            oldest.map(|ip| map.remove(&ip));
+        }
+        let entry = map.entry(ip).or_insert((now, 0));
+        if now.saturating_duration_since(entry.0) >= WINDOW {
+            *entry = (now, 0);
+        }
+        entry.1 += 1;
+    }
+}
+
+/// Says who calls, or why they may not.
+///
+/// # Errors
+/// 401, 403 or 429 as a problem.
+pub(crate) fn check(
+    tokens: &Tokens,
+    failures: &Failures,
+    request: (&Method, &str, &HeaderMap),
+    from: IpAddr,
+    now: (Instant, WallTime),
+) -> Result<Caller, Problem> {
+    let (method, path, headers) = request;
+    let Some(needed) = required(method, path) else { return Ok(Caller::anonymous()) };
+    let needed_at_all = tokens.needed().map_err(|e| {
+        tracing::error!(error = %e.chain(), "the token file is not usable: nobody is admitted");
+        Problem::new(Code::Unauthenticated, "the token file is not usable")
+    })?;
+    if !needed_at_all {
+        return Ok(Caller::anonymous());
+    }
+    if let Some(seconds) = failures.blocked(from, now.0) {
+        return Err(Problem::new(Code::TooManyFailures, "too many wrong tokens").retry_after(seconds));
+    }
+    let Some(secret) = presented(headers) else {
+        return Err(Problem::new(Code::Unauthenticated, "send `Authorization: Bearer TOKEN`"));
+    };
+    let caller = tokens.caller(secret, now.1).ok().flatten();
+    let Some(caller) = caller else {
+        failures.count(from, now.0);
+        return Err(Problem::new(Code::Unauthenticated, "the token is not valid"));
+    };
+    if caller.scope < needed {
+        let why = format!("this needs scope {}, the token has {}", needed.as_str(), caller.scope.as_str());
+        return Err(Problem::new(Code::Forbidden, why));
+    }
+    Ok(caller)
+}
+
+fn presented(headers: &HeaderMap) -> Option<&str> {
+    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| {
+        let (scheme, token) = v.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    bearer.or_else(|| {
+        let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
+        cookies.split(';').find_map(|c| c.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+    })
+}

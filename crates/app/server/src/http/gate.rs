@@ -1,0 +1,208 @@
+//! What every request passes: limits, host, cross-site, authentication, body, time; then the router.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use mainstay_clock::Runtime;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use crate::error::Code;
+use crate::http::auth::{self, Failures};
+use crate::http::{Problem, Tokens, Trace, guard};
+
+/// Longest request target.
+const MAX_URL: usize = 8 * 1024;
+/// Most bytes of header names and values.
+const MAX_HEADERS: usize = 16 * 1024;
+/// Advice to a client that met the cap on requests in flight.
+const OVERLOAD_RETRY: u64 = 1;
+
+/// Everything from the server itself, no inline script, no frames: what a stored script would need.
+const CSP: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+     frame-ancestors 'none'; base-uri 'none'; form-action 'self'";
+
+/// Bounds of the edge; each is a configuration key.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) body: usize,
+    pub(crate) body_timeout: Duration,
+    pub(crate) connections: usize,
+    pub(crate) connections_per_ip: usize,
+    pub(crate) drain: Duration,
+    pub(crate) header_timeout: Duration,
+    pub(crate) in_flight: usize,
+    pub(crate) request_timeout: Duration,
+}
+
+/// The way from a connection to the router.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    pub(crate) limits: Limits,
+    pub(crate) rt: Runtime,
+    /// Cancelled when the server stops: nothing new is taken, streams end.
+    pub(crate) drain: CancellationToken,
+    tokens: Arc<Tokens>,
+    failures: Failures,
+    in_flight: Semaphore,
+    router: Router,
+}
+
+impl Gate {
+    /// A gate in front of `router`.
+    pub(crate) fn new(
+        limits: Limits,
+        rt: Runtime,
+        drain: CancellationToken,
+        tokens: Arc<Tokens>,
+        router: Router,
+    ) -> Self {
+        let in_flight = Semaphore::new(limits.in_flight);
+        Self { limits, rt, drain, tokens, failures: Failures::default(), in_flight, router }
+    }
+
+    /// Answers one request. Every answer that is not a success is a problem.
+    pub(crate) async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Response {
+        let trace = Trace::of(request.headers(), self.rt.rng().as_ref());
+        let instance = request.uri().path().to_owned();
+        let method = request.method().clone();
+        let answer = match self.pass(peer, request, &trace).await {
+            Ok(response) => response,
+            Err(problem) => problem.into_response(),
+        };
+        let mut response = rendered(answer, &instance, &trace);
+        if response.status().is_server_error() {
+            tracing::warn!(%method, path = instance, status = response.status().as_u16(), trace = trace.id());
+        } else {
+            tracing::debug!(%method, path = instance, status = response.status().as_u16(), trace = trace.id());
+        }
+        harden(response.headers_mut());
+        response
+    }
+
+    async fn pass(
+        &self,
+        peer: SocketAddr,
+        request: Request<Incoming>,
+        trace: &Trace,
+    ) -> Result<Response, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let target = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
+        if target > MAX_URL {
+            return Err(Problem::new(Code::UrlTooLong, format!("the URL has more than {MAX_URL} bytes")));
+        }
+        let size: usize = parts.headers.iter().map(|(k, v)| k.as_str().len() + v.len()).sum();
+        if size > MAX_HEADERS {
+            let why = format!("the headers have more than {MAX_HEADERS} bytes");
+            return Err(Problem::new(Code::HeadersTooLarge, why));
+        }
+        if self.tokens.needed().is_ok_and(|needed| !needed) {
+            guard::host(&parts.uri, &parts.headers, &self.limits.allowed_hosts)?;
+        }
+        guard::cross_site(&parts.method, &parts.headers)?;
+        let now = (self.rt.clock().now(), self.rt.clock().wall());
+        let line = (&parts.method, parts.uri.path(), &parts.headers);
+        let caller = auth::check(&self.tokens, &self.failures, line, peer.ip(), now)?;
+        if self.drain.is_cancelled() && !is_health(parts.uri.path()) {
+            return Err(Problem::new(Code::Draining, "the server is stopping").retry_after(OVERLOAD_RETRY));
+        }
+        let long = is_long(parts.uri.path(), parts.uri.query(), &parts.headers);
+        // Health answers also under overload: a node that is only busy must not be restarted.
+        let permit = match self.in_flight.try_acquire() {
+            Ok(permit) => Some(permit),
+            Err(_) if long || is_health(parts.uri.path()) => None,
+            Err(_) => {
+                let problem = Problem::new(Code::Overloaded, "too many requests are in flight");
+                return Err(problem.retry_after(OVERLOAD_RETRY));
+            }
+        };
+        let body = self.body(&parts.method, &parts.headers, body).await?;
+        parts.extensions.insert(caller);
+        parts.extensions.insert(trace.clone());
+        let call = self.router.clone().oneshot(Request::from_parts(parts, body));
+        if long {
+            drop(permit);
+            return Ok(call.await.unwrap_or_else(|never| match never {}));
+        }
+        let late = self.rt.clock().sleep(self.limits.request_timeout);
+        tokio::select! {
+            biased;
+            answer = call => Ok(answer.unwrap_or_else(|never| match never {})),
+            () = late => Err(Problem::new(Code::TimedOut, "whether a change was applied is unknown").retry_after(1)),
+        }
+    }
+
+    /// The whole body, within its size and time.
+    async fn body(&self, method: &Method, headers: &HeaderMap, body: Incoming) -> Result<Body, Problem> {
+        let limit = self.limits.body;
+        let too_large = || Problem::new(Code::BodyTooLarge, format!("the body has more than {limit} bytes"));
+        let announced =
+            headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+        if announced.is_some_and(|n| n > limit as u64) {
+            return Err(too_large());
+        }
+        if matches!(*method, Method::GET | Method::HEAD) {
+            return Ok(Body::empty());
+        }
+        let late = self.rt.clock().sleep(self.limits.body_timeout);
+        let read = Limited::new(body, limit).collect();
+        tokio::select! {
+            biased;
+            whole = read => match whole {
+                Ok(whole) => Ok(Body::from(whole.to_bytes())),
+                Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+                Err(_) => Err(Problem::new(Code::BadRequest, "the body broke off")),
+            },
+            () = late => Err(Problem::new(Code::BodyTimeout, "the body did not arrive in time")),
+        }
+    }
+}
+
+fn is_health(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz")
+}
+
+/// Event streams and waits have their own bounds; they count as connections.
+fn is_long(path: &str, query: Option<&str>, headers: &HeaderMap) -> bool {
+    let waits = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("wait=")));
+    let prefers = headers.get("prefer").is_some_and(|v| v.as_bytes().starts_with(b"wait"));
+    path == "/v1/events" || waits || prefers
+}
+
+/// Turns an answer that carries a problem, or an error of the router, into its final form.
+fn rendered(mut answer: Response, instance: &str, trace: &Trace) -> Response {
+    if let Some(problem) = answer.extensions_mut().remove::<Problem>() {
+        if problem.code().status().is_none() {
+            tracing::error!(code = problem.code().name(), "this code is not for requests");
+        }
+        return problem.render(instance, trace);
+    }
+    let status = answer.status();
+    let html =
+        answer.headers().get(header::CONTENT_TYPE).is_some_and(|v| v.as_bytes().starts_with(b"text/html"));
+    // Pages for people say themselves what is wrong.
+    if html || !(status.is_client_error() || status.is_server_error()) {
+        return answer;
+    }
+    let allow = answer.headers().get(header::ALLOW).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    if status == StatusCode::INTERNAL_SERVER_ERROR {
+        tracing::error!(path = instance, trace = trace.id(), "an answer of 500 without a problem");
+    }
+    Problem::of_status(status, allow).render(instance, trace)
+}
+
+fn harden(headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CSP));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+}

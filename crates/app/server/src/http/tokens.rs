@@ -1,0 +1,243 @@
+//! Tokens: made by the command line, stored only as SHA-256, read again when the file changes.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mainstay_clock::WallTime;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use crate::error::{Code, Error, Result};
+use crate::http::{Caller, Scope};
+
+/// Most tokens of one data folder: each is compared on every request.
+const MAX_TOKENS: usize = 256;
+
+/// A token as stored.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    pub(crate) name: String,
+    pub(crate) scope: Scope,
+    pub(crate) expires: Option<WallTime>,
+    hash: [u8; 32],
+}
+
+/// A token to make.
+pub(crate) struct NewToken {
+    pub(crate) name: String,
+    pub(crate) scope: Scope,
+    pub(crate) expires: Option<WallTime>,
+}
+
+/// What identifies a version of the file: an atomic replacement changes at least the inode.
+type Stamp = (u64, u64, i64, i64);
+
+/// The tokens of a data folder.
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    path: PathBuf,
+    cached: Mutex<(Option<Stamp>, Arc<Vec<Token>>)>,
+    /// There was a token once: authentication stays on when the last one is revoked.
+    on: AtomicBool,
+}
+
+impl Tokens {
+    /// The tokens of `data`. Nothing is read yet.
+    pub(crate) fn of(data: &Path) -> Self {
+        Self {
+            path: data.join("tokens"),
+            cached: Mutex::new((None, Arc::default())),
+            on: AtomicBool::new(false),
+        }
+    }
+
+    /// All tokens, read again when the file changed.
+    ///
+    /// # Errors
+    /// A damaged file: no token is accepted rather than all.
+    pub(crate) fn all(&self) -> Result<Arc<Vec<Token>>> {
+        let stamp = match fs::metadata(&self.path) {
+            Ok(m) => Some((m.ino(), m.len(), m.mtime(), m.mtime_nsec())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+            Err(e) => return Err(self.unreadable(e)),
+        };
+        let mut cached = self.cached.lock().expect("invariant: no panic under this lock");
+        if cached.0 != stamp {
+            let list = if stamp.is_some() { self.read()? } else { Vec::new() };
+            self.on.fetch_or(!list.is_empty(), Ordering::Relaxed);
+            *cached = (stamp, Arc::new(list));
+        }
+        Ok(Arc::clone(&cached.1))
+    }
+
+    /// Whether tokens are needed. Once on it stays on for the life of the process: revoking the last token
+    /// must not open the node to everybody.
+    ///
+    /// # Errors
+    /// As [`Tokens::all`].
+    pub(crate) fn needed(&self) -> Result<bool> {
+        Ok(!self.all()?.is_empty() || self.on.load(Ordering::Relaxed))
+    }
+
+    /// Who presents `secret`. Every stored token is compared, in constant time.
+    ///
+    /// # Errors
+    /// As [`Tokens::all`].
+    pub(crate) fn caller(&self, secret: &str, now: WallTime) -> Result<Option<Caller>> {
+        let given: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        let mut found = None;
+        for token in self.all()?.iter() {
+            let same = bool::from(token.hash.ct_eq(&given));
+            if same && token.expires.is_none_or(|t| t > now) {
+                found = Some(Caller { name: token.name.clone(), scope: token.scope });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a token and returns its secret, the only time that it is seen.
+    ///
+    /// # Errors
+    /// When the name is taken or not legal, or the file cannot be written.
+    pub(crate) fn create(&self, new: &NewToken) -> Result<SecretString> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || "-_.@".contains(c);
+        if new.name.is_empty() || new.name.len() > 64 || !new.name.chars().all(legal) {
+            let why = "a token name has 1 to 64 letters, digits or - _ . @";
+            return Err(Error::new(Code::BadValue, why));
+        }
+        let mut list = self.all()?.to_vec();
+        if list.iter().any(|t| t.name == new.name) {
+            return Err(Error::new(Code::BadValue, format!("a token named `{}` exists", new.name)));
+        }
+        if list.len() >= MAX_TOKENS {
+            return Err(Error::new(Code::BadValue, format!("there are {MAX_TOKENS} tokens already")));
+        }
+        let mut random = [0_u8; 32];
+        let taken = rustix::rand::getrandom(&mut random[..], rustix::rand::GetRandomFlags::empty());
+        if taken != Ok(random.len()) {
+            return Err(Error::new(Code::Internal, "the operating system gave no randomness"));
+        }
+        let secret = SecretString::from(format!("ms_{}", hex(&random)));
+        let hash = Sha256::digest(secret.expose_secret().as_bytes()).into();
+        list.push(Token { name: new.name.clone(), scope: new.scope, expires: new.expires, hash });
+        self.write(&list)?;
+        Ok(secret)
+    }
+
+    /// Removes a token; a running server refuses it from its next request on. False: no such token.
+    ///
+    /// # Errors
+    /// When the file cannot be read or written.
+    pub(crate) fn revoke(&self, name: &str) -> Result<bool> {
+        let before = self.all()?;
+        let list: Vec<Token> = before.iter().filter(|t| t.name != name).cloned().collect();
+        if list.len() == before.len() {
+            return Ok(false);
+        }
+        self.write(&list)?;
+        Ok(true)
+    }
+
+    fn read(&self) -> Result<Vec<Token>> {
+        let text = fs::read_to_string(&self.path).map_err(|e| self.unreadable(e))?;
+        let mut list = Vec::new();
+        for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.trim().is_empty()) {
+            let token = parse(line).ok_or_else(|| {
+                let place = format!("{}:{}", self.path.display(), number + 1);
+                Error::new(Code::TokensFile, format!("{place}: not a token line"))
+            })?;
+            list.push(token);
+        }
+        Ok(list)
+    }
+
+    /// Replaces the file atomically, readable by its owner only.
+    fn write(&self, list: &[Token]) -> Result<()> {
+        let mut text = String::new();
+        for t in list {
+            let expires = t.expires.map_or_else(|| "never".to_owned(), |e| e.unix_millis().to_string());
+            let _ = writeln!(text, "{} {} {} {expires}", t.name, t.scope.as_str(), hex(&t.hash));
+        }
+        let fresh = self.path.with_extension("new");
+        let write = || -> std::io::Result<()> {
+            if let Some(dir) = self.path.parent() {
+                fs::create_dir_all(dir)?;
+            }
+            let mut file =
+                fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&fresh, &self.path)
+        };
+        write().map_err(|e| self.unreadable(e))
+    }
+
+    fn unreadable(&self, e: std::io::Error) -> Error {
+        Error::with(Code::TokensFile, format!("cannot use {}", self.path.display()), e)
+    }
+}
+
+fn parse(line: &str) -> Option<Token> {
+    let parts: Vec<&str> = line.split_whitespace().collect();
+    let [name, scope, hash, expires] = parts.as_slice() else { return None };
+    let expires = match *expires {
+        "never" => None,
+        millis => Some(WallTime::from_unix_millis(millis.parse().ok()?)),
+    };
+    Some(Token { name: (*name).to_owned(), scope: Scope::parse(scope)?, expires, hash: unhex(hash)? })
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, b| {
+        let _ = write!(text, "{b:02x}");
+        text
+    })
+}
+
+fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut bytes = [0_u8; 32];
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_02_a_token_is_stored_as_a_hash_and_can_be_revoked_and_expires() {
+        let dir = tempfile::tempdir().unwrap();
+        let tokens = Tokens::of(dir.path());
+        let later = WallTime::from_unix_millis(1_000);
+        let new = NewToken { name: "ci".to_owned(), scope: Scope::Operate, expires: Some(later) };
+        let secret = tokens.create(&new).unwrap();
+        let file = fs::read_to_string(dir.path().join("tokens")).unwrap();
+        assert!(!file.contains(secret.expose_secret()), "{file}");
+        assert_eq!(fs::metadata(dir.path().join("tokens")).unwrap().mode() & 0o777, 0o600);
+        let at = |ms| tokens.caller(secret.expose_secret(), WallTime::from_unix_millis(ms)).unwrap();
+        assert_eq!(at(0).map(|c| (c.name, c.scope)), Some(("ci".to_owned(), Scope::Operate)));
+        assert!(at(1_000).is_none(), "it expired");
+        assert!(tokens.create(&new).is_err(), "the name is taken");
+        assert!(tokens.revoke("ci").unwrap());
+        assert!(at(0).is_none(), "it was revoked");
+    }
+
+    #[test]
+    fn a_damaged_file_admits_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tokens"), "ci operate nonsense never\n").unwrap();
+        let error = Tokens::of(dir.path()).all().unwrap_err();
+        assert_eq!(error.code(), Code::TokensFile);
+    }
+}

@@ -1,0 +1,99 @@
+//! The command line without a node.
+
+use crate::harness::{mainstay, run, stderr, stdout};
+
+#[test]
+fn usage_errors_exit_with_2() {
+    for args in [&["nonsense"][..], &["serve", "--nonsense"], &["explain", "MS9999"]] {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+}
+
+#[test]
+fn unknown_keys_are_refused_with_a_suggestion_before_anything_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:0\"\nlistne = 1\n").unwrap();
+    let data = dir.path().join("data");
+    let args = ["serve", "--config", file.to_str().unwrap(), "--data", data.to_str().unwrap()];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(2));
+    let text = stderr(&output);
+    assert!(text.contains("MS0001") && text.contains("m.toml:3"), "{text}");
+    assert!(text.contains("did you mean `server.listen`?"), "{text}");
+    assert!(!data.exists(), "nothing was made");
+}
+
+#[test]
+fn config_show_names_every_origin() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\ndrain = \"3s\"\n").unwrap();
+    let args = ["config", "show", "--origin", "-o", "json", "--config", file.to_str().unwrap()];
+    let output = mainstay(&args).env("MAINSTAY_LOG__JSON", "true").output().unwrap();
+    let shown: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(shown["server.drain"]["origin"], format!("{}:2", file.display()));
+    assert_eq!(shown["log.json"]["origin"], "env MAINSTAY_LOG__JSON");
+    assert_eq!(shown["server.listen"]["origin"], "default");
+    let table = run(&["config", "show"]);
+    assert!(stdout(&table).contains("server.max_in_flight"), "{}", stdout(&table));
+}
+
+#[test]
+fn every_listed_code_is_explained() {
+    let list = stdout(&run(&["explain"]));
+    assert!(list.lines().count() >= 40, "{list}");
+    for line in list.lines() {
+        let code = line.split_whitespace().next().unwrap();
+        let page = run(&["explain", code]);
+        assert!(stdout(&page).starts_with(&format!("# {code}: ")), "{code}");
+    }
+}
+
+#[test]
+fn completions_and_the_manual_are_printed() {
+    assert!(stdout(&run(&["completions", "bash"])).contains("mainstay"));
+    assert!(stdout(&run(&["man"])).contains(".TH mainstay"));
+}
+
+#[test]
+fn doctor_checks_the_machine_and_says_when_a_node_is_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["doctor", "--data", dir.path().to_str().unwrap(), "-o", "json"]);
+    assert!(output.status.success(), "{}", stdout(&output));
+    let down = run(&["doctor", "--live", "--server", "http://127.0.0.1:1"]);
+    assert_eq!(down.status.code(), Some(1));
+    assert!(stderr(&down).contains("MS0012"), "{}", stderr(&down));
+}
+
+#[test]
+fn saga_check_lists_every_problem_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let good = dir.path().join("good.toml");
+    std::fs::write(&good, GOOD).unwrap();
+    let output = run(&["saga", "check", good.to_str().unwrap()]);
+    assert!(output.status.success(), "{}{}", stdout(&output), stderr(&output));
+    let bad = dir.path().join("bad.toml");
+    std::fs::write(&bad, GOOD.replace("after = [\"a\"]", "after = [\"zzz\"]")).unwrap();
+    let output = run(&["saga", "check", bad.to_str().unwrap(), "-o", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(found["problems"][0].as_str().unwrap().contains("zzz"), "{found}");
+}
+
+const GOOD: &str = r#"
+name = "two"
+version = 1
+deadline = "20s"
+
+[[steps]]
+name = "a"
+action = "http://127.0.0.1:1/a"
+undo = "http://127.0.0.1:1/a/undo"
+
+[[steps]]
+name = "b"
+after = ["a"]
+action = "http://127.0.0.1:1/b"
+undo = "http://127.0.0.1:1/b/undo"
+"#;

@@ -1,0 +1,207 @@
+//! Limits and problems of the HTTP edge.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::harness::{Node, PATIENCE, Request, eventually, run, stderr};
+
+#[test]
+fn if_a05_health_and_version_answer_and_unknown_paths_are_problems() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.get("/livez").status, 200);
+    assert_eq!(node.get("/readyz").status, 200);
+    assert_eq!(node.get("/version").json()["auth"], "none (loopback)");
+    let missing = node.get("/nothing?x=1");
+    assert_eq!((missing.status, missing.problem().as_str()), (404, "MS0107"));
+    let wrong = node.send(&Request::new("DELETE", "/version"));
+    assert_eq!((wrong.status, wrong.problem().as_str()), (405, "MS0108"));
+    assert!(wrong.header("allow").unwrap().contains("GET"));
+    let page = node.get("/problems/MS0107");
+    assert!(page.text().starts_with("# MS0107"), "{}", page.text());
+}
+
+#[test]
+fn if_a07_oversized_body_header_and_url_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let url = node.get(&format!("/livez?{}", "x".repeat(9_000)));
+    assert_eq!((url.status, url.problem().as_str()), (414, "MS0110"));
+    let headers = node.send(&Request::new("GET", "/livez").header("x-a", &"x".repeat(17_000)));
+    assert_eq!((headers.status, headers.problem().as_str()), (431, "MS0111"));
+    let huge = node.send(&Request::new("GET", "/livez").header("x-a", &"x".repeat(100_000)));
+    assert_eq!(huge.status, 431, "beyond the read buffer the connection answers by itself");
+    let body = node.send(&Request::new("POST", "/livez").body(vec![b'x'; 1024 * 1024 + 1]));
+    assert_eq!((body.status, body.problem().as_str()), (413, "MS0109"));
+    // Without an announced length the bytes themselves are counted.
+    let mut stream = TcpStream::connect(&node.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head =
+        format!("POST /livez HTTP/1.1\r\nhost: {}\r\ntransfer-encoding: chunked\r\n\r\n", node.address);
+    stream.write_all(head.as_bytes()).unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, "x".repeat(64 * 1024));
+    for _ in 0..32 {
+        if stream.write_all(chunk.as_bytes()).is_err() {
+            break;
+        }
+    }
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+#[test]
+fn if_h08_a_trace_is_taken_over_and_a_malformed_one_replaced() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let given = format!("00-{trace}-00f067aa0ba902b7-01");
+    let answer = node.send(&Request::new("GET", "/nothing").header("traceparent", &given));
+    assert_eq!(answer.json()["trace_id"], trace);
+    let answer = node.send(&Request::new("GET", "/nothing").header("traceparent", "garbage"));
+    assert_eq!(answer.problem(), "MS0107");
+    assert_ne!(answer.json()["trace_id"], trace);
+}
+
+#[test]
+fn a_stop_by_signal_is_quick_also_with_a_silent_client() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let _silent = TcpStream::connect(&node.address).unwrap();
+    assert_eq!(node.stop(), Some(0));
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let output = run(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", &address]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("MS0006") && stderr(&output).contains(&address), "{}", stderr(&output));
+}
+
+#[test]
+fn sec_12_silent_and_slow_clients_are_cut_while_others_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nheader_timeout = \"300ms\"\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let silent = TcpStream::connect(&node.address).unwrap();
+    let mut slow = TcpStream::connect(&node.address).unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nhost: 127.0.0.1\r\n").unwrap();
+    assert_eq!(node.get("/livez").status, 200);
+    for (name, mut stream) in [("silent", silent), ("slow", slow)] {
+        stream.set_nonblocking(true).unwrap();
+        eventually(name, || {
+            let _ = stream.write(b"x");
+            match stream.read(&mut [0; 512]) {
+                Ok(0) => Some(()),
+                Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => Some(()),
+                _ => None,
+            }
+        });
+    }
+    assert_eq!(node.get("/livez").status, 200);
+}
+
+#[test]
+fn sec_08_a_slow_body_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nbody_timeout = \"200ms\"\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let mut stream = TcpStream::connect(&node.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let head = format!("POST /livez HTTP/1.1\r\nhost: {}\r\ncontent-length: 10\r\n\r\nab", node.address);
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+#[test]
+fn sec_06_connections_of_one_address_are_capped() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nmax_connections_per_ip = 2\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let held = [TcpStream::connect(&node.address).unwrap(), TcpStream::connect(&node.address).unwrap()];
+    let mut third = TcpStream::connect(&node.address).unwrap();
+    third.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(matches!(third.read(&mut [0; 1]), Ok(0) | Err(_)), "the third is closed at once");
+    drop(held);
+    eventually("places are given back", || Request::new("GET", "/livez").try_to(&node.address));
+}
+
+#[test]
+fn a_data_folder_in_use_is_refused_and_free_again_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let output = run(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("MS0010"), "{}", stderr(&output));
+    assert_eq!(node.stop(), Some(0));
+    Node::start(dir.path(), &[]);
+}
+
+#[test]
+fn bad_definitions_are_refused_at_start_with_every_problem() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("definitions");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("x.toml"), "name = \"x\"\nversion = 1\nstpes = []\n").unwrap();
+    let data = dir.path().join("data");
+    let folder = folder.to_str().unwrap();
+    let args =
+        ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--definitions", folder];
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("MS0011") && stderr(&output).contains("stpes"), "{}", stderr(&output));
+}
+
+#[test]
+fn overload_is_refused_with_advice_while_health_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nmax_in_flight = 1\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let head = format!("POST /v1/sagas HTTP/1.1\r\nhost: {}\r\ncontent-length: 10\r\n\r\nab", node.address);
+    let mut slow = Vec::new();
+    let refused = eventually("the place is taken", || {
+        // One that met the look of the last round was refused itself.
+        let mut stream = TcpStream::connect(&node.address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        slow.push(stream);
+        Some(node.get("/version")).filter(|a| a.status == 503)
+    });
+    assert_eq!(refused.problem(), "MS0113");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    assert_eq!(node.get("/livez").status, 200);
+    drop(slow);
+    eventually("the place is free again", || (node.get("/version").status == 200).then_some(()));
+}
+
+#[test]
+fn a_stop_ends_event_streams_and_a_hangup_ends_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::start(dir.path(), &[]);
+    let mut stream = TcpStream::connect(&node.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&Request::new("GET", "/v1/events").bytes(&node.address)).unwrap();
+    let mut text = String::new();
+    while !text.contains("retry: 1000") {
+        let mut chunk = [0; 512];
+        let n = stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    assert!(text.contains("text/event-stream"), "{text}");
+    let pid = rustix::process::Pid::from_raw(i32::try_from(node.id()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    eventually("the hangup is logged", || node.log().contains("need a restart").then_some(()));
+    assert_eq!(node.get("/readyz").status, 200);
+    assert_eq!(node.stop(), Some(0));
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+}

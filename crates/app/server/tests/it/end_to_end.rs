@@ -1,0 +1,127 @@
+//! A saga over real HTTP participants, by the API and by the command line.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::harness::{Node, Request, run, stderr, stdout};
+use crate::ledger::Ledger;
+
+/// The order saga: three compensable steps in a row.
+pub(crate) fn order(origin: &str) -> String {
+    let step = |name: &str, after: &str| {
+        format!(
+            "[[steps]]\nname = \"{name}\"\nafter = [{after}]\naction = \"{origin}/{name}\"\nundo = \"{origin}/{name}/undo\"\n"
+        )
+    };
+    let head = "name = \"order\"\nversion = 1\ndeadline = \"60s\"\ntimeout = \"2s\"\n\
+         [retry]\nattempts = 20\nbase = \"5ms\"\ncap = \"50ms\"\n[undo_retry]\nattempts = 20\nbase = \"5ms\"\ncap = \"50ms\"\n";
+    format!("{head}{}{}{}", step("reserve", ""), step("charge", "\"reserve\""), step("ship", "\"charge\""))
+}
+
+/// A node with one definition in its folder.
+pub(crate) fn node(dir: &Path, origin: &str, definition: &str) -> Node {
+    let folder = dir.join("definitions");
+    std::fs::create_dir_all(&folder).unwrap();
+    std::fs::write(folder.join("it.toml"), definition).unwrap();
+    let data = dir.join("data");
+    Node::start(&data, &["--allow-participant", origin, "--definitions", folder.to_str().unwrap()])
+}
+
+fn saga(node: &Node, args: &[&str]) -> (bool, Value) {
+    let server = format!("http://{}", node.address);
+    let mut all = vec!["saga", "-o", "json", "--server", &server];
+    all.extend(args);
+    let output = run(&all);
+    assert_eq!(stderr(&output), "");
+    (output.status.success(), serde_json::from_slice(&output.stdout).unwrap())
+}
+
+#[test]
+fn the_command_line_runs_a_saga_through_and_another_one_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::start();
+    let node = node(dir.path(), &ledger.origin, &order(&ledger.origin));
+    let (fine, done) = saga(&node, &["run", "order", "--wait", "20s", "--id", "o-1"]);
+    assert!(fine && done["status"] == "completed", "{done}");
+    let back = ["run", "order", "--wait", "20s", "--input", "{\"no\":\"ship\"}"];
+    let (fine, undone) = saga(&node, &back);
+    assert!(!fine && undone["status"] == "compensated", "{undone}");
+    let uid = undone["uid"].as_str().unwrap();
+    let book = ledger.book();
+    for step in ["reserve", "charge"] {
+        let entry = &book[&(uid.to_owned(), step.to_owned())];
+        assert_eq!((entry.done, entry.undone), (1, 1), "{step}");
+    }
+    let (_, list) = saga(&node, &["ls", "status=completed"]);
+    assert_eq!(list["items"][0]["id"], "o-1");
+    let (_, export) = saga(&node, &["export", uid]);
+    assert_eq!(export["format"], "mainstay-export/1");
+    assert_eq!(export["history"][0]["type"], "created");
+    let server = format!("http://{}", node.address);
+    let table = run(&["saga", "show", uid, "--server", &server]);
+    assert!(
+        stdout(&table).contains("reserve") && stdout(&table).contains("compensated"),
+        "{}",
+        stdout(&table)
+    );
+    assert!(run(&["doctor", "--live", "--server", &server]).status.success());
+}
+
+/// A participant that answers everything with these bytes and closes.
+fn rude(answer: Vec<u8>) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let origin = format!("http://{}", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(&answer);
+        }
+    });
+    origin
+}
+
+#[test]
+fn if_a07_a_participant_that_streams_for_ever_is_cut_and_a_person_resolves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n".to_vec();
+    answer.extend(std::iter::repeat_n(b' ', 2 * 1024 * 1024));
+    let origin = rude(answer);
+    let definition = format!(
+        "name = \"rude\"\nversion = 1\ndeadline = \"60s\"\ntimeout = \"5s\"\n[retry]\nattempts = 1\n\
+         [[steps]]\nname = \"a\"\naction = \"{origin}/a\"\nundo = \"{origin}/u\"\non_unknown = \"ask\"\n"
+    );
+    let node = node(dir.path(), &origin, &definition);
+    let (_, stuck) = saga(&node, &["run", "rude", "--wait", "20s"]);
+    assert_eq!(stuck["status"], "needs_attention", "{stuck}");
+    let error = stuck["steps"][0]["last_error"].as_str().unwrap();
+    assert!(error.contains("more than 262144 bytes"), "{error}");
+    let uid = stuck["uid"].as_str().unwrap();
+    let resolve = ["resolve", uid, "--step", "a", "--as", "not_done", "--reason", "the ledger has no line"];
+    let (_, resolved) = saga(&node, &resolve);
+    assert_eq!(resolved["uid"], uid);
+    let (_, ended) = (true, node.get(&format!("/v1/sagas/{uid}?wait=20s")).json());
+    assert_eq!(ended["status"], "compensated", "{ended}");
+}
+
+#[test]
+fn if_a09_a_redirect_is_not_followed_and_a_forbidden_address_is_refused_at_start() {
+    let dir = tempfile::tempdir().unwrap();
+    let ledger = Ledger::start();
+    let target = format!("{}/a", ledger.origin);
+    let origin =
+        rude(format!("HTTP/1.1 302 Found\r\nlocation: {target}\r\ncontent-length: 0\r\n\r\n").into_bytes());
+    let definition = format!(
+        "name = \"moved\"\nversion = 1\ndeadline = \"60s\"\n[retry]\nattempts = 1\n\
+         [[steps]]\nname = \"a\"\naction = \"{origin}/a\"\nundo = \"{origin}/u\"\n"
+    );
+    let node = node(dir.path(), &origin, &definition);
+    let (_, stuck) = saga(&node, &["run", "moved", "--wait", "20s"]);
+    assert_eq!(stuck["status"], "needs_attention", "{stuck}");
+    assert!(ledger.book().is_empty(), "the redirect was followed");
+    let put = Request::new("PUT", "/v1/definitions/evil").header("content-type", "application/toml");
+    let evil = definition.replace(&origin, "http://169.254.169.254").replace("moved", "evil");
+    let answer = node.send(&put.body(evil));
+    assert_eq!((answer.status, answer.problem().as_str()), (422, "MS0011"));
+}

@@ -1,0 +1,253 @@
+//! A node as a child process, and a client that speaks HTTP by hand: what is malformed must be sendable.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Longest wait for anything in these tests.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The binary, with an environment of its own.
+pub(crate) fn mainstay(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    command.args(args).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs the binary to its end.
+pub(crate) fn run(args: &[&str]) -> Output {
+    mainstay(args).output().unwrap()
+}
+
+pub(crate) fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub(crate) fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// Makes a token in `data`.
+pub(crate) fn token(data: &Path, name: &str, scope: &str) -> String {
+    let data = data.to_str().unwrap();
+    let output = run(&["token", "create", "--data", data, "--name", name, "--scope", scope]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    stdout(&output).trim().to_owned()
+}
+
+/// A running node; killed by its own id when dropped.
+pub(crate) struct Node {
+    child: Child,
+    pub(crate) address: String,
+    log: Arc<Mutex<String>>,
+}
+
+impl Node {
+    /// Starts a node on `data` and waits for its line.
+    pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
+        let mut args = vec!["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
+        args.extend(more);
+        Self::spawn(mainstay(&args))
+    }
+
+    /// Starts a node from a prepared command.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(String::new()));
+        let mut address = String::new();
+        loop {
+            let mut line = String::new();
+            let n = lines.read_line(&mut line).unwrap();
+            assert!(n > 0, "the node ended before it listened:\n{}", log.lock().unwrap());
+            log.lock().unwrap().push_str(&line);
+            if let Some(found) = line.trim().strip_prefix("mainstay: listening on http://") {
+                address.push_str(found);
+                break;
+            }
+        }
+        let kept = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut line = String::new();
+            while lines.read_line(&mut line).is_ok_and(|n| n > 0) {
+                kept.lock().unwrap().push_str(&line);
+                line.clear();
+            }
+        });
+        Self { child, address, log }
+    }
+
+    /// What it wrote to stderr so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// SIGTERM, then its exit code.
+    pub(crate) fn stop(&mut self) -> Option<i32> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        eventually("the node ends", || self.child.try_wait().unwrap()).code()
+    }
+
+    /// One request on a connection of its own.
+    pub(crate) fn send(&self, request: &Request) -> Answer {
+        request.to(&self.address)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Answer {
+        self.send(&Request::new("GET", path))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A request that is sent byte for byte.
+#[derive(Clone)]
+pub(crate) struct Request {
+    line: String,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Request {
+    pub(crate) fn new(method: &str, path: &str) -> Self {
+        Self { line: format!("{method} {path} HTTP/1.1"), headers: Vec::new(), body: Vec::new() }
+    }
+
+    pub(crate) fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    pub(crate) fn bearer(self, token: &str) -> Self {
+        self.header("authorization", &format!("Bearer {token}"))
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) fn bytes(&self, address: &str) -> Vec<u8> {
+        let mut text = format!("{}\r\nconnection: close\r\n", self.line);
+        if !self.headers.iter().any(|(n, _)| n == "host") {
+            text.push_str(&format!("host: {address}\r\n"));
+        }
+        for (name, value) in &self.headers {
+            text.push_str(&format!("{name}: {value}\r\n"));
+        }
+        if !self.body.is_empty() {
+            text.push_str(&format!("content-length: {}\r\n", self.body.len()));
+        }
+        text.push_str("\r\n");
+        let mut bytes = text.into_bytes();
+        bytes.extend(&self.body);
+        bytes
+    }
+
+    /// Sends it; `None` when the connection gave no answer (a killed node).
+    pub(crate) fn try_to(&self, address: &str) -> Option<Answer> {
+        let mut stream = TcpStream::connect(address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        // A refused large body may break the pipe before everything is written; the answer still comes.
+        let _ = stream.write_all(&self.bytes(address));
+        let mut answer = Vec::new();
+        let mut chunk = [0; 16 * 1024];
+        while let Ok(n) = stream.read(&mut chunk) {
+            if n == 0 {
+                break;
+            }
+            answer.extend(&chunk[..n]);
+        }
+        Answer::parse(&answer)
+    }
+
+    pub(crate) fn to(&self, address: &str) -> Answer {
+        self.try_to(address).unwrap_or_else(|| panic!("no answer to {}", self.line))
+    }
+}
+
+/// An answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> Option<Self> {
+        let end = bytes.windows(4).position(|w| w == b"\r\n\r\n")?;
+        let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        let mut answer = Self { status, head, body: bytes[end + 4..].to_vec() };
+        let length = answer.header("content-length").and_then(|l| l.parse::<usize>().ok());
+        // A cut answer is no answer.
+        if length.is_some_and(|l| answer.body.len() < l) && answer.status != 304 {
+            return None;
+        }
+        answer.body.truncate(length.unwrap_or(usize::MAX));
+        Some(answer)
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().skip(1).find_map(|line| {
+            let (n, v) = line.split_once(':')?;
+            n.eq_ignore_ascii_case(name).then(|| v.trim())
+        })
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {}\n{}", self.head, self.text()))
+    }
+
+    /// The code of a problem; its shape is checked on the way.
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{}", self.head);
+        let body = self.json();
+        assert_eq!(body["status"], self.status);
+        assert_eq!(body["trace_id"].as_str().unwrap().len(), 32);
+        let code = body["code"].as_str().unwrap().to_owned();
+        assert_eq!(body["type"], format!("/problems/{code}"));
+        code
+    }
+}
+
+/// Waits for a condition, bounded.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    #[allow(clippy::disallowed_methods, reason = "a real process is waited for in real time")]
+    let (start, pause) = (Instant::now(), || std::thread::sleep(Duration::from_millis(5)));
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        #[allow(clippy::disallowed_methods, reason = "a real process is waited for in real time")]
+        let waited = start.elapsed();
+        assert!(waited < PATIENCE, "waited too long: {what}");
+        pause();
+    }
+}

@@ -1,0 +1,122 @@
+//! A participant in the test process: an HTTP service with a barrier and a ledger in memory.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How long a reply takes after its effect.
+const WORK: Duration = Duration::from_millis(3);
+
+/// What happened to one step of one saga.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub(crate) done: u32,
+    pub(crate) undone: u32,
+    pub(crate) refused: u32,
+    pub(crate) duplicates: u32,
+    undo_first: bool,
+    said_no: bool,
+}
+
+/// By (saga, step).
+type Book = BTreeMap<(String, String), Entry>;
+
+/// The service. Its thread ends with the test process.
+pub(crate) struct Ledger {
+    pub(crate) origin: String,
+    book: Arc<Mutex<Book>>,
+}
+
+impl Ledger {
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let origin = format!("http://{}", listener.local_addr().unwrap());
+        let book: Arc<Mutex<Book>> = Arc::default();
+        let kept = Arc::clone(&book);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let book = Arc::clone(&kept);
+                std::thread::spawn(move || serve(stream, &book));
+            }
+        });
+        Self { origin, book }
+    }
+
+    pub(crate) fn book(&self) -> Book {
+        self.book.lock().unwrap().clone()
+    }
+}
+
+fn serve(stream: TcpStream, book: &Mutex<Book>) {
+    let Ok(mut out) = stream.try_clone() else { return };
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut headers = BTreeMap::new();
+        let mut line = String::new();
+        if !reader.read_line(&mut line).is_ok_and(|n| n > 0) {
+            return;
+        }
+        loop {
+            let mut header = String::new();
+            if !reader.read_line(&mut header).is_ok_and(|n| n > 0) {
+                return;
+            }
+            match header.trim().split_once(':') {
+                Some((name, value)) => headers.insert(name.to_ascii_lowercase(), value.trim().to_owned()),
+                None => break,
+            };
+        }
+        let length = headers.get("content-length").and_then(|l| l.parse().ok()).unwrap_or(0);
+        let mut body = vec![0; length];
+        if reader.read_exact(&mut body).is_err() {
+            return;
+        }
+        let status = decide(book, &headers, &body);
+        // Between the effect and the reply lies time, in which the node may die.
+        #[allow(clippy::disallowed_methods, reason = "a participant that takes real time")]
+        std::thread::sleep(WORK);
+        let text = if status == 200 { "{\"ok\":true}" } else { "{\"error\":\"no\"}" };
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",
+            text.len()
+        );
+        if out.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// The barrier of the contract: once, refused after an undo, nothing to do for an undo that came first.
+fn decide(book: &Mutex<Book>, headers: &BTreeMap<String, String>, body: &[u8]) -> u16 {
+    let saga = headers["saga-id"].clone();
+    let step = headers["saga-step"].clone();
+    let no = String::from_utf8_lossy(body).contains(&format!("\"no\":\"{step}\""));
+    let mut book = book.lock().unwrap();
+    let entry = book.entry((saga, step)).or_default();
+    if headers["saga-op"] == "undo" {
+        if entry.undone > 0 || entry.undo_first || entry.said_no {
+            entry.duplicates += 1;
+        } else if entry.done == 0 {
+            entry.undo_first = true;
+        } else {
+            entry.undone += 1;
+        }
+        return 200;
+    }
+    if entry.undo_first || entry.undone > 0 {
+        entry.refused += 1;
+        return 409;
+    }
+    if no {
+        entry.said_no = true;
+        return 409;
+    }
+    if entry.done > 0 {
+        entry.duplicates += 1;
+    } else {
+        entry.done += 1;
+    }
+    200
+}

@@ -1,0 +1,160 @@
+//! Who may reach a node, and what they may do.
+
+use std::path::Path;
+
+use crate::harness::{Node, Request, run, stderr, stdout, token};
+
+fn refused(data: &Path, more: &[&str]) -> String {
+    let mut args = vec!["serve", "--data", data.to_str().unwrap()];
+    args.extend(more);
+    let output = run(&args);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    stderr(&output)
+}
+
+#[test]
+fn if_a08_sec_01_a_listener_beyond_loopback_needs_tokens_and_tls() {
+    let dir = tempfile::tempdir().unwrap();
+    let why = refused(dir.path(), &["--listen", "0.0.0.0:0"]);
+    assert!(why.contains("MS0004") && why.contains("mainstay token create --data"), "{why}");
+    let secret = token(dir.path(), "op", "operate");
+    let why = refused(dir.path(), &["--listen", "0.0.0.0:0"]);
+    assert!(why.contains("MS0005"), "{why}");
+    let args =
+        ["serve", "--data", dir.path().to_str().unwrap(), "--listen", "0.0.0.0:0", "--behind-tls-proxy"];
+    let node = Node::spawn(crate::harness::mainstay(&args));
+    let port = node.address.rsplit(':').next().unwrap();
+    let address = format!("127.0.0.1:{port}");
+    assert_eq!(Request::new("GET", "/version").to(&address).status, 401);
+    assert_eq!(Request::new("GET", "/version").bearer(&secret).to(&address).status, 200);
+}
+
+#[test]
+fn sec_02_only_the_command_prints_a_token_and_only_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().to_str().unwrap();
+    let secret = token(dir.path(), "op", "admin");
+    assert!(secret.starts_with("ms_") && secret.len() == 67, "{secret}");
+    let stored = std::fs::read_to_string(dir.path().join("tokens")).unwrap();
+    assert!(!stored.contains(&secret[3..]));
+    let listed = run(&["token", "ls", "--data", data]);
+    assert!(stdout(&listed).contains("op") && !stdout(&listed).contains(&secret[3..]));
+    let node = Node::start(dir.path(), &[]);
+    assert_eq!(node.send(&Request::new("GET", "/version").bearer(&secret)).status, 200);
+    assert!(run(&["token", "revoke", "op", "--data", data]).status.success());
+    // The last token is gone; the node must not open itself to everybody.
+    assert_eq!(node.send(&Request::new("GET", "/version").bearer(&secret)).status, 401, "revoked at once");
+    assert!(!node.log().contains("ms_"), "{}", node.log());
+}
+
+#[test]
+fn sec_03_reading_needs_a_token_too_and_health_tells_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = token(dir.path(), "r", "read");
+    let node = Node::start(dir.path(), &[]);
+    for path in
+        ["/version", "/metrics", "/v1/sagas", "/v1/events", "/v1/audit", "/openapi.json", "/", "/nothing"]
+    {
+        let answer = node.get(path);
+        assert_eq!((answer.status, answer.problem().as_str()), (401, "MS0102"), "{path}");
+        assert!(answer.header("www-authenticate").is_some());
+    }
+    assert_eq!(node.get("/livez").text(), "up\n");
+    assert_eq!(node.get("/readyz").text(), "ready\n");
+    assert_eq!(node.send(&Request::new("GET", "/version").bearer(&secret)).status, 200);
+}
+
+#[test]
+fn if_c01_sec_04_scopes_hold_and_guessing_is_slowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let read = token(dir.path(), "r", "read");
+    let operate = token(dir.path(), "o", "operate");
+    let node = Node::start(dir.path(), &[]);
+    let post = Request::new("POST", "/v1/sagas").body("{}");
+    let answer = node.send(&post.clone().bearer(&read));
+    assert_eq!((answer.status, answer.problem().as_str()), (403, "MS0103"));
+    let put = Request::new("PUT", "/v1/definitions/x").body("{}");
+    assert_eq!(node.send(&put.bearer(&operate)).problem(), "MS0103");
+    for _ in 0..10 {
+        assert_eq!(node.send(&Request::new("GET", "/version").bearer("ms_guess")).status, 401);
+    }
+    let slowed = node.send(&Request::new("GET", "/version").bearer("ms_guess"));
+    assert_eq!((slowed.status, slowed.problem().as_str()), (429, "MS0104"));
+    assert_eq!(slowed.header("retry-after").unwrap(), slowed.json()["retry_after"].to_string());
+}
+
+#[test]
+fn if_c14_sec_18_cross_site_writes_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let post = || Request::new("POST", "/v1/sagas").body("{}");
+    for evil in [
+        post().header("sec-fetch-site", "cross-site"),
+        post().header("sec-fetch-site", "same-site"),
+        post().header("origin", "http://evil.example"),
+        post().header("origin", "null"),
+    ] {
+        let answer = node.send(&evil);
+        assert_eq!((answer.status, answer.problem().as_str()), (403, "MS0105"));
+    }
+    let own = post().header("origin", &format!("http://{}", node.address));
+    assert_ne!(node.send(&own).status, 403);
+}
+
+#[test]
+fn sec_19_a_rebound_name_is_refused_without_authentication() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let answer = node.send(&Request::new("GET", "/version").header("host", "evil.example"));
+    assert_eq!((answer.status, answer.problem().as_str()), (403, "MS0106"));
+    assert_eq!(node.send(&Request::new("GET", "/version").header("host", "localhost")).status, 200);
+}
+
+#[test]
+fn sec_20_every_answer_carries_the_security_headers() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    for path in ["/livez", "/version", "/nothing", "/problems/MS0001"] {
+        let answer = node.get(path);
+        let csp = answer.header("content-security-policy").unwrap();
+        for rule in
+            ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "form-action 'self'"]
+        {
+            assert!(csp.contains(rule), "{csp}");
+        }
+        assert!(!csp.contains("unsafe"), "{csp}");
+        assert_eq!(answer.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(answer.header("referrer-policy"), Some("no-referrer"));
+    }
+}
+
+#[test]
+fn sec_23_sec_24_planted_secrets_appear_in_no_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let secret = token(dir.path(), "op", "admin");
+    let canary = "CANARY-5f1c";
+    let data = dir.path().to_str().unwrap();
+    let args = ["serve", "--data", data, "--listen", "127.0.0.1:0"];
+    let mut command = crate::harness::mainstay(&args);
+    command.env("MAINSTAY_LOG__FILTER", "trace").env("MAINSTAY_TOKEN", canary);
+    let mut node = Node::spawn(command);
+    let good = Request::new("GET", "/version").bearer(&secret);
+    let guess = Request::new("GET", "/version").bearer(canary).header("cookie", canary);
+    let body = Request::new("POST", "/v1/sagas").bearer(&secret).header("idempotency-key", "k");
+    let body = body.body(format!("{{\"definition\":\"x\",\"input\":{{\"password\":\"{canary}\"}}}}"));
+    let mut seen = String::new();
+    for request in [&good, &guess, &body] {
+        let answer = node.send(request);
+        seen.push_str(&answer.head);
+        seen.push_str(&answer.text());
+    }
+    for path in ["/metrics", "/openapi.json", "/v1/audit", "/version"] {
+        seen.push_str(&node.send(&Request::new("GET", path).bearer(&secret)).text());
+    }
+    seen.push_str(&stdout(&run(&["config", "show", "--origin"])));
+    assert_eq!(node.stop(), Some(0));
+    seen.push_str(&node.log());
+    assert!(!seen.contains(canary), "{seen}");
+    assert!(!seen.contains(&secret[3..]), "{seen}");
+    assert!(node.log().contains("status=422"), "the log is on: {}", node.log());
+}
