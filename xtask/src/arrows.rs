@@ -32,7 +32,8 @@ fn allowed(from: (&str, &str), to: (&str, &str)) -> bool {
 
 /// Every forbidden arrow, one line each.
 fn violations(root: &Path) -> anyhow::Result<Vec<String>> {
-    let metadata = MetadataCommand::new().current_dir(root).no_deps().exec().context("cargo metadata failed")?;
+    let metadata =
+        MetadataCommand::new().current_dir(root).no_deps().exec().context("cargo metadata failed")?;
     let ours: Vec<(String, String)> = metadata
         .packages
         .iter()

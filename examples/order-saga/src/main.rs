@@ -59,7 +59,8 @@ async fn main() -> anyhow::Result<()> {
     let order = engine.start_saga(&saga, &7, StartOptions::id("order-7")).await?;
     let outcome = order.outcome().await?;
     ensure!(matches!(outcome, Outcome::Compensated { .. }), "unexpected outcome {outcome:?}");
-    let again = engine.start_saga(&saga, &7, StartOptions::id("order-7")).await.context("a repeated start")?;
+    let again =
+        engine.start_saga(&saga, &7, StartOptions::id("order-7")).await.context("a repeated start")?;
     ensure!(again.uid() == order.uid() && !again.is_new(), "a repeated start is the same saga");
     ensure!(STOCK.load(Ordering::SeqCst) == 0 && MONEY.load(Ordering::SeqCst) == 0, "everything is undone");
     engine.shutdown(Duration::from_secs(1)).await;
