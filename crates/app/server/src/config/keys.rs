@@ -60,7 +60,7 @@ pub(crate) const KEYS: &[Key] = &[
         "participants.allow",
         Kind::List,
         "",
-        "origins that saga steps may call; without one: https and public only",
+        "origins that saga steps may call; without one no address is called",
     ),
     key(
         "participants.max_reply",
