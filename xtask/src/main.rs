@@ -95,8 +95,9 @@ fn test() -> anyhow::Result<()> {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
     let mut ok = stream(&mut tests, &mut totals)?;
-    for example in ["example-order-saga"] {
-        let passed = run(cargo().args(["run", "-q", "-p", example])).is_ok();
+    for example in std::fs::read_dir(root().join("examples")).context("there are no examples")? {
+        let name = format!("example-{}", example?.file_name().to_string_lossy());
+        let passed = run(cargo().args(["run", "-q", "-p", &name])).is_ok();
         ok &= passed;
         if passed { totals.passed += 1 } else { totals.failed += 1 }
     }

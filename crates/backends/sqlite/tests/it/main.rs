@@ -1,5 +1,7 @@
 //! Integration tests of the SQLite store.
 
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
 mod barrier;
 mod conformance;
 mod durability;

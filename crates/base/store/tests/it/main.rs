@@ -1,4 +1,6 @@
 //! Integration tests of the store crate.
 
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
 mod barrier;
 mod conformance;

@@ -1,5 +1,7 @@
 //! Integration tests of the saga crate.
 
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
 mod definition;
 mod engine;
 mod world;
