@@ -409,9 +409,9 @@ fn claim(conn: &Connection, c: &ClaimRequest, now: i64) -> Write<Vec<Claimed>> {
     let mut claimed = Vec::with_capacity(due.len());
     for (rid, uid, epoch, strikes) in due {
         conn.prepare_cached(
-            "update saga set epoch = ?2, owner = ?3, incarnation = ?4, strikes = ?5 where rid = ?1",
+            "update saga set epoch = ?2, owner = ?3, incarnation = ?4, strikes = ?5, due = ?6 where rid = ?1",
         )?
-        .execute(params![rid, epoch + 1, me.node, int(me.incarnation), strikes + 1])?;
+        .execute(params![rid, epoch + 1, me.node, int(me.incarnation), strikes + 1, now])?;
         let epoch = u64::try_from(epoch + 1).unwrap_or(0);
         claimed.push(Claimed { saga: Uid::new(uid), epoch, strikes: strikes + 1 });
     }

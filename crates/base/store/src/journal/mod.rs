@@ -84,7 +84,7 @@ pub trait Journal: Send + Sync + fmt::Debug {
     fn post(&self, saga: &Uid, message: &str, kind: u16, bytes: Vec<u8>) -> BoxFuture<'_, Result<Posted>>;
 
     /// Claims up to `limit` due sagas that nobody holds; each claim raises the saga's epoch and strike
-    /// counter. An append clears the strikes.
+    /// counter and puts it behind the other due ones. An append clears the strikes.
     ///
     /// # Errors
     /// [`ErrorKind::ApiMisuse`] when a newer incarnation of `node` is known.

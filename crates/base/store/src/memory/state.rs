@@ -285,6 +285,7 @@ impl State {
                 saga.summary.owner = Some(me.node.clone());
                 saga.incarnation = me.incarnation;
                 saga.strikes += 1;
+                saga.summary.row.due = Some(WallTime::from_unix_millis(now));
                 claimed.push(Claimed { saga: uid, epoch: saga.summary.epoch, strikes: saga.strikes });
             }
         }

@@ -15,6 +15,9 @@ use crate::{Error, ErrorKind};
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// Sagas purged at once: short enough not to hold up commits.
 const PURGE_BATCH: usize = 200;
+/// Claims without an append after which the sagas of an earlier run are taken up one by one: what stops the
+/// process is then found without blaming its neighbors.
+const SUSPICIOUS: u32 = 2;
 /// A clock that went back since the last run makes our incarnation look old; it is raised this often, by
 /// doubling steps, before giving up.
 const INCARNATION_TRIES: u32 = 48;
@@ -24,7 +27,7 @@ impl Inner {
     pub(super) async fn take_over(&mut self) -> Result<Vec<Claimed>, Error> {
         let mut step = 1_u64;
         for _ in 0..INCARNATION_TRIES {
-            match self.claim(true).await {
+            match self.claim(true, 1).await {
                 Ok(first) => return Ok(first),
                 Err(e) if e.kind() == StoreErrorKind::ApiMisuse => {
                     self.incarnation = self.incarnation.saturating_add(step);
@@ -36,9 +39,9 @@ impl Inner {
         Err(Error::new(ErrorKind::Internal, "the journal refuses every incarnation of this node"))
     }
 
-    async fn claim(&self, take_own: bool) -> mainstay_store::Result<Vec<Claimed>> {
+    async fn claim(&self, take_own: bool, most: usize) -> mainstay_store::Result<Vec<Claimed>> {
         let room = self.config.max_in_flight.get().saturating_sub(self.active().len());
-        let limit = room.min(self.config.claim_batch.get());
+        let limit = room.min(most);
         if limit == 0 {
             return Ok(Vec::new());
         }
@@ -146,14 +149,19 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
     let mut batch = first;
     // Until one claim of our own earlier run comes back empty, those are taken first.
     let mut take_own = true;
+    let mut one_by_one = batch.iter().any(|c| c.strikes > SUSPICIOUS);
     loop {
         let full = !batch.is_empty();
         for claimed in batch {
-            drive::take_up(inner, claimed);
+            let active = drive::take_up(inner, claimed);
+            if one_by_one {
+                active.moved().await;
+            }
         }
         if !full {
             if take_own {
                 take_own = false;
+                one_by_one = false;
                 inner.recovered.store(true, Ordering::Release);
             }
             tokio::select! {
@@ -166,7 +174,8 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
         if inner.is_stopping() {
             return;
         }
-        batch = inner.claim(take_own).await.unwrap_or_else(|error| {
+        let most = if one_by_one { 1 } else { inner.config.claim_batch.get() };
+        batch = inner.claim(take_own, most).await.unwrap_or_else(|error| {
             tracing::warn!(target: "mainstay::saga", %error, "sagas could not be claimed");
             Vec::new()
         });

@@ -112,7 +112,7 @@ pub(super) struct Drive {
 }
 
 /// Takes up a claimed saga in the background.
-pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) {
+pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) -> Arc<Active> {
     let active = Arc::new(Active::new());
     inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
     let (task_inner, task_active) = (Arc::clone(inner), Arc::clone(&active));
@@ -126,6 +126,7 @@ pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) {
         leave_memory(&task_inner, &uid, claimed.epoch, &task_active, leave).await;
     });
     active.keep(task);
+    active
 }
 
 /// Loads and folds a saga. `Err` is the reason for its quarantine.
@@ -195,6 +196,7 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
             map.remove(uid);
         }
     }
+    active.moved.send_replace(true);
     inner.emptied.notify_waiters();
     // A post that came while the saga was leaving made it due.
     inner.poke.notify_one();
@@ -226,7 +228,12 @@ async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
 
 impl Active {
     fn new() -> Self {
-        Self { wake: Notify::new(), status: watch::Sender::new(None), task: Mutex::new(None) }
+        Self {
+            wake: Notify::new(),
+            status: watch::Sender::new(None),
+            task: Mutex::new(None),
+            moved: watch::Sender::new(false),
+        }
     }
 
     fn keep(&self, task: mainstay_clock::TaskHandle) {
@@ -324,7 +331,11 @@ impl Drive {
         }
         match self.commit().await {
             Some(leave) => leave,
-            None => self.run_loop().await,
+            None => {
+                // Nothing to append at once is no mischief either: it waits for a time or a person.
+                self.active.moved.send_replace(true);
+                self.run_loop().await
+            }
         }
     }
 
@@ -526,6 +537,7 @@ impl Drive {
         for _ in 0..APPEND_TRIES {
             match self.inner.journal.append(append.clone()).await {
                 Ok(Appended::Appended { posts, .. }) => {
+                    self.active.moved.send_replace(true);
                     if posts {
                         self.active.wake.notify_one();
                     }

@@ -71,6 +71,8 @@ struct Active {
     /// The last status that a waiter may want to know.
     status: watch::Sender<Option<SagaStatus>>,
     task: Mutex<Option<TaskHandle>>,
+    /// Appended once under this claim, or left memory.
+    moved: watch::Sender<bool>,
 }
 
 /// Closures by step name.
@@ -260,6 +262,12 @@ impl fmt::Debug for EngineBuilder {
 }
 
 impl Active {
+    /// Resolves once the saga made progress under this claim or left memory.
+    async fn moved(&self) {
+        // An error cannot be: we hold the sender.
+        drop(self.moved.subscribe().wait_for(|m| *m).await);
+    }
+
     fn abort(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {

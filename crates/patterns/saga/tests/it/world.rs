@@ -1,11 +1,12 @@
 //! A world in which steps have effects that can be counted.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_clock::virtual_time::VirtualClock;
-use mainstay_clock::{Runtime, SeededRng};
+use mainstay_clock::{Clock, Instant, Runtime, SeededRng, Sleep, Tick, WallTime};
 use mainstay_saga::definition::{Definition, DefinitionData, RetryData, StepData};
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::{Engine, Handle, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
@@ -121,8 +122,36 @@ impl LocalStep for Scripted {
     }
 }
 
-pub(crate) struct World {
-    pub(crate) clock: VirtualClock,
+/// A clock that outlives tokio runtimes and that only a sleep moves.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ByHand(Arc<AtomicU64>);
+
+impl Clock for ByHand {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> WallTime {
+        let millis = i64::try_from(self.now().as_nanos() / 1_000_000).unwrap();
+        WallTime::from_unix_millis(1_767_225_600_000 + millis)
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::of(Arc::new(self.clone()))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "waits in tokio's virtual time, then moves this clock")]
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        let this = self.clone();
+        Box::pin(async move {
+            tokio::time::sleep(deadline.saturating_duration_since(this.now())).await;
+            this.0.fetch_max(deadline.as_nanos(), Ordering::SeqCst);
+        })
+    }
+}
+
+pub(crate) struct World<C = VirtualClock> {
+    pub(crate) clock: C,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) ledger: Arc<Mutex<Ledger>>,
     pub(crate) script: Arc<Mutex<Script>>,
@@ -131,7 +160,12 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let clock = VirtualClock::new();
+        Self::on(VirtualClock::new())
+    }
+}
+
+impl<C: Clock + Clone + 'static> World<C> {
+    pub(crate) fn on(clock: C) -> Self {
         let journal = Arc::new(MemoryJournal::new(Arc::new(clock.clone())));
         Self { clock, journal, ledger: Arc::default(), script: Arc::default(), seed: 7 }
     }
