@@ -342,7 +342,12 @@ fn append_with(
         Err(refused) => return Ok(AppendedWith::Append(refused, Vec::new())),
     };
     conn.execute_batch("savepoint work")?;
-    let made = match work(conn) {
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(conn)))
+        .unwrap_or_else(|_| Err("the work panicked".into()));
+    if conn.is_autocommit() {
+        return Err(Step::Ended);
+    }
+    let made = match done {
         Ok(made) => made,
         Err(why) => {
             conn.execute_batch("rollback to work; release work")?;

@@ -64,3 +64,27 @@ pub(crate) fn check(conn: &Connection) -> Result<(), Error> {
     }
     Err(crate::error::corrupt(format!("the database file is damaged: {verdict}; restore it from a backup")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{open, verify};
+
+    #[test]
+    fn sg_f12_every_connection_syncs_fully_and_less_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("a.db");
+        for write in [true, false] {
+            let conn = open(&file, write).unwrap();
+            let synchronous: i64 = conn.query_row("pragma synchronous", [], |r| r.get(0)).unwrap();
+            assert_eq!(synchronous, 2);
+            for weak in ["normal", "off", "wal"] {
+                conn.execute_batch(&format!("pragma synchronous = {weak}")).unwrap();
+                let refused = verify(&conn).unwrap_err();
+                assert_eq!(refused.kind(), mainstay_store::ErrorKind::Unsupported, "{weak}");
+            }
+        }
+        let plain = rusqlite::Connection::open(dir.path().join("b.db")).unwrap();
+        plain.execute_batch("pragma synchronous = full").unwrap();
+        assert!(verify(&plain).is_err(), "a rollback journal is refused");
+    }
+}

@@ -10,7 +10,7 @@ const MIGRATIONS: [&str; 1] = [V1];
 
 const V1: &str = "
 create table saga (
-  rid integer primary key, uid text not null unique, definition text not null, version integer not null,
+  rid integer primary key autoincrement, uid text not null unique, definition text not null, version integer not null,
   definition_hash blob not null, id text not null, input_hash blob not null,
   epoch integer not null, next_seq integer not null, bytes integer not null,
   owner text, incarnation integer not null, strikes integer not null,
@@ -23,7 +23,7 @@ create index saga_due on saga (due) where due is not null;
 create index saga_status on saga (status, rid);
 create table attr (rid integer not null, key text not null, value text not null, primary key (rid, key)) without rowid;
 create table log (
-  n integer primary key, rid integer not null, seq integer not null, at integer not null, status text not null,
+  n integer primary key autoincrement, rid integer not null, seq integer not null, at integer not null, status text not null,
   sum blob not null, records blob not null);
 create unique index log_saga on log (rid, seq);
 create table post (

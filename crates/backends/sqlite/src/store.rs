@@ -36,7 +36,6 @@ pub(crate) struct Shared {
     config: SqliteConfig,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
-    _lock: LockFile,
 }
 
 impl SqliteStore {
@@ -65,21 +64,15 @@ impl SqliteStore {
             readers.push(open::open(&config.file, false)?);
         }
         let writer = match config.driver {
-            Driver::Inline => Writer::inline(Core::new(conn, Arc::clone(runtime.clock()), commits)?),
+            Driver::Inline => Writer::inline(Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?),
             Driver::Thread => {
                 // Checkpoints happen on their own thread, never inside a commit.
                 conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(crate::error::store_error)?;
                 let checkpoint = open::open(&config.file, true)?;
-                Writer::thread(Core::new(conn, Arc::clone(runtime.clock()), commits)?, checkpoint)?
+                Writer::thread(Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?, checkpoint)?
             }
         };
-        Ok(Self(Arc::new(Shared {
-            writer,
-            readers: Arc::new(Mutex::new(readers)),
-            config,
-            changed,
-            _lock: lock,
-        })))
+        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), config, changed })))
     }
 
     /// Runs `read` on a reader connection: off the async threads in production, on the caller's thread with

@@ -8,6 +8,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::error::store_error;
+use crate::lockfile::LockFile;
 
 /// Most jobs of one transaction: bounds how long one sync makes others wait.
 const MAX_BATCH: usize = 1_024;
@@ -35,13 +36,61 @@ impl Failure {
     }
 }
 
-/// Work, and the answer it wants to give; a failure ends the batch.
-type Run = Box<dyn FnOnce(&mut Connection, i64) -> (Answer, Option<Failure>) + Send>;
-
-/// A unit of work inside a batch. `Err` means a failed statement: the whole batch is rolled back.
+/// A unit of work inside a batch.
 pub(crate) struct Job {
     bytes: usize,
-    run: Run,
+    work: Box<dyn Work>,
+}
+
+/// Work and the caller that waits for it.
+trait Work: Send {
+    /// Runs it; a failure ends the batch.
+    fn run(self: Box<Self>, conn: &mut Connection, now: i64) -> (Answer, Option<Failure>);
+
+    /// Answers without running it.
+    fn refuse(self: Box<Self>, why: &Failure);
+}
+
+struct Asked<T, F> {
+    sender: oneshot::Sender<Result<T>>,
+    work: F,
+}
+
+impl<T, F> Work for Asked<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce(&mut Connection, i64) -> std::result::Result<T, Step> + Send,
+{
+    fn run(self: Box<Self>, conn: &mut Connection, now: i64) -> (Answer, Option<Failure>) {
+        let Self { sender, work } = *self;
+        let (result, failed) = match work(conn, now) {
+            Ok(value) => (Ok(value), None),
+            Err(Step::Refuse(error)) => (Err(error), None),
+            Err(Step::Failed(e)) => {
+                let failed = failure(&e, Outcome::NotApplied);
+                (Err(failed.error()), Some(failed))
+            }
+            Err(Step::Ended) => {
+                let text = "the work ended the transaction it shares".to_owned();
+                let failed = Failure { kind: ErrorKind::ApiMisuse, outcome: Outcome::Unknown, text };
+                (Err(failed.error()), Some(failed))
+            }
+        };
+        let answer: Answer = Box::new(move |fate| {
+            let result = match (result, fate) {
+                (Ok(_), Err(failure)) => Err(failure.error()),
+                (result, _) => result,
+            };
+            // The caller may be gone; the write stands.
+            let _ = sender.send(result);
+        });
+        (answer, failed)
+    }
+
+    fn refuse(self: Box<Self>, why: &Failure) {
+        // The caller may be gone.
+        let _ = self.sender.send(Err(why.error()));
+    }
 }
 
 /// Runs batches on a connection.
@@ -55,14 +104,21 @@ pub(crate) struct Core {
     commits: u32,
     /// Counts commits, for those who wait for one.
     changed: watch::Sender<u64>,
+    /// Freed with the last write, not before.
+    _lock: LockFile,
 }
 
 impl Core {
-    pub(crate) fn new(conn: Connection, clock: Arc<dyn Clock>, changed: watch::Sender<u64>) -> Result<Self> {
+    pub(crate) fn new(
+        conn: Connection,
+        clock: Arc<dyn Clock>,
+        changed: watch::Sender<u64>,
+        lock: LockFile,
+    ) -> Result<Self> {
         let now: i64 = conn
             .query_row("select max(ifnull((select max(updated) from saga), 0), ifnull((select max(at) from audit), 0))", [], |r| r.get(0))
             .map_err(store_error)?;
-        Ok(Self { conn, clock, now, broken: None, commits: 0, changed })
+        Ok(Self { conn, clock, now, broken: None, commits: 0, changed, _lock: lock })
     }
 
     /// Runs `jobs` in one transaction and answers each.
@@ -83,12 +139,11 @@ impl Core {
             failed = Some(failure(&e, Outcome::NotApplied));
         }
         for job in jobs {
-            if failed.is_some() {
-                // The jobs are dropped unrun; their callers see a closed channel as a failed batch.
-                drop(job);
+            if let Some(why) = &failed {
+                job.work.refuse(why);
                 continue;
             }
-            let (answer, failure) = (job.run)(&mut self.conn, self.now);
+            let (answer, failure) = job.work.run(&mut self.conn, self.now);
             answers.push(answer);
             failed = failure;
         }
@@ -196,26 +251,7 @@ impl Writer {
         work: impl FnOnce(&mut Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
-        let run = Box::new(move |conn: &mut Connection, now: i64| -> (Answer, Option<Failure>) {
-            let (result, failed) = match work(conn, now) {
-                Ok(value) => (Ok(value), None),
-                Err(Step::Refuse(error)) => (Err(error), None),
-                Err(Step::Failed(e)) => {
-                    let failed = failure(&e, Outcome::NotApplied);
-                    (Err(failed.error()), Some(failed))
-                }
-            };
-            let answer: Answer = Box::new(move |fate| {
-                let result = match (result, fate) {
-                    (Ok(_), Err(failure)) => Err(failure.error()),
-                    (result, _) => result,
-                };
-                // The caller may be gone; the write stands.
-                let _ = sender.send(result);
-            });
-            (answer, failed)
-        });
-        let job = Job { bytes, run };
+        let job = Job { bytes, work: Box::new(Asked { sender, work }) };
         match self {
             Self::Inline(core) => core.lock().unwrap_or_else(PoisonError::into_inner).run(vec![job]),
             Self::Thread(queue) => {
@@ -223,13 +259,16 @@ impl Writer {
                 queue.send(job).await.map_err(closed)?;
             }
         }
-        let lost = |_| Error::new(ErrorKind::Unavailable, "the batch failed before this write was reached");
+        let lost =
+            |_| Error::new(ErrorKind::Unavailable, "the writer has stopped").with_outcome(Outcome::Unknown);
         answer.await.map_err(lost)?
     }
 }
 
 /// Why work gives up.
 pub(crate) enum Step {
+    /// The work ended the transaction that it shares with others.
+    Ended,
     /// A statement failed.
     Failed(rusqlite::Error),
     /// Refused before anything was written.

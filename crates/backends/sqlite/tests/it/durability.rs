@@ -35,18 +35,6 @@ fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
 }
 
 #[tokio::test]
-async fn sg_f12_settings_are_read_back() {
-    let files = Files::new();
-    let file = files.fresh();
-    let store = open(&file).unwrap();
-    store.create(create("one")).await.unwrap();
-    let conn = Connection::open(&file).unwrap();
-    let mode: String = conn.query_row("pragma journal_mode", [], |r| r.get(0)).unwrap();
-    assert_eq!(mode, "wal");
-    assert!(rusqlite::version_number() >= 3_051_003);
-}
-
-#[tokio::test]
 async fn a_second_engine_on_one_file_fails_loudly() {
     let files = Files::new();
     let file = files.fresh();
@@ -149,6 +137,15 @@ async fn work_and_record_commit_together_or_not_at_all() {
     assert!(
         matches!(with(0, 2, false).await.unwrap(), AppendedWith::Append(Appended::Appended { .. }, made) if made.len() == 1)
     );
+    let panics = tx(|_| panic!("planted"));
+    let head = Append::new(uid.clone(), 0, 3, Vec::new(), row());
+    assert!(matches!(store.append_with(head.clone(), panics).await.unwrap(), AppendedWith::WorkFailed(_)));
+    let ends = tx(|conn| {
+        conn.execute_batch("commit")?;
+        Ok(Vec::new())
+    });
+    let ended = store.append_with(head, ends).await.unwrap_err();
+    assert_eq!((ended.kind(), ended.outcome()), (ErrorKind::ApiMisuse, Outcome::Unknown));
     // A repeated call after a lost reply finds out by the sequence.
     assert!(
         matches!(
@@ -159,4 +156,29 @@ async fn work_and_record_commit_together_or_not_at_all() {
     );
     let loaded = store.load(&uid).await.unwrap().unwrap();
     assert_eq!(loaded.records.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn cursors_never_go_back_after_a_purge_of_the_newest() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let store = inline(&files, &clock);
+    for id in ["old", "newest"] {
+        store.create(create(id)).await.unwrap();
+    }
+    let last = store.last_cursor().await.unwrap();
+    let mut done = Row::running(mainstay_clock::WallTime::from_unix_millis(1));
+    done.status = mainstay_store::journal::SagaStatus::Completed;
+    let end = Append::new(Uid::new("uid-newest"), 0, 2, Vec::new(), done);
+    store.append(end).await.unwrap();
+    let later = mainstay_clock::WallTime::from_unix_millis(i64::MAX);
+    let purge = mainstay_store::journal::PurgeRequest {
+        completed_before: later,
+        compensated_before: later,
+        tombstones_before: later,
+        limit: 9,
+    };
+    assert_eq!(store.purge(purge).await.unwrap().sagas, 1);
+    store.create(create("after")).await.unwrap();
+    let page = store.events(Some(&last), 10).await.unwrap();
+    assert_eq!(page.events.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["after"]);
 }
