@@ -11,6 +11,7 @@ use mainstay_store::{BoxFuture, Outcome};
 use tokio::sync::{Notify, watch};
 
 use super::calls::{CallEnd, CallResult};
+use super::handle::outcome_of;
 use super::registry::Registered;
 use super::{Active, Inner};
 use crate::definition::Definition;
@@ -186,7 +187,7 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
         Leave::Quarantine(reason) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
             quarantine(inner, uid, epoch, &reason).await;
-            active.status.send_replace(Some(SagaStatus::NeedsAttention));
+            active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
             inner.hand_back(std::slice::from_ref(uid)).await;
         }
     }
@@ -230,7 +231,7 @@ impl Active {
     fn new() -> Self {
         Self {
             wake: Notify::new(),
-            status: watch::Sender::new(None),
+            outcome: watch::Sender::new(None),
             task: Mutex::new(None),
             moved: watch::Sender::new(false),
         }
@@ -511,10 +512,8 @@ impl Drive {
                 return Some(leave);
             }
             let settled = status.is_final() || status == SagaStatus::NeedsAttention;
-            self.active.status.send_if_modified(|s| {
-                let new = settled.then_some(status);
-                std::mem::replace(s, new) != new
-            });
+            let outcome = settled.then(|| outcome_of(&definition, &self.state, status));
+            self.active.outcome.send_replace(outcome);
         }
         self.answer();
         self.start_calls();

@@ -96,10 +96,12 @@ impl Engine {
         const LOOK: Duration = Duration::from_secs(1);
         let inner = &self.0;
         loop {
-            let watched = inner.active().get(uid).map(|a| a.status.subscribe());
-            if let Some(mut status) = watched {
+            let watched = inner.active().get(uid).map(|a| a.outcome.subscribe());
+            if let Some(mut outcome) = watched {
                 // An error means that the saga left memory: the journal knows.
-                let _ = status.wait_for(Option::is_some).await;
+                if let Ok(Some(outcome)) = outcome.wait_for(Option::is_some).await.map(|o| o.clone()) {
+                    return Ok(outcome);
+                }
             }
             let cursor = inner.journal.last_cursor().await?;
             if let Some(outcome) = self.peek(uid).await? {
@@ -136,7 +138,7 @@ impl Engine {
     }
 }
 
-fn outcome_of(definition: &Definition, state: &State, status: SagaStatus) -> Outcome {
+pub(super) fn outcome_of(definition: &Definition, state: &State, status: SagaStatus) -> Outcome {
     let nodes = || definition.steps().iter().zip(&state.nodes);
     match status {
         SagaStatus::Completed => Outcome::Completed {

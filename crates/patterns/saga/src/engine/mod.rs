@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Runtime, TaskHandle};
 use mainstay_store::Journal;
-use mainstay_store::journal::{Claimant, SagaStatus, Uid};
+use mainstay_store::journal::{Claimant, Uid};
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use attention::{ActionRequest, Attention};
@@ -68,8 +68,8 @@ pub(crate) struct Inner {
 /// A saga in memory.
 struct Active {
     wake: Notify,
-    /// The last status that a waiter may want to know.
-    status: watch::Sender<Option<SagaStatus>>,
+    /// What a waiter wants to know, once there is something to know.
+    outcome: watch::Sender<Option<Outcome>>,
     task: Mutex<Option<TaskHandle>>,
     /// Appended once under this claim, or left memory.
     moved: watch::Sender<bool>,
