@@ -86,10 +86,11 @@ struct Head {
     bytes: usize,
     posts: i64,
     status: String,
+    due: Option<i64>,
 }
 
 fn head(conn: &Connection, uid: &Uid) -> rusqlite::Result<Option<Head>> {
-    conn.prepare_cached("select rid, epoch, next_seq, bytes, posts, status from saga where uid = ?1")?
+    conn.prepare_cached("select rid, epoch, next_seq, bytes, posts, status, due from saga where uid = ?1")?
         .query_row([uid.as_str()], |r| {
             Ok(Head {
                 rid: r.get(0)?,
@@ -98,6 +99,7 @@ fn head(conn: &Connection, uid: &Uid) -> rusqlite::Result<Option<Head>> {
                 bytes: r.get(3)?,
                 posts: r.get(4)?,
                 status: r.get(5)?,
+                due: r.get(6)?,
             })
         })
         .optional()
@@ -305,14 +307,32 @@ fn append(conn: &Connection, a: &Append, head: &Head, now: i64) -> Write<Appende
             .execute(params![int(*number), head.rid])?;
     }
     let posts = head.posts - i64::try_from(drained).unwrap_or(0);
+    // Most appends change neither: then no index is touched.
+    if head.status != row.status.as_str() || head.due != due(row) {
+        conn.prepare_cached("update saga set status = ?2, due = ?3 where rid = ?1")?.execute(params![
+            head.rid,
+            row.status.as_str(),
+            due(row)
+        ])?;
+    }
     conn.prepare_cached(
-        "update saga set next_seq = ?2, bytes = ?3, updated = ?4, status = ?5, retrying = ?6, paused = ?7, due = ?8,
-         next_try = ?9, step = ?10, attempt = ?11, error = ?12, posts = ?13, strikes = 0,
-         owner = case when ?14 then null else owner end where rid = ?1",
+        "update saga set next_seq = ?2, bytes = ?3, updated = ?4, retrying = ?5, paused = ?6, next_try = ?7,
+         step = ?8, attempt = ?9, error = ?10, posts = ?11, strikes = 0,
+         owner = case when ?12 then null else owner end where rid = ?1",
     )?
     .execute(params![
-        head.rid, next_seq, head.bytes + size(&a.records), now, row.status.as_str(), row.retrying, row.paused,
-        due(row), row.next_try.map(WallTime::unix_millis), row.step, row.attempt, row.error, posts, is_final
+        head.rid,
+        next_seq,
+        head.bytes + size(&a.records),
+        now,
+        row.retrying,
+        row.paused,
+        row.next_try.map(WallTime::unix_millis),
+        row.step,
+        row.attempt,
+        row.error,
+        posts,
+        is_final
     ])?;
     take_locks(conn, head.rid, &a.take_locks)?;
     for lock in &a.free_locks {

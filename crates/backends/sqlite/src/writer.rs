@@ -1,5 +1,6 @@
 //! The writer: a thread-free batching core with two drivers.
 
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_clock::Clock;
@@ -18,6 +19,9 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 const QUEUE: usize = 4_096;
 /// A checkpoint is due after this many commits; about 4 MiB of log at usual sizes.
 const CHECKPOINT_EVERY: u32 = 256;
+
+/// Frames (4 KiB each) after which the writer itself finishes a checkpoint: 64 MiB of log.
+const MAX_WAL_FRAMES: i64 = 16 * 1024;
 
 /// Called once the fate of the transaction is known.
 type Answer = Box<dyn FnOnce(std::result::Result<(), Failure>) + Send>;
@@ -210,6 +214,8 @@ impl Writer {
     pub(crate) fn thread(mut core: Core, checkpoint: Connection) -> Result<Self> {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let (due, checkpoints) = std::sync::mpsc::sync_channel::<()>(1);
+        let frames = Arc::new(AtomicI64::new(0));
+        let measured = Arc::clone(&frames);
         let unable = |e: std::io::Error| {
             Error::new(ErrorKind::Unavailable, "a thread cannot be started").with_source(e)
         };
@@ -217,11 +223,8 @@ impl Writer {
             .name("mainstay-checkpoint".to_owned())
             .spawn(move || {
                 while checkpoints.recv().is_ok() {
-                    // A passive checkpoint does what it can beside readers; the next one does the rest.
-                    if let Err(error) = checkpoint.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(()))
-                    {
-                        tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
-                    }
+                    // Beside the commits: it moves what it can, but never catches up with a busy writer.
+                    measured.store(checkpoint_now(&checkpoint), Ordering::Relaxed);
                 }
             })
             .map_err(unable)?;
@@ -232,6 +235,11 @@ impl Writer {
                     core.run(batch(first, &mut jobs));
                     if core.commits >= CHECKPOINT_EVERY {
                         core.commits = 0;
+                        if frames.load(Ordering::Relaxed) > MAX_WAL_FRAMES {
+                            // Between two commits the rest is small, and with it done the log starts over.
+                            checkpoint_now(&core.conn);
+                            frames.store(0, Ordering::Relaxed);
+                        }
                         // Full means that one is due already.
                         let _ = due.try_send(());
                     }
@@ -285,6 +293,14 @@ impl From<Error> for Step {
     fn from(e: Error) -> Self {
         Self::Refuse(e)
     }
+}
+
+/// A passive checkpoint; the frames in the log after it.
+fn checkpoint_now(conn: &Connection) -> i64 {
+    conn.query_row("pragma wal_checkpoint(passive)", [], |r| r.get(1)).unwrap_or_else(|error| {
+        tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
+        0
+    })
 }
 
 /// Whatever is queued, within the limits; nothing is waited for.

@@ -11,6 +11,9 @@ use crate::fold::{Phase, State};
 /// Longest error text on a row; the whole text is in the log.
 const MAX_ERROR: usize = 1_000;
 
+/// Due since ever.
+const AT_ONCE: i64 = 0;
+
 /// Derives the row. `now` is when it is written, Unix milliseconds.
 #[must_use]
 pub(crate) fn row(definition: &Definition, state: &State, now: i64, attrs: &BTreeMap<String, String>) -> Row {
@@ -20,8 +23,9 @@ pub(crate) fn row(definition: &Definition, state: &State, now: i64, attrs: &BTre
     let focus = focus(definition, state);
     let due = match status {
         s if s.is_final() => None,
-        // Something is in flight or could start: whoever takes over goes on at once.
-        _ if busy => Some(now),
+        // Something is in flight: whoever takes over goes on at once. One value for that, so that a store
+        // need not move the saga in its index with every append.
+        _ if busy => Some(AT_ONCE),
         SagaStatus::NeedsAttention => retry,
         _ if state.paused => state.deadline.filter(|_| state.phase(definition) == Phase::Forward),
         _ => Some(retry.unwrap_or(now)),
