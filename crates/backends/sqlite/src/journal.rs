@@ -13,10 +13,11 @@ use mainstay_store::journal::{
 use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 
+use crate::desk::Head;
 use crate::error::corrupt;
 use crate::query;
 use crate::store::SqliteStore;
-use crate::writer::Step;
+use crate::writer::{Pen, Step};
 
 type Write<T> = std::result::Result<T, Step>;
 
@@ -78,51 +79,20 @@ fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// A saga's head as the writer needs it.
-struct Head {
-    rid: i64,
-    epoch: i64,
-    next_seq: u64,
-    bytes: usize,
-    posts: i64,
-    status: String,
-    due: Option<i64>,
-}
-
-fn head(conn: &Connection, uid: &Uid) -> rusqlite::Result<Option<Head>> {
-    conn.prepare_cached("select rid, epoch, next_seq, bytes, posts, status, due from saga where uid = ?1")?
-        .query_row([uid.as_str()], |r| {
-            Ok(Head {
-                rid: r.get(0)?,
-                epoch: r.get(1)?,
-                next_seq: r.get(2)?,
-                bytes: r.get(3)?,
-                posts: r.get(4)?,
-                status: r.get(5)?,
-                due: r.get(6)?,
-            })
-        })
-        .optional()
-}
-
-fn write_log(
-    conn: &Connection,
-    rid: i64,
-    seq: u64,
-    now: i64,
-    status: SagaStatus,
-    records: &[NewRecord],
-) -> rusqlite::Result<()> {
+/// Appends `records` to the log of the saga whose head is `head`; the number of the new row.
+fn write_log(pen: &mut Pen, head: &Head, status: SagaStatus, records: &[NewRecord]) -> rusqlite::Result<i64> {
     if records.is_empty() {
-        return Ok(());
+        return Ok(head.last_n);
     }
+    let (n, now) = (pen.desk.n(), pen.now);
     let packed = query::pack(records);
-    let sum = query::checksum(rid, seq, now, &packed);
-    conn.prepare_cached(
-        "insert into log (rid, seq, at, status, sum, records) values (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![rid, seq, now, status.as_str(), sum, packed])?;
-    Ok(())
+    let sum = query::checksum(head.rid, head.next_seq, now, head.last_n, &packed);
+    pen.conn
+        .prepare_cached(
+            "insert into log (n, rid, seq, at, status, previous, sum, records) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        )?
+        .execute(params![n, head.rid, head.next_seq, now, status.as_str(), head.last_n, sum, packed])?;
+    Ok(n)
 }
 
 fn held(conn: &Connection, rid: i64, locks: &[String]) -> rusqlite::Result<Option<(String, Uid)>> {
@@ -203,7 +173,18 @@ fn extend_node(conn: &Connection, node: &str, incarnation: u64, ttl: Duration, n
     Ok(())
 }
 
-fn create(conn: &Connection, c: &Create, now: i64) -> Write<Created> {
+/// As [`extend_node`], but a claim that was extended a moment ago is not written again: it keeps at least
+/// seven eighths of `ttl`. For creates, whose callers conclude nothing about their other claims.
+fn hold_node(conn: &Connection, node: &str, incarnation: u64, ttl: Duration, now: i64) -> Write<()> {
+    let enough = now.saturating_add(millis(ttl - ttl / 8));
+    let holds = conn
+        .prepare_cached("select 1 from node where name = ?1 and incarnation = ?2 and until >= ?3")?
+        .exists(params![node, int(incarnation), enough])?;
+    if holds { Ok(()) } else { extend_node(conn, node, incarnation, ttl, now) }
+}
+
+fn create(pen: &mut Pen, c: &Create) -> Write<Created> {
+    let (conn, now) = (&pen.conn, pen.now);
     check_id("the id", &c.id)?;
     check_records(&c.records, 0, 0)?;
     if let Some(reply) = &c.reply
@@ -238,38 +219,57 @@ fn create(conn: &Connection, c: &Create, now: i64) -> Write<Created> {
         return Ok(Created::LockHeld { lock, by });
     }
     if let Some(owner) = &c.owner {
-        extend_node(conn, &owner.node, owner.incarnation, owner.ttl, now)?;
+        hold_node(conn, &owner.node, owner.incarnation, owner.ttl, now)?;
     }
-    insert_saga(conn, c, now)
+    insert_saga(pen, c)
 }
 
-fn insert_saga(conn: &Connection, c: &Create, now: i64) -> Write<Created> {
-    let epoch = i64::from(c.owner.is_some());
-    let next_seq = 1 + c.records.len() as u64;
+fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
+    let now = pen.now;
     let row = &c.row;
+    let mut head = Head {
+        rid: pen.desk.rid(),
+        epoch: i64::from(c.owner.is_some()),
+        next_seq: 1,
+        bytes: size(&c.records),
+        posts: 0,
+        status: row.status,
+        due: due(row),
+        last_n: 0,
+    };
+    head.last_n = write_log(pen, &head, row.status, &c.records)?;
+    head.next_seq += c.records.len() as u64;
     let parent = c.parent.as_ref();
+    let conn = &pen.conn;
     conn.prepare_cached(
-        "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes, owner,
+        "insert into saga (rid, uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes, owner,
          incarnation, strikes, created, updated, status, retrying, paused, due, next_try, step, attempt, error, parent,
-         parent_step) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, 0, ?12, ?12, ?13, ?14, ?15, ?16, ?17, ?18,
-         ?19, ?20, ?21, ?22)",
+         parent_step, last_n, ended) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?13, ?14, ?15, ?16,
+         ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
     )?
     .execute(params![
-        c.uid.as_str(), c.definition, c.version, c.definition_hash.0, c.id, c.input_hash.0, epoch, next_seq,
-        size(&c.records), c.owner.as_ref().map(|o| &o.node), c.owner.as_ref().map_or(0, |o| int(o.incarnation)), now,
-        row.status.as_str(), row.retrying, row.paused, due(row), row.next_try.map(WallTime::unix_millis), row.step,
-        row.attempt, row.error, parent.map(|p| p.0.as_str()), parent.map(|p| &p.1)
+        head.rid, c.uid.as_str(), c.definition, c.version, c.definition_hash.0, c.id, c.input_hash.0, head.epoch,
+        head.next_seq, head.bytes, c.owner.as_ref().map(|o| &o.node),
+        c.owner.as_ref().map_or(0, |o| int(o.incarnation)), now, row.status.as_str(), row.retrying, row.paused,
+        head.due, row.next_try.map(WallTime::unix_millis), row.step, row.attempt, row.error,
+        parent.map(|p| p.0.as_str()), parent.map(|p| &p.1), head.last_n, ended(row, now)
     ])?;
-    let rid = conn.last_insert_rowid();
     for (key, value) in &row.attrs {
-        conn.prepare_cached("insert into attr values (?1, ?2, ?3)")?.execute(params![rid, key, value])?;
+        conn.prepare_cached("insert into attr values (?1, ?2, ?3)")?
+            .execute(params![head.rid, key, value])?;
     }
-    take_locks(conn, rid, &c.locks)?;
-    write_log(conn, rid, 1, now, row.status, &c.records)?;
+    take_locks(conn, head.rid, &c.locks)?;
     if let Some(reply) = &c.reply {
         keep_reply(conn, reply, now)?;
     }
-    Ok(Created::Created { epoch: u64::try_from(epoch).unwrap_or(0), next_seq })
+    let created = Created::Created { epoch: u64::try_from(head.epoch).unwrap_or(0), next_seq: head.next_seq };
+    pen.desk.keep(&c.uid, head);
+    Ok(created)
+}
+
+/// When a saga that ends now ended: what the purge looks for.
+fn ended(row: &Row, now: i64) -> Option<i64> {
+    row.status.is_final().then_some(now)
 }
 
 /// A finished saga is never due.
@@ -278,52 +278,67 @@ fn due(row: &Row) -> Option<i64> {
 }
 
 /// Epoch, sequence and locks, evaluated where the append happens.
-fn admit(conn: &Connection, a: &Append) -> Write<std::result::Result<Head, Appended>> {
-    let Some(head) = head(conn, &a.saga)? else { return Ok(Err(Appended::Fenced)) };
+fn admit(pen: &Pen, a: &Append) -> Write<std::result::Result<Head, Appended>> {
+    let Some(head) = pen.desk.head(&pen.conn, &a.saga)? else { return Ok(Err(Appended::Fenced)) };
     if head.epoch != int(a.epoch) {
         return Ok(Err(Appended::Fenced));
     }
     if head.next_seq != a.expected_seq {
         return Ok(Err(Appended::Conflict { next_seq: head.next_seq }));
     }
-    if let Some((lock, by)) = held(conn, head.rid, &a.take_locks)? {
+    if let Some((lock, by)) = held(&pen.conn, head.rid, &a.take_locks)? {
         return Ok(Err(Appended::LockHeld { lock, by }));
     }
     Ok(Ok(head))
 }
 
-fn append(conn: &Connection, a: &Append, head: &Head, now: i64) -> Write<Appended> {
+fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
     check_records(&a.records, head.next_seq - 1, head.bytes)?;
-    let next_seq = head.next_seq + a.records.len() as u64;
-    let row = &a.row;
-    let is_final = row.status.is_final();
-    write_log(conn, head.rid, head.next_seq, now, row.status, &a.records)?;
-    let mut drained = 0;
+    head.last_n = write_log(pen, &head, a.row.status, &a.records)?;
+    head.next_seq += a.records.len() as u64;
+    head.bytes += size(&a.records);
+    let (conn, now) = (&pen.conn, pen.now);
     for number in &a.drain {
-        drained += conn
+        let drained = conn
             .prepare_cached(
                 "update post set drained = 1, bytes = x'' where number = ?1 and rid = ?2 and drained = 0",
             )?
             .execute(params![int(*number), head.rid])?;
+        head.posts -= i64::try_from(drained).unwrap_or(0);
     }
-    let posts = head.posts - i64::try_from(drained).unwrap_or(0);
-    // Most appends change neither: then no index is touched.
-    if head.status != row.status.as_str() || head.due != due(row) {
-        conn.prepare_cached("update saga set status = ?2, due = ?3 where rid = ?1")?.execute(params![
-            head.rid,
-            row.status.as_str(),
-            due(row)
-        ])?;
+    // Most appends move the saga in no index: then none is touched.
+    if head.status != a.row.status || head.due != due(&a.row) {
+        (head.status, head.due) = (a.row.status, due(&a.row));
+        move_saga(conn, &head, now)?;
     }
+    write_row(conn, &head, &a.row, now)?;
+    keep_side_effects(conn, a, &head, now)?;
+    let (next_seq, posts) = (head.next_seq, head.posts > 0);
+    pen.desk.keep(&a.saga, head);
+    Ok(Appended::Appended { next_seq, posts })
+}
+
+/// The columns that indexes stand on.
+fn move_saga(conn: &Connection, head: &Head, now: i64) -> rusqlite::Result<()> {
+    let is_final = head.status.is_final();
+    conn.prepare_cached(
+        "update saga set status = ?2, due = ?3, ended = ?4, owner = case when ?5 then null else owner end
+         where rid = ?1",
+    )?
+    .execute(params![head.rid, head.status.as_str(), head.due, is_final.then_some(now), is_final])?;
+    Ok(())
+}
+
+/// The columns that change with every append.
+fn write_row(conn: &Connection, head: &Head, row: &Row, now: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "update saga set next_seq = ?2, bytes = ?3, updated = ?4, retrying = ?5, paused = ?6, next_try = ?7,
-         step = ?8, attempt = ?9, error = ?10, posts = ?11, strikes = 0,
-         owner = case when ?12 then null else owner end where rid = ?1",
+         step = ?8, attempt = ?9, error = ?10, posts = ?11, last_n = ?12, strikes = 0 where rid = ?1",
     )?
     .execute(params![
         head.rid,
-        next_seq,
-        head.bytes + size(&a.records),
+        head.next_seq,
+        head.bytes,
         now,
         row.retrying,
         row.paused,
@@ -331,15 +346,20 @@ fn append(conn: &Connection, a: &Append, head: &Head, now: i64) -> Write<Appende
         row.step,
         row.attempt,
         row.error,
-        posts,
-        is_final
+        head.posts,
+        head.last_n,
     ])?;
+    Ok(())
+}
+
+/// Locks, replies and audit entries of an append.
+fn keep_side_effects(conn: &Connection, a: &Append, head: &Head, now: i64) -> rusqlite::Result<()> {
     take_locks(conn, head.rid, &a.take_locks)?;
     for lock in &a.free_locks {
         conn.prepare_cached("delete from lock where name = ?1 and rid = ?2")?
             .execute(params![lock, head.rid])?;
     }
-    if is_final {
+    if head.status.is_final() {
         conn.prepare_cached("delete from lock where rid = ?1")?.execute([head.rid])?;
     }
     for reply in &a.replies {
@@ -348,89 +368,95 @@ fn append(conn: &Connection, a: &Append, head: &Head, now: i64) -> Write<Appende
     for entry in &a.audit {
         put_audit(conn, entry, now)?;
     }
-    Ok(Appended::Appended { next_seq, posts: posts > 0 })
+    Ok(())
 }
 
-fn append_with(
-    conn: &mut Connection,
-    mut a: Append,
-    work: mainstay_store::journal::SyncWork,
-    now: i64,
-) -> Write<AppendedWith> {
-    let head = match admit(conn, &a)? {
+fn append_with(pen: &mut Pen, mut a: Append, work: mainstay_store::journal::SyncWork) -> Write<AppendedWith> {
+    let head = match admit(pen, &a)? {
         Ok(head) => head,
         Err(refused) => return Ok(AppendedWith::Append(refused, Vec::new())),
     };
-    conn.execute_batch("savepoint work")?;
-    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(conn)))
+    pen.conn.execute_batch("savepoint work")?;
+    let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&mut pen.conn)))
         .unwrap_or_else(|_| Err("the work panicked".into()));
-    if conn.is_autocommit() {
+    if pen.conn.is_autocommit() {
         return Err(Step::Ended);
     }
     let made = match done {
         Ok(made) => made,
         Err(why) => {
-            conn.execute_batch("rollback to work; release work")?;
+            pen.conn.execute_batch("rollback to work; release work")?;
             return Ok(AppendedWith::WorkFailed(why));
         }
     };
     a.records.extend(made.iter().cloned());
-    match append(conn, &a, &head, now) {
+    match append(pen, &a, head) {
         Ok(appended) => {
-            conn.execute_batch("release work")?;
+            pen.conn.execute_batch("release work")?;
             Ok(AppendedWith::Append(appended, made))
         }
         Err(Step::Refuse(error)) => {
             // The effect goes with the records that could not be kept.
-            conn.execute_batch("rollback to work; release work")?;
+            pen.conn.execute_batch("rollback to work; release work")?;
             Err(Step::Refuse(error))
         }
         failed => failed.map(|appended| AppendedWith::Append(appended, made)),
     }
 }
 
-fn post(conn: &Connection, uid: &Uid, message: &str, kind: u16, bytes: &[u8], now: i64) -> Write<Posted> {
+fn post(pen: &mut Pen, uid: &Uid, message: &str, kind: u16, bytes: &[u8]) -> Write<Posted> {
+    let (conn, now) = (&pen.conn, pen.now);
     check_id("the message id", message)?;
     if bytes.len() > MAX_RECORD_BYTES {
         return Err(Error::new(ErrorKind::TooLarge, format!("a message has {} bytes", bytes.len())).into());
     }
-    let Some(head) = head(conn, uid)? else { return Ok(Posted::NoSuchSaga) };
+    let Some(mut head) = pen.desk.head(conn, uid)? else { return Ok(Posted::NoSuchSaga) };
     let known = conn
         .prepare_cached("select 1 from post where rid = ?1 and message = ?2")?
         .exists(params![head.rid, message])?;
     if known {
         return Ok(Posted::Duplicate);
     }
-    let status = SagaStatus::parse(&head.status)
-        .ok_or_else(|| corrupt(format!("status `{}` is unknown", head.status)))?;
-    if status.is_final() {
-        return Ok(Posted::Final(status));
+    if head.status.is_final() {
+        return Ok(Posted::Final(head.status));
     }
     if usize::try_from(head.posts).unwrap_or(usize::MAX) >= MAX_POSTS {
         return Ok(Posted::InboxFull);
     }
     conn.prepare_cached("insert into post (rid, message, kind, at, bytes) values (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![head.rid, message, kind, now, bytes])?;
-    conn.prepare_cached("update saga set posts = posts + 1, due = min(ifnull(due, ?2), ?2) where rid = ?1")?
-        .execute(params![head.rid, now])?;
+    (head.posts, head.due) = (head.posts + 1, Some(head.due.map_or(now, |due| due.min(now))));
+    conn.prepare_cached("update saga set posts = ?2, due = ?3 where rid = ?1")?
+        .execute(params![head.rid, head.posts, head.due])?;
+    pen.desk.keep(uid, head);
     Ok(Posted::Posted)
 }
 
-fn claim(conn: &Connection, c: &ClaimRequest, now: i64) -> Write<Vec<Claimed>> {
-    let me = &c.claimant;
+/// What may be claimed, by kind of owner: each walks one range of the index by owner and time, and stops.
+const OF_MY_EARLIER_RUNS: &str = "select rid, uid, epoch, strikes from saga
+     where owner = ?2 and due <= ?1 and incarnation < ?3 order by due limit ?4";
+const OF_OTHERS: [&str; 2] = [
+    "select rid, uid, epoch, strikes from saga where owner is null and due <= ?1 order by due limit ?4",
+    "select rid, uid, epoch, strikes from saga
+     where owner in (select name from node where name <> ?2) and due <= ?1 and not exists (
+       select 1 from node where name = saga.owner and until > ?1 and node.incarnation <= saga.incarnation)
+     order by due limit ?4",
+];
+
+fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
+    let (conn, now, me) = (&pen.conn, pen.now, &c.claimant);
     extend_node(conn, &me.node, me.incarnation, me.ttl, now)?;
-    let due: Vec<(i64, String, i64, u32)> = conn
-        .prepare_cached(
-            "select rid, uid, epoch, strikes from saga where due is not null and due <= ?1 and (owner is null
-               or (owner = ?2 and ?3 and incarnation < ?4)
-               or (owner <> ?2 and not exists (select 1 from node where name = saga.owner and until > ?1
-                   and node.incarnation <= saga.incarnation)))
-             order by due limit ?5",
-        )?
-        .query_map(params![now, me.node, c.take_own, int(me.incarnation), c.limit], |r| {
-            Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))
-        })?
-        .collect::<rusqlite::Result<_>>()?;
+    let mut due = Vec::new();
+    for sql in c.take_own.then_some(OF_MY_EARLIER_RUNS).into_iter().chain(OF_OTHERS) {
+        let left = c.limit - due.len();
+        let mut statement = conn.prepare_cached(sql)?;
+        let found = statement.query_map(params![now, me.node, int(me.incarnation), left], |r| {
+            Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?, r.get::<_, i64>(2)?, r.get::<_, u32>(3)?))
+        })?;
+        for row in found {
+            due.push(row?);
+        }
+    }
     let mut claimed = Vec::with_capacity(due.len());
     for (rid, uid, epoch, strikes) in due {
         conn.prepare_cached(
@@ -438,7 +464,9 @@ fn claim(conn: &Connection, c: &ClaimRequest, now: i64) -> Write<Vec<Claimed>> {
         )?
         .execute(params![rid, epoch + 1, me.node, int(me.incarnation), strikes + 1, now])?;
         let epoch = u64::try_from(epoch + 1).unwrap_or(0);
-        claimed.push(Claimed { saga: Uid::new(uid), epoch, strikes: strikes + 1 });
+        let saga = Uid::new(uid);
+        pen.desk.forget(&saga);
+        claimed.push(Claimed { saga, epoch, strikes: strikes + 1 });
     }
     Ok(claimed)
 }
@@ -446,8 +474,8 @@ fn claim(conn: &Connection, c: &ClaimRequest, now: i64) -> Write<Vec<Claimed>> {
 fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
     let old: Vec<i64> = conn
         .prepare_cached(
-            "select rid from saga where (status = 'completed' and updated < ?1)
-             or (status in ('compensated', 'abandoned') and updated < ?2) limit ?3",
+            "select rid from saga where ended < max(?1, ?2) and ended < case status when 'completed' then ?1 else ?2 end
+             order by ended limit ?3",
         )?
         .query_map(
             params![p.completed_before.unix_millis(), p.compensated_before.unix_millis(), p.limit],
@@ -460,11 +488,15 @@ fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
         )?
         .execute([rid])?;
         conn.prepare_cached(
-            "update purged set last_n = max(last_n, ifnull((select max(n) from log where rid = ?1), 0))",
+            "update purged set last_rid = max(last_rid, ?1),
+             last_n = max(last_n, ifnull((select last_n from saga where rid = ?1), 0))",
         )?
         .execute([rid])?;
         for sql in [
-            "delete from log where rid = ?1",
+            "with recursive row (n) as (
+               select last_n from saga where rid = ?1 union all
+               select previous from log join row using (n) where previous > 0)
+             delete from log where n in (select n from row) and rid = ?1",
             "delete from post where rid = ?1",
             "delete from attr where rid = ?1",
             "delete from saga where rid = ?1",
@@ -493,12 +525,12 @@ fn put_definition(conn: &Connection, d: &StoredDefinition) -> Write<PutDefinitio
 
 impl Journal for SqliteStore {
     fn create(&self, c: Create) -> BoxFuture<'_, Result<Created>> {
-        Box::pin(self.0.writer.write(size(&c.records), move |conn, now| create(conn, &c, now)))
+        Box::pin(self.0.writer.work(size(&c.records), move |pen| create(pen, &c)))
     }
 
     fn append(&self, a: Append) -> BoxFuture<'_, Result<Appended>> {
-        Box::pin(self.0.writer.write(size(&a.records), move |conn, now| match admit(conn, &a)? {
-            Ok(head) => append(conn, &a, &head, now),
+        Box::pin(self.0.writer.work(size(&a.records), move |pen| match admit(pen, &a)? {
+            Ok(head) => append(pen, &a, head),
             Err(refused) => Ok(refused),
         }))
     }
@@ -508,19 +540,17 @@ impl Journal for SqliteStore {
             let TxWork::Sync(work) = work else {
                 return Err(Error::new(ErrorKind::Unsupported, "SQLite runs synchronous work only"));
             };
-            self.0.writer.write(size(&a.records), move |conn, now| append_with(conn, a, work, now)).await
+            self.0.writer.work(size(&a.records), move |pen| append_with(pen, a, work)).await
         })
     }
 
     fn post(&self, saga: &Uid, message: &str, kind: u16, bytes: Vec<u8>) -> BoxFuture<'_, Result<Posted>> {
         let (saga, message) = (saga.clone(), message.to_owned());
-        Box::pin(
-            self.0.writer.write(bytes.len(), move |conn, now| post(conn, &saga, &message, kind, &bytes, now)),
-        )
+        Box::pin(self.0.writer.work(bytes.len(), move |pen| post(pen, &saga, &message, kind, &bytes)))
     }
 
     fn claim(&self, c: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
-        Box::pin(self.0.writer.write(0, move |conn, now| claim(conn, &c, now)))
+        Box::pin(self.0.writer.work(0, move |pen| claim(pen, &c)))
     }
 
     fn renew_node(&self, node: &str, incarnation: u64, ttl: Duration) -> BoxFuture<'_, Result<bool>> {

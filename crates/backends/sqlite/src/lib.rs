@@ -7,6 +7,7 @@
 
 pub mod barrier;
 mod config;
+mod desk;
 mod error;
 mod journal;
 mod leases;

@@ -43,9 +43,18 @@ fn unpack(mut packed: &[u8]) -> Option<Vec<(u16, Vec<u8>)>> {
 }
 
 /// Guards a row against bit rot and against rows that moved.
-pub(crate) fn checksum(rid: i64, seq: u64, at: i64, packed: &[u8]) -> [u8; 8] {
+pub(crate) fn checksum(rid: i64, seq: u64, at: i64, previous: i64, packed: &[u8]) -> [u8; 8] {
+    let mut head = [0; 32];
+    for (part, n) in head.chunks_exact_mut(8).zip([
+        rid.to_le_bytes(),
+        seq.to_le_bytes(),
+        at.to_le_bytes(),
+        previous.to_le_bytes(),
+    ]) {
+        part.copy_from_slice(&n);
+    }
     let mut hasher = blake3::Hasher::new();
-    hasher.update(&rid.to_le_bytes()).update(&seq.to_le_bytes()).update(&at.to_le_bytes()).update(packed);
+    hasher.update(&head).update(packed);
     let mut sum = [0; 8];
     sum.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     sum
@@ -57,12 +66,13 @@ struct LogRow {
     seq: u64,
     at: i64,
     status: String,
+    previous: i64,
     sum: [u8; 8],
     packed: Vec<u8>,
 }
 
 impl LogRow {
-    const COLUMNS: &'static str = "l.n, l.rid, l.seq, l.at, l.status, l.sum, l.records";
+    const COLUMNS: &'static str = "l.n, l.rid, l.seq, l.at, l.status, l.previous, l.sum, l.records";
 
     fn read(r: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
@@ -71,13 +81,14 @@ impl LogRow {
             seq: r.get(2)?,
             at: r.get(3)?,
             status: r.get(4)?,
-            sum: r.get(5)?,
-            packed: r.get(6)?,
+            previous: r.get(5)?,
+            sum: r.get(6)?,
+            packed: r.get(7)?,
         })
     }
 
     fn records(&self) -> Result<Vec<Record>> {
-        if checksum(self.rid, self.seq, self.at, &self.packed) != self.sum {
+        if checksum(self.rid, self.seq, self.at, self.previous, &self.packed) != self.sum {
             return Err(corrupt(format!("log row {} fails its checksum", self.n)));
         }
         let unpacked =
@@ -153,15 +164,31 @@ pub(crate) fn summary(conn: &Connection, uid: &Uid) -> Result<Option<Summary>> {
     Ok(find(conn, uid).map_err(store_error)?.map(|(_, s)| s))
 }
 
+/// The rows of a saga's log, oldest first: followed from the newest back.
+fn log_of(conn: &Connection, uid: &Uid, rid: i64) -> Result<Vec<LogRow>> {
+    let sql = format!("select {} from log l where l.n = ?1", LogRow::COLUMNS);
+    let mut statement = conn.prepare_cached(&sql).map_err(store_error)?;
+    let newest = conn
+        .prepare_cached("select last_n from saga where rid = ?1")
+        .and_then(|mut s| s.query_row([rid], |r| r.get::<_, i64>(0)));
+    let mut n = newest.map_err(store_error)?;
+    let mut rows: Vec<LogRow> = Vec::new();
+    while n > 0 {
+        let row = statement.query_row([n], LogRow::read).optional().map_err(store_error)?;
+        let broken = || corrupt(format!("the log of saga {uid} has a gap at row {n}"));
+        let row = row.filter(|row| row.rid == rid && row.previous < n).ok_or_else(broken)?;
+        n = row.previous;
+        rows.push(row);
+    }
+    rows.reverse();
+    Ok(rows)
+}
+
 /// One transaction, so that head, log and inbox belong together.
 pub(crate) fn load(conn: &Connection, uid: &Uid) -> Result<Option<Loaded>> {
     let tx = conn.unchecked_transaction().map_err(store_error)?;
     let Some((rid, summary)) = find(&tx, uid).map_err(store_error)? else { return Ok(None) };
-    let sql = format!("select {} from log l where l.rid = ?1 order by l.seq", LogRow::COLUMNS);
-    let rows: Vec<LogRow> = tx
-        .prepare_cached(&sql)
-        .and_then(|mut s| s.query_map([rid], LogRow::read)?.collect())
-        .map_err(store_error)?;
+    let rows = log_of(&tx, uid, rid)?;
     let mut records: Vec<Record> = Vec::new();
     for row in &rows {
         let expected = records.len() as u64 + 1;
@@ -350,7 +377,7 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
         .prepare_cached(&sql)
         .and_then(|mut s| {
             s.query_map(params![from, limit.saturating_add(1)], |r| {
-                Ok((LogRow::read(r)?, r.get(7)?, r.get(8)?, r.get(9)?))
+                Ok((LogRow::read(r)?, r.get(8)?, r.get(9)?, r.get(10)?))
             })?
             .collect()
         })

@@ -8,24 +8,27 @@ use crate::error::store_error;
 /// Steps from version n to n + 1; applied ones never change.
 const MIGRATIONS: [&str; 1] = [V1];
 
+/// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
+/// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
+/// never gives one twice; `autoincrement` would write one more page with every append.
 const V1: &str = "
 create table saga (
-  rid integer primary key autoincrement, uid text not null unique, definition text not null, version integer not null,
+  rid integer primary key, uid text not null unique, definition text not null, version integer not null,
   definition_hash blob not null, id text not null, input_hash blob not null,
   epoch integer not null, next_seq integer not null, bytes integer not null,
   owner text, incarnation integer not null, strikes integer not null,
   created integer not null, updated integer not null,
   status text not null, retrying integer not null, paused integer not null, due integer, next_try integer,
   step text, attempt integer not null, error text, parent text, parent_step text,
-  posts integer not null default 0,
+  posts integer not null default 0, last_n integer not null, ended integer,
   unique (definition, id));
-create index saga_due on saga (due) where due is not null;
+create index saga_due on saga (owner, due) where due is not null;
+create index saga_ended on saga (ended) where ended is not null;
 create index saga_status on saga (status, rid);
 create table attr (rid integer not null, key text not null, value text not null, primary key (rid, key)) without rowid;
 create table log (
-  n integer primary key autoincrement, rid integer not null, seq integer not null, at integer not null, status text not null,
-  sum blob not null, records blob not null);
-create unique index log_saga on log (rid, seq);
+  n integer primary key, rid integer not null, seq integer not null, at integer not null, status text not null,
+  previous integer not null, sum blob not null, records blob not null);
 create table post (
   number integer primary key autoincrement, rid integer not null, message text not null, kind integer not null,
   at integer not null, bytes blob not null, drained integer not null default 0, unique (rid, message));
@@ -44,8 +47,8 @@ create table lease (
   ttl integer not null, note text not null) without rowid;
 create table kv (key text primary key, version integer not null, value blob, expires integer) without rowid;
 create table cell (name text primary key, value blob not null, sum blob not null) without rowid;
-create table purged (one integer primary key check (one = 1), last_n integer not null);
-insert into purged values (1, 0);
+create table purged (one integer primary key check (one = 1), last_rid integer not null, last_n integer not null);
+insert into purged values (1, 0, 0);
 ";
 
 /// The version this program writes.

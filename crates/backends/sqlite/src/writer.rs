@@ -8,6 +8,7 @@ use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::desk::Desk;
 use crate::error::store_error;
 use crate::lockfile::LockFile;
 
@@ -49,7 +50,7 @@ pub(crate) struct Job {
 /// Work and the caller that waits for it.
 trait Work: Send {
     /// Runs it; a failure ends the batch.
-    fn run(self: Box<Self>, conn: &mut Connection, now: i64) -> (Answer, Option<Failure>);
+    fn run(self: Box<Self>, pen: &mut Pen) -> (Answer, Option<Failure>);
 
     /// Answers without running it.
     fn refuse(self: Box<Self>, why: &Failure);
@@ -63,11 +64,11 @@ struct Asked<T, F> {
 impl<T, F> Work for Asked<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&mut Connection, i64) -> std::result::Result<T, Step> + Send,
+    F: FnOnce(&mut Pen) -> std::result::Result<T, Step> + Send,
 {
-    fn run(self: Box<Self>, conn: &mut Connection, now: i64) -> (Answer, Option<Failure>) {
+    fn run(self: Box<Self>, pen: &mut Pen) -> (Answer, Option<Failure>) {
         let Self { sender, work } = *self;
-        let (result, failed) = match work(conn, now) {
+        let (result, failed) = match work(pen) {
             Ok(value) => (Ok(value), None),
             Err(Step::Refuse(error)) => (Err(error), None),
             Err(Step::Failed(e)) => {
@@ -97,12 +98,18 @@ where
     }
 }
 
+/// What work writes with, inside the transaction of its batch.
+pub(crate) struct Pen {
+    pub(crate) conn: Connection,
+    /// Largest time committed: time never goes back.
+    pub(crate) now: i64,
+    pub(crate) desk: Desk,
+}
+
 /// Runs batches on a connection.
 pub(crate) struct Core {
-    conn: Connection,
+    pen: Pen,
     clock: Arc<dyn Clock>,
-    /// Largest time committed: time never goes back.
-    now: i64,
     /// After a failed sync nothing is certain any more; the process must reopen the file.
     broken: Option<Failure>,
     commits: u32,
@@ -110,6 +117,13 @@ pub(crate) struct Core {
     changed: watch::Sender<u64>,
     /// Freed with the last write, not before.
     _lock: LockFile,
+}
+
+impl Pen {
+    /// Runs a statement that is needed with every batch: it is prepared once.
+    fn execute(&self, sql: &str) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.execute([]).map(drop)
+    }
 }
 
 impl Core {
@@ -120,9 +134,15 @@ impl Core {
         lock: LockFile,
     ) -> Result<Self> {
         let now: i64 = conn
-            .query_row("select max(ifnull((select max(updated) from saga), 0), ifnull((select max(at) from audit), 0))", [], |r| r.get(0))
+            .query_row(
+                "select max(ifnull((select at from log order by n desc limit 1), 0),
+                        ifnull((select at from audit order by seq desc limit 1), 0))",
+                [],
+                |r| r.get(0),
+            )
             .map_err(store_error)?;
-        Ok(Self { conn, clock, now, broken: None, commits: 0, changed, _lock: lock })
+        let pen = Pen { desk: Desk::open(&conn)?, conn, now };
+        Ok(Self { pen, clock, broken: None, commits: 0, changed, _lock: lock })
     }
 
     /// Runs `jobs` in one transaction and answers each.
@@ -135,10 +155,10 @@ impl Core {
     }
 
     fn transact(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> std::result::Result<(), Failure> {
-        self.now = self.now.max(self.clock.wall().unix_millis());
+        self.pen.now = self.pen.now.max(self.clock.wall().unix_millis());
         let mut failed = self.broken.clone();
         if failed.is_none()
-            && let Err(e) = self.conn.execute_batch("begin immediate")
+            && let Err(e) = self.pen.execute("begin immediate")
         {
             failed = Some(failure(&e, Outcome::NotApplied));
         }
@@ -147,7 +167,7 @@ impl Core {
                 job.work.refuse(why);
                 continue;
             }
-            let (answer, failure) = job.work.run(&mut self.conn, self.now);
+            let (answer, failure) = job.work.run(&mut self.pen);
             answers.push(answer);
             failed = failure;
         }
@@ -159,13 +179,13 @@ impl Core {
     }
 
     fn commit(&mut self) -> std::result::Result<(), Failure> {
-        let Err(e) = self.conn.execute_batch("commit") else {
+        let Err(e) = self.pen.execute("commit") else {
             self.commits += 1;
             self.changed.send_modify(|n| *n += 1);
             return Ok(());
         };
         let full = e.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        let open = !self.conn.is_autocommit();
+        let open = !self.pen.conn.is_autocommit();
         self.roll_back();
         if full && open && self.broken.is_none() {
             return Err(failure(&e, Outcome::NotApplied));
@@ -181,8 +201,9 @@ impl Core {
     }
 
     fn roll_back(&mut self) {
-        if !self.conn.is_autocommit()
-            && let Err(e) = self.conn.execute_batch("rollback")
+        self.pen.desk.forget_all();
+        if !self.pen.conn.is_autocommit()
+            && let Err(e) = self.pen.execute("rollback")
         {
             self.broken = Some(failure(&e, Outcome::Unknown));
         }
@@ -237,7 +258,7 @@ impl Writer {
                         core.commits = 0;
                         if frames.load(Ordering::Relaxed) > MAX_WAL_FRAMES {
                             // Between two commits the rest is small, and with it done the log starts over.
-                            checkpoint_now(&core.conn);
+                            checkpoint_now(&core.pen.conn);
                             frames.store(0, Ordering::Relaxed);
                         }
                         // Full means that one is due already.
@@ -256,7 +277,16 @@ impl Writer {
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
-        work: impl FnOnce(&mut Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
+        work: impl FnOnce(&Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
+    ) -> Result<T> {
+        self.work(bytes, move |pen| work(&pen.conn, pen.now)).await
+    }
+
+    /// As [`Writer::write`], with the writer's desk.
+    pub(crate) async fn work<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&mut Pen) -> std::result::Result<T, Step> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
         let job = Job { bytes, work: Box::new(Asked { sender, work }) };
