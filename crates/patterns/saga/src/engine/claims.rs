@@ -42,6 +42,8 @@ impl Inner {
     async fn claim(&self, take_own: bool, most: usize) -> mainstay_store::Result<Vec<Claimed>> {
         let room = self.config.max_in_flight.get().saturating_sub(self.active().len());
         let limit = room.min(most);
+        // Set before the look: an end that happens meanwhile is not missed.
+        self.crowded.store(room <= most, Ordering::Release);
         if limit == 0 {
             return Ok(Vec::new());
         }

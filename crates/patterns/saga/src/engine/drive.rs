@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -181,6 +182,8 @@ async fn recover(
 }
 
 async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
+    // A post that came while the saga was leaving made it due; one that is finished takes no posts.
+    let mut look = !matches!(leave, Leave::Finished);
     match leave {
         Leave::Finished => {}
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
@@ -199,8 +202,10 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
     }
     active.moved.send_replace(true);
     inner.emptied.notify_waiters();
-    // A post that came while the saga was leaving made it due.
-    inner.poke.notify_one();
+    look |= inner.crowded.load(Ordering::Acquire);
+    if look {
+        inner.poke.notify_one();
+    }
 }
 
 /// Puts the reason on the row; the log stays as it is.

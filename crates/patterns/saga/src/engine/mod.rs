@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     stopping: watch::Sender<bool>,
     emptied: Notify,
     recovered: AtomicBool,
+    /// The last look for due sagas was cut short by the limit in memory: every end is a reason to look again.
+    crowded: AtomicBool,
 }
 
 /// A saga in memory.
@@ -140,6 +142,7 @@ impl EngineBuilder {
             stopping: watch::Sender::new(false),
             emptied: Notify::new(),
             recovered: AtomicBool::new(false),
+            crowded: AtomicBool::new(false),
         };
         for stored in inner.journal.definitions().await? {
             inner.adopt(&stored);
