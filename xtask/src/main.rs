@@ -1,5 +1,6 @@
 //! Developer commands: `cargo xtask check`, `cargo xtask test`, `cargo xtask ci`.
 
+mod api;
 mod arrows;
 mod style;
 
@@ -10,15 +11,17 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, bail};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
-  check     formatting, clippy, docs, style, dependency arrows
+  check     formatting, clippy, docs, style, dependency arrows, public API, public API
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   ci        check, then test
   style     sizes, forgotten tests, banned patterns
-  arrows    who may depend on whom";
+  arrows    who may depend on whom
+  api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_default();
     let result = match command.as_str() {
+        "api" => api::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
         "arrows" => arrows::run(&root()),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
@@ -64,7 +67,8 @@ fn check() -> anyhow::Result<()> {
         .args(["doc", "--workspace", "--all-features", "--no-deps"])
         .env("RUSTDOCFLAGS", "-D warnings"))?;
     style::run(&root())?;
-    arrows::run(&root())
+    arrows::run(&root())?;
+    api::run(&root(), false)
 }
 
 /// Totals of the runners' own closing lines.
