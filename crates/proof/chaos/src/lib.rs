@@ -1,0 +1,6 @@
+//! Faults on purpose.
+//!
+//! [`proxy`] stands between a caller and a service on loopback and does what networks do: it drops, delays,
+//! duplicates and loses replies of work that was done. What it does is drawn from a seed, request by request.
+
+pub mod proxy;
