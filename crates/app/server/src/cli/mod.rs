@@ -12,14 +12,19 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
+pub(crate) use client::segment;
 pub(crate) use output::Output;
 
+use crate::demo;
 use crate::error::{Code, Error, Result};
 
 /// Durable sagas, retries, breakers and locks: everything between a service and its next failure.
 #[derive(Debug, Parser)]
 #[command(name = "mainstay", version, max_term_width = 100)]
 struct Cli {
+    /// End with the process that has this id; the demo's children are started with it.
+    #[arg(long, hide = true, value_name = "PID")]
+    die_with: Option<u32>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -36,6 +41,11 @@ enum Verb {
     Config(config::Args),
     /// Make, list and revoke tokens of a data folder.
     Token(token::Args),
+    /// Prove it: a thousand orders through three services under faults and kill -9, then an audit.
+    Demo(demo::Args),
+    /// A service of the demo.
+    #[command(hide = true)]
+    DemoService(demo::ParticipantArgs),
     /// Explain an error code such as MS0004.
     Explain {
         /// The code; without one: every code with its title.
@@ -57,7 +67,16 @@ const EXIT_USAGE: u8 = 2;
 pub(crate) fn main() -> ExitCode {
     // Fails only when a provider is installed already, which is then ours.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let result = match Cli::parse().verb {
+    let cli = Cli::parse();
+    if let Some(parent) = cli.die_with
+        && let Err(error) = demo::die_with_parent(parent)
+    {
+        eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
+        return ExitCode::FAILURE;
+    }
+    let result = match cli.verb {
+        Verb::Demo(args) => demo::run(&args),
+        Verb::DemoService(args) => demo::run_participant(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
@@ -95,7 +114,7 @@ fn exit_code(code: Code) -> u8 {
 }
 
 /// Writes data to stdout. A reader that went away (`| head`) is no error.
-fn print(text: &str) -> Result<ExitCode> {
+pub(crate) fn print(text: &str) -> Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
