@@ -432,11 +432,11 @@ fn post(pen: &mut Pen, uid: &Uid, message: &str, kind: u16, bytes: &[u8]) -> Wri
     Ok(Posted::Posted)
 }
 
-/// What may be claimed, by kind of owner: each walks one range of the index by owner and time, and stops.
-const OF_MY_EARLIER_RUNS: &str = "select rid, uid, epoch, strikes from saga
-     where owner = ?2 and due <= ?1 and incarnation < ?3 order by due limit ?4";
-const OF_OTHERS: [&str; 2] = [
-    "select rid, uid, epoch, strikes from saga where owner is null and due <= ?1 order by due limit ?4",
+/// What may be claimed, by kind of owner: each walks one range of the index by owner.
+const CLAIMABLE: [&str; 3] = [
+    "select rid, uid, epoch, strikes from saga
+     where owner = ?2 and incarnation < ?3 and due <= ?1 order by due limit ?4",
+    "select rid, uid, epoch, strikes from saga where owner is null and incarnation = 0 and due <= ?1 order by due limit ?4",
     "select rid, uid, epoch, strikes from saga
      where owner in (select name from node where name <> ?2) and due <= ?1 and not exists (
        select 1 from node where name = saga.owner and until > ?1 and node.incarnation <= saga.incarnation)
@@ -447,7 +447,7 @@ fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
     let (conn, now, me) = (&pen.conn, pen.now, &c.claimant);
     extend_node(conn, &me.node, me.incarnation, me.ttl, now)?;
     let mut due = Vec::new();
-    for sql in c.take_own.then_some(OF_MY_EARLIER_RUNS).into_iter().chain(OF_OTHERS) {
+    for sql in CLAIMABLE {
         let left = c.limit - due.len();
         let mut statement = conn.prepare_cached(sql)?;
         let found = statement.query_map(params![now, me.node, int(me.incarnation), left], |r| {
@@ -569,7 +569,7 @@ impl Journal for SqliteStore {
         Box::pin(self.0.writer.write(0, move |conn, _| {
             for uid in &sagas {
                 conn.prepare_cached(
-                    "update saga set owner = null where uid = ?1 and owner = ?2 and incarnation = ?3",
+                    "update saga set owner = null, incarnation = 0 where uid = ?1 and owner = ?2 and incarnation = ?3",
                 )?
                 .execute(params![uid.as_str(), node, int(incarnation)])?;
             }

@@ -22,7 +22,7 @@ create table saga (
   step text, attempt integer not null, error text, parent text, parent_step text,
   posts integer not null default 0, last_n integer not null, ended integer,
   unique (definition, id));
-create index saga_due on saga (owner, due) where due is not null;
+create index saga_due on saga (owner, incarnation, due) where due is not null;
 create index saga_ended on saga (ended) where ended is not null;
 create index saga_status on saga (status, rid);
 create table attr (rid integer not null, key text not null, value text not null, primary key (rid, key)) without rowid;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mainstay_chaos::proxy::{Fault, Forced, HttpProxy};
+use mainstay_chaos::proxy::{Fault, Forced, HttpFaults, HttpProxy};
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::journal::SagaStatus;
 use serde_json::{Value, json};
@@ -109,7 +109,9 @@ impl<'a> Demo<'a> {
         let failed = |e| Error::with(Code::CannotListen, "a proxy cannot listen", e);
         let mut proxies = Vec::with_capacity(SERVICES.len());
         for i in 0..SERVICES.len() as u64 {
-            let proxy = HttpProxy::bind(rt.clone(), seed.wrapping_add(i), faults(args.faults)).await;
+            // Until the forced fault of a broken barrier has happened, nothing may keep an order from it.
+            let shares = if args.break_barrier { HttpFaults::none() } else { faults(args.faults) };
+            let proxy = HttpProxy::bind(rt.clone(), seed.wrapping_add(i), shares).await;
             proxies.push(proxy.map_err(failed)?);
         }
         if args.break_barrier {
@@ -215,6 +217,7 @@ impl<'a> Demo<'a> {
     /// Watches the node until every order has ended, and kills on schedule.
     async fn work(&mut self) -> Result<()> {
         let mut board = Board::new(self.args.json);
+        let mut is_armed = self.args.break_barrier;
         let mut kills = kills(self.seed, self.args.faults, self.args.orders).into_iter().peekable();
         loop {
             let broken = self.intake.broken.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -223,7 +226,11 @@ impl<'a> Demo<'a> {
             }
             self.look().await;
             board.show(&self.score());
-            if let Some(kill) = kills.next_if(|k| u64::from(k.after) <= self.seen.ended()) {
+            if is_armed && self.proxies.iter().all(|p| p.still_armed() == 0) {
+                is_armed = false;
+                self.proxies.iter().for_each(|p| p.set_faults(faults(self.args.faults)));
+            }
+            if !is_armed && let Some(kill) = kills.next_if(|k| u64::from(k.after) <= self.seen.ended()) {
                 self.kill(kill).await?;
                 continue;
             }

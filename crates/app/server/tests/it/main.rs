@@ -4,6 +4,7 @@
 
 mod command_line;
 mod crash;
+mod demo;
 mod edge;
 mod end_to_end;
 mod harness;

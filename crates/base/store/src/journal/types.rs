@@ -470,8 +470,6 @@ pub struct ClaimRequest {
     pub claimant: Claimant,
     /// Most claims.
     pub limit: usize,
-    /// Also take sagas that an older incarnation of this very node holds.
-    pub take_own: bool,
 }
 
 /// A claimed saga.

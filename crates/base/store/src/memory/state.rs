@@ -264,7 +264,7 @@ impl State {
         let nodes = &self.nodes;
         let free = |saga: &Saga| match &saga.summary.owner {
             None => true,
-            Some(owner) if *owner == me.node => request.take_own && saga.incarnation < me.incarnation,
+            Some(owner) if *owner == me.node => saga.incarnation < me.incarnation,
             Some(owner) => nodes
                 .get(owner)
                 .is_none_or(|(incarnation, until)| *until <= now || saga.incarnation < *incarnation),

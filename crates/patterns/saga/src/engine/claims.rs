@@ -27,7 +27,7 @@ impl Inner {
     pub(super) async fn take_over(&mut self) -> Result<Vec<Claimed>, Error> {
         let mut step = 1_u64;
         for _ in 0..INCARNATION_TRIES {
-            match self.claim(true, 1).await {
+            match self.claim(1).await {
                 Ok(first) => return Ok(first),
                 Err(e) if e.kind() == StoreErrorKind::ApiMisuse => {
                     self.incarnation = self.incarnation.saturating_add(step);
@@ -39,7 +39,7 @@ impl Inner {
         Err(Error::new(ErrorKind::Internal, "the journal refuses every incarnation of this node"))
     }
 
-    async fn claim(&self, take_own: bool, most: usize) -> mainstay_store::Result<Vec<Claimed>> {
+    async fn claim(&self, most: usize) -> mainstay_store::Result<Vec<Claimed>> {
         let room = self.config.max_in_flight.get().saturating_sub(self.active().len());
         let limit = room.min(most);
         // Set before the look: an end that happens meanwhile is not missed.
@@ -49,7 +49,7 @@ impl Inner {
         }
         // Taken before the request: the claim never lasts shorter than we believe.
         let sent = self.runtime.clock().now();
-        let claimed = self.journal.claim(ClaimRequest { claimant: self.claimant(), limit, take_own }).await?;
+        let claimed = self.journal.claim(ClaimRequest { claimant: self.claimant(), limit }).await?;
         self.extend_claims(sent);
         Ok(claimed)
     }
@@ -149,8 +149,8 @@ async fn pause(inner: &Inner, d: Duration) -> bool {
 
 async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
     let mut batch = first;
-    // Until one claim of our own earlier run comes back empty, those are taken first.
-    let mut take_own = true;
+    // Until a claim comes back empty, an earlier run of ours left something that is due.
+    let mut recovering = true;
     let mut one_by_one = batch.iter().any(|c| c.strikes > SUSPICIOUS);
     loop {
         let full = !batch.is_empty();
@@ -161,8 +161,8 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
             }
         }
         if !full {
-            if take_own {
-                take_own = false;
+            if recovering {
+                recovering = false;
                 one_by_one = false;
                 inner.recovered.store(true, Ordering::Release);
             }
@@ -177,7 +177,7 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
             return;
         }
         let most = if one_by_one { 1 } else { inner.config.claim_batch.get() };
-        batch = inner.claim(take_own, most).await.unwrap_or_else(|error| {
+        batch = inner.claim(most).await.unwrap_or_else(|error| {
             tracing::warn!(target: "mainstay::saga", %error, "sagas could not be claimed");
             Vec::new()
         });

@@ -230,8 +230,7 @@ async fn sg_f05_one_unreadable_saga_among_many_is_set_aside_and_the_rest_recover
     engine.shutdown(Duration::ZERO).await;
     let bad = handles[7].uid();
     let claimant = Claimant { node: "saboteur".to_owned(), incarnation: 1, ttl: Duration::from_secs(1) };
-    let claimed =
-        world.journal.claim(ClaimRequest { claimant, limit: SAGAS, take_own: false }).await.unwrap();
+    let claimed = world.journal.claim(ClaimRequest { claimant, limit: SAGAS }).await.unwrap();
     let epoch = claimed.iter().find(|c| c.saga == *bad).unwrap().epoch;
     let summary = world.journal.summary(bad).await.unwrap().unwrap();
     let garbage = vec![NewRecord { kind: 999, bytes: b"?".to_vec() }];
@@ -448,8 +447,7 @@ async fn sg_x08_a_saga_taken_up_again_and_again_without_progress_is_set_aside() 
     // Nodes that claim and die before they append anything.
     for i in 0..5_u64 {
         let claimant = Claimant { node: "dying".to_owned(), incarnation: i + 1, ttl: Duration::from_secs(1) };
-        let claimed =
-            world.journal.claim(ClaimRequest { claimant, limit: 10, take_own: true }).await.unwrap();
+        let claimed = world.journal.claim(ClaimRequest { claimant, limit: 10 }).await.unwrap();
         assert_eq!(claimed.len(), 1);
     }
     world.clock.sleep(Duration::from_secs(2)).await;

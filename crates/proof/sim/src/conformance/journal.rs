@@ -68,8 +68,8 @@ impl Suite<'_> {
         self.journal.append(append).await.unwrap()
     }
 
-    async fn claim(&self, node: &str, incarnation: u64, take_own: bool) -> Vec<(Uid, u64)> {
-        let request = ClaimRequest { claimant: claimant(node, incarnation), limit: 100, take_own };
+    async fn claim(&self, node: &str, incarnation: u64) -> Vec<(Uid, u64)> {
+        let request = ClaimRequest { claimant: claimant(node, incarnation), limit: 100 };
         let claimed = self.journal.claim(request).await.unwrap();
         claimed.into_iter().map(|c| (c.saga, c.epoch)).collect()
     }
@@ -86,6 +86,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     appends_are_fenced(&suite()).await;
     a_stale_item_never_fails_its_neighbors(&suite()).await;
     claims_follow_leases_and_incarnations(&suite()).await;
+    a_later_due_saga_of_an_earlier_run_is_taken_up_when_it_is_due(&suite()).await;
     strikes_count_claims_without_progress(&suite()).await;
     the_inbox_is_idempotent_and_bounded(&suite()).await;
     locks_come_with_the_append_or_not_at_all(&suite()).await;
@@ -96,7 +97,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     the_audit_is_a_chain(&suite()).await;
     sizes_are_bounded(&suite()).await;
     ids_are_data(&suite()).await;
-    15
+    16
 }
 
 async fn start_is_idempotent(s: &Suite<'_>) {
@@ -163,11 +164,12 @@ async fn a_stale_item_never_fails_its_neighbors(s: &Suite<'_>) {
 
 async fn claims_follow_leases_and_incarnations(s: &Suite<'_>) {
     let (uid, epoch) = s.created("one").await;
-    assert!(s.claim("b", 1, false).await.is_empty(), "node a lives");
-    assert!(s.claim("a", 1, true).await.is_empty(), "this very run holds it");
-    // The same node again, a newer run: takes over at once, and the older run is refused.
-    assert_eq!(s.claim("a", 2, true).await, [(uid.clone(), epoch + 1)]);
-    let old = ClaimRequest { claimant: claimant("a", 1), limit: 1, take_own: true };
+    assert!(s.claim("b", 1).await.is_empty(), "node a lives");
+    assert!(s.claim("a", 1).await.is_empty(), "this very run holds it");
+    // The same node again, a newer run: takes over what is due at once, the rest when it is due, and the
+    // older run is refused.
+    assert_eq!(s.claim("a", 2).await, [(uid.clone(), epoch + 1)]);
+    let old = ClaimRequest { claimant: claimant("a", 1), limit: 1 };
     assert_eq!(s.journal.claim(old).await.unwrap_err().kind(), ErrorKind::ApiMisuse);
     assert!(!s.journal.renew_node("a", 1, Duration::from_secs(9)).await.unwrap());
     assert!(s.journal.renew_node("a", 2, Duration::from_secs(10)).await.unwrap());
@@ -175,21 +177,35 @@ async fn claims_follow_leases_and_incarnations(s: &Suite<'_>) {
     assert_eq!(s.append(zombie).await, Appended::Fenced);
     // A lease that ended.
     s.clock.sleep(Duration::from_secs(11)).await;
-    assert_eq!(s.claim("b", 1, false).await, [(uid.clone(), epoch + 2)]);
+    assert_eq!(s.claim("b", 1).await, [(uid.clone(), epoch + 2)]);
     // Handed back: free at once.
     s.journal.hand_back("b", 1, std::slice::from_ref(&uid)).await.unwrap();
-    assert_eq!(s.claim("c", 1, false).await, [(uid.clone(), epoch + 3)]);
+    assert_eq!(s.claim("c", 1).await, [(uid.clone(), epoch + 3)]);
     // Finished: never due again.
     let end = Append::new(uid, epoch + 3, 2, vec![record(2)], finished());
     assert!(matches!(s.append(end).await, Appended::Appended { .. }));
     s.clock.sleep(Duration::from_secs(11)).await;
-    assert!(s.claim("d", 1, false).await.is_empty());
+    assert!(s.claim("d", 1).await.is_empty());
+}
+
+/// A claim at the start of a run meets sagas that are not due yet; they must not be forgotten.
+async fn a_later_due_saga_of_an_earlier_run_is_taken_up_when_it_is_due(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("waits").await;
+    let mut waits = s.row();
+    waits.due = Some(s.clock.wall().saturating_add(Duration::from_secs(5)));
+    assert!(matches!(
+        s.append(Append::new(uid.clone(), epoch, 2, vec![record(2)], waits)).await,
+        Appended::Appended { .. }
+    ));
+    assert!(s.claim("a", 2).await.is_empty(), "it is not due");
+    s.clock.sleep(Duration::from_secs(6)).await;
+    assert_eq!(s.claim("a", 2).await, [(uid, epoch + 1)]);
 }
 
 async fn strikes_count_claims_without_progress(s: &Suite<'_>) {
     let (uid, _) = s.created("one").await;
     let strikes = async |run: u64| {
-        let request = ClaimRequest { claimant: claimant("a", run), limit: 1, take_own: true };
+        let request = ClaimRequest { claimant: claimant("a", run), limit: 1 };
         let claimed = s.journal.claim(request).await.unwrap().remove(0);
         (claimed.strikes, claimed.epoch)
     };

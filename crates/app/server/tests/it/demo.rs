@@ -1,0 +1,147 @@
+//! The demo, run as users run it.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Output};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::harness::{Request, eventually, mainstay, stderr, stdout};
+
+/// Enough orders for every kill to meet work, few enough for a test.
+const ORDERS: &str = "120";
+
+/// A prepared demo, with its evidence below `dir`.
+fn prepared(dir: &tempfile::TempDir, args: &[&str]) -> Command {
+    let mut command = mainstay(&["demo"]);
+    command.args(args).env("TMPDIR", dir.path());
+    command
+}
+
+fn demo(args: &[&str]) -> Output {
+    let dir = tempfile::tempdir().unwrap();
+    prepared(&dir, args).output().unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|e| panic!("{e}: {} {}", stdout(output), stderr(output)))
+}
+
+/// Ends a process by its id, and says how it ended.
+fn end(child: &mut Child, signal: Signal) -> Option<i32> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
+    kill_process(pid, signal).unwrap();
+    eventually("the demo ends", || child.try_wait().unwrap()).code()
+}
+
+/// The processes whose parent is `parent`.
+fn children_of(parent: u32) -> Vec<u32> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else { continue };
+        // The name may contain spaces; the parent is the second word after it.
+        let rest = stat.rsplit(')').next().unwrap_or_default();
+        let words: Vec<&str> = rest.split_whitespace().collect();
+        if words.first() != Some(&"Z") && words.get(1).and_then(|w| w.parse().ok()) == Some(parent) {
+            found.push(pid);
+        }
+    }
+    found
+}
+
+#[test]
+fn if_d10_every_order_is_whole_under_every_level_of_faults() {
+    for (seed, level) in [("1", "none"), ("2", "mild"), ("3", "harsh"), ("4", "harsh")] {
+        let output = demo(&["--seed", seed, "--orders", ORDERS, "--faults", level, "--json"]);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(0), "if_d09 {report:#}");
+        assert_eq!((&report["holds"], report["violation_count"].as_u64()), (&Value::Bool(true), Some(0)));
+        let count = |name: &str| report[name].as_u64().unwrap();
+        assert_eq!(count("shipped") + count("compensated"), 120, "if_d06 {report:#}");
+        let kills = |who: &str| report["kills"][who].as_u64().unwrap();
+        let expected = match level {
+            "none" => (0, 0),
+            "mild" => (3, 3),
+            _ => (10, 9),
+        };
+        assert_eq!((kills("node"), kills("participants")), expected, "if_d03");
+        assert!(level != "harsh" || count("duplicates_refused") > 0, "the barrier had something to do");
+    }
+}
+
+#[test]
+fn if_d08_without_the_barrier_the_audit_names_orders_charged_twice_whatever_the_seed() {
+    for (seed, orders, level) in [("5", "20", "mild"), ("6", "20", "harsh"), ("7", "1", "harsh")] {
+        let args = ["--seed", seed, "--orders", orders, "--faults", level, "--json", "--break-barrier"];
+        let output = demo(&args);
+        let report = report(&output);
+        assert_eq!(output.status.code(), Some(1), "if_d09 {report:#}");
+        assert!(report["charged_twice"].as_u64().unwrap() >= 1, "{report:#}");
+        let violations = report["violations"].to_string();
+        assert!(violations.contains("charge took effect"), "{violations}");
+    }
+    let usage = demo(&["--break-barrier", "--faults", "none"]);
+    assert_eq!(usage.status.code(), Some(2));
+    assert!(stderr(&usage).contains("--break-barrier needs faults"), "{}", stderr(&usage));
+}
+
+#[test]
+fn if_d06_the_verdict_leaves_evidence_and_the_command_that_repeats_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = prepared(&dir, &["--seed", "11", "--orders", "30"]).output().unwrap();
+    let text = stdout(&output);
+    assert!(text.contains("30 orders: "), "{text}");
+    assert!(text.contains("repeat   mainstay demo --seed 11 --orders 30 --faults mild"), "{text}");
+    assert!(text.contains("timeout = \"500ms\""), "the definition is printed: {text}");
+    assert!(!text.contains('\x1b'), "if_d04 no terminal, no control codes: {text}");
+    let evidence = text.lines().find_map(|l| l.strip_prefix("evidence ")).unwrap();
+    for file in ["inventory.db", "payment.db", "shipping.db", "node/mainstay.db", "faults.log", "report.json"]
+    {
+        assert!(std::path::Path::new(evidence).join(file).exists(), "{file}");
+    }
+}
+
+#[test]
+fn if_d07_keep_leaves_one_order_for_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child =
+        prepared(&dir, &["--seed", "12", "--orders", "10", "--faults", "none", "--keep"]).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    let address = line
+        .strip_prefix("mainstay demo: the node is up at http://")
+        .unwrap_or_else(|| panic!("{line}"))
+        .to_owned();
+    let path = "/v1/sagas?status=needs_attention";
+    eventually("the order is stuck", || {
+        let page = Request::new("GET", path).to(&address).json();
+        page["items"].as_array().unwrap().iter().any(|i| i["id"] == "order-stuck").then_some(())
+    });
+    assert_eq!(end(&mut child, Signal::INT), Some(0), "if_d09 the code of the verdict");
+}
+
+#[test]
+fn if_d01_all_children_die_with_the_driver() {
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = prepared(&dir, &["--seed", "13", "--orders", "5000", "--json"]).spawn().unwrap();
+        let children = eventually("the node and three services run", || {
+            let children = children_of(child.id());
+            (children.len() == 4).then_some(children)
+        });
+        assert_eq!(end(&mut child, signal), code, "if_d09");
+        eventually("every child is gone", || {
+            let left = children.iter().filter(|p| is_demo(**p)).count();
+            (left == 0).then_some(())
+        });
+    }
+}
+
+/// Whether the process is still one of ours: its number may have been given to another.
+fn is_demo(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit(") ").next().unwrap_or_default();
+    stat.contains("(mainstay)") && !state.starts_with('Z')
+}
