@@ -6,6 +6,7 @@
 //! - [`store`]: the contracts backends implement.
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
+//! - `http` (feature): the caller of HTTP participants, in [`saga`].
 
 pub use mainstay_clock as clock;
 pub use mainstay_saga as saga;

@@ -8,9 +8,13 @@ pub mod definition;
 pub mod engine;
 mod error;
 pub mod fold;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod next;
 pub mod participant;
 mod row;
+#[cfg(feature = "http")]
+pub mod signature;
 mod step;
 mod typed;
 pub mod wire;

@@ -98,9 +98,10 @@ async fn put(
     if definition.name() != name {
         return Err(Problem::new(Code::BadRequest, "the name in the body is not the name in the path"));
     }
-    let forbidden = app.participants.forbidden(&definition);
+    let forbidden = app.participants.policy().violations(&definition);
     if !forbidden.is_empty() {
-        let faults = forbidden.into_iter().map(|reason| Fault { pointer: String::new(), reason }).collect();
+        let fault = |(step, why)| Fault { pointer: String::new(), reason: format!("step `{step}`: {why}") };
+        let faults = forbidden.into_iter().map(fault).collect();
         let why = "the definition calls an address that is not allowed; nothing was stored";
         return Err(Problem::new(Code::BadDefinition, why).faults(faults));
     }

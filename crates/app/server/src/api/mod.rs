@@ -21,18 +21,18 @@ use axum::Router;
 pub(crate) use json::instant;
 use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
+use mainstay_saga::http::HttpParticipant;
 use mainstay_store::Journal;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::Tokens;
-use crate::participants::Participants;
 
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) rt: Runtime,
-    pub(crate) participants: Arc<Participants>,
+    pub(crate) participants: Arc<HttpParticipant>,
     /// Cancelled when the node stops.
     pub(crate) drain: CancellationToken,
     pub(crate) tokens: Arc<Tokens>,

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Request};
 use mainstay_clock::SystemClock;
 use mainstay_saga::definition::Definition;
+use mainstay_saga::http::AddressPolicy;
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_store::BoxFuture;
 use mainstay_store::memory::MemoryJournal;
@@ -73,8 +74,9 @@ async fn bench() -> Bench {
     let builder = Engine::builder(Arc::clone(&journal), rt.clone());
     let engine = builder.definition(definition, [step("a"), step("b")]).open().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let participants = Participants::new(&[], 1024, Arc::clone(rt.clock())).unwrap();
+    mainstay_saga::http::install_tls();
+    let nowhere = AddressPolicy::only([""; 0]).unwrap();
+    let participants = HttpParticipant::builder(nowhere, Arc::clone(rt.clock())).build().unwrap();
     let app = App {
         engine: engine.clone(),
         journal,

@@ -65,8 +65,7 @@ const EXIT_USAGE: u8 = 2;
 
 /// Runs the command line of this process.
 pub(crate) fn main() -> ExitCode {
-    // Fails only when a provider is installed already, which is then ours.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    mainstay_saga::http::install_tls();
     let cli = Cli::parse();
     if let Some(parent) = cli.die_with
         && let Err(error) = demo::die_with_parent(parent)

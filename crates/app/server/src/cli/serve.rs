@@ -12,6 +12,7 @@ use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
+use mainstay_saga::http::HttpParticipant;
 use mainstay_saga::participant::Participant;
 use mainstay_sqlite::{SqliteConfig, SqliteStore};
 use mainstay_store::ErrorKind;
@@ -23,7 +24,7 @@ use crate::api::{App, router};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::http::{self, Gate, Limits, Tokens};
-use crate::participants::Participants;
+use crate::participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
 #[derive(Debug, clap::Args)]
@@ -91,9 +92,7 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
     let listener = http::bind(config.text("server.listen")).await?;
     watch_signals(&rt, drain.clone())?;
     let journal = open_journal(config, &rt)?;
-    let most = config.count("participants.max_reply");
-    let participants = Participants::new(config.list("participants.allow"), most, Arc::clone(rt.clock()))?;
-    let participants = Arc::new(participants);
+    let participants = Arc::new(participants::open(config, rt.clock())?);
     let engine = open_engine(config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),
@@ -133,7 +132,7 @@ fn open_journal(config: &Config, rt: &Runtime) -> Result<Arc<dyn Journal>> {
 async fn open_engine(
     config: &Config,
     journal: Arc<dyn Journal>,
-    participants: &Arc<Participants>,
+    participants: &Arc<HttpParticipant>,
     rt: &Runtime,
 ) -> Result<Engine> {
     let mut options = EngineConfig::default();
@@ -144,11 +143,6 @@ async fn open_engine(
     let participant = Arc::clone(participants) as Arc<dyn Participant>;
     let mut builder = Engine::builder(journal, rt.clone()).config(options).participant(participant);
     for definition in read_definitions(config.text("saga.definitions"))? {
-        let forbidden = participants.forbidden(&definition);
-        if !forbidden.is_empty() {
-            let why = format!("{}: {}", definition.name(), forbidden.join("; "));
-            return Err(Error::new(Code::BadDefinition, why));
-        }
         builder = builder.definition(definition, []);
     }
     builder.open().await.map_err(|e| {

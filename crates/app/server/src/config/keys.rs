@@ -63,6 +63,12 @@ pub(crate) const KEYS: &[Key] = &[
         "origins that saga steps may call; without one no address is called",
     ),
     key(
+        "participants.allow_network",
+        Kind::List,
+        "",
+        "networks (10.0.0.0/8) that names of allowed origins may resolve into; public addresses always may",
+    ),
+    key(
         "participants.max_reply",
         Kind::Count(1, 524_288),
         "262144",

@@ -125,6 +125,21 @@ pub struct Step {
     pub runbook: Option<String>,
 }
 
+impl Step {
+    /// Every address of the step: of the action, the undo and the status.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        let action = match &self.action {
+            Call::Http(url) => Some(url),
+            Call::Local => None,
+        };
+        let undo = match &self.undo {
+            Undo::Call(Call::Http(url)) => Some(url),
+            _ => None,
+        };
+        [action, undo, self.status.as_ref()].into_iter().flatten().map(String::as_str)
+    }
+}
+
 /// A checked definition. Immutable; cheap to share behind an `Arc`.
 ///
 /// ```

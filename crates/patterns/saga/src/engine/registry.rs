@@ -72,11 +72,19 @@ impl Inner {
             if local && !steps.contains_key(&step.name) {
                 return config(format!("step `{}` of `{}` has no closure", step.name, definition.name()));
             }
-            if remote && self.participant.is_none() {
-                return config(format!(
-                    "step `{}` calls an address, but the engine has no participant caller",
-                    step.name
-                ));
+            match &self.participant {
+                None if remote => {
+                    let why = "calls an address, but the engine has no participant caller";
+                    return config(format!("step `{}` {why}", step.name));
+                }
+                None => {}
+                Some(participant) => {
+                    for url in step.addresses() {
+                        if let Err(why) = participant.check(url) {
+                            return config(format!("step `{}`: {why}", step.name));
+                        }
+                    }
+                }
             }
         }
         let bytes = serde_json::to_vec(definition.data())

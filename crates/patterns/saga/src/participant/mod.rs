@@ -125,4 +125,14 @@ pub trait Participant: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// A dropped call counts as unknown: the request may have been sent.
     fn call(&self, request: Request, deadline: Instant) -> BoxFuture<'_, Reply>;
+
+    /// Whether this address may be called at all: asked when a definition is registered, so that a forbidden
+    /// one is refused there. The default allows every address.
+    ///
+    /// # Errors
+    /// Why not.
+    fn check(&self, url: &str) -> Result<(), String> {
+        let _ = url;
+        Ok(())
+    }
 }
