@@ -4,4 +4,6 @@
 
 mod definition;
 mod engine;
+#[cfg(feature = "tower")]
+mod inbound;
 mod world;
