@@ -6,4 +6,6 @@ mod definition;
 mod engine;
 #[cfg(feature = "tower")]
 mod inbound;
+mod people;
+mod remote;
 mod world;
