@@ -1,0 +1,5 @@
+//! Fixed slots with explicit replica lists: the map is the truth.
+
+mod map;
+
+pub use map::{DEFAULT_SLOTS, MAX_SLOTS, MIN_SLOTS, SlotHash, SlotMap, SlotMapBuilder};
