@@ -1,5 +1,6 @@
 //! Fixed slots with explicit replica lists: the map is the truth.
 
 mod map;
+mod planner;
 
 pub use map::{DEFAULT_SLOTS, MAX_SLOTS, MIN_SLOTS, SlotHash, SlotMap, SlotMapBuilder};
