@@ -3,7 +3,8 @@
 //! Fewest moves under a load bound is bin packing, so this is a heuristic with a bound beside it: the hottest
 //! replica that fits moves first, from the node that passes its share most to the one that lacks most.
 
-use super::replicas::allows_swap;
+use super::replicas::{allows_swap, keep};
+use super::sets::Solved;
 use super::{Lists, Shape};
 
 /// What came out.
@@ -39,10 +40,18 @@ struct State<'a> {
     entries: Vec<Vec<u32>>,
 }
 
-/// Moves from `sets`, which keeps the rules; `free` marks replicas that are new anyway and cost nothing more.
-pub(super) fn balance(shape: &Shape, current: &Lists, sets: Vec<u32>, goal: &Goal<'_>) -> Balanced {
+/// Moves from the current map; what the rules do not let stay is taken from `solved`.
+pub(super) fn balance(shape: &Shape, current: &Lists, solved: &Solved, goal: &Goal<'_>) -> Balanced {
     let n = shape.weights.len();
-    let mut state = State { shape, goal, moved: vec![false; sets.len()], sets, held: vec![0.0; n], entries: vec![Vec::new(); n] };
+    let sets = keep(shape, current, &solved.sets);
+    let mut state = State {
+        shape,
+        goal,
+        moved: vec![false; sets.len()],
+        sets,
+        held: vec![0.0; n],
+        entries: vec![Vec::new(); n],
+    };
     for (entry, node) in (0_u32..).zip(&state.sets) {
         state.held[*node as usize] += goal.load[entry as usize / shape.rf];
         state.entries[*node as usize].push(entry);
@@ -53,19 +62,16 @@ pub(super) fn balance(shape: &Shape, current: &Lists, sets: Vec<u32>, goal: &Goa
     }
     let bound = state.bound();
     let mut left = goal.budget;
-    let fresh = |s: &State<'_>, e: u32| !current.of(e as usize / shape.rf).contains(&s.sets[e as usize]);
-    let (mut stuck, mut done) = (vec![false; n], false);
-    while !done {
-        done = true;
-        if let Some(from) = state.worst(&stuck, |ratio| ratio > 1.0 + goal.tolerance) {
-            done = false;
-            match state.best_move(from, left > 0, &|e| fresh(&state, e)) {
-                Some((entry, to)) => {
-                    left -= u64::from(!fresh(&state, entry));
-                    state.shift(entry, to);
-                }
-                None => stuck[from as usize] = true,
+    // A replica that is new anyway costs nothing more when it lands elsewhere.
+    let fresh = |sets: &[u32], e: u32| !current.of(e as usize / shape.rf).contains(&sets[e as usize]);
+    let mut stuck = vec![false; n];
+    while let Some(from) = state.worst(&stuck) {
+        match state.best_move(from, |e| left > 0 || fresh(&state.sets, e)) {
+            Some((entry, to)) => {
+                left -= u64::from(!fresh(&state.sets, entry));
+                state.shift(entry, to);
             }
+            None => stuck[from as usize] = true,
         }
     }
     let over = (0_u32..).zip(&stuck).filter(|(_, s)| **s).map(|(v, _)| v).collect();
@@ -85,21 +91,22 @@ impl State<'_> {
     }
 
     /// The node that passes its share most.
-    fn worst(&self, stuck: &[bool], over: impl Fn(f64) -> bool) -> Option<u32> {
+    fn worst(&self, stuck: &[bool]) -> Option<u32> {
         (0_u32..)
             .zip(stuck)
-            .filter(|(v, stuck)| !**stuck && over(self.ratio(*v as usize)))
+            .filter(|(v, stuck)| !**stuck && self.held[*v as usize] > self.ceiling(*v as usize))
             .map(|(v, _)| v)
             .max_by(|a, b| self.ratio(*a as usize).total_cmp(&self.ratio(*b as usize)).then(b.cmp(a)))
     }
 
     /// The hottest replica of `from` that fits somewhere, and the node with most room for it.
-    fn best_move(&self, from: u32, may_pay: bool, fresh: &impl Fn(u32) -> bool) -> Option<(u32, u32)> {
-        let mut order: Vec<u32> = (0_u32..).zip(&self.shape.weights).filter(|(_, w)| **w > 0).map(|(v, _)| v).collect();
+    fn best_move(&self, from: u32, may: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
+        let weighted = (0_u32..).zip(&self.shape.weights).filter(|(_, w)| **w > 0);
+        let mut order: Vec<u32> = weighted.map(|(v, _)| v).collect();
         order.sort_by(|a, b| self.ratio(*a as usize).total_cmp(&self.ratio(*b as usize)).then(a.cmp(b)));
         let mine = self.held[from as usize];
         self.entries[from as usize].iter().copied().find_map(|entry| {
-            if self.sets[entry as usize] != from || self.moved[entry as usize] || !(may_pay || fresh(entry)) {
+            if self.sets[entry as usize] != from || self.moved[entry as usize] || !may(entry) {
                 return None;
             }
             let load = self.goal.load[entry as usize / self.shape.rf];

@@ -115,6 +115,33 @@ fn allows(shape: &Shape, set: &[u32], node: u32) -> bool {
     set.len() + 1 - distinct <= shape.rf - shape.min_zones
 }
 
+/// How many of these replicas the rules let stay together.
+pub(super) fn keepable(shape: &Shape, has: &[u32]) -> usize {
+    let mut set = Vec::with_capacity(shape.rf);
+    for &node in has {
+        if allows(shape, &set, node) {
+            set.push(node);
+        }
+    }
+    set.len()
+}
+
+/// The sets that keep what every slot has as far as the rules let it, filled up from `spare` sets.
+pub(super) fn keep(shape: &Shape, current: &Lists, spare: &[u32]) -> Vec<u32> {
+    let mut sets = Vec::with_capacity(spare.len());
+    for (slot, spare) in spare.chunks_exact(shape.rf).enumerate() {
+        let mut set: Vec<u32> = Vec::with_capacity(shape.rf);
+        // A spare set is a base, so what it has always completes a set that can be completed.
+        for &node in current.of(slot).iter().chain(spare) {
+            if allows(shape, &set, node) {
+                set.push(node);
+            }
+        }
+        sets.extend(set);
+    }
+    sets
+}
+
 impl Shifts for Replicas<'_> {
     const FAR: bool = true;
 

@@ -42,6 +42,24 @@ pub(super) fn fewest(copies: &[Copy], nodes: usize, slots: usize, parallel: u64)
     usize::try_from(busiest.div_ceil(parallel).max(crowded)).unwrap_or(usize::MAX)
 }
 
+/// Reorders the waves, which do not depend on each other: the one with the heaviest copy first.
+pub(super) fn heavy_first(waves: &mut [u32], weight: impl Fn(usize) -> u64) {
+    let count = waves.iter().max().map_or(0, |w| *w as usize + 1);
+    let mut heaviest = vec![0_u64; count];
+    for (edge, wave) in waves.iter().enumerate() {
+        heaviest[*wave as usize] = heaviest[*wave as usize].max(weight(edge));
+    }
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by_key(|w| (std::cmp::Reverse(heaviest[*w]), *w));
+    let mut place = vec![0; count];
+    for (new, old) in (0_u32..).zip(order) {
+        place[old] = new;
+    }
+    for wave in waves {
+        *wave = place[*wave as usize];
+    }
+}
+
 const NO_WAVE: u32 = u32::MAX;
 
 /// A port is one of the `parallel` lanes of a node, in one direction: one copy per wave.
