@@ -1,0 +1,5 @@
+//! Profiles that answer bit by bit like other systems.
+
+mod redis;
+
+pub use redis::redis_slot;
