@@ -1,6 +1,9 @@
 //! Who owns a key, who else holds it, and what moves when the fleet changes.
 //!
 //! - [`Ring`]: virtual nodes, found through a radix index.
+//! - [`Rendezvous`]: every node scores every key.
+//! - [`Maglev`]: a prime table of owners.
+//! - [`Jump`]: numbered shards without a table.
 //! - [`slots`]: fixed slots with explicit replica lists and an epoch.
 //! - [`compat`]: profiles that answer bit by bit like other systems.
 //!
@@ -12,10 +15,13 @@ pub mod compat;
 mod error;
 mod fingerprint;
 mod hash;
+mod jump;
+mod maglev;
 mod node;
 mod owners;
 mod place;
 mod points;
+mod rendezvous;
 mod ring;
 pub mod slots;
 mod source;
@@ -23,9 +29,12 @@ mod warning;
 
 pub use error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
 pub use hash::Hash;
+pub use jump::{Jump, JumpBuilder, JumpKind, jump, jump_back, jump_guava};
+pub use maglev::{DEFAULT_TABLE, MAX_TABLE, Maglev, MaglevBuilder};
 pub use node::{MAX_NAME, MAX_NODES, Node, NodeId, NodeIdx, Nodes, Zone};
 pub use owners::{INLINE, Owners, Picked, Spread};
 pub use place::{Place, Shares};
+pub use rendezvous::{Rendezvous, RendezvousBuilder};
 pub use ring::{Ring, RingBuilder};
 pub use warning::Warning;
 
