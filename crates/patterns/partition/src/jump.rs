@@ -118,6 +118,10 @@ pub fn jump_guava(hash: u64, n: u32) -> u32 {
     let (mut k, mut b) = (hash, 0_u32);
     loop {
         k = lcg(k);
+        // Java adds 1 to an int: the largest one turns negative, and a negative bucket ends the loop.
+        if k >> 33 == 0x7fff_ffff {
+            return b;
+        }
         let next = f64::from(b + 1) / (((k >> 33) + 1) as f64 / (1_u64 << 31) as f64);
         // Beyond i32 Java saturates, which is beyond every number of buckets.
         if next >= f64::from(n) {
@@ -146,6 +150,33 @@ impl JumpKind {
     }
 }
 
+/// How a key becomes the 64 bits of a jump function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum JumpKey {
+    /// By a hash of ours.
+    Hash(Hash),
+    /// The first eight bytes of MD5, little-endian: Guava's `Hashing.md5().hashBytes(key)`. For any other
+    /// hash code compute its `padToLong()` and ask by hash.
+    GuavaMd5,
+}
+
+impl JumpKey {
+    #[inline]
+    fn hash(&self, key: &[u8]) -> u64 {
+        match self {
+            Self::Hash(hash) => hash.key(key),
+            Self::GuavaMd5 => crate::compat::md5_low(key),
+        }
+    }
+}
+
+impl Default for JumpKey {
+    fn default() -> Self {
+        Self::Hash(Hash::default())
+    }
+}
+
 /// Numbered shards that only come and go at the end.
 ///
 /// Here the order of the nodes *is* their numbering: [`NodeIdx`] is the shard's number. Only the last shard can
@@ -164,7 +195,7 @@ impl JumpKind {
 #[derive(Clone, Debug)]
 pub struct Jump {
     nodes: Nodes,
-    hash: Hash,
+    key: JumpKey,
     kind: JumpKind,
     n: u32,
 }
@@ -180,7 +211,7 @@ impl Jump {
     #[must_use]
     #[inline]
     pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        self.owner_of_hash(self.hash.key(key))
+        self.owner_of_hash(self.key.hash(key))
     }
 
     /// The owner of a key that is hashed already.
@@ -196,7 +227,7 @@ impl Jump {
     /// A duplicate or empty id, a weight other than 1, too many shards.
     pub fn grow(&self, node: Node) -> Result<Self, ConfigError> {
         let nodes = self.nodes.as_slice().iter().cloned().chain([node]);
-        Self::builder().nodes(nodes).hash(self.hash).kind(self.kind).build()
+        Self::builder().nodes(nodes).key(self.key).kind(self.kind).build()
     }
 
     /// The same without the last shard.
@@ -205,7 +236,7 @@ impl Jump {
     /// There is only one.
     pub fn shrink(&self) -> Result<Self, ConfigError> {
         let nodes = self.nodes.as_slice().iter().take(self.nodes.len() - 1).cloned();
-        Self::builder().nodes(nodes).hash(self.hash).kind(self.kind).build()
+        Self::builder().nodes(nodes).key(self.key).kind(self.kind).build()
     }
 }
 
@@ -218,7 +249,7 @@ impl Place for Jump {
 
     #[inline]
     fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
+        self.key.hash(key)
     }
 
     #[inline]
@@ -238,7 +269,10 @@ impl Place for Jump {
     fn fingerprint(&self) -> u128 {
         let mut canon = Canon::profile("jump", VERSION);
         canon.text(self.kind.name());
-        self.hash.canon(&mut canon);
+        match &self.key {
+            JumpKey::Hash(hash) => hash.canon(&mut canon),
+            JumpKey::GuavaMd5 => canon.text("guava md5"),
+        }
         canon.nodes(&self.nodes);
         canon.finish()
     }
@@ -276,12 +310,12 @@ impl Hops {
 /// | option | default | why |
 /// |---|---|---|
 /// | `kind` | [`JumpKind::Back`] | constant time; the others grow with the logarithm of the shards |
-/// | `hash` | XXH3-64, seed 0 | the fastest hash that is frozen in every language |
+/// | `key` | XXH3-64, seed 0 | the fastest hash that is frozen in every language |
 #[derive(Clone, Debug, Default)]
 pub struct JumpBuilder {
     nodes: Vec<Node>,
     too_many: Option<u32>,
-    hash: Hash,
+    key: JumpKey,
     kind: JumpKind,
 }
 
@@ -310,10 +344,10 @@ impl JumpBuilder {
         self
     }
 
-    /// How keys are hashed.
+    /// How keys become 64 bits.
     #[must_use]
-    pub fn hash(mut self, hash: Hash) -> Self {
-        self.hash = hash;
+    pub fn key(mut self, key: JumpKey) -> Self {
+        self.key = key;
         self
     }
 
@@ -340,6 +374,6 @@ impl JumpBuilder {
         }
         let nodes = Nodes::numbered(self.nodes)?;
         let n = u32::try_from(nodes.len()).expect("invariant: at most MAX_NODES nodes");
-        Ok(Jump { nodes, hash: self.hash, kind: self.kind, n })
+        Ok(Jump { nodes, key: self.key, kind: self.kind, n })
     }
 }

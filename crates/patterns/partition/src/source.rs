@@ -17,6 +17,8 @@ pub(crate) enum Source<'a> {
     List(&'a [NodeIdx]),
     /// Clockwise over points.
     Points(Walk<'a>),
+    /// Clockwise over points, without the nodes that are marked.
+    PointsBut(Walk<'a>, &'a [bool]),
     /// From the best score down.
     Ranked(Ranked<'a>),
     /// From the best zone down, in each from the best score down.
@@ -35,6 +37,12 @@ impl Source<'_> {
                 Some(first.get())
             }
             Self::Points(walk) => walk.next(),
+            Self::PointsBut(walk, out) => loop {
+                let node = walk.next()?;
+                if !out[node as usize] {
+                    return Some(node);
+                }
+            },
             Self::Ranked(ranked) => ranked.next(),
             Self::Zoned(walk) => walk.next(),
         }
