@@ -20,8 +20,10 @@ mod event;
 mod outcome;
 pub mod policy;
 pub mod retry;
+mod shard;
 mod sync;
 pub mod timeout;
+mod window;
 
 pub use breaker::Breaker;
 pub use budget::Budget;
