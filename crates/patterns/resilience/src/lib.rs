@@ -21,6 +21,7 @@ mod outcome;
 pub mod policy;
 pub mod retry;
 mod shard;
+mod streak;
 mod sync;
 pub mod timeout;
 mod window;
