@@ -21,8 +21,10 @@ pub mod limit;
 mod outcome;
 pub mod policy;
 pub mod retry;
+mod shard;
 mod sync;
 pub mod timeout;
+mod window;
 
 pub use breaker::Breaker;
 pub use budget::Budget;
