@@ -17,6 +17,7 @@ pub mod bulkhead;
 mod context;
 mod error;
 mod event;
+pub mod limit;
 mod outcome;
 pub mod policy;
 pub mod retry;
