@@ -28,11 +28,11 @@ pub(crate) const MAX_NAME: usize = 1_024;
 /// use std::time::Duration;
 /// use mainstay_clock::{Deadline, Runtime};
 /// use mainstay_coordination::{Coordinator, ErrorKind};
-/// use mainstay_store::memory::MemoryLeases;
+/// use mainstay_store::memory::MemoryLeaseStore;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let rt = Runtime::system();
-/// let store = Arc::new(MemoryLeases::new(&rt));
+/// let store = Arc::new(MemoryLeaseStore::new(Arc::clone(rt.clock())));
 /// let locks = Coordinator::builder(store, rt).namespace("billing").owner("node-7").build()?;
 ///
 /// let nightly = locks.mutex("nightly").ttl(Duration::from_secs(10)).build()?;

@@ -74,7 +74,8 @@ pub(crate) async fn keep(held: Arc<Held>, verdict: oneshot::Receiver<Verdict>) {
         Ok(Verdict::Nothing) => {}
         Ok(Verdict::Taken(shared)) => {
             shared.renew().await;
-            let answer = held.give_back(shared.hold().deadline()).await;
+            let until = shared.hold().deadline();
+            let answer = held.give_back(until).await;
             shared.settle(answer);
         }
         Err(_) => {
@@ -109,6 +110,9 @@ impl Shared {
         let core = &self.held.core;
         loop {
             changed.mark_unchanged();
+            if self.hold().is_released() {
+                return;
+            }
             let next = self.hold().next(core.now());
             let step = async {
                 match next {
@@ -120,7 +124,7 @@ impl Shared {
             };
             tokio::select! {
                 biased;
-                _ = changed.changed() => if self.hold().is_released() { return },
+                _ = changed.changed() => {}
                 () = step => {}
             }
         }

@@ -1,5 +1,7 @@
 //! Sends what the acquisition decides.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,9 @@ use super::state::{Acquisition, Command, Patience};
 use crate::coordinator::Core;
 use crate::guard::{Held, Verdict, keep};
 use crate::{Error, ErrorKind, Guard};
+
+/// A store's word that something may have changed.
+type Hint<'a> = dyn Future<Output = mainstay_store::Result<()>> + Send + 'a;
 
 /// Longest wait for one answer: a hung store must not eat a lease before it is held.
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
@@ -60,11 +65,16 @@ impl Drop for Attempt {
 
 impl Attempt {
     async fn run(mut self) -> Result<Guard, Error> {
+        let core = Arc::clone(&self.held.core);
+        let want = Arc::clone(&self.held.want);
         let mut command = Command::Ask;
         let mut last = None;
+        let mut hint = core.store.watch(&want.names[0]);
         loop {
             command = match command {
                 Command::Ask => {
+                    // Armed before the question, so that a change in between is not slept over.
+                    hint = core.store.watch(&want.names[0]);
                     self.state.asked();
                     let sent = self.held.core.now();
                     match self.ask().await {
@@ -84,7 +94,7 @@ impl Attempt {
                     }
                 }
                 Command::Wait(until) => {
-                    self.wait(until).await;
+                    self.wait(until, hint.as_mut()).await;
                     self.state.woke(self.held.core.now())
                 }
                 other => return Err(self.give_up(other, last)),
@@ -117,10 +127,10 @@ impl Attempt {
     }
 
     /// Waits for a hint of the store, and for the time in any case.
-    async fn wait(&self, until: Instant) {
+    async fn wait(&self, until: Instant, hint: Pin<&mut Hint<'_>>) {
         let time = self.held.core.clock().sleep_until(until);
         let hint = async {
-            if self.held.core.store.watch(&self.held.want.names[0]).await.is_err() {
+            if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
