@@ -49,8 +49,8 @@ pub enum ErrorKind {
     StoreRegressed,
     /// The wait ended and somebody else still held it.
     TimedOut {
-        /// The owner that stood in the way at last.
-        holder: String,
+        /// The owner that stood in the way at last, if the store says it to those who stand in line.
+        holder: Option<String>,
     },
     /// The store could not be asked.
     Unreachable,
@@ -64,7 +64,7 @@ pub struct Error {
     kind: ErrorKind,
     context: String,
     outcome: Outcome,
-    source: Option<mainstay_store::Error>,
+    source: Option<Box<mainstay_store::Error>>,
 }
 
 impl Error {
@@ -84,7 +84,12 @@ impl Error {
             _ => ErrorKind::Unreachable,
         };
         let outcome = source.outcome();
-        Self { kind, context: format!("`{name}`: the lease store failed"), outcome, source: Some(source) }
+        Self {
+            kind,
+            context: format!("`{name}`: the lease store failed"),
+            outcome,
+            source: Some(Box::new(source)),
+        }
     }
 
     /// What went wrong.
@@ -111,7 +116,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match &self.kind {
             ErrorKind::Contended { remaining, .. } => *remaining,
-            _ => self.source.as_ref().and_then(mainstay_store::Error::retry_after),
+            _ => self.source.as_ref().and_then(|e| e.retry_after()),
         }
     }
 
@@ -139,7 +144,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.as_ref().map(|e| e as &(dyn StdError + 'static))
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Instant;
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line};
 use tokio::sync::oneshot;
 
 use super::Want;
@@ -33,7 +33,7 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
                 turn = line.lock() => Some(turn),
                 () = end => {
                     let why = format!("`{}` was not acquired in time; others of this process wait for it", want.names[0]);
-                    return Err(Error::new(ErrorKind::TimedOut { holder: core.owner.clone() }, why));
+                    return Err(Error::new(ErrorKind::TimedOut { holder: Some(core.owner.clone()) }, why));
                 }
             }
         }
@@ -93,9 +93,9 @@ impl Attempt {
                         }
                     }
                 }
-                Command::Wait(until) => {
-                    self.wait(until, hint.as_mut()).await;
-                    self.state.woke(self.held.core.now())
+                Command::Wait { listen, until } => {
+                    let hinted = self.wait(listen, until, hint.as_mut()).await;
+                    self.state.woke(self.held.core.now(), hinted)
                 }
                 other => return Err(self.give_up(other, last)),
             };
@@ -110,7 +110,7 @@ impl Attempt {
             op_id: self.held.op_id.clone(),
             ttl: want.ttl,
             share: want.share,
-            line: want.line,
+            line: if self.state.waits() { want.line } else { Line::Try },
             note: want.note.clone(),
             require: Vec::new(),
         };
@@ -126,18 +126,22 @@ impl Attempt {
         }
     }
 
-    /// Waits for a hint of the store, and for the time in any case.
-    async fn wait(&self, until: Instant, hint: Pin<&mut Hint<'_>>) {
-        let time = self.held.core.clock().sleep_until(until);
+    /// Waits for a hint of the store, and for the time in any case; whether it was a hint.
+    async fn wait(&self, listen: Instant, until: Instant, hint: Pin<&mut Hint<'_>>) -> bool {
+        let clock = self.held.core.clock();
+        let time = clock.sleep_until(until);
         let hint = async {
+            if listen > clock.now() {
+                clock.sleep_until(listen).await;
+            }
             if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             biased;
-            () = time => {}
-            () = hint => {}
+            () = time => false,
+            () = hint => true,
         }
     }
 
@@ -167,7 +171,8 @@ impl Attempt {
                 Error::new(ErrorKind::Expired, why)
             }
             Command::TimedOut { holder } => {
-                let why = format!("`{name}` was not acquired in time; {holder} holds it");
+                let who = holder.as_deref().unwrap_or("somebody else");
+                let why = format!("`{name}` was not acquired in time; {who} holds it");
                 Error::new(ErrorKind::TimedOut { holder }, why)
             }
             _ => last.map_or_else(

@@ -14,6 +14,11 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 /// Waiters that know when a lease ends ask just after it, spread over this time.
 const SPREAD: Duration = Duration::from_millis(5);
 
+/// After a hint that led to nothing the next one is not listened to for this long, doubling to
+/// [`DEAF_MAX`]: hints may be spurious, and one's own question may cause one.
+const DEAF_MIN: Duration = Duration::from_millis(1);
+const DEAF_MAX: Duration = Duration::from_millis(100);
+
 /// What the caller's future does next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -34,11 +39,16 @@ pub(crate) enum Command {
     Take,
     /// The wait is over and somebody else still holds it.
     TimedOut {
-        /// The owner that stands in the way.
-        holder: String,
+        /// The owner that stands in the way, if the store said it.
+        holder: Option<String>,
     },
-    /// Ask again then, or earlier when the store hints at a change.
-    Wait(Instant),
+    /// Ask again at `until`, or when the store hints at a change after `listen`.
+    Wait {
+        /// When hints count.
+        listen: Instant,
+        /// When to ask in any case.
+        until: Instant,
+    },
 }
 
 /// Whether the caller waits for the holder to go.
@@ -57,7 +67,12 @@ pub(crate) struct Acquisition {
     patience: Patience,
     /// Questions without progress: they space out.
     rounds: u32,
-    holder: String,
+    /// Hints in a row that led to nothing.
+    hints: u32,
+    /// Who stood in the way at the last answer.
+    holder: Option<String>,
+    /// The last question was answered.
+    answered: bool,
     /// A question is on its way.
     asking: bool,
     /// A question ended without an answer: it may still land.
@@ -69,7 +84,22 @@ pub(crate) struct Acquisition {
 impl Acquisition {
     /// An acquisition of leases of `ttl`.
     pub(crate) fn new(ttl: Duration, patience: Patience) -> Self {
-        Self { ttl, patience, rounds: 0, holder: String::new(), asking: false, unknown: false, queued: false }
+        Self {
+            ttl,
+            patience,
+            rounds: 0,
+            hints: 0,
+            holder: None,
+            answered: false,
+            asking: false,
+            unknown: false,
+            queued: false,
+        }
+    }
+
+    /// Whether the caller waits for the holder to go; who does not, does not stand in line either.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.patience, Patience::Until(_))
     }
 
     /// Whether the store may hold something of ours now or later, so that giving up has to tell it.
@@ -85,13 +115,14 @@ impl Acquisition {
     /// The answer to a question sent at `sent`. `unit` in `[0, 1)` spreads waiters.
     pub(crate) fn answered(&mut self, sent: Instant, now: Instant, answer: &Acquired, unit: f64) -> Command {
         // A grant stays in question until the caller took it.
+        self.answered = true;
         self.asking = matches!(answer, Acquired::Granted(_));
         self.queued = matches!(answer, Acquired::Queued { .. });
         match answer {
             Acquired::Granted(_) if now < deadline_of(sent, self.ttl) => Command::Take,
             Acquired::Granted(_) => Command::Expired,
             Acquired::Held { by, remaining } => {
-                self.holder.clone_from(by);
+                self.holder = Some(by.clone());
                 match self.patience {
                     Patience::None => Command::Contended { holder: by.clone(), remaining: *remaining },
                     Patience::Until(_) => self.wait(now, *remaining, unit),
@@ -99,7 +130,7 @@ impl Acquisition {
             }
             // In line: the store remembers us, so giving up has to leave the line.
             Acquired::Queued { .. } => match self.patience {
-                Patience::None => Command::Contended { holder: self.holder.clone(), remaining: None },
+                Patience::None => Command::Contended { holder: String::new(), remaining: None },
                 Patience::Until(_) => self.wait(now, None, unit),
             },
         }
@@ -109,7 +140,7 @@ impl Acquisition {
     pub(crate) fn failed(&mut self, now: Instant, outcome: Outcome, retryable: bool, unit: f64) -> Command {
         self.asking = false;
         self.unknown |= outcome != Outcome::NotApplied;
-        self.holder.clear();
+        self.answered = false;
         match self.patience {
             Patience::Until(_) if retryable || outcome == Outcome::Unknown => self.wait(now, None, unit),
             _ => Command::Fail,
@@ -117,7 +148,8 @@ impl Acquisition {
     }
 
     /// The time that the last [`Command::Wait`] named has come, or a hint.
-    pub(crate) fn woke(&self, now: Instant) -> Command {
+    pub(crate) fn woke(&mut self, now: Instant, hinted: bool) -> Command {
+        self.hints = if hinted { self.hints.saturating_add(1) } else { 0 };
         if self.over(now) { self.give_up() } else { Command::Ask }
     }
 
@@ -126,7 +158,7 @@ impl Acquisition {
     }
 
     fn give_up(&self) -> Command {
-        if self.holder.is_empty() { Command::Fail } else { Command::TimedOut { holder: self.holder.clone() } }
+        if self.answered { Command::TimedOut { holder: self.holder.clone() } } else { Command::Fail }
     }
 
     fn wait(&mut self, now: Instant, remaining: Option<Duration>, unit: f64) -> Command {
@@ -144,7 +176,12 @@ impl Acquisition {
             Patience::None => now,
             Patience::Until(d) => d.instant(),
         };
-        Command::Wait(now.saturating_add(pause).min(limit))
+        let until = now.saturating_add(pause).min(limit);
+        let deaf = match self.hints {
+            0 => Duration::ZERO,
+            n => DEAF_MIN.saturating_mul(1_u32 << (n - 1).min(8)).min(DEAF_MAX),
+        };
+        Command::Wait { listen: now.saturating_add(deaf).min(until), until }
     }
 }
 
@@ -178,11 +215,14 @@ mod tests {
         let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(30_000))));
         assert_eq!(
             a.answered(at(0), at(0), &held(Some(8_000)), 0.5),
-            Command::Wait(Instant::from_nanos(8_002_500_000))
+            Command::Wait { listen: at(0), until: Instant::from_nanos(8_002_500_000) }
         );
-        assert_eq!(a.answered(at(0), at(29_000), &held(Some(8_000)), 0.0), Command::Wait(at(30_000)));
-        assert_eq!(a.woke(at(29_999)), Command::Ask);
-        assert_eq!(a.woke(at(30_000)), Command::TimedOut { holder: "host-7".to_owned() });
+        assert_eq!(
+            a.answered(at(0), at(29_000), &held(Some(8_000)), 0.0),
+            Command::Wait { listen: at(29_000), until: at(30_000) }
+        );
+        assert_eq!(a.woke(at(29_999), false), Command::Ask);
+        assert_eq!(a.woke(at(30_000), false), Command::TimedOut { holder: Some("host-7".to_owned()) });
     }
 
     #[test]
@@ -194,8 +234,8 @@ mod tests {
         assert_eq!(a.failed(at(0), Outcome::Unknown, true, 0.0), Command::Fail);
         let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(100))));
         a.answered(at(0), at(0), &held(None), 0.0);
-        assert!(matches!(a.failed(at(50), Outcome::NotApplied, true, 0.0), Command::Wait(_)));
-        assert_eq!(a.woke(at(100)), Command::Fail, "the last answer was no answer");
+        assert!(matches!(a.failed(at(50), Outcome::NotApplied, true, 0.0), Command::Wait { .. }));
+        assert_eq!(a.woke(at(100), false), Command::Fail, "the last answer was no answer");
     }
 
     #[test]
@@ -203,11 +243,31 @@ mod tests {
         let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
         let mut now = at(0);
         for round in 0..20 {
-            let Command::Wait(until) = a.answered(now, now, &held(None), 0.0) else { panic!() };
+            let Command::Wait { until, .. } = a.answered(now, now, &held(None), 0.0) else { panic!() };
             let pause = until.saturating_duration_since(now);
             assert!(pause >= WAIT_MIN / 2 && pause <= WAIT_MAX, "round {round}: {pause:?}");
             now = until;
         }
+    }
+
+    #[test]
+    fn hints_that_lead_to_nothing_are_listened_to_less_and_less() {
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
+        let deaf = |a: &mut Acquisition| {
+            let Command::Wait { listen, .. } = a.answered(at(0), at(0), &held(Some(9_000)), 0.0) else {
+                panic!()
+            };
+            listen.as_nanos() / 1_000_000
+        };
+        assert_eq!(deaf(&mut a), 0, "the first hint counts at once");
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(a.woke(at(0), true), Command::Ask);
+            pauses.push(deaf(&mut a));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 100, 100]);
+        a.woke(at(0), false);
+        assert_eq!(deaf(&mut a), 0);
     }
 
     #[test]
