@@ -78,9 +78,10 @@ impl MemoryLeaseStore {
     }
 
     /// Applied when the future is first polled, as for a store that is asked.
+    /// Watchers are told when `changes` says so of the answer.
     fn ask<'a, T: Send + 'a>(
         &'a self,
-        changes: bool,
+        changes: fn(&T) -> bool,
         f: impl FnOnce(&mut State) -> T + Send + 'a,
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
@@ -89,8 +90,9 @@ impl MemoryLeaseStore {
                 let mut watched = self.lock();
                 watched.state.tick(now);
                 let result = f(&mut watched.state);
-                watched.version += u64::from(changes);
-                (result, if changes { std::mem::take(&mut watched.wakers) } else { Vec::new() })
+                let changed = changes(&result);
+                watched.version += u64::from(changed);
+                (result, if changed { std::mem::take(&mut watched.wakers) } else { Vec::new() })
             };
             wakers.into_iter().for_each(Waker::wake);
             result
@@ -106,50 +108,54 @@ impl fmt::Debug for MemoryLeaseStore {
 
 impl LeaseStore for MemoryLeaseStore {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
-        self.ask(true, move |s| s.acquire(&request))
+        // A waiter that asks in vain must not wake the others, or itself.
+        self.ask(|a| matches!(a, Ok(Acquired::Granted(_))), move |s| s.acquire(&request))
     }
 
     fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
         let op_id = op_id.to_owned();
-        self.ask(false, move |s| Ok(s.renew(&op_id)))
+        self.ask(|_| false, move |s| Ok(s.renew(&op_id)))
     }
 
     fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
         let op_id = op_id.to_owned();
-        self.ask(true, move |s| Ok(s.release(&op_id)))
+        self.ask(|_| true, move |s| Ok(s.release(&op_id)))
     }
 
     fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
         let op_id = op_id.to_owned();
-        self.ask(true, move |s| {
-            s.leave(&op_id);
-            Ok(())
-        })
+        self.ask(
+            |_| true,
+            move |s| {
+                s.leave(&op_id);
+                Ok(())
+            },
+        )
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
-        self.ask(true, move |s| Ok(s.annotate(&name, token, value)))
+        self.ask(|_| true, move |s| Ok(s.annotate(&name, token, value)))
     }
 
     fn transfer(&self, name: &str, token: FencingToken, to: &str) -> BoxFuture<'_, Result<Transferred>> {
         let (name, to) = (name.to_owned(), to.to_owned());
-        self.ask(true, move |s| Ok(s.transfer(&name, token, &to)))
+        self.ask(|_| true, move |s| Ok(s.transfer(&name, token, &to)))
     }
 
     fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
         let name = name.to_owned();
-        self.ask(true, move |s| Ok(s.break_lease(&name)))
+        self.ask(|_| true, move |s| Ok(s.break_lease(&name)))
     }
 
     fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
         let name = name.to_owned();
-        self.ask(false, move |s| Ok(s.inspect(&name)))
+        self.ask(|_| false, move |s| Ok(s.inspect(&name)))
     }
 
     fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
         let prefix = prefix.to_owned();
-        self.ask(false, move |s| Ok(s.list(&prefix, limit)))
+        self.ask(|_| false, move |s| Ok(s.list(&prefix, limit)))
     }
 
     fn watch(&self, _name: &str) -> BoxFuture<'_, Result<()>> {

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
-use crate::lease::{
-    AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred,
-};
+use crate::lease::{AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred};
 use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// A longer lease than this is a mistake: it would outlive whoever could end it.
@@ -310,9 +308,10 @@ impl State {
         }
         let Some(entry) = self.names.get(name) else { return Transferred::NoSuchCandidate };
         let single = |op: &Op| op.names.len() == 1 && op.share == Share::Exclusive;
-        let candidate = entry.line.values().find(|op_id| {
-            self.ops.get(*op_id).is_some_and(|op| op.owner == to && single(op))
-        });
+        let candidate = entry
+            .line
+            .values()
+            .find(|op_id| self.ops.get(*op_id).is_some_and(|op| op.owner == to && single(op)));
         let holder = entry.holders.first().filter(|op| self.ops.get(*op).is_some_and(single));
         let (Some(candidate), Some(holder)) = (candidate.cloned(), holder.cloned()) else {
             return Transferred::NoSuchCandidate;
