@@ -1,7 +1,5 @@
 //! Leases in memory: the full contract.
 
-mod state;
-
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -9,11 +7,11 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 
+use crate::lease::table::Table;
 use crate::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
 };
 use crate::{BoxFuture, FencingToken, Result};
-use state::State;
 
 /// Most wakers kept; more watchers are told to look again at once.
 const MAX_WAKERS: usize = 100_000;
@@ -53,7 +51,7 @@ struct Shared {
 
 #[derive(Default)]
 struct Watched {
-    state: State,
+    state: Table,
     /// Grows with every change.
     version: u64,
     wakers: Vec<Waker>,
@@ -82,7 +80,7 @@ impl MemoryLeaseStore {
     fn ask<'a, T: Send + 'a>(
         &'a self,
         changes: fn(&T) -> bool,
-        f: impl FnOnce(&mut State) -> T + Send + 'a,
+        f: impl FnOnce(&mut Table) -> T + Send + 'a,
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let now = self.0.clock.now();
