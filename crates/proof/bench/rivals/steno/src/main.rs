@@ -32,7 +32,7 @@ async fn forward(cx: ActionContext<Order>) -> Result<u64, ActionError> {
 
 async fn ship(cx: ActionContext<Order>) -> Result<u64, ActionError> {
     let params = cx.saga_params::<Params>()?;
-    if params.fails { Err(ActionError::action_failed("no carrier")) } else { Ok(params.n + 1) }
+    if params.fails { Err(ActionError::action_failed("no carrier".to_owned())) } else { Ok(params.n + 1) }
 }
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -103,7 +103,7 @@ fn main() -> Result<(), Failure> {
         let figures = load::closed_loop(&order, move |n| {
             let (sec, registry) = (Arc::clone(&sec), Arc::clone(&registry));
             async move {
-                let id = SagaId(uuid::Uuid::new_v4());
+                let id = SagaId::new_v4();
                 let created = sec.saga_create(id, Arc::new(Arc::new(())), dag(n, fails), registry).await;
                 let Ok(ended) = created else { return false };
                 if sec.saga_start(id).await.is_err() {
