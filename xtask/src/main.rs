@@ -3,6 +3,8 @@
 mod api;
 mod arrows;
 mod bench;
+mod budget;
+mod full;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -16,6 +18,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   ci        check, test, and every benchmark for a moment
+  features  every package with no feature, each alone, and all
+  budget    dependencies, size, start, memory and pages against their limits
+  loom      the models of lock-free cores
+  full      ci, features, budget, loom, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   api       the public API against its text in api/; `api --write` writes it anew";
@@ -27,8 +33,12 @@ fn main() -> ExitCode {
         "api" => api::run(&root(), words.first().is_some_and(|w| w == "--write")),
         "arrows" => arrows::run(&root()),
         "bench" => bench::bench(&words),
+        "budget" => budget::budget(),
         "check" => check(),
         "ci" => ci(),
+        "features" => full::features(),
+        "full" => full::full(),
+        "loom" => full::loom(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
