@@ -4,4 +4,5 @@
 
 mod definition;
 mod engine;
+mod exhaust;
 mod world;

@@ -54,6 +54,8 @@ pub(super) struct State {
     ops: BTreeMap<String, Op>,
     names: BTreeMap<String, Name>,
     ends: BTreeSet<(Instant, String)>,
+    /// Names that changed since they were last taken.
+    changed: BTreeSet<String>,
 }
 
 fn check(request: &AcquireRequest) -> Result<()> {
@@ -95,7 +97,13 @@ impl State {
         Some(op)
     }
 
+    /// The names that changed since the last call.
+    pub(super) fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
     fn unlink(&mut self, name: &str, op_id: &str, place: &Place) {
+        self.changed.insert(name.to_owned());
         let Some(entry) = self.names.get_mut(name) else { return };
         match place {
             Place::Waiting(number) => drop(entry.line.remove(number)),
@@ -219,6 +227,7 @@ impl State {
         for name in &request.names {
             self.last_token = self.last_token.next();
             tokens.insert(name.clone(), self.last_token);
+            self.changed.insert(name.clone());
             self.names.entry(name.clone()).or_default().holders.insert(request.op_id.clone());
         }
         let op = Op {
@@ -299,6 +308,7 @@ impl State {
         let holds = self.is_held_with(name, token);
         if let Some(entry) = self.names.get_mut(name).filter(|_| holds) {
             entry.annotation = Some(value);
+            self.changed.insert(name.to_owned());
         }
         holds
     }
