@@ -19,6 +19,7 @@ mod points;
 mod ring;
 pub mod slots;
 mod source;
+pub mod topology;
 mod warning;
 
 pub use error::{ConfigError, ConfigErrorKind, Error, ErrorKind};

@@ -1,3 +1,4 @@
 //! Integration tests of the partition crate.
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+mod planner;
