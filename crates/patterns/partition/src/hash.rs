@@ -10,6 +10,8 @@ use crate::fingerprint::Canon;
 /// Separates the domain of node names from that of keys, so that a key equal to a node's name does not
 /// fall on the node's first point.
 const NODE_DOMAIN: u64 = 0x6e6f_6465_5f76_3031;
+/// And zone names from both: a node named like its zone must not profit from the zone's score.
+const ZONE_DOMAIN: u64 = 0x7a6f_6e65_5f76_3031;
 
 /// How keys and node names become 64 bits.
 ///
@@ -52,14 +54,23 @@ impl Hash {
     /// The hash of a node's name, in a domain of its own.
     #[must_use]
     pub fn node(&self, id: &str) -> u64 {
+        self.name(id, NODE_DOMAIN)
+    }
+
+    /// The hash of a zone's name.
+    pub(crate) fn zone(&self, zone: &str) -> u64 {
+        self.name(zone, ZONE_DOMAIN)
+    }
+
+    fn name(&self, name: &str, domain: u64) -> u64 {
         match &self.0 {
-            Kind::Xxh3(seed) => xxh3::xxh3_64_with_seed(id.as_bytes(), seed ^ NODE_DOMAIN),
+            Kind::Xxh3(seed) => xxh3::xxh3_64_with_seed(name.as_bytes(), seed ^ domain),
             Kind::Sip(secret) => {
                 let mut other = *secret;
-                for (a, b) in other.iter_mut().zip(NODE_DOMAIN.to_le_bytes()) {
+                for (a, b) in other.iter_mut().zip(domain.to_le_bytes()) {
                     *a ^= b;
                 }
-                SipHasher13::new_with_key(&other).hash(id.as_bytes())
+                SipHasher13::new_with_key(&other).hash(name.as_bytes())
             }
         }
     }

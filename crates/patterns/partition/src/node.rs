@@ -1,6 +1,6 @@
 //! Nodes, their zones, and the sorted set of them that every placement stands on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::ops::Index;
 use std::sync::Arc;
@@ -172,9 +172,16 @@ impl Nodes {
         Self::ordered(list)
     }
 
-    /// Keeps the given order, which must have a meaning of its own (numbered shards, list order of another
-    /// product). Ids are unique already or need not be.
-    pub(crate) fn ordered(list: Vec<Node>) -> Result<Self, ConfigError> {
+    /// Keeps the given order, which has a meaning of its own: numbered shards, the list of another product.
+    pub(crate) fn numbered(list: Vec<Node>) -> Result<Self, ConfigError> {
+        let mut seen = BTreeSet::new();
+        if let Some(node) = list.iter().find(|n| !seen.insert(&n.id)) {
+            return Err(ConfigError::new(ConfigErrorKind::Duplicate, "nodes.id", &node.id, "each id once"));
+        }
+        Self::ordered(list)
+    }
+
+    fn ordered(list: Vec<Node>) -> Result<Self, ConfigError> {
         if list.len() > MAX_NODES {
             return Err(ConfigError::new(
                 ConfigErrorKind::TooMany,

@@ -6,8 +6,8 @@
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// Most points of one ring. At about 16 bytes each that is 64 MiB.
-pub(crate) const MAX_POINTS: usize = 1 << 22;
+/// Most points: 2^24, 256 MiB. Envoy's largest ring has half of that.
+const MOST: usize = 1 << 24;
 
 /// Longest bucket that is scanned; a longer one is halved. Even hashes give 9 at most, hostile names more.
 const SCAN: usize = 16;
@@ -25,14 +25,15 @@ impl Points {
     /// Sorts `points` of owners below `owners`.
     ///
     /// # Errors
-    /// More than [`MAX_POINTS`].
+    /// More than 2^24.
     pub(crate) fn build(
         owners: usize,
         points: impl Iterator<Item = (u64, u32)> + Clone,
     ) -> Result<Self, ConfigError> {
         let len = points.clone().count();
-        if len > MAX_POINTS {
-            return Err(too_many(len));
+        if len > MOST {
+            let allowed = format!("at most {MOST} in total");
+            return Err(ConfigError::new(ConfigErrorKind::TooManyPoints, "points", len, allowed));
         }
         let wide = |n: usize| usize::BITS - n.leading_zeros();
         let bits = wide(len).max(wide(owners)).max(4);
@@ -93,7 +94,7 @@ impl Points {
 
     #[inline]
     fn owner_of(&self, word: u64) -> u32 {
-        // Owners are below 2^bits and bits is at most 23.
+        // Owners are below 2^bits and bits is at most 25.
         (word & ((1 << self.bits) - 1)) as u32
     }
 
@@ -132,10 +133,6 @@ impl Points {
 #[inline]
 fn bucket(point: u64, bits: u32) -> usize {
     (point >> (64 - bits)) as usize
-}
-
-pub(crate) fn too_many(len: impl std::fmt::Display) -> ConfigError {
-    ConfigError::new(ConfigErrorKind::TooManyPoints, "points", len, format!("at most {MAX_POINTS} in total"))
 }
 
 /// A turn over points.

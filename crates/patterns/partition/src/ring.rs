@@ -6,12 +6,14 @@ use crate::hash::{Hash, mix64};
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
 use crate::place::{Place, Shares, sealed};
-use crate::points::{MAX_POINTS, Points};
+use crate::points::Points;
 use crate::source::Source;
 use crate::warning::Warning;
 
 /// The profile's version: a changed default, seed or tie rule is a new one.
 const VERSION: u64 = 1;
+/// Most points of one ring. At about 14 bytes each that is 56 MiB.
+pub const MAX_POINTS: usize = 1 << 22;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Below it the share of a node deviates by more than 16% (`1/sqrt(v)`), and with a handful of points a node
 /// may get nearly everything.

@@ -1,5 +1,7 @@
 //! Key slots of Redis Cluster.
 
+use crate::slots::{DEFAULT_SLOTS, SlotHash, SlotMap, SlotMapBuilder};
+
 /// Slots of a Redis Cluster.
 const SLOTS: u16 = 16384;
 
@@ -19,6 +21,14 @@ const TABLE: [u16; 256] = {
     }
     table
 };
+
+/// A slot map of a Redis Cluster: 16384 slots, CRC16 with hash tags. Who holds which slot comes from the cluster
+/// (`CLUSTER SLOTS`); `epoch` is its `currentEpoch`.
+#[must_use]
+pub fn redis_slots(epoch: u64) -> SlotMapBuilder {
+    const { assert!(DEFAULT_SLOTS == SLOTS as usize) };
+    SlotMap::builder(epoch).slots(DEFAULT_SLOTS).hash(SlotHash::Redis)
+}
 
 /// The slot of a key in a Redis Cluster, 0 to 16383.
 ///
