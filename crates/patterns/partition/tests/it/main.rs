@@ -2,3 +2,4 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 mod planner;
+mod topology;
