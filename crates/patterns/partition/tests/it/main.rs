@@ -3,3 +3,4 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 mod planner;
 mod topology;
+mod steer;
