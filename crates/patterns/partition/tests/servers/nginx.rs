@@ -78,7 +78,7 @@ fn start(program: &std::path::Path) -> Server {
     Server::start(program, |setup| {
         let (dir, port) = (setup.dir.display(), setup.address.port());
         let mut text = format!(
-            "daemon off; pid {dir}/pid; error_log stderr; worker_processes 1;
+            "daemon off; master_process off; pid {dir}/pid; error_log stderr;
              events {{ worker_connections 512; }}
              http {{ access_log off; keepalive_requests 1000000;
              client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c;

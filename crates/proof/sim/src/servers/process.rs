@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use mainstay_clock::os_boot_now;
-use rustix::process::{Pid, Signal, getuid, kill_process};
+use rustix::process::{Pid, Signal, getuid, kill_process_group};
 use tempfile::TempDir;
 
 use super::{find, free_address};
@@ -112,6 +113,8 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // A group of its own: what the server forks is signalled with it.
+            .process_group(0)
             .spawn()?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut server = Self { name, child, dir, address };
@@ -171,11 +174,13 @@ impl Server {
         self.signal(Signal::CONT)
     }
 
-    /// Ends it at once, as a crash does. Its folder stays until it is dropped.
+    /// Ends it and what it forked at once, as a crash of the machine does. Its folder stays until it is dropped.
     ///
     /// # Errors
     /// It cannot be waited for.
     pub fn kill(&mut self) -> io::Result<()> {
+        // A group that has ended needs no signal; the child is waited for in any case.
+        let _ = self.signal(Signal::KILL);
         self.child.kill()?;
         self.child.wait().map(drop)
     }
@@ -200,7 +205,7 @@ impl Server {
     fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("no process"))?;
-        Ok(kill_process(pid, signal)?)
+        Ok(kill_process_group(pid, signal)?)
     }
 }
 
