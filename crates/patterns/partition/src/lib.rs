@@ -27,6 +27,7 @@ mod rendezvous;
 mod ring;
 pub mod slots;
 mod source;
+pub mod topology;
 mod warning;
 
 pub use bounded::{Bounded, Lease, Load, WhenFull};

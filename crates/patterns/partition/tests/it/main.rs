@@ -10,3 +10,5 @@ mod compat_vectors;
 mod fleet;
 mod laws;
 mod memory;
+mod planner;
+mod topology;

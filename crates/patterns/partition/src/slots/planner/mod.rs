@@ -305,19 +305,17 @@ struct Now {
     lists: Lists,
     /// The primary, where it is such a node.
     primary: Vec<Option<u32>>,
+    /// Every node of the map in the target, drained ones too.
+    target_of: Vec<Option<u32>>,
 }
 
 impl Now {
     fn of(map: &SlotMap, nodes: &Nodes, shape: &Shape) -> Self {
-        let to: Vec<Option<u32>> = map
-            .nodes()
-            .as_slice()
-            .iter()
-            .map(|n| nodes.find(n.id.as_str()).map(NodeIdx::get).filter(|i| shape.weights[*i as usize] > 0))
-            .collect();
-        let of = |idx: &NodeIdx| to[idx.as_usize()];
+        let find = |n: &Node| nodes.find(n.id.as_str()).map(NodeIdx::get);
+        let target_of: Vec<Option<u32>> = map.nodes().as_slice().iter().map(find).collect();
+        let of = |idx: &NodeIdx| target_of[idx.as_usize()].filter(|i| shape.weights[*i as usize] > 0);
         let lists = (0..map.slots()).map(|s| map.replicas(s).iter().filter_map(of).collect());
         let primary = (0..map.slots()).map(|s| map.replicas(s).first().and_then(of)).collect();
-        Self { lists: Lists::of_lists(lists), primary }
+        Self { lists: Lists::of_lists(lists), primary, target_of }
     }
 }
