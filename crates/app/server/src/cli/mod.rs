@@ -3,7 +3,10 @@
 mod client;
 mod config;
 mod doctor;
+mod notify;
 mod output;
+mod ring;
+mod reload;
 mod saga;
 mod serve;
 mod token;
@@ -35,6 +38,8 @@ enum Verb {
     Serve(serve::Args),
     /// Start, list, show and move sagas of a running node.
     Saga(saga::Args),
+    /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
+    Ring(ring::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
@@ -78,6 +83,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::DemoService(args) => demo::run_participant(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
+        Verb::Ring(args) => ring::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Token(args) => token::run(&args),
@@ -107,6 +113,7 @@ fn exit_code(code: Code) -> u8 {
         | Code::ConfigUnreadable
         | Code::NoTokens
         | Code::NoTls
+        | Code::PlacementInput
         | Code::TokensFile => EXIT_USAGE,
         _ => 1,
     }
