@@ -2,5 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod fleets;
 mod limits;
 mod manual;
+mod outliers;
