@@ -53,7 +53,7 @@ pub enum Event<'a> {
     Call {
         /// How it counted.
         outcome: Outcome,
-        /// How long it took, by the coarse tick unless the policy was built with precise timing.
+        /// How long it took, by the coarse tick unless the breaker was built with precise timing.
         elapsed: Duration,
         /// Attempts made; 1 from a breaker.
         attempts: u32,

@@ -26,6 +26,7 @@ pub mod outlier;
 pub mod policy;
 pub mod retry;
 mod shard;
+mod streak;
 mod sync;
 pub mod timeout;
 mod window;

@@ -2,26 +2,26 @@
 
 #[cfg(not(any(loom, shuttle)))]
 mod imp {
-    pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
 
     pub(crate) use std::sync::{Mutex as RawMutex, MutexGuard};
 }
 
 #[cfg(loom)]
 mod imp {
-    pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+    pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
 
     pub(crate) use loom::sync::{Mutex as RawMutex, MutexGuard};
 }
 
 #[cfg(all(shuttle, not(loom)))]
 mod imp {
-    pub(crate) use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+    pub(crate) use shuttle::sync::atomic::{AtomicU64, Ordering};
 
     pub(crate) use shuttle::sync::{Mutex as RawMutex, MutexGuard};
 }
 
-pub(crate) use imp::{AtomicU32, AtomicU64, MutexGuard, Ordering};
+pub(crate) use imp::{AtomicU64, MutexGuard, Ordering};
 
 /// A mutex whose poison does not cascade: everything it protects is consistent between two statements.
 #[derive(Debug)]

@@ -32,7 +32,7 @@ pub use ticket::{OwnedTicket, Ticket};
 pub use transitions::{Followed, Transitions};
 
 pub(crate) use self::core::{Core, End, Raw};
-pub(crate) use ticket::finish;
+pub(crate) use ticket::{end_of, finish};
 
 use crate::{CallError, Classify, ConfigError, Rejected, Verdict};
 
@@ -81,7 +81,7 @@ impl Breaker {
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
     #[inline]
     pub fn admit(&self) -> Result<Ticket<'_>, Rejected> {
-        self.0.admit().map(|raw| Ticket::new(&self.0, raw))
+        self.0.admit().map(|raw| Ticket::of(&self.0, raw))
     }
 
     /// As [`admit`](Self::admit), with a ticket that may outlive the borrow.

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Instant, Runtime, Tick};
+use mainstay_clock::{Instant, Runtime, Tick};
 
 use super::{Breaker, BreakerBuilder, State};
 use crate::ConfigError;

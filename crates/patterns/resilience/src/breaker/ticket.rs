@@ -41,7 +41,7 @@ pub struct Ticket<'a> {
 }
 
 impl<'a> Ticket<'a> {
-    pub(super) fn new(core: &'a Core, raw: Raw) -> Self {
+    pub(crate) fn of(core: &'a Core, raw: Raw) -> Self {
         Self { core, raw }
     }
 
@@ -156,7 +156,7 @@ pin_project_lite::pin_project! {
 impl<'a, Fut, K> Guarded<'a, Fut, K> {
     /// `start` makes the operation; its panics count too.
     pub(super) fn new(core: &'a Core, raw: Raw, classify: K, start: impl FnOnce() -> Fut) -> Self {
-        let ticket = Ticket::new(core, raw);
+        let ticket = Ticket::of(core, raw);
         let operation = start();
         std::mem::forget(ticket);
         Self { core, raw: Some(raw), classify, polling: false, operation }

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 
+use super::stats::Stats;
 use super::{Core, HedgePlan, LimitSlot, Limiter, Policy, Repeat};
 use crate::event::{Ear, Kind};
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Retry};
+
+/// Longest deadline and attempt timeout: beyond a day somebody meant another unit.
+const MAX_TIME: Duration = Duration::from_secs(86_400);
 
 /// Fills the slots of a [`Policy`]. One slot per kind; the order is not an input.
 #[derive(Clone, Debug)]
@@ -96,7 +100,7 @@ impl PolicyBuilder {
         self
     }
 
-    /// The budget that retries and hedges spend. Default: [`Budget::standard`], one per policy, or the one
+    /// The budget that retries and hedges spend. Default: the rule of [`Budget::builder`], one per policy, or the one
     /// that the context brings from above.
     pub fn budget(mut self, budget: &Budget) -> Self {
         self.budget = BudgetSlot::Own(budget.clone());
@@ -138,11 +142,15 @@ impl PolicyBuilder {
     /// # Errors
     /// [`ConfigError`] names the refused field, its value and what is allowed.
     pub fn build(self) -> Result<Policy, ConfigError> {
+        self.check()?;
         let runtime = self.runtime.unwrap_or_else(Runtime::system);
         let (budget, own_budget) = match self.budget {
             BudgetSlot::Own(budget) => (Some(budget), true),
             BudgetSlot::None => (None, true),
-            BudgetSlot::Default => (self.retry.as_ref().map(|_| Budget::standard()), false),
+            BudgetSlot::Default if self.retry.is_none() && self.hedge.is_none() => (None, true),
+            BudgetSlot::Default => {
+                (Some(Budget::builder(Arc::clone(&self.name)).runtime(&runtime).build()?), false)
+            }
         };
         Ok(Policy(Arc::new(Core {
             ear: Ear::new(Kind::Policy, &self.name, self.listener.as_ref()),
@@ -151,6 +159,7 @@ impl PolicyBuilder {
             clock: Arc::clone(runtime.clock()),
             rng: Arc::clone(runtime.rng()),
             deadline: self.deadline,
+            limited: self.limits.iter().any(Option::is_some),
             limits: self.limits,
             bulkhead: self.bulkhead,
             retry: self.retry,
@@ -160,6 +169,42 @@ impl PolicyBuilder {
             hedge: self.hedge,
             breaker: self.breaker,
             attempt_timeout: self.attempt_timeout,
+            stats: Stats::new(),
         })))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        for (field, value) in [("deadline", self.deadline), ("attempt_timeout", self.attempt_timeout)] {
+            if value.is_some_and(|d| d.is_zero() || d > MAX_TIME) {
+                let value = format!("{:?}", value.unwrap_or_default());
+                return Err(ConfigError::new(field, value, format!("more than 0 s, at most {MAX_TIME:?}")));
+            }
+        }
+        let attempts = self.retry.as_ref().map_or(1, Retry::max_attempts);
+        if (attempts > 1 || self.hedge.is_some()) && self.repeat == Repeat::Undeclared {
+            let allowed = "a declaration, as the operation may run twice: idempotent() or idempotent_per_call()";
+            return Err(ConfigError::new("idempotent", "undeclared", allowed));
+        }
+        if let (Some(attempt), Some(deadline)) = (self.attempt_timeout, self.deadline)
+            && attempts > 1
+            && attempt >= deadline
+        {
+            let allowed = format!("less than the deadline, {deadline:?}, or no second attempt can happen");
+            return Err(ConfigError::new("attempt_timeout", format!("{attempt:?}"), allowed));
+        }
+        if let (Some(retry), Some(deadline)) = (&self.retry, self.deadline)
+            && retry.schedule().base() >= deadline
+        {
+            let allowed = format!("less than the deadline, {deadline:?}");
+            return Err(ConfigError::new("base", format!("{:?}", retry.schedule().base()), allowed));
+        }
+        if let (Some(breaker), Some(attempt)) = (&self.breaker, self.attempt_timeout) {
+            let lease = breaker.config().probe_lease();
+            if lease < attempt {
+                let allowed = format!("at least the attempt timeout, {attempt:?}");
+                return Err(ConfigError::new("probe_lease", format!("{lease:?}"), allowed));
+            }
+        }
+        Ok(())
     }
 }

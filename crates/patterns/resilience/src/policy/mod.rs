@@ -2,7 +2,10 @@
 
 mod attempt;
 mod builder;
+mod exec;
+mod running;
 pub mod seam;
+mod stats;
 
 use std::fmt;
 use std::future::Future;
@@ -13,7 +16,12 @@ use mainstay_clock::{Clock, Rng, Tick};
 
 pub use attempt::Attempt;
 pub use builder::PolicyBuilder;
+pub use stats::PolicySnapshot;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
+
+use exec::Run;
+use running::Closure;
+use stats::Stats;
 
 use crate::event::Ear;
 use crate::{Breaker, Budget, Bulkhead, CallContext, CallError, Classify, Retry, Verdict};
@@ -47,7 +55,10 @@ pub(crate) struct Core {
     pub(crate) hedge: Option<Arc<dyn HedgePlan>>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) attempt_timeout: Option<Duration>,
+    /// Whether any limit slot is filled.
+    pub(crate) limited: bool,
     pub(crate) ear: Ear,
+    pub(crate) stats: Stats,
 }
 
 impl Core {
@@ -99,16 +110,43 @@ impl Policy {
         &'a self,
         cx: &'a CallContext,
         classify: K,
-        mut f: F,
+        f: F,
     ) -> Result<T, CallError<E>>
     where
         K: Fn(&Result<T, E>) -> Verdict,
         F: FnMut(Attempt<'a>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let head = attempt::Head { number: 1, hedge: false, deadline: cx.deadline() };
-        let result = f(Attempt { head, core: &self.0, cx }).await;
-        let _ = classify(&result);
-        result.map_err(CallError::Inner)
+        let core: &'a Core = &self.0;
+        Run::new(core, cx, Closure { f, core, cx }, classify).await
+    }
+
+    /// The configured name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Everything about it at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> PolicySnapshot {
+        let core = &*self.0;
+        let (retries, hedges, rejected) = core.stats.counts();
+        let slots = [LimitSlot::Throttle, LimitSlot::Rate, LimitSlot::Adaptive];
+        PolicySnapshot {
+            name: Arc::clone(&core.name),
+            deadline: core.deadline,
+            attempt_timeout: core.attempt_timeout,
+            max_attempts: core.retry.as_ref().map_or(1, Retry::max_attempts),
+            hedged: core.hedge.is_some(),
+            limits: slots.into_iter().filter(|slot| core.limits[slot.index()].is_some()).collect(),
+            bulkhead: core.bulkhead.as_ref().map(Bulkhead::snapshot),
+            budget: core.budget.as_ref().map(Budget::snapshot),
+            breaker: core.breaker.as_ref().map(Breaker::snapshot),
+            retries,
+            hedges,
+            rejected,
+            last_rejected: core.stats.last(),
+        }
     }
 }

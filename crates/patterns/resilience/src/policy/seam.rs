@@ -85,7 +85,7 @@ pub trait Limiter: Send + Sync + fmt::Debug {
     fn admit(&self, ask: &Ask<'_>) -> Result<Pass, Rejected>;
 
     /// The call that got `pass` has ended. Called exactly once per admission, also when the call was
-    /// refused further inside, dropped or panicked (then as [`Outcome::Abandoned`] or a failure).
+    /// refused further inside ([`Outcome::Ignored`]), dropped ([`Outcome::Abandoned`]) or panicked (a failure).
     fn done(&self, pass: Pass, sample: Sample);
 }
 
