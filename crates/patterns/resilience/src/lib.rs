@@ -29,6 +29,8 @@ mod shard;
 mod streak;
 mod sync;
 pub mod timeout;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod window;
 
 pub use breaker::Breaker;

@@ -308,7 +308,10 @@ where
                 let last = CallError::Rejected(rejected.clone());
                 let Some(first) = this.first.take() else { return refuse(core, rejected) };
                 core.keep(&rejected);
-                Step::Return(Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)), Outcome::Failure)
+                Step::Return(
+                    Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)),
+                    Outcome::Failure,
+                )
             }
         }
     }
@@ -400,7 +403,11 @@ where
                 let result = ended.result.map_err(|last| {
                     let plain = *this.number == 1 && stop == Stop::NotRetryable && hint.is_none();
                     let once = retry.max_attempts() == 1 && hint.is_none();
-                    if plain || once { last } else { gave_up(this.first.take(), last, *this.number, stop, hint) }
+                    if plain || once {
+                        last
+                    } else {
+                        gave_up(this.first.take(), last, *this.number, stop, hint)
+                    }
                 });
                 Step::Return(result, outcome)
             }
@@ -452,10 +459,16 @@ where
         }
         let this = self.as_mut().project();
         let Rival::Runs(rival) = this.rival else { return Poll::Pending };
-        let ended = ready!(rival.as_mut().poll(this.core, this.classify, cx));
+        let mut ended = ready!(rival.as_mut().poll(this.core, this.classify, cx));
         *this.rival = Rival::Done;
         if ended.verdict == Verdict::Ok {
             this.core.ear.tell(&Event::HedgeWon);
+            // What the plan learns is how long an unhedged call would have taken at least: were the fast
+            // rival's own time counted, the percentile would fall with every hedge.
+            if let Some(primary) = this.primary.as_ref().get_ref() {
+                let elapsed = this.core.tick.read().saturating_duration_since(primary.started());
+                ended.elapsed = ended.elapsed.max(elapsed);
+            }
             // The primary may have failed already; then only the rival's success counts.
             self.as_mut().drop_attempts();
             *self.as_mut().project().ended = None;

@@ -16,10 +16,15 @@ use mainstay_clock::{Clock, Rng, Tick};
 
 pub use attempt::Attempt;
 pub use builder::PolicyBuilder;
-pub use stats::PolicySnapshot;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
+pub use stats::PolicySnapshot;
 
-use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use attempt::Head;
+pub(crate) use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use running::Operation;
+
 use running::Closure;
 use stats::Stats;
 
@@ -119,6 +124,11 @@ impl Policy {
     {
         let core: &'a Core = &self.0;
         Run::new(core, cx, Closure { f, core, cx }, classify).await
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
     }
 
     /// The configured name.
