@@ -14,6 +14,8 @@
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+#[cfg(feature = "serde")]
+pub mod config;
 mod context;
 mod error;
 mod event;
@@ -21,6 +23,7 @@ pub mod fallback;
 pub mod fleet;
 pub mod hedge;
 pub mod limit;
+pub mod lint;
 mod outcome;
 pub mod outlier;
 pub mod policy;

@@ -298,3 +298,117 @@ fn ms3_the_unprotected_client_never_recovers() {
     assert!(curve.amplification(22) > 2.5, "three attempts multiply the load");
     assert!(curve.goodput(5..19) > 0.99, "healthy before the brown-out");
 }
+
+// Nested layers.
+
+/// Three layers of three attempts over a dependency that is down, at `rate` calls per second; returns
+/// operations per call.
+fn nested(budget: Option<&Budget>, world: &World, clients: u32, rate: f64, total: f64) -> f64 {
+    let runtime = world.clock.runtime(7);
+    let layer = |name: &str| {
+        let builder =
+            Policy::builder(name).runtime(&runtime).idempotent().retry(Retry::standard().build().unwrap());
+        let builder = if budget.is_some() { builder } else { builder.without_budget() };
+        Rc::new(builder.build().unwrap())
+    };
+    let (top, middle, bottom) = (layer("top"), layer("middle"), layer("bottom"));
+    let (calls, operations) = (Rc::new(RefCell::new(0_u32)), Rc::new(RefCell::new(0_u32)));
+    for client in 0..clients {
+        let (clock, budget, spawner) = (world.clock.clone(), budget.cloned(), world.clone());
+        let layers = (Rc::clone(&top), Rc::clone(&middle), Rc::clone(&bottom));
+        let (calls, operations) = (Rc::clone(&calls), Rc::clone(&operations));
+        world.spawn(async move {
+            let rng = SeededRng::new(u64::from(client));
+            let mut at = 0.0;
+            loop {
+                at += -(1.0 - rng.unit()).ln() / rate;
+                if at >= total {
+                    return;
+                }
+                clock.until(at).await;
+                *calls.borrow_mut() += 1;
+                let (layers, operations, budget) = (layers.clone(), Rc::clone(&operations), budget.clone());
+                spawner.spawn(async move {
+                    let mut cx = CallContext::new();
+                    if let Some(budget) = &budget {
+                        cx = cx.with_budget(budget);
+                    }
+                    let down = || {
+                        *operations.borrow_mut() += 1;
+                        std::future::ready(Err::<(), Shed>(Shed))
+                    };
+                    let (_, middle, bottom) = &layers;
+                    let result = layers
+                        .0
+                        .call(&cx, |a| {
+                            let cx = a.nest();
+                            async move {
+                                middle
+                                    .call(&cx, |a| {
+                                        let cx = a.nest();
+                                        async move { bottom.call(&cx, |_| down()).await.map_err(as_shed) }
+                                    })
+                                    .await
+                                    .map_err(as_shed)
+                            }
+                        })
+                        .await;
+                    assert!(result.is_err());
+                });
+            }
+        });
+    }
+    world.run(total + 60.0);
+    let (calls, operations) = (*calls.borrow(), *operations.borrow());
+    f64::from(operations) / f64::from(calls)
+}
+
+/// The layer above sees its dependency's failure, as over a wire.
+fn as_shed(_: mainstay_resilience::CallError<Shed>) -> Shed {
+    Shed
+}
+
+#[test]
+fn rt10_nested_layers_share_one_budget() {
+    let naive = nested(None, &World::new(), 1, 100.0, 5.0);
+    assert!((naive - 27.0).abs() < 1e-9, "three times three times three: {naive}");
+
+    let world = World::new();
+    let runtime = world.clock.runtime(1);
+    let bare = Budget::builder("shared").ratio(0.2, 0.0).runtime(&runtime).build().unwrap();
+    let amplification = nested(Some(&bare), &world, 1, 700.0, 60.0);
+    assert!(amplification > 1.1 && amplification <= 1.2, "floor 0: {amplification}");
+
+    let world = World::new();
+    let runtime = world.clock.runtime(1);
+    let standard = Budget::builder("shared").runtime(&runtime).build().unwrap();
+    let amplification = nested(Some(&standard), &world, 1, 700.0, 60.0);
+    assert!(amplification > 1.1 && amplification <= 1.25, "defaults: {amplification}");
+}
+
+#[test]
+fn m_t2_a_thousand_clients_in_a_total_outage_multiply_by_one_plus_the_ratio() {
+    let world = World::new();
+    let runtime = world.clock.runtime(1);
+    let budget = Budget::builder("shared").ratio(0.2, 0.0).runtime(&runtime).build().unwrap();
+    let amplification = nested(Some(&budget), &world, 1_000, 0.7, 30.0);
+    assert!(amplification > 1.1 && amplification <= 1.2, "{amplification}");
+}
+
+#[test]
+fn m_k3_ten_times_the_load_leaves_goodput_and_no_trace() {
+    // Ten times the capacity from 20 to 80 s. The server sheds and drops what is too late; the clients have no
+    // breaker, because a server that sheds works at full capacity and must not be left alone.
+    let setup = Setup {
+        breaker: false,
+        brownout: 0.0,
+        total: 100.0,
+        rate: |t| if (20.0..80.0).contains(&t) { 10.0 * CAPACITY } else { RATE },
+        ..PROTECTED
+    };
+    let curve = run(setup, 1);
+    let done: f64 = (21..80).map(|s| f64::from(curve.completed[s])).sum::<f64>() / 59.0;
+    assert!(done >= 0.9 * CAPACITY, "{done} per second of {CAPACITY}");
+    let recovery = curve.recovery(80);
+    assert!(recovery.is_some_and(|s| s < 10), "{recovery:?} s until 95 % again");
+}
