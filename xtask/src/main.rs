@@ -16,6 +16,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   ci        check, then test
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         "arrows" => arrows::run(&root()),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
+        "overload" => overload(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -69,6 +71,14 @@ fn check() -> anyhow::Result<()> {
     style::run(&root())?;
     arrows::run(&root())?;
     api::run(&root(), false)
+}
+
+/// The scenario of the proof at a tenth of its time scale, about 40 s.
+fn overload() -> anyhow::Result<()> {
+    let svg = root().join("target/overload.svg");
+    run(cargo()
+        .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
+        .arg(svg))
 }
 
 /// Totals of the runners' own closing lines.

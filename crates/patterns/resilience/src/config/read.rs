@@ -119,7 +119,7 @@ fn merge(defaults: &Table, own: &Table) -> Table {
         (merged.get_mut("breaker"), own.get("breaker"))
         && kinds.iter().any(|k| own.contains_key(*k))
     {
-        breaker.retain(|key, _| !kinds.contains(&key.as_str()) || own.contains_key(key));
+        breaker.retain(|key, _| !kinds.contains(&key) || own.contains_key(key));
     }
     merged
 }

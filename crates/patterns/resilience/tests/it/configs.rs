@@ -121,7 +121,7 @@ fn settings_that_a_pattern_refuses_name_their_target() {
         ("[targets.a.throttle]\nk = 0.5\n", "k"),
         ("[targets.a]\ndeadline = \"0s\"\n", "deadline"),
         (
-            "[targets.a]\nattempt_timeout = \"1s\"\n[targets.a.breaker]\nwindow = \"1s\"\ncount = 9\n",
+            "[targets.a]\nattempt_timeout = \"1s\"\n[targets.a.breaker]\nwindow = \"1s\"\ncount = 50\n",
             "window",
         ),
         ("[budgets.a]\nratio = 7\n", "ratio"),
