@@ -87,19 +87,18 @@ fn check() -> anyhow::Result<()> {
     api::run(&root(), false)
 }
 
-<<<<<<< HEAD
 /// The scenario of the proof at a tenth of its time scale, about 40 s.
 fn overload() -> anyhow::Result<()> {
     let svg = root().join("target/overload.svg");
     run(cargo()
         .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
         .arg(svg))
-=======
+}
+
 fn ci() -> anyhow::Result<()> {
     check()?;
     test()?;
     bench::bench(&["--smoke".to_owned()])
->>>>>>> main
 }
 
 /// Totals of the runners' own closing lines.
