@@ -413,7 +413,11 @@ where
                 let result = ended.result.map_err(|last| {
                     let plain = *this.number == 1 && stop == Stop::NotRetryable && hint.is_none();
                     let once = retry.max_attempts() == 1 && hint.is_none();
-                    if plain || once { last } else { gave_up(this.first.take(), last, *this.number, stop, hint) }
+                    if plain || once {
+                        last
+                    } else {
+                        gave_up(this.first.take(), last, *this.number, stop, hint)
+                    }
                 });
                 Step::Return(result, outcome)
             }

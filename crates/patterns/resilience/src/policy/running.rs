@@ -105,7 +105,8 @@ impl<F> Running<F> {
             (Some(breaker), Some(raw)) => Some(Ticket::of(breaker.core(), raw)),
             _ => None,
         };
-        let operation = op.start(Head { number: start.number, hedge: start.hedge, deadline: until }, core, cx);
+        let operation =
+            op.start(Head { number: start.number, hedge: start.hedge, deadline: until }, core, cx);
         std::mem::forget(guard);
         let timer = LazyTimer::at(until.instant());
         Self { ticket, started, kind, timer, polling: false, operation }
