@@ -51,7 +51,7 @@ impl Shop {
         let headers = request.headers();
         let timed = headers.contains_key(wire::TIMEOUT_MS) && headers.contains_key(wire::IDEMPOTENCY_KEY);
         self.with_deadline.fetch_add(u32::from(timed), Ordering::Relaxed);
-        let failing = self.down.load(Ordering::Relaxed) || number % 2 == 0;
+        let failing = self.down.load(Ordering::Relaxed) || number.is_multiple_of(2);
         let mut response = Response::new(Full::from(format!("answer {number}")));
         if failing {
             *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;

@@ -146,10 +146,9 @@ impl World {
                 let ready = self.clock.0.lock().unwrap().ready.pop_front();
                 let Some(id) = ready else { break };
                 let task = self.tasks.borrow_mut().remove(&id);
-                if let Some((mut future, waker)) = task {
-                    if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
-                        self.tasks.borrow_mut().insert(id, (future, waker));
-                    }
+                let Some((mut future, waker)) = task else { continue };
+                if future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending() {
+                    self.tasks.borrow_mut().insert(id, (future, waker));
                 }
             }
             if !self.jump(end) {

@@ -179,7 +179,7 @@ fn hg4_without_budget_no_hedge_and_each_costs_one() {
     assert_eq!(policy.snapshot().hedges, hedges as u64);
     // 3 tokens at the start and 3 per second: ten calls of 51 or 300 ms.
     let earned = 3.0 * (world.clock.seconds() - begun);
-    assert!(hedges >= 3 && hedges < 10 && hedges as f64 <= 3.0 + earned, "{hedges} with {earned} earned");
+    assert!((3..10).contains(&hedges) && hedges as f64 <= 3.0 + earned, "{hedges} with {earned} earned");
     let broke = Budget::builder("y").ratio(0.001, 0.0).runtime(&runtime).build().unwrap();
     let policy = Policy::builder("y").runtime(&runtime).idempotent().hedge_plan(hedge.plan()).budget(&broke);
     let policy = policy.build().unwrap();

@@ -18,7 +18,7 @@ fn detector(hosts: usize, clock: &Manual) -> OutlierBuilder {
 }
 
 fn fail(detector: &OutlierDetector, host: &str, times: usize) -> Option<Cause> {
-    (0..times).filter_map(|_| detector.record(host, FAIL)).last()
+    (0..times).fold(None, |last, _| detector.record(host, FAIL).or(last))
 }
 
 #[test]
