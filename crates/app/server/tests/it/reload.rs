@@ -101,7 +101,11 @@ fn a_reload_with_one_mistake_changes_nothing_at_all() {
         let line = reload(&node);
         assert!(line["after"].as_str().unwrap().starts_with("refused"), "{code}: {line}");
         assert!(node.log().contains(code), "{code}: {}", node.log());
-        assert_eq!(node.get("/v1/definitions").json(), before, "{code}: nothing was stored, not even what is fine");
+        assert_eq!(
+            node.get("/v1/definitions").json(),
+            before,
+            "{code}: nothing was stored, not even what is fine"
+        );
     }
     std::fs::remove_file(folder.join("c.toml")).unwrap();
     std::fs::write(&config, &base).unwrap();
