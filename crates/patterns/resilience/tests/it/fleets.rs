@@ -46,7 +46,8 @@ impl World {
             self.ms += STEP_MS;
             for (i, node) in self.nodes.iter_mut().enumerate() {
                 // Phases differ: no two nodes step together.
-                if let Some(fleet) = node.fleet.as_ref().filter(|_| (self.ms / STEP_MS + i as u64).is_multiple_of(25))
+                if let Some(fleet) =
+                    node.fleet.as_ref().filter(|_| (self.ms / STEP_MS + i as u64).is_multiple_of(25))
                 {
                     fleet.step();
                 }

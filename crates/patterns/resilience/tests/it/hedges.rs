@@ -286,3 +286,32 @@ fn bad_hedges_are_refused() {
     let plan = Hedge::after(ms(5)).build().unwrap().plan();
     assert_eq!(plan.delay(Instant::ZERO), Some(ms(5)));
 }
+
+#[test]
+fn if_l02_a_hedged_loser_cannot_keep_a_breaker_blind() {
+    // Every primary hangs on host A and is dropped because the hedge on host B wins.
+    let hedge = Hedge::after(ms(50)).build().unwrap();
+    let (world, runtime, policy) = hedged(&hedge);
+    let policy = policy.without_budget().build().unwrap();
+    let host_a = Breaker::builder("host a").runtime(&runtime).build().unwrap();
+    for _ in 0..30 {
+        let (clock, policy, host_a) = (world.clock.clone(), policy.clone(), host_a.clone());
+        world.spawn(async move {
+            let cx = CallContext::new();
+            let (clock, host_a) = (&clock, &host_a);
+            let result = policy
+                .call(&cx, |a| async move {
+                    if a.is_hedge() {
+                        clock.sleep(ms(5)).await;
+                        return Ok(());
+                    }
+                    let hung = || async { std::future::pending::<Result<(), Failure>>().await };
+                    host_a.call(hung).await.map_err(|_| Failure::Down("a"))
+                })
+                .await;
+            assert!(result.is_ok());
+        });
+        world.run(world.clock.seconds() + 10.0);
+    }
+    assert_eq!(host_a.state().to_string(), "open", "thirty dropped calls and no answer are evidence");
+}

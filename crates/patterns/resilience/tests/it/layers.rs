@@ -249,3 +249,22 @@ async fn pl3_every_refusal_of_a_layer_names_policy_reason_and_advice() {
     assert_eq!((rejected.policy(), rejected.why().code()), ("few", "full"));
     drop(held);
 }
+
+#[tokio::test(start_paused = true)]
+async fn if_l03_half_open_admits_exactly_its_permits_through_any_number_of_layers() {
+    let runtime = runtime();
+    let breaker = Breaker::builder("x").classic().runtime(&runtime).build().unwrap();
+    let down = breaker.layer().layer(Probe::default());
+    for _ in 0..5 {
+        assert!(down.clone().oneshot(99).await.is_err());
+    }
+    runtime.clock().sleep(Duration::from_secs(61)).await;
+    let hanging = Probe { pending: true, ..Probe::default() };
+    let mut calls: Vec<_> =
+        (0..50).map(|_| Box::pin(breaker.layer().layer(hanging.clone()).oneshot(0))).collect();
+    let mut admitted = 0;
+    for call in &mut calls {
+        admitted += usize::from(futures_util::poll!(call.as_mut()).is_pending());
+    }
+    assert_eq!(admitted, 3, "three permits, fifty layers");
+}

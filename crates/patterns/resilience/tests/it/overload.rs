@@ -412,3 +412,70 @@ fn m_k3_ten_times_the_load_leaves_goodput_and_no_trace() {
     let recovery = curve.recovery(80);
     assert!(recovery.is_some_and(|s| s < 10), "{recovery:?} s until 95 % again");
 }
+
+// Partitions.
+
+/// 99th percentile of the email calls' latency in ms, while payments take `payments_take` seconds each; both share a
+/// pool of 40 connections, and with `partitioned` each has a bulkhead in front of it.
+fn email_p99(payments_take: f64, partitioned: bool) -> f64 {
+    use mainstay_resilience::Bulkhead;
+
+    let world = World::new();
+    let runtime = world.clock.runtime(3);
+    let hour = Duration::from_secs(3_600);
+    let pool = Bulkhead::builder("connections", 40).queue(10_000, hour).runtime(&runtime).build().unwrap();
+    let latencies = Rc::new(RefCell::new(Vec::new()));
+    for (name, limit, rate, takes) in [("payments", 10, 100.0, payments_take), ("email", 20, 200.0, 0.05)] {
+        let mut policy = Policy::builder(name).runtime(&runtime);
+        if partitioned {
+            let own = Bulkhead::builder(name, limit).queue(50, Duration::from_secs(1)).runtime(&runtime);
+            policy = policy.bulkhead(&own.build().unwrap());
+        }
+        let (policy, pool) = (Rc::new(policy.build().unwrap()), pool.clone());
+        let (clock, spawner, latencies) = (world.clock.clone(), world.clone(), Rc::clone(&latencies));
+        world.spawn(async move {
+            let rng = SeededRng::new(11);
+            let mut at = 0.0;
+            while at < 30.0 {
+                at += -(1.0 - rng.unit()).ln() / rate;
+                clock.until(at).await;
+                let (policy, pool, latencies) = (Rc::clone(&policy), pool.clone(), Rc::clone(&latencies));
+                let clock = clock.clone();
+                spawner.spawn(async move {
+                    let cx = CallContext::new();
+                    let (held, timer) = (&pool, &clock);
+                    let operation = |_: mainstay_resilience::Attempt<'_>| async move {
+                        let free = CallContext::new();
+                        let connection = held.acquire(&free).await.map_err(|_| Shed)?;
+                        timer.until(timer.seconds() + takes).await;
+                        drop(connection);
+                        Ok::<_, Shed>(())
+                    };
+                    let result = policy.call(&cx, operation).await;
+                    if takes < 0.1 && result.is_ok() {
+                        latencies.borrow_mut().push(clock.seconds() - at);
+                    }
+                });
+            }
+        });
+    }
+    world.run(60.0);
+    let mut latencies = latencies.take();
+    latencies.sort_by(f64::total_cmp);
+    // Calls that never came back are slower than everything else.
+    latencies.get(30 * 200 * 99 / 100).copied().unwrap_or(f64::INFINITY) * 1e3
+}
+
+#[test]
+fn m_k2_a_hung_partition_leaves_the_others_latency_alone() {
+    let healthy = email_p99(0.05, true);
+    for takes in [2.0, 1e6] {
+        let beside = email_p99(takes, true);
+        assert!(
+            (beside / healthy - 1.0).abs() <= 0.05,
+            "{beside} ms beside payments of {takes} s, {healthy} ms alone"
+        );
+    }
+    let together = email_p99(1e6, false);
+    assert!(together > 2.0 * healthy, "without partitions the pool is gone: {together} ms");
+}
