@@ -25,6 +25,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   full      ci, features, budget, loom, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         "features" => full::features(),
         "full" => full::full(),
         "loom" => full::loom(),
+        "overload" => overload(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -84,6 +86,14 @@ fn check() -> anyhow::Result<()> {
     style::run(&root())?;
     arrows::run(&root())?;
     api::run(&root(), false)
+}
+
+/// The scenario of the proof at a tenth of its time scale, about 40 s.
+fn overload() -> anyhow::Result<()> {
+    let svg = root().join("target/overload.svg");
+    run(cargo()
+        .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
+        .arg(svg))
 }
 
 fn ci() -> anyhow::Result<()> {
