@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use mainstay_saga::ErrorKind;
 use mainstay_saga::engine::ActionRequest;
 use mainstay_saga::wire::{Fact, Operation, decode};
-use mainstay_store::journal::Uid;
+use mainstay_store::journal::{Loaded, Uid};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -115,29 +115,50 @@ async fn act(
     body: Bytes,
 ) -> Result<Response, Problem> {
     let body: Body = parse(&body)?;
-    if body.reason.trim().is_empty() || body.reason.len() > MAX_REASON {
-        return Err(Problem::new(Code::BadRequest, "`reason` has 1 to 4096 bytes"));
-    }
     let key = idempotency_key(&headers)?;
     let reason = body.reason.clone();
-    let operation = body.operation()?;
-    let expected = seen(&headers)?;
-    let message = match &key {
-        Some(key) => format!("act/{}/{key}", caller.name),
-        None => format!("act/{}", uuid::Uuid::now_v7()),
+    let wanted = Wanted {
+        operation: body.operation()?,
+        reason,
+        expected: seen(&headers)?,
+        message: key.map(|key| format!("act/{}/{key}", caller.name)),
     };
-    let before = sagas::load(&app, &uid).await?;
+    Ok(sagas::answer(&app, &perform(&app, caller.name, &uid, wanted).await?))
+}
+
+/// What a person wants of a saga.
+pub(crate) struct Wanted {
+    pub(crate) operation: Operation,
+    pub(crate) reason: String,
+    /// The version that the person saw.
+    pub(crate) expected: u64,
+    /// Makes a repetition harmless.
+    pub(crate) message: Option<String>,
+}
+
+/// Acts on a saga, from exactly the state that the person saw, and returns it as it is then.
+///
+/// # Errors
+/// 412 when somebody was faster, 409 when the state does not allow it, 404, 400 without a reason.
+pub(crate) async fn perform(app: &App, who: String, uid: &str, wanted: Wanted) -> Result<Loaded, Problem> {
+    if wanted.reason.trim().is_empty() || wanted.reason.len() > MAX_REASON {
+        return Err(Problem::new(Code::BadRequest, "`reason` has 1 to 4096 bytes"));
+    }
+    let keyed = wanted.message.is_some();
+    let message = wanted.message.unwrap_or_else(|| format!("act/{}", uuid::Uuid::now_v7()));
+    let expected = wanted.expected;
+    let before = sagas::load(app, uid).await?;
     // With a key the action may be on the log already: then the engine answers.
-    if key.is_none() && before.summary.next_seq != expected {
+    if !keyed && before.summary.next_seq != expected {
         return Err(stale());
     }
-    let mut request = ActionRequest::new(caller.name, reason, operation).expecting(expected);
+    let mut request = ActionRequest::new(who, wanted.reason, wanted.operation).expecting(expected);
     request.message = Some(message.clone());
-    let uid_of = Uid::new(uid.as_str());
+    let uid_of = Uid::new(uid);
     match app.engine.attention().act(&uid_of, request).await {
-        Ok(()) => Ok(sagas::answer(&app, &sagas::load(&app, &uid).await?)),
+        Ok(()) => sagas::load(app, uid).await,
         Err(e) if e.kind() == ErrorKind::Conflict => {
-            let after = sagas::load(&app, &uid).await?;
+            let after = sagas::load(app, uid).await?;
             // A refusal that stands behind the version that was seen: somebody was faster.
             let at = after.records.iter().rev().find_map(|r| match decode(r) {
                 Ok(Fact::ActionRefused(refused)) if refused.message == message => Some(r.seq),

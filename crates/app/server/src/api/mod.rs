@@ -1,18 +1,18 @@
 //! What requests mean: JSON in, JSON out, problems for the rest.
 
-mod actions;
+pub(crate) mod actions;
 mod definitions;
 mod events;
-mod json;
+pub(crate) mod json;
 mod metrics;
 mod openapi;
-mod query;
-mod sagas;
+pub(crate) mod query;
+pub(crate) mod sagas;
 mod start;
 mod system;
 #[cfg(test)]
 mod tests;
-mod view;
+pub(crate) mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

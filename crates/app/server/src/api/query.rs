@@ -41,6 +41,11 @@ impl Query {
         Ok(Self(map))
     }
 
+    /// Every parameter that was not taken, by name.
+    pub(crate) fn pairs(self) -> Vec<(String, String)> {
+        self.0.into_iter().collect()
+    }
+
     /// Takes a parameter.
     pub(crate) fn take(&mut self, name: &str) -> Option<String> {
         self.0.remove(name)

@@ -22,8 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{App, router};
 use crate::config::Config;
+use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
-use crate::http::{self, Gate, Limits, Tokens};
+use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
 use crate::participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
@@ -103,8 +104,14 @@ async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
         tokens: Arc::clone(&tokens),
         resets: AtomicU64::new(0),
     });
-    let gate = Arc::new(Gate::new(limits(config), rt, drain.clone(), tokens, router(app)));
+    let access = Arc::new(Access::new(tokens, Sessions::new(config.flag("server.behind_tls_proxy"))?));
+    let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), config));
+    let routes = router(app).merge(console::mounted(Arc::clone(&console)));
+    let gate = Gate::new(limits(config), rt.clone(), drain.clone(), access, console::PAGES, routes);
+    let gate = Arc::new(gate);
+    rt.spawn("console-samples", async move { console.sample().await });
     eprintln!("mainstay: listening on http://{}", listener.address);
+    eprintln!("mainstay: the console is at http://{}{}", listener.address, console::MOUNT);
     // Side by side: the stop as a whole keeps within the drain time.
     let engine_stop = async {
         drain.cancelled().await;

@@ -5,12 +5,14 @@ mod auth;
 mod gate;
 mod guard;
 mod problem;
+mod sessions;
 mod tokens;
 mod trace;
 
 pub(crate) use accept::{bind, serve};
-pub(crate) use auth::{Caller, Scope};
-pub(crate) use gate::{Gate, Limits};
+pub(crate) use auth::{Access, Caller, Scope};
+pub(crate) use gate::{Gate, Limits, Pages, Peer};
 pub(crate) use problem::{Fault, Problem};
+pub(crate) use sessions::{FormToken, Sessions};
 pub(crate) use tokens::{NewToken, Tokens};
 pub(crate) use trace::Trace;
