@@ -1,5 +1,6 @@
 //! *Attention*: what only a person can move on, why, and what may be pressed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
@@ -73,7 +74,7 @@ fn item(console: &Console, visit: &Visit, row: &Summary, loaded: Option<&Loaded>
             div.head {
                 h2 id={ "i-" (uid) } { a href={ "sagas/" (words::encode(uid)) } { (row.id) } }
                 span.dim { (row.definition) " version " (row.version) }
-                span.since { "waiting since " (words::ago(now, loaded.map_or(row.updated, since))) }
+                span.since { "waiting for " (words::lasting(now, loaded.map_or(row.updated, since))) }
             }
             @if let (Some(d), Some(s), Some(l)) = (definition.as_deref(), &state, loaded) {
                 (needs(console, visit, "", d, s, l))
@@ -84,14 +85,23 @@ fn item(console: &Console, visit: &Visit, row: &Summary, loaded: Option<&Loaded>
     }
 }
 
-/// When the newest item was opened.
+/// Since when a person is needed without a break: an attempt that fails again opens nothing new.
 fn since(loaded: &Loaded) -> WallTime {
-    let opened = loaded.records.iter().rev().find(|r| match decode(r) {
-        Ok(Fact::StepEnded(end)) => end.item.is_some(),
-        Ok(Fact::UndoEnded(end)) => end.item.is_some(),
-        _ => false,
-    });
-    opened.map_or(loaded.summary.updated, |r| r.at)
+    let mut open: BTreeMap<String, WallTime> = BTreeMap::new();
+    for record in &loaded.records {
+        let (step, needed) = match decode(record) {
+            Ok(Fact::StepEnded(end)) => (end.at.step, end.item.is_some()),
+            Ok(Fact::UndoEnded(end)) => (end.at.step, end.item.is_some()),
+            Ok(Fact::Action(action)) => (action.operation.step().unwrap_or_default().to_owned(), false),
+            _ => continue,
+        };
+        if needed {
+            open.entry(step).or_insert(record.at);
+        } else {
+            open.remove(&step);
+        }
+    }
+    open.into_values().min().unwrap_or(loaded.summary.updated)
 }
 
 /// What can be said of a saga whose definition or log cannot be used.

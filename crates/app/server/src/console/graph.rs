@@ -9,8 +9,10 @@ use crate::console::words;
 
 /// Most steps that are drawn; beyond it a picture tells less than the list below it.
 const MAX_STEPS: usize = 60;
-/// Longest name in a box, in characters.
-const NAME: usize = 18;
+/// Width of a letter of a name and of the words below it, in tenths of a pixel; a bit more than they need.
+const LETTERS: (i64, i64) = (86, 70);
+/// Width of the narrow picture.
+const NARROW: i64 = 366;
 
 /// Which way forward is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,9 +36,15 @@ struct Sizes {
 }
 
 const RIGHT: Sizes =
-    Sizes { way: Way::Right, id: "r", width: 164, height: 56, ahead: 56, beside: 34, margin: 26 };
-const DOWN: Sizes =
-    Sizes { way: Way::Down, id: "d", width: 164, height: 56, ahead: 40, beside: 20, margin: 26 };
+    Sizes { way: Way::Right, id: "r", width: 168, height: 56, ahead: 56, beside: 34, margin: 26 };
+
+/// Downwards, as narrow as the widest layer allows; what does not fit is scrolled.
+fn down(widest: usize) -> Sizes {
+    let n = whole(widest.max(1));
+    let (beside, margin) = if n < 3 { (20, 24) } else { (10, 16) };
+    let width = ((NARROW - 2 * margin - (n - 1) * beside) / n).clamp(100, 200);
+    Sizes { way: Way::Down, id: "d", width, height: 56, ahead: 40, beside, margin }
+}
 
 /// A box with its place.
 struct Place {
@@ -52,7 +60,7 @@ pub(super) fn draw(definition: &Definition, state: &State) -> Markup {
             p.dim { (words::plural(steps as u64, "step")) ": too many for a picture; they are listed below." }
         } @else {
             div.graph.wide tabindex="0" role="region" aria-label="Graph" { (picture(&RIGHT, definition, state)) }
-            div.graph.slim tabindex="0" role="region" aria-label="Graph" { (picture(&DOWN, definition, state)) }
+            div.graph.slim tabindex="0" role="region" aria-label="Graph" { (picture(&down(widest(&layers(definition))), definition, state)) }
         }
     }
 }
@@ -70,14 +78,18 @@ fn layers(definition: &Definition) -> Vec<usize> {
     layer
 }
 
+/// The most boxes beside each other.
+fn widest(layer: &[usize]) -> usize {
+    layer.iter().map(|l| layer.iter().filter(|x| *x == l).count()).max().unwrap_or(1)
+}
+
 fn places(sizes: &Sizes, layer: &[usize]) -> (Vec<Place>, i64, i64) {
     let deepest = layer.iter().copied().max().unwrap_or(0);
-    let widest = (0..=deepest).map(|l| layer.iter().filter(|x| **x == l).count()).max().unwrap_or(1);
     let (along, across) = match sizes.way {
         Way::Down => (sizes.height + sizes.ahead, sizes.width + sizes.beside),
         Way::Right => (sizes.width + sizes.ahead, sizes.height + sizes.beside),
     };
-    let full = whole(widest) * across - sizes.beside;
+    let full = whole(widest(layer)) * across - sizes.beside;
     let mut used = vec![0; deepest + 1];
     let places = layer.iter().map(|l| {
         let count = layer.iter().filter(|x| *x == l).count();
@@ -114,7 +126,7 @@ fn picture(sizes: &Sizes, definition: &Definition, state: &State) -> Markup {
         svg width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(text) {
             defs {
                 @for name in ["line", "run", "back", "bad"] {
-                    marker id={ (sizes.id) "-" (name) } viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto" {
+                    marker id={ (sizes.id) "-" (name) } viewBox="0 0 8 8" refX="7" refY="4" markerWidth="9" markerHeight="9" markerUnits="userSpaceOnUse" orient="auto" {
                         path class={ "tip " (name) } d="M0 0 8 4 0 8z" {}
                     }
                 }
@@ -189,25 +201,29 @@ fn back(sizes: &Sizes, class: &str, from: &Place, to: (i64, i64)) -> Markup {
     html! { path class={ "edge undo " (class) } d=(d) marker-end={ "url(#" (sizes.id) "-" (tip) ")" } {} }
 }
 
+/// Left of the text in a box.
+const PAD: i64 = 11;
+
+/// As much of a text as fits a box.
+fn fit(text: &str, width: i64, letter: i64) -> String {
+    let most = usize::try_from((width - 2 * PAD) * 10 / letter).unwrap_or(0).max(4);
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most - 1).chain(['\u{2026}']).collect()
+}
+
 fn boxed(sizes: &Sizes, p: &Place, name: &str, kind: StepKind, node: &Node) -> Markup {
     let word = view::word(node);
     let sign = words::of_step(word);
-    let shown: String = if name.chars().count() > NAME {
-        name.chars().take(NAME - 1).chain(['\u{2026}']).collect()
-    } else {
-        name.to_owned()
-    };
-    let role = match kind {
-        StepKind::Compensable => "",
-        StepKind::Pivot => " \u{b7} pivot",
-        StepKind::Retriable => " \u{b7} forward only",
-    };
+    let role = if kind == StepKind::Pivot { " \u{b7} pivot" } else { "" };
+    let what = fit(&format!("{} {}{role}", sign.1, sign.2), sizes.width, LETTERS.1);
     html! {
         g class={ "box " (sign.0) } {
             title { (name) ": " (sign.2) }
             rect x=(p.x) y=(p.y) width=(sizes.width) height=(sizes.height) rx="8" {}
-            text.name x=(p.x + 14) y=(p.y + 24) { (shown) }
-            text.what x=(p.x + 14) y=(p.y + 43) { (sign.1) " " (sign.2) (role) }
+            text.name x=(p.x + PAD) y=(p.y + 24) { (fit(name, sizes.width, LETTERS.0)) }
+            text.what x=(p.x + PAD) y=(p.y + 43) { (what) }
         }
     }
 }
@@ -227,7 +243,7 @@ mod tests {
             {"name":"c","local_undo":true,"after":["a"]},{"name":"a","local_undo":true}"#;
         let definition = definition(steps);
         assert_eq!(layers(&definition), [2, 1, 1, 0]);
-        for sizes in [&RIGHT, &DOWN] {
+        for sizes in [&RIGHT, &down(2)] {
             let (places, width, height) = places(sizes, &layers(&definition));
             for (i, a) in places.iter().enumerate() {
                 assert!(a.x >= 0 && a.y >= 0 && a.x + sizes.width <= width && a.y + sizes.height <= height);

@@ -11,7 +11,7 @@ use mainstay_store::journal::{Filter, SagaStatus, StatusCount};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;
-use crate::console::activity::{Columns, Totals};
+use crate::console::activity::{COLUMNS, Columns, Totals};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
 use crate::console::{Console, parts, sagas, words};
@@ -61,7 +61,7 @@ fn verdict(counts: &[StatusCount], totals: Totals, now: WallTime, recovered: boo
         @if let Some(oldest) = oldest.filter(|_| totals.waiting > 0) {
             div.verdict.bad {
                 h1 { (words::plural(totals.waiting, "saga")) @if totals.waiting == 1 { " needs" } @else { " need" } " a person" }
-                p { "The oldest has been waiting since " (words::ago(now, oldest)) ". "
+                p { "The oldest has been waiting for " (words::lasting(now, oldest)) ". "
                     a href="attention" { "See what may be pressed" } }
             }
         } @else if !recovered {
@@ -91,8 +91,11 @@ fn cards(counts: &[StatusCount], totals: Totals) -> Markup {
         ("sagas?status=running,waiting", "running", moving, ""),
         ("sagas?status=compensating", "compensating", sum(counts, SagaStatus::Compensating), ""),
         ("sagas?status=completed", "completed", totals.done, ""),
-        ("sagas?status=compensated,abandoned", "compensated or closed", totals.undone, ""),
+        ("sagas?status=compensated", "compensated", sum(counts, SagaStatus::Compensated), ""),
+        ("sagas?status=abandoned", "abandoned", sum(counts, SagaStatus::Abandoned), ""),
     ];
+    // What a person gave up is rare: no card says zero.
+    let all = all.into_iter().filter(|(_, name, count, _)| *name != "abandoned" || *count > 0);
     html! {
         ul.cards aria-label="Sagas by state" {
             @for (address, name, count, class) in all {
@@ -119,7 +122,7 @@ fn charts(columns: &Columns) -> Markup {
                     figure {
                         figcaption { strong { (words::number(total)) } " " (name) }
                         @if values.is_empty() { p.dim { "no samples yet" } } @else {
-                            (parts::columns(values, class, &text))
+                            (parts::columns(values, COLUMNS, class, &text))
                             p.dim { "at most " (words::number(most)) " in 15 s" }
                         }
                     }
@@ -147,7 +150,7 @@ fn definitions(counts: &[StatusCount]) -> Markup {
                 h2 #h-def { "By definition" }
                 div.scroll tabindex="0" role="region" aria-labelledby="h-def" {
                     table.numbers {
-                        thead { tr { th scope="col" { "Definition" } @for s in states { th scope="col" { (words::of_status(s).2) } } } }
+                        thead { tr { th scope="col" { "Definition" } @for s in states { th scope="col" { (heading(s)) } } } }
                         tbody {
                             @for (name, counts) in rows.iter().take(MAX_DEFINITIONS) {
                                 tr {
@@ -162,6 +165,12 @@ fn definitions(counts: &[StatusCount]) -> Markup {
             }
         }
     }
+}
+
+/// The sign and the word; narrow screens show the sign.
+fn heading(status: SagaStatus) -> Markup {
+    let sign = words::of_status(status);
+    html! { i aria-hidden="true" { (sign.1) } " " span.word { (sign.2) } }
 }
 
 fn cell(name: &str, status: SagaStatus, counts: &[&StatusCount]) -> Markup {

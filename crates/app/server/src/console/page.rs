@@ -56,7 +56,7 @@ impl<'a> Page<'a> {
             header.top {
                 a.brand href={ (self.root) "now" } { img src={ (self.root) (assets::address("icon.svg")) } alt="" width="20" height="20"; "mainstay" }
                 nav aria-label="Pages" { (self.links(waiting)) }
-                div.who {
+                div.visitor {
                     @if self.live.is_some() {
                         button #pause type="button" hidden aria-pressed="false" { "Pause" }
                         span #state role="status" {}

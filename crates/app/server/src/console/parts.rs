@@ -53,19 +53,19 @@ pub(super) fn curl_act(visit: &Visit, with_token: bool, uid: &str, seen: u64, bo
     )
 }
 
-/// A row of columns: the newest is on the right. Its text says the same in words.
-pub(super) fn columns(values: &[u64], class: &str, text: &str) -> Markup {
+/// A row of columns, as many as `whole`: the newest is on the right. Its text says the same in words.
+pub(super) fn columns(values: &[u64], whole: usize, class: &str, text: &str) -> Markup {
     /// Units of the picture; CSS scales it.
     const STEP: usize = 4;
     const HEIGHT: u64 = 32;
     let most = values.iter().copied().max().unwrap_or(0).max(1);
-    let width = values.len() * STEP;
+    let (width, empty) = (whole * STEP, whole.saturating_sub(values.len()));
     html! {
         svg class={ "columns " (class) } viewBox={ "0 0 " (width) " " (HEIGHT) } preserveAspectRatio="none" role="img" aria-label=(text) {
             @for (i, v) in values.iter().enumerate() {
                 @let tall = if *v == 0 { 0 } else { (v * HEIGHT / most).max(2) };
                 @if tall > 0 {
-                    rect x=(i * STEP) y=(HEIGHT - tall) width=(STEP - 1) height=(tall) {}
+                    rect x=((empty + i) * STEP) y=(HEIGHT - tall) width=(STEP - 1) height=(tall) {}
                 }
             }
         }

@@ -31,8 +31,14 @@ const fn press(name: &'static str, title: &'static str, about: &'static str, ask
 const WHY: &str = "Why?";
 const EVIDENCE: &str = "How do you know? Name the ledger line, ticket or person.";
 
-/// Every action; of several that are legal the first is the one to look at first.
+/// Every action, the harmless first: to try again under the same key, then what needs evidence, then what gives up.
 pub(super) const ALL: [Press; 11] = [
+    press(
+        "retry",
+        "Try again now",
+        "Makes the next attempt at once, with a fresh count. The key is the same, so a participant that honors it takes effect once.",
+        WHY,
+    ),
     press(
         "resolve_undone",
         "It is undone",
@@ -50,12 +56,6 @@ pub(super) const ALL: [Press; 11] = [
         "It did not happen",
         "Records that the action had no effect and never will. The saga then turns back and undoes the earlier steps.",
         EVIDENCE,
-    ),
-    press(
-        "retry",
-        "Try again now",
-        "Makes the next attempt at once, with a fresh count. The key is the same, so a participant that honors it takes effect once.",
-        WHY,
     ),
     press(
         "retry_with_input",
@@ -140,15 +140,15 @@ fn remains(effects: u64) -> String {
     format!("{} {verb}", words::plural(effects, "effect"))
 }
 
-/// The links to what is legal, the most likely first. Links, because each leads to a form that says more.
+/// The links to what is legal. Links, because each leads to a form that says more.
 pub(super) fn links(root: &str, uid: &str, seen: u64, step: Option<&str>, legal: &[&str]) -> Markup {
     let all: Vec<&Press> = ALL.iter().filter(|p| legal.contains(&p.name)).collect();
     let on = step.map(|s| format!("&step={}", words::encode(s))).unwrap_or_default();
     html! {
         @if !all.is_empty() {
             ul.press {
-                @for (i, p) in all.iter().enumerate() {
-                    @let class = if p.destructive { "button danger" } else if i == 0 && step.is_some() { "button primary" } else { "button" };
+                @for p in all {
+                    @let class = if p.destructive { "button danger" } else { "button" };
                     li { a class=(class) href={ (root) "sagas/" (words::encode(uid)) "/act?do=" (p.name) (on) "&seen=" (seen) } {
                         (p.title) @if let Some(step) = step { span.sr { " (step " (step) ")" } }
                     } }

@@ -53,7 +53,7 @@ pub(super) async fn show(
         }
         section aria-labelledby="h-time" {
             h2 #h-time { "What happened" }
-            (timeline::draw(&uid, &loaded.records, now, s.row.status.is_final()))
+            (timeline::draw(&console.redact, definition.as_deref(), &loaded, now))
         }
         (about(&console, &visit, &loaded)?)
     };
@@ -91,7 +91,7 @@ fn head(loaded: &Loaded, definition: Option<&Definition>, state: Option<&SagaSta
             " \u{b7} started " (words::ago(now, s.created))
             " \u{b7} last moved " (words::ago(now, s.updated))
             @if let Some(at) = s.row.next_try.filter(|_| s.row.retrying) { " \u{b7} " strong { "next try " (words::countdown(now, at)) } }
-            @if let Some(at) = state.and_then(|s| s.deadline).filter(|_| !s.row.status.is_final()) {
+            @if let Some(at) = state.filter(|s| s.stop.is_none()).and_then(|s| s.deadline).filter(|_| !s.row.status.is_final()) {
                 " \u{b7} deadline " (words::countdown(now, WallTime::from_unix_millis(at)))
             }
         }
@@ -127,7 +127,7 @@ fn known(console: &Console, visit: &Visit, definition: &Definition, state: &Saga
                 (press::links("../", s.uid.as_str(), s.next_seq, None, &whole))
             }
         }
-        section aria-labelledby="h-graph" { h2 #h-graph { "Way" } (graph::draw(definition, state)) }
+        section aria-labelledby="h-graph" { h2 #h-graph { "Graph" } (graph::draw(definition, state)) }
         section aria-labelledby="h-steps" {
             h2 #h-steps { "Steps" }
             ul.steps {
@@ -164,13 +164,12 @@ fn one(
     };
     let name = &step.name;
     html! {
-        div.lead { code { (name) } " " (words::of_step(view::word(node)).badge()) }
-        p.dim { (kind)
+        div.lead { code { (name) } (words::of_step(view::word(node)).badge()) span.dim { (kind)
             @if let Some(effect) = effect { " \u{b7} " (effect) }
             @if node.current().attempts > 0 { " \u{b7} " (words::plural(u64::from(node.current().attempts), "attempt")) }
             @if node.current().undo_attempts > 0 { ", " (words::plural(u64::from(node.current().undo_attempts), "undo attempt")) }
             @if let Some(at) = node.retry_at { " \u{b7} next try " (words::countdown(now, WallTime::from_unix_millis(at))) }
-        }
+        } }
         @if let Some(error) = node.last_error.as_ref().filter(|_| !node.done && node.item.is_none()) { p.why { (words::cut(error, 600)) } }
         details id={ "s-" (name) } {
             summary { "Calls and data" span.sr { " of " (name) } }

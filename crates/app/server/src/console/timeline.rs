@@ -4,9 +4,13 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 use mainstay_clock::WallTime;
+use mainstay_saga::definition::{Call, Definition, Undo};
 use mainstay_saga::wire::{Cause, Fact, UndoVerdict, Verdict, decode};
-use mainstay_store::journal::Record;
+use mainstay_store::barrier::Op;
+use mainstay_store::journal::{Loaded, Record};
+use serde_json::Value;
 
+use crate::console::redact::Redact;
 use crate::console::words::{self, Sign};
 
 /// Entries shown; a saga may have thousands, the export has them all.
@@ -15,6 +19,8 @@ const SHOWN: usize = 120;
 const SCALE: i64 = 1_000;
 /// No bar is thinner.
 const THIN: i64 = 6;
+/// So many equal attempts in a row are shown as their first, a fold and their last.
+const ALIKE: usize = 4;
 
 /// One attempt.
 #[derive(Debug)]
@@ -29,6 +35,13 @@ struct Attempt {
     /// Why, and when it is tried again.
     why: String,
     next: Option<i64>,
+    output: Option<Value>,
+}
+
+impl Attempt {
+    fn is_like(&self, other: &Self) -> bool {
+        (&self.step, self.undo, self.sign.2, &self.why) == (&other.step, other.undo, other.sign.2, &other.why)
+    }
 }
 
 /// One line.
@@ -87,16 +100,21 @@ fn entries(records: &[Record]) -> Vec<Entry> {
                 sign: Sign("run", if undo { "\u{2190}" } else { "\u{2192}" }, "in flight"),
                 why: String::new(),
                 next: None,
+                output: None,
             })
         };
-        let mut finish = |key: (String, bool), (sign, why): (Sign, String), next| {
+        let mut finish = |key: (String, bool), (sign, why): (Sign, String), next, output| {
             if let Some(Entry::Attempt(a)) = open.remove(&key).and_then(|i| all.get_mut(i)) {
-                (a.end, a.sign, a.why, a.next) = (Some(at), sign, why, next);
+                (a.end, a.sign, a.why, a.next, a.output) = (Some(at), sign, why, next, output);
             }
         };
         match decode(record) {
-            Ok(Fact::StepEnded(e)) => finish((e.at.step, false), done(&e.verdict), e.retry_at),
-            Ok(Fact::UndoEnded(e)) => finish((e.at.step, true), undone(&e.verdict), e.retry_at),
+            Ok(Fact::StepEnded(e)) => {
+                let came = done(&e.verdict);
+                let output = if let Verdict::Done { output } = e.verdict { output } else { None };
+                finish((e.at.step, false), came, e.retry_at, output);
+            }
+            Ok(Fact::UndoEnded(e)) => finish((e.at.step, true), undone(&e.verdict), e.retry_at, None),
             Ok(Fact::StepStarted(r)) => {
                 open.insert((r.step.clone(), false), all.len());
                 all.push(begin(&r, false));
@@ -138,58 +156,142 @@ fn told(fact: &Fact) -> Option<(String, String)> {
     }
 }
 
-/// The lines, oldest first.
-pub(super) fn draw(uid: &str, records: &[Record], now: WallTime, over: bool) -> Markup {
-    let all = entries(records);
-    let left_out = all.len().saturating_sub(SHOWN);
-    let shown = &all[left_out..];
-    let first = shown.first().map_or(now, Entry::start);
-    let last = if over { records.last().map_or(now, |r| r.at) } else { now };
-    let whole = i64::try_from(last.saturating_duration_since(first).as_millis()).unwrap_or(i64::MAX).max(1);
-    html! {
-        @if left_out > 0 { p.dim { (words::plural(left_out as u64, "earlier line")) " in the export." } }
-        ol.timeline {
-            @for entry in shown {
-                @match entry {
-                    Entry::Attempt(a) => (attempt(uid, a, first, whole, last, now)),
-                    Entry::Event { at, who, text } => li.event {
-                        span.at { (offset(first, *at)) }
-                        span.who { (who) }
-                        span.text { (words::cut(text, 600)) }
-                    },
-                }
-            }
-        }
-        p.dim { "Times count from " (words::moment(first)) "; the whole bar is " (words::took(last.saturating_duration_since(first))) "." }
+/// What the lines are drawn with.
+struct Scale<'a> {
+    uid: &'a str,
+    definition: Option<&'a Definition>,
+    redact: &'a Redact,
+    first: WallTime,
+    last: WallTime,
+}
+
+impl Scale<'_> {
+    fn whole(&self) -> i64 {
+        i64::try_from(self.last.saturating_duration_since(self.first).as_millis()).unwrap_or(i64::MAX).max(1)
+    }
+
+    fn millis(&self, at: WallTime) -> i64 {
+        i64::try_from(at.saturating_duration_since(self.first).as_millis()).unwrap_or(0)
+    }
+
+    fn offset(&self, at: WallTime) -> String {
+        format!("+{}", words::took(at.saturating_duration_since(self.first)))
     }
 }
 
-fn offset(first: WallTime, at: WallTime) -> String {
-    format!("+{}", words::took(at.saturating_duration_since(first)))
+/// The lines, oldest first.
+pub(super) fn draw(
+    redact: &Redact,
+    definition: Option<&Definition>,
+    loaded: &Loaded,
+    now: WallTime,
+) -> Markup {
+    let all = entries(&loaded.records);
+    let left_out = all.len().saturating_sub(SHOWN);
+    let shown = &all[left_out..];
+    // While nothing is in flight nothing grows.
+    let moving = all.iter().any(|e| matches!(e, Entry::Attempt(a) if a.end.is_none()));
+    let scale = Scale {
+        uid: loaded.summary.uid.as_str(),
+        definition,
+        redact,
+        first: shown.first().map_or(now, Entry::start),
+        last: if moving { now } else { loaded.records.last().map_or(now, |r| r.at) },
+    };
+    html! {
+        @if left_out > 0 { p.dim { (words::plural(left_out as u64, "earlier line")) " in the export." } }
+        ol.timeline { @for group in groups(shown) { (lines(&scale, group)) } }
+        p.dim { "Times count from " (words::moment(scale.first)) "; the whole bar is " (words::took(scale.last.saturating_duration_since(scale.first))) "." }
+    }
 }
 
-fn attempt(uid: &str, a: &Attempt, first: WallTime, whole: i64, last: WallTime, now: WallTime) -> Markup {
-    let millis = |t: WallTime| i64::try_from(t.saturating_duration_since(first).as_millis()).unwrap_or(0);
-    let (from, to) = (millis(a.start), millis(a.end.unwrap_or(last)));
-    let x = (from.saturating_mul(SCALE) / whole).clamp(0, SCALE - THIN);
-    let width = ((to - from).saturating_mul(SCALE) / whole).clamp(THIN, SCALE - x);
-    let op = if a.undo { "undo" } else { "action" };
-    let op_key = if a.generation > 1 { format!("{op}~{}", a.generation) } else { op.to_owned() };
+/// Cuts where an attempt is not like the one before.
+fn groups(shown: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    shown.chunk_by(|a, b| match (a, b) {
+        (Entry::Attempt(a), Entry::Attempt(b)) => a.is_like(b),
+        _ => false,
+    })
+}
+
+fn lines(scale: &Scale<'_>, group: &[Entry]) -> Markup {
+    let [first, inner @ .., last] = group else {
+        return html! { @for entry in group { (line(scale, entry)) } };
+    };
     html! {
-        li.attempt {
-            span.at { (offset(first, a.start)) }
-            span.what { code { (a.step) } " " @if a.undo { "undo " } span.dim { "#" (a.attempt) } }
-            svg class={ "bar " (a.sign.0) @if a.undo { " undo" } } viewBox={ "0 0 " (SCALE) " 10" } preserveAspectRatio="none" aria-hidden="true" {
-                rect.track x="0" y="4" width=(SCALE) height="2" {}
-                rect x=(x) y="0" width=(width) height="10" rx="2" {}
+        (line(scale, first))
+        @if group.len() >= ALIKE {
+            li {
+                details.group id={ "g-" (scale.millis(first.start())) } {
+                    summary { (inner.len()) " more of the same" }
+                    ol { @for entry in inner { (line(scale, entry)) } }
+                }
             }
-            span.took { @match a.end { Some(end) => (words::took(end.saturating_duration_since(a.start))), None => "\u{2026}" } }
-            span.came { (a.sign.badge()) }
-            div.more {
-                @if !a.why.is_empty() { p { (words::cut(&a.why, 600)) } }
-                @if let Some(next) = a.next { p.dim { "then tried again " (words::countdown(now, WallTime::from_unix_millis(next))) } }
-                p.key { span.dim { "key" } " " code { (uid) "/" (a.step) "/" (op_key) } }
+        } @else {
+            @for entry in inner { (line(scale, entry)) }
+        }
+        (line(scale, last))
+    }
+}
+
+fn line(scale: &Scale<'_>, entry: &Entry) -> Markup {
+    html! {
+        @match entry {
+            Entry::Attempt(a) => (attempt(scale, a)),
+            Entry::Event { at, who, text } => li.event {
+                span.at { (scale.offset(*at)) }
+                span.who { (who) }
+                span.text { (words::cut(text, 600)) }
+            },
+        }
+    }
+}
+
+fn attempt(scale: &Scale<'_>, a: &Attempt) -> Markup {
+    let (from, to) = (scale.millis(a.start), scale.millis(a.end.unwrap_or(scale.last)));
+    let x = (from.saturating_mul(SCALE) / scale.whole()).clamp(0, SCALE - THIN);
+    let width = ((to - from).saturating_mul(SCALE) / scale.whole()).clamp(THIN, SCALE - x);
+    let op = if a.undo { "undo" } else { "action" };
+    html! {
+        li {
+            details id={ "t-" (a.step) "-" (op) "-" (a.generation) "-" (a.attempt) } {
+                summary {
+                    span.at { (scale.offset(a.start)) }
+                    span.what { code { (a.step) } " " @if a.undo { "undo " } span.dim { "#" (a.attempt) } }
+                    svg class={ "bar " (a.sign.0) } viewBox={ "0 0 " (SCALE) " 10" } preserveAspectRatio="none" aria-hidden="true" {
+                        rect.track x="0" y="4" width=(SCALE) height="2" {}
+                        rect x=(x) y="0" width=(width) height="10" rx="2" {}
+                    }
+                    span.took { @match a.end { Some(end) => (words::took(end.saturating_duration_since(a.start))), None => "\u{2026}" } }
+                    span.came { (a.sign.badge()) }
+                    @if !a.why.is_empty() { span.text.of { (words::cut(&a.why, 600)) } }
+                }
+                (more(scale, a))
             }
+        }
+    }
+}
+
+/// Request and answer of an attempt, as far as the log and the definition tell.
+fn more(scale: &Scale<'_>, a: &Attempt) -> Markup {
+    let step = scale.definition.and_then(|d| d.steps().get(d.index(&a.step)?));
+    let call = step.and_then(|s| match (a.undo, &s.undo) {
+        (false, _) => Some(&s.action),
+        (true, Undo::Call(call)) => Some(call),
+        (true, Undo::None(_)) => None,
+    });
+    let generation = a.generation;
+    let op = if a.undo { Op::Undo { generation } } else { Op::Action { generation } };
+    html! {
+        p.pair { span.dim { "Request" } " " @match call {
+            Some(Call::Http(url)) => { "POST " code { (url) } },
+            Some(Call::Local) => "in the process",
+            None => "unknown here",
+        } }
+        p.pair { span.dim { "Key" } " " code { (scale.uid) "/" (a.step) "/" (op.text()) } }
+        p.pair { span.dim { "Attempt" } " " (a.attempt) ", begun " (words::moment(a.start)) }
+        @if let Some(output) = &a.output { p.pair { span.dim { "Output" } " " code { (words::cut(&scale.redact.shown(output).to_string(), 600)) } } }
+        @if let (Some(next), Some(end)) = (a.next, a.end) {
+            p.pair { span.dim { "Then" } " again after " (words::took(WallTime::from_unix_millis(next).saturating_duration_since(end))) }
         }
     }
 }
@@ -197,12 +299,33 @@ fn attempt(uid: &str, a: &Attempt, first: WallTime, whole: i64, last: WallTime, 
 #[cfg(test)]
 mod tests {
     use mainstay_saga::wire::{AttemptRef, Note, StepEnded, encode};
+    use mainstay_store::journal::{Hash, Row, Summary, Uid};
 
     use super::*;
 
     fn record(seq: u64, at: i64, fact: &Fact) -> Record {
         let new = encode(fact);
         Record { seq, kind: new.kind, at: WallTime::from_unix_millis(at), bytes: new.bytes }
+    }
+
+    fn drawn(records: Vec<Record>) -> String {
+        let zero = WallTime::from_unix_millis(0);
+        let summary = Summary {
+            uid: Uid::new("u"),
+            id: "i".to_owned(),
+            definition: "d".to_owned(),
+            version: 1,
+            definition_hash: Hash([0; 32]),
+            input_hash: Hash([0; 32]),
+            epoch: 1,
+            next_seq: 1,
+            owner: None,
+            created: zero,
+            updated: zero,
+            row: Row::running(zero),
+            parent: None,
+        };
+        draw(&Redact::new(&[]), None, &Loaded { summary, records, posts: Vec::new() }, zero).0
     }
 
     fn at(attempt: u32) -> AttemptRef {
@@ -218,12 +341,12 @@ mod tests {
             retry_at: Some(500),
             item: None,
         };
-        let records = [
+        let records = vec![
             record(1, 1_000, &Fact::StepStarted(at(1))),
             record(2, 400, &Fact::StepEnded(end)),
             record(3, 300, &Fact::StepStarted(at(2))),
         ];
-        let text = draw("u", &records, WallTime::from_unix_millis(0), false).0;
+        let text = drawn(records);
         assert!(!text.contains("\"-") && !text.contains(">-"), "{text}");
         assert!(text.contains("no answer") && text.contains("u/charge/action") && text.contains("in flight"));
     }
@@ -232,7 +355,7 @@ mod tests {
     fn if_c02_a_long_history_is_cut_and_says_so() {
         let note = |n: u64| Fact::Note(Note { text: format!("note {n}") });
         let records: Vec<Record> = (1..=10_000).map(|n| record(n, 0, &note(n))).collect();
-        let text = draw("u", &records, WallTime::from_unix_millis(0), false).0;
+        let text = drawn(records);
         assert!(text.len() < 40_000, "{}", text.len());
         assert!(text.contains("9\u{202f}880 earlier lines in the export") && text.contains("note 10000"));
     }

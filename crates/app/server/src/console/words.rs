@@ -74,6 +74,16 @@ pub(super) fn ago(now: WallTime, at: WallTime) -> Markup {
     }
 }
 
+/// How long it has been since a moment.
+pub(super) fn lasting(now: WallTime, since: WallTime) -> Markup {
+    let text = instant(since);
+    html! {
+        time datetime=(text) title={ "since " (text) } data-for=(since.unix_millis()) {
+            (span(now.saturating_duration_since(since)))
+        }
+    }
+}
+
 /// A moment that comes, as a countdown.
 pub(super) fn countdown(now: WallTime, at: WallTime) -> Markup {
     let text = instant(at);

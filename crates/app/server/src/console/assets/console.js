@@ -16,6 +16,7 @@
   const tick = () => {
     const now = Date.now() + skew;
     document.querySelectorAll('time[data-ago]').forEach((t) => say(t, span(now - t.dataset.ago) + ' ago'));
+    document.querySelectorAll('time[data-for]').forEach((t) => say(t, span(now - t.dataset.for)));
     document.querySelectorAll('time[data-in]').forEach((t) => {
       const left = t.dataset.in - now;
       say(t, left < 1000 ? 'now' : 'in ' + span(left));
