@@ -10,7 +10,7 @@ use crate::console::words;
 /// Most steps that are drawn; beyond it a picture tells less than the list below it.
 const MAX_STEPS: usize = 60;
 /// Width of a letter of a name and of the words below it, in tenths of a pixel; a bit more than they need.
-const LETTERS: (i64, i64) = (86, 70);
+const LETTERS: (i64, i64) = (86, 62);
 /// Width of the narrow picture.
 const NARROW: i64 = 366;
 
@@ -216,8 +216,12 @@ fn fit(text: &str, width: i64, letter: i64) -> String {
 fn boxed(sizes: &Sizes, p: &Place, name: &str, kind: StepKind, node: &Node) -> Markup {
     let word = view::word(node);
     let sign = words::of_step(word);
-    let role = if kind == StepKind::Pivot { " \u{b7} pivot" } else { "" };
-    let what = fit(&format!("{} {}{role}", sign.1, sign.2), sizes.width, LETTERS.1);
+    let plain = format!("{} {}", sign.1, sign.2);
+    let with_role = format!("{plain} \u{b7} pivot");
+    let what = match kind {
+        StepKind::Pivot if fit(&with_role, sizes.width, LETTERS.1) == with_role => with_role,
+        _ => fit(&plain, sizes.width, LETTERS.1),
+    };
     html! {
         g class={ "box " (sign.0) } {
             title { (name) ": " (sign.2) }

@@ -201,7 +201,7 @@ pub(super) fn draw(
     html! {
         @if left_out > 0 { p.dim { (words::plural(left_out as u64, "earlier line")) " in the export." } }
         ol.timeline { @for group in groups(shown) { (lines(&scale, group)) } }
-        p.dim { "Times count from " (words::moment(scale.first)) "; the whole bar is " (words::took(scale.last.saturating_duration_since(scale.first))) "." }
+        p.dim { "Times count from " (words::moment(scale.first)) "; a whole line is " (words::took(scale.last.saturating_duration_since(scale.first))) "." }
     }
 }
 

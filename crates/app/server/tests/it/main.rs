@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
@@ -10,3 +12,4 @@ mod end_to_end;
 mod harness;
 mod ledger;
 mod security;
+mod webdriver;
