@@ -59,8 +59,8 @@ pub(super) fn draw(definition: &Definition, state: &State) -> Markup {
         @if steps > MAX_STEPS {
             p.dim { (words::plural(steps as u64, "step")) ": too many for a picture; they are listed below." }
         } @else {
-            div.graph.wide tabindex="0" role="region" aria-label="Graph" { (picture(&RIGHT, definition, state)) }
-            div.graph.slim tabindex="0" role="region" aria-label="Graph" { (picture(&down(widest(&layers(definition))), definition, state)) }
+            div.graph.wide tabindex="0" role="region" aria-label="Picture of the steps" { (picture(&RIGHT, definition, state)) }
+            div.graph.slim tabindex="0" role="region" aria-label="Picture of the steps" { (picture(&down(widest(&layers(definition))), definition, state)) }
         }
     }
 }

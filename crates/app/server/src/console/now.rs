@@ -148,7 +148,7 @@ fn definitions(counts: &[StatusCount]) -> Markup {
         @if !rows.is_empty() {
             section aria-labelledby="h-def" {
                 h2 #h-def { "By definition" }
-                div.scroll tabindex="0" role="region" aria-labelledby="h-def" {
+                div.scroll tabindex="0" role="region" aria-label="Counts by definition and state" {
                     table.numbers {
                         thead { tr { th scope="col" { "Definition" } @for s in states { th scope="col" { (heading(s)) } } } }
                         tbody {
