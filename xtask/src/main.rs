@@ -2,6 +2,7 @@
 
 mod api;
 mod arrows;
+mod bench;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -11,20 +12,23 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, bail};
 
 const USAGE: &str = "usage: cargo xtask COMMAND
-  check     formatting, clippy, docs, style, dependency arrows, public API, public API
+  check     formatting, clippy, docs, style, dependency arrows, public API
+  bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
-  ci        check, then test
+  ci        check, test, and every benchmark for a moment
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
     let command = std::env::args().nth(1).unwrap_or_default();
+    let words: Vec<String> = std::env::args().skip(2).collect();
     let result = match command.as_str() {
-        "api" => api::run(&root(), std::env::args().nth(2).as_deref() == Some("--write")),
+        "api" => api::run(&root(), words.first().is_some_and(|w| w == "--write")),
         "arrows" => arrows::run(&root()),
+        "bench" => bench::bench(&words),
         "check" => check(),
-        "ci" => check().and_then(|()| test()),
+        "ci" => ci(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -69,6 +73,12 @@ fn check() -> anyhow::Result<()> {
     style::run(&root())?;
     arrows::run(&root())?;
     api::run(&root(), false)
+}
+
+fn ci() -> anyhow::Result<()> {
+    check()?;
+    test()?;
+    bench::bench(&["--smoke".to_owned()])
 }
 
 /// Totals of the runners' own closing lines.

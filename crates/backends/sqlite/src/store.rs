@@ -13,7 +13,7 @@ use crate::lockfile::LockFile;
 use crate::writer::{Core, Writer};
 use crate::{open, schema};
 
-/// Journal, leases, records and cells in one SQLite file. Clones share it.
+/// Journal, records and cells in one SQLite file. Clones share it.
 ///
 /// ```
 /// use mainstay_clock::Runtime;

@@ -1,7 +1,7 @@
 //! `GET /v1/events`: the journal as server-sent events. Pulled by each reader, so no reader can hold up the
 //! engine; ids are journal cursors, so a reader resumes without a gap.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ const PAGE: usize = 128;
 /// Comment that keeps proxies from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for this long is cut: it resumes by `Last-Event-ID`.
-const STALL: Duration = Duration::from_secs(10);
+pub(crate) const STALL: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/events", get(events))
@@ -70,14 +70,18 @@ async fn events(
     let from = last.map(Cursor).filter(|_| !foreign).unwrap_or(newest);
     let (sender, receiver) = mpsc::channel(BUFFER);
     let rt = app.rt.clone();
-    let reader = Reader { app, wanted, sender };
+    let cut = Arc::new(Mutex::new(None));
+    let reader = Reader { app, wanted, sender, cut: Arc::clone(&cut) };
     rt.spawn("events", async move {
         // The end of the stream is the only answer there is; the reader comes back with its last id.
         let _ = reader.run(from, foreign).await;
     });
-    let body = stream::unfold(receiver, |mut receiver| async move {
+    let body = stream::unfold((receiver, cut), |(mut receiver, cut)| async move {
         let message: Option<Bytes> = receiver.recv().await;
-        message.map(|m| (Ok::<_, std::convert::Infallible>(m), receiver))
+        // What was buffered goes out first; then a reader that was too slow is told where it stands.
+        let last = || cut.lock().unwrap_or_else(PoisonError::into_inner).take().map(|at| reset(at).into());
+        let message = message.or_else(last);
+        message.map(|m| (Ok::<_, std::convert::Infallible>(m), (receiver, cut)))
     });
     Ok(bytes(StatusCode::OK, "text/event-stream", Body::from_stream(body)))
 }
@@ -86,6 +90,8 @@ struct Reader {
     app: Arc<App>,
     wanted: Wanted,
     sender: mpsc::Sender<Bytes>,
+    /// Where a reader that was too slow must go on.
+    cut: Arc<Mutex<Option<Cursor>>>,
 }
 
 /// The reader is gone, too slow, or the node stops.
@@ -94,19 +100,21 @@ struct End;
 impl Reader {
     async fn run(&self, from: Cursor, foreign: bool) -> Result<(), End> {
         let mut at = from;
-        self.send("retry: 1000\n\n".to_owned()).await?;
+        self.send(at, "retry: 1000\n\n".to_owned()).await?;
         if foreign {
-            self.send(reset(at)).await?;
+            self.send(at, reset(at)).await?;
         }
         loop {
+            let began = at;
             let page = self.app.journal.events(Some(&at), PAGE).await.map_err(|_| End)?;
             if page.reset {
-                self.send(reset(at)).await?;
+                self.send(at, reset(at)).await?;
             }
             for event in page.events.iter().filter(|e| self.wanted.takes(e)) {
-                self.send(message(event)).await?;
+                self.send(at, message(event)).await?;
+                at = event.cursor;
             }
-            let moved = page.next != at;
+            let moved = page.next != began;
             at = page.next;
             if !moved {
                 self.wait(&at).await?;
@@ -121,17 +129,19 @@ impl Reader {
             () = self.app.drain.cancelled() => Err(End),
             () = self.sender.closed() => Err(End),
             changed = self.app.journal.changed(at) => changed.map_err(|_| End),
-            () = self.app.rt.clock().sleep(HEARTBEAT) => self.send(": heartbeat\n\n".to_owned()).await,
+            () = self.app.rt.clock().sleep(HEARTBEAT) => self.send(*at, ": heartbeat\n\n".to_owned()).await,
         }
     }
 
-    async fn send(&self, text: String) -> Result<(), End> {
+    /// Hands a message to the reader, who has everything up to `at`.
+    async fn send(&self, at: Cursor, text: String) -> Result<(), End> {
         tokio::select! {
             biased;
             sent = self.sender.send(Bytes::from(text)) => sent.map_err(|_| End),
             () = self.app.drain.cancelled() => Err(End),
-            () = self.app.rt.clock().sleep(STALL) => {
+            () = self.app.rt.clock().sleep(self.app.stall) => {
                 self.app.resets.fetch_add(1, Ordering::Relaxed);
+                *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
                 Err(End)
             }
         }

@@ -3,7 +3,9 @@
 mod client;
 mod config;
 mod doctor;
+mod notify;
 mod output;
+mod reload;
 mod saga;
 mod serve;
 mod token;

@@ -13,7 +13,8 @@ use mainstay_saga::wire::{Fact, Operation, decode};
 use mainstay_store::journal::Loaded;
 use serde_json::{Map, Value};
 
-use crate::api::actions::{Wanted, perform};
+use crate::api::actions::{message_of, operate};
+use crate::api::operation::MAX_REASON;
 use crate::api::query::Query;
 use crate::api::{sagas, view};
 use crate::console::page::{Page, Place};
@@ -266,7 +267,8 @@ pub(super) async fn submit(
     let asked = Asked::read(login::fields(&visit.form, &body)?)?;
     let loaded = sagas::load(&console.app, &uid).await?;
     let done = format!("../{}?did={}", words::encode(&uid), asked.press.name);
-    let message = format!("console/{}/{}", visit.caller.name, asked.key);
+    let scope = format!("console/{}/{uid}/{}", visit.caller.name, asked.key);
+    let message = message_of(&scope);
     // The same form sent twice is one action.
     let sent = |r| matches!(decode(r), Ok(Fact::Action(a)) if a.message == message);
     if !asked.key.is_empty() && loaded.records.iter().any(sent) {
@@ -280,9 +282,9 @@ pub(super) async fn submit(
         Err(Some(wrong)) => return answer(&console, &visit, &uid, &asked, Some(&wrong)).await,
         Err(None) => return answer(&console, &visit, &uid, &asked, None).await,
     };
-    let message = (!asked.key.is_empty()).then_some(message);
-    let wanted = Wanted { operation, reason: asked.reason.clone(), expected: asked.seen, message };
-    match perform(&console.app, visit.caller.name.clone(), &uid, wanted).await {
+    let scope = (!asked.key.is_empty()).then_some(scope);
+    let (who, reason) = (visit.caller.name.clone(), asked.reason.clone());
+    match operate(&console.app, who, &uid, (scope, asked.seen), reason, operation).await {
         Ok(_) => Ok(see_other(&done)),
         Err(problem) if problem.code() == Code::PreconditionFailed => {
             let loaded = sagas::load(&console.app, &uid).await?;
@@ -300,6 +302,9 @@ fn checked(console: &Console, loaded: &Loaded, asked: &Asked) -> Result<Operatio
     let (Some(definition), Some(state)) = (definition.as_deref(), &state) else { return Err(None) };
     if asked.reason.trim().is_empty() {
         return Err(Some("Give a reason: it stands in the audit.".to_owned()));
+    }
+    if asked.reason.len() > MAX_REASON {
+        return Err(Some(format!("A reason has at most {MAX_REASON} bytes.")));
     }
     if asked.press.destructive && asked.typed.trim() != s.id.trim() {
         return Err(Some(format!("Type the id of the saga, {}, to show that you mean it.", s.id)));

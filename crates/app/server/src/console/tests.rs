@@ -18,7 +18,9 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::api::{EVENT_STALL, Jobs, RunningKeys};
 use crate::http::{Caller, FormToken, Scope, Sessions, Tokens};
+use crate::participants::Participants;
 
 /// A name that needs care everywhere.
 const ODD: &str = "a/b.c%d#e?f&g=\"'<i>";
@@ -90,11 +92,14 @@ async fn bench_at(mount: &'static str) -> Bench {
     let app = Arc::new(App {
         engine: engine.clone(),
         journal,
-        participants: Arc::new(participants),
+        participants: Arc::new(Participants::of(participants)),
         rt,
         drain: CancellationToken::new(),
         tokens: Arc::clone(&tokens),
         resets: AtomicU64::new(0),
+        running: RunningKeys::default(),
+        jobs: Jobs::default(),
+        stall: EVENT_STALL,
     });
     let sessions = Sessions::new(false).unwrap();
     let form = sessions.form_token(None);

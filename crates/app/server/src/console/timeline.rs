@@ -141,6 +141,7 @@ fn told(fact: &Fact) -> Option<(String, String)> {
         Fact::ActionRefused(a) => {
             Some((a.who.clone(), format!("{} was refused: {}", a.action.replace('_', " "), a.why)))
         }
+        Fact::Carried(c) => node(&format!("{} was done by an earlier run, its effect stays there", c.step)),
         Fact::Created(_) => node("started"),
         Fact::Finished(f) => node(&format!("ended: {}", f.status)),
         Fact::Note(n) => node(&n.text),
@@ -161,6 +162,7 @@ struct Scale<'a> {
     uid: &'a str,
     definition: Option<&'a Definition>,
     redact: &'a Redact,
+    trace: Option<String>,
     first: WallTime,
     last: WallTime,
 }
@@ -195,6 +197,10 @@ pub(super) fn draw(
         uid: loaded.summary.uid.as_str(),
         definition,
         redact,
+        trace: loaded.records.first().and_then(|r| match decode(r) {
+            Ok(Fact::Created(started)) => started.trace,
+            _ => None,
+        }),
         first: shown.first().map_or(now, Entry::start),
         last: if moving { now } else { loaded.records.last().map_or(now, |r| r.at) },
     };
@@ -288,6 +294,7 @@ fn more(scale: &Scale<'_>, a: &Attempt) -> Markup {
             None => "unknown here",
         } }
         p.pair { span.dim { "Key" } " " code { (scale.uid) "/" (a.step) "/" (op.text()) } }
+        @if let Some(trace) = &scale.trace { p.pair { span.dim { "Trace" } " " code { (trace) } } }
         p.pair { span.dim { "Attempt" } " " (a.attempt) ", begun " (words::moment(a.start)) }
         @if let Some(output) = &a.output { p.pair { span.dim { "Output" } " " code { (words::cut(&scale.redact.shown(output).to_string(), 600)) } } }
         @if let (Some(next), Some(end)) = (a.next, a.end) {

@@ -1,9 +1,12 @@
 //! Who looks, from where: what every page needs to know of its request.
 
+use std::sync::Arc;
+
 use axum::extract::FromRequestParts;
 use http::header;
 use http::request::Parts;
 
+use crate::console::Console;
 use crate::error::Code;
 use crate::http::{Caller, FormToken, Problem, Scope};
 
@@ -28,10 +31,10 @@ impl Visit {
     }
 }
 
-impl<S: Sync> FromRequestParts<S> for Visit {
+impl FromRequestParts<Arc<Console>> for Visit {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, console: &Arc<Console>) -> Result<Self, Problem> {
         let missing = || Problem::new(Code::Internal, "the console is mounted without a gate");
         let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(missing)?;
         let form = parts.extensions.get::<FormToken>().cloned().ok_or_else(missing)?;
@@ -39,7 +42,8 @@ impl<S: Sync> FromRequestParts<S> for Visit {
         let plain = |text: &str, more: &str| -> String {
             text.chars().filter(|c| c.is_ascii_alphanumeric() || more.contains(*c)).collect()
         };
-        let scheme = if text("x-forwarded-proto") == "https" { "https" } else { "http" };
+        let secure = console.access.sessions.is_secure() || text("x-forwarded-proto") == "https";
+        let scheme = if secure { "https" } else { "http" };
         let host = plain(text(header::HOST.as_str()), ".:[]-");
         let prefix = plain(text("x-forwarded-prefix"), "/-_.~").trim_end_matches('/').to_owned();
         Ok(Self { caller, form, origin: format!("{scheme}://{host}{prefix}") })

@@ -4,8 +4,11 @@ mod accept;
 mod auth;
 mod gate;
 mod guard;
+mod patient;
 mod problem;
 mod sessions;
+mod stamp;
+mod tls;
 mod tokens;
 mod trace;
 
@@ -14,5 +17,6 @@ pub(crate) use auth::{Access, Caller, Scope};
 pub(crate) use gate::{Gate, Limits, Pages, Peer};
 pub(crate) use problem::{Fault, Problem};
 pub(crate) use sessions::{FormToken, Sessions};
+pub(crate) use tls::acceptor as tls_acceptor;
 pub(crate) use tokens::{NewToken, Tokens};
 pub(crate) use trace::Trace;

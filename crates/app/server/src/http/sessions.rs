@@ -39,7 +39,7 @@ pub(crate) struct Sessions {
     /// By the hash of the id, so that a look-up compares nothing secret byte by byte.
     open: Mutex<BTreeMap<Hash, Session>>,
     secret: [u8; 32],
-    /// A proxy in front ends TLS.
+    /// Browsers come by TLS, ours or that of a proxy in front.
     secure: bool,
 }
 
@@ -50,6 +50,11 @@ impl Sessions {
     /// When the operating system gives no randomness.
     pub(crate) fn new(secure: bool) -> Result<Self> {
         Ok(Self { open: Mutex::default(), secret: random()?, secure })
+    }
+
+    /// Whether browsers come by TLS.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.secure
     }
 
     /// Opens a session for the holder of a token and returns its id.

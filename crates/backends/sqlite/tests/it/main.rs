@@ -5,3 +5,4 @@
 mod barrier;
 mod conformance;
 mod durability;
+mod leases;

@@ -4,4 +4,8 @@
 
 mod definition;
 mod engine;
+#[cfg(feature = "tower")]
+mod inbound;
+mod people;
+mod remote;
 mod world;
