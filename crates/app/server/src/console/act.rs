@@ -6,11 +6,11 @@ use axum::body::Bytes;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
-use maud::{Markup, html};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::fold::State as SagaState;
 use mainstay_saga::wire::{Fact, Operation, decode};
 use mainstay_store::journal::Loaded;
+use maud::{Markup, html};
 use serde_json::{Map, Value};
 
 use crate::api::actions::{message_of, operate};
@@ -155,11 +155,13 @@ async fn answer(
     if loaded.summary.next_seq != asked.seen {
         return Ok(late(console, visit, &loaded, asked).await);
     }
-    let definition =
-        console.app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
+    let definition = console.app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
     let state = view::state(definition.as_deref(), &loaded);
     let (Some(definition), Some(state)) = (definition.as_deref(), &state) else {
-        return Err(Problem::new(Code::IllegalAction, "the node cannot read this saga, so nothing may be pressed"));
+        return Err(Problem::new(
+            Code::IllegalAction,
+            "the node cannot read this saga, so nothing may be pressed",
+        ));
     };
     let shown = Shown { console, loaded: &loaded, definition, state };
     let status = if wrong.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };

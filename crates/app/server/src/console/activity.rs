@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_clock::Instant;
-use mainstay_store::journal::{SagaStatus, StatusCount};
+use mainstay_store::journal::{Filter, SagaStatus, StatusCount};
 use tokio::sync::Mutex as AsyncMutex;
 
 use crate::api::App;
@@ -20,6 +20,9 @@ pub(super) const COLUMNS: usize = 60;
 const SHARE: u32 = 20;
 /// Counts are never older than this, unless counting itself takes long.
 const OLDEST: Duration = Duration::from_secs(5);
+
+/// More waiting sagas than this are not counted on every page.
+pub(super) const MANY: usize = 99;
 
 /// Counts as they were at `at`; counting took `cost`.
 #[derive(Clone, Debug)]
@@ -90,9 +93,12 @@ impl Activity {
         Ok(counts)
     }
 
-    /// How many sagas wait for a person; zero when that cannot be said.
+    /// How many sagas wait for a person, at most [`MANY`] + 1; zero when that cannot be said. By the index of the
+    /// list: every page asks, so it must not count everything.
     pub(super) async fn attention(&self, app: &App) -> u64 {
-        self.counts(app).await.map_or(0, |c| Totals::of(&c).waiting)
+        let filter = Filter { status: vec![SagaStatus::NeedsAttention], ..Filter::default() };
+        let page = app.journal.query(&filter, None, MANY + 1).await;
+        page.map_or(0, |p| p.rows.len() as u64)
     }
 
     /// Takes a sample every [`STEP`], or seldom enough that counting stays cheap.

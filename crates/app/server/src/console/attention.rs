@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::fold::State as SagaState;
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_store::ErrorKind;
 use mainstay_store::journal::{Filter, Loaded, PageCursor, SagaStatus, Summary};
+use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;

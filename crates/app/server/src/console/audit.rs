@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use maud::{Markup, html};
 use mainstay_store::Journal;
 use mainstay_store::journal::StoredAudit;
+use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;

@@ -1,8 +1,8 @@
 //! The graph of a saga as SVG, drawn here: forward to the right (or down), undo back against the arrows.
 
-use maud::{Markup, html};
 use mainstay_saga::definition::{Definition, StepKind};
 use mainstay_saga::fold::{Node, State};
+use maud::{Markup, html};
 
 use crate::api::view;
 use crate::console::words;
@@ -121,7 +121,8 @@ fn picture(sizes: &Sizes, definition: &Definition, state: &State) -> Markup {
         Way::Down => (width / 2, 10),
         Way::Right => (10, places.first().map_or(0, |p| p.y) + sizes.height / 2),
     };
-    let text = format!("{} of {} steps are done", state.nodes.iter().filter(|n| n.done).count(), state.nodes.len());
+    let text =
+        format!("{} of {} steps are done", state.nodes.iter().filter(|n| n.done).count(), state.nodes.len());
     html! {
         svg width=(width) height=(height) viewBox={ "0 0 " (width) " " (height) } role="img" aria-label=(text) {
             defs {

@@ -109,7 +109,8 @@ pub(super) async fn leave(
 /// # Errors
 /// 403 without the token that only our own pages carry, 400 for fields that come twice.
 pub(super) fn fields(form: &FormToken, body: &[u8]) -> Result<Query, Problem> {
-    let text = std::str::from_utf8(body).map_err(|_| Problem::new(Code::BadRequest, "the form is not ASCII"))?;
+    let text =
+        std::str::from_utf8(body).map_err(|_| Problem::new(Code::BadRequest, "the form is not ASCII"))?;
     let mut fields = Query::parse(Some(text))?;
     if !fields.take("form").is_some_and(|given| form.is(&given)) {
         let why = "the form is not from this console, or older than this login: load the page again";
@@ -134,7 +135,17 @@ mod tests {
             assert_eq!(own(good), good);
         }
         let long = "a".repeat(3_000);
-        for bad in ["", "/", "//evil.example", "https://evil.example", "../x", "a/../b", "javascript:x", "\\\\e", &long] {
+        for bad in [
+            "",
+            "/",
+            "//evil.example",
+            "https://evil.example",
+            "../x",
+            "a/../b",
+            "javascript:x",
+            "\\\\e",
+            &long,
+        ] {
             assert_eq!(own(bad), "now", "{bad}");
         }
     }

@@ -128,7 +128,8 @@ fn refusal(problem: &Problem, uri: &Uri, trace: &Trace) -> Response {
     let below = uri.path().strip_prefix(MOUNT).unwrap_or("").trim_start_matches('/');
     if problem.code() == Code::Unauthenticated && !below.starts_with("events") {
         let query = uri.query().map(|q| format!("?{q}")).unwrap_or_default();
-        let root = if uri.path() == "/" || uri.path() == MOUNT { format!("{}/", &MOUNT[1..]) } else { up(below) };
+        let root =
+            if uri.path() == "/" || uri.path() == MOUNT { format!("{}/", &MOUNT[1..]) } else { up(below) };
         let next = words::encode(&format!("{below}{query}"));
         return see_other(&format!("{root}login?next={next}"));
     }

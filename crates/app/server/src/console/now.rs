@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_store::journal::{Filter, SagaStatus, StatusCount};
+use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;
@@ -181,4 +181,3 @@ fn cell(name: &str, status: SagaStatus, counts: &[&StatusCount]) -> Markup {
         }
     }
 }
-

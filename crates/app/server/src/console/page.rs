@@ -5,6 +5,7 @@ use http::StatusCode;
 use maud::{DOCTYPE, Markup, html};
 
 use crate::api::json::bytes;
+use crate::console::activity::MANY;
 use crate::console::visit::Visit;
 use crate::console::{Console, assets, parts, words};
 use crate::http::Problem;
@@ -97,7 +98,7 @@ impl<'a> Page<'a> {
                     (name)
                     @if *place == Place::Attention {
                         span #waiting data-swap {
-                            @if waiting > 0 { " " span.count { (words::number(waiting)) span.sr { " waiting" } } }
+                            @if waiting > 0 { " " span.count { @if waiting > MANY as u64 { (MANY) "+" } @else { (waiting) } span.sr { " waiting" } } }
                         }
                     }
                 }
@@ -156,4 +157,3 @@ pub(super) fn problem(problem: &Problem, root: &str, trace: &str) -> Response {
     }
     response
 }
-

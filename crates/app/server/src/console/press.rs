@@ -1,9 +1,9 @@
 //! What may be pressed: names, order and consequences of actions, and the links to their forms.
 
-use maud::{Markup, html};
 use mainstay_saga::definition::{Definition, Undo};
 use mainstay_saga::fold::{Effect, Node, State};
 use mainstay_saga::wire::ItemKind;
+use maud::{Markup, html};
 
 use crate::console::words;
 

@@ -74,8 +74,7 @@ mod tests {
         edited["order"] = 8.into();
         edited["creditCard"] = "new".into();
         let restored = redact.restored(edited, &input);
-        let expected =
-            json!({"order": 8, "creditCard": "new", "list": [{"api_TOKEN": "x", "y": 1}]});
+        let expected = json!({"order": 8, "creditCard": "new", "list": [{"api_TOKEN": "x", "y": 1}]});
         assert_eq!(restored, expected);
         assert_eq!(redact.restored(json!(HIDDEN), &json!("x")), HIDDEN, "only under a hidden name");
     }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_saga::definition::{Call, Definition, Step, StepKind, Undo};
 use mainstay_saga::fold::{Effect, Node, State as SagaState};
 use mainstay_saga::wire::Cause;
 use mainstay_store::journal::{Loaded, Uid};
+use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use crate::api::json::{reply, store_problem};
@@ -78,7 +78,12 @@ async fn damaged(console: &Console, uid: &str, error: &mainstay_store::Error) ->
     }
 }
 
-fn head(loaded: &Loaded, definition: Option<&Definition>, state: Option<&SagaState>, now: WallTime) -> Markup {
+fn head(
+    loaded: &Loaded,
+    definition: Option<&Definition>,
+    state: Option<&SagaState>,
+    now: WallTime,
+) -> Markup {
     let s = &loaded.summary;
     html! {
         div.title {
@@ -115,7 +120,13 @@ fn because(cause: &Cause) -> Markup {
     }
 }
 
-fn known(console: &Console, visit: &Visit, definition: &Definition, state: &SagaState, loaded: &Loaded) -> Markup {
+fn known(
+    console: &Console,
+    visit: &Visit,
+    definition: &Definition,
+    state: &SagaState,
+    loaded: &Loaded,
+) -> Markup {
     let s = &loaded.summary;
     let waits = state.nodes.iter().any(|n| n.item.is_some());
     let whole = state.legal_on_saga(definition);

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_store::ErrorKind;
 use mainstay_store::journal::{SagaStatus, Summary};
+use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;
@@ -30,10 +30,11 @@ pub(super) async fn show(
     let mut query = Query::parse(Some(&given.address(None)))?;
     let (filter, after) = query.filter()?;
     query.end()?;
-    let page = console.app.journal.query(&filter, after.as_ref(), ROWS).await.map_err(|e| match e.kind() {
-        ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
-        _ => store_problem(&e),
-    })?;
+    let page =
+        console.app.journal.query(&filter, after.as_ref(), ROWS).await.map_err(|e| match e.kind() {
+            ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
+            _ => store_problem(&e),
+        })?;
     let now = console.app.rt.clock().wall();
     let next = page.next.as_ref().map(|c| given.address(Some(&c.0)));
     let mut names: Vec<String> =
@@ -67,7 +68,8 @@ struct Given {
 
 impl Given {
     fn read(raw: Option<&str>) -> Result<Self, Problem> {
-        let kept: Vec<&str> = raw.unwrap_or("").split('&').filter(|p| !p.is_empty() && !p.ends_with('=')).collect();
+        let kept: Vec<&str> =
+            raw.unwrap_or("").split('&').filter(|p| !p.is_empty() && !p.ends_with('=')).collect();
         let pairs = Query::parse(Some(&kept.join("&")))?.pairs();
         Ok(Self { pairs })
     }

@@ -48,7 +48,8 @@ pub(super) async fn show(
         (settings(&console))
         (parts::command("c-version", "The same by the API", &parts::curl_get(&visit, needed, "/version")))
     };
-    let page = Page { live: Some("events".to_owned()), ..Page::new(&console, &visit, Place::System, "System") };
+    let page =
+        Page { live: Some("events".to_owned()), ..Page::new(&console, &visit, Place::System, "System") };
     Ok(page.render(html! { h1 { "System" } }, live).await)
 }
 

@@ -268,7 +268,8 @@ async fn if_c03_odd_and_long_names_can_be_found_read_and_acted_on() {
     let long = "x".repeat(255);
     for id in [ODD, "..", ".", "\u{e9}\u{4e2d} &=+", &long] {
         bench.settled(ODD, id, json!({"b": "lost"})).await;
-        let list = bench.get(&format!("sagas?definition={}&id={}", words::encode(ODD), words::encode(id))).await;
+        let list =
+            bench.get(&format!("sagas?definition={}&id={}", words::encode(ODD), words::encode(id))).await;
         let link = values(&list.body, "href").into_iter().find(|l| l.starts_with("sagas/")).unwrap();
         let page = bench.get(link).await;
         assert!(plain(&page.body).contains(id), "{id}: {}", page.body);
@@ -312,7 +313,8 @@ async fn if_c06_sec_22_destruction_names_its_count_and_needs_the_typed_name_and_
         assert!(html.contains(counted), "{html}");
         assert!(!fields.contains_key("name") && !fields.contains_key("reason"), "a link fills nothing in");
         let before = bench.loaded(&uid).await;
-        for (reason, name) in [("", ""), ("why", ""), ("", "order-7"), ("why", "order-8"), ("  ", "order-7")] {
+        for (reason, name) in [("", ""), ("why", ""), ("", "order-7"), ("why", "order-8"), ("  ", "order-7")]
+        {
             fields.insert("reason".to_owned(), reason.to_owned());
             fields.insert("name".to_owned(), name.to_owned());
             let refused = bench.submit(&path, &fields).await;
@@ -381,7 +383,9 @@ async fn if_c08_sec_20_pages_carry_no_inline_script_or_style_and_ask_no_other_ho
 #[tokio::test]
 async fn if_c11_an_unknown_id_is_a_page_of_404_and_not_a_crash() {
     let bench = bench().await;
-    for page in ["sagas/nope", "sagas/nope/act?do=pause&seen=1", "sagas/nope/export", "nope", "assets/nope", "a/b/c"] {
+    for page in
+        ["sagas/nope", "sagas/nope/act?do=pause&seen=1", "sagas/nope/export", "nope", "assets/nope", "a/b/c"]
+    {
         let got = bench.get(page).await;
         assert_eq!(got.status, 404, "{page}");
         assert!(got.body.contains("MS0107") && got.body.contains("Back to the console"), "{page}");
@@ -463,7 +467,8 @@ async fn two_operators_the_second_is_told_plainly_and_nothing_of_theirs_happens(
     let again = bench.submit(&path, &first).await;
     assert_eq!(again.status, 303, "the same form sent twice is one action");
     let loaded = bench.loaded(&uid).await;
-    let acted = loaded.records.iter().filter(|r| String::from_utf8_lossy(&r.bytes).contains("\"who\"")).count();
+    let acted =
+        loaded.records.iter().filter(|r| String::from_utf8_lossy(&r.bytes).contains("\"who\"")).count();
     assert_eq!(acted, 1);
     assert_eq!(loaded.summary.row.status.as_str(), "completed");
 }
@@ -484,7 +489,13 @@ async fn secrets_in_payloads_are_hidden_everywhere_and_survive_an_edit() {
     fields.insert("json".to_owned(), edited.to_string());
     fields.insert("reason".to_owned(), "x".to_owned());
     assert_eq!(bench.submit(&path, &fields).await.status, 303);
-    let log = bench.loaded(&uid).await.records.iter().map(|r| String::from_utf8_lossy(&r.bytes).into_owned()).collect::<String>();
+    let log = bench
+        .loaded(&uid)
+        .await
+        .records
+        .iter()
+        .map(|r| String::from_utf8_lossy(&r.bytes).into_owned())
+        .collect::<String>();
     assert!(log.matches("4111-1111").count() == 2 && !log.contains("[hidden]"), "{log}");
 }
 
@@ -544,7 +555,11 @@ async fn if_c12_pages_have_labels_one_main_heading_and_ids_once() {
 async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() {
     let bench = bench().await;
     for n in 0..60 {
-        let input = if n % 3 == 0 { json!({"b": "lost", "note": "the bank did not answer within the attempt timeout"}) } else { json!({}) };
+        let input = if n % 3 == 0 {
+            json!({"b": "lost", "note": "the bank did not answer within the attempt timeout"})
+        } else {
+            json!({})
+        };
         bench.settled("two", &format!("order-{n:06}"), input).await;
     }
     let assets = include_str!("assets/console.css").len()

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_saga::definition::{Call, Definition, Undo};
 use mainstay_saga::wire::{Cause, Fact, UndoVerdict, Verdict, decode};
 use mainstay_store::barrier::Op;
 use mainstay_store::journal::{Loaded, Record};
+use maud::{Markup, html};
 use serde_json::Value;
 
 use crate::console::redact::Redact;

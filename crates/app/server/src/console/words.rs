@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use maud::{Markup, html};
 use mainstay_clock::WallTime;
 use mainstay_store::journal::{Row, SagaStatus};
+use maud::{Markup, html};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 

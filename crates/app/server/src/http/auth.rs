@@ -134,7 +134,8 @@ impl Access {
             None => self.visitor(headers, now)?,
         };
         if caller.scope < needed {
-            let why = format!("this needs scope {}, the token has {}", needed.as_str(), caller.scope.as_str());
+            let why =
+                format!("this needs scope {}, the token has {}", needed.as_str(), caller.scope.as_str());
             return Err(Problem::new(Code::Forbidden, why));
         }
         Ok(caller)

@@ -193,10 +193,7 @@ mod tests {
         let secure = Sessions::new(true).unwrap();
         let plain = Sessions::new(false).unwrap();
         let host = headers(&[("host", "127.0.0.1:4600")]);
-        assert_eq!(
-            secure.cookie(&host, "x"),
-            "__Host-mainstay=x; Path=/; HttpOnly; SameSite=Strict; Secure"
-        );
+        assert_eq!(secure.cookie(&host, "x"), "__Host-mainstay=x; Path=/; HttpOnly; SameSite=Strict; Secure");
         assert_eq!(plain.cookie(&host, "x"), "mainstay-session-4600=x; Path=/; HttpOnly; SameSite=Strict");
         assert!(plain.cookie(&host, "").ends_with("; Max-Age=0"));
         let sent = headers(&[("host", "h"), ("cookie", "a=b; __Host-mainstay=yes; mainstay-session-=no")]);

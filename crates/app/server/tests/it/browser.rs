@@ -27,7 +27,11 @@ fn impatient(dir: &Path, ledger: &Ledger) -> Node {
 
 /// An order that only a person can end: shipping says no, and the refund is refused.
 fn stuck(node: &Node, id: &str) -> String {
-    let uid = start(node, id, &json!({"no": "ship", "closed": "charge", "note": "<img src=x onerror=window.pwned=1>"}));
+    let uid = start(
+        node,
+        id,
+        &json!({"no": "ship", "closed": "charge", "note": "<img src=x onerror=window.pwned=1>"}),
+    );
     let saga = node.get(&format!("/v1/sagas/{uid}?wait=20s")).json();
     assert_eq!(saga["status"], "needs_attention", "{saga}");
     uid
@@ -85,7 +89,10 @@ fn if_c12_the_same_without_javascript() {
     let browser = Browser::start(Scripts::Off);
     let base = format!("http://{}/console", node.address);
     browser.go(&format!("{base}/now"));
-    assert!(browser.text("#state").is_empty() && browser.text("#pause").is_empty(), "no button that does nothing");
+    assert!(
+        browser.text("#state").is_empty() && browser.text("#pause").is_empty(),
+        "no button that does nothing"
+    );
     resolve(&browser, &base);
     eventually("the page, loaded again, shows the end", || {
         browser.go(&format!("{base}/sagas/{uid}"));
@@ -111,7 +118,8 @@ fn if_c09_a_paused_page_stays_as_it_is_whatever_happens_and_whoever_looks() {
     browser.shows("#live", "before");
     browser.click("#pause");
     browser.shows("#state", "paused");
-    let state = "return document.querySelector('main').innerHTML + performance.getEntriesByType('resource').length";
+    let state =
+        "return document.querySelector('main').innerHTML + performance.getEntriesByType('resource').length";
     let still = browser.run(state);
     browser.turn_to(&live);
     browser.go(&page);
@@ -120,7 +128,8 @@ fn if_c09_a_paused_page_stays_as_it_is_whatever_happens_and_whoever_looks() {
     // Back and forth: the other page stands still while this one, fed by the same node, goes on.
     for n in 2..5 {
         browser.turn_to(&paused);
-        browser.run("dispatchEvent(new Event('focus')); document.dispatchEvent(new Event('visibilitychange'))");
+        browser
+            .run("dispatchEvent(new Event('focus')); document.dispatchEvent(new Event('visibilitychange'))");
         browser.turn_to(&live);
         start(&node, &format!("meanwhile-{n}"), &json!({}));
         browser.shows("#live", &format!("meanwhile-{n}"));
@@ -274,7 +283,14 @@ fn if_c12_the_keyboard_reaches_everything_and_shows_where_it_is() {
         assert_eq!(at[1], json!(true), "the focus cannot be seen on {at}");
         stops.push(at[0].as_str().unwrap().to_owned());
     }
-    for wanted in ["Skip to the content", "Sagas", "Go on", "order-stuck", "Try again now (step charge)", "It is undone (step charge)"] {
+    for wanted in [
+        "Skip to the content",
+        "Sagas",
+        "Go on",
+        "order-stuck",
+        "Try again now (step charge)",
+        "It is undone (step charge)",
+    ] {
         assert!(stops.iter().any(|s| s == wanted), "{wanted}: {stops:?}");
     }
 }

@@ -57,7 +57,8 @@ fn stuck(dir: &Path, ledger: &Ledger) -> (Node, String, String, String) {
     let node = node(dir, &ledger.origin, &lost);
     let admin = token(&dir.join("data"), "boss", "admin");
     let start = Request::new("POST", "/v1/sagas").header("idempotency-key", "k").bearer(&admin);
-    let started = node.send(&start.body("{\"definition\":\"order\",\"id\":\"o-1\",\"input\":{\"lose\":\"ship\"}}"));
+    let started =
+        node.send(&start.body("{\"definition\":\"order\",\"id\":\"o-1\",\"input\":{\"lose\":\"ship\"}}"));
     assert_eq!(started.status, 202, "{}", started.text());
     let uid = started.json()["uid"].as_str().unwrap().to_owned();
     let path = format!("/v1/sagas/{uid}?wait=20s");
@@ -92,7 +93,10 @@ fn if_c01_scopes_hold_in_the_console_on_the_server() {
     operator.login(&operate);
     assert_eq!(operator.get("/console/audit").status, 403);
     let done = operator.post(&act, &fields(&form_token(&operator.get(&format!("/console/sagas/{uid}")))));
-    assert_eq!((done.status, done.header("location").unwrap()), (303, format!("../{uid}?did=resolve_done").as_str()));
+    assert_eq!(
+        (done.status, done.header("location").unwrap()),
+        (303, format!("../{uid}?did=resolve_done").as_str())
+    );
     let ended = node.send(&Request::new("GET", &format!("/v1/sagas/{uid}?wait=20s")).bearer(&admin)).json();
     assert_eq!(ended["status"], "completed", "{ended}");
 
@@ -225,7 +229,9 @@ fn sec_19_sec_20_pages_check_the_host_and_carry_the_policy() {
     let rebound = node.send(&Request::new("GET", "/console/now").header("host", "evil.example"));
     assert_eq!(rebound.status, 403);
     assert!(rebound.text().contains("MS0106"), "{}", rebound.text());
-    for path in ["/console/now", "/console/nope", "/console/assets/console.js", "/console/sagas?x=1", "/console"] {
+    for path in
+        ["/console/now", "/console/nope", "/console/assets/console.js", "/console/sagas?x=1", "/console"]
+    {
         let answer = node.get(path);
         assert_eq!(
             answer.header("content-security-policy").unwrap(),
@@ -249,7 +255,11 @@ fn if_c07_the_console_speaks_of_the_address_that_the_proxy_tells() {
         .header("x-forwarded-proto", "https")
         .header("host", "localhost");
     let text = node.send(&page).text();
-    assert!(text.contains("curl -sS 'https://localhost/tools/mainstay/v1/sagas'") || text.contains("curl -sS &#39;https://localhost/tools/mainstay/v1/sagas&#39;"), "{text}");
+    assert!(
+        text.contains("curl -sS 'https://localhost/tools/mainstay/v1/sagas'")
+            || text.contains("curl -sS &#39;https://localhost/tools/mainstay/v1/sagas&#39;"),
+        "{text}"
+    );
     let evil = Request::new("GET", "/console/sagas").header("x-forwarded-prefix", "/'; rm -rf / #<script>");
     let text = node.send(&evil).text();
     assert!(!text.contains("<script>") && !text.contains("rm -rf"), "{text}");

@@ -18,7 +18,10 @@ pub(crate) fn present(test: &str) -> bool {
     if found.is_ok_and(|s| s.success()) {
         return true;
     }
-    #[allow(clippy::disallowed_methods, reason = "the test command says by a variable that nothing may be left out")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the test command says by a variable that nothing may be left out"
+    )]
     let demanded = std::env::var("MAINSTAY_REQUIRE_SERVERS").is_ok_and(|v| v == "1");
     assert!(!demanded, "{DRIVER} and chromium are needed: apt-get install chromium chromium-driver");
     // Not by a macro: the runner would keep it to itself.
