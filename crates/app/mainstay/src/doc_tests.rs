@@ -5,6 +5,8 @@ struct Readme;
 
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
+#[doc = include_str!("../../../../docs/console.md")]
+struct Console;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]

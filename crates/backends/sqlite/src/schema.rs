@@ -26,6 +26,7 @@ create index saga_due on saga (owner, incarnation, due) where due is not null;
 create index saga_ended on saga (ended) where ended is not null;
 create index saga_status on saga (status, rid);
 create table attr (rid integer not null, key text not null, value text not null, primary key (rid, key)) without rowid;
+create index attr_value on attr (key, value, rid);
 create table log (
   n integer primary key, rid integer not null, seq integer not null, at integer not null, status text not null,
   previous integer not null, sum blob not null, records blob not null);

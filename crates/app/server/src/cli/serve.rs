@@ -27,8 +27,9 @@ use super::notify::Notify;
 use super::reload::Reloader;
 use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
+use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
-use crate::http::{self, Gate, Limits, Tokens};
+use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
 use crate::participants::Participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
@@ -131,9 +132,16 @@ async fn node(
         jobs: Jobs::default(),
         stall: EVENT_STALL,
     });
-    let gate = Arc::new(Gate::new(limits(&config), rt.clone(), drain.clone(), tokens, router(app)));
+    let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
+    let access = Arc::new(Access::new(tokens, Sessions::new(secure)?));
+    let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), &config));
+    let routes = router(app).merge(console::mounted(Arc::clone(&console)));
+    let gate = Gate::new(limits(&config), rt.clone(), drain.clone(), access, console::PAGES, routes);
+    let gate = Arc::new(gate);
+    rt.spawn("console-samples", async move { console.sample().await });
     let scheme = if tls.is_some() { "https" } else { "http" };
     eprintln!("mainstay: listening on {scheme}://{}", listener.address);
+    eprintln!("mainstay: the console is at {scheme}://{}{}", listener.address, console::MOUNT);
     let longest = config.duration("server.drain");
     let mut reloader = Reloader {
         args: args.clone(),

@@ -4,7 +4,9 @@
 
 mod audit;
 mod bad_input;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
@@ -16,3 +18,4 @@ mod reload;
 mod security;
 mod slow;
 mod tls;
+mod webdriver;
