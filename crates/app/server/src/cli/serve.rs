@@ -140,8 +140,11 @@ async fn node(
     let gate = Arc::new(gate);
     rt.spawn("console-samples", async move { console.sample().await });
     let scheme = if tls.is_some() { "https" } else { "http" };
-    eprintln!("mainstay: listening on {scheme}://{}", listener.address);
-    eprintln!("mainstay: the console is at {scheme}://{}{}", listener.address, console::MOUNT);
+    say(&format!(
+        "mainstay: listening on {scheme}://{0}\nmainstay: the console is at {scheme}://{0}{1}\n",
+        listener.address,
+        console::MOUNT
+    ));
     let longest = config.duration("server.drain");
     let mut reloader = Reloader {
         args: args.clone(),
@@ -193,6 +196,12 @@ fn tls(config: &Config) -> Result<Option<TlsAcceptor>> {
         }
         _ => Err(Error::new(Code::TlsFiles, "`server.tls_cert` and `server.tls_key` need each other")),
     }
+}
+
+/// To stderr, whether or not somebody reads it: `eprintln` would panic.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The journal of the data folder; one process at a time.
@@ -288,8 +297,9 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<Arc<tokio::sy
             if drain.is_cancelled() {
                 std::process::exit(128 + number);
             }
-            tracing::info!("stopping; a second signal ends at once");
+            // First: whatever becomes of the words, the stop must not.
             drain.cancel();
+            tracing::info!("stopping; a second signal ends at once");
         }
     });
     Ok(hangup)
@@ -342,7 +352,8 @@ fn parse_filter(filter: &str) -> Result<EnvFilter> {
 
 fn log_to_stderr(config: &Config) -> Result<LogFilter> {
     let (filter, handle) = reload::Layer::new(parse_filter(config.text("log.filter"))?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A reader of stderr that went away must not take the node with it.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     // Only tests install a second one.
     let _ = if config.flag("log.json") {
