@@ -6,16 +6,21 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 2] = [
-    // Browsers of the console's tests.
+const SERVERS: [(&str, &str); 6] = [
+    // The browser of the console's tests.
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
+    ("haproxy", "haproxy"),
+    ("nginx", "nginx"),
+    ("redis-server", "redis-server"),
+    // Not a server: it gives them a parent-death signal.
+    ("setpriv", "util-linux"),
 ];
 
 /// Folders where Debian puts servers, `PATH` or not.
 const ALSO: [&str; 2] = ["/usr/sbin", "/sbin"];
 
-/// Set for the tests: an absent server is a failure.
+/// Set for the tests: an absent server is a failure. The name is `mainstay_sim::servers::REQUIRE`.
 pub(crate) const REQUIRE: &str = "MAINSTAY_REQUIRE_SERVERS";
 
 /// Installs what is missing, as root.
@@ -23,14 +28,12 @@ pub(crate) const REQUIRE: &str = "MAINSTAY_REQUIRE_SERVERS";
 /// # Errors
 /// Something is missing and cannot be installed; the text says by which command a person can.
 pub(crate) fn bring() -> anyhow::Result<()> {
-    let packages: Vec<&str> =
-        SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
+    let packages: Vec<&str> = SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
     if packages.is_empty() {
         return Ok(());
     }
     let list = packages.join(" ");
-    let remedy =
-        format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
+    let remedy = format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
     if !is_root() {
         bail!(remedy);
     }
@@ -65,11 +68,17 @@ fn apt(arguments: &[&str]) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::is_there;
+    use super::{REQUIRE, is_there};
 
     #[test]
     fn programs_are_looked_for_on_the_path() {
         assert!(is_there("sh"));
         assert!(!is_there("no-such-server"));
+    }
+
+    #[test]
+    fn the_variable_is_the_one_that_tests_read() {
+        let report = include_str!("../../crates/proof/sim/src/servers/report.rs");
+        assert!(report.contains(&format!("\"{REQUIRE}\"")));
     }
 }

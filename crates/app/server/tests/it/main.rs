@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
+mod bad_input;
 mod browser;
 mod command_line;
 mod console;
@@ -11,5 +13,9 @@ mod edge;
 mod end_to_end;
 mod harness;
 mod ledger;
+mod recorder;
+mod reload;
 mod security;
+mod slow;
+mod tls;
 mod webdriver;

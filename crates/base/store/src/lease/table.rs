@@ -97,6 +97,8 @@ pub struct Table {
     ops: BTreeMap<String, Op>,
     names: BTreeMap<String, Name>,
     ends: BTreeSet<(Instant, String)>,
+    /// Names that changed since they were last taken.
+    changed: BTreeSet<String>,
 }
 
 fn check(request: &AcquireRequest) -> Result<()> {
@@ -224,7 +226,14 @@ impl Table {
         Some(op)
     }
 
+    /// The names that changed since the last call.
+    #[must_use]
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
     fn unlink(&mut self, name: &str, op_id: &str, place: &Place) {
+        self.changed.insert(name.to_owned());
         let Some(entry) = self.names.get_mut(name) else { return };
         match place {
             Place::Waiting(number) => drop(entry.line.remove(number)),
@@ -352,6 +361,7 @@ impl Table {
         for name in &request.names {
             self.last_token = self.last_token.next();
             tokens.insert(name.clone(), self.last_token);
+            self.changed.insert(name.clone());
             self.names.entry(name.clone()).or_default().holders.insert(request.op_id.clone());
         }
         let op = Op {
@@ -436,6 +446,7 @@ impl Table {
         let holds = self.is_held_with(name, token);
         if let Some(entry) = self.names.get_mut(name).filter(|_| holds) {
             entry.annotation = Some(value);
+            self.changed.insert(name.to_owned());
         }
         holds
     }
