@@ -1,6 +1,6 @@
 //! `serve`: a node over one data folder.
 
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -133,18 +133,9 @@ async fn node(
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
-    let access = Arc::new(Access::new(tokens, Sessions::new(secure)?));
-    let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), &config));
-    let routes = router(app).merge(console::mounted(Arc::clone(&console)));
-    let gate = Gate::new(limits(&config), rt.clone(), drain.clone(), access, console::PAGES, routes);
-    let gate = Arc::new(gate);
-    rt.spawn("console-samples", async move { console.sample().await });
+    let gate = open_gate(&config, &rt, tokens, secure, app)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    say(&format!(
-        "mainstay: listening on {scheme}://{0}\nmainstay: the console is at {scheme}://{0}{1}\n",
-        listener.address,
-        console::MOUNT
-    ));
+    announce(scheme, listener.address);
     let longest = config.duration("server.drain");
     let mut reloader = Reloader {
         args: args.clone(),
@@ -201,10 +192,29 @@ fn tls(config: &Config) -> Result<Option<TlsAcceptor>> {
     }
 }
 
-/// To stderr, whether or not somebody reads it: `eprintln` would panic.
-fn say(text: &str) {
+/// The gate in front of API and console; `secure` when browsers come by TLS.
+fn open_gate(
+    config: &Config,
+    rt: &Runtime,
+    tokens: Arc<Tokens>,
+    secure: bool,
+    app: Arc<App>,
+) -> Result<Arc<Gate>> {
+    let drain = app.drain.clone();
+    let access = Arc::new(Access::new(tokens, Sessions::new(secure)?));
+    let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), config));
+    let routes = router(app).merge(console::mounted(Arc::clone(&console)));
+    rt.spawn("console-samples", async move { console.sample().await });
+    let gate = Gate::new(limits(config), rt.clone(), drain, access, console::PAGES, routes);
+    Ok(Arc::new(gate))
+}
+
+/// Tells the addresses on stderr, whether or not somebody reads it: `eprintln` would panic.
+fn announce(scheme: &str, address: SocketAddr) {
     use std::io::Write as _;
-    let _ = std::io::stderr().write_all(text.as_bytes());
+    let api = format!("mainstay: listening on {scheme}://{address}\n");
+    let console = format!("mainstay: the console is at {scheme}://{address}{}\n", console::MOUNT);
+    let _ = std::io::stderr().write_all((api + &console).as_bytes());
 }
 
 /// The journal of the data folder; one process at a time.
