@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn a_line_says_where_a_saga_is_and_why() {
         let check = |saga: Value, expected: &str| assert_eq!(line(&saga), expected);
-        let base = json!({"definition": "order", "id": "7", "status": "running", "step": "charge", "attempt": 2});
+        let base =
+            json!({"definition": "order", "id": "7", "status": "running", "step": "charge", "attempt": 2});
         check(base.clone(), "order 7: running, step charge attempt 2");
         let mut failing = base.clone();
         failing["error"] = "HTTP 503".into();

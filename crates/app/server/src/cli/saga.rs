@@ -385,7 +385,11 @@ fn list_once(client: &Client, filters: &[String], limit: u16, last: &Value, outp
             next_look()?;
         }
         let rows = answer.body["items"].as_array().into_iter().flatten().map(row).collect();
-        output.rows(&["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"], rows, &answer.body)?;
+        output.rows(
+            &["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"],
+            rows,
+            &answer.body,
+        )?;
     }
     Ok(answer.body)
 }

@@ -24,8 +24,10 @@ fn sec_25_the_chain_of_the_audit_is_verified_by_a_command() {
     let server = format!("http://{}", node.address);
     for n in 0..5 {
         let name = format!("order-{n}");
-        let text = crate::end_to_end::order(&service.origin).replace("name = \"order\"", &format!("name = \"{name}\""));
-        let put = Request::new("PUT", &format!("/v1/definitions/{name}")).header("content-type", "application/toml");
+        let text = crate::end_to_end::order(&service.origin)
+            .replace("name = \"order\"", &format!("name = \"{name}\""));
+        let put = Request::new("PUT", &format!("/v1/definitions/{name}"))
+            .header("content-type", "application/toml");
         assert_eq!(node.send(&put.body(text)).status, 201);
     }
     let live = run(&["audit", "verify", "--server", &server]);
@@ -44,7 +46,8 @@ fn sec_25_the_chain_of_the_audit_is_verified_by_a_command() {
     let missing = [&lines[..2], &lines[3..]].concat().join("\n");
     let swapped = [lines[0], lines[2], lines[1], lines[3], lines[4]].join("\n");
     let reason = whole.replacen("\"reason\":\"\"", "\"reason\":\"harmless\"", 1);
-    for (what, text) in [("changed", changed), ("missing", missing), ("swapped", swapped), ("reason", reason)] {
+    for (what, text) in [("changed", changed), ("missing", missing), ("swapped", swapped), ("reason", reason)]
+    {
         assert_ne!(text, whole, "{what}");
         let (code, said) = check(&text);
         assert_eq!(code, Some(1), "{what}: {said}");

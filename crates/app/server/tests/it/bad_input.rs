@@ -23,12 +23,19 @@ fn refused() -> Vec<(&'static str, String, &'static [&'static str])> {
     let ok = step("a", UNDO);
     let after = |name: &str| format!("after = [\"{name}\"]\n{UNDO}");
     vec![
-        ("cycle", format!("{head}{}{}", step("a", &after("b")), step("b", &after("a"))), &["circle", "a", "b"]),
+        (
+            "cycle",
+            format!("{head}{}{}", step("a", &after("b")), step("b", &after("a"))),
+            &["circle", "a", "b"],
+        ),
         ("unreachable", format!("{head}{}", step("a", &after("nowhere"))), &["a", "nowhere"]),
         (
             "undo after the pivot",
-            format!("{head}{ok}{}{}", step("p", "kind = \"pivot\"\nafter = [\"a\"]"),
-                step("r", &format!("kind = \"retriable\"\nafter = [\"p\"]\n{UNDO}"))),
+            format!(
+                "{head}{ok}{}{}",
+                step("p", "kind = \"pivot\"\nafter = [\"a\"]"),
+                step("r", &format!("kind = \"retriable\"\nafter = [\"p\"]\n{UNDO}"))
+            ),
             &["r", "undo"],
         ),
         (
@@ -43,15 +50,26 @@ fn refused() -> Vec<(&'static str, String, &'static [&'static str])> {
         ),
         (
             "a retriable step without an idempotent participant",
-            format!("{head}{ok}{}{}", step("p", "kind = \"pivot\"\nafter = [\"a\"]"),
-                step("r", "kind = \"retriable\"\nafter = [\"p\"]\nidempotent = false")),
+            format!(
+                "{head}{ok}{}{}",
+                step("p", "kind = \"pivot\"\nafter = [\"a\"]"),
+                step("r", "kind = \"retriable\"\nafter = [\"p\"]\nidempotent = false")
+            ),
             &["r", "idempoten"],
         ),
         ("unknown key", format!("{head}colour = \"red\"\n{ok}"), &["colour"]),
-        ("unknown key of a step", format!("{head}{}", step("a", &format!("retires = 3\n{UNDO}"))), &["retires"]),
+        (
+            "unknown key of a step",
+            format!("{head}{}", step("a", &format!("retires = 3\n{UNDO}"))),
+            &["retires"],
+        ),
         ("no undo", format!("{head}{}", step("a", "")), &["a", "undo"]),
         ("no deadline", format!("name = \"bad\"\nversion = 1\n{ok}"), &["deadline"]),
-        ("two pivots", format!("{head}{}{}", step("p", "kind = \"pivot\""), step("q", "kind = \"pivot\"")), &["p", "q"]),
+        (
+            "two pivots",
+            format!("{head}{}{}", step("p", "kind = \"pivot\""), step("q", "kind = \"pivot\"")),
+            &["p", "q"],
+        ),
         ("version 0", format!("{}{ok}", head.replace("= 1", "= 0")), &["version"]),
         ("no steps", format!("{head}steps = []\n"), &["steps"]),
         ("no duration", format!("{head}timeout = \"soon\"\n{ok}"), &["soon"]),
@@ -81,7 +99,11 @@ fn every_bad_definition_is_refused_with_its_reason_and_nothing_is_stored() {
     }
     let fine = format!("name = \"bad\"\nversion = 1\ndeadline = \"20s\"\n{}", step("a", UNDO));
     let put = Request::new("PUT", "/v1/definitions/bad").header("content-type", "application/toml");
-    assert_eq!(node.send(&put.clone().body(fine.clone())).status, 201, "the frame of the cases is fine itself");
+    assert_eq!(
+        node.send(&put.clone().body(fine.clone())).status,
+        201,
+        "the frame of the cases is fine itself"
+    );
     let forbidden = fine.replace("127.0.0.1:9", "169.254.169.254");
     let answer = node.send(&put.body(forbidden.replace("version = 1", "version = 2")));
     assert_eq!((answer.status, answer.problem().as_str()), (422, "MS0011"));
@@ -119,13 +141,28 @@ fn sg_f18_m_g7_a_definition_changed_under_a_saga_in_flight_is_refused_and_the_ol
     let first = node(dir.path(), &service.origin, &definition);
     let post = Request::new("POST", "/v1/sagas").header("idempotency-key", "k");
     let uid = first.send(&post.body("{\"definition\":\"order\"}")).json()["uid"].as_str().unwrap().to_owned();
-    eventually("the charge is tried", || service.seen().iter().any(|(h, _)| h.contains("/charge")).then_some(()));
+    eventually("the charge is tried", || {
+        service.seen().iter().any(|(h, _)| h.contains("/charge")).then_some(())
+    });
     first.kill();
     let folder = dir.path().join("definitions");
-    std::fs::write(folder.join("it.toml"), definition.replace("after = [\"charge\"]", "after = [\"reserve\"]")).unwrap();
+    std::fs::write(
+        folder.join("it.toml"),
+        definition.replace("after = [\"charge\"]", "after = [\"reserve\"]"),
+    )
+    .unwrap();
     let data = dir.path().join("data");
-    let args = ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--definitions",
-        folder.to_str().unwrap(), "--allow-participant", &service.origin];
+    let args = [
+        "serve",
+        "--data",
+        data.to_str().unwrap(),
+        "--listen",
+        "127.0.0.1:0",
+        "--definitions",
+        folder.to_str().unwrap(),
+        "--allow-participant",
+        &service.origin,
+    ];
     let output = run(&args);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let said = stderr(&output);
@@ -161,7 +198,11 @@ fn a_damaged_and_a_newer_database_are_refused_and_left_as_they_are() {
     std::fs::write(&file, &torn).unwrap();
     let said = start();
     assert!(said.contains("MS0008"), "{said}");
-    std::fs::write(&file, b"this is no database, but some text that is long enough to be taken for one".repeat(100)).unwrap();
+    std::fs::write(
+        &file,
+        b"this is no database, but some text that is long enough to be taken for one".repeat(100),
+    )
+    .unwrap();
     let said = start();
     assert!(said.contains("MS0008"), "{said}");
     std::fs::write(&file, &good).unwrap();
@@ -229,7 +270,11 @@ fn a_full_disk_refuses_starts_keeps_what_was_accepted_and_heals() {
     }
     let (n, refused) = refusal.expect("the disk does not fill up");
     assert_eq!((refused.status, refused.problem().as_str()), (503, "MS0123"));
-    assert!(!refused.text().contains(data.to_str().unwrap()) && !refused.text().contains("SQL"), "{}", refused.text());
+    assert!(
+        !refused.text().contains(data.to_str().unwrap()) && !refused.text().contains("SQL"),
+        "{}",
+        refused.text()
+    );
     assert!(!accepted.is_empty());
     assert_eq!(node.get("/livez").status, 200, "the node lives");
     for uid in &accepted {
@@ -288,7 +333,10 @@ fn m_g10_a_participant_that_answers_nonsense_or_never_is_bounded() {
     let known = replies.clone();
     let service = Recorder::start(move |head| {
         let name = head.split('/').nth(1).and_then(|p| p.split(' ').next()).unwrap_or("");
-        known.iter().find(|(n, _)| *n == name).map_or_else(|| reply("200 OK", "", "{}"), |(_, bytes)| bytes.clone())
+        known
+            .iter()
+            .find(|(n, _)| *n == name)
+            .map_or_else(|| reply("200 OK", "", "{}"), |(_, bytes)| bytes.clone())
     });
     let folder = dir.path().join("definitions");
     std::fs::create_dir_all(&folder).unwrap();
@@ -363,7 +411,11 @@ fn a_data_folder_that_is_a_file_is_named() {
     std::fs::write(&file, "").unwrap();
     let output = run(&["serve", "--data", path(&file), "--listen", "127.0.0.1:0"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(stderr(&output).contains("MS0007") && stderr(&output).contains(path(&file)), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("MS0007") && stderr(&output).contains(path(&file)),
+        "{}",
+        stderr(&output)
+    );
 }
 
 fn path(file: &Path) -> &str {

@@ -54,7 +54,13 @@ fn the_help_of_every_command() {
 fn every_command_has_a_manual_page() {
     let dir = tempfile::tempdir().unwrap();
     assert!(run(&["man", "--dir", dir.path().to_str().unwrap()]).status.success());
-    for page in ["mainstay.1", "mainstay-serve.1", "mainstay-saga.1", "mainstay-saga-run.1", "mainstay-audit-verify.1"] {
+    for page in [
+        "mainstay.1",
+        "mainstay-serve.1",
+        "mainstay-saga.1",
+        "mainstay-saga-run.1",
+        "mainstay-audit-verify.1",
+    ] {
         let text = std::fs::read_to_string(dir.path().join(page)).unwrap_or_else(|e| panic!("{page}: {e}"));
         assert!(text.contains(".SH NAME"), "{page}");
     }
@@ -97,7 +103,19 @@ fn a_saga_as_people_see_it() {
     let shown = run(&["saga", "show", &uid, "--server", &server, "--watch"]);
     golden("saga.txt", &plain(stdout(&done) + &stdout(&shown)));
     // The saga is run again from its last step, and a bulk action counts first.
-    let again = ["saga", "run-again", &uid, "--from", "ship", "--reason", "lost parcel", "--server", &server, "-o", "json"];
+    let again = [
+        "saga",
+        "run-again",
+        &uid,
+        "--from",
+        "ship",
+        "--reason",
+        "lost parcel",
+        "--server",
+        &server,
+        "-o",
+        "json",
+    ];
     let again = run(&again);
     assert!(again.status.success(), "{}", stderr(&again));
     let again: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();

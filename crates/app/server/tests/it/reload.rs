@@ -101,7 +101,11 @@ fn a_reload_with_one_mistake_changes_nothing_at_all() {
         let line = reload(&node);
         assert!(line["after"].as_str().unwrap().starts_with("refused"), "{code}: {line}");
         assert!(node.log().contains(code), "{code}: {}", node.log());
-        assert_eq!(node.get("/v1/definitions").json(), before, "{code}: nothing was stored, not even what is fine");
+        assert_eq!(
+            node.get("/v1/definitions").json(),
+            before,
+            "{code}: nothing was stored, not even what is fine"
+        );
     }
     std::fs::remove_file(folder.join("c.toml")).unwrap();
     std::fs::write(&config, &base).unwrap();
@@ -165,14 +169,16 @@ fn a_participant_gets_no_more_calls_at_once_than_configured() {
     let dir = tempfile::tempdir().unwrap();
     let service = Recorder::start(|_| Vec::new());
     let config = dir.path().join("m.toml");
-    let text = format!("[participants]\nallow = [\"{}\"]\nmax_in_flight = 1\nbreaker = true\n", service.origin);
+    let text =
+        format!("[participants]\nallow = [\"{}\"]\nmax_in_flight = 1\nbreaker = true\n", service.origin);
     std::fs::write(&config, text).unwrap();
     let node = start(dir.path(), &config);
     let definition = order(&service.origin).replace("attempts = 20", "attempts = 1");
     let short = definition.replace("timeout = \"2s\"", "timeout = \"300ms\"");
     let long = definition.replace("timeout = \"2s\"", "timeout = \"20s\"").replace("\"order\"", "\"long\"");
     for (name, text) in [("order", &short), ("long", &long)] {
-        let put = Request::new("PUT", &format!("/v1/definitions/{name}")).header("content-type", "application/toml");
+        let put = Request::new("PUT", &format!("/v1/definitions/{name}"))
+            .header("content-type", "application/toml");
         assert_eq!(node.send(&put.body(text.clone())).status, 201);
     }
     let begin = |name: &str| {

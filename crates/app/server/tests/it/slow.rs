@@ -43,7 +43,8 @@ fn all_cut(name: &str, flags: &[&str]) {
     let mut command = Command::new("slowhttptest");
     command.args(flags).args(["-c", "60", "-r", "60", "-l", SECONDS, "-i", "1", "-p", "2", "-u"]);
     command.arg(format!("http://{}/openapi.json", node.address)).env("TERM", "dumb");
-    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn() else {
+    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    else {
         eprintln!("NOT COVERED slowhttptest: {name}");
         return;
     };
@@ -83,7 +84,8 @@ fn sec_08_a_reader_that_takes_nothing_is_cut() {
     let body = format!("\"{large}\"");
     let service = Recorder::start(move |_| reply("200 OK", "", &body));
     let file = dir.path().join("m.toml");
-    let text = format!("[server]\nwrite_timeout = \"500ms\"\n[participants]\nallow = [\"{}\"]\n", service.origin);
+    let text =
+        format!("[server]\nwrite_timeout = \"500ms\"\n[participants]\nallow = [\"{}\"]\n", service.origin);
     std::fs::write(&file, text).unwrap();
     let node = Node::start(&dir.path().join("data"), &["--config", file.to_str().unwrap()]);
     let put = Request::new("PUT", "/v1/definitions/order").header("content-type", "application/toml");

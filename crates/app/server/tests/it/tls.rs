@@ -95,7 +95,17 @@ fn sec_01_with_tls_of_its_own_a_node_listens_beyond_loopback() {
     let data = dir.path().join("data");
     let secret = token(&data, "op", "operate");
     let (cert, key) = (files.0.to_str().unwrap(), files.1.to_str().unwrap());
-    let args = ["serve", "--data", data.to_str().unwrap(), "--listen", "0.0.0.0:0", "--tls-cert", cert, "--tls-key", key];
+    let args = [
+        "serve",
+        "--data",
+        data.to_str().unwrap(),
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ];
     let node = Node::spawn(mainstay(&args));
     let port = node.address.rsplit(':').next().unwrap();
     // The command line reaches it by the name in its certificate.
@@ -118,7 +128,8 @@ fn sec_05_certificate_and_key_need_each_other() {
     let data = dir.path().join("data");
     let refused = |cert: &Path, key: &Path| {
         let args = ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--tls-cert"];
-        let output = run(&[&args[..], &[cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]].concat());
+        let output =
+            run(&[&args[..], &[cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]].concat());
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         stderr(&output)
     };

@@ -3,9 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod definition;
+#[cfg(feature = "http")]
+mod dial;
 mod engine;
 #[cfg(feature = "tower")]
 mod inbound;
+mod lossy;
+mod order;
 mod people;
 mod remote;
 mod world;

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
+use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{Config, StartOptions};
-use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
 use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, UndoVerdict, Verdict, decode};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
@@ -225,17 +225,17 @@ async fn an_accepted_step_is_asked_again_or_polled_where_it_says() {
     let start = bench.world.clock.now();
     let Outcome::Completed { outputs } = bench.run().await else { panic!("not completed") };
     assert_eq!(outputs[0].1, json!({"receipt": 7}));
-    assert_eq!(
-        bench.remote.calls(),
-        ["POST charge", "GET jobs/7", "GET jobs/7", "GET jobs/7", "POST ship"]
-    );
+    assert_eq!(bench.remote.calls(), ["POST charge", "GET jobs/7", "GET jobs/7", "GET jobs/7", "POST ship"]);
     assert!(bench.world.clock.now().saturating_duration_since(start) >= Duration::from_secs(1));
     // Bounded by the attempt timeout: then nobody knows.
     let bench = Bench::new().await;
     bench.remote.script("charge", &[say(202)]);
     let outcome = bench.run().await;
-    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-        if reason.contains("in progress")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("in progress")),
+        "{outcome:?}"
+    );
     assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
 }
 
@@ -352,11 +352,16 @@ async fn what_a_policy_refuses_leaves_no_effect() {
     // The next one is refused here, twice, and has nothing to undo and nothing to ask about.
     let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
     let outcome = second.outcome().await.unwrap();
-    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-        if reason.contains("breaker is open")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("breaker is open")),
+        "{outcome:?}"
+    );
     assert_eq!((sent("charge"), sent("refund"), sent("status")), (2, 1, 1));
     let refusals = bench.facts(&second).await;
-    let not_sent = refusals.iter().filter(|f| matches!(f, Fact::StepEnded(e) if matches!(e.verdict, Verdict::NotSent { .. })));
+    let not_sent = refusals
+        .iter()
+        .filter(|f| matches!(f, Fact::StepEnded(e) if matches!(e.verdict, Verdict::NotSent { .. })));
     assert_eq!(not_sent.count(), 2);
     // After its time a probe is let through, and the participant answers again.
     bench.world.clock.sleep(Duration::from_secs(6)).await;
@@ -373,10 +378,17 @@ async fn a_full_bulkhead_refuses_before_a_byte_is_sent_and_a_business_no_blames_
     bench.called("charge", 1).await;
     let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
     let outcome = second.outcome().await.unwrap();
-    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-        if reason.contains("full")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("full")),
+        "{outcome:?}"
+    );
     assert_eq!(bench.remote.calls(), ["POST charge"]);
-    bench.engine.complete(first.uid(), at("charge", 1), Completed::Action(Verdict::Done { output: None })).await.unwrap();
+    bench
+        .engine
+        .complete(first.uid(), at("charge", 1), Completed::Action(Verdict::Done { output: None }))
+        .await
+        .unwrap();
     first.outcome().await.unwrap();
     // However often the participant says no, its breaker stays closed.
     bench.remote.script("charge", &[say(409)]);
@@ -384,7 +396,10 @@ async fn a_full_bulkhead_refuses_before_a_byte_is_sent_and_a_business_no_blames_
         let id = format!("no-{n}");
         let no = bench.engine.start("remote", json!({}), StartOptions::id(id)).await.unwrap();
         let outcome = no.outcome().await.unwrap();
-        assert!(matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-            if reason.contains("409")), "{outcome:?}");
+        assert!(
+            matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+            if reason.contains("409")),
+            "{outcome:?}"
+        );
     }
 }

@@ -76,7 +76,8 @@ impl Link {
     }
 
     async fn wait<T>(&self, rx: oneshot::Receiver<Result<T>>) -> Result<T> {
-        let unknown = |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
+        let unknown =
+            |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
         let mut resets = self.world.0.resets.subscribe();
         let reset = async {
             loop {
@@ -116,7 +117,8 @@ impl Link {
         const SLOW: Duration = Duration::from_secs(10);
         let suffers = |kind| suffered.contains(&kind);
         // After the caller gave up, up to three times as long.
-        let late = || CALL_TIMEOUT + CALL_TIMEOUT.mul_f64(2.0 * unit(draw(self.world.seed(), "late", &via, n)));
+        let late =
+            || CALL_TIMEOUT + CALL_TIMEOUT.mul_f64(2.0 * unit(draw(self.world.seed(), "late", &via, n)));
         let mut wait = self.world.latency(&via, n * 2);
         if suffers(FaultKind::LateRequest) {
             wait += late();

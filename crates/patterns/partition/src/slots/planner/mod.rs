@@ -199,7 +199,8 @@ impl<'a> Planner<'a> {
         let shape = self.shape(&nodes)?;
         self.check()?;
         let now = Now::of(self.map, &nodes, &shape);
-        let impossible = || Error::new(ErrorKind::Internal, "no assignment keeps rules that were found possible");
+        let impossible =
+            || Error::new(ErrorKind::Internal, "no assignment keeps rules that were found possible");
         let solved = sets::solve(&shape, &now.lists, self.bytes).ok_or_else(impossible)?;
         let balanced = self.load.map(|load| self.balance(load, &shape, &now.lists, &solved));
         plan::Draft {
@@ -228,7 +229,8 @@ impl<'a> Planner<'a> {
         let zone: Vec<u32> = (0..nodes.len())
             .map(|i| nodes.zone_of(crate::node::index(i)).and_then(|z| u32::try_from(z).ok()).unwrap_or(0))
             .collect();
-        let mut live: Vec<u32> = zone.iter().zip(&weights).filter(|(_, w)| **w > 0).map(|(z, _)| *z).collect();
+        let mut live: Vec<u32> =
+            zone.iter().zip(&weights).filter(|(_, w)| **w > 0).map(|(z, _)| *z).collect();
         live.sort_unstable();
         live.dedup();
         let min_zones = match self.zones {
@@ -252,9 +254,16 @@ impl<'a> Planner<'a> {
             return Err(out_of_range("max_parallel", 0, "at least 1").into());
         }
         let slots = self.map.slots();
-        for (field, length) in [("bytes", self.bytes.map(<[u64]>::len)), ("load", self.load.map(<[f64]>::len))] {
+        for (field, length) in
+            [("bytes", self.bytes.map(<[u64]>::len)), ("load", self.load.map(<[f64]>::len))]
+        {
             if let Some(length) = length.filter(|l| *l != slots) {
-                return Err(out_of_range(field, format!("{length} values"), format!("{slots}, one per slot")).into());
+                return Err(out_of_range(
+                    field,
+                    format!("{length} values"),
+                    format!("{slots}, one per slot"),
+                )
+                .into());
             }
         }
         let Some(load) = self.load else { return Ok(()) };

@@ -135,5 +135,11 @@ pub(super) fn map_after(plan: &Plan, wave: usize) -> Result<SlotMap, Error> {
     let find = |n: &NodeId| nodes.find(n.as_str()).ok_or_else(|| broken(format!("{n} is in no map")));
     let indexes: Vec<Vec<_>> =
         live.iter().map(|l| l.iter().map(find).collect::<Result<_, _>>()).collect::<Result<_, _>>()?;
-    Ok(SlotMap::from_lists(nodes.clone(), plan.base().slot_hash(), plan.next().epoch(), indexes.len(), &indexes)?)
+    Ok(SlotMap::from_lists(
+        nodes.clone(),
+        plan.base().slot_hash(),
+        plan.next().epoch(),
+        indexes.len(),
+        &indexes,
+    )?)
 }

@@ -81,7 +81,6 @@ impl<'a> Replicas<'a> {
         let first = entry as usize / rf * rf;
         &self.place[first..first + rf]
     }
-
 }
 
 /// Whether `zone` is closed to this entry of `set`: the others lack zones, and this one is among theirs.
