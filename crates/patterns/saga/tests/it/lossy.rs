@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use mainstay_clock::Clock;
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
     Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount, StoredAudit,
@@ -17,6 +18,8 @@ pub(crate) struct Lossy {
     pub(crate) inner: Arc<dyn Journal>,
     pub(crate) every: u32,
     pub(crate) writes: AtomicU32,
+    /// Lets a second pass between a creation and its answer.
+    pub(crate) slow_create: Option<Arc<dyn Clock>>,
 }
 
 impl Lossy {
@@ -33,7 +36,13 @@ impl Lossy {
 
 impl Journal for Lossy {
     fn create(&self, create: Create) -> BoxFuture<'_, Result<Created>> {
-        Box::pin(async move { self.answer(self.inner.create(create).await) })
+        Box::pin(async move {
+            let created = self.inner.create(create).await;
+            if let Some(clock) = &self.slow_create {
+                clock.sleep(Duration::from_secs(1)).await;
+            }
+            self.answer(created)
+        })
     }
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
         Box::pin(async move { self.answer(self.inner.append(append).await) })

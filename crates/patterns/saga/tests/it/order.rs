@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mainstay_clock::Clock as _;
+use mainstay_clock::Clock;
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
@@ -77,7 +77,12 @@ async fn sg_x03_a_lost_answer_of_a_commit_is_looked_up_and_no_effect_is_doubled(
             let world = World::new();
             let definition = order();
             world.script("ship", &[last]);
-            let lossy = Lossy { inner: Arc::clone(&world.journal), every, writes: AtomicU32::new(0) };
+            let lossy = Lossy {
+                inner: Arc::clone(&world.journal),
+                every,
+                writes: AtomicU32::new(0),
+                slow_create: None,
+            };
             let steps: Vec<_> =
                 definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
             let builder = Engine::builder(Arc::new(lossy), world.runtime());
@@ -104,6 +109,27 @@ async fn sg_x03_a_lost_answer_of_a_commit_is_looked_up_and_no_effect_is_doubled(
             assert_eq!(left, if last == Act::Done { 15 } else { 0 }, "every {every}");
         }
     }
+}
+
+/// Whoever starts a saga may go away while it is created: a client that hangs up. The saga is driven all the same.
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_caller_goes_away_is_driven_all_the_same() {
+    let world = World::new();
+    let definition = order();
+    let slow: Option<Arc<dyn Clock>> = Some(Arc::new(world.clock.clone()));
+    let inner = Arc::clone(&world.journal);
+    let lossy = Lossy { inner, every: u32::MAX, writes: AtomicU32::new(0), slow_create: slow };
+    let steps: Vec<_> = definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
+    let builder = Engine::builder(Arc::new(lossy), world.runtime());
+    let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+    tokio::select! {
+        biased;
+        started = engine.start("order", json!({}), StartOptions::id("one")) => panic!("too fast: {started:?}"),
+        () = world.clock.sleep(std::time::Duration::from_millis(500)) => {}
+    }
+    let summary = world.journal.find("order", "one").await.unwrap().unwrap();
+    assert!(matches!(engine.outcome(&summary.uid).await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(world.calls(), ["reserve", "charge", "ship"]);
 }
 
 /// A crash between the effect and its record: the same key again, so that the participant can refuse it.
