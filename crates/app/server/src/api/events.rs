@@ -1,8 +1,8 @@
 //! `GET /v1/events`: the journal as server-sent events. Pulled by each reader, so no reader can hold up the
 //! engine; ids are journal cursors, so a reader resumes without a gap.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;

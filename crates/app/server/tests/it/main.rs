@@ -9,4 +9,5 @@ mod edge;
 mod end_to_end;
 mod harness;
 mod ledger;
+mod ring;
 mod security;

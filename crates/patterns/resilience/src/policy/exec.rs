@@ -308,7 +308,10 @@ where
                 let last = CallError::Rejected(rejected.clone());
                 let Some(first) = this.first.take() else { return refuse(core, rejected) };
                 core.keep(&rejected);
-                Step::Return(Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)), Outcome::Failure)
+                Step::Return(
+                    Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)),
+                    Outcome::Failure,
+                )
             }
         }
     }
@@ -400,7 +403,11 @@ where
                 let result = ended.result.map_err(|last| {
                     let plain = *this.number == 1 && stop == Stop::NotRetryable && hint.is_none();
                     let once = retry.max_attempts() == 1 && hint.is_none();
-                    if plain || once { last } else { gave_up(this.first.take(), last, *this.number, stop, hint) }
+                    if plain || once {
+                        last
+                    } else {
+                        gave_up(this.first.take(), last, *this.number, stop, hint)
+                    }
                 });
                 Step::Return(result, outcome)
             }

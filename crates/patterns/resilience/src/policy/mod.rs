@@ -16,8 +16,8 @@ use mainstay_clock::{Clock, Rng, Tick};
 
 pub use attempt::Attempt;
 pub use builder::PolicyBuilder;
-pub use stats::PolicySnapshot;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
+pub use stats::PolicySnapshot;
 
 use exec::Run;
 use running::Closure;

@@ -79,7 +79,8 @@ impl<F> Running<F> {
     ) -> Result<Self, crate::Rejected> {
         let started = core.tick.read();
         let own = core.attempt_timeout.map_or(Deadline::NONE, |d| Deadline::after(started, d));
-        let kind = if own.instant() < deadline.instant() { TimeoutKind::Attempt } else { TimeoutKind::Deadline };
+        let kind =
+            if own.instant() < deadline.instant() { TimeoutKind::Attempt } else { TimeoutKind::Deadline };
         let until = deadline.min(own);
         let head = Head { number, hedge, deadline: until };
         let (ticket, operation) = match &core.breaker {
