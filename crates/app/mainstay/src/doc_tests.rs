@@ -5,6 +5,8 @@ struct Readme;
 
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
+#[doc = include_str!("../../../../docs/partition.md")]
+struct Placement;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
