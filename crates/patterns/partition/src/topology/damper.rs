@@ -86,7 +86,7 @@ struct Track {
 /// use mainstay_clock::Instant;
 /// use mainstay_partition::{Node, topology::{Damper, DamperConfig}};
 ///
-/// let at = |s| Instant::from_nanos(s * 1_000_000_000);
+/// let at = |s: u64| Instant::from_nanos(s * 1_000_000_000);
 /// let mut damper = Damper::new(["a", "b"].map(Node::new), DamperConfig::new(), at(0))?;
 /// assert_eq!(damper.observe([Node::new("a")], at(1)), None);
 /// assert_eq!(damper.observe(["a", "b"].map(Node::new), at(9)), None);

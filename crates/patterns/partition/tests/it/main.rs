@@ -12,3 +12,4 @@ mod laws;
 mod memory;
 mod planner;
 mod topology;
+mod steer;
