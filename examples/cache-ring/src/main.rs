@@ -69,6 +69,8 @@ fn main() -> anyhow::Result<()> {
     ensure!(busiest <= 32, "200 calls on 8 nodes, {busiest} on one");
     drop(calls);
     ensure!(bounded.total_in_flight() == 0);
-    println!("a node died and returned without a lost or displaced key; the busiest of 8 nodes had {busiest} of 200 calls");
+    println!(
+        "a node died and returned without a lost or displaced key; the busiest of 8 nodes had {busiest} of 200 calls"
+    );
     Ok(())
 }

@@ -10,20 +10,8 @@ const SERVERS: [(&str, u16, u32); 3] = [("a", 11211, 1), ("b.example", 11212, 1)
 
 /// Owners of `key-0`, `key-1`, ... as libmemcached 1.1 answers with `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`; keys 3 and 10
 /// are other ones there and left out.
-const RECORDED: [Option<u32>; 12] = [
-    Some(1),
-    Some(0),
-    Some(1),
-    None,
-    Some(0),
-    Some(1),
-    Some(0),
-    Some(2),
-    Some(1),
-    Some(2),
-    None,
-    Some(0),
-];
+const RECORDED: [Option<u32>; 12] =
+    [Some(1), Some(0), Some(1), None, Some(0), Some(1), Some(0), Some(2), Some(1), Some(2), None, Some(0)];
 
 fn client(mode: KetamaMode, weight: u32) -> Result<CompatRing, ConfigError> {
     let add = |builder: mainstay::partition::compat::KetamaBuilder, (host, port, _): &(&str, u16, u32)| {
@@ -48,7 +36,8 @@ fn main() -> anyhow::Result<()> {
 
     // Where nobody else decides, our own ring moves keys only to the server that became heavier.
     let own = |weight| {
-        let node = |(host, port, _): (&str, u16, u32)| mainstay::partition::Node::new(format!("{host}:{port}"));
+        let node =
+            |(host, port, _): (&str, u16, u32)| mainstay::partition::Node::new(format!("{host}:{port}"));
         let nodes = SERVERS.map(node).map(|n| if n.id.as_str() == "a:11211" { n.weight(weight) } else { n });
         Ring::builder().nodes(nodes).build()
     };
