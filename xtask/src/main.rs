@@ -3,6 +3,8 @@
 mod api;
 mod arrows;
 mod bench;
+mod budget;
+mod full;
 mod servers;
 mod style;
 
@@ -17,8 +19,13 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   ci        check, test, and every benchmark for a moment
+  features  every package with no feature, each alone, and all
+  budget    dependencies, size, start, memory and pages against their limits
+  loom      the models of lock-free cores
+  full      ci, features, budget, loom, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
@@ -28,8 +35,13 @@ fn main() -> ExitCode {
         "api" => api::run(&root(), words.first().is_some_and(|w| w == "--write")),
         "arrows" => arrows::run(&root()),
         "bench" => bench::bench(&words),
+        "budget" => budget::budget(),
         "check" => check(),
         "ci" => ci(),
+        "features" => full::features(),
+        "full" => full::full(),
+        "loom" => full::loom(),
+        "overload" => overload(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -74,6 +86,14 @@ fn check() -> anyhow::Result<()> {
     style::run(&root())?;
     arrows::run(&root())?;
     api::run(&root(), false)
+}
+
+/// The scenario of the proof at a tenth of its time scale, about 40 s.
+fn overload() -> anyhow::Result<()> {
+    let svg = root().join("target/overload.svg");
+    run(cargo()
+        .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
+        .arg(svg))
 }
 
 fn ci() -> anyhow::Result<()> {

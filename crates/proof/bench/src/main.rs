@@ -41,6 +41,8 @@ struct Options {
     rivals: Option<PathBuf>,
     /// Built `mainstay` to measure, for suites over HTTP.
     server: Option<PathBuf>,
+    /// A program that each block of points runs through, for machines that are shared: it waits for quiet.
+    through: Option<String>,
     /// BENCHMARKS.md, unless smoking.
     write: Option<PathBuf>,
     /// Suites asked for; empty: all.
@@ -55,6 +57,7 @@ impl Options {
             repeat: 3,
             rivals: None,
             server: None,
+            through: None,
             write: None,
             names: Vec::new(),
         };
@@ -66,6 +69,7 @@ impl Options {
                 "--repeat" => options.repeat = value()?.parse().context("--repeat")?,
                 "--rivals" => options.rivals = Some(value()?.into()),
                 "--server" => options.server = Some(value()?.into()),
+                "--through" => options.through = Some(value()?),
                 "--write" => options.write = Some(value()?.into()),
                 name if SUITES.iter().any(|s| s.name == name) => options.names.push(word),
                 _ => bail!("`{word}` is neither an option nor a suite; suites: {}", suite_names()),

@@ -1,5 +1,6 @@
 //! The command line: stdout is data, stderr is talk, exit code 2 is usage or configuration.
 
+mod audit;
 mod client;
 mod config;
 mod doctor;
@@ -44,6 +45,8 @@ enum Verb {
     Doctor(doctor::Args),
     /// Check and show the configuration.
     Config(config::Args),
+    /// Export the audit of a node, or check its chain.
+    Audit(audit::Args),
     /// Make, list and revoke tokens of a data folder.
     Token(token::Args),
     /// Prove it: a thousand orders through three services under faults and kill -9, then an audit.
@@ -86,6 +89,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Ring(args) => ring::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Token(args) => token::run(&args),
         Verb::Explain { code } => explain(code.as_deref()),
         Verb::Completions { shell } => {
@@ -113,6 +117,7 @@ fn exit_code(code: Code) -> u8 {
         | Code::ConfigUnreadable
         | Code::NoTokens
         | Code::NoTls
+        | Code::TlsFiles
         | Code::PlacementInput
         | Code::TokensFile => EXIT_USAGE,
         _ => 1,

@@ -164,7 +164,10 @@ async fn node(
     let beats = async {
         let Some(every) = notify.beat() else { return };
         while !drain.is_cancelled() {
-            notify.say("WATCHDOG=1");
+            // A node that drives nothing is better started anew.
+            if engine.holds_claims() {
+                notify.say("WATCHDOG=1");
+            }
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {}
