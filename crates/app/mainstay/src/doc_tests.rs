@@ -3,10 +3,15 @@
 #[doc = include_str!("../../../../README.md")]
 struct Readme;
 
+#[doc = include_str!("../../../../docs/planned-change.md")]
+struct PlannedChange;
+
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
+#[doc = include_str!("../../../../docs/partition.md")]
+struct Placement;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]

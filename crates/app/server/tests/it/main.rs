@@ -16,6 +16,7 @@ mod harness;
 mod ledger;
 mod recorder;
 mod reload;
+mod ring;
 mod security;
 mod slow;
 mod tls;
