@@ -5,6 +5,7 @@ mod arrows;
 mod bench;
 mod budget;
 mod full;
+mod servers;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -24,6 +25,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   full      ci, features, budget, loom, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "features" => full::features(),
         "full" => full::full(),
         "loom" => full::loom(),
+        "overload" => overload(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -85,6 +88,14 @@ fn check() -> anyhow::Result<()> {
     api::run(&root(), false)
 }
 
+/// The scenario of the proof at a tenth of its time scale, about 40 s.
+fn overload() -> anyhow::Result<()> {
+    let svg = root().join("target/overload.svg");
+    run(cargo()
+        .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
+        .arg(svg))
+}
+
 fn ci() -> anyhow::Result<()> {
     check()?;
     test()?;
@@ -117,7 +128,8 @@ impl Totals {
 fn test() -> anyhow::Result<()> {
     let mut totals = Totals::default();
     let mut tests = cargo();
-    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    servers::bring()?;
+    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
     let mut ok = stream(&mut tests, &mut totals)?;
     for example in std::fs::read_dir(root().join("examples")).context("there are no examples")? {
         let name = format!("example-{}", example?.file_name().to_string_lossy());

@@ -97,7 +97,10 @@ fn secrets(file: &Path) -> Result<Vec<Secret>> {
     let found: std::result::Result<Vec<Secret>, _> = lines.map(Secret::parse).collect();
     let found = found.map_err(|e| Error::with(Code::BadValue, place(), e))?;
     if found.is_empty() || found.len() > MAX_SECRETS {
-        return Err(Error::new(Code::BadValue, format!("{}: 1 to {MAX_SECRETS} secrets, one a line", place())));
+        return Err(Error::new(
+            Code::BadValue,
+            format!("{}: 1 to {MAX_SECRETS} secrets, one a line", place()),
+        ));
     }
     Ok(found)
 }

@@ -42,9 +42,6 @@ create table tombstone (
 create table audit (
   seq integer primary key, at integer not null, who text not null, action text not null, target text not null,
   reason text not null, before text not null, after text not null, request_id text not null, chain blob not null);
-create table lease (
-  name text primary key, token integer not null, owner text, op_id text, until integer not null,
-  ttl integer not null, note text not null) without rowid;
 create table kv (key text primary key, version integer not null, value blob, expires integer) without rowid;
 create table cell (name text primary key, value blob not null, sum blob not null) without rowid;
 create table purged (one integer primary key check (one = 1), last_rid integer not null, last_n integer not null);

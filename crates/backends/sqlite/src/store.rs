@@ -16,7 +16,7 @@ use crate::{open, schema};
 /// A shorter log would start over with every few commits.
 const MIN_WAL_BYTES: u64 = 64 * 1024;
 
-/// Journal, leases, records and cells in one SQLite file. Clones share it.
+/// Journal, records and cells in one SQLite file. Clones share it.
 ///
 /// ```
 /// use mainstay_clock::Runtime;

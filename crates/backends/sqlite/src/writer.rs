@@ -214,9 +214,10 @@ impl Core {
             return Ok(());
         };
         let full = e.sqlite_error_code() == Some(ErrorCode::DiskFull);
-        let open = !self.pen.conn.is_autocommit();
         self.roll_back();
-        if full && open && self.broken.is_none() {
+        // A frame that could not be written is no commit: SQLite writes the one that commits last, and no reader
+        // looks behind it. With room again the log goes on from the last commit.
+        if full && self.broken.is_none() {
             return Err(failure(&e, Outcome::NotApplied));
         }
         // A sync that failed is not tried again: the lost pages are marked clean already.

@@ -74,12 +74,15 @@ fn etag(definition: &Definition) -> String {
 
 /// Refuses to overwrite what the caller has not seen. The same content again changes nothing.
 fn seen(headers: &HeaderMap, known: Option<&Definition>, new: &Definition) -> Result<(), Problem> {
-    let Some(known) = known.filter(|k| k.hash() == new.hash() && k.data() != new.data()) else { return Ok(()) };
+    let Some(known) = known.filter(|k| k.hash() == new.hash() && k.data() != new.data()) else {
+        return Ok(());
+    };
     match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or("").trim()) {
         Some(tag) if tag == etag(known) => Ok(()),
         Some(_) => Err(Problem::new(Code::PreconditionFailed, "the definition is another one by now")),
         None => {
-            let why = "this version exists with other timeouts, retries or addresses: send its ETag as `If-Match`";
+            let why =
+                "this version exists with other timeouts, retries or addresses: send its ETag as `If-Match`";
             Err(Problem::new(Code::PreconditionRequired, why))
         }
     }
@@ -120,7 +123,8 @@ async fn put(
     let forbidden = app.participants.violations(&definition);
     if let Some((step, why)) = forbidden.first() {
         let after = format!("refused: step `{step}`: {why}");
-        audit(&app, &caller, &trace, format!("{name}/{}", definition.version()), (String::new(), after)).await?;
+        audit(&app, &caller, &trace, format!("{name}/{}", definition.version()), (String::new(), after))
+            .await?;
         let fault = |(step, why)| Fault { pointer: String::new(), reason: format!("step `{step}`: {why}") };
         let faults = forbidden.into_iter().map(fault).collect();
         let why = "the definition calls an address that is not allowed; nothing was stored";

@@ -96,7 +96,8 @@ impl Jobs {
         if all.len() >= MAX_JOBS {
             // Ids sort by time.
             let over = all.iter().find(|(_, j)| locked(j).ended.is_some()).map(|(id, _)| id.clone());
-            let over = over.ok_or_else(|| Problem::new(Code::Overloaded, "too many jobs run").retry_after(1))?;
+            let over =
+                over.ok_or_else(|| Problem::new(Code::Overloaded, "too many jobs run").retry_after(1))?;
             all.remove(&over);
         }
         let id = job.id.clone();

@@ -25,7 +25,9 @@ impl RunningKeys {
     pub(crate) fn take(&self, key: &str) -> Result<Running, Problem> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.insert(key.to_owned()) {
-            return Err(Problem::new(Code::KeyBusy, "the first request with this key is running").retry_after(1));
+            return Err(
+                Problem::new(Code::KeyBusy, "the first request with this key is running").retry_after(1)
+            );
         }
         Ok(Running { keys: self.clone(), key: key.to_owned() })
     }

@@ -113,7 +113,13 @@ impl Bench {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Got {
+    pub(super) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Got {
         let response = self.raw(method, path, headers, body).await;
         let code = response.extensions().get::<Problem>().map(Problem::code);
         let (parts, body) = response.into_parts();
@@ -317,8 +323,9 @@ async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
                 continue;
             }
             for name in [uid.as_str(), "%2F%2E%25%23%3F", "%00", "..%2f..", "%F0%9F%92%A9", "%ff"] {
-                let target =
-                    ["{uid}", "{name}", "{code}", "{id}", "{step}"].iter().fold(path.clone(), |p, k| p.replace(k, name));
+                let target = ["{uid}", "{name}", "{code}", "{id}", "{step}"]
+                    .iter()
+                    .fold(path.clone(), |p, k| p.replace(k, name));
                 for body in bodies {
                     let headers = [("if-match", "\"x\""), ("idempotency-key", "k")];
                     let got = bench.send(&method.to_uppercase(), &target, &headers, body.into()).await;

@@ -47,7 +47,10 @@ async fn if_h06_a_bulk_action_counts_first_then_acts_on_what_matched() {
     assert_eq!(bench.get("/v1/jobs").await.body["items"], json!([]), "nothing was begun");
     let begun = post(&bench, "/v1/sagas/actions", &body(json!({}))).await;
     assert_eq!(begun.status, 202, "{:?} {}", begun.code, begun.body);
-    assert_eq!(begun.headers["location"].to_str().unwrap(), format!("/v1/jobs/{}", begun.body["id"].as_str().unwrap()));
+    assert_eq!(
+        begun.headers["location"].to_str().unwrap(),
+        format!("/v1/jobs/{}", begun.body["id"].as_str().unwrap())
+    );
     let job = finished(&bench, &begun.body).await;
     assert_eq!((&job["total"], &job["done"], &job["failures"]), (&json!(3), &json!(3), &json!(0)), "{job}");
     for uid in &stuck {
@@ -55,9 +58,8 @@ async fn if_h06_a_bulk_action_counts_first_then_acts_on_what_matched() {
         assert_eq!(ended["status"], "completed", "{ended}");
     }
     let audit = bench.get("/v1/audit").await.body;
-    let count = |action: &str| {
-        audit["items"].as_array().unwrap().iter().filter(|l| l["action"] == action).count()
-    };
+    let count =
+        |action: &str| audit["items"].as_array().unwrap().iter().filter(|l| l["action"] == action).count();
     assert_eq!((count("bulk_resolve"), count("resolve_done")), (1, 3), "{audit}");
     // Again: nothing matches any more.
     let again = post(&bench, "/v1/sagas/actions", &body(json!({}))).await;
@@ -123,7 +125,8 @@ async fn a_report_of_an_attempt_that_is_not_in_flight_is_refused() {
     let path = format!("/v1/sagas/{uid}/steps/b/complete");
     let late = post(&bench, &path, &json!({"attempt": 1, "outcome": "done", "output": 1})).await;
     assert_eq!((late.status, late.code), (409, Some(Code::IllegalAction)));
-    let missing = post(&bench, "/v1/sagas/nope/steps/b/complete", &json!({"attempt": 1, "outcome": "done"})).await;
+    let missing =
+        post(&bench, "/v1/sagas/nope/steps/b/complete", &json!({"attempt": 1, "outcome": "done"})).await;
     assert_eq!((missing.status, missing.code), (404, Some(Code::NotFound)));
     for bad in [
         json!({"attempt": 1}),
@@ -180,7 +183,11 @@ async fn if_a03_a_definition_is_tuned_only_from_the_version_that_was_seen() {
     assert_eq!((blind.status, blind.code), (428, Some(Code::PreconditionRequired)));
     let stale = put("7s", Some("\"other\"")).await;
     assert_eq!((stale.status, stale.code), (412, Some(Code::PreconditionFailed)));
-    assert_eq!(bench.get("/v1/definitions/two").await.headers["etag"].to_str().unwrap(), seen, "nothing changed");
+    assert_eq!(
+        bench.get("/v1/definitions/two").await.headers["etag"].to_str().unwrap(),
+        seen,
+        "nothing changed"
+    );
     // The right version is admitted; that the engine refuses closures is its own answer.
     assert_eq!(put("7s", Some(&seen)).await.code, Some(Code::BadDefinition));
 }
@@ -208,7 +215,9 @@ async fn if_a04_a_slow_reader_gets_a_last_reset_and_resumes_without_a_gap() {
     }
     let last = text.trim_end().rsplit("\n\n").next().unwrap();
     assert!(last.contains("event: reset"), "{last}");
-    let ids = |text: &str| -> Vec<u64> { text.lines().filter_map(|l| l.strip_prefix("id: ")?.parse().ok()).collect() };
+    let ids = |text: &str| -> Vec<u64> {
+        text.lines().filter_map(|l| l.strip_prefix("id: ")?.parse().ok()).collect()
+    };
     let seen = ids(&text);
     assert_eq!(seen[seen.len() - 1], seen[seen.len() - 2], "it stands where the last event stood: {seen:?}");
     // From there nothing is missing and nothing comes twice.
@@ -223,7 +232,8 @@ async fn if_a04_a_slow_reader_gets_a_last_reset_and_resumes_without_a_gap() {
     let mut all = seen[..seen.len() - 1].to_vec();
     all.extend(ids(&rest));
     assert!(all.windows(2).all(|w| w[0] < w[1]), "{all:?}");
-    let everything = bench.app.journal.events(Some(&mainstay_store::journal::Cursor(0)), 10_000).await.unwrap();
+    let everything =
+        bench.app.journal.events(Some(&mainstay_store::journal::Cursor(0)), 10_000).await.unwrap();
     assert_eq!(all, everything.events.iter().map(|e| e.cursor.0).collect::<Vec<_>>());
 }
 
@@ -236,21 +246,51 @@ fn nearly() -> impl Strategy<Value = Value> {
         any::<f64>().prop_map(|f| json!(f)),
         ".{0,12}".prop_map(Value::from),
         prop_oneof![
-            Just("retry"), Just("resolve"), Just("run_again"), Just("cancel"), Just("done"), Just("not_done"),
-            Just("a"), Just("b"), Just("two"), Just("undo"), Just("action~2"), Just("needs_attention"),
+            Just("retry"),
+            Just("resolve"),
+            Just("run_again"),
+            Just("cancel"),
+            Just("done"),
+            Just("not_done"),
+            Just("a"),
+            Just("b"),
+            Just("two"),
+            Just("undo"),
+            Just("action~2"),
+            Just("needs_attention"),
         ]
         .prop_map(Value::from),
     ];
     let names = prop_oneof![
-        Just("action"), Just("step"), Just("input"), Just("as"), Just("output"), Just("reason"), Just("from"),
-        Just("id"), Just("definition"), Just("version"), Just("attrs"), Just("filter"), Just("dry_run"),
-        Just("attempt"), Just("op"), Just("outcome"), Just("effect"), Just("name"), Just("steps"), Just("status"),
+        Just("action"),
+        Just("step"),
+        Just("input"),
+        Just("as"),
+        Just("output"),
+        Just("reason"),
+        Just("from"),
+        Just("id"),
+        Just("definition"),
+        Just("version"),
+        Just("attrs"),
+        Just("filter"),
+        Just("dry_run"),
+        Just("attempt"),
+        Just("op"),
+        Just("outcome"),
+        Just("effect"),
+        Just("name"),
+        Just("steps"),
+        Just("status"),
     ];
     leaf.prop_recursive(3, 24, 6, move |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec((names.clone(), inner), 0..6)
-                .prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect::<serde_json::Map<_, _>>().into()),
+            prop::collection::vec((names.clone(), inner), 0..6).prop_map(|pairs| pairs
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v))
+                .collect::<serde_json::Map<_, _>>()
+                .into()),
         ]
     })
 }
@@ -274,7 +314,8 @@ fn if_a10_whatever_is_sent_the_answer_is_declared() {
         .collect();
     // The seed is printed with a failure, and a failing input is shrunk.
     let mut runner = TestRunner::new(Config { cases: 1_500, failure_persistence: None, ..Config::default() });
-    let text = || prop_oneof!["[ -~]{0,10}", "[0-9]{1,22}", Just("\"1\"".to_owned()), Just("wait=1".to_owned())];
+    let text =
+        || prop_oneof!["[ -~]{0,10}", "[0-9]{1,22}", Just("\"1\"".to_owned()), Just("wait=1".to_owned())];
     let strategy = (
         0..operations.len(),
         prop_oneof![Just(uid), "[a-zA-Z0-9%._~-]{1,12}"],
@@ -284,17 +325,28 @@ fn if_a10_whatever_is_sent_the_answer_is_declared() {
     );
     let result = runner.run(&strategy, |(i, name, body, query, (tag, key, prefer))| {
         let (path, method, responses) = &operations[i];
-        let mut target = ["{uid}", "{name}", "{code}", "{id}", "{step}"].iter().fold(path.clone(), |p, k| p.replace(k, &name));
+        let mut target = ["{uid}", "{name}", "{code}", "{id}", "{step}"]
+            .iter()
+            .fold(path.clone(), |p, k| p.replace(k, &name));
         let pairs: Vec<String> = query.iter().map(|(k, v)| format!("{k}={v}")).collect();
         if !pairs.is_empty() {
             target.push_str(&format!("?{}", pairs.join("&")));
         }
         prop_assume!(target.parse::<http::Uri>().is_ok() && !target.contains("wait"));
-        let headers = [("if-match", tag.trim()), ("idempotency-key", key.trim()), ("x-prefer", prefer.trim())];
+        let headers =
+            [("if-match", tag.trim()), ("idempotency-key", key.trim()), ("x-prefer", prefer.trim())];
         let got = runtime.block_on(bench.send(method, &target, &headers, body));
         prop_assert!(got.status < 500, "{method} {target}: {}", got.status);
-        prop_assert!(responses.get(got.status.to_string()).is_some(), "{method} {target}: {} is not declared", got.status);
-        prop_assert!(got.status < 400 || got.code.is_some() || matches!(got.status, 400 | 404 | 405), "{method} {target}: {}", got.status);
+        prop_assert!(
+            responses.get(got.status.to_string()).is_some(),
+            "{method} {target}: {} is not declared",
+            got.status
+        );
+        prop_assert!(
+            got.status < 400 || got.code.is_some() || matches!(got.status, 400 | 404 | 405),
+            "{method} {target}: {}",
+            got.status
+        );
         Ok(())
     });
     result.unwrap();

@@ -35,7 +35,11 @@ impl Reloader {
             }
             Err(error) => {
                 self.config = before;
-                tracing::error!(code = error.code().name(), error = error.chain(), "reload refused; nothing changed");
+                tracing::error!(
+                    code = error.code().name(),
+                    error = error.chain(),
+                    "reload refused; nothing changed"
+                );
                 self.audit(String::new(), format!("refused: {}", error.chain())).await;
             }
         }
@@ -64,7 +68,8 @@ impl Reloader {
             lines.push(format!("{path}: {old} -> {new}{when}"));
         }
         if lines.is_empty() {
-            lines.push("nothing but what files say: secrets and allowed addresses were read again".to_owned());
+            lines
+                .push("nothing but what files say: secrets and allowed addresses were read again".to_owned());
         }
         self.config = fresh;
         Ok(lines.join("; "))

@@ -135,8 +135,15 @@ async fn node(
     let scheme = if tls.is_some() { "https" } else { "http" };
     eprintln!("mainstay: listening on {scheme}://{}", listener.address);
     let longest = config.duration("server.drain");
-    let mut reloader =
-        Reloader { args: args.clone(), config, engine: engine.clone(), journal, participants, log, rt: rt.clone() };
+    let mut reloader = Reloader {
+        args: args.clone(),
+        config,
+        engine: engine.clone(),
+        journal,
+        participants,
+        log,
+        rt: rt.clone(),
+    };
     let notify = Notify::from_env(std::env::vars());
     notify.say("READY=1");
     // Side by side: the stop as a whole keeps within the drain time.
@@ -157,7 +164,10 @@ async fn node(
     let beats = async {
         let Some(every) = notify.beat() else { return };
         while !drain.is_cancelled() {
-            notify.say("WATCHDOG=1");
+            // A node that drives nothing is better started anew.
+            if engine.holds_claims() {
+                notify.say("WATCHDOG=1");
+            }
             tokio::select! {
                 biased;
                 () = drain.cancelled() => {}
@@ -294,7 +304,8 @@ fn check_exposure(config: &Config, tokens: &Tokens, data: &Path, has_tls: bool) 
         return Err(Error::new(Code::NoTokens, why));
     }
     if !has_tls && !config.flag("server.behind_tls_proxy") {
-        let why = format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
+        let why =
+            format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
         return Err(Error::new(Code::NoTls, why));
     }
     Ok(())

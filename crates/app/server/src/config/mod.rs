@@ -16,7 +16,7 @@ use crate::error::{Code, Error, Result};
 
 /// Variables of other parts of the binary, which are no keys.
 const NOT_KEYS: &[&str] =
-    &["MAINSTAY_CONFIG", "MAINSTAY_SERVER_URL", "MAINSTAY_TOKEN", "MAINSTAY_TOKEN_FILE"];
+    &["MAINSTAY_CA", "MAINSTAY_CONFIG", "MAINSTAY_SERVER_URL", "MAINSTAY_TOKEN", "MAINSTAY_TOKEN_FILE"];
 /// Largest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 

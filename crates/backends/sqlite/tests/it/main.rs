@@ -6,3 +6,4 @@ mod barrier;
 mod batches;
 mod conformance;
 mod durability;
+mod leases;

@@ -331,7 +331,11 @@ fn share(field: &'static str, x: f64) -> Result<(), ConfigError> {
 
 fn time(field: &'static str, d: Duration) -> Result<(), ConfigError> {
     if d.is_zero() || d > MAX_TIME {
-        return Err(ConfigError::new(field, format!("{d:?}"), format!("more than 0 s, at most {MAX_TIME:?}")));
+        return Err(ConfigError::new(
+            field,
+            format!("{d:?}"),
+            format!("more than 0 s, at most {MAX_TIME:?}"),
+        ));
     }
     Ok(())
 }

@@ -244,9 +244,7 @@ impl Core {
             self.announce();
         }
         match probe {
-            Probe::Admitted { seq, word } => {
-                Ok(Some(Raw { word: word.0, started: self.now(), probe: seq }))
-            }
+            Probe::Admitted { seq, word } => Ok(Some(Raw { word: word.0, started: self.now(), probe: seq })),
             Probe::Wait(left) => Err(self.refuse(Some(left))),
             Probe::NotChosen => Err(self.refuse(None)),
             Probe::Changed => Ok(None),
@@ -268,9 +266,8 @@ impl Core {
     fn refused(&self, why: Reason, retry_after: Option<Duration>) -> Rejected {
         self.life.rejected.fetch_add(1, Ordering::Relaxed);
         let since = Instant::from_nanos(self.hot.since.load(Ordering::Relaxed));
-        let rejected = Rejected::new(Arc::clone(&self.name), why)
-            .with_retry_after(retry_after)
-            .with_since(Some(since));
+        let rejected =
+            Rejected::new(Arc::clone(&self.name), why).with_retry_after(retry_after).with_since(Some(since));
         self.ear.tell(&Event::Rejected(&rejected));
         rejected
     }

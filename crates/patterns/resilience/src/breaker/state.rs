@@ -569,7 +569,10 @@ pub(crate) enum Logged<'a> {
 /// The answer to a request for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Probe {
-    Admitted { seq: u64, word: Word },
+    Admitted {
+        seq: u64,
+        word: Word,
+    },
     /// The state changed since the caller looked.
     Changed,
     /// Progressive: another call's turn.

@@ -37,7 +37,15 @@ impl Credit {
     /// Books what was earned until `now`: `total` first attempts ever, `recent` of them within the credit
     /// time of `seconds`. The cap is the income of that time, but at least one: a slow client must be able
     /// to save up for a retry.
-    pub(crate) fn book(&mut self, ratio: f64, floor: f64, seconds: f64, total: u64, recent: u64, now: Instant) {
+    pub(crate) fn book(
+        &mut self,
+        ratio: f64,
+        floor: f64,
+        seconds: f64,
+        total: u64,
+        recent: u64,
+        now: Instant,
+    ) {
         let passed = now.saturating_duration_since(self.last).as_secs_f64();
         let earned = floor * passed + ratio * total.saturating_sub(self.seen) as f64;
         let cap = floor * seconds + ratio * recent as f64;

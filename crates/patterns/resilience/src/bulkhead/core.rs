@@ -107,12 +107,7 @@ impl Core {
         let mut seen = self.word();
         loop {
             let next = seen.enter()?;
-            match self.hot.word.compare_exchange_weak(
-                seen.0,
-                next.0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.hot.word.compare_exchange_weak(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Some(seen.parity()),
                 Err(now) => seen = Word(now),
             }
@@ -133,12 +128,7 @@ impl Core {
     }
 
     /// A permit, or a place in the queue.
-    pub(crate) fn enter(
-        &self,
-        priority: Priority,
-        waker: &Waker,
-        now: Instant,
-    ) -> Result<Entry, Rejected> {
+    pub(crate) fn enter(&self, priority: Priority, waker: &Waker, now: Instant) -> Result<Entry, Rejected> {
         if let Some(parity) = self.try_enter(now) {
             return Ok(Entry::In { parity });
         }
@@ -199,12 +189,7 @@ impl Core {
         let mut seen = self.word();
         while seen.waiters() == 0 {
             let next = seen.leave(parity);
-            match self.hot.word.compare_exchange_weak(
-                seen.0,
-                next.0,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.hot.word.compare_exchange_weak(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return,
                 Err(now) => seen = Word(now),
             }

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 
-use self::core::Parts;
 pub(crate) use self::core::Core;
+use self::core::Parts;
 pub use permit::Permit;
 pub(crate) use permit::Wait;
 use state::{MAX_LIMIT, MAX_QUEUE};

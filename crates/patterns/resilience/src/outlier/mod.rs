@@ -150,7 +150,8 @@ impl OutlierDetector {
     pub fn ejections(&self) -> Vec<Ejection> {
         let now = self.0.clock.now();
         let ejected = self.0.state.lock().ejected(now);
-        let public = |(endpoint, e): (Arc<str>, state::Ejected)| Ejection { endpoint, until: e.until, cause: e.cause };
+        let public =
+            |(endpoint, e): (Arc<str>, state::Ejected)| Ejection { endpoint, until: e.until, cause: e.cause };
         ejected.into_iter().map(public).collect()
     }
 

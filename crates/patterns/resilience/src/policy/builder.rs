@@ -182,7 +182,8 @@ impl PolicyBuilder {
         }
         let attempts = self.retry.as_ref().map_or(1, Retry::max_attempts);
         if (attempts > 1 || self.hedge.is_some()) && self.repeat == Repeat::Undeclared {
-            let allowed = "a declaration, as the operation may run twice: idempotent() or idempotent_per_call()";
+            let allowed =
+                "a declaration, as the operation may run twice: idempotent() or idempotent_per_call()";
             return Err(ConfigError::new("idempotent", "undeclared", allowed));
         }
         if let (Some(attempt), Some(deadline)) = (self.attempt_timeout, self.deadline)

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
+use crate::Rejected;
 use crate::breaker::BreakerSnapshot;
 use crate::budget::BudgetSnapshot;
 use crate::bulkhead::BulkheadSnapshot;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::Rejected;
 
 /// Refusals that are remembered: a page of a console.
 const KEPT: usize = 100;

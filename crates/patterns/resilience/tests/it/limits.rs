@@ -160,7 +160,7 @@ fn rl4_busy_keys_beyond_the_bound_share_one_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquire_waits_in_order_and_never_past_its_deadline() {
+async fn if_l08_acquire_waits_in_order_and_never_past_its_deadline() {
     let clock = VirtualClock::new();
     let limiter = RateLimiter::builder("x").rate(10, SECOND).clock(Arc::new(clock.clone())).build().unwrap();
     let start = clock.now();
@@ -504,4 +504,47 @@ fn shedding_takes_the_least_important_and_the_heaviest_first() {
     assert_eq!((refused.policy(), refused.why()), ("x", &Reason::Shed));
     drop(held);
     assert_eq!((shedder.load(), shedder.tenants()), (0, 0));
+}
+
+// Rows of the library's own catalogue.
+
+#[test]
+fn if_l07_bad_settings_are_errors_when_built() {
+    let rate = || RateLimiter::builder("x").rate(1, SECOND);
+    assert_eq!(RateLimiter::builder("x").build().unwrap_err().field(), "rate");
+    assert_eq!(rate().burst(0).build().unwrap_err().field(), "burst");
+    assert_eq!(rate().max_keys(0).build_keyed::<u32>().unwrap_err().field(), "max_keys");
+    let field = |b: mainstay_resilience::limit::AdaptiveBuilder| b.build().map(drop).unwrap_err().field();
+    let adaptive = || AdaptiveLimiter::builder("x");
+    assert_eq!(field(adaptive().min(0)), "min");
+    assert_eq!(field(adaptive().max(0)), "max");
+    assert_eq!(field(adaptive().max(u32::MAX)), "max");
+    assert_eq!(field(adaptive().initial(5).min(6)), "initial");
+    assert_eq!(field(adaptive().probe_every(0)), "probe_every");
+    let aimd = |timeout, backoff| Algorithm::Aimd { timeout, backoff };
+    assert_eq!(field(adaptive().algorithm(aimd(Duration::ZERO, 0.9))), "aimd.timeout");
+    assert_eq!(field(adaptive().algorithm(aimd(SECOND, 1.0))), "aimd.backoff");
+    let gradient = |tolerance, growth, smoothing| Algorithm::Gradient { tolerance, growth, smoothing };
+    assert_eq!(field(adaptive().algorithm(gradient(0.9, 4.0, 0.2))), "gradient.tolerance");
+    assert_eq!(field(adaptive().algorithm(gradient(1.5, f64::NAN, 0.2))), "gradient.growth");
+    assert_eq!(field(adaptive().algorithm(gradient(1.5, 4.0, 0.0))), "gradient.smoothing");
+    let throttle = || ClientThrottle::builder("x");
+    assert_eq!(throttle().k(1.0).build().unwrap_err().field(), "k");
+    assert_eq!(throttle().window(Duration::ZERO).build().unwrap_err().field(), "window");
+    assert_eq!(throttle().trickle(f64::NAN).build().unwrap_err().field(), "trickle");
+    assert_eq!(Shedder::builder("x").build().unwrap_err().field(), "limit");
+}
+
+#[tokio::test]
+async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
+    let limiter = AdaptiveLimiter::builder("x").initial(1).min(1).build().unwrap();
+    let task = limiter.clone();
+    let panicked = tokio::spawn(async move {
+        let boom =
+            || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
+        task.call(boom).await
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert_eq!(limiter.snapshot().in_flight(), 0);
+    assert!(limiter.call(|| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
 }

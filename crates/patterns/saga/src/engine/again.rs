@@ -72,7 +72,8 @@ impl Attention {
             return Err(Error::new(ErrorKind::Conflict, why));
         }
         let Some(registered) = engine.registered(&summary.definition, summary.version) else {
-            let why = format!("definition `{}` version {} is not registered", summary.definition, summary.version);
+            let why =
+                format!("definition `{}` version {} is not registered", summary.definition, summary.version);
             return Err(Error::new(ErrorKind::NotFound, why));
         };
         let definition = Arc::clone(&registered.definition);

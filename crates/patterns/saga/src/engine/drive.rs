@@ -445,7 +445,9 @@ impl Drive {
             self.drain.push(post.number);
             let taken = match post.kind {
                 wire::POST_ACTION => serde_json::from_slice(&post.bytes).map(|action| self.act(action)),
-                wire::POST_COMPLETE => serde_json::from_slice(&post.bytes).map(|report| self.reported(report)),
+                wire::POST_COMPLETE => {
+                    serde_json::from_slice(&post.bytes).map(|report| self.reported(report))
+                }
                 _ => continue,
             };
             match taken {

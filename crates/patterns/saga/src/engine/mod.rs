@@ -199,6 +199,13 @@ impl Engine {
         self.0.recovered.load(std::sync::atomic::Ordering::Acquire)
     }
 
+    /// Whether this node's claims are renewed, which needs a journal that takes writes. Without it nothing is
+    /// driven here, and other nodes may take over.
+    #[must_use]
+    pub fn holds_claims(&self) -> bool {
+        self.0.holds_claims()
+    }
+
     /// Stores and registers a definition whose steps are all remote, and wakes the sagas that waited for it.
     ///
     /// # Errors

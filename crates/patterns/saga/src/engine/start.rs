@@ -77,7 +77,8 @@ impl Engine {
         inner.admit()?;
         let uid = inner.new_uid();
         let id = options.id.clone().unwrap_or_else(|| uid.to_string());
-        let (create, drive) = inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
+        let (create, drive) =
+            inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
         let created = match inner.journal.create(create.clone()).await {
             // Repeating is safe: the store answers `Same` or `Created`, never twice.
             Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,

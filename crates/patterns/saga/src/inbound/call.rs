@@ -87,7 +87,8 @@ impl Call {
                 return Err(BadCall::Mismatch(name));
             }
         }
-        let number = |name| text(name)?.map(|t| t.parse::<u64>().map_err(|_| BadCall::Header(name))).transpose();
+        let number =
+            |name| text(name)?.map(|t| t.parse::<u64>().map_err(|_| BadCall::Header(name))).transpose();
         let token = number("fencing-token")?.ok_or(BadCall::Header("fencing-token"))?;
         let attempt = number("saga-attempt")?.map_or(Ok(1), u32::try_from);
         let deadline = text("saga-deadline")?.map(|t| wall(t).ok_or(BadCall::Header("saga-deadline")));

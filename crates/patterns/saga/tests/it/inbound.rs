@@ -57,7 +57,13 @@ fn request(key: &str, token: u64, body: &Value) -> Request<Full<Bytes>> {
 }
 
 async fn send(till: &Arc<Till>, request: Request<Full<Bytes>>) -> (u16, Value, Response<()>) {
-    unpack(InboundLayer::unsigned().layer(Steps::new(Arc::clone(till) as Arc<dyn Executor>)).oneshot(request).await).await
+    unpack(
+        InboundLayer::unsigned()
+            .layer(Steps::new(Arc::clone(till) as Arc<dyn Executor>))
+            .oneshot(request)
+            .await,
+    )
+    .await
 }
 
 async fn unpack(answer: Result<Response<Full<Bytes>>, Infallible>) -> (u16, Value, Response<()>) {
@@ -92,7 +98,10 @@ async fn sg_f01_if_k5_over_the_middleware_every_order_nets_zero() {
         assert_eq!(till.0.lock().unwrap().1, 0, "{bits:04b}");
         let undone_before = bits & 1 == 1;
         let late = statuses.contains(&409);
-        assert_eq!(late, undone_before, "an action that comes first after its undo is refused: {bits:04b} {statuses:?}");
+        assert_eq!(
+            late, undone_before,
+            "an action that comes first after its undo is refused: {bits:04b} {statuses:?}"
+        );
     }
 }
 
@@ -128,18 +137,16 @@ async fn sg_x01_a_business_no_is_final_and_the_engine_reads_it_so() {
     let declined = json!({"cents": 700, "card": "declined"});
     for _ in 0..2 {
         let (status, body, response) = send(&till, request("s/charge/action", 1, &declined)).await;
-        let attempt = Attempt {
-            status,
-            headers: response.headers().clone(),
-            body: body.to_string().into_bytes(),
-        };
+        let attempt =
+            Attempt { status, headers: response.headers().clone(), body: body.to_string().into_bytes() };
         let verdict = judge(&Op::Action { generation: 1 }, &Reply::Answered(attempt));
         assert_eq!(verdict, Verdict::Rejected { reason: "declined".to_owned(), is_final: true });
     }
     // A late action likewise: its undo has blocked the key for ever.
     assert_eq!(send(&till, request("t/charge/undo", 1, &undo(1))).await.0, 200);
     let (status, body, response) = send(&till, request("t/charge/action", 1, &action(1))).await;
-    let attempt = Attempt { status, headers: response.headers().clone(), body: body.to_string().into_bytes() };
+    let attempt =
+        Attempt { status, headers: response.headers().clone(), body: body.to_string().into_bytes() };
     let verdict = judge(&Op::Action { generation: 1 }, &Reply::Answered(attempt));
     assert!(matches!(verdict, Verdict::Rejected { is_final: true, .. }), "{verdict:?}");
 }
@@ -158,7 +165,8 @@ async fn what_is_no_call_is_refused_and_never_reaches_the_executor() {
     let till = Arc::new(Till::default());
     let with = |name: &str, value: &str| {
         let mut r = request("s/charge/action", 1, &action(7));
-        r.headers_mut().insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        r.headers_mut()
+            .insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         r
     };
     let mut none = request("s/charge/action", 1, &action(7));
@@ -186,7 +194,9 @@ async fn what_is_no_call_is_refused_and_never_reaches_the_executor() {
     *get.method_mut() = http::Method::GET;
     assert_eq!(send(&till, get).await.0, 405);
     assert!(till.0.lock().unwrap().2.is_empty());
-    let Ok(bare) = Steps::new(Arc::clone(&till) as Arc<dyn Executor>).oneshot(request("s/c/action", 1, &action(7))).await;
+    let Ok(bare) = Steps::new(Arc::clone(&till) as Arc<dyn Executor>)
+        .oneshot(request("s/c/action", 1, &action(7)))
+        .await;
     assert_eq!(bare.status(), 500, "steps without the layer answer, and run nothing");
 }
 
@@ -206,8 +216,12 @@ async fn sec_16_only_signed_requests_pass_and_the_signature_covers_the_key() {
         let body = action(7);
         let mut request = request(key, 1, &body);
         let text = sign(&[by], id, at, body.to_string().as_bytes());
-        for (name, value) in [("webhook-id", id), ("webhook-timestamp", &at.to_string()), ("webhook-signature", &text)] {
-            request.headers_mut().insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+        for (name, value) in
+            [("webhook-id", id), ("webhook-timestamp", &at.to_string()), ("webhook-signature", &text)]
+        {
+            request
+                .headers_mut()
+                .insert(http::HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
         }
         request
     };

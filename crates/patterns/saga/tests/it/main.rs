@@ -4,6 +4,7 @@
 
 mod definition;
 mod engine;
+mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
 mod people;

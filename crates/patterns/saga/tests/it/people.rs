@@ -111,7 +111,10 @@ async fn a_finished_saga_is_run_again_under_new_keys() {
     let keys = world.ledger.lock().unwrap().keys.clone();
     let (first, second): (Vec<_>, Vec<_>) = keys.iter().partition(|k| k.starts_with(old.uid().as_str()));
     assert_eq!((first.len(), second.len()), (5, 3), "no key of the old saga is used again: {keys:?}");
-    assert_eq!(world.net(), [("charge", 1), ("reserve", 1), ("ship", 1)].map(|(k, n)| (k.to_owned(), n)).into());
+    assert_eq!(
+        world.net(),
+        [("charge", 1), ("reserve", 1), ("ship", 1)].map(|(k, n)| (k.to_owned(), n)).into()
+    );
     let audit = world.journal.audit(0, 10).await.unwrap();
     assert_eq!((audit[0].entry.action.as_str(), audit[0].entry.who.as_str()), ("run_again", "ann"));
     assert!(audit[0].entry.after.contains(new.uid().as_str()));

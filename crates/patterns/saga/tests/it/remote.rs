@@ -200,17 +200,17 @@ async fn an_accepted_step_is_asked_again_or_polled_where_it_says() {
     let start = bench.world.clock.now();
     let Outcome::Completed { outputs } = bench.run().await else { panic!("not completed") };
     assert_eq!(outputs[0].1, json!({"receipt": 7}));
-    assert_eq!(
-        bench.remote.calls(),
-        ["POST charge", "GET jobs/7", "GET jobs/7", "GET jobs/7", "POST ship"]
-    );
+    assert_eq!(bench.remote.calls(), ["POST charge", "GET jobs/7", "GET jobs/7", "GET jobs/7", "POST ship"]);
     assert!(bench.world.clock.now().saturating_duration_since(start) >= Duration::from_secs(1));
     // Bounded by the attempt timeout: then nobody knows.
     let bench = Bench::new().await;
     bench.remote.script("charge", &[say(202)]);
     let outcome = bench.run().await;
-    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-        if reason.contains("in progress")), "{outcome:?}");
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("in progress")),
+        "{outcome:?}"
+    );
     assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
 }
 

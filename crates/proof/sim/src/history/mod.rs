@@ -96,7 +96,14 @@ pub struct Op {
 impl Op {
     /// An operation that ended.
     #[must_use]
-    pub fn new(proc: u64, f: &str, key: &str, invoke_ns: u64, return_ns: Option<u64>, outcome: Ended) -> Self {
+    pub fn new(
+        proc: u64,
+        f: &str,
+        key: &str,
+        invoke_ns: u64,
+        return_ns: Option<u64>,
+        outcome: Ended,
+    ) -> Self {
         Self {
             proc,
             f: f.into(),
@@ -197,9 +204,10 @@ impl Fault {
     #[must_use]
     pub fn overlaps(&self, op: &Op) -> bool {
         let uses = &*self.target == "*"
-            || op.via.as_deref().is_some_and(|via| {
-                via == &*self.target || via.split('>').any(|end| end == &*self.target)
-            });
+            || op
+                .via
+                .as_deref()
+                .is_some_and(|via| via == &*self.target || via.split('>').any(|end| end == &*self.target));
         self.fired && uses && op.invoke_ns < self.end_ns && op.end() > self.start_ns
     }
 }

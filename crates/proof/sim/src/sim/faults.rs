@@ -53,7 +53,7 @@ pub enum FaultKind {
     RequestLost,
     /// Calls in flight on a link are cut at once.
     Reset,
-    /// One call takes ten seconds longer.
+    /// One call takes longer, on the way there or back: ten seconds, or less than its caller waits.
     Slow,
     /// A watch wakes its watcher for nothing.
     SpuriousWake,
@@ -334,7 +334,8 @@ pub(super) fn plan(faults: &Faults, seed: u64, nodes: usize, is_off: impl Fn(&st
             FaultKind::Clog | FaultKind::OneWay | FaultKind::Partition | FaultKind::Reset => {
                 let from = pick(bits("from", i), nodes);
                 // Index `nodes` is the store: every second link leads to it.
-                let to = if bits("to", i).is_multiple_of(2) { nodes } else { pick(bits("to", i) >> 1, nodes) };
+                let to =
+                    if bits("to", i).is_multiple_of(2) { nodes } else { pick(bits("to", i) >> 1, nodes) };
                 if bits("turn", i).is_multiple_of(2) || from == to {
                     Target::Link(from, if from == to { nodes } else { to })
                 } else {

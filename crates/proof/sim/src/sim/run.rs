@@ -27,6 +27,7 @@ pub struct Campaign {
     checks: Vec<MakeChecker>,
     go_on: bool,
     minimize: bool,
+    traced: bool,
 }
 
 /// One run that did not pass.
@@ -61,7 +62,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// Virtual time simulated.
     pub simulated: Duration,
-    /// A hash over the traces of all runs: equal for equal seeds and options.
+    /// A hash over the traces of all runs when they were [`traced`](Campaign::traced): equal for equal
+    /// seeds and options.
     pub trace: u64,
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Ran {
 
 impl Campaign {
     pub(super) fn new(sim: Sim, scenario: Scenario) -> Self {
-        Self { sim, scenario, checks: Vec::new(), go_on: false, minimize: true }
+        Self { sim, scenario, checks: Vec::new(), go_on: false, minimize: true, traced: false }
     }
 
     /// Judges every run with a fresh checker from `make`.
@@ -89,6 +91,13 @@ impl Campaign {
     pub fn count_all(mut self) -> Self {
         self.go_on = true;
         self.minimize = false;
+        self
+    }
+
+    /// Hashes the trace of every run into [`Report::trace`], to compare executions.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -120,7 +129,7 @@ impl Campaign {
             let mut options = self.sim.options.clone();
             options.seed = seed;
             let ran = self.once(&options);
-            report.add(&ran);
+            report.add(&ran, self.traced);
             if matches!(ran.verdict, Verdict::Fail(_)) {
                 report.failures.push(self.failure(options, ran));
                 if !self.go_on {
@@ -148,7 +157,13 @@ impl Campaign {
             replay.push_str(&format!(" MAINSTAY_WITHOUT='{}'", ids.join(",")));
         }
         replay.push_str(&format!(" cargo xtask sim {}", options.suite));
-        Failure { seed, verdict: ran.verdict, options: options.config().options, replay, history: ran.history }
+        Failure {
+            seed,
+            verdict: ran.verdict,
+            options: options.config().options,
+            replay,
+            history: ran.history,
+        }
     }
 
     /// One execution.
@@ -201,17 +216,22 @@ impl Campaign {
 
 impl fmt::Debug for Campaign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Campaign").field("sim", &self.sim).field("checks", &self.checks.len()).finish_non_exhaustive()
+        f.debug_struct("Campaign")
+            .field("sim", &self.sim)
+            .field("checks", &self.checks.len())
+            .finish_non_exhaustive()
     }
 }
 
 impl Report {
-    fn add(&mut self, ran: &Ran) {
+    fn add(&mut self, ran: &Ran, traced: bool) {
         self.seeds += 1;
         self.simulated += ran.simulated;
         self.coverage.add(Coverage::of(&ran.history));
-        for byte in write(&ran.history).bytes() {
-            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        if traced {
+            for byte in write(&ran.history).bytes() {
+                self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
         }
         let verdict = ran.verdict.clone();
         if self.seeds == 1 {
@@ -220,7 +240,9 @@ impl Report {
         }
         // One run in which nothing happened is no news as long as others pass; a failure always is.
         self.verdict = match (std::mem::replace(&mut self.verdict, verdict.clone()), verdict) {
-            (Verdict::Unknown(_), Verdict::Pass(e)) | (Verdict::Pass(e), Verdict::Unknown(_)) => Verdict::Pass(e),
+            (Verdict::Unknown(_), Verdict::Pass(e)) | (Verdict::Pass(e), Verdict::Unknown(_)) => {
+                Verdict::Pass(e)
+            }
             (a, b) => a.and(b),
         };
     }

@@ -10,7 +10,8 @@ use super::{Lists, Shape};
 /// The bound that `price` proves: no assignment that keeps the rules, with `low..=high` replicas per node,
 /// moves less.
 pub(super) fn of_prices(shape: &Shape, current: &Lists, low: &[u64], high: &[u64], price: &[i64]) -> i64 {
-    let mut order: Vec<u32> = (0_u32..).zip(&shape.weights).filter(|(_, w)| **w > 0).map(|(n, _)| n).collect();
+    let mut order: Vec<u32> =
+        (0_u32..).zip(&shape.weights).filter(|(_, w)| **w > 0).map(|(n, _)| n).collect();
     order.sort_by_key(|n| (price[*n as usize], *n));
     let mut paid = 0;
     for slot in 0..shape.slots {

@@ -75,9 +75,9 @@ struct Arc {
 /// rule must start at its own cheapest choice.
 pub(super) fn run<S: Shifts>(shifts: &mut S, zone: &[u32], counts: &Counts, total: u64) -> Outcome {
     let n = counts.held.len();
-    let accepted: Vec<u64> =
-        (0..n).map(|i| counts.held[i].clamp(counts.low[i], counts.high[i])).collect();
-    let difference = |a: u64, b: u64| i64::try_from(a).unwrap_or(i64::MAX) - i64::try_from(b).unwrap_or(i64::MAX);
+    let accepted: Vec<u64> = (0..n).map(|i| counts.held[i].clamp(counts.low[i], counts.high[i])).collect();
+    let difference =
+        |a: u64, b: u64| i64::try_from(a).unwrap_or(i64::MAX) - i64::try_from(b).unwrap_or(i64::MAX);
     let mut excess: Vec<i64> = (0..n).map(|i| difference(counts.held[i], accepted[i])).collect();
     excess.push(difference(accepted.iter().sum(), total));
     let mut flow = Flow {
@@ -388,7 +388,10 @@ impl<S: Shifts> Flow<'_, S> {
                 self.shifts.near(entry, &mut near);
                 let free = |v: &u32| {
                     lives(*v)
-                        && self.shifts.price(entry, *v).is_some_and(|p| p - paid + pu == self.potential[*v as usize])
+                        && self
+                            .shifts
+                            .price(entry, *v)
+                            .is_some_and(|p| p - paid + pu == self.potential[*v as usize])
                 };
                 let mut to = near.iter().copied().find(free);
                 if to.is_none() && S::FAR {

@@ -205,10 +205,7 @@ pub(super) fn quotas(shape: &Shape, shares: &[Share], held: &[u64]) -> Option<Ve
     let mut order: Vec<usize> = (0..shares.len()).filter(|i| shares[*i].ceil() > quota[*i]).collect();
     order.sort_by(|&a, &b| {
         let keeps = |i: usize| held[i] > quota[i];
-        keeps(b)
-            .cmp(&keeps(a))
-            .then_with(|| shares[b].cmp_remainder(shares[a]))
-            .then_with(|| a.cmp(&b))
+        keeps(b).cmp(&keeps(a)).then_with(|| shares[b].cmp_remainder(shares[a])).then_with(|| a.cmp(&b))
     });
     for i in order {
         let z = shape.zone[i] as usize;

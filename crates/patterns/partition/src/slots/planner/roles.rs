@@ -80,7 +80,8 @@ pub(super) fn choose(shape: &Shape, sets: &[u32], current: &Lists, now: &[Option
         // A new primary that has the data already serves at once; among equals the one that lacks most.
         let has = |n: &u32| current.of(slot as usize).contains(n);
         let lacks = |n: &u32| high.get(*n as usize).map_or(0, |h| h.saturating_sub(held[*n as usize]));
-        let best = set.iter().copied().max_by_key(|n| (lacks(n) > 0, has(n), lacks(n), std::cmp::Reverse(*n)));
+        let best =
+            set.iter().copied().max_by_key(|n| (lacks(n) > 0, has(n), lacks(n), std::cmp::Reverse(*n)));
         let Some(primary) = stays.or(best) else { continue };
         roles.stays.push(stays);
         roles.primary.push(primary);

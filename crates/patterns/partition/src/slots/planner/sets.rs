@@ -128,10 +128,16 @@ mod tests {
             set.iter().for_each(|v| held[*v as usize] += 1);
         }
         for v in 0..low.len() {
-            assert!((low[v]..=high[v]).contains(&held[v]), "{shape:?} {current:?}: node {v} holds {}", held[v]);
+            assert!(
+                (low[v]..=high[v]).contains(&held[v]),
+                "{shape:?} {current:?}: node {v} holds {}",
+                held[v]
+            );
         }
         let counted: usize = (0..shape.slots)
-            .map(|s| solved.sets[s * shape.rf..][..shape.rf].iter().filter(|v| !current.of(s).contains(v)).count())
+            .map(|s| {
+                solved.sets[s * shape.rf..][..shape.rf].iter().filter(|v| !current.of(s).contains(v)).count()
+            })
             .sum();
         assert_eq!(solved.moves, counted as u64);
         assert!(solved.lower_bound <= solved.certified && solved.certified <= solved.moves);

@@ -1,4 +1,8 @@
-//! The in-memory lease store as a plain state machine: time goes in, answers come out.
+//! The rules of leases as a plain state machine: time and requests go in, answers come out.
+//!
+//! A store executes them where its data is: in memory on one [`Table`] of everything, in a database on a
+//! table of the operations that share a name with the request, [loaded](Table::load) and
+//! [written back](Table::entry) in one transaction.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,8 +19,31 @@ const MAX_TEXT: usize = 1_024;
 /// Most operations that hold or wait at once: bounds memory, far above what one process drives.
 const MAX_OPS: usize = 1_000_000;
 
+/// One acquisition as a store keeps it: it waits, or it holds its names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "a store writes every field")]
+pub struct Entry {
+    /// Its identity.
+    pub op_id: String,
+    /// Who asked.
+    pub owner: String,
+    /// Its names, sorted, each with the token under which it is held; none while it waits, and none for a
+    /// name whose lease was broken.
+    pub names: BTreeMap<String, Option<FencingToken>>,
+    /// How its names are shared.
+    pub share: Share,
+    /// How long it lasts without renewal.
+    pub ttl: Duration,
+    /// When the lease, or the place in line, ends by itself.
+    pub until: Instant,
+    /// Its note.
+    pub note: String,
+    /// Its place in line; none when it holds.
+    pub number: Option<u64>,
+}
+
 /// One acquisition: it waits, or it holds all its names.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Op {
     owner: String,
     names: Vec<String>,
@@ -28,14 +55,14 @@ struct Op {
     place: Place,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 enum Place {
     /// The token of each name still held; fewer than `names` once a name was broken.
     Holding(BTreeMap<String, FencingToken>),
     Waiting(u64),
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Name {
     holders: BTreeSet<String>,
     /// Arrival number to op id: the line, first come first served.
@@ -43,15 +70,35 @@ struct Name {
     annotation: Option<Vec<u8>>,
 }
 
-/// Tokens come from one counter for all names, so that a free name needs no memory.
-#[derive(Clone, Default)]
-pub(super) struct State {
+/// The operations that hold or wait, and the two counters. Tokens come from one counter for all names, so that
+/// a free name needs no memory.
+///
+/// ```
+/// use mainstay_clock::Instant;
+/// use mainstay_store::lease::table::Table;
+/// use mainstay_store::lease::{AcquireRequest, Acquired};
+/// use std::time::Duration;
+///
+/// let mut table = Table::default();
+/// table.tick(Instant::from_nanos(1));
+/// let request = AcquireRequest::exclusive("n", "host-7", "op-1", Duration::from_secs(5));
+/// assert!(matches!(table.acquire(&request).unwrap(), Acquired::Granted(_)));
+/// let entry = table.entry("op-1").unwrap();
+/// let mut again = Table::load(table.last_token(), table.arrivals(), [entry], []);
+/// again.tick(Instant::from_nanos(2));
+/// let other = AcquireRequest::exclusive("n", "host-8", "op-2", Duration::from_secs(5));
+/// assert!(matches!(again.acquire(&other).unwrap(), Acquired::Held { .. }));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Table {
     now: Instant,
     last_token: FencingToken,
     arrivals: u64,
     ops: BTreeMap<String, Op>,
     names: BTreeMap<String, Name>,
     ends: BTreeSet<(Instant, String)>,
+    /// Names that changed since they were last taken.
+    changed: BTreeSet<String>,
 }
 
 fn check(request: &AcquireRequest) -> Result<()> {
@@ -72,9 +119,95 @@ fn check(request: &AcquireRequest) -> Result<()> {
     Ok(())
 }
 
-impl State {
+impl Table {
+    /// A table of these operations, with the counters as they were written.
+    #[must_use]
+    pub fn load(
+        last_token: FencingToken,
+        arrivals: u64,
+        entries: impl IntoIterator<Item = Entry>,
+        annotations: impl IntoIterator<Item = (String, Vec<u8>)>,
+    ) -> Self {
+        let mut table = Self { last_token, arrivals, ..Self::default() };
+        for entry in entries {
+            table.insert(entry);
+        }
+        for (name, value) in annotations {
+            if let Some(name) = table.names.get_mut(&name) {
+                name.annotation = Some(value);
+            }
+        }
+        table
+    }
+
+    fn insert(&mut self, entry: Entry) {
+        let Entry { op_id, owner, names, share, ttl, until, note, number } = entry;
+        let place = match number {
+            Some(number) => Place::Waiting(number),
+            None => Place::Holding(names.iter().filter_map(|(n, t)| Some((n.clone(), (*t)?))).collect()),
+        };
+        for name in names.keys() {
+            match &place {
+                Place::Waiting(number) => {
+                    self.names.entry(name.clone()).or_default().line.insert(*number, op_id.clone());
+                }
+                Place::Holding(tokens) if tokens.contains_key(name) => {
+                    self.names.entry(name.clone()).or_default().holders.insert(op_id.clone());
+                }
+                Place::Holding(_) => {}
+            }
+        }
+        self.ends.insert((until, op_id.clone()));
+        let names = names.into_keys().collect();
+        self.ops.insert(op_id, Op { owner, names, share, ttl, until, note, place });
+    }
+
+    /// The operation as it is to be written, if it holds or waits.
+    #[must_use]
+    pub fn entry(&self, op_id: &str) -> Option<Entry> {
+        let op = self.ops.get(op_id)?;
+        let (number, held) = match &op.place {
+            Place::Waiting(number) => (Some(*number), None),
+            Place::Holding(tokens) => (None, Some(tokens)),
+        };
+        let token = |name: &String| held.and_then(|tokens| tokens.get(name).copied());
+        Some(Entry {
+            op_id: op_id.to_owned(),
+            owner: op.owner.clone(),
+            names: op.names.iter().map(|name| (name.clone(), token(name))).collect(),
+            share: op.share,
+            ttl: op.ttl,
+            until: op.until,
+            note: op.note.clone(),
+            number,
+        })
+    }
+
+    /// The value attached to `name`.
+    #[must_use]
+    pub fn annotation(&self, name: &str) -> Option<&[u8]> {
+        self.names.get(name)?.annotation.as_deref()
+    }
+
+    /// The largest token handed out or burned.
+    #[must_use]
+    pub fn last_token(&self) -> FencingToken {
+        self.last_token
+    }
+
+    /// Makes the next token larger than `floor`.
+    pub fn raise(&mut self, floor: FencingToken) {
+        self.last_token = self.last_token.max(floor);
+    }
+
+    /// How many places in line were ever given.
+    #[must_use]
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
     /// Time never goes back; what ended by itself is forgotten.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant) {
         self.now = self.now.max(now);
         while let Some((until, op_id)) = self.ends.first().cloned() {
             if until > self.now {
@@ -93,7 +226,14 @@ impl State {
         Some(op)
     }
 
+    /// The names that changed since the last call.
+    #[must_use]
+    pub fn take_changed(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.changed)
+    }
+
     fn unlink(&mut self, name: &str, op_id: &str, place: &Place) {
+        self.changed.insert(name.to_owned());
         let Some(entry) = self.names.get_mut(name) else { return };
         match place {
             Place::Waiting(number) => drop(entry.line.remove(number)),
@@ -130,7 +270,11 @@ impl State {
         Some(op.names.iter().map(grant).collect())
     }
 
-    pub(super) fn acquire(&mut self, request: &AcquireRequest) -> Result<Acquired> {
+    /// As [`LeaseStore::acquire`](super::LeaseStore::acquire).
+    ///
+    /// # Errors
+    /// As there, and `Full` when too many hold or wait.
+    pub fn acquire(&mut self, request: &AcquireRequest) -> Result<Acquired> {
         check(request)?;
         let until = self.now.saturating_add(request.ttl);
         let known = self.ops.get(&request.op_id).map(|op| (op.names == request.names, Self::grants(op)));
@@ -217,6 +361,7 @@ impl State {
         for name in &request.names {
             self.last_token = self.last_token.next();
             tokens.insert(name.clone(), self.last_token);
+            self.changed.insert(name.clone());
             self.names.entry(name.clone()).or_default().holders.insert(request.op_id.clone());
         }
         let op = Op {
@@ -272,7 +417,8 @@ impl State {
         Ok(Acquired::Queued { position: u32::try_from(before.len()).ok() })
     }
 
-    pub(super) fn renew(&mut self, op_id: &str) -> Renewed {
+    /// As [`LeaseStore::renew`](super::LeaseStore::renew).
+    pub fn renew(&mut self, op_id: &str) -> Renewed {
         let Some(op) = self.ops.get(op_id) else { return Renewed::Lost };
         let Some(grants) = Self::grants(op) else { return Renewed::Lost };
         let until = self.now.saturating_add(op.ttl);
@@ -280,29 +426,33 @@ impl State {
         Renewed::Renewed(grants)
     }
 
-    pub(super) fn release(&mut self, op_id: &str) -> Released {
+    /// As [`LeaseStore::release`](super::LeaseStore::release).
+    pub fn release(&mut self, op_id: &str) -> Released {
         match self.forget(op_id).as_ref().and_then(Self::grants) {
             Some(_) => Released::Clean,
             None => Released::AlreadyGone,
         }
     }
 
-    pub(super) fn leave(&mut self, op_id: &str) {
+    /// As [`LeaseStore::leave`](super::LeaseStore::leave).
+    pub fn leave(&mut self, op_id: &str) {
         if self.number(op_id).is_some() {
             self.forget(op_id);
         }
     }
 
-    pub(super) fn annotate(&mut self, name: &str, token: FencingToken, value: Vec<u8>) -> bool {
+    /// As [`LeaseStore::annotate`](super::LeaseStore::annotate).
+    pub fn annotate(&mut self, name: &str, token: FencingToken, value: Vec<u8>) -> bool {
         let holds = self.is_held_with(name, token);
         if let Some(entry) = self.names.get_mut(name).filter(|_| holds) {
             entry.annotation = Some(value);
+            self.changed.insert(name.to_owned());
         }
         holds
     }
 
     /// Hands an exclusive lease of one name to the first waiter whose owner is `to`.
-    pub(super) fn transfer(&mut self, name: &str, token: FencingToken, to: &str) -> Transferred {
+    pub fn transfer(&mut self, name: &str, token: FencingToken, to: &str) -> Transferred {
         if !self.is_held_with(name, token) {
             return Transferred::NoSuchCandidate;
         }
@@ -324,7 +474,8 @@ impl State {
         Transferred::Moved
     }
 
-    pub(super) fn break_lease(&mut self, name: &str) -> FencingToken {
+    /// As [`LeaseStore::break_lease`](super::LeaseStore::break_lease).
+    pub fn break_lease(&mut self, name: &str) -> FencingToken {
         self.last_token = self.last_token.next();
         let holders = self.names.get(name).map(|n| n.holders.clone()).unwrap_or_default();
         for op_id in holders {
@@ -338,7 +489,9 @@ impl State {
         self.last_token
     }
 
-    pub(super) fn inspect(&self, name: &str) -> LeaseInfo {
+    /// As [`LeaseStore::inspect`](super::LeaseStore::inspect).
+    #[must_use]
+    pub fn inspect(&self, name: &str) -> LeaseInfo {
         let mut info = LeaseInfo::free(name, self.last_token);
         let Some(entry) = self.names.get(name) else { return info };
         for op in entry.holders.iter().filter_map(|op| self.ops.get(op)) {
@@ -355,7 +508,9 @@ impl State {
         info
     }
 
-    pub(super) fn list(&self, prefix: &str, limit: usize) -> Vec<LeaseInfo> {
+    /// As [`LeaseStore::list`](super::LeaseStore::list).
+    #[must_use]
+    pub fn list(&self, prefix: &str, limit: usize) -> Vec<LeaseInfo> {
         self.names
             .range(prefix.to_owned()..)
             .take_while(|(name, _)| name.starts_with(prefix))

@@ -1,7 +1,6 @@
 //! Leases in memory: the full contract.
 
-mod state;
-
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -9,14 +8,14 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 
+use crate::lease::table::Table;
 use crate::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
 };
 use crate::{BoxFuture, FencingToken, Result};
-use state::State;
 
-/// Most wakers kept; more watchers are told to look again at once.
-const MAX_WAKERS: usize = 100_000;
+/// Most watchers of one name; more are told to look again at once.
+const MAX_WATCHERS: usize = 100_000;
 
 /// A [`LeaseStore`] in memory with every capability: exclusive, shared and permit leases, a line that is
 /// served first come first served, annotations, transfer, break, watch. Clones share it.
@@ -53,10 +52,29 @@ struct Shared {
 
 #[derive(Default)]
 struct Watched {
-    state: State,
-    /// Grows with every change.
-    version: u64,
-    wakers: Vec<Waker>,
+    state: Table,
+    watchers: BTreeMap<String, Vec<Arc<Watcher>>>,
+}
+
+/// One watch of a name.
+#[derive(Default)]
+struct Watcher(Mutex<(bool, Option<Waker>)>);
+
+impl Watcher {
+    fn lock(&self) -> MutexGuard<'_, (bool, Option<Waker>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fire(&self) {
+        let waker = {
+            let mut state = self.lock();
+            state.0 = true;
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
 }
 
 impl MemoryLeaseStore {
@@ -78,23 +96,18 @@ impl MemoryLeaseStore {
     }
 
     /// Applied when the future is first polled, as for a store that is asked.
-    /// Watchers are told when `changes` says so of the answer.
-    fn ask<'a, T: Send + 'a>(
-        &'a self,
-        changes: fn(&T) -> bool,
-        f: impl FnOnce(&mut State) -> T + Send + 'a,
-    ) -> BoxFuture<'a, T> {
+    fn ask<'a, T: Send + 'a>(&'a self, f: impl FnOnce(&mut Table) -> T + Send + 'a) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let now = self.0.clock.now();
-            let (result, wakers) = {
+            let (result, watchers) = {
                 let mut watched = self.lock();
                 watched.state.tick(now);
                 let result = f(&mut watched.state);
-                let changed = changes(&result);
-                watched.version += u64::from(changed);
-                (result, if changed { std::mem::take(&mut watched.wakers) } else { Vec::new() })
+                let changed = watched.state.take_changed();
+                let fired = changed.iter().filter_map(|name| watched.watchers.remove(name));
+                (result, fired.flatten().collect::<Vec<_>>())
             };
-            wakers.into_iter().for_each(Waker::wake);
+            watchers.iter().for_each(|w| w.fire());
             result
         })
     }
@@ -108,64 +121,70 @@ impl fmt::Debug for MemoryLeaseStore {
 
 impl LeaseStore for MemoryLeaseStore {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
-        // A waiter that asks in vain must not wake the others, or itself.
-        self.ask(|a| matches!(a, Ok(Acquired::Granted(_))), move |s| s.acquire(&request))
+        self.ask(move |s| s.acquire(&request))
     }
 
     fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
         let op_id = op_id.to_owned();
-        self.ask(|_| false, move |s| Ok(s.renew(&op_id)))
+        self.ask(move |s| Ok(s.renew(&op_id)))
     }
 
     fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
         let op_id = op_id.to_owned();
-        self.ask(|_| true, move |s| Ok(s.release(&op_id)))
+        self.ask(move |s| Ok(s.release(&op_id)))
     }
 
     fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
         let op_id = op_id.to_owned();
-        self.ask(
-            |_| true,
-            move |s| {
-                s.leave(&op_id);
-                Ok(())
-            },
-        )
+        self.ask(move |s| {
+            s.leave(&op_id);
+            Ok(())
+        })
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
-        self.ask(|_| true, move |s| Ok(s.annotate(&name, token, value)))
+        self.ask(move |s| Ok(s.annotate(&name, token, value)))
     }
 
     fn transfer(&self, name: &str, token: FencingToken, to: &str) -> BoxFuture<'_, Result<Transferred>> {
         let (name, to) = (name.to_owned(), to.to_owned());
-        self.ask(|_| true, move |s| Ok(s.transfer(&name, token, &to)))
+        self.ask(move |s| Ok(s.transfer(&name, token, &to)))
     }
 
     fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
         let name = name.to_owned();
-        self.ask(|_| true, move |s| Ok(s.break_lease(&name)))
+        self.ask(move |s| Ok(s.break_lease(&name)))
     }
 
     fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
         let name = name.to_owned();
-        self.ask(|_| false, move |s| Ok(s.inspect(&name)))
+        self.ask(move |s| Ok(s.inspect(&name)))
     }
 
     fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
         let prefix = prefix.to_owned();
-        self.ask(|_| false, move |s| Ok(s.list(&prefix, limit)))
+        self.ask(move |s| Ok(s.list(&prefix, limit)))
     }
 
-    fn watch(&self, _name: &str) -> BoxFuture<'_, Result<()>> {
-        let seen = self.lock().version;
-        Box::pin(std::future::poll_fn(move |cx| {
+    fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        let watcher = Arc::new(Watcher::default());
+        {
             let mut watched = self.lock();
-            if watched.version != seen || watched.wakers.len() >= MAX_WAKERS {
+            let list = watched.watchers.entry(name.to_owned()).or_default();
+            // Whoever stopped watching holds its entry no more.
+            list.retain(|w| Arc::strong_count(w) > 1);
+            if list.len() >= MAX_WATCHERS {
+                watcher.fire();
+            }
+            list.push(Arc::clone(&watcher));
+        }
+        Box::pin(std::future::poll_fn(move |cx| {
+            let mut state = watcher.lock();
+            if state.0 {
                 return Poll::Ready(Ok(()));
             }
-            watched.wakers.push(cx.waker().clone());
+            state.1 = Some(cx.waker().clone());
             Poll::Pending
         }))
     }
