@@ -2,6 +2,7 @@
 
 mod api;
 mod arrows;
+mod sim;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -14,6 +15,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   check     formatting, clippy, docs, style, dependency arrows, public API, public API
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   ci        check, then test
+  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation; `sim` lists them
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   api       the public API against its text in api/; `api --write` writes it anew";
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         "arrows" => arrows::run(&root()),
         "check" => check(),
         "ci" => check().and_then(|()| test()),
+        "sim" => sim::run(&root(), &std::env::args().skip(2).collect::<Vec<_>>()),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {

@@ -5,4 +5,5 @@
 mod definition;
 mod engine;
 mod exhaust;
+mod simulated;
 mod world;

@@ -362,7 +362,7 @@ pub(crate) fn campaign(name: &str, bug: Bug, seeds: std::ops::Range<u64>, live: 
     let mut faults = faults();
     if bug == Bug::RenewFromReply {
         // A slow answer to the last renewal of a hold is rare: more of them.
-        faults = faults.rate(0.25);
+        faults = Faults::only(&[FaultKind::Slow]).rate(0.3).healing_after(Duration::from_secs(16));
     }
     let mut builder = Sim::builder(name).seeds(seeds).nodes(3).ops(40).faults(faults);
     if live {
