@@ -7,7 +7,7 @@ use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
 const SERVERS: [(&str, &str); 6] = [
-    // Browsers of the console's tests.
+    // The browser of the console's tests.
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
     ("haproxy", "haproxy"),

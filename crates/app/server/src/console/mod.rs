@@ -26,8 +26,8 @@ mod words;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{OriginalUri, Request, State};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::extract::{OriginalUri, Request};
+use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
@@ -98,7 +98,7 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/events", get(events::stream))
         .route("/assets/{name}", get(assets::serve))
         .fallback(nowhere)
-        .layer(from_fn_with_state(Arc::clone(&console), as_pages))
+        .layer(from_fn(as_pages))
         .with_state(console)
 }
 
@@ -137,7 +137,7 @@ fn refusal(problem: &Problem, uri: &Uri, trace: &Trace) -> Response {
 }
 
 /// Turns problems of the pages into pages.
-async fn as_pages(State(_): State<Arc<Console>>, request: Request, next: Next) -> Response {
+async fn as_pages(request: Request, next: Next) -> Response {
     let path = request.uri().path().trim_start_matches('/').to_owned();
     let trace = request.extensions().get::<Trace>().map(|t| t.id().to_owned()).unwrap_or_default();
     let mut response = next.run(request).await;
