@@ -118,7 +118,7 @@ async fn node(
     let listener = http::bind(config.text("server.listen")).await?;
     let hangup = watch_signals(&rt, drain.clone())?;
     let journal = open_journal(&config, &rt)?;
-    let participants = Arc::new(Participants::open(&config, rt.clock())?);
+    let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),

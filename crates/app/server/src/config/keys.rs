@@ -75,6 +75,18 @@ pub(crate) const KEYS: &[Key] = &[
         "networks (10.0.0.0/8) that names of allowed origins may resolve into; public addresses always may",
     ),
     key(
+        "participants.breaker",
+        Kind::Bool,
+        "false",
+        "stop calling an origin while most of its calls fail; what is not sent has no effect and is repeated",
+    ),
+    key(
+        "participants.max_in_flight",
+        Kind::Count(0, 100_000),
+        "0",
+        "most calls of one origin at once, others wait; 0: no limit",
+    ),
+    key(
         "participants.max_reply",
         Kind::Count(1, 524_288),
         "262144",
@@ -137,6 +149,8 @@ const RELOADED: &[&str] = &[
     "log.filter",
     "participants.allow",
     "participants.allow_network",
+    "participants.breaker",
+    "participants.max_in_flight",
     "participants.max_reply",
     "participants.sign",
     "saga.definitions",

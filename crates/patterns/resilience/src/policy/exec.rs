@@ -309,7 +309,13 @@ where
             }
             Err(rejected) => {
                 *this.number -= 1;
-                refuse_attempt(core, rejected, this.first.take(), *this.number)
+                let last = CallError::Rejected(rejected.clone());
+                let Some(first) = this.first.take() else { return refuse(core, rejected) };
+                core.keep(&rejected);
+                Step::Return(
+                    Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)),
+                    Outcome::Failure,
+                )
             }
         }
     }

@@ -19,12 +19,6 @@ pub use builder::PolicyBuilder;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
 pub use stats::PolicySnapshot;
 
-#[cfg(feature = "tower")]
-pub(crate) use attempt::Head;
-pub(crate) use exec::Run;
-#[cfg(feature = "tower")]
-pub(crate) use running::Operation;
-
 use running::Closure;
 use stats::Stats;
 

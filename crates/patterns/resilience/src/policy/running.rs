@@ -92,12 +92,20 @@ impl<F> Running<F> {
         ticket: Option<Raw>,
     ) -> Self {
         let started = core.tick.read();
-        let mut until = start.deadline;
-        let mut kind = TimeoutKind::Deadline;
-        if let Some(timeout) = core.attempt_timeout {
-            let own = Deadline::after(started, timeout);
-            if own.instant() < until.instant() {
-                (until, kind) = (own, TimeoutKind::Attempt);
+        let own = core.attempt_timeout.map_or(Deadline::NONE, |d| Deadline::after(started, d));
+        let kind =
+            if own.instant() < deadline.instant() { TimeoutKind::Attempt } else { TimeoutKind::Deadline };
+        let until = deadline.min(own);
+        let head = Head { number, hedge, deadline: until };
+        let (ticket, operation) = match &core.breaker {
+            None => (None, op.start(head, core, cx)),
+            Some(breaker) => {
+                let raw = breaker.core().admit()?;
+                // A panic while the operation is being made is a failure too.
+                let ticket = Ticket::of(breaker.core(), raw);
+                let operation = op.start(head, core, cx);
+                std::mem::forget(ticket);
+                (Some(raw), operation)
             }
         }
         // A panic while the operation is being made is a failure too.

@@ -263,12 +263,9 @@ impl<'a> Planner<'a> {
             return Err(out_of_range("max_parallel", 0, "at least 1").into());
         }
         let slots = self.map.slots();
-        let lengths = [
-            ("bytes", self.bytes.map(<[u64]>::len)),
-            ("load", self.load.map(<[f64]>::len)),
-            ("pinned", self.pinned.map(<[bool]>::len)),
-        ];
-        for (field, length) in lengths {
+        for (field, length) in
+            [("bytes", self.bytes.map(<[u64]>::len)), ("load", self.load.map(<[f64]>::len))]
+        {
             if let Some(length) = length.filter(|l| *l != slots) {
                 return Err(out_of_range(
                     field,
