@@ -3,6 +3,9 @@
 #[doc = include_str!("../../../../README.md")]
 struct Readme;
 
+#[doc = include_str!("../../../../docs/placement.md")]
+struct Placement;
+
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]

@@ -79,7 +79,6 @@ impl Engine {
         let id = options.id.clone().unwrap_or_else(|| uid.to_string());
         let (create, drive) =
             inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
-        let mut unlaunched = Unlaunched { inner, uid: Some(uid.clone()) };
         let created = match inner.journal.create(create.clone()).await {
             // Repeating is safe: the store answers `Same` or `Created`, never twice.
             Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,

@@ -440,6 +440,7 @@ impl Draft<'_> {
             })
             .collect();
         moves.sort_by(|a, b| (a.wave, a.slot, &a.to).cmp(&(b.wave, b.slot, &b.to)));
+        sources_leave_last(&mut moves);
         let removals =
             gone.into_iter().map(|(slot, node)| Removal { slot, node, wave: last[slot] }).collect();
         (moves, removals, fewest)
