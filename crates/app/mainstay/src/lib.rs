@@ -5,7 +5,7 @@
 //! - [`clock`]: time, deadlines, randomness, backoff schedules.
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
-//! - [`partition`]: who owns a key, and what moves when the fleet changes.
+//! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
