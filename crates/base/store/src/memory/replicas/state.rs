@@ -111,7 +111,9 @@ impl State {
     pub(super) fn next_change(&self, node: usize) -> Option<Instant> {
         let at = &self.nodes[node];
         let next = self.timelines[at.timeline].log.get(at.applied)?;
-        (!at.cut && node != self.primary).then(|| next.at.saturating_add(at.lag))
+        // A node of an older history gets nothing until it rejoins.
+        let follows = node != self.primary && at.timeline == self.nodes[self.primary].timeline;
+        (!at.cut && follows).then(|| next.at.saturating_add(at.lag))
     }
 
     pub(super) fn set_lag(&mut self, node: usize, lag: Duration) {
