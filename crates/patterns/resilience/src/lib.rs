@@ -17,6 +17,8 @@ pub mod bulkhead;
 mod context;
 mod error;
 mod event;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod outcome;
 pub mod policy;
 pub mod retry;

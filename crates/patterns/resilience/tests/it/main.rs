@@ -10,6 +10,8 @@ mod budget;
 mod bulkhead;
 mod config;
 mod drops;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod retry;
 mod sketch;
