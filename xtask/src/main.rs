@@ -5,6 +5,7 @@ mod arrows;
 mod bench;
 mod budget;
 mod full;
+mod servers;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -127,7 +128,8 @@ impl Totals {
 fn test() -> anyhow::Result<()> {
     let mut totals = Totals::default();
     let mut tests = cargo();
-    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    servers::bring()?;
+    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
     let mut ok = stream(&mut tests, &mut totals)?;
     for example in std::fs::read_dir(root().join("examples")).context("there are no examples")? {
         let name = format!("example-{}", example?.file_name().to_string_lossy());

@@ -40,6 +40,15 @@ impl Hash {
         Self(Kind::Sip(secret))
     }
 
+    /// The seed; `None` for a keyed hash, whose secret does not show.
+    #[must_use]
+    pub const fn seed(&self) -> Option<u64> {
+        match self.0 {
+            Kind::Xxh3(seed) => Some(seed),
+            Kind::Sip(_) => None,
+        }
+    }
+
     /// The hash of a key.
     #[must_use]
     #[inline]

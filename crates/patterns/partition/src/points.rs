@@ -4,6 +4,8 @@
 //! up and the owner takes their place. An owner is smaller than the number of buckets, which makes the sum of
 //! both exactly 64 bits; one cache line answers a lookup, and ties sort by owner.
 
+use std::fmt;
+
 use crate::error::{ConfigError, ConfigErrorKind};
 
 /// Most points: 2^24, 256 MiB. Envoy's largest ring has half of that.
@@ -12,7 +14,7 @@ const MOST: usize = 1 << 24;
 /// Longest bucket that is scanned; a longer one is halved. Even hashes give 9 at most, hostile names more.
 const SCAN: usize = 16;
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Points {
     /// `point << bits | owner`, sorted within each bucket, buckets in order.
     words: Vec<u64>,
@@ -68,6 +70,11 @@ impl Points {
     /// Retained memory.
     pub(crate) fn bytes(&self) -> usize {
         self.words.capacity() * size_of::<u64>() + self.index.capacity() * size_of::<u32>()
+    }
+
+    /// Most points in one bucket.
+    pub(crate) fn longest(&self) -> u32 {
+        self.index.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
     }
 
     /// The position of the first point at or after `hash`; the length when it is beyond the last.
@@ -133,6 +140,12 @@ impl Points {
 #[inline]
 fn bucket(point: u64, bits: u32) -> usize {
     (point >> (64 - bits)) as usize
+}
+
+impl fmt::Debug for Points {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Points({})", self.words.len())
+    }
 }
 
 /// A turn over points.

@@ -7,6 +7,7 @@ mod child;
 mod floor;
 mod load;
 mod machine;
+mod partition;
 mod report;
 mod saga;
 
@@ -25,7 +26,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[saga::SUITE];
+const SUITES: &[Suite] = &[partition::SUITE, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]

@@ -1,5 +1,7 @@
 //! The slot table: key to slot, slot to replicas.
 
+use std::fmt;
+
 use crate::error::{ConfigError, ConfigErrorKind};
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
@@ -56,7 +58,7 @@ impl SlotHash {
 /// assert_eq!(map.replicas(slot)[0], map.owner(b"user:17").unwrap());
 /// # Ok::<(), mainstay_partition::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SlotMap {
     nodes: Nodes,
     hash: SlotHash,
@@ -135,6 +137,17 @@ impl SlotMap {
             Some(&n) if n != NONE => Some(NodeIdx::new(n)),
             _ => None,
         }
+    }
+}
+
+impl fmt::Debug for SlotMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotMap")
+            .field("epoch", &self.epoch)
+            .field("slots", &self.slots())
+            .field("nodes", &self.nodes)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
     }
 }
 
