@@ -12,10 +12,12 @@ pub mod exhaust;
 pub mod fold;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "tower")]
+pub mod inbound;
 pub mod next;
 pub mod participant;
 mod row;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tower"))]
 pub mod signature;
 mod step;
 mod typed;

@@ -9,7 +9,6 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use mainstay_saga::ErrorKind;
 use mainstay_saga::engine::StartOptions;
 use mainstay_store::journal::Hash;
 use serde::Deserialize;
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 use crate::api::json::{engine_problem, parse, reply, store_problem};
 use crate::api::{App, sagas};
 use crate::error::Code;
-use crate::http::{Caller, Problem};
+use crate::http::{Caller, Problem, Trace};
 
 /// Longest key.
 const MAX_KEY: usize = 255;
@@ -59,6 +58,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 async fn start(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(trace): Extension<Trace>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -68,33 +68,32 @@ async fn start(
     let wanted: Start = parse(&body)?;
     let request = Hash::of(format!("POST /v1/sagas {canonical}").as_bytes());
     let scope = format!("start/{}/{key}", caller.name);
-    if let Some(problem_or_reply) = replay(&app, &scope, request).await {
-        return problem_or_reply;
-    }
-    if app.engine.definition(&wanted.definition, wanted.version).is_none() {
-        let why = format!("there is no definition `{}` of that version", wanted.definition);
-        return Err(Problem::new(Code::UnknownDefinition, why));
-    }
+    let _running = app.running.take(&scope)?;
     let mut options = StartOptions::default();
     options.id = wanted.id;
     options.version = wanted.version;
     options.attrs = wanted.attrs;
     options.request = Some((scope.clone(), request));
-    match app.engine.start(&wanted.definition, wanted.input, options).await {
-        Ok(handle) => Ok(accepted(handle.uid().as_str(), handle.id())),
-        Err(e) if e.kind() == ErrorKind::InputConflict => {
-            // The key may have lost a race against the same key; else the id is taken.
-            match replay(&app, &scope, request).await {
-                Some(problem_or_reply) => problem_or_reply,
-                None => Err(engine_problem(&e)),
-            }
+    options.trace = Some(trace.onward());
+    // The store itself answers a repeated key, in the transaction that would create the saga. Only what is
+    // refused before that, or lost a race against the same key, is looked up.
+    let refused = if app.engine.definition(&wanted.definition, wanted.version).is_none() {
+        let why = format!("there is no definition `{}` of that version", wanted.definition);
+        Problem::new(Code::UnknownDefinition, why)
+    } else {
+        match app.engine.start(&wanted.definition, wanted.input, options).await {
+            Ok(handle) => return Ok(accepted(handle.uid().as_str(), handle.id())),
+            Err(e) => engine_problem(&e),
         }
-        Err(e) => Err(engine_problem(&e)),
+    };
+    match replay(&app, &scope, request).await {
+        Some(problem_or_reply) => problem_or_reply,
+        None => Err(refused),
     }
 }
 
-/// What was answered under this key before.
-async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response, Problem>> {
+/// What was answered under this key before: a problem when that was for another request.
+pub(super) async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response, Problem>> {
     match app.journal.reply(scope).await {
         Err(e) => Some(Err(store_problem(&e))),
         Ok(None) => None,
@@ -107,7 +106,8 @@ async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response
     }
 }
 
-fn accepted(uid: &str, id: &str) -> Response {
+/// 202 with the place of the saga.
+pub(super) fn accepted(uid: &str, id: &str) -> Response {
     let location = format!("/v1/sagas/{uid}");
     let mut response = reply(StatusCode::ACCEPTED, &json!({"uid": uid, "id": id, "location": location}));
     if let Ok(value) = HeaderValue::from_str(&location) {

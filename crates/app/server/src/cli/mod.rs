@@ -1,9 +1,13 @@
 //! The command line: stdout is data, stderr is talk, exit code 2 is usage or configuration.
 
+mod audit;
 mod client;
 mod config;
 mod doctor;
+mod notify;
 mod output;
+mod reload;
+mod ring;
 mod saga;
 mod serve;
 mod token;
@@ -35,10 +39,14 @@ enum Verb {
     Serve(serve::Args),
     /// Start, list, show and move sagas of a running node.
     Saga(saga::Args),
+    /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
+    Ring(ring::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
     Config(config::Args),
+    /// Export the audit of a node, or check its chain.
+    Audit(audit::Args),
     /// Make, list and revoke tokens of a data folder.
     Token(token::Args),
     /// Prove it: a thousand orders through three services under faults and kill -9, then an audit.
@@ -56,8 +64,12 @@ enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write the pages of all commands.
+    Man {
+        /// Writes mainstay.1, mainstay-saga.1 and so on into this folder.
+        #[arg(long)]
+        dir: Option<std::path::PathBuf>,
+    },
 }
 
 /// Usage and configuration errors.
@@ -78,8 +90,10 @@ pub(crate) fn main() -> ExitCode {
         Verb::DemoService(args) => demo::run_participant(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
+        Verb::Ring(args) => ring::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Token(args) => token::run(&args),
         Verb::Explain { code } => explain(code.as_deref()),
         Verb::Completions { shell } => {
@@ -87,7 +101,7 @@ pub(crate) fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "mainstay", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Verb::Man => man(),
+        Verb::Man { dir } => man(dir.as_deref()),
     };
     match result {
         Ok(code) => code,
@@ -107,6 +121,8 @@ fn exit_code(code: Code) -> u8 {
         | Code::ConfigUnreadable
         | Code::NoTokens
         | Code::NoTls
+        | Code::TlsFiles
+        | Code::PlacementInput
         | Code::TokensFile => EXIT_USAGE,
         _ => 1,
     }
@@ -135,7 +151,13 @@ fn explain(code: Option<&str>) -> Result<ExitCode> {
     print(code.page())
 }
 
-fn man() -> Result<ExitCode> {
+fn man(dir: Option<&std::path::Path>) -> Result<ExitCode> {
+    if let Some(dir) = dir {
+        let failed = |e| Error::with(Code::BadValue, format!("cannot write to {}", dir.display()), e);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut page = Vec::new();
     clap_mangen::Man::new(Cli::command())
         .render(&mut page)

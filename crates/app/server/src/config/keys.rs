@@ -54,6 +54,12 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'sta
 
 /// Every key, sorted.
 pub(crate) const KEYS: &[Key] = &[
+    key(
+        "console.redact",
+        Kind::List,
+        "password,passwd,secret,token,authorization,api_key,apikey,private_key,card,cvv,cvc,iban,ssn",
+        "parts of names whose values the console hides in payloads",
+    ),
     key("log.filter", Kind::Text, "info", "what is logged to stderr, in tracing's filter syntax"),
     key("log.json", Kind::Bool, "false", "log lines as JSON"),
     key(
@@ -69,10 +75,28 @@ pub(crate) const KEYS: &[Key] = &[
         "networks (10.0.0.0/8) that names of allowed origins may resolve into; public addresses always may",
     ),
     key(
+        "participants.breaker",
+        Kind::Bool,
+        "false",
+        "stop calling an origin while most of its calls fail; what is not sent has no effect and is repeated",
+    ),
+    key(
+        "participants.max_in_flight",
+        Kind::Count(0, 100_000),
+        "0",
+        "most calls of one origin at once, others wait; 0: no limit",
+    ),
+    key(
         "participants.max_reply",
         Kind::Count(1, 524_288),
         "262144",
         "largest reply body of a participant, in bytes",
+    ),
+    key(
+        "participants.sign",
+        Kind::List,
+        "",
+        "ORIGIN=FILE: requests to ORIGIN are signed with the secrets (whsec_..) of FILE, one a line",
     ),
     key("saga.definitions", Kind::Text, "", "folder of definitions (*.toml, *.json) stored at start"),
     key("saga.keep_compensated", Kind::Duration, "30d", "how long compensated and abandoned sagas are kept"),
@@ -109,8 +133,33 @@ pub(crate) const KEYS: &[Key] = &[
         "90s",
         "longest request, event streams and waits not counted",
     ),
+    key("server.tls_cert", Kind::Text, "", "certificate chain (PEM); read again when it changes"),
+    key("server.tls_key", Kind::Text, "", "private key (PEM) of the certificate"),
+    key(
+        "server.write_timeout",
+        Kind::Duration,
+        "30s",
+        "longest time that a client may take to read what is sent to it",
+    ),
     key("store.data", Kind::Text, "mainstay-data", "folder of the database and the tokens"),
 ];
+
+/// Keys whose new values a running node takes over.
+const RELOADED: &[&str] = &[
+    "log.filter",
+    "participants.allow",
+    "participants.allow_network",
+    "participants.breaker",
+    "participants.max_in_flight",
+    "participants.max_reply",
+    "participants.sign",
+    "saga.definitions",
+];
+
+/// Whether a running node takes over a new value of this key; others need a restart.
+pub(crate) fn is_reloaded(path: &str) -> bool {
+    RELOADED.contains(&path)
+}
 
 /// The key of a path.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
@@ -163,6 +212,7 @@ mod tests {
             parse(key.kind, key.default).unwrap_or_else(|e| panic!("{}: {e}", key.path));
             assert!(!key.about.is_empty());
         }
+        assert!(RELOADED.iter().all(|path| find(path).is_some()));
     }
 
     #[test]

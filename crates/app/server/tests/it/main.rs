@@ -2,11 +2,20 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
+mod bad_input;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
 mod end_to_end;
+mod golden;
 mod harness;
 mod ledger;
+mod ring;
 mod security;
+mod slow;
+mod tls;
+mod webdriver;

@@ -138,8 +138,7 @@ impl Run {
         let runtime = Runtime::new(Arc::new(self.clock.clone()), rng, Arc::new(process.clone()));
         let journal: Arc<dyn Journal> =
             Arc::new(CutJournal { inner: self.journal.clone(), control: Arc::clone(&self.control) });
-        let config =
-            Config { node: node.to_owned(), claim_ttl: CLAIM, poll: CLAIM / 3, ..Config::default() };
+        let config = Config { node: node.to_owned(), claim_ttl: CLAIM, poll: CLAIM / 3, ..Config::default() };
         let builder = Engine::builder(journal, runtime)
             .config(config)
             .definition(self.definition.clone(), self.steps.clone());
@@ -150,10 +149,8 @@ impl Run {
     /// only a person can.
     async fn outcome(&self, engine: &Engine) -> Result<Outcome, String> {
         let name = self.definition.name();
-        let handle = engine
-            .start(name, self.input.clone(), StartOptions::id(ID))
-            .await
-            .map_err(|e| Self::fail(&e))?;
+        let handle =
+            engine.start(name, self.input.clone(), StartOptions::id(ID)).await.map_err(|e| Self::fail(&e))?;
         for _ in 0..MOST_REPAIRS {
             let outcome = handle.outcome().await.map_err(|e| Self::fail(&e))?;
             let Outcome::NeedsAttention { steps } = &outcome else { return Ok(outcome) };

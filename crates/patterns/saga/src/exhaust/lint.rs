@@ -40,7 +40,10 @@ impl fmt::Display for Lint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Irreversible { step, reason, before } => {
-                write!(f, "`{step}` has no undo ({reason}), but `{before}` after it may fail: make it the pivot or move it last")
+                write!(
+                    f,
+                    "`{step}` has no undo ({reason}), but `{before}` after it may fail: make it the pivot or move it last"
+                )
             }
             Self::LongerThanDeadline { step } => {
                 write!(f, "the attempts of `{step}` last longer than the deadline of the saga")

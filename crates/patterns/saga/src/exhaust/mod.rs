@@ -291,7 +291,8 @@ impl<W: Send + Sync + 'static> Exhaust<W> {
         }
         drop(self.spread(&cut, &mut report));
         let undone = |step: &&str| !report.undos.contains_key(*step);
-        let with_undo = definition.steps().iter().filter(|s| lint::has_local_undo(s)).map(|s| s.name.as_str());
+        let with_undo =
+            definition.steps().iter().filter(|s| lint::has_local_undo(s)).map(|s| s.name.as_str());
         report.undos_never_ran = with_undo.filter(undone).map(str::to_owned).collect();
         let alone = self.only.is_some();
         let silent = !alone && !report.undos_never_ran.is_empty();
@@ -336,7 +337,12 @@ impl<W: Send + Sync + 'static> Exhaust<W> {
             if let Some(what) = &ran.failure {
                 let run = runs[i].1.name(&runs[i].0.name);
                 let replay = replay(&run);
-                report.failures.push(ExhaustFailure { run, what: what.clone(), calls: ran.log.clone(), replay });
+                report.failures.push(ExhaustFailure {
+                    run,
+                    what: what.clone(),
+                    calls: ran.log.clone(),
+                    replay,
+                });
             }
             all.push(ran);
         }

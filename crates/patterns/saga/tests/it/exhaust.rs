@@ -66,7 +66,9 @@ impl World {
 
     fn undo(&self, cx: &StepCx, told_maybe: bool) {
         let step = cx.step.to_string();
-        let key = cx.idempotency_key.replace(&Op::Undo { generation: 1 }.text(), &Op::Action { generation: 1 }.text());
+        let key = cx
+            .idempotency_key
+            .replace(&Op::Undo { generation: 1 }.text(), &Op::Action { generation: 1 }.text());
         let mut state = self.state.lock().unwrap();
         let (entries, net, seen) = &mut *state;
         if cx.fence < *seen {
@@ -147,17 +149,17 @@ fn sg_f10_if_k1_if_k5_m_g1_m_g3_m_g9_the_order_saga_is_exhausted() {
 
 #[test]
 fn every_bug_of_a_participant_is_found_and_can_be_replayed() {
-    let bugs = [
-        Bug::ForgetsKeys,
-        Bug::NullUndo,
-        Bug::LateAction,
-        Bug::IgnoresMaybe,
-        Bug::UndoesTwice,
-    ];
+    let bugs = [Bug::ForgetsKeys, Bug::NullUndo, Bug::LateAction, Bug::IgnoresMaybe, Bug::UndoesTwice];
     for bug in bugs {
         let error = kit(bug).most_runs(300).run().expect_err("the bug must be found");
         let first = &error.0.failures[0];
-        println!("{bug:?}: {} of {} runs, first {}: {}", error.0.failures.len(), error.0.runs, first.run, first.what);
+        println!(
+            "{bug:?}: {} of {} runs, first {}: {}",
+            error.0.failures.len(),
+            error.0.runs,
+            first.run,
+            first.what
+        );
         assert!(first.replay.contains(&first.run) && first.replay.contains("cargo test"), "{}", first.replay);
         let again = kit(bug).only(&first.run).run().expect_err("the same run fails again");
         assert!(again.0.failures.iter().any(|f| f.run == first.run && f.what == first.what), "{again}");

@@ -47,7 +47,8 @@ impl Checker for Convergence {
                 }
                 match self.by_delivered.get(delivered) {
                     Some((other, first)) if other != digest => {
-                        let text = format!("`{replica}` saw the same as another replica but has another state");
+                        let text =
+                            format!("`{replica}` saw the same as another replica but has another state");
                         fail(text, vec![first.clone(), event.clone()]);
                     }
                     Some(_) => {}

@@ -91,7 +91,8 @@ impl Checker for Amplification {
         }
         let ratio = bottom as f64 / top as f64;
         if ratio > self.most {
-            let text = format!("{bottom} `{}` for {top} `{}`: more than {}", self.bottom, self.top, self.most);
+            let text =
+                format!("{bottom} `{}` for {top} `{}`: more than {}", self.bottom, self.top, self.most);
             return Verdict::fail(text, Vec::new());
         }
         Verdict::pass(Evidence::of(top).with("amplification", ratio))
@@ -133,7 +134,8 @@ impl Checker for Schedule {
             return Verdict::fail(text, Vec::new());
         }
         if self.calls.len() != self.expected.len() {
-            let text = format!("{} calls of `{}` instead of {}", self.calls.len(), self.f, self.expected.len());
+            let text =
+                format!("{} calls of `{}` instead of {}", self.calls.len(), self.f, self.expected.len());
             return Verdict::fail(text, Vec::new());
         }
         Verdict::pass(Evidence::of(self.calls.len() as u64))

@@ -190,8 +190,7 @@ impl Checker for Register {
                 return;
             }
         };
-        let plain =
-            RegisterOp { is_write, value, invoke: op.invoke_ns, end: op.end(), outcome: op.outcome };
+        let plain = RegisterOp { is_write, value, invoke: op.invoke_ns, end: op.end(), outcome: op.outcome };
         self.keys.entry(op.key.clone()).or_default().push((plain, op.clone()));
     }
 

@@ -4,9 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_clock::Clock;
-use mainstay_store::lease::{
-    AcquireRequest, Acquired, Grant, Line, Released, Renewed, Share, Transferred,
-};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Released, Renewed, Share, Transferred};
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 
 const TTL: Duration = Duration::from_secs(5);

@@ -96,7 +96,14 @@ pub struct Op {
 impl Op {
     /// An operation that ended.
     #[must_use]
-    pub fn new(proc: u64, f: &str, key: &str, invoke_ns: u64, return_ns: Option<u64>, outcome: Ended) -> Self {
+    pub fn new(
+        proc: u64,
+        f: &str,
+        key: &str,
+        invoke_ns: u64,
+        return_ns: Option<u64>,
+        outcome: Ended,
+    ) -> Self {
         Self {
             proc,
             f: f.into(),
@@ -196,11 +203,12 @@ impl Fault {
     /// Whether `op` ran while the fault did and used what it broke.
     #[must_use]
     pub fn overlaps(&self, op: &Op) -> bool {
-        if !self.fired || op.invoke_ns >= self.end_ns || op.end() <= self.start_ns {
-            return false;
-        }
-        let uses = |via: &str| via == &*self.target || via.split('>').any(|end| end == &*self.target);
-        &*self.target == "*" || op.via.as_deref().is_some_and(uses)
+        let uses = &*self.target == "*"
+            || op
+                .via
+                .as_deref()
+                .is_some_and(|via| via == &*self.target || via.split('>').any(|end| end == &*self.target));
+        self.fired && uses && op.invoke_ns < self.end_ns && op.end() > self.start_ns
     }
 }
 

@@ -334,7 +334,8 @@ pub(super) fn plan(faults: &Faults, seed: u64, nodes: usize, is_off: impl Fn(&st
             FaultKind::Clog | FaultKind::OneWay | FaultKind::Partition | FaultKind::Reset => {
                 let from = pick(bits("from", i), nodes);
                 // Index `nodes` is the store: every second link leads to it.
-                let to = if bits("to", i).is_multiple_of(2) { nodes } else { pick(bits("to", i) >> 1, nodes) };
+                let to =
+                    if bits("to", i).is_multiple_of(2) { nodes } else { pick(bits("to", i) >> 1, nodes) };
                 if bits("turn", i).is_multiple_of(2) || from == to {
                     Target::Link(from, if from == to { nodes } else { to })
                 } else {

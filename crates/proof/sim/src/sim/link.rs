@@ -106,7 +106,8 @@ impl Link {
         const SLOWISH: Duration = Duration::from_millis(900);
         let suffers = |kind| suffered.contains(&kind);
         // After the caller gave up, up to three times as long.
-        let late = || CALL_TIMEOUT + CALL_TIMEOUT.mul_f64(2.0 * unit(draw(self.world.seed(), "late", &via, n)));
+        let late =
+            || CALL_TIMEOUT + CALL_TIMEOUT.mul_f64(2.0 * unit(draw(self.world.seed(), "late", &via, n)));
         let mut wait = self.world.latency(&via, n * 2);
         if suffers(FaultKind::LateRequest) {
             wait += late();

@@ -283,7 +283,8 @@ impl SimBuilder {
         if options.faults.heal.is_zero() || options.length() > options.limit {
             return refuse("faults.heal", &options.faults.heal, "more than 0, and within `limit`");
         }
-        if let Some(name) = self.enabled.iter().find(|n| !options.points.iter().any(|(p, _)| p.name() == **n)) {
+        if let Some(name) = self.enabled.iter().find(|n| !options.points.iter().any(|(p, _)| p.name() == **n))
+        {
             return refuse("point", name, "the name of a declared failpoint");
         }
         switch::apply(&mut sim)?;

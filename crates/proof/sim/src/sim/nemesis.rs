@@ -6,8 +6,8 @@ use std::time::Duration;
 use mainstay_store::memory::MemoryLeaseStore;
 
 use super::faults::{FaultKind, Target, Window, unit};
-use super::world::{Cut, World};
 use super::pause;
+use super::world::{Cut, World};
 use crate::history::{Event, Fault};
 
 /// Starts the windows of a run, and its heal.

@@ -13,10 +13,10 @@ use mainstay_store::{BoxFuture, DurableCell, Journal, LeaseStore, RecordStore, R
 
 use super::faults::{FaultKind, draw};
 use super::link::Link;
+use super::pause;
 use super::points::Points;
 use super::stores::{FaultyJournal, FaultyLeases, FaultyRecords};
 use super::world::{World, nanos};
-use super::pause;
 use crate::history::{Fault, Process};
 
 /// Most messages that wait at a node; more are lost, as in a full socket buffer.

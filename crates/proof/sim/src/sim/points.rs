@@ -86,12 +86,7 @@ impl Points {
     #[must_use]
     pub fn new(seed: u64, declared: &[(Point, Action)]) -> Self {
         let declared = declared.iter().map(|(p, a)| (p.0, a.clone())).collect();
-        Self(Some(Arc::new(Registry {
-            seed,
-            declared,
-            state: Mutex::default(),
-            unblocked: Notify::new(),
-        })))
+        Self(Some(Arc::new(Registry { seed, declared, state: Mutex::default(), unblocked: Notify::new() })))
     }
 
     /// The names of all declared points.

@@ -157,7 +157,13 @@ impl Campaign {
             replay.push_str(&format!(" MAINSTAY_WITHOUT='{}'", ids.join(",")));
         }
         replay.push_str(&format!(" cargo xtask sim {}", options.suite));
-        Failure { seed, verdict: ran.verdict, options: options.config().options, replay, history: ran.history }
+        Failure {
+            seed,
+            verdict: ran.verdict,
+            options: options.config().options,
+            replay,
+            history: ran.history,
+        }
     }
 
     /// One execution.
@@ -210,7 +216,10 @@ impl Campaign {
 
 impl fmt::Debug for Campaign {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Campaign").field("sim", &self.sim).field("checks", &self.checks.len()).finish_non_exhaustive()
+        f.debug_struct("Campaign")
+            .field("sim", &self.sim)
+            .field("checks", &self.checks.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -231,7 +240,9 @@ impl Report {
         }
         // One run in which nothing happened is no news as long as others pass; a failure always is.
         self.verdict = match (std::mem::replace(&mut self.verdict, verdict.clone()), verdict) {
-            (Verdict::Unknown(_), Verdict::Pass(e)) | (Verdict::Pass(e), Verdict::Unknown(_)) => Verdict::Pass(e),
+            (Verdict::Unknown(_), Verdict::Pass(e)) | (Verdict::Pass(e), Verdict::Unknown(_)) => {
+                Verdict::Pass(e)
+            }
             (a, b) => a.and(b),
         };
     }

@@ -97,7 +97,8 @@ impl World {
         let clock = VirtualClock::new();
         let seed = options.seed;
         let constant = |kind: FaultKind, node: &str| {
-            let on = options.faults.kinds.contains(&kind) && is_on(seed, kind) && !options.is_off(kind.name());
+            let on =
+                options.faults.kinds.contains(&kind) && is_on(seed, kind) && !options.is_off(kind.name());
             on.then(|| unit(draw(seed, kind.name(), node, 0)))
         };
         let nodes = (0..options.nodes)
@@ -461,6 +462,9 @@ pub(super) fn nanos(d: Duration) -> u64 {
 
 impl fmt::Debug for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("World").field("seed", &self.seed()).field("nodes", &self.nodes()).finish_non_exhaustive()
+        f.debug_struct("World")
+            .field("seed", &self.seed())
+            .field("nodes", &self.nodes())
+            .finish_non_exhaustive()
     }
 }

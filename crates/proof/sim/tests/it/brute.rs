@@ -276,9 +276,8 @@ fn pv_2_ck_2_epochs() {
     };
     let brute = |events: &[Event]| {
         let grants: Vec<&Op> = ops(events).into_iter().filter(|o| o.is_ok()).collect();
-        let ordered = grants.iter().all(|a| {
-            grants.iter().all(|b| a.end() >= b.invoke_ns || a.epoch < b.epoch)
-        });
+        let ordered =
+            grants.iter().all(|a| grants.iter().all(|b| a.end() >= b.invoke_ns || a.epoch < b.epoch));
         let owned = grants.iter().all(|a| grants.iter().all(|b| a.op_id == b.op_id || a.epoch != b.epoch));
         let effects: Vec<u64> = events
             .iter()
@@ -373,7 +372,8 @@ fn pv_2_ck_5_sessions() {
                 op.op_id = Some(format!("w{version}").as_str().into());
                 op.value = Some(Datum::Int(version));
             } else {
-                let seen = if d.chance(75) { version } else { d.below(u64::try_from(version).unwrap() + 1) as i64 };
+                let seen =
+                    if d.chance(75) { version } else { d.below(u64::try_from(version).unwrap() + 1) as i64 };
                 op.value = Some(Datum::Int(seen));
                 op.op_id = (seen > 0).then(|| format!("w{seen}").as_str().into());
                 if d.chance(5) {
@@ -399,9 +399,9 @@ fn pv_2_ck_5_sessions() {
         let reads = all.iter().enumerate().all(|(i, read)| {
             &*read.f != "read"
                 || read.arg.is_some()
-                || all[..i].iter().all(|o| {
-                    o.session != read.session || o.arg.is_some() || version(o) <= version(read)
-                })
+                || all[..i]
+                    .iter()
+                    .all(|o| o.session != read.session || o.arg.is_some() || version(o) <= version(read))
         });
         let log: Vec<&str> = events
             .iter()
@@ -506,8 +506,7 @@ fn pv_2_ck_9_liveness_and_ck_10_rate() {
         let last = all.iter().map(|o| o.return_ns.unwrap_or(o.invoke_ns)).max().unwrap().max(heal);
         // Every stretch of bound + 1 after the heal contains a success.
         (heal..last.saturating_sub(15)).all(|from| {
-            all.iter().any(|o| o.is_ok() && o.end() > from && o.end() <= from + 15)
-                || last <= from + 15
+            all.iter().any(|o| o.is_ok() && o.end() > from && o.end() <= from + 15) || last <= from + 15
         })
     };
     let checker = || recovers_within("acquire", Duration::from_nanos(15));

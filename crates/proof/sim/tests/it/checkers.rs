@@ -120,7 +120,8 @@ fn queues_and_locks_are_searched() {
 #[test]
 fn counts_schedules_and_amplification_are_exact() {
     let calls: Vec<Event> = [100, 200, 400].map(|at| op(1, "attempt", (at, at + 1), None, None)).to_vec();
-    let check = |expected: Vec<u64>| judge(&calls, schedule("attempt", expected, Duration::from_nanos(5))).name();
+    let check =
+        |expected: Vec<u64>| judge(&calls, schedule("attempt", expected, Duration::from_nanos(5))).name();
     assert_eq!((check(vec![100, 203, 400]), check(vec![100, 210, 400])), ("PASS", "FAIL"));
     assert_eq!(check(vec![100, 200]), "FAIL");
     let mut both = calls.clone();
@@ -185,7 +186,10 @@ fn a_history_is_judged_again_from_its_file_alone() {
     ];
     let text = write(&events);
     assert_eq!(text.lines().count(), events.len());
-    assert!(text.contains(r#""epoch":"1152921504606846976""#) && text.contains(r#""return_ns":null"#), "{text}");
+    assert!(
+        text.contains(r#""epoch":"1152921504606846976""#) && text.contains(r#""return_ns":null"#),
+        "{text}"
+    );
     let again = read(&text).unwrap();
     assert_eq!(again, events);
     assert_eq!(judge(&again, mutual_exclusion()), judge(&events, mutual_exclusion()));

@@ -167,7 +167,8 @@ impl Worker {
             return self.clock.now() < held.deadline;
         }
         // An answer that comes after the deadline renews nothing: it was over.
-        if self.clock.now() >= held.deadline && !matches!(self.bug, Bug::LostIgnored | Bug::RenewUnknownAsOk) {
+        if self.clock.now() >= held.deadline && !matches!(self.bug, Bug::LostIgnored | Bug::RenewUnknownAsOk)
+        {
             call.fail();
             return false;
         }
@@ -422,7 +423,9 @@ fn pv_4_every_bug_planted_in_the_lock_is_found() {
     for (bug, live) in PLANTED {
         let report = campaign("lock-planted", bug, 0..WITHIN, live);
         match report.failures.first() {
-            Some(f) => println!("{bug:?}: found with seed {}: {}", f.seed, first_line(&f.verdict.to_string())),
+            Some(f) => {
+                println!("{bug:?}: found with seed {}: {}", f.seed, first_line(&f.verdict.to_string()))
+            }
             None => missed.push(bug),
         }
     }

@@ -1,0 +1,160 @@
+//! One breaker per key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use mainstay_clock::{Instant, Runtime, Tick};
+
+use super::{Breaker, BreakerBuilder, State};
+use crate::ConfigError;
+use crate::sync::{AtomicU64, Ordering};
+
+/// One breaker per key (host, tenant), made on first use. Clones share it.
+///
+/// Guarantees: never more than `max_keys` breakers. When the bound is reached, keys without a call for the
+/// idle time go first, then the one unused for longest, closed ones before others. What was forgotten starts
+/// anew, closed. Metric labels carry the registry's name, never a key.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::Breaker;
+///
+/// let hosts = Breaker::builder("upstream").consecutive(2).keyed(100, Duration::from_secs(600)).unwrap();
+/// for _ in 0..2 {
+///     hosts.get("10.0.0.1").admit().unwrap().failure();
+/// }
+/// assert!(hosts.get("10.0.0.1").admit().is_err());
+/// assert!(hosts.get("10.0.0.2").admit().is_ok());
+/// ```
+#[derive(Clone)]
+pub struct Registry(Arc<Shared>);
+
+struct Shared {
+    template: BreakerBuilder,
+    runtime: Runtime,
+    tick: Tick,
+    max_keys: usize,
+    idle: Duration,
+    breakers: RwLock<BTreeMap<Arc<str>, Entry>>,
+}
+
+struct Entry {
+    breaker: Breaker,
+    used: AtomicU64,
+}
+
+impl Registry {
+    pub(super) fn new(
+        template: BreakerBuilder,
+        max_keys: usize,
+        idle: Duration,
+    ) -> Result<Self, ConfigError> {
+        if max_keys == 0 {
+            return Err(ConfigError::new("max_keys", max_keys, "at least 1"));
+        }
+        if idle.is_zero() {
+            return Err(ConfigError::new("idle", "0 s", "more than 0 s"));
+        }
+        let runtime = template.runtime_or_system();
+        let template = template.runtime(&runtime);
+        let tick = runtime.clock().tick();
+        let breakers = RwLock::new(BTreeMap::new());
+        Ok(Self(Arc::new(Shared { template, runtime, tick, max_keys, idle, breakers })))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<Arc<str>, Entry>> {
+        self.0.breakers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<Arc<str>, Entry>> {
+        self.0.breakers.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The breaker of `key`.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Breaker {
+        let now = self.0.tick.read();
+        if let Some(entry) = self.read().get(key) {
+            entry.used.store(now.as_nanos(), Ordering::Relaxed);
+            return entry.breaker.clone();
+        }
+        self.make(key)
+    }
+
+    #[cold]
+    fn make(&self, key: &str) -> Breaker {
+        let now = self.0.runtime.clock().now();
+        let mut breakers = self.write();
+        if let Some(entry) = breakers.get(key) {
+            return entry.breaker.clone();
+        }
+        if breakers.len() >= self.0.max_keys {
+            evict(&mut breakers, now, self.0.idle);
+        }
+        if breakers.len() >= self.0.max_keys
+            && let Some(oldest) = oldest(&breakers)
+        {
+            breakers.remove(&oldest);
+        }
+        let key: Arc<str> = key.into();
+        let breaker = self
+            .0
+            .template
+            .build_keyed(Some(Arc::clone(&key)))
+            .expect("invariant: the registry checked the same settings when it was built");
+        let entry = Entry { breaker: breaker.clone(), used: AtomicU64::new(now.as_nanos()) };
+        breakers.insert(key, entry);
+        breaker
+    }
+
+    /// Forgets keys that had no call for the idle time; returns how many. Also done whenever the bound is
+    /// reached.
+    pub fn sweep(&self) -> usize {
+        let now = self.0.runtime.clock().now();
+        evict(&mut self.write(), now, self.0.idle)
+    }
+
+    /// Keys that are remembered.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether no key is remembered.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Every remembered breaker, in the order of keys.
+    #[must_use]
+    pub fn all(&self) -> Vec<(Arc<str>, Breaker)> {
+        self.read().iter().map(|(key, entry)| (Arc::clone(key), entry.breaker.clone())).collect()
+    }
+}
+
+fn evict(breakers: &mut BTreeMap<Arc<str>, Entry>, now: Instant, idle: Duration) -> usize {
+    let before = breakers.len();
+    breakers.retain(|_, entry| {
+        let used = Instant::from_nanos(entry.used.load(Ordering::Relaxed));
+        // A person's hold outlives idleness: it was put there on purpose.
+        now.saturating_duration_since(used) < idle || entry.breaker.state().is_held()
+    });
+    before - breakers.len()
+}
+
+fn oldest(breakers: &BTreeMap<Arc<str>, Entry>) -> Option<Arc<str>> {
+    let rank = |entry: &Entry| {
+        let keeps = entry.breaker.state() != State::Closed;
+        (keeps, entry.used.load(Ordering::Relaxed))
+    };
+    breakers.iter().min_by_key(|(_, entry)| rank(entry)).map(|(key, _)| Arc::clone(key))
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("name", &self.0.template.name).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,65 @@
+//! What a breaker looks like from outside.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Instant;
+
+use super::config::BreakerConfig;
+use super::state::{Counts, State, Transition};
+
+/// Counts since the breaker was built.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Lifetime {
+    /// Successes; `None` with a consecutive window, whose success path only reads.
+    pub successes: Option<u64>,
+    /// Failures, dropped calls that counted as such included.
+    pub failures: u64,
+    /// Slow calls.
+    pub slow: u64,
+    /// Calls without evidence.
+    pub ignored: u64,
+    /// Dropped calls.
+    pub abandoned: u64,
+    /// Results of an older generation, dropped.
+    pub late: u64,
+    /// Refused calls.
+    pub rejected: u64,
+}
+
+/// A breaker at one moment: what is live, not what somebody configured once.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct BreakerSnapshot {
+    /// The configured name.
+    pub name: Arc<str>,
+    /// The key, if it is one of many.
+    pub key: Option<Arc<str>>,
+    /// The state.
+    pub state: State,
+    /// Number of the state's generation.
+    pub generation: u64,
+    /// Since when, in boot time.
+    pub since: Instant,
+    /// What the person wrote who holds it.
+    pub why: Option<Arc<str>>,
+    /// When the hold ends by itself.
+    pub hold_until: Option<Instant>,
+    /// Open or half-open: how long until a call may pass.
+    pub retry_in: Option<Duration>,
+    /// Failed half-open rounds in a row, plus one.
+    pub round: u32,
+    /// Probes in flight.
+    pub probes: u32,
+    /// Probes of this round that succeeded.
+    pub probe_successes: u32,
+    /// The window.
+    pub counts: Counts,
+    /// Since the start.
+    pub lifetime: Lifetime,
+    /// The settings in force.
+    pub config: BreakerConfig,
+    /// The last transitions, oldest first.
+    pub last: Vec<Transition>,
+}

@@ -1,0 +1,261 @@
+//! What a breaker remembers of results.
+
+use std::collections::VecDeque;
+
+use mainstay_clock::Instant;
+
+use super::config::Window as Kind;
+use super::state::{Counts, Word};
+use crate::sync::{AtomicU64, Mutex, Ordering};
+use crate::window::Window;
+
+const FAIL: usize = 0;
+const SLOW: usize = 1;
+const ABANDONED: usize = 2;
+
+/// One result, as the window sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mark {
+    Abandoned,
+    Failure { slow: bool },
+    Success { slow: bool },
+}
+
+/// The memory of one breaker.
+#[derive(Debug)]
+pub(crate) enum Tally {
+    Count(Mutex<Ring>),
+    Run(Run),
+    Time(Window<3>),
+}
+
+impl Tally {
+    pub(crate) fn new(kind: Kind, now: Instant) -> Self {
+        match kind {
+            Kind::Consecutive(_) => Self::Run(Run::new()),
+            Kind::Count(n) => Self::Count(Mutex::new(Ring::new(n as usize))),
+            Kind::Time(span) => Self::Time(Window::new(span, now)),
+        }
+    }
+
+    /// Adds a result of the generation `word`; false when that is not the current one any more.
+    pub(crate) fn add(&self, mark: Mark, word: Word, now: Instant, current: &AtomicU64) -> bool {
+        let same = || current.load(Ordering::Acquire) == word.0;
+        match self {
+            Self::Time(window) => {
+                // The bucket first: a window cleared after this look refuses what is added to it.
+                let bucket = window.bucket(now);
+                if !same() {
+                    return false;
+                }
+                match mark {
+                    Mark::Abandoned => window.add_rare(ABANDONED, bucket),
+                    Mark::Failure { slow } => {
+                        if slow {
+                            window.add_rare(SLOW, bucket);
+                        }
+                        window.add_rare(FAIL, bucket);
+                    }
+                    Mark::Success { slow } => {
+                        window.add(bucket);
+                        if slow {
+                            window.add_rare(SLOW, bucket);
+                        }
+                    }
+                }
+                true
+            }
+            Self::Run(run) => same() && run.add(mark, word),
+            Self::Count(ring) => {
+                // Clearing takes the same lock, so a result of an older generation cannot slip in.
+                let mut ring = ring.lock();
+                same() && ring.add(mark)
+            }
+        }
+    }
+
+    /// What the window holds.
+    pub(crate) fn counts(&self, word: Word, now: Instant) -> Counts {
+        match self {
+            Self::Time(window) => {
+                let sums = window.sums(now);
+                Counts {
+                    total: sums.common + sums.rare[FAIL],
+                    failures: sums.rare[FAIL],
+                    slow: sums.rare[SLOW],
+                    abandoned: sums.rare[ABANDONED],
+                    run: 0,
+                }
+            }
+            Self::Run(run) => run.counts(word),
+            Self::Count(ring) => ring.lock().counts(),
+        }
+    }
+
+    /// Forgets everything, before the word of the new generation is published.
+    pub(crate) fn clear(&self, now: Instant) {
+        match self {
+            Self::Time(window) => window.clear(now),
+            // A run carries the generation it belongs to.
+            Self::Run(_) => {}
+            Self::Count(ring) => ring.lock().clear(),
+        }
+    }
+
+    /// Takes another size of the same kind.
+    pub(crate) fn resize(&self, kind: Kind, now: Instant) {
+        match (self, kind) {
+            (Self::Time(window), Kind::Time(span)) => window.set_span(span, now),
+            (Self::Count(ring), Kind::Count(n)) => ring.lock().resize(n as usize),
+            _ => {}
+        }
+    }
+
+    /// Successes since the start, if this window counts them.
+    pub(crate) fn successes(&self) -> Option<u64> {
+        match self {
+            Self::Time(window) => Some(window.total()),
+            Self::Count(ring) => Some(ring.lock().successes),
+            Self::Run(_) => None,
+        }
+    }
+}
+
+/// Failures in a row and drops in a row, stamped with the low bits of their generation. A success only
+/// reads unless there is something to reset.
+#[derive(Debug)]
+pub(crate) struct Run(AtomicU64);
+
+const RUN_BITS: u32 = 20;
+const RUN_MASK: u64 = (1 << RUN_BITS) - 1;
+const STAMP_SHIFT: u32 = 2 * RUN_BITS;
+
+impl Run {
+    fn new() -> Self {
+        Self(AtomicU64::new(0))
+    }
+
+    fn stamp(word: Word) -> u64 {
+        word.generation() << STAMP_SHIFT
+    }
+
+    /// `(failures, drops)` in a row, zero for another generation.
+    fn read(packed: u64, word: Word) -> (u64, u64) {
+        if (packed ^ Self::stamp(word)) >> STAMP_SHIFT != 0 {
+            return (0, 0);
+        }
+        (packed & RUN_MASK, packed >> RUN_BITS & RUN_MASK)
+    }
+
+    /// Whether `packed` counts for a generation after `word`'s; stamps wrap, generations only grow.
+    fn is_newer(packed: u64, word: Word) -> bool {
+        let ahead = packed.wrapping_sub(Self::stamp(word)) >> STAMP_SHIFT;
+        ahead != 0 && ahead < 1 << (63 - STAMP_SHIFT)
+    }
+
+    #[inline]
+    pub(crate) fn success(&self, word: Word) {
+        if self.0.load(Ordering::Acquire) & ((1 << STAMP_SHIFT) - 1) != 0 {
+            self.add(Mark::Success { slow: false }, word);
+        }
+    }
+
+    fn add(&self, mark: Mark, word: Word) -> bool {
+        let mut packed = self.0.load(Ordering::SeqCst);
+        loop {
+            if Self::is_newer(packed, word) {
+                // A newer generation has begun to count: this result belongs to none any more.
+                return false;
+            }
+            let (failures, drops) = Self::read(packed, word);
+            let (failures, drops) = match mark {
+                Mark::Success { .. } => (0, 0),
+                Mark::Failure { .. } => ((failures + 1).min(RUN_MASK), 0),
+                Mark::Abandoned => (failures, (drops + 1).min(RUN_MASK)),
+            };
+            let next = Self::stamp(word) | drops << RUN_BITS | failures;
+            match self.0.compare_exchange_weak(packed, next, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return true,
+                Err(seen) => packed = seen,
+            }
+        }
+    }
+
+    fn counts(&self, word: Word) -> Counts {
+        let (run, abandoned) = Self::read(self.0.load(Ordering::SeqCst), word);
+        Counts { total: run, failures: run, slow: 0, abandoned, run }
+    }
+}
+
+/// Exactly the last `n` conclusive results.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    size: usize,
+    marks: VecDeque<u8>,
+    failures: u64,
+    slow: u64,
+    /// Drops since the window was last empty of results.
+    abandoned: u64,
+    successes: u64,
+}
+
+const RING_FAIL: u8 = 1;
+const RING_SLOW: u8 = 2;
+
+impl Ring {
+    fn new(size: usize) -> Self {
+        let marks = VecDeque::with_capacity(size);
+        Self { size, marks, failures: 0, slow: 0, abandoned: 0, successes: 0 }
+    }
+
+    fn add(&mut self, mark: Mark) -> bool {
+        let bits = match mark {
+            Mark::Abandoned => {
+                self.abandoned += u64::from(self.marks.is_empty());
+                return true;
+            }
+            Mark::Failure { slow } => RING_FAIL | if slow { RING_SLOW } else { 0 },
+            Mark::Success { slow } => {
+                self.successes += 1;
+                if slow { RING_SLOW } else { 0 }
+            }
+        };
+        self.abandoned = 0;
+        while self.marks.len() >= self.size {
+            self.forget();
+        }
+        self.failures += u64::from(bits & RING_FAIL);
+        self.slow += u64::from(bits & RING_SLOW != 0);
+        self.marks.push_back(bits);
+        true
+    }
+
+    fn forget(&mut self) {
+        if let Some(bits) = self.marks.pop_front() {
+            self.failures -= u64::from(bits & RING_FAIL);
+            self.slow -= u64::from(bits & RING_SLOW != 0);
+        }
+    }
+
+    fn resize(&mut self, size: usize) {
+        self.size = size;
+        while self.marks.len() > size {
+            self.forget();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.marks.clear();
+        (self.failures, self.slow, self.abandoned) = (0, 0, 0);
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            total: self.marks.len() as u64,
+            failures: self.failures,
+            slow: self.slow,
+            abandoned: self.abandoned,
+            run: 0,
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What policies tell the outside world.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::breaker::Transition;
+use crate::{Rejected, TimeoutKind};
+
+/// What kind of policy an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A breaker.
+    Breaker,
+    /// A retry budget.
+    Budget,
+    /// A bulkhead partition.
+    Bulkhead,
+    /// A hedge.
+    Hedge,
+    /// A rate or concurrency limit.
+    Limit,
+    /// A whole policy.
+    Policy,
+}
+
+/// How an ended call counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Dropped before it ended.
+    Abandoned,
+    /// It failed.
+    Failure,
+    /// It ended without evidence.
+    Ignored,
+    /// Its result came from an older generation of the breaker and was dropped.
+    Late,
+    /// It succeeded, but slowly.
+    SlowSuccess,
+    /// It succeeded.
+    Success,
+    /// It was cut off.
+    Timeout(TimeoutKind),
+}
+
+/// Something that happened. Borrowed: a listener copies what it keeps.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// A call ended. From a breaker: one attempt; from a policy: the whole call.
+    Call {
+        /// How it counted.
+        outcome: Outcome,
+        /// How long it took, by the coarse tick unless the breaker was built with precise timing.
+        elapsed: Duration,
+        /// Attempts made; 1 from a breaker.
+        attempts: u32,
+    },
+    /// A second attempt was started beside a slow one.
+    Hedged {
+        /// How long the first had been running.
+        after: Duration,
+    },
+    /// A hedge ended as the winner.
+    HedgeWon,
+    /// A call was refused.
+    Rejected(&'a Rejected),
+    /// An attempt failed and another follows.
+    Retry {
+        /// Number of the attempt that failed, from 1.
+        attempt: u32,
+        /// How long until the next one.
+        delay: Duration,
+    },
+    /// A breaker changed its state.
+    Transition(&'a Transition),
+}
+
+/// Who speaks: the kind and the configured name, never a key or an id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Source {
+    kind: Kind,
+    name: Arc<str>,
+}
+
+impl Source {
+    pub(crate) fn new(kind: Kind, name: &Arc<str>) -> Self {
+        Self { kind, name: Arc::clone(name) }
+    }
+
+    /// The kind of policy.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Its configured name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Hears events. Called outside every lock; a panic in it is caught and dropped, and what it does to a
+/// policy from within is allowed. A slow listener slows the calls it hears.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use mainstay_resilience::{Breaker, Event, Listener, Source};
+///
+/// #[derive(Debug, Default)]
+/// struct Names(Mutex<Vec<String>>);
+///
+/// impl Listener for Names {
+///     fn event(&self, source: &Source, event: &Event<'_>) {
+///         if let Event::Transition(t) = event {
+///             self.0.lock().unwrap().push(format!("{} is {}", source.name(), t.to()));
+///         }
+///     }
+/// }
+///
+/// let names = Arc::new(Names::default());
+/// let breaker = Breaker::builder("payments").listener(names.clone()).build().unwrap();
+/// breaker.force_open("maintenance", None);
+/// assert_eq!(*names.0.lock().unwrap(), ["payments is forced_open"]);
+/// ```
+pub trait Listener: Send + Sync + fmt::Debug {
+    /// Something happened.
+    fn event(&self, source: &Source, event: &Event<'_>);
+
+    /// Called once when a policy is built: returns the listener that shall hear this policy, so that an
+    /// adapter can look up its counters once instead of per call. `None`: this one.
+    fn bind(&self, source: &Source) -> Option<Arc<dyn Listener>> {
+        let _ = source;
+        None
+    }
+}
+
+/// A listener bound to its source, or none.
+#[derive(Clone, Debug)]
+pub(crate) struct Ear(Option<Arc<(Source, Arc<dyn Listener>)>>);
+
+impl Ear {
+    pub(crate) fn new(kind: Kind, name: &Arc<str>, listener: Option<&Arc<dyn Listener>>) -> Self {
+        Self(listener.map(|listener| {
+            let source = Source::new(kind, name);
+            let bound = listener.bind(&source).unwrap_or_else(|| Arc::clone(listener));
+            Arc::new((source, bound))
+        }))
+    }
+
+    /// Whether anyone listens.
+    #[inline]
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Tells the listener. Its panics end here: they must not change what the call returns.
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        if let Some(bound) = &self.0 {
+            let call = std::panic::AssertUnwindSafe(|| bound.1.event(&bound.0, event));
+            // A panic of a listener is the listener's affair; the panic hook has shown it.
+            drop(std::panic::catch_unwind(call));
+        }
+    }
+}

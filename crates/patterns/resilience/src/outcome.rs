@@ -1,0 +1,133 @@
+//! What an ended operation means to the policies around it.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use crate::CallError;
+
+/// What an ended operation means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It failed, and the dependency is to blame.
+    Fail {
+        /// Whether another attempt may succeed.
+        retryable: bool,
+    },
+    /// It says nothing about the dependency: a validation error, a business no, most 4xx.
+    Ignore,
+    /// It succeeded.
+    Ok,
+    /// The dependency asked for less. Counts as a failure, may be retried after `after`.
+    Throttled {
+        /// The server's advice (`Retry-After`, gRPC push-back), already a duration; `None` without advice.
+        after: Option<Duration>,
+    },
+}
+
+impl Verdict {
+    /// A failure that may be retried.
+    pub const RETRYABLE: Self = Self::Fail { retryable: true };
+    /// A failure that must not be retried.
+    pub const FATAL: Self = Self::Fail { retryable: false };
+
+    /// The verdict on an HTTP status: below 400 is `Ok`, 408 and 5xx are failures, 429 is throttling, other
+    /// 4xx are ignored. 501 and 505 will not change by asking again.
+    ///
+    /// ```
+    /// use mainstay_resilience::Verdict;
+    ///
+    /// assert_eq!(Verdict::of_http(404, None), Verdict::Ignore);
+    /// assert_eq!(Verdict::of_http(503, None), Verdict::RETRYABLE);
+    /// assert_eq!(Verdict::of_http(429, None), Verdict::Throttled { after: None });
+    /// ```
+    #[must_use]
+    pub fn of_http(status: u16, retry_after: Option<Duration>) -> Self {
+        match status {
+            0..=399 => Self::Ok,
+            429 => Self::Throttled { after: retry_after },
+            503 if retry_after.is_some() => Self::Throttled { after: retry_after },
+            501 | 505 => Self::FATAL,
+            408 | 500.. => Self::RETRYABLE,
+            _ => Self::Ignore,
+        }
+    }
+
+    /// Whether a breaker counts this against the dependency.
+    #[must_use]
+    pub fn is_failure(self) -> bool {
+        matches!(self, Self::Fail { .. } | Self::Throttled { .. })
+    }
+}
+
+/// Says what an error means. Implement it on your error type, or pass a closure to `call_with`.
+///
+/// ```
+/// use mainstay_resilience::{Classify, Verdict};
+///
+/// enum PaymentError { Declined, Unreachable }
+///
+/// impl Classify for PaymentError {
+///     fn verdict(&self) -> Verdict {
+///         match self {
+///             Self::Declined => Verdict::Ignore,
+///             Self::Unreachable => Verdict::RETRYABLE,
+///         }
+///     }
+/// }
+/// assert!(PaymentError::Unreachable.verdict().is_failure());
+/// assert!(!PaymentError::Declined.verdict().is_failure());
+/// ```
+pub trait Classify {
+    /// What this error means.
+    fn verdict(&self) -> Verdict;
+}
+
+impl<E: Classify + ?Sized> Classify for &E {
+    fn verdict(&self) -> Verdict {
+        (**self).verdict()
+    }
+}
+
+impl<E: Classify + ?Sized> Classify for Box<E> {
+    fn verdict(&self) -> Verdict {
+        (**self).verdict()
+    }
+}
+
+impl Classify for Infallible {
+    fn verdict(&self) -> Verdict {
+        match *self {}
+    }
+}
+
+/// Misuse and refusals of the own side are ignored or final; what the network did may be retried.
+impl Classify for std::io::Error {
+    fn verdict(&self) -> Verdict {
+        use std::io::ErrorKind as K;
+        match self.kind() {
+            K::InvalidInput | K::InvalidData | K::NotFound | K::AlreadyExists => Verdict::Ignore,
+            K::PermissionDenied | K::Unsupported | K::OutOfMemory => Verdict::FATAL,
+            _ => Verdict::RETRYABLE,
+        }
+    }
+}
+
+/// An inner policy's local refusal is no evidence for an outer one: otherwise one outage trips the chain.
+impl<E: Classify> Classify for CallError<E> {
+    fn verdict(&self) -> Verdict {
+        match self.last() {
+            Self::Inner(error) => error.verdict(),
+            Self::Timeout(_) => Verdict::RETRYABLE,
+            Self::Rejected(_) | Self::GaveUp(_) => Verdict::Ignore,
+        }
+    }
+}
+
+/// The closure form of [`Classify`]: sees the whole result, so that an `Ok` response may be a failure.
+pub(crate) fn by_trait<T, E: Classify>(result: &Result<T, E>) -> Verdict {
+    match result {
+        Ok(_) => Verdict::Ok,
+        Err(error) => error.verdict(),
+    }
+}

@@ -1,0 +1,597 @@
+//! The order of a policy, as one future without a name to box: deadline, limits, bulkhead, retry with budget,
+//! hedge, then attempts ([`Running`]).
+//!
+//! The future holds plain marks (a parity, a ticket's word) instead of borrowing guards, so it can own its policy;
+//! its drop gives back whatever the marks say is held.
+
+use std::future::Future;
+use std::ops::Deref;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use mainstay_clock::{Deadline, Instant, Sleep};
+
+use super::running::{self, Ended, Operation, Running, Start};
+use super::seam::{Ask, LimitSlot, Pass, Sample};
+use super::{Core, Repeat};
+use crate::budget::{Budget, Cost, Paid};
+use crate::bulkhead::Wait;
+use crate::retry::{Bounds, Decision, Failed, Used};
+use crate::timeout::LazyTimer;
+use crate::{CallContext, CallError, Event, GaveUp, Outcome, Reason, Rejected, Stop, Verdict};
+
+/// Where a call stands.
+enum Stage {
+    Start,
+    Queue(Wait),
+    Attempt,
+    Backoff(Sleep),
+    Over,
+}
+
+/// What a call holds, to be given back exactly once.
+#[derive(Default)]
+struct Held {
+    passes: [Option<Pass>; LimitSlot::COUNT],
+    permit: Option<u8>,
+    began: bool,
+}
+
+/// The second attempt of a hedge.
+enum Rival<F> {
+    /// Not yet, or not at all for this attempt.
+    None,
+    /// The plan has been asked.
+    Due(LazyTimer),
+    Runs(Pin<Box<Running<F>>>),
+    /// It failed, was refused or must not start.
+    Done,
+}
+
+type Failure<O> = Ended<<O as Operation>::Value, <O as Operation>::Error>;
+
+pin_project_lite::pin_project! {
+    /// A whole guarded call.
+    pub(crate) struct Run<P, C, O, K>
+    where
+        P: Deref<Target = Core>,
+        C: Deref<Target = CallContext>,
+        O: Operation,
+    {
+        core: P,
+        cx: C,
+        op: O,
+        classify: K,
+        stage: Stage,
+        held: Held,
+        started: Instant,
+        deadline: Deadline,
+        number: u32,
+        used: Used,
+        paid: Paid,
+        first: Option<Box<CallError<O::Error>>>,
+        // The primary's end, while its rival still runs.
+        ended: Option<Box<Failure<O>>>,
+        rival: Rival<O::Future>,
+        #[pin]
+        primary: Option<Running<O::Future>>,
+    }
+
+    impl<P, C, O, K> PinnedDrop for Run<P, C, O, K>
+    where
+        P: Deref<Target = Core>,
+        C: Deref<Target = CallContext>,
+        O: Operation,
+    {
+        fn drop(this: Pin<&mut Self>) {
+            this.clean_up();
+        }
+    }
+}
+
+impl<P, C, O, K> Run<P, C, O, K>
+where
+    P: Deref<Target = Core>,
+    C: Deref<Target = CallContext>,
+    O: Operation,
+{
+    #[inline(always)]
+    pub(crate) fn new(core: P, cx: C, op: O, classify: K) -> Self {
+        Self {
+            core,
+            cx,
+            op,
+            classify,
+            stage: Stage::Start,
+            held: Held::default(),
+            started: Instant::ZERO,
+            deadline: Deadline::NONE,
+            number: 0,
+            used: Used::default(),
+            paid: Paid::default(),
+            first: None,
+            ended: None,
+            rival: Rival::None,
+            primary: None,
+        }
+    }
+
+    /// A call that was dropped, or whose operation panicked, before it ended.
+    fn clean_up(mut self: Pin<&mut Self>) {
+        match self.stage {
+            Stage::Over => return,
+            // A limiter that panicked may leave passes of outer ones.
+            Stage::Start if self.held.is_empty() => return,
+            _ => {}
+        }
+        let panicked = self.as_mut().drop_attempts();
+        let outcome = if panicked { Outcome::Failure } else { Outcome::Abandoned };
+        self.give_back(outcome);
+    }
+
+    /// Drops what runs; its tickets are abandoned. True if one of them ended by a panic.
+    fn drop_attempts(self: Pin<&mut Self>) -> bool {
+        let mut this = self.project();
+        let core: &Core = this.core;
+        let mut panicked = false;
+        if let Some(primary) = this.primary.as_mut().as_pin_mut() {
+            panicked |= primary.abandon(core);
+            this.primary.set(None);
+        }
+        if let Rival::Runs(mut rival) = std::mem::replace(this.rival, Rival::None) {
+            panicked |= rival.as_mut().abandon(core);
+        }
+        panicked
+    }
+
+    /// Gives back permit, passes and budget, and tells how the call ended.
+    #[inline(always)]
+    fn give_back(self: Pin<&mut Self>, outcome: Outcome) {
+        let this = self.project();
+        let core: &Core = this.core;
+        if let (Stage::Queue(wait), Some(bulkhead)) = (&mut *this.stage, &core.bulkhead)
+            && let Some(parity) = wait.cancel(bulkhead.core())
+        {
+            this.held.permit = Some(parity);
+        }
+        *this.stage = Stage::Over;
+        if let (Some(parity), Some(bulkhead)) = (this.held.permit.take(), &core.bulkhead) {
+            bulkhead.core().leave(parity);
+        }
+        if let Some(budget) = core.budget_for(this.cx) {
+            let began = std::mem::take(&mut this.held.began);
+            if outcome == Outcome::Success {
+                budget.attempt(true);
+            }
+            budget.end(std::mem::take(this.paid), began, outcome == Outcome::Success);
+        }
+        if core.limited {
+            give_back_passes(core, this.held, *this.started, outcome);
+        }
+        if core.ear.is_open() {
+            let elapsed = core.tick.read().saturating_duration_since(*this.started);
+            core.ear.tell(&Event::Call { outcome, elapsed, attempts: *this.number });
+        }
+    }
+}
+
+#[cold]
+fn give_back_passes(core: &Core, held: &mut Held, started: Instant, outcome: Outcome) {
+    let elapsed = core.tick.read().saturating_duration_since(started);
+    // Inside out.
+    for (slot, pass) in held.passes.iter_mut().enumerate().rev() {
+        if let (Some(pass), Some(limiter)) = (pass.take(), &core.limits[slot]) {
+            limiter.done(pass, Sample { outcome, elapsed });
+        }
+    }
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.permit.is_none() && !self.began && self.passes.iter().all(Option::is_none)
+    }
+}
+
+/// What the loop does next.
+enum Step<T, E> {
+    Go,
+    Return(Result<T, CallError<E>>, Outcome),
+}
+
+impl<P, C, O, K> Future for Run<P, C, O, K>
+where
+    P: Deref<Target = Core>,
+    C: Deref<Target = CallContext>,
+    O: Operation,
+    K: Fn(&Result<O::Value, O::Error>) -> Verdict,
+{
+    type Output = Result<O::Value, CallError<O::Error>>;
+
+    #[inline(always)]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let step = match self.as_mut().project().stage {
+                Stage::Start => self.as_mut().begin(),
+                Stage::Attempt => ready!(self.as_mut().poll_attempt(cx)),
+                Stage::Queue(_) => ready!(self.as_mut().poll_queue(cx)),
+                Stage::Backoff(sleep) => {
+                    ready!(sleep.as_mut().poll(cx));
+                    self.as_mut().attempt()
+                }
+                Stage::Over => return Poll::Pending,
+            };
+            if let Step::Return(result, outcome) = step {
+                self.give_back(outcome);
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+impl<P, C, O, K> Run<P, C, O, K>
+where
+    P: Deref<Target = Core>,
+    C: Deref<Target = CallContext>,
+    O: Operation,
+    K: Fn(&Result<O::Value, O::Error>) -> Verdict,
+{
+    /// Deadline, limits, bulkhead.
+    #[inline(always)]
+    fn begin(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
+        let this = self.project();
+        let core: &Core = this.core;
+        let now = core.tick.read();
+        *this.started = now;
+        *this.deadline = match core.deadline {
+            Some(d) => this.cx.deadline().child(now, d),
+            None => this.cx.deadline(),
+        };
+        if core.is_hopeless(now, *this.deadline) {
+            return refuse(core, Rejected::new(core.name.clone(), Reason::Deadline));
+        }
+        if core.limited
+            && let Err(rejected) = core.pass_limits(this.cx, now, &mut this.held.passes)
+        {
+            return refuse(core, rejected);
+        }
+        if let Some(bulkhead) = &core.bulkhead {
+            this.held.permit = bulkhead.core().try_enter(now);
+            if this.held.permit.is_none() {
+                *this.stage = Stage::Queue(Wait::default());
+                return Step::Go;
+            }
+        }
+        *this.stage = Stage::Attempt;
+        Step::Go
+    }
+
+    fn poll_queue(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+        let this = self.project();
+        let core: &Core = this.core;
+        let (Stage::Queue(wait), Some(bulkhead)) = (&mut *this.stage, &core.bulkhead) else {
+            return Poll::Ready(Step::Go);
+        };
+        let entered = ready!(wait.poll(bulkhead.core(), this.cx.priority(), *this.deadline, cx));
+        *this.stage = Stage::Attempt;
+        match entered {
+            Ok(parity) => {
+                this.held.permit = Some(parity);
+                if core.is_hopeless(core.tick.read(), *this.deadline) {
+                    return Poll::Ready(refuse(core, Rejected::new(core.name.clone(), Reason::Deadline)));
+                }
+                Poll::Ready(Step::Go)
+            }
+            Err(rejected) => Poll::Ready(refuse(core, rejected)),
+        }
+    }
+
+    /// Starts the next attempt.
+    #[inline(always)]
+    fn attempt(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
+        let mut this = self.project();
+        let core: &Core = this.core;
+        *this.stage = Stage::Attempt;
+        *this.number += 1;
+        if *this.number == 1
+            && let Some(budget) = core.budget_for(this.cx)
+            && !this.cx.is_fed(budget)
+        {
+            budget.begin(*this.started);
+            this.held.began = true;
+        }
+        *this.rival = Rival::None;
+        match running::admit(core) {
+            Ok(ticket) => {
+                let start = Start { number: *this.number, hedge: false, deadline: *this.deadline };
+                this.primary.set(Some(Running::start(this.op, core, this.cx, start, ticket)));
+                Step::Go
+            }
+            Err(rejected) => {
+                *this.number -= 1;
+                let last = CallError::Rejected(rejected.clone());
+                let Some(first) = this.first.take() else { return refuse(core, rejected) };
+                core.keep(&rejected);
+                Step::Return(
+                    Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)),
+                    Outcome::Failure,
+                )
+            }
+        }
+    }
+
+    /// Polls what runs.
+    #[inline(always)]
+    fn poll_attempt(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+        let mut this = self.as_mut().project();
+        let core: &Core = this.core;
+        let Some(primary) = this.primary.as_mut().as_pin_mut() else {
+            if this.ended.is_some() {
+                return self.poll_rival(cx);
+            }
+            return Poll::Ready(self.attempt());
+        };
+        match primary.poll(core, this.classify, cx) {
+            Poll::Ready(Ok(value)) => {
+                if core.hedge.is_some() {
+                    self.as_mut().observe();
+                }
+                self.project().primary.set(None);
+                Poll::Ready(Step::Return(Ok(value), Outcome::Success))
+            }
+            Poll::Ready(Err(ended)) => {
+                this.primary.set(None);
+                Poll::Ready(self.ended(ended))
+            }
+            Poll::Pending if core.hedge.is_some() => self.poll_rival(cx),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// Tells the hedge's plan how long the success of what runs took, and drops the other one.
+    #[cold]
+    fn observe(mut self: Pin<&mut Self>) {
+        let core: &Core = &self.core;
+        let now = core.tick.read();
+        let started = match (&self.primary, &self.rival) {
+            (Some(primary), _) => primary.started(),
+            (None, Rival::Runs(rival)) => rival.started(),
+            (None, _) => now,
+        };
+        if let Some(hedge) = &core.hedge {
+            hedge.succeeded(now, now.saturating_duration_since(started));
+        }
+        self.as_mut().drop_attempts();
+    }
+
+    /// The primary has ended without success.
+    #[cold]
+    fn ended(mut self: Pin<&mut Self>, ended: Box<Failure<O>>) -> Step<O::Value, O::Error> {
+        if self.core.hedge.is_some() && can_retry(ended.verdict) && self.as_mut().has_rival() {
+            *self.project().ended = Some(ended);
+            return Step::Go;
+        }
+        self.failed(*ended)
+    }
+
+    /// After a failure: try again, or end the call.
+    #[cold]
+    fn failed(mut self: Pin<&mut Self>, ended: Failure<O>) -> Step<O::Value, O::Error> {
+        self.as_mut().drop_attempts();
+        let mut this = self.as_mut().project();
+        let core: &Core = this.core;
+        let budget = core.budget_for(this.cx);
+        if let Some(budget) = budget
+            && can_retry(ended.verdict)
+        {
+            budget.attempt(false);
+        }
+        let timed_out = matches!(&ended.result, Err(CallError::Timeout(_)));
+        let outcome = outcome_of(&ended);
+        let Some(retry) = &core.retry else { return Step::Return(ended.result, outcome) };
+        let now = core.clock.now();
+        let failed = Failed {
+            verdict: ended.verdict,
+            timed_out,
+            attempt: *this.number,
+            elapsed: now.saturating_duration_since(*this.started),
+        };
+        let bounds = Bounds { now, deadline: *this.deadline, repeatable: core.may_repeat(this.cx) };
+        let decision = retry.decide(&failed, this.used, bounds, &*core.rng);
+        let decision = pay(decision, budget, &failed, this.paid, now);
+        match decision {
+            Decision::After(delay) => {
+                core.ear.tell(&Event::Retry { attempt: *this.number, delay });
+                core.stats.retried();
+                if this.first.is_none()
+                    && let Err(error) = ended.result
+                {
+                    *this.first = Some(Box::new(error));
+                }
+                this.primary.set(None);
+                if delay.is_zero() {
+                    return self.attempt();
+                }
+                *this.stage = Stage::Backoff(core.clock.sleep_until(now.saturating_add(delay)));
+                Step::Go
+            }
+            Decision::Stop(stop, hint) => {
+                let result = ended.result.map_err(|last| {
+                    let plain = *this.number == 1 && stop == Stop::NotRetryable && hint.is_none();
+                    let once = retry.max_attempts() == 1 && hint.is_none();
+                    if plain || once {
+                        last
+                    } else {
+                        gave_up(this.first.take(), last, *this.number, stop, hint)
+                    }
+                });
+                Step::Return(result, outcome)
+            }
+        }
+    }
+
+    /// Whether a second attempt runs, or can be started right now because the first failed early.
+    fn has_rival(mut self: Pin<&mut Self>) -> bool {
+        if matches!(self.rival, Rival::None | Rival::Due(_)) {
+            self.as_mut().launch();
+        }
+        matches!(self.rival, Rival::Runs(_))
+    }
+
+    /// Starts the second attempt, if it may be repeated, the budget pays and the breaker admits it.
+    fn launch(self: Pin<&mut Self>) {
+        let this = self.project();
+        let core: &Core = this.core;
+        *this.rival = Rival::Done;
+        let now = core.clock.now();
+        if !core.may_repeat(this.cx) || core.is_hopeless(now, *this.deadline) {
+            return;
+        }
+        if core.budget_for(this.cx).is_some_and(|budget| !budget.pay(Cost::Hedge, this.paid, now)) {
+            return;
+        }
+        if let Ok(ticket) = running::admit(core) {
+            let start = Start { number: *this.number, hedge: true, deadline: *this.deadline };
+            let running = Running::start(this.op, core, this.cx, start, ticket);
+            let after = this.primary.as_ref().get_ref().as_ref().map_or(now, Running::started);
+            core.ear.tell(&Event::Hedged { after: now.saturating_duration_since(after) });
+            core.stats.hedged();
+            *this.rival = Rival::Runs(Box::pin(running));
+        }
+    }
+
+    /// The second attempt: due, running, or none.
+    fn poll_rival(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+        let this = self.as_mut().project();
+        let core: &Core = this.core;
+        if let (Rival::None, Some(hedge), Some(primary)) =
+            (&*this.rival, &core.hedge, this.primary.as_ref().get_ref())
+        {
+            let delay = if core.may_repeat(this.cx) { hedge.delay(core.tick.read()) } else { None };
+            let due = |d: Duration| Rival::Due(LazyTimer::at(primary.started().saturating_add(d)));
+            *this.rival = delay.map_or(Rival::Done, due);
+        }
+        if let Rival::Due(timer) = this.rival {
+            ready!(timer.poll(&*core.clock, cx));
+            self.as_mut().launch();
+        }
+        let this = self.as_mut().project();
+        let Rival::Runs(rival) = this.rival else { return Poll::Pending };
+        if let Ok(value) = ready!(rival.as_mut().poll(this.core, this.classify, cx)) {
+            this.core.ear.tell(&Event::HedgeWon);
+            // The plan learns how long an unhedged call would have taken at least: counted from the primary's
+            // start. Were the rival's own time counted, the percentile would fall with every hedge.
+            self.observe();
+            return Poll::Ready(Step::Return(Ok(value), Outcome::Success));
+        }
+        *this.rival = Rival::Done;
+        match this.ended.take() {
+            Some(primary) => Poll::Ready(self.failed(*primary)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Asks the budget for the retry that was decided.
+fn pay(
+    decision: Decision,
+    budget: Option<&Budget>,
+    failed: &Failed,
+    paid: &mut Paid,
+    now: Instant,
+) -> Decision {
+    let (Decision::After(delay), Some(budget)) = (decision, budget) else { return decision };
+    let cost = match failed.verdict {
+        Verdict::Throttled { .. } => Cost::RetryThrottled,
+        _ if failed.timed_out => Cost::RetryTimeout,
+        _ => Cost::Retry,
+    };
+    if budget.pay(cost, paid, now) { decision } else { Decision::Stop(Stop::Budget, Some(delay)) }
+}
+
+fn can_retry(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Fail { retryable: true } | Verdict::Throttled { .. })
+}
+
+fn outcome_of<T, E>(ended: &Ended<T, E>) -> Outcome {
+    match (&ended.result, ended.verdict) {
+        (Err(CallError::Timeout(timeout)), _) => Outcome::Timeout(timeout.kind()),
+        (_, Verdict::Ignore) => Outcome::Ignored,
+        (_, Verdict::Ok) => Outcome::Success,
+        _ => Outcome::Failure,
+    }
+}
+
+/// A local refusal ends the call; it is no evidence.
+#[cold]
+fn refuse<T, E>(core: &Core, rejected: Rejected) -> Step<T, E> {
+    core.keep(&rejected);
+    Step::Return(Err(rejected.into()), Outcome::Ignored)
+}
+
+/// A refusal of an attempt: after a failure, that failure is worth keeping.
+#[cold]
+fn refuse_attempt<T, E>(
+    core: &Core,
+    rejected: Rejected,
+    first: Option<Box<CallError<E>>>,
+    attempts: u32,
+) -> Step<T, E> {
+    if first.is_none() {
+        return refuse(core, rejected);
+    }
+    core.keep(&rejected);
+    let last = CallError::Rejected(rejected);
+    Step::Return(Err(gave_up(first, last, attempts, Stop::NotRetryable, None)), Outcome::Failure)
+}
+
+#[cold]
+fn gave_up<E>(
+    first: Option<Box<CallError<E>>>,
+    last: CallError<E>,
+    attempts: u32,
+    stop: Stop,
+    retry_after: Option<Duration>,
+) -> CallError<E> {
+    let first = first.map(|first| *first);
+    CallError::GaveUp(Box::new(GaveUp { first, last, attempts, stop, retry_after }))
+}
+
+impl Core {
+    /// Whether nothing that starts now can end in time.
+    #[inline]
+    fn is_hopeless(&self, now: Instant, deadline: Deadline) -> bool {
+        let least = self.retry.as_ref().map_or(Duration::ZERO, |retry| retry.min_attempt_time());
+        deadline.is_some() && now.saturating_add(least) >= deadline.instant()
+    }
+
+    fn may_repeat(&self, cx: &CallContext) -> bool {
+        match self.repeat {
+            Repeat::Always => true,
+            Repeat::PerCall => cx.is_idempotent(),
+            Repeat::Undeclared => false,
+        }
+    }
+
+    #[cold]
+    fn pass_limits(
+        &self,
+        cx: &CallContext,
+        now: Instant,
+        passes: &mut [Option<Pass>; LimitSlot::COUNT],
+    ) -> Result<(), Rejected> {
+        let ask = Ask { cx, now };
+        for (limiter, pass) in self.limits.iter().zip(passes) {
+            if let Some(limiter) = limiter {
+                *pass = Some(limiter.admit(&ask)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Remembers and tells a refusal.
+    fn keep(&self, rejected: &Rejected) {
+        self.stats.rejected(rejected, self.clock.now());
+        self.ear.tell(&Event::Rejected(rejected));
+    }
+}

@@ -1,0 +1,245 @@
+//! When to try again, and after how long.
+//!
+//! A retry is a slot of a [`Policy`](crate::Policy): the loop itself lives there, because a retry without a
+//! deadline and a budget around it is what keeps overloads alive.
+
+mod after;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::backoff::{Backoff, BackoffError, Growth, Jitter};
+
+pub use after::{Pushback, pushback, retry_after};
+pub use state::Failed;
+pub(crate) use state::{Bounds, Decision, Used};
+
+use crate::ConfigError;
+
+/// Most attempts: beyond this somebody confused a retry with a loop.
+const MAX_ATTEMPTS: u32 = 1_000_000;
+
+/// What server advice does.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Advice {
+    /// Wait at least as long as asked; stop when that is more than `at_most`.
+    Followed { at_most: Duration },
+    /// Wait as asked, but between the own delay and so much more.
+    Clamped { extra: Duration },
+}
+
+/// How failed attempts are repeated. Cheap to clone.
+///
+/// Guarantees: at most `attempts` executions, the first included; no delay above the cap, jitter included, but
+/// for server advice within its own bound; no attempt starts that cannot finish before the deadline.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::Retry;
+///
+/// let ms = Duration::from_millis;
+/// assert_eq!(Retry::exponential(ms(50), ms(2_000)).attempts(3).build().unwrap().max_attempts(), 3);
+/// let refused = Retry::exponential(ms(50), ms(20)).build().unwrap_err();
+/// assert_eq!(refused.field(), "cap");
+/// assert_eq!(Retry::exponential(ms(50), ms(60)).attempts(0).build().unwrap_err().field(), "attempts");
+/// ```
+#[derive(Clone, Debug)]
+pub struct Retry {
+    schedule: Backoff,
+    throttled: Option<Backoff>,
+    attempts: u32,
+    total: Option<Duration>,
+    advice: Advice,
+    min_attempt_time: Duration,
+    when: Option<When>,
+}
+
+#[derive(Clone)]
+struct When(Arc<dyn Fn(&Failed) -> bool + Send + Sync>);
+
+impl fmt::Debug for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("When")
+    }
+}
+
+/// Settings of a [`Retry`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | attempts | 3 | more of them rarely help and always load |
+/// | jitter | full | spreads a herd best |
+/// | factor | 2 | |
+/// | max retry after | 60 s | a server may ask for patience, not for ever |
+/// | min attempt time | 0 | unknown here; set it to the fastest useful answer |
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RetryBuilder {
+    base: Duration,
+    cap: Duration,
+    growth: Growth,
+    jitter: Jitter,
+    throttled: Option<(Duration, Duration)>,
+    attempts: u32,
+    total: Option<Duration>,
+    advice: Advice,
+    min_attempt_time: Duration,
+    when: Option<When>,
+}
+
+impl Retry {
+    /// Doubling delays from `base` to `cap`, with full jitter.
+    pub fn exponential(base: Duration, cap: Duration) -> RetryBuilder {
+        RetryBuilder::new(base, cap, Growth::Exponential { factor: 2.0 }, Jitter::Full)
+    }
+
+    /// Delays of `base`, twice `base`, and so on up to `cap`, with full jitter.
+    pub fn linear(base: Duration, cap: Duration) -> RetryBuilder {
+        RetryBuilder::new(base, cap, Growth::Linear, Jitter::Full)
+    }
+
+    /// Always `delay`, without jitter.
+    pub fn constant(delay: Duration) -> RetryBuilder {
+        RetryBuilder::new(delay, delay, Growth::Constant, Jitter::None)
+    }
+
+    /// What we would choose: 3 attempts, 50 ms to 2 s.
+    pub fn standard() -> RetryBuilder {
+        Self::exponential(Duration::from_millis(50), Duration::from_secs(2))
+    }
+
+    /// AWS retry behaviour 2.1: 3 attempts, base 50 ms, after throttling 1 s, cap 20 s; advice is clamped to at
+    /// most 5 s above the own delay. Use it with [`BudgetBuilder::aws`](crate::budget::BudgetBuilder::aws).
+    pub fn aws() -> RetryBuilder {
+        let cap = Duration::from_secs(20);
+        let mut aws = Self::exponential(Duration::from_millis(50), cap);
+        aws.throttled = Some((Duration::from_secs(1), cap));
+        aws.advice = Advice::Clamped { extra: Duration::from_secs(5) };
+        aws
+    }
+
+    /// Executions at most, the first included.
+    #[must_use]
+    pub fn max_attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// The schedule of delays.
+    #[must_use]
+    pub fn schedule(&self) -> &Backoff {
+        &self.schedule
+    }
+
+    pub(crate) fn min_attempt_time(&self) -> Duration {
+        self.min_attempt_time
+    }
+}
+
+impl RetryBuilder {
+    fn new(base: Duration, cap: Duration, growth: Growth, jitter: Jitter) -> Self {
+        Self {
+            base,
+            cap,
+            growth,
+            jitter,
+            throttled: None,
+            attempts: 3,
+            total: None,
+            advice: Advice::Followed { at_most: Duration::from_secs(60) },
+            min_attempt_time: Duration::ZERO,
+            when: None,
+        }
+    }
+
+    /// Executions at most, the first included.
+    pub fn attempts(mut self, n: u32) -> Self {
+        self.attempts = n;
+        self
+    }
+
+    /// The jitter. It comes before the clamp: no delay exceeds the cap.
+    pub fn jitter(mut self, jitter: Jitter) -> Self {
+        self.jitter = jitter;
+        self
+    }
+
+    /// The growth of an exponential schedule.
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.growth = Growth::Exponential { factor };
+        self
+    }
+
+    /// No attempt starts later than this after the call began.
+    pub fn total_time(mut self, d: Duration) -> Self {
+        self.total = Some(d);
+        self
+    }
+
+    /// Longest server advice that is followed; beyond it the call ends and hands the advice on.
+    pub fn max_retry_after(mut self, d: Duration) -> Self {
+        self.advice = Advice::Followed { at_most: d };
+        self
+    }
+
+    /// Delays after throttling.
+    pub fn when_throttled(mut self, base: Duration, cap: Duration) -> Self {
+        self.throttled = Some((base, cap));
+        self
+    }
+
+    /// The least time in which an attempt can succeed: none starts with less before the deadline.
+    pub fn min_attempt_time(mut self, d: Duration) -> Self {
+        self.min_attempt_time = d;
+        self
+    }
+
+    /// A further condition, asked after the verdict allowed a retry.
+    pub fn when(mut self, when: impl Fn(&Failed) -> bool + Send + Sync + 'static) -> Self {
+        self.when = Some(When(Arc::new(when)));
+        self
+    }
+
+    /// Checks the settings and builds.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the refused field, its value and what is allowed.
+    pub fn build(&self) -> Result<Retry, ConfigError> {
+        if self.attempts == 0 || self.attempts > MAX_ATTEMPTS {
+            let allowed = format!("1 to {MAX_ATTEMPTS}; 1 is the first call alone");
+            return Err(ConfigError::new("attempts", self.attempts, allowed));
+        }
+        if self.total == Some(Duration::ZERO) {
+            return Err(ConfigError::new("total_time", "0 s", "more than 0 s"));
+        }
+        let schedule = backoff(Backoff::new(self.base, self.cap, self.growth))?.with_jitter(self.jitter);
+        let throttled = match self.throttled {
+            Some((base, cap)) => {
+                Some(backoff(Backoff::new(base, cap, self.growth))?.with_jitter(self.jitter))
+            }
+            None => None,
+        };
+        Ok(Retry {
+            schedule,
+            throttled,
+            attempts: self.attempts,
+            total: self.total,
+            advice: self.advice,
+            min_attempt_time: self.min_attempt_time,
+            when: self.when.clone(),
+        })
+    }
+}
+
+fn backoff(made: Result<Backoff, BackoffError>) -> Result<Backoff, ConfigError> {
+    made.map_err(|error| match error {
+        BackoffError::ZeroBase => ConfigError::new("base", "0 s", "more than 0 s, at most the cap"),
+        BackoffError::BaseOverCap { base, cap } => {
+            ConfigError::new("cap", format!("{cap:?}"), format!("at least the base, {base:?}"))
+        }
+        BackoffError::Factor(factor) => ConfigError::new("factor", factor, "a finite number >= 1"),
+        other => ConfigError::new("backoff", other, "0 < base <= cap, factor >= 1"),
+    })
+}

@@ -1,0 +1,23 @@
+//! Integration tests: the must-pass battery, by its ids.
+
+#![cfg(not(any(loom, shuttle)))]
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
+mod api;
+mod breaker;
+mod breaker_threads;
+mod budget;
+mod bulkhead;
+mod config;
+#[cfg(feature = "serde")]
+mod configs;
+mod des;
+mod drops;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod policy;
+mod retry;
+mod sketch;
+mod timeout;
+mod windows;
+mod world;
