@@ -9,3 +9,20 @@ struct Sagas;
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
 struct Compare;
+
+#[doc = include_str!("../../../../docs/limit.md")]
+struct Limits;
+#[doc = include_str!("../../../../docs/hedge.md")]
+struct Hedges;
+#[doc = include_str!("../../../../docs/fallback.md")]
+struct Fallbacks;
+#[doc = include_str!("../../../../docs/outlier.md")]
+struct Outliers;
+#[doc = include_str!("../../../../docs/fleet.md")]
+struct Fleets;
+#[cfg(feature = "tower")]
+#[doc = include_str!("../../../../docs/tower.md")]
+struct Layers;
+#[cfg(feature = "policies")]
+#[doc = include_str!("../../../../docs/order-and-budgets.md")]
+struct OrderAndBudgets;

@@ -112,4 +112,12 @@ impl BarrierRows for Rows<'_> {
             .map(drop)
             .map_err(store_error)
     }
+
+    fn savepoint(&mut self) -> Result<()> {
+        self.conn.execute_batch("savepoint mainstay_work").map_err(store_error)
+    }
+
+    fn back_to_savepoint(&mut self) -> Result<()> {
+        self.conn.execute_batch("rollback to mainstay_work").map_err(store_error)
+    }
 }

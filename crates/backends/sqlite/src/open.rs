@@ -11,7 +11,7 @@ use crate::error::store_error;
 /// Fixes the WAL-reset race between connections; older libraries may corrupt the file.
 const MIN_SQLITE: i32 = 3_051_003;
 /// A foreign process that holds the file for a moment is slowness, not failure.
-const BUSY: Duration = Duration::from_secs(10);
+pub(crate) const BUSY: Duration = Duration::from_secs(10);
 /// Page cache of one connection, in KiB: the hot end of the tables, and far below the memory goal.
 const CACHE_KIB: i64 = 16 * 1024;
 /// Prepared statements kept per connection: more than we have.

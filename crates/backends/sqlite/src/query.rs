@@ -6,7 +6,7 @@ use mainstay_clock::WallTime;
 use mainstay_store::Result;
 use mainstay_store::journal::{
     Audit, Cursor, EventPage, Filter, Hash, JournalEvent, Loaded, NewRecord, Page, PageCursor, Post, Record,
-    Reply, Row, SagaStatus, StatusCount, StoredAudit, StoredDefinition, Summary, Uid,
+    Reply, Row, SagaStatus, StatusCount, StoredAudit, StoredDefinition, Summary, Uid, Unreadable,
 };
 use mainstay_store::{Error, ErrorKind};
 use rusqlite::types::Value;
@@ -382,21 +382,33 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
             .collect()
         })
         .map_err(store_error)?;
-    let mut events = Vec::new();
-    let mut next = after;
+    let reset = after.0 > 0 && from < purged;
+    let mut page = EventPage { events: Vec::new(), unreadable: Vec::new(), next: after, reset };
     for (row, uid, id, definition) in rows {
-        for (i, record) in row.records()?.into_iter().enumerate() {
+        let end = Cursor(row.n << CURSOR_BITS | CURSOR_END);
+        let saga = Uid::new(uid.as_str());
+        let records = match row.records() {
+            Ok(records) => records,
+            Err(_) if end <= after => continue,
+            Err(why) => {
+                let why = why.to_string();
+                page.unreadable.push(Unreadable { cursor: end, saga, id, definition, why });
+                page.next = end;
+                continue;
+            }
+        };
+        for (i, record) in records.into_iter().enumerate() {
             let cursor = Cursor(row.n << CURSOR_BITS | i as u64);
             if cursor <= after {
                 continue;
             }
-            if events.len() >= limit {
-                return Ok(EventPage { events, next, reset: after.0 > 0 && from < purged });
+            if page.events.len() >= limit {
+                return Ok(page);
             }
-            next = cursor;
-            events.push(JournalEvent {
+            page.next = cursor;
+            page.events.push(JournalEvent {
                 cursor,
-                saga: Uid::new(uid.as_str()),
+                saga: saga.clone(),
                 id: id.clone(),
                 definition: definition.clone(),
                 record,
@@ -404,9 +416,9 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
             });
         }
         // Past the whole row: nothing can be added to it.
-        next = next.max(Cursor(row.n << CURSOR_BITS | CURSOR_END));
+        page.next = page.next.max(end);
     }
-    Ok(EventPage { events, next, reset: after.0 > 0 && from < purged })
+    Ok(page)
 }
 
 pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<StoredAudit>> {

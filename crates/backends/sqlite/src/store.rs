@@ -13,7 +13,10 @@ use crate::lockfile::LockFile;
 use crate::writer::{Core, Writer};
 use crate::{open, schema};
 
-/// Journal, leases, records and cells in one SQLite file. Clones share it.
+/// A shorter log would start over with every few commits.
+const MIN_WAL_BYTES: u64 = 64 * 1024;
+
+/// Journal, records and cells in one SQLite file. Clones share it.
 ///
 /// ```
 /// use mainstay_clock::Runtime;
@@ -50,6 +53,11 @@ impl SqliteStore {
             let text = format!("`readers` is {}; allowed: 1 to 64", config.readers);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
+        if config.max_wal_bytes < MIN_WAL_BYTES {
+            let text =
+                format!("`max_wal_bytes` is {}; allowed: {MIN_WAL_BYTES} or more", config.max_wal_bytes);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
         let lock = LockFile::take(&config.file)?;
         let conn = open::open(&config.file, true)?;
         open::check(&conn)?;
@@ -68,8 +76,12 @@ impl SqliteStore {
             Driver::Thread => {
                 // Checkpoints happen on their own thread, never inside a commit.
                 conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(crate::error::store_error)?;
+                // A file that had to grow is cut back when the log starts over.
+                conn.pragma_update(None, "journal_size_limit", config.max_wal_bytes)
+                    .map_err(crate::error::store_error)?;
                 let checkpoint = open::open(&config.file, true)?;
-                Writer::thread(Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?, checkpoint)?
+                let core = Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?;
+                Writer::thread(core, checkpoint, config.max_wal_bytes)?
             }
         };
         Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), config, changed })))

@@ -110,6 +110,15 @@ impl VirtualClock {
         self.0.change(|state| state.paused = false);
     }
 
+    /// Global time until this clock shows `at`, at today's rate: zero once it does, `None` when it stands
+    /// still.
+    #[must_use]
+    pub fn until(&self, at: Instant) -> Option<Duration> {
+        let state = self.0.lock();
+        let left = at.saturating_duration_since(instant(state.node_at(self.0.global())));
+        if left.is_zero() { Some(left) } else { state.global_wait(left) }
+    }
+
     /// Whether the node is paused.
     #[must_use]
     pub fn is_paused(&self) -> bool {

@@ -7,7 +7,7 @@
 //!
 //! Order of calls inside one transaction: [`enter`], then on [`Entry::Run`] the work, then
 //! [`finish`] (or, for a business "no" to an action, roll the work back to a savepoint set after `enter`
-//! and [`reject`]), then COMMIT, and only then the answer.
+//! and [`reject`]), then COMMIT, and only then the answer. [`perform`] makes these calls in that order.
 
 use crate::{FenceCheck, FencingToken, Result};
 
@@ -111,6 +111,18 @@ pub trait BarrierRows {
     /// # Errors
     /// When the transaction fails; the caller rolls back.
     fn set_reply(&mut self, op: &str, reply: &StoredReply) -> Result<()>;
+
+    /// Sets a savepoint: what follows can be taken back without the barrier's rows.
+    ///
+    /// # Errors
+    /// When the transaction fails; the caller rolls back.
+    fn savepoint(&mut self) -> Result<()>;
+
+    /// Takes back what was written since [`savepoint`](Self::savepoint).
+    ///
+    /// # Errors
+    /// When the transaction fails; the caller rolls back.
+    fn back_to_savepoint(&mut self) -> Result<()>;
 }
 
 /// What to do with a request.
@@ -209,11 +221,117 @@ pub fn reject(rows: &mut dyn BarrierRows, op: &Op, status: u16, body: Vec<u8>) -
     rows.set_reply(&op.text(), &StoredReply { rejected: true, status, body })
 }
 
+/// What the work of a participant came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "it is done, or the participant says no")]
+pub enum Work {
+    /// It is done; this is the answer.
+    Done {
+        /// HTTP status or another code of the participant.
+        status: u16,
+        /// The body.
+        body: Vec<u8>,
+    },
+    /// A business "no". What the work has written is taken back.
+    No {
+        /// HTTP status or another code of the participant.
+        status: u16,
+        /// The body.
+        body: Vec<u8>,
+    },
+}
+
+/// What one request came to, and with it what becomes of the transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "callers must handle each")]
+pub enum Performed {
+    /// Seen before: this was answered.
+    Duplicate(StoredReply),
+    /// The undo came first: refused for ever, without any effect.
+    Late,
+    /// There was nothing to reverse: success.
+    NullUndo,
+    /// An undo was refused: no effect, and a later delivery runs it again.
+    Refused(StoredReply),
+    /// The work ran; for a business "no" to an action the reply is `rejected`.
+    Ran(StoredReply),
+    /// A newer owner of the saga was here.
+    StaleToken {
+        /// The largest token seen.
+        seen: FencingToken,
+    },
+}
+
+impl Performed {
+    /// Whether the transaction must be committed (and only then answered); otherwise it is rolled back.
+    #[must_use]
+    pub fn commits(&self) -> bool {
+        !matches!(self, Self::Refused(_) | Self::StaleToken { .. })
+    }
+}
+
+/// Everything between BEGIN and the end of the transaction, in the one right order: the fence, the barrier's
+/// rows, the work, the stored reply. `work` is given the action's stored reply when an undo runs.
+///
+/// The caller commits when [`Performed::commits`] says so and rolls back otherwise; on an error it rolls back,
+/// and a repeated request runs again.
+///
+/// # Errors
+/// Those of the rows and of the work.
+///
+/// ```
+/// use mainstay_store::FencingToken;
+/// use mainstay_store::barrier::{MemoryRows, Op, Performed, Work, perform};
+///
+/// let mut rows = MemoryRows::default();
+/// let (action, token) = (Op::Action { generation: 1 }, FencingToken::new(1));
+/// let mut charged = 0;
+/// for _ in 0..2 {
+///     let done = perform(&mut rows, &action, token, |_| {
+///         charged += 1;
+///         Ok::<_, mainstay_store::Error>(Work::Done { status: 200, body: b"{}".to_vec() })
+///     });
+///     assert!(done.unwrap().commits());
+/// }
+/// assert_eq!(charged, 1);
+/// ```
+pub fn perform<E: From<crate::Error>>(
+    rows: &mut dyn BarrierRows,
+    op: &Op,
+    token: FencingToken,
+    work: impl FnOnce(Option<StoredReply>) -> std::result::Result<Work, E>,
+) -> std::result::Result<Performed, E> {
+    let before = match enter(rows, op, token)? {
+        Entry::Duplicate(reply) => return Ok(Performed::Duplicate(reply)),
+        Entry::Late => return Ok(Performed::Late),
+        Entry::NullUndo => return Ok(Performed::NullUndo),
+        Entry::StaleToken { seen } => return Ok(Performed::StaleToken { seen }),
+        Entry::Run { action } => action,
+    };
+    rows.savepoint()?;
+    let reply = match work(before)? {
+        Work::Done { status, body } => StoredReply { rejected: false, status, body },
+        Work::No { status, body } => {
+            rows.back_to_savepoint()?;
+            let reply = StoredReply { rejected: true, status, body };
+            if matches!(op, Op::Undo { .. }) {
+                return Ok(Performed::Refused(reply));
+            }
+            reply
+        }
+    };
+    rows.set_reply(&op.text(), &reply)?;
+    Ok(Performed::Ran(reply))
+}
+
 fn empty_success() -> StoredReply {
     StoredReply { rejected: false, status: 200, body: b"{}".to_vec() }
 }
 
 /// Barrier rows of one saga step in memory, for tests and for participants whose state is in memory too.
+///
+/// They know nothing of that state: going back to a savepoint is the work's own affair, so work over memory
+/// says no before it changes anything.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryRows {
     token: FencingToken,
@@ -238,6 +356,14 @@ impl BarrierRows for MemoryRows {
         if let Some(row) = self.rows.get_mut(op) {
             row.reply = Some(reply.clone());
         }
+        Ok(())
+    }
+
+    fn savepoint(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn back_to_savepoint(&mut self) -> Result<()> {
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use mainstay_store::journal::SagaStatus;
 use serde_json::Value;
 
 use crate::definition::{Definition, Step, StepKind, Undo};
-use crate::wire::{AttemptRef, Cause, Fact, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict};
+use crate::wire::{AttemptRef, Carried, Cause, Fact, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict};
 
 pub use operate::Refusal;
 
@@ -177,6 +177,10 @@ pub struct State {
     pub overdue: bool,
     /// How it ended.
     pub finished: Option<SagaStatus>,
+    /// Trace context of the request that started it.
+    pub trace: Option<String>,
+    /// The uid of the saga that it runs again.
+    pub again: Option<String>,
     /// Records applied.
     pub seq: u64,
     created: bool,
@@ -195,6 +199,8 @@ impl State {
             paused: false,
             overdue: false,
             finished: None,
+            trace: None,
+            again: None,
             seq: 0,
             created: false,
         }
@@ -233,8 +239,11 @@ impl State {
                 self.created = true;
                 self.input = started.input.clone();
                 self.deadline = started.deadline;
+                self.trace.clone_from(&started.trace);
+                self.again.clone_from(&started.again);
                 Ok(())
             }
+            Fact::Carried(carried) => self.carried(definition, carried),
             Fact::StepStarted(at) => self.step_started(definition, at),
             Fact::StepEnded(end) => self.step_ended(definition, end),
             Fact::UndoStarted(at) => self.undo_started(definition, at),
@@ -374,6 +383,23 @@ impl State {
 
     fn refuse(&self, at: &AttemptRef, why: &str) -> Illegal {
         Illegal(format!("record {}: step `{}` attempt {}: {why}", self.seq, at.step, at.attempt))
+    }
+
+    /// Done by another saga, before anything starts here. The effect stays there: nothing to undo.
+    fn carried(&mut self, definition: &Definition, carried: &Carried) -> Result<(), Illegal> {
+        let seq = self.seq;
+        let illegal = |why: &str| Illegal(format!("record {seq}: step `{}` {why}", carried.step));
+        let i = definition.index(&carried.step).ok_or_else(|| illegal("does not exist"))?;
+        if self.again.is_none() || self.nodes.iter().any(Node::started) {
+            return Err(illegal("is carried over where nothing can be"));
+        }
+        if self.nodes[i].done || !self.ready(&definition.steps()[i]) {
+            return Err(illegal("is carried over before a step it waits for, or twice"));
+        }
+        let node = &mut self.nodes[i];
+        node.done = true;
+        node.current_mut().output = Some(carried.output.clone());
+        Ok(())
     }
 
     fn step_started(&mut self, definition: &Definition, at: &AttemptRef) -> Result<(), Illegal> {

@@ -7,13 +7,17 @@
 pub mod definition;
 pub mod engine;
 mod error;
+#[cfg(feature = "test-util")]
+pub mod exhaust;
 pub mod fold;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "tower")]
+pub mod inbound;
 pub mod next;
 pub mod participant;
 mod row;
-#[cfg(feature = "http")]
+#[cfg(any(feature = "http", feature = "tower"))]
 pub mod signature;
 mod step;
 mod typed;

@@ -22,6 +22,7 @@ mod kind {
     pub(super) const OVERDUE: u16 = 9;
     pub(super) const FINISHED: u16 = 10;
     pub(super) const NOTE: u16 = 11;
+    pub(super) const CARRIED: u16 = 12;
 }
 
 /// A fact of a saga.
@@ -32,6 +33,8 @@ pub enum Fact {
     Action(Action),
     /// A person's action was refused.
     ActionRefused(ActionRefused),
+    /// A step was done by the saga that this one runs again.
+    Carried(Carried),
     /// The saga exists.
     Created(Started),
     /// Nothing will happen any more.
@@ -61,6 +64,23 @@ pub struct Started {
     /// When going forward must have passed the pivot, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<i64>,
+    /// Trace context of the request that started it, sent on with every call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
+    /// The uid of the saga that it runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<String>,
+}
+
+/// A step that counts as done because an earlier saga did it. Its effect stays that saga's: it is never undone
+/// here.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "a payload is exactly this")]
+pub struct Carried {
+    /// Step name.
+    pub step: String,
+    /// Its output there.
+    pub output: Value,
 }
 
 /// Which attempt of which step.
@@ -388,6 +408,7 @@ pub fn encode(fact: &Fact) -> NewRecord {
     match fact {
         Fact::Action(p) => json(kind::ACTION, p),
         Fact::ActionRefused(p) => json(kind::ACTION_REFUSED, p),
+        Fact::Carried(p) => json(kind::CARRIED, p),
         Fact::Created(p) => json(kind::CREATED, p),
         Fact::Finished(p) => json(kind::FINISHED, p),
         Fact::Note(p) => json(kind::NOTE, p),
@@ -415,6 +436,7 @@ pub fn decode(record: &Record) -> Result<Fact, DecodeError> {
     Ok(match record.kind {
         kind::ACTION => Fact::Action(json(record)?),
         kind::ACTION_REFUSED => Fact::ActionRefused(json(record)?),
+        kind::CARRIED => Fact::Carried(json(record)?),
         kind::CREATED => Fact::Created(json(record)?),
         kind::FINISHED => Fact::Finished(json(record)?),
         kind::NOTE => Fact::Note(json(record)?),
@@ -432,3 +454,28 @@ pub fn decode(record: &Record) -> Result<Fact, DecodeError> {
 pub const POST_ACTION: u16 = 1;
 /// Kind of an inbox message that only makes a saga due.
 pub const POST_WAKE: u16 = 2;
+/// Kind of an inbox message that carries a [`Completion`].
+pub const POST_COMPLETE: u16 = 3;
+
+/// What a participant reports by itself after it answered "in progress".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "a payload is exactly this")]
+pub struct Completion {
+    /// Idempotency id of the message.
+    pub message: String,
+    /// Which attempt.
+    pub at: AttemptRef,
+    /// What it came to.
+    pub result: Completed,
+}
+
+/// The end of an attempt of an action or of an undo.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(clippy::exhaustive_enums, reason = "a step has an action and an undo")]
+pub enum Completed {
+    /// Of the action.
+    Action(Verdict),
+    /// Of the undo.
+    Undo(UndoVerdict),
+}

@@ -9,93 +9,20 @@ use axum::routing::post;
 use axum::{Extension, Router};
 use http::{HeaderMap, header};
 use mainstay_saga::ErrorKind;
-use mainstay_saga::engine::ActionRequest;
+use mainstay_saga::engine::{ActionRequest, RunAgain, StartOptions};
 use mainstay_saga::wire::{Fact, Operation, decode};
-use mainstay_store::journal::Uid;
-use serde::Deserialize;
+use mainstay_store::journal::{Hash, Uid};
 use serde_json::Value;
 
 use crate::api::json::{engine_problem, parse};
-use crate::api::start::idempotency_key;
+use crate::api::operation::Body;
+use crate::api::start::{accepted, idempotency_key, replay};
 use crate::api::{App, sagas};
 use crate::error::Code;
-use crate::http::{Caller, Problem};
-
-/// Longest reason: it stands in the audit for ever.
-const MAX_REASON: usize = 4_096;
+use crate::http::{Caller, Problem, Trace};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/sagas/{uid}/actions", post(act))
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Name {
-    Abandon,
-    Cancel,
-    Compensate,
-    Pause,
-    Resolve,
-    Resume,
-    Retry,
-    Skip,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Resolved {
-    Done,
-    NotDone,
-    Undone,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Body {
-    action: Name,
-    #[serde(default)]
-    step: Option<String>,
-    #[serde(default)]
-    input: Option<Value>,
-    #[serde(default, rename = "as")]
-    resolved: Option<Resolved>,
-    #[serde(default)]
-    output: Option<Value>,
-    /// Why; `evidence` is the same field under the name that fits a resolve.
-    #[serde(alias = "evidence")]
-    reason: String,
-}
-
-impl Body {
-    fn operation(self) -> Result<Operation, Problem> {
-        let bad = |why: &str| Problem::new(Code::BadRequest, why);
-        let on_step = matches!(self.action, Name::Resolve | Name::Retry | Name::Skip);
-        if on_step != self.step.is_some() {
-            return Err(bad("`step` is for resolve, retry and skip, and needed there"));
-        }
-        if self.input.is_some() && !matches!(self.action, Name::Retry) {
-            return Err(bad("`input` is for retry"));
-        }
-        if self.resolved.is_some() != matches!(self.action, Name::Resolve) {
-            return Err(bad("`as` is for resolve, and needed there: done, not_done or undone"));
-        }
-        if self.output.is_some() && !matches!(self.resolved, Some(Resolved::Done)) {
-            return Err(bad("`output` is for resolve as done"));
-        }
-        let step = self.step.unwrap_or_default();
-        Ok(match (self.action, self.resolved) {
-            (Name::Abandon, _) => Operation::Abandon,
-            (Name::Cancel, _) => Operation::Cancel,
-            (Name::Compensate, _) => Operation::Compensate,
-            (Name::Pause, _) => Operation::Pause,
-            (Name::Resume, _) => Operation::Resume,
-            (Name::Retry, _) => Operation::Retry { step, input: self.input },
-            (Name::Skip, _) => Operation::Skip { step },
-            (Name::Resolve, Some(Resolved::NotDone)) => Operation::ResolveNotDone { step },
-            (Name::Resolve, Some(Resolved::Undone)) => Operation::ResolveUndone { step },
-            (Name::Resolve, _) => Operation::ResolveDone { step, output: self.output.unwrap_or(Value::Null) },
-        })
-    }
 }
 
 /// The version in `If-Match`.
@@ -110,34 +37,52 @@ fn seen(headers: &HeaderMap) -> Result<u64, Problem> {
 async fn act(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(trace): Extension<Trace>,
     Path(uid): Path<String>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
+    let canonical: Value = parse(&body)?;
     let body: Body = parse(&body)?;
-    if body.reason.trim().is_empty() || body.reason.len() > MAX_REASON {
-        return Err(Problem::new(Code::BadRequest, "`reason` has 1 to 4096 bytes"));
-    }
+    body.check()?;
     let key = idempotency_key(&headers)?;
-    let reason = body.reason.clone();
-    let operation = body.operation()?;
     let expected = seen(&headers)?;
-    let message = match &key {
-        Some(key) => format!("act/{}/{key}", caller.name),
-        None => format!("act/{}", uuid::Uuid::now_v7()),
-    };
+    let scope = key.map(|key| format!("act/{}/{uid}/{key}", caller.name));
+    let _running = scope.as_deref().map(|scope| app.running.take(scope)).transpose()?;
     let before = sagas::load(&app, &uid).await?;
     // With a key the action may be on the log already: then the engine answers.
-    if key.is_none() && before.summary.next_seq != expected {
+    if scope.is_none() && before.summary.next_seq != expected {
         return Err(stale());
     }
+    match body.operation() {
+        Some(operation) => operate(&app, caller, &uid, (scope, expected), body.reason, operation).await,
+        None if before.summary.next_seq != expected => Err(stale()),
+        None => {
+            let request = Hash::of(format!("POST /v1/sagas/{uid}/actions {canonical}").as_bytes());
+            run_again(&app, caller, &trace, &uid, scope.map(|s| (s, request)), body).await
+        }
+    }
+}
+
+async fn operate(
+    app: &App,
+    caller: Caller,
+    uid: &str,
+    (scope, expected): (Option<String>, u64),
+    reason: String,
+    operation: Operation,
+) -> Result<Response, Problem> {
+    // Ids of messages are bounded; a scope may be longer.
+    let message = match scope {
+        Some(scope) => format!("act/{}", Hash::of(scope.as_bytes())),
+        None => format!("act/{}", uuid::Uuid::now_v7()),
+    };
     let mut request = ActionRequest::new(caller.name, reason, operation).expecting(expected);
     request.message = Some(message.clone());
-    let uid_of = Uid::new(uid.as_str());
-    match app.engine.attention().act(&uid_of, request).await {
-        Ok(()) => Ok(sagas::answer(&app, &sagas::load(&app, &uid).await?)),
+    match app.engine.attention().act(&Uid::new(uid), request).await {
+        Ok(()) => Ok(sagas::answer(app, &sagas::load(app, uid).await?)),
         Err(e) if e.kind() == ErrorKind::Conflict => {
-            let after = sagas::load(&app, &uid).await?;
+            let after = sagas::load(app, uid).await?;
             // A refusal that stands behind the version that was seen: somebody was faster.
             let at = after.records.iter().rev().find_map(|r| match decode(r) {
                 Ok(Fact::ActionRefused(refused)) if refused.message == message => Some(r.seq),
@@ -148,6 +93,30 @@ async fn act(
         }
         Err(e) => Err(engine_problem(&e)),
     }
+}
+
+async fn run_again(
+    app: &App,
+    caller: Caller,
+    trace: &Trace,
+    uid: &str,
+    request: Option<(String, Hash)>,
+    body: Body,
+) -> Result<Response, Problem> {
+    if let Some((scope, hash)) = &request
+        && let Some(answer) = replay(app, scope, *hash).await
+    {
+        return answer;
+    }
+    let mut again = RunAgain::new(caller.name, body.reason);
+    (again.from, again.input) = (body.from, body.input);
+    again.start = StartOptions::default();
+    again.start.id = body.id;
+    again.start.request = request;
+    again.start.trace = Some(trace.onward());
+    let handle = app.engine.attention().run_again(&Uid::new(uid), again).await;
+    let handle = handle.map_err(|e| engine_problem(&e))?;
+    Ok(accepted(handle.uid().as_str(), handle.id()))
 }
 
 fn stale() -> Problem {

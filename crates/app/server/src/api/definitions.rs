@@ -10,7 +10,7 @@ use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_saga::ErrorKind;
 use mainstay_saga::definition::{Definition, DefinitionError};
-use mainstay_store::journal::Audit;
+use mainstay_store::journal::{Audit, Hash};
 use serde_json::{Value, json};
 
 use crate::api::App;
@@ -60,10 +60,32 @@ fn answer(status: StatusCode, definition: &Definition) -> Response {
         "definition": serde_json::to_value(definition.data()).unwrap_or(Value::Null),
     });
     let mut response = reply(status, &body);
-    if let Ok(etag) = HeaderValue::from_str(&format!("\"{}\"", definition.hash())) {
+    if let Ok(etag) = HeaderValue::from_str(&etag(definition)) {
         response.headers_mut().insert(header::ETAG, etag);
     }
     response
+}
+
+/// The version of what may change under a version of a definition: timeouts, retries, addresses.
+fn etag(definition: &Definition) -> String {
+    let text = serde_json::to_value(definition.data()).unwrap_or(Value::Null).to_string();
+    format!("\"{}\"", Hash::of(text.as_bytes()))
+}
+
+/// Refuses to overwrite what the caller has not seen. The same content again changes nothing.
+fn seen(headers: &HeaderMap, known: Option<&Definition>, new: &Definition) -> Result<(), Problem> {
+    let Some(known) = known.filter(|k| k.hash() == new.hash() && k.data() != new.data()) else {
+        return Ok(());
+    };
+    match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or("").trim()) {
+        Some(tag) if tag == etag(known) => Ok(()),
+        Some(_) => Err(Problem::new(Code::PreconditionFailed, "the definition is another one by now")),
+        None => {
+            let why =
+                "this version exists with other timeouts, retries or addresses: send its ETag as `If-Match`";
+            Err(Problem::new(Code::PreconditionRequired, why))
+        }
+    }
 }
 
 /// Reads a definition by its media type.
@@ -98,8 +120,11 @@ async fn put(
     if definition.name() != name {
         return Err(Problem::new(Code::BadRequest, "the name in the body is not the name in the path"));
     }
-    let forbidden = app.participants.policy().violations(&definition);
-    if !forbidden.is_empty() {
+    let forbidden = app.participants.violations(&definition);
+    if let Some((step, why)) = forbidden.first() {
+        let after = format!("refused: step `{step}`: {why}");
+        audit(&app, &caller, &trace, format!("{name}/{}", definition.version()), (String::new(), after))
+            .await?;
         let fault = |(step, why)| Fault { pointer: String::new(), reason: format!("step `{step}`: {why}") };
         let faults = forbidden.into_iter().map(fault).collect();
         let why = "the definition calls an address that is not allowed; nothing was stored";
@@ -107,21 +132,33 @@ async fn put(
     }
     let version = definition.version();
     let known = app.engine.definition(&name, Some(version));
+    seen(&headers, known.as_deref(), &definition)?;
     app.engine.put_definition(definition).await.map_err(|e| match e.kind() {
         ErrorKind::InputConflict => Problem::new(Code::DefinitionConflict, e.to_string()),
         _ => engine_problem(&e),
     })?;
     let stored = app.engine.definition(&name, Some(version));
     let stored = stored.ok_or_else(|| Problem::new(Code::Internal, "the definition vanished"))?;
+    let before = known.as_deref().map(etag).unwrap_or_default();
+    audit(&app, &caller, &trace, format!("{name}/{version}"), (before, etag(&stored))).await?;
+    Ok(answer(if known.is_some() { StatusCode::OK } else { StatusCode::CREATED }, &stored))
+}
+
+async fn audit(
+    app: &App,
+    caller: &Caller,
+    trace: &Trace,
+    target: String,
+    (before, after): (String, String),
+) -> Result<(), Problem> {
     let entry = Audit {
-        who: caller.name,
+        who: caller.name.clone(),
         action: "put_definition".to_owned(),
-        target: format!("{name}/{version}"),
+        target,
         reason: String::new(),
-        before: known.as_ref().map(|d| d.hash().to_string()).unwrap_or_default(),
-        after: stored.hash().to_string(),
+        before,
+        after,
         request_id: trace.id().to_owned(),
     };
-    app.journal.put_audit(entry).await.map_err(|e| store_problem(&e))?;
-    Ok(answer(if known.is_some() { StatusCode::OK } else { StatusCode::CREATED }, &stored))
+    app.journal.put_audit(entry).await.map_err(|e| store_problem(&e))
 }

@@ -1,8 +1,8 @@
 //! `GET /v1/events`: the journal as server-sent events. Pulled by each reader, so no reader can hold up the
 //! engine; ids are journal cursors, so a reader resumes without a gap.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,7 +13,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
-use mainstay_store::journal::{Cursor, JournalEvent};
+use mainstay_store::journal::{Cursor, JournalEvent, Uid, Unreadable};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -30,7 +30,7 @@ const PAGE: usize = 128;
 /// Comment that keeps proxies from closing a silent stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for this long is cut: it resumes by `Last-Event-ID`.
-const STALL: Duration = Duration::from_secs(10);
+pub(crate) const STALL: Duration = Duration::from_secs(10);
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/events", get(events))
@@ -43,9 +43,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn takes(&self, event: &JournalEvent) -> bool {
+    fn takes(&self, saga: &Uid, definition: &str) -> bool {
         let same = |want: &Option<String>, is: &str| want.as_ref().is_none_or(|w| w == is);
-        same(&self.saga, event.saga.as_str()) && same(&self.definition, &event.definition)
+        same(&self.saga, saga.as_str()) && same(&self.definition, definition)
     }
 }
 
@@ -70,14 +70,18 @@ async fn events(
     let from = last.map(Cursor).filter(|_| !foreign).unwrap_or(newest);
     let (sender, receiver) = mpsc::channel(BUFFER);
     let rt = app.rt.clone();
-    let reader = Reader { app, wanted, sender };
+    let cut = Arc::new(Mutex::new(None));
+    let reader = Reader { app, wanted, sender, cut: Arc::clone(&cut) };
     rt.spawn("events", async move {
         // The end of the stream is the only answer there is; the reader comes back with its last id.
         let _ = reader.run(from, foreign).await;
     });
-    let body = stream::unfold(receiver, |mut receiver| async move {
+    let body = stream::unfold((receiver, cut), |(mut receiver, cut)| async move {
         let message: Option<Bytes> = receiver.recv().await;
-        message.map(|m| (Ok::<_, std::convert::Infallible>(m), receiver))
+        // What was buffered goes out first; then a reader that was too slow is told where it stands.
+        let last = || cut.lock().unwrap_or_else(PoisonError::into_inner).take().map(|at| reset(at).into());
+        let message = message.or_else(last);
+        message.map(|m| (Ok::<_, std::convert::Infallible>(m), (receiver, cut)))
     });
     Ok(bytes(StatusCode::OK, "text/event-stream", Body::from_stream(body)))
 }
@@ -86,6 +90,8 @@ struct Reader {
     app: Arc<App>,
     wanted: Wanted,
     sender: mpsc::Sender<Bytes>,
+    /// Where a reader that was too slow must go on.
+    cut: Arc<Mutex<Option<Cursor>>>,
 }
 
 /// The reader is gone, too slow, or the node stops.
@@ -94,24 +100,43 @@ struct End;
 impl Reader {
     async fn run(&self, from: Cursor, foreign: bool) -> Result<(), End> {
         let mut at = from;
-        self.send("retry: 1000\n\n".to_owned()).await?;
+        self.send(at, "retry: 1000\n\n".to_owned()).await?;
         if foreign {
-            self.send(reset(at)).await?;
+            self.send(at, reset(at)).await?;
         }
         loop {
+            let began = at;
             let page = self.app.journal.events(Some(&at), PAGE).await.map_err(|_| End)?;
             if page.reset {
-                self.send(reset(at)).await?;
+                self.send(at, reset(at)).await?;
             }
-            for event in page.events.iter().filter(|e| self.wanted.takes(e)) {
-                self.send(message(event)).await?;
+            let mut damaged = page.unreadable.iter().peekable();
+            for event in &page.events {
+                while let Some(place) = damaged.next_if(|p| p.cursor < event.cursor) {
+                    self.tell(at, place).await?;
+                }
+                if self.wanted.takes(&event.saga, &event.definition) {
+                    self.send(at, message(event)).await?;
+                    at = event.cursor;
+                }
             }
-            let moved = page.next != at;
+            for place in damaged {
+                self.tell(at, place).await?;
+            }
+            let moved = page.next != began;
             at = page.next;
             if !moved {
                 self.wait(&at).await?;
             }
         }
+    }
+
+    /// Says that records of a saga are damaged, to whom it concerns.
+    async fn tell(&self, at: Cursor, place: &Unreadable) -> Result<(), End> {
+        if self.wanted.takes(&place.saga, &place.definition) {
+            self.send(at, unreadable(place)).await?;
+        }
+        Ok(())
     }
 
     /// Until there may be more, with heartbeats.
@@ -121,17 +146,19 @@ impl Reader {
             () = self.app.drain.cancelled() => Err(End),
             () = self.sender.closed() => Err(End),
             changed = self.app.journal.changed(at) => changed.map_err(|_| End),
-            () = self.app.rt.clock().sleep(HEARTBEAT) => self.send(": heartbeat\n\n".to_owned()).await,
+            () = self.app.rt.clock().sleep(HEARTBEAT) => self.send(*at, ": heartbeat\n\n".to_owned()).await,
         }
     }
 
-    async fn send(&self, text: String) -> Result<(), End> {
+    /// Hands a message to the reader, who has everything up to `at`.
+    async fn send(&self, at: Cursor, text: String) -> Result<(), End> {
         tokio::select! {
             biased;
             sent = self.sender.send(Bytes::from(text)) => sent.map_err(|_| End),
             () = self.app.drain.cancelled() => Err(End),
-            () = self.app.rt.clock().sleep(STALL) => {
+            () = self.app.rt.clock().sleep(self.app.stall) => {
                 self.app.resets.fetch_add(1, Ordering::Relaxed);
+                *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
                 Err(End)
             }
         }
@@ -141,6 +168,25 @@ impl Reader {
 /// Says that events may be missing before this point.
 fn reset(at: Cursor) -> String {
     format!("id: {0}\nevent: reset\ndata: {{\"from\":\"{0}\"}}\n\n", at.0)
+}
+
+/// Says that records are damaged: the stream goes on behind them.
+fn unreadable(place: &Unreadable) -> String {
+    let data = json!({
+        "specversion": "1.0",
+        "id": place.cursor.0.to_string(),
+        "source": format!("/v1/sagas/{}", place.saga),
+        "type": "mainstay.saga.unreadable",
+        "subject": place.saga.as_str(),
+        "datacontenttype": "application/json",
+        "data": {
+            "uid": place.saga.as_str(),
+            "id": place.id,
+            "definition": place.definition,
+            "why": place.why,
+        },
+    });
+    format!("id: {}\nevent: unreadable\ndata: {data}\n\n", place.cursor.0)
 }
 
 /// CloudEvents 1.0 in JSON: one line, so one `data` field.

@@ -1,51 +1,68 @@
 //! What requests mean: JSON in, JSON out, problems for the rest.
 
 mod actions;
+mod complete;
 mod definitions;
 mod events;
+mod jobs;
 mod json;
 mod metrics;
 mod openapi;
+mod operation;
 mod query;
+mod running;
 mod sagas;
 mod start;
 mod system;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_actions;
 mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use axum::Router;
+pub(crate) use events::STALL as EVENT_STALL;
+pub(crate) use jobs::Jobs;
 pub(crate) use json::instant;
 use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
-use mainstay_saga::http::HttpParticipant;
 use mainstay_store::Journal;
+pub(crate) use running::RunningKeys;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::Tokens;
+use crate::participants::Participants;
 
 /// What the handlers share.
 pub(crate) struct App {
     pub(crate) engine: Engine,
     pub(crate) journal: Arc<dyn Journal>,
     pub(crate) rt: Runtime,
-    pub(crate) participants: Arc<HttpParticipant>,
+    pub(crate) participants: Arc<Participants>,
     /// Cancelled when the node stops.
     pub(crate) drain: CancellationToken,
     pub(crate) tokens: Arc<Tokens>,
     /// Event readers that were cut because they were too slow.
     pub(crate) resets: AtomicU64,
+    /// Keys of requests that are not answered yet.
+    pub(crate) running: RunningKeys,
+    pub(crate) jobs: Jobs,
+    /// How long an event reader may take nothing.
+    pub(crate) stall: Duration,
 }
 
 /// All routes.
 pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(actions::routes())
+        .merge(complete::routes())
         .merge(definitions::routes())
         .merge(events::routes())
+        .merge(jobs::routes())
         .merge(metrics::routes())
         .merge(openapi::routes())
         .merge(sagas::routes())

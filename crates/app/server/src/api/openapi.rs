@@ -61,14 +61,18 @@ operations! {
     "get" "/v1/audit" "Who did what, chained by hashes" &["after", "limit"], &[], &[200];
     "get" "/v1/definitions" "Every definition" &[], &[], &[200];
     "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];
-    "put" "/v1/definitions/{name}" "Store an immutable version" &[], &[], &[200, 201, 409, 415, 422];
+    "put" "/v1/definitions/{name}" "Store a version; its graph never changes" &[], &["If-Match"], &[200, 201, 409, 412, 415, 422, 428];
     "get" "/v1/events" "Server-sent events" &["after", "definition", "saga"], &["Last-Event-ID"], &[200];
+    "get" "/v1/jobs" "Bulk actions of this node, newest first" &[], &[], &[200];
+    "get" "/v1/jobs/{id}" "A bulk action" &[], &[], &[200];
     "get" "/v1/sagas" "A page of sagas, newest first" FILTERS, &[], &[200];
     "post" "/v1/sagas" "Start a saga" &[], &["Idempotency-Key"], &[202, 409, 422];
+    "post" "/v1/sagas/actions" "One action on every saga that matches" &[], &[], &[200, 202, 422];
     "get" "/v1/sagas/{uid}" "A saga with its steps" &["wait"], &["Prefer"], &[200];
-    "post" "/v1/sagas/{uid}/actions" "Move a saga on" &[], &["If-Match", "Idempotency-Key"], &[200, 409, 412, 428];
+    "post" "/v1/sagas/{uid}/actions" "Move a saga on" &[], &["If-Match", "Idempotency-Key"], &[200, 202, 409, 412, 422, 428];
     "get" "/v1/sagas/{uid}/export" "Everything about a saga in one document" &[], &[], &[200];
     "get" "/v1/sagas/{uid}/history" "Every record of a saga" &[], &[], &[200];
+    "post" "/v1/sagas/{uid}/steps/{step}/complete" "A participant reports how an accepted step ended" &[], &[], &[200, 409];
     "get" "/version" "Name, version, mode" &[], &[], &[200];
 }
 
@@ -93,7 +97,8 @@ fn document() -> Value {
         "info": {"title": "mainstay", "version": env!("CARGO_PKG_VERSION")},
         "paths": paths,
         "components": {
-            "schemas": {"Problem": problem_schema(&codes), "Start": start_schema(), "Action": action_schema()},
+            "schemas": {"Problem": problem_schema(&codes), "Start": start_schema(), "Action": action_schema(),
+                "Bulk": bulk_schema(), "Report": report_schema()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -128,6 +133,8 @@ fn describe(operation: &Operation) -> Value {
     let mut described = json!({"summary": operation.about, "parameters": parameters, "responses": responses});
     let schema = match (operation.method, operation.path) {
         ("post", "/v1/sagas") => Some(json!({"$ref": "#/components/schemas/Start"})),
+        ("post", "/v1/sagas/actions") => Some(json!({"$ref": "#/components/schemas/Bulk"})),
+        ("post", path) if path.ends_with("/complete") => Some(json!({"$ref": "#/components/schemas/Report"})),
         ("post", _) => Some(json!({"$ref": "#/components/schemas/Action"})),
         ("put", _) => Some(json!({"type": "object"})),
         _ => None,
@@ -167,13 +174,39 @@ fn start_schema() -> Value {
     })
 }
 
+const ACTIONS: &[&str] =
+    &["abandon", "cancel", "compensate", "pause", "resolve", "resume", "retry", "run_again", "skip"];
+
+/// An action with a filter of saga lists.
+fn bulk_schema() -> Value {
+    let mut schema = action_schema();
+    schema["required"] = json!(["action", "reason", "filter"]);
+    schema["properties"]["filter"] = json!({"type": "object"});
+    schema["properties"]["dry_run"] = json!({"type": "boolean"});
+    schema
+}
+
+fn report_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["attempt", "outcome"],
+        "additionalProperties": false,
+        "properties": {
+            "attempt": {"type": "integer"}, "op": {"type": "string"}, "output": {},
+            "outcome": {"enum": ["done", "failed", "rejected"]},
+            "reason": {"type": "string"}, "effect": {"enum": ["none"]},
+        },
+    })
+}
+
 fn action_schema() -> Value {
     json!({
         "type": "object",
         "required": ["action", "reason"],
         "additionalProperties": false,
         "properties": {
-            "action": {"enum": ["abandon", "cancel", "compensate", "pause", "resolve", "resume", "retry", "skip"]},
+            "action": {"enum": ACTIONS},
+            "from": {"type": "string"}, "id": {"type": "string"},
             "as": {"enum": ["done", "not_done", "undone"]},
             "step": {"type": "string"}, "input": {}, "output": {},
             "reason": {"type": "string"}, "evidence": {"type": "string"},

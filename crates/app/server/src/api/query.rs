@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use mainstay_clock::WallTime;
 use mainstay_store::journal::{Filter, PageCursor, SagaStatus};
 use percent_encoding::percent_decode_str;
+use serde_json::Value;
 
 use crate::error::Code;
 use crate::http::Problem;
@@ -37,6 +38,30 @@ impl Query {
             if map.insert(name.clone(), decode(value)?).is_some() {
                 return Err(bad(format!("`{name}` comes twice")));
             }
+        }
+        Ok(Self(map))
+    }
+
+    /// The same parameters as a JSON object: texts, numbers, switches, lists of texts.
+    ///
+    /// # Errors
+    /// 400 naming a field that is neither.
+    pub(crate) fn of(fields: &serde_json::Map<String, Value>) -> Result<Self, Problem> {
+        let text = |value: &Value| match value {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+            _ => None,
+        };
+        let mut map = BTreeMap::new();
+        for (name, value) in fields {
+            let joined = match value {
+                Value::Array(items) => {
+                    items.iter().map(text).collect::<Option<Vec<_>>>().map(|all| all.join(","))
+                }
+                other => text(other),
+            };
+            let joined = joined.ok_or_else(|| bad(format!("`{name}` is malformed")))?;
+            map.insert(name.clone(), joined);
         }
         Ok(Self(map))
     }

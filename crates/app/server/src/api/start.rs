@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::api::json::{engine_problem, parse, reply, store_problem};
 use crate::api::{App, sagas};
 use crate::error::Code;
-use crate::http::{Caller, Problem};
+use crate::http::{Caller, Problem, Trace};
 
 /// Longest key.
 const MAX_KEY: usize = 255;
@@ -59,6 +59,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 async fn start(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
+    Extension(trace): Extension<Trace>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
@@ -68,6 +69,7 @@ async fn start(
     let wanted: Start = parse(&body)?;
     let request = Hash::of(format!("POST /v1/sagas {canonical}").as_bytes());
     let scope = format!("start/{}/{key}", caller.name);
+    let _running = app.running.take(&scope)?;
     if let Some(problem_or_reply) = replay(&app, &scope, request).await {
         return problem_or_reply;
     }
@@ -80,6 +82,7 @@ async fn start(
     options.version = wanted.version;
     options.attrs = wanted.attrs;
     options.request = Some((scope.clone(), request));
+    options.trace = Some(trace.onward());
     match app.engine.start(&wanted.definition, wanted.input, options).await {
         Ok(handle) => Ok(accepted(handle.uid().as_str(), handle.id())),
         Err(e) if e.kind() == ErrorKind::InputConflict => {
@@ -93,8 +96,8 @@ async fn start(
     }
 }
 
-/// What was answered under this key before.
-async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response, Problem>> {
+/// What was answered under this key before: a problem when that was for another request.
+pub(super) async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response, Problem>> {
     match app.journal.reply(scope).await {
         Err(e) => Some(Err(store_problem(&e))),
         Ok(None) => None,
@@ -107,7 +110,8 @@ async fn replay(app: &App, scope: &str, request: Hash) -> Option<Result<Response
     }
 }
 
-fn accepted(uid: &str, id: &str) -> Response {
+/// 202 with the place of the saga.
+pub(super) fn accepted(uid: &str, id: &str) -> Response {
     let location = format!("/v1/sagas/{uid}");
     let mut response = reply(StatusCode::ACCEPTED, &json!({"uid": uid, "id": id, "location": location}));
     if let Ok(value) = HeaderValue::from_str(&location) {

@@ -30,6 +30,10 @@ async fn readyz(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     if !app.engine.is_recovered() {
         return Err(Problem::new(Code::Overloaded, "sagas of the last run are being taken up").retry_after(1));
     }
+    if !app.engine.holds_claims() {
+        let why = "the journal takes no writes: nothing is driven here";
+        return Err(Problem::new(Code::StoreUnavailable, why).retry_after(1));
+    }
     app.journal.last_cursor().await.map_err(|e| store_problem(&e))?;
     Ok(bytes(StatusCode::OK, "text/plain", "ready\n"))
 }

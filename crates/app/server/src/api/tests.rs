@@ -9,7 +9,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderMap, Request};
 use mainstay_clock::SystemClock;
 use mainstay_saga::definition::Definition;
-use mainstay_saga::http::AddressPolicy;
+use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_store::BoxFuture;
 use mainstay_store::memory::MemoryJournal;
@@ -50,22 +50,23 @@ impl LocalStep for Scripted {
     }
 }
 
-struct Bench {
+pub(super) struct Bench {
     router: Router,
-    engine: Engine,
-    actions: Arc<AtomicUsize>,
+    pub(super) app: Arc<App>,
+    pub(super) engine: Engine,
+    pub(super) actions: Arc<AtomicUsize>,
     caller: Caller,
     _dir: tempfile::TempDir,
 }
 
-struct Got {
-    status: u16,
-    headers: HeaderMap,
-    body: Value,
-    code: Option<Code>,
+pub(super) struct Got {
+    pub(super) status: u16,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Value,
+    pub(super) code: Option<Code>,
 }
 
-async fn bench() -> Bench {
+pub(super) async fn bench() -> Bench {
     let rt = Runtime::system();
     let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
     let actions = Arc::new(AtomicUsize::new(0));
@@ -80,17 +81,21 @@ async fn bench() -> Bench {
     let app = App {
         engine: engine.clone(),
         journal,
-        participants: Arc::new(participants),
+        participants: Arc::new(Participants::of(participants)),
         rt,
         drain: CancellationToken::new(),
         tokens: Arc::new(Tokens::of(dir.path())),
         resets: AtomicU64::new(0),
+        running: RunningKeys::default(),
+        jobs: Jobs::default(),
+        stall: Duration::from_millis(200),
     };
-    Bench { router: router(Arc::new(app)), engine, actions, caller: Caller::anonymous(), _dir: dir }
+    let app = Arc::new(app);
+    Bench { router: router(Arc::clone(&app)), app, engine, actions, caller: Caller::anonymous(), _dir: dir }
 }
 
 impl Bench {
-    async fn raw(
+    pub(super) async fn raw(
         &self,
         method: &str,
         path: &str,
@@ -108,7 +113,13 @@ impl Bench {
         self.router.clone().oneshot(request).await.unwrap()
     }
 
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Vec<u8>) -> Got {
+    pub(super) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Vec<u8>,
+    ) -> Got {
         let response = self.raw(method, path, headers, body).await;
         let code = response.extensions().get::<Problem>().map(Problem::code);
         let (parts, body) = response.into_parts();
@@ -117,16 +128,16 @@ impl Bench {
         Got { status: parts.status.as_u16(), headers: parts.headers, body, code }
     }
 
-    async fn get(&self, path: &str) -> Got {
+    pub(super) async fn get(&self, path: &str) -> Got {
         self.send("GET", path, &[], Vec::new()).await
     }
 
-    async fn start(&self, key: &str, body: &Value) -> Got {
+    pub(super) async fn start(&self, key: &str, body: &Value) -> Got {
         self.send("POST", "/v1/sagas", &[("idempotency-key", key)], body.to_string().into_bytes()).await
     }
 
     /// Starts a saga and waits until it ends or needs a person.
-    async fn settled(&self, input: &Value) -> (String, Value) {
+    pub(super) async fn settled(&self, input: &Value) -> (String, Value) {
         let key = format!("k{}", self.engine.runtime().rng().next_u64());
         let started = self.start(&key, &json!({"definition": "two", "input": input})).await;
         assert_eq!(started.status, 202, "{}", started.body);
@@ -135,7 +146,7 @@ impl Bench {
         (uid, ended.body)
     }
 
-    async fn act(&self, uid: &str, etag: &str, body: Value) -> Got {
+    pub(super) async fn act(&self, uid: &str, etag: &str, body: Value) -> Got {
         let path = format!("/v1/sagas/{uid}/actions");
         self.send("POST", &path, &[("if-match", etag)], body.to_string().into_bytes()).await
     }
@@ -247,11 +258,14 @@ async fn read_events(bench: &Bench, path: &str, headers: &[(&str, &str)], until:
 async fn if_a05_no_get_changes_anything() {
     let bench = bench().await;
     let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let bulk = json!({"filter": {"definition": "none"}, "action": "cancel", "reason": "a job to look at"});
+    let job = bench.send("POST", "/v1/sagas/actions", &[], bulk.to_string().into_bytes()).await.body;
     let before = (bench.get(&format!("/v1/sagas/{uid}")).await.body, bench.get("/v1/audit").await.body);
     let document = bench.get("/openapi.json").await.body;
     for (path, methods) in document["paths"].as_object().unwrap() {
         if methods.get("get").is_some() && path != "/v1/events" {
             let path = path.replace("{uid}", &uid).replace("{name}", "two").replace("{code}", "MS0001");
+            let path = path.replace("{id}", job["id"].as_str().unwrap());
             assert_eq!(bench.get(&path).await.status, 200, "{path}");
             assert_eq!(bench.send("HEAD", &path, &[], Vec::new()).await.status, 200, "{path}");
         }
@@ -309,8 +323,9 @@ async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
                 continue;
             }
             for name in [uid.as_str(), "%2F%2E%25%23%3F", "%00", "..%2f..", "%F0%9F%92%A9", "%ff"] {
-                let target =
-                    ["{uid}", "{name}", "{code}"].iter().fold(path.clone(), |p, k| p.replace(k, name));
+                let target = ["{uid}", "{name}", "{code}", "{id}", "{step}"]
+                    .iter()
+                    .fold(path.clone(), |p, k| p.replace(k, name));
                 for body in bodies {
                     let headers = [("if-match", "\"x\""), ("idempotency-key", "k")];
                     let got = bench.send(&method.to_uppercase(), &target, &headers, body.into()).await;

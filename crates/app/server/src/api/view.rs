@@ -49,6 +49,7 @@ pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value 
     };
     body["readable"] = true.into();
     body["input"] = state.input.clone();
+    body["again_of"] = state.again.clone().into();
     body["deadline"] = state.deadline.map(time).into();
     body["overdue"] = state.overdue.into();
     body["past_pivot"] = state.past_pivot(definition).into();
@@ -123,6 +124,7 @@ pub(crate) fn kind(record: &Record) -> &'static str {
     match decode(record) {
         Ok(Fact::Action(_)) => "action",
         Ok(Fact::ActionRefused(_)) => "action_refused",
+        Ok(Fact::Carried(_)) => "carried",
         Ok(Fact::Created(_)) => "created",
         Ok(Fact::Finished(_)) => "finished",
         Ok(Fact::Note(_)) => "note",

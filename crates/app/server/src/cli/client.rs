@@ -17,6 +17,9 @@ pub(crate) struct ServerArgs {
     /// File with the token; else MAINSTAY_TOKEN.
     #[arg(long, global = true, env = "MAINSTAY_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Certificate (PEM) to trust besides the system's, for a node with a certificate of its own.
+    #[arg(long, global = true, env = "MAINSTAY_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// An answer of the node.
@@ -54,12 +57,20 @@ impl Client {
             }
             None => std::env::vars().find(|(k, _)| k == "MAINSTAY_TOKEN").map(|(_, v)| v),
         };
+        let mut http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
+        if let Some(path) = &args.ca {
+            let place = || format!("cannot use {}", path.display());
+            let pem = std::fs::read(path).map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
+            let root = reqwest::Certificate::from_pem(&pem);
+            let root = root.map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
+            http = http.tls_certs_merge([root]);
+        }
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()
                 .map_err(|e| internal(&e))?,
-            http: reqwest::Client::builder().timeout(TIMEOUT).build().map_err(|e| internal(&e))?,
+            http: http.build().map_err(|e| internal(&e))?,
             base: args.server.trim_end_matches('/').to_owned(),
             token: token.map(|t| SecretString::from(t.trim().to_owned())),
         })

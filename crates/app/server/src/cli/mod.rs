@@ -1,9 +1,13 @@
 //! The command line: stdout is data, stderr is talk, exit code 2 is usage or configuration.
 
+mod audit;
 mod client;
 mod config;
 mod doctor;
+mod notify;
 mod output;
+mod ring;
+mod reload;
 mod saga;
 mod serve;
 mod token;
@@ -35,10 +39,14 @@ enum Verb {
     Serve(serve::Args),
     /// Start, list, show and move sagas of a running node.
     Saga(saga::Args),
+    /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
+    Ring(ring::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
     Config(config::Args),
+    /// Export the audit of a node, or check its chain.
+    Audit(audit::Args),
     /// Make, list and revoke tokens of a data folder.
     Token(token::Args),
     /// Prove it: a thousand orders through three services under faults and kill -9, then an audit.
@@ -78,8 +86,10 @@ pub(crate) fn main() -> ExitCode {
         Verb::DemoService(args) => demo::run_participant(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
+        Verb::Ring(args) => ring::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Token(args) => token::run(&args),
         Verb::Explain { code } => explain(code.as_deref()),
         Verb::Completions { shell } => {
@@ -107,6 +117,8 @@ fn exit_code(code: Code) -> u8 {
         | Code::ConfigUnreadable
         | Code::NoTokens
         | Code::NoTls
+        | Code::TlsFiles
+        | Code::PlacementInput
         | Code::TokensFile => EXIT_USAGE,
         _ => 1,
     }

@@ -12,22 +12,27 @@ use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
-use mainstay_saga::http::HttpParticipant;
 use mainstay_saga::participant::Participant;
 use mainstay_sqlite::{SqliteConfig, SqliteStore};
 use mainstay_store::ErrorKind;
 use mainstay_store::Journal;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, reload};
 
-use crate::api::{App, router};
+use super::notify::Notify;
+use super::reload::Reloader;
+use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::http::{self, Gate, Limits, Tokens};
-use crate::participants;
+use crate::participants::Participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Args {
     /// The configuration file.
     #[arg(long, env = "MAINSTAY_CONFIG")]
@@ -44,6 +49,12 @@ pub(crate) struct Args {
     /// Folder of definitions (*.toml, *.json) stored at start.
     #[arg(long)]
     definitions: Option<String>,
+    /// Certificate chain (PEM) of the listener; with --tls-key.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<String>,
+    /// Private key (PEM) of the certificate.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<String>,
     /// A proxy in front ends TLS: allows to listen beyond loopback without it.
     #[arg(long)]
     behind_tls_proxy: bool,
@@ -58,6 +69,8 @@ impl Args {
         put("store.data", "data", &self.data);
         put("server.listen", "listen", &self.listen);
         put("saga.definitions", "definitions", &self.definitions);
+        put("server.tls_cert", "tls-cert", &self.tls_cert);
+        put("server.tls_key", "tls-key", &self.tls_key);
         if !self.allow_participant.is_empty() {
             flags.push(("participants.allow", "allow-participant", self.allow_participant.join(",")));
         }
@@ -66,52 +79,115 @@ impl Args {
         }
         flags
     }
+
+    /// The configuration of the file, the environment and these flags, as they are now.
+    pub(super) fn load(&self) -> Result<Config> {
+        Config::load(self.config.as_deref(), std::env::vars(), &self.flags())
+    }
 }
 
 /// Runs `serve` until a signal.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let config = Config::load(args.config.as_deref(), std::env::vars(), &args.flags())?;
-    log_to_stderr(&config)?;
+    let config = args.load()?;
+    let log = log_to_stderr(&config)?;
     let data = PathBuf::from(config.text("store.data"));
     make_private(&data)?;
     let tokens = Arc::new(Tokens::of(&data));
-    check_exposure(&config, &tokens, &data)?;
+    let tls = tls(&config)?;
+    check_exposure(&config, &tokens, &data, tls.is_some())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
-    runtime.block_on(node(&config, tokens))?;
+    runtime.block_on(node(args, config, tokens, tls, log))?;
     // Blocking work that is still running must not hold up the end: everything durable is durable.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
 }
 
-async fn node(config: &Config, tokens: Arc<Tokens>) -> Result<()> {
+async fn node(
+    args: &Args,
+    config: Config,
+    tokens: Arc<Tokens>,
+    tls: Option<TlsAcceptor>,
+    log: LogFilter,
+) -> Result<()> {
     let rt = Runtime::system();
     let drain = CancellationToken::new();
     let listener = http::bind(config.text("server.listen")).await?;
-    watch_signals(&rt, drain.clone())?;
-    let journal = open_journal(config, &rt)?;
-    let participants = Arc::new(participants::open(config, rt.clock())?);
-    let engine = open_engine(config, Arc::clone(&journal), &participants, &rt).await?;
+    let hangup = watch_signals(&rt, drain.clone())?;
+    let journal = open_journal(&config, &rt)?;
+    let participants = Arc::new(Participants::open(&config, rt.clock())?);
+    let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),
-        journal,
-        participants,
+        journal: Arc::clone(&journal),
+        participants: Arc::clone(&participants),
         rt: rt.clone(),
         drain: drain.clone(),
         tokens: Arc::clone(&tokens),
         resets: AtomicU64::new(0),
+        running: RunningKeys::default(),
+        jobs: Jobs::default(),
+        stall: EVENT_STALL,
     });
-    let gate = Arc::new(Gate::new(limits(config), rt, drain.clone(), tokens, router(app)));
-    eprintln!("mainstay: listening on http://{}", listener.address);
+    let gate = Arc::new(Gate::new(limits(&config), rt.clone(), drain.clone(), tokens, router(app)));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    eprintln!("mainstay: listening on {scheme}://{}", listener.address);
+    let longest = config.duration("server.drain");
+    let mut reloader = Reloader {
+        args: args.clone(),
+        config,
+        engine: engine.clone(),
+        journal,
+        participants,
+        log,
+        rt: rt.clone(),
+    };
+    let notify = Notify::from_env(std::env::vars());
+    notify.say("READY=1");
     // Side by side: the stop as a whole keeps within the drain time.
     let engine_stop = async {
         drain.cancelled().await;
-        engine.shutdown(config.duration("server.drain")).await;
+        notify.say("STOPPING=1");
+        engine.shutdown(longest).await;
     };
-    tokio::join!(http::serve(listener, gate), engine_stop);
+    let reloads = async {
+        while !drain.is_cancelled() {
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => {}
+                () = hangup.notified() => reloader.reload().await,
+            }
+        }
+    };
+    let beats = async {
+        let Some(every) = notify.beat() else { return };
+        while !drain.is_cancelled() {
+            // A node that drives nothing is better started anew.
+            if engine.holds_claims() {
+                notify.say("WATCHDOG=1");
+            }
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => {}
+                () = rt.clock().sleep(every) => {}
+            }
+        }
+    };
+    tokio::join!(http::serve(listener, gate, tls), engine_stop, reloads, beats);
     Ok(())
+}
+
+/// The acceptor of the configured files; `None` without any.
+fn tls(config: &Config) -> Result<Option<TlsAcceptor>> {
+    match (config.text("server.tls_cert"), config.text("server.tls_key")) {
+        ("", "") => Ok(None),
+        (cert, key) if !cert.is_empty() && !key.is_empty() => {
+            Ok(Some(http::tls_acceptor(Path::new(cert), Path::new(key))?))
+        }
+        _ => Err(Error::new(Code::TlsFiles, "`server.tls_cert` and `server.tls_key` need each other")),
+    }
 }
 
 /// The journal of the data folder; one process at a time.
@@ -132,7 +208,7 @@ fn open_journal(config: &Config, rt: &Runtime) -> Result<Arc<dyn Journal>> {
 async fn open_engine(
     config: &Config,
     journal: Arc<dyn Journal>,
-    participants: &Arc<HttpParticipant>,
+    participants: &Arc<Participants>,
     rt: &Runtime,
 ) -> Result<Engine> {
     let mut options = EngineConfig::default();
@@ -155,7 +231,7 @@ async fn open_engine(
 }
 
 /// The definitions of a folder, in the order of their names; none without a folder.
-fn read_definitions(folder: &str) -> Result<Vec<Definition>> {
+pub(super) fn read_definitions(folder: &str) -> Result<Vec<Definition>> {
     if folder.is_empty() {
         return Ok(Vec::new());
     }
@@ -180,15 +256,19 @@ fn limits(config: &Config) -> Limits {
         header_timeout: config.duration("server.header_timeout"),
         in_flight: config.count("server.max_in_flight"),
         request_timeout: config.duration("server.request_timeout"),
+        write_timeout: config.duration("server.write_timeout"),
     }
 }
 
-/// The first signal drains, the second ends the process at once: a crash has the same result.
-fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<()> {
+/// The first signal drains, the second ends the process at once: a crash has the same result. A hangup asks for
+/// a reload.
+fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<Arc<tokio::sync::Notify>> {
     let failed = |e| Error::with(Code::Internal, "cannot listen for signals", e);
     let mut term = signal(SignalKind::terminate()).map_err(failed)?;
     let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
+    let hangup = Arc::new(tokio::sync::Notify::new());
+    let asked = Arc::clone(&hangup);
     rt.spawn("signals", async move {
         loop {
             let number = tokio::select! {
@@ -196,8 +276,7 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<()> {
                 _ = term.recv() => 15,
                 _ = int.recv() => 2,
                 _ = hup.recv() => {
-                    // Unhandled it would end the process.
-                    tracing::info!("tokens are read again whenever they change; other settings need a restart");
+                    asked.notify_one();
                     continue;
                 }
             };
@@ -208,11 +287,11 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<()> {
             drain.cancel();
         }
     });
-    Ok(())
+    Ok(hangup)
 }
 
-/// A listener that others can reach needs tokens, and TLS in front.
-fn check_exposure(config: &Config, tokens: &Tokens, data: &Path) -> Result<()> {
+/// A listener that others can reach needs tokens, and TLS of its own or in front.
+fn check_exposure(config: &Config, tokens: &Tokens, data: &Path, has_tls: bool) -> Result<()> {
     let listen = config.text("server.listen");
     let failed = |e| Error::with(Code::CannotListen, format!("`{listen}` is not an address"), e);
     if listen.to_socket_addrs().map_err(failed)?.all(|a| a.ip().is_loopback()) {
@@ -224,8 +303,9 @@ fn check_exposure(config: &Config, tokens: &Tokens, data: &Path) -> Result<()> {
         let why = format!("{listen} can be reached by others and there is no token; make one: {make}");
         return Err(Error::new(Code::NoTokens, why));
     }
-    if !config.flag("server.behind_tls_proxy") {
-        let why = format!("{listen} can be reached by others without TLS; see --behind-tls-proxy");
+    if !has_tls && !config.flag("server.behind_tls_proxy") {
+        let why =
+            format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
         return Err(Error::new(Code::NoTls, why));
     }
     Ok(())
@@ -237,15 +317,36 @@ fn make_private(data: &Path) -> Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)
 }
 
-fn log_to_stderr(config: &Config) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(config.text("log.filter"))
-        .map_err(|e| Error::with(Code::BadValue, "log.filter is not a filter", e))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+/// Changes what is logged.
+pub(super) struct LogFilter(Box<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl LogFilter {
+    /// Logs by `filter` from now on.
+    ///
+    /// # Errors
+    /// When it is no filter; the old one stays.
+    pub(super) fn set(&self, filter: &str) -> Result<()> {
+        (self.0)(parse_filter(filter)?);
+        Ok(())
+    }
+}
+
+fn parse_filter(filter: &str) -> Result<EnvFilter> {
+    EnvFilter::try_new(filter).map_err(|e| Error::with(Code::BadValue, "log.filter is not a filter", e))
+}
+
+fn log_to_stderr(config: &Config) -> Result<LogFilter> {
+    let (filter, handle) = reload::Layer::new(parse_filter(config.text("log.filter"))?);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     // Only tests install a second one.
     let _ = if config.flag("log.json") {
-        log.json().try_init()
+        registry.with(lines.json()).try_init()
     } else {
-        log.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).try_init()
+        registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).try_init()
     };
-    Ok(())
+    Ok(LogFilter(Box::new(move |filter| {
+        // It fails only when the subscriber is gone, and with it the process.
+        let _ = handle.reload(filter);
+    })))
 }

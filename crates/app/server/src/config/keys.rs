@@ -74,6 +74,12 @@ pub(crate) const KEYS: &[Key] = &[
         "262144",
         "largest reply body of a participant, in bytes",
     ),
+    key(
+        "participants.sign",
+        Kind::List,
+        "",
+        "ORIGIN=FILE: requests to ORIGIN are signed with the secrets (whsec_..) of FILE, one a line",
+    ),
     key("saga.definitions", Kind::Text, "", "folder of definitions (*.toml, *.json) stored at start"),
     key("saga.keep_compensated", Kind::Duration, "30d", "how long compensated and abandoned sagas are kept"),
     key("saga.keep_completed", Kind::Duration, "7d", "how long completed sagas are kept"),
@@ -109,8 +115,31 @@ pub(crate) const KEYS: &[Key] = &[
         "90s",
         "longest request, event streams and waits not counted",
     ),
+    key("server.tls_cert", Kind::Text, "", "certificate chain (PEM); read again when it changes"),
+    key("server.tls_key", Kind::Text, "", "private key (PEM) of the certificate"),
+    key(
+        "server.write_timeout",
+        Kind::Duration,
+        "30s",
+        "longest time that a client may take to read what is sent to it",
+    ),
     key("store.data", Kind::Text, "mainstay-data", "folder of the database and the tokens"),
 ];
+
+/// Keys whose new values a running node takes over.
+const RELOADED: &[&str] = &[
+    "log.filter",
+    "participants.allow",
+    "participants.allow_network",
+    "participants.max_reply",
+    "participants.sign",
+    "saga.definitions",
+];
+
+/// Whether a running node takes over a new value of this key; others need a restart.
+pub(crate) fn is_reloaded(path: &str) -> bool {
+    RELOADED.contains(&path)
+}
 
 /// The key of a path.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
@@ -163,6 +192,7 @@ mod tests {
             parse(key.kind, key.default).unwrap_or_else(|e| panic!("{}: {e}", key.path));
             assert!(!key.about.is_empty());
         }
+        assert!(RELOADED.iter().all(|path| find(path).is_some()));
     }
 
     #[test]

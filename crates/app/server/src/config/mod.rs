@@ -9,14 +9,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use keys::{KEYS, Value};
+pub(crate) use keys::{KEYS, Value, is_reloaded};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Code, Error, Result};
 
 /// Variables of other parts of the binary, which are no keys.
 const NOT_KEYS: &[&str] =
-    &["MAINSTAY_CONFIG", "MAINSTAY_SERVER_URL", "MAINSTAY_TOKEN", "MAINSTAY_TOKEN_FILE"];
+    &["MAINSTAY_CA", "MAINSTAY_CONFIG", "MAINSTAY_SERVER_URL", "MAINSTAY_TOKEN", "MAINSTAY_TOKEN_FILE"];
 /// Largest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -121,6 +121,14 @@ impl Config {
             .map_err(|why| Error::new(Code::BadValue, format!("{origin}: {path}: {why}")))?;
         self.values.insert(key.path, (value, origin));
         Ok(())
+    }
+
+    /// What differs from `self` in `fresh`: key, old and new value.
+    pub(crate) fn diff(&self, fresh: &Self) -> Vec<(&'static str, String, String)> {
+        let both = self.entries().zip(fresh.entries());
+        both.filter(|((_, old, _), (_, new, _))| old != new)
+            .map(|((path, old, _), (_, new, _))| (path, old.to_toml(), new.to_toml()))
+            .collect()
     }
 
     /// Every value in the order of the keys.

@@ -31,6 +31,10 @@ pub(crate) enum Code {
     Internal,
     /// The token file cannot be used.
     TokensFile,
+    /// The certificate or its key cannot be used.
+    TlsFiles,
+    /// The audit chain is broken.
+    AuditBroken,
     /// The request is malformed.
     BadRequest,
     /// A token is needed.
@@ -83,6 +87,16 @@ pub(crate) enum Code {
     BadQuery,
     /// The request took too long.
     TimedOut,
+    /// The placement input is not valid.
+    PlacementInput,
+    /// The placement rules cannot be kept.
+    PlacementImpossible,
+    /// Two placements disagree.
+    PlacementConflict,
+    /// The first request with this Idempotency-Key is still running.
+    KeyBusy,
+    /// A bulk action matches more sagas than one job takes.
+    BulkTooLarge,
 }
 
 struct Entry {
@@ -121,6 +135,8 @@ table! {
     Unreachable "MS0012" 0 "The server cannot be reached",
     Internal "MS0013" 500 "Internal error",
     TokensFile "MS0014" 0 "The token file cannot be used",
+    TlsFiles "MS0015" 0 "The certificate or its key cannot be used",
+    AuditBroken "MS0016" 0 "The audit chain is broken",
     BadRequest "MS0101" 400 "The request is malformed",
     Unauthenticated "MS0102" 401 "A token is needed",
     Forbidden "MS0103" 403 "The token may not do this",
@@ -147,6 +163,11 @@ table! {
     UnsupportedMedia "MS0124" 415 "The media type is not supported",
     BadQuery "MS0127" 400 "The query is not valid",
     TimedOut "MS0128" 503 "The request took too long",
+    PlacementInput "MS0301" 0 "The placement input is not valid",
+    PlacementImpossible "MS0302" 0 "The placement rules cannot be kept",
+    PlacementConflict "MS0303" 0 "Two placements disagree",
+    KeyBusy "MS0129" 409 "A request with this key is still running",
+    BulkTooLarge "MS0130" 422 "Too many sagas match",
 }
 
 impl Code {

@@ -13,11 +13,14 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Code, Error, Result};
 use crate::http::Gate;
+use crate::http::patient::Patient;
 
 /// hyper's read buffer: request line and headers must fit. Above our own limits, so that ours answer first
 /// with a problem; beyond it hyper answers 431 by itself.
@@ -26,6 +29,8 @@ const READ_BUFFER: usize = 32 * 1024;
 const MAX_HEADER_FIELDS: usize = 100;
 /// How long a connection without a request may take to close when the server stops.
 const IDLE_CLOSE: Duration = Duration::from_millis(100);
+/// Longest TLS handshake: a silent client must not hold a place (SEC-7).
+const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Pause after a failed accept (out of file descriptors): trying at once would only burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -47,7 +52,7 @@ pub(crate) async fn bind(listen: &str) -> Result<Listener> {
 }
 
 /// Serves until the gate drains, then waits for what is in flight, at most `limits.drain`.
-pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>) {
+pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>, tls: Option<TlsAcceptor>) {
     let open = Arc::new(Semaphore::new(gate.limits.connections));
     let per_ip = Arc::new(PerIp { counts: Mutex::default(), cap: gate.limits.connections_per_ip });
     loop {
@@ -69,7 +74,8 @@ pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>) {
         let Some(slot) = PerIp::take(&per_ip, peer.ip()) else { continue };
         let gate = Arc::clone(&gate);
         let rt = gate.rt.clone();
-        rt.spawn("http-connection", connection(gate, stream, peer, permit, slot));
+        let place = (permit, slot);
+        rt.spawn("http-connection", connection(gate, tls.clone(), stream, peer, place));
     }
     drop(listener);
     let all = u32::try_from(gate.limits.connections).unwrap_or(u32::MAX);
@@ -84,12 +90,28 @@ pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>) {
 
 async fn connection(
     gate: Arc<Gate>,
+    tls: Option<TlsAcceptor>,
     stream: TcpStream,
     peer: SocketAddr,
-    _permit: OwnedSemaphorePermit,
-    _slot: Slot,
+    _place: (OwnedSemaphorePermit, Slot),
 ) {
     let _ = stream.set_nodelay(true);
+    let socket = Patient::new(stream, gate.rt.clone(), gate.limits.write_timeout);
+    let Some(tls) = tls else { return talk(gate, socket, peer).await };
+    let limit = gate.limits.header_timeout.min(HANDSHAKE);
+    let secure = tokio::select! {
+        biased;
+        done = tls.accept(socket) => done,
+        () = gate.rt.clock().sleep(limit) => return,
+        () = gate.drain.cancelled() => return,
+    };
+    // A failed handshake is the client's affair: its alert says why.
+    if let Ok(secure) = secure {
+        talk(gate, secure, peer).await;
+    }
+}
+
+async fn talk(gate: Arc<Gate>, socket: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
     let busy = Arc::new(AtomicUsize::new(0));
     let (inner, counter) = (Arc::clone(&gate), Arc::clone(&busy));
     let service = service_fn(move |request: Request<Incoming>| {
@@ -106,7 +128,7 @@ async fn connection(
         .header_read_timeout(gate.limits.header_timeout)
         .max_buf_size(READ_BUFFER)
         .max_headers(MAX_HEADER_FIELDS)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(socket), service);
     let mut connection = pin!(connection);
     tokio::select! {
         biased;

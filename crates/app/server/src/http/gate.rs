@@ -42,6 +42,7 @@ pub(crate) struct Limits {
     pub(crate) header_timeout: Duration,
     pub(crate) in_flight: usize,
     pub(crate) request_timeout: Duration,
+    pub(crate) write_timeout: Duration,
 }
 
 /// The way from a connection to the router.

@@ -4,7 +4,10 @@ mod accept;
 mod auth;
 mod gate;
 mod guard;
+mod patient;
 mod problem;
+mod stamp;
+mod tls;
 mod tokens;
 mod trace;
 
@@ -12,5 +15,6 @@ pub(crate) use accept::{bind, serve};
 pub(crate) use auth::{Caller, Scope};
 pub(crate) use gate::{Gate, Limits};
 pub(crate) use problem::{Fault, Problem};
+pub(crate) use tls::acceptor as tls_acceptor;
 pub(crate) use tokens::{NewToken, Tokens};
 pub(crate) use trace::Trace;

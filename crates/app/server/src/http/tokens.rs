@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::error::{Code, Error, Result};
+use crate::http::stamp::{Stamp, stamp};
 use crate::http::{Caller, Scope};
 
 /// Most tokens of one data folder: each is compared on every request.
@@ -34,9 +35,6 @@ pub(crate) struct NewToken {
     pub(crate) scope: Scope,
     pub(crate) expires: Option<WallTime>,
 }
-
-/// What identifies a version of the file: an atomic replacement changes at least the inode.
-type Stamp = (u64, u64, i64, i64);
 
 /// The tokens of a data folder.
 #[derive(Debug)]
@@ -63,9 +61,8 @@ impl Tokens {
     /// A damaged file: no token is accepted rather than all.
     pub(crate) fn all(&self) -> Result<Arc<Vec<Token>>> {
         let stamp = match fs::metadata(&self.path) {
-            Ok(m) => Some((m.ino(), m.len(), m.mtime(), m.mtime_nsec())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-            Err(e) => return Err(self.unreadable(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(self.unreadable(e)),
+            _ => stamp(&self.path),
         };
         let mut cached = self.cached.lock().expect("invariant: no panic under this lock");
         if cached.0 != stamp {
@@ -213,6 +210,8 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]

@@ -7,14 +7,23 @@ use mainstay_clock::Rng;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Trace {
     id: String,
+    /// This hop: the parent of what is called for this request.
+    span: u64,
+    flags: u8,
 }
 
 impl Trace {
     /// The trace of a request. A malformed header is ignored and a new trace starts.
     pub(crate) fn of(headers: &HeaderMap, rng: &dyn Rng) -> Self {
         let given = headers.get("traceparent").and_then(|v| v.to_str().ok()).and_then(parse);
-        let id = given.unwrap_or_else(|| format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64() | 1));
-        Self { id }
+        let fresh = || (format!("{:016x}{:016x}", rng.next_u64(), rng.next_u64() | 1), 0);
+        let (id, flags) = given.unwrap_or_else(fresh);
+        Self { id, span: rng.next_u64() | 1, flags }
+    }
+
+    /// `traceparent` for what is called because of this request.
+    pub(crate) fn onward(&self) -> String {
+        format!("00-{}-{:016x}-{:02x}", self.id, self.span, self.flags)
     }
 
     /// 32 hex digits.
@@ -23,8 +32,8 @@ impl Trace {
     }
 }
 
-/// The trace id of `00-<32 hex>-<16 hex>-<2 hex>`.
-fn parse(text: &str) -> Option<String> {
+/// The trace id and the flags of `00-<32 hex>-<16 hex>-<2 hex>`.
+fn parse(text: &str) -> Option<(String, u8)> {
     let parts: Vec<&str> = text.split('-').collect();
     let hex = |s: &str, n: usize| {
         s.len() == n && s.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
@@ -33,7 +42,8 @@ fn parse(text: &str) -> Option<String> {
     let well_formed = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
     let legal = *version != "ff" && (*version != "00" || parts.len() == 4);
     let set = trace.bytes().any(|b| b != b'0') && parent.bytes().any(|b| b != b'0');
-    (well_formed && legal && set).then(|| (*trace).to_owned())
+    let flags = u8::from_str_radix(flags, 16).ok()?;
+    (well_formed && legal && set).then(|| ((*trace).to_owned(), flags))
 }
 
 #[cfg(test)]
@@ -43,7 +53,7 @@ mod tests {
     #[test]
     fn malformed_traces_are_ignored() {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        assert_eq!(parse(good).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        assert_eq!(parse(good), Some(("4bf92f3577b34da6a3ce929d0e0e4736".to_owned(), 1)));
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",

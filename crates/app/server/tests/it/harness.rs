@@ -66,8 +66,8 @@ impl Node {
             let n = lines.read_line(&mut line).unwrap();
             assert!(n > 0, "the node ended before it listened:\n{}", log.lock().unwrap());
             log.lock().unwrap().push_str(&line);
-            if let Some(found) = line.trim().strip_prefix("mainstay: listening on http://") {
-                address.push_str(found);
+            if let Some((_, found)) = line.trim().split_once("mainstay: listening on ") {
+                address.push_str(found.split_once("://").unwrap().1);
                 break;
             }
         }
@@ -97,10 +97,20 @@ impl Node {
         self.child.wait().unwrap();
     }
 
+    /// Sends a signal.
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
     /// SIGTERM, then its exit code.
     pub(crate) fn stop(&mut self) -> Option<i32> {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.signal(rustix::process::Signal::TERM);
+        self.ended()
+    }
+
+    /// Waits for its end; the exit code.
+    pub(crate) fn ended(&mut self) -> Option<i32> {
         eventually("the node ends", || self.child.try_wait().unwrap()).code()
     }
 

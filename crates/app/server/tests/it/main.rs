@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod audit;
+mod bad_input;
 mod command_line;
 mod crash;
 mod demo;
@@ -9,4 +11,8 @@ mod edge;
 mod end_to_end;
 mod harness;
 mod ledger;
+mod recorder;
+mod reload;
 mod security;
+mod slow;
+mod tls;

@@ -3,5 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod barrier;
+mod batches;
 mod conformance;
 mod durability;
+mod leases;

@@ -473,12 +473,8 @@ where
         let Rival::Runs(rival) = this.rival else { return Poll::Pending };
         if let Ok(value) = ready!(rival.as_mut().poll(this.core, this.classify, cx)) {
             this.core.ear.tell(&Event::HedgeWon);
-            // The primary may have failed already, or is the loser.
-            let mut primary = this.primary;
-            if let Some(loser) = primary.as_mut().as_pin_mut() {
-                loser.abandon(this.core);
-                primary.set(None);
-            }
+            // The plan learns how long an unhedged call would have taken at least: counted from the primary's
+            // start. Were the rival's own time counted, the percentile would fall with every hedge.
             self.observe();
             return Poll::Ready(Step::Return(Ok(value), Outcome::Success));
         }

@@ -19,7 +19,12 @@ pub use builder::PolicyBuilder;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
 pub use stats::PolicySnapshot;
 
-use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use attempt::Head;
+pub(crate) use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use running::Operation;
+
 use running::Closure;
 use stats::Stats;
 
@@ -123,6 +128,11 @@ impl Policy {
     {
         let core: &'a Core = &self.0;
         Run::new(core, cx, Closure { f, core, cx }, classify)
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
     }
 
     /// The configured name.

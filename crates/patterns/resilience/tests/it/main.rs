@@ -9,9 +9,21 @@ mod breaker_threads;
 mod budget;
 mod bulkhead;
 mod config;
+#[cfg(feature = "serde")]
+mod configs;
+mod des;
 mod drops;
+mod fallbacks;
+mod fleets;
+mod hedges;
+#[cfg(feature = "tower")]
+mod layers;
+mod limits;
+mod manual;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outliers;
+mod overload;
 mod policy;
 mod retry;
 mod sketch;

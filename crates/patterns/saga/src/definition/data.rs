@@ -61,7 +61,10 @@ pub struct StepData {
     /// Why no undo is needed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_undo: Option<String>,
-    /// Address to ask whether an unknown action happened.
+    /// Address to ask whether an unknown action happened, by `GET` with the headers of the action: before a
+    /// `Maybe` is undone. It answers `{"state": "done", "output": ..}`, and the undo is told that output; or
+    /// `{"state": "none", "effect": "none"}`, which promises that the action did not happen and never will, and
+    /// no undo is sent; anything else leaves the undo with `Maybe`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
     /// Its input; default `"$input"`.

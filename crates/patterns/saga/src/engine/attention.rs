@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::Engine;
 use crate::fold::Refusal;
-use crate::wire::{self, Action, Operation};
+use crate::wire::{self, Action, Fact, Operation};
 use crate::{Error, ErrorKind};
 
 /// An action of a person.
@@ -67,8 +67,6 @@ impl Attention {
     /// # Cancel safety
     /// A dropped future may have posted the action; repeating it with the same message is safe.
     pub async fn act(&self, uid: &Uid, request: ActionRequest) -> Result<(), Error> {
-        /// A saga in memory answers within milliseconds; one on another node within a poll or two.
-        const PATIENCE: Duration = Duration::from_secs(10);
         if request.reason.trim().is_empty() {
             return Err(Error::new(ErrorKind::ApiMisuse, "an action needs a reason"));
         }
@@ -83,54 +81,107 @@ impl Attention {
         };
         let bytes = serde_json::to_vec(&action)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("an action cannot be written: {e}")))?;
-        let (sender, answer) = oneshot::channel();
-        let _waiting = Waiting::new(&self.engine, &message, sender);
+        let waiting = self.engine.waiting(uid, &message);
         match inner.journal.post(uid, &message, wire::POST_ACTION, bytes).await? {
-            Posted::Posted | Posted::Duplicate => {}
+            Posted::Posted => {}
+            // It may be on the log already; then the log has the answer.
+            Posted::Duplicate => {
+                if let Some(answer) = self.engine.settled(uid, &message).await? {
+                    return answer;
+                }
+            }
             Posted::Final(status) => return Err(refused(&Refusal::Finished(status))),
             Posted::NoSuchSaga => {
                 return Err(Error::new(ErrorKind::NotFound, format!("there is no saga {uid}")));
             }
             Posted::InboxFull => return Err(Error::new(ErrorKind::Overloaded, "the saga's inbox is full")),
         }
-        match inner.active().get(uid) {
+        self.engine.hint(uid);
+        waiting.answer().await
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+}
+
+impl Engine {
+    /// Tells whoever drives the saga that there is something in its inbox.
+    pub(super) fn hint(&self, uid: &Uid) {
+        match self.0.active().get(uid) {
             Some(active) => active.wake.notify_one(),
-            None => inner.poke.notify_one(),
-        }
-        tokio::select! {
-            biased;
-            result = answer => match result {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(refusal)) => Err(refused(&refusal)),
-                Err(_) => Err(Error::new(ErrorKind::Overloaded, "the engine stopped before the action was taken up")),
-            },
-            () = inner.runtime.clock().sleep(PATIENCE) => {
-                Err(Error::new(ErrorKind::Overloaded, "the action is in the saga's inbox, but nobody took it up yet"))
-            }
+            None => self.0.poke.notify_one(),
         }
     }
+
+    /// What the log says of an action that was posted as `message`.
+    async fn settled(&self, uid: &Uid, message: &str) -> Result<Option<Result<(), Error>>, Error> {
+        let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
+        Ok(loaded.records.iter().find_map(|record| match wire::decode(record) {
+            Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
+            Ok(Fact::ActionRefused(refused)) if refused.message == message => {
+                Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
+            }
+            _ => None,
+        }))
+    }
+
+    /// Registers a wait for the answer to a message, before it is posted.
+    pub(super) fn waiting(&self, uid: &Uid, message: &str) -> Waiting<'_> {
+        let (sender, answer) = oneshot::channel();
+        let key = answer_key(uid, message);
+        let mut all = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(key.clone()).or_default().push(sender);
+        Waiting { engine: self, key, answer }
+    }
+}
+
+/// Message ids are unique per saga only.
+pub(super) fn answer_key(uid: &Uid, message: &str) -> String {
+    format!("{uid} {message}")
 }
 
 fn refused(refusal: &Refusal) -> Error {
     Error::new(ErrorKind::Conflict, refusal.to_string())
 }
 
-/// Takes a waiter off the list however the wait ends.
-struct Waiting<'a> {
+/// A wait for the answer of whoever drives the saga. It ends with this value, however that goes.
+pub(super) struct Waiting<'a> {
     engine: &'a Engine,
-    message: &'a str,
+    key: String,
+    answer: oneshot::Receiver<Result<(), Refusal>>,
 }
 
-impl<'a> Waiting<'a> {
-    fn new(engine: &'a Engine, message: &'a str, sender: oneshot::Sender<Result<(), Refusal>>) -> Self {
-        let mut waiting = engine.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.insert(message.to_owned(), sender);
-        Self { engine, message }
+impl Waiting<'_> {
+    /// The answer, within bounds.
+    pub(super) async fn answer(mut self) -> Result<(), Error> {
+        /// A saga in memory answers within milliseconds; one on another node within a poll or two.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let overloaded = |why| Err(Error::new(ErrorKind::Overloaded, why));
+        let clock = self.engine.0.runtime.clock();
+        tokio::select! {
+            biased;
+            result = &mut self.answer => match result {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(refusal)) => Err(refused(&refusal)),
+                Err(_) => overloaded("the engine stopped before the message was taken up"),
+            },
+            () = clock.sleep(PATIENCE) => {
+                overloaded("the message is in the saga's inbox, but nobody took it up yet")
+            }
+        }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.engine.0.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(self.message);
+        self.answer.close();
+        let mut all = self.engine.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(waiters) = all.get_mut(&self.key) {
+            waiters.retain(|w| !w.is_closed());
+            if waiters.is_empty() {
+                all.remove(&self.key);
+            }
+        }
     }
 }

@@ -33,6 +33,8 @@ pub(super) enum CallResult {
     /// The participant has seen a larger fencing token: this node no longer owns the saga.
     Stale,
     Step(Verdict, Option<Duration>),
+    /// The participant reported the end by itself: it is on the log already.
+    Reported,
     Undo(UndoVerdict, Option<Duration>),
 }
 
@@ -80,7 +82,7 @@ impl Drive {
             attempt: cx.attempt,
             fencing_token: cx.fence,
             deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.now()).saturating_add(left)),
-            traceparent: None,
+            traceparent: self.state.trace.clone(),
             kind: Kind::Act,
         }
     }
@@ -291,11 +293,17 @@ async fn undo_remote(
     deadline: Instant,
 ) -> CallResult {
     if let Some(status) = status {
+        // Half of the time is the undo's own: a status that stays "in progress" must not use it up.
+        let left = deadline.saturating_duration_since(clock.now());
+        let half = clock.now().saturating_add(left / 2);
         // An answer that says nothing leaves `Maybe`, which every undo must accept.
-        if let (Answer::Done(answer), _) = ask(caller, status, clock, deadline).await {
+        if let (Answer::Done(answer), _) = ask(caller, status, clock, half).await {
             match answer["state"].as_str() {
                 Some("done") => told = Told::Did(answer["output"].clone()),
-                Some("none") => return CallResult::Undo(UndoVerdict::Undone, None),
+                // Only a promise that it never will makes the undo needless: a late action would stay.
+                Some("none") if answer["effect"] == "none" => {
+                    return CallResult::Undo(UndoVerdict::Undone, None);
+                }
                 _ => {}
             }
         }

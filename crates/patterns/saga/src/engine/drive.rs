@@ -9,19 +9,20 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, Post, Row, SagaStatus, Uid};
 use mainstay_store::{BoxFuture, Outcome};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
+use super::attention::answer_key;
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
 use super::registry::Registered;
 use super::{Active, Inner};
 use crate::definition::Definition;
-use crate::fold::{Illegal, State};
+use crate::fold::{Illegal, Refusal, State};
 use crate::next::{Command, end_step, end_undo, next};
 use crate::row::row;
 use crate::wire::{
-    self, Action, ActionRefused, AttemptRef, Fact, Finished, Note, Overdue, Stopped, UndoEnded, UndoVerdict,
-    Verdict, decode, encode,
+    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped,
+    UndoEnded, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Begins the error of a saga that waits for its definition.
@@ -109,7 +110,9 @@ pub(super) struct Drive {
     facts: Vec<Fact>,
     drain: Vec<u64>,
     audit: Vec<Audit>,
-    answers: Vec<(String, Result<(), crate::fold::Refusal>)>,
+    answers: Vec<(String, Result<(), Refusal>)>,
+    /// Ends the call in flight of a step that reports by itself, by step.
+    stops: BTreeMap<String, oneshot::Sender<()>>,
     active: Arc<Active>,
 }
 
@@ -176,8 +179,11 @@ async fn recover(
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
     drive.epoch = claimed.epoch;
-    drive.posts = posts;
-    drive.interrupt().map_err(|e| e.to_string())?;
+    // Reports of participants come first: what they end was not interrupted.
+    let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
+    drive.posts = reports;
+    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| e.to_string())?;
+    drive.posts = rest;
     Ok(Some(drive))
 }
 
@@ -284,6 +290,7 @@ impl Drive {
             drain: Vec::new(),
             audit: Vec::new(),
             answers: Vec::new(),
+            stops: BTreeMap::new(),
             active: Arc::clone(active),
         }
     }
@@ -407,6 +414,7 @@ impl Drive {
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let fact = match end.result {
             CallResult::Stale => return Some(Leave::Lost),
+            CallResult::Reported => return None,
             CallResult::Step(verdict, advice) => {
                 Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
@@ -435,17 +443,55 @@ impl Drive {
     fn take_posts(&mut self) -> Result<(), Illegal> {
         for post in std::mem::take(&mut self.posts) {
             self.drain.push(post.number);
-            if post.kind != wire::POST_ACTION {
-                continue;
-            }
-            match serde_json::from_slice::<Action>(&post.bytes) {
-                Ok(action) => self.act(action)?,
+            let taken = match post.kind {
+                wire::POST_ACTION => serde_json::from_slice(&post.bytes).map(|action| self.act(action)),
+                wire::POST_COMPLETE => {
+                    serde_json::from_slice(&post.bytes).map(|report| self.reported(report))
+                }
+                _ => continue,
+            };
+            match taken {
+                Ok(done) => done?,
                 Err(error) => {
                     let text = format!("message `{}` cannot be read: {error}", post.message);
                     self.record(Fact::Note(Note { text }))?;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A participant reports the end of an attempt. Only the attempt in flight decides anything.
+    fn reported(&mut self, report: Completion) -> Result<(), Illegal> {
+        let definition = Arc::clone(&self.registered.definition);
+        let node = definition.index(&report.at.step).map(|i| &self.state.nodes[i]);
+        let in_flight = node.and_then(|n| match report.result {
+            Completed::Action(_) => n.running.as_ref(),
+            Completed::Undo(_) => n.undoing.as_ref(),
+        });
+        if in_flight != Some(&report.at) {
+            let AttemptRef { step, attempt, .. } = &report.at;
+            let text = format!("a report of attempt {attempt} of step `{step}` came too late");
+            self.record(Fact::Note(Note { text }))?;
+            let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
+            self.answers.push((report.message, Err(why)));
+            return Ok(());
+        }
+        let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
+        let step = report.at.step.clone();
+        self.record(match report.result {
+            Completed::Action(verdict) => {
+                Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
+            }
+            Completed::Undo(verdict) => {
+                Fact::UndoEnded(end_undo(&definition, &self.state, report.at, verdict, now, jitter, None))
+            }
+        })?;
+        if let Some(stop) = self.stops.remove(&step) {
+            // The call may have ended by itself just now; then its result comes too late.
+            let _ = stop.send(());
+        }
+        self.answers.push((report.message, Ok(())));
         Ok(())
     }
 
@@ -528,9 +574,9 @@ impl Drive {
     fn answer(&mut self) {
         let mut waiting = self.inner.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (message, result) in self.answers.drain(..) {
-            if let Some(waiter) = waiting.remove(&message) {
+            for waiter in waiting.remove(&answer_key(&self.uid, &message)).into_iter().flatten() {
                 // The waiter may have gone; the log has the answer.
-                let _ = waiter.send(result);
+                let _ = waiter.send(result.clone());
             }
         }
     }
@@ -567,11 +613,25 @@ impl Drive {
 
     fn start_calls(&mut self) {
         for launch in std::mem::take(&mut self.plan.launches) {
-            let call = match launch {
-                Launch::Act(at) => self.action(at),
-                Launch::Undo(at) => self.undo(at),
+            let (step, at, call) = match launch {
+                Launch::Act(at) => (at.step.clone(), at.clone(), self.action(at)),
+                Launch::Undo(at) => (at.step.clone(), at.clone(), self.undo(at)),
             };
-            self.calls.push(call);
+            let remote = self.registered.definition.index(&step);
+            if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
+                self.calls.push(call);
+                continue;
+            }
+            let (stop, stopped) = oneshot::channel();
+            self.stops.insert(step, stop);
+            self.calls.push(Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    end = call => end,
+                    // A sender that is gone reports nothing.
+                    Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
+                }
+            }));
         }
     }
 }

@@ -3,9 +3,11 @@
 //! Every decision is made by the pure `fold` and `next`; the engine appends facts before it acts on them
 //! and drops whatever it no longer owns.
 
+mod again;
 mod attention;
 mod calls;
 mod claims;
+mod complete;
 mod config;
 mod drive;
 mod handle;
@@ -24,6 +26,7 @@ use mainstay_store::Journal;
 use mainstay_store::journal::{Claimant, Uid};
 use tokio::sync::{Notify, oneshot, watch};
 
+pub use again::RunAgain;
 pub use attention::{ActionRequest, Attention};
 pub use config::Config;
 pub use handle::{Handle, Outcome};
@@ -54,8 +57,8 @@ pub(crate) struct Inner {
     registry: Registry,
     participant: Option<Arc<dyn Participant>>,
     active: Mutex<HashMap<Uid, Arc<Active>>>,
-    /// People waiting for their action, by message id.
-    waiting: Mutex<HashMap<String, oneshot::Sender<Result<(), Refusal>>>>,
+    /// Whoever waits for the answer to a message, by saga and message id.
+    waiting: Mutex<HashMap<String, Vec<oneshot::Sender<Result<(), Refusal>>>>>,
     /// Looks for due sagas at once.
     poke: Notify,
     /// Until when this node's claims are safe, by boot time in nanoseconds.
@@ -196,6 +199,13 @@ impl Engine {
         self.0.recovered.load(std::sync::atomic::Ordering::Acquire)
     }
 
+    /// Whether this node's claims are renewed, which needs a journal that takes writes. Without it nothing is
+    /// driven here, and other nodes may take over.
+    #[must_use]
+    pub fn holds_claims(&self) -> bool {
+        self.0.holds_claims()
+    }
+
     /// Stores and registers a definition whose steps are all remote, and wakes the sagas that waited for it.
     ///
     /// # Errors
@@ -214,6 +224,10 @@ impl Engine {
     #[must_use]
     pub fn definition(&self, name: &str, version: Option<u32>) -> Option<Arc<Definition>> {
         self.0.registry.find(name, version).map(|r| Arc::clone(&r.definition))
+    }
+
+    fn registered(&self, name: &str, version: u32) -> Option<Arc<registry::Registered>> {
+        self.0.registry.find(name, Some(version))
     }
 
     /// All registered definitions, by name and version.

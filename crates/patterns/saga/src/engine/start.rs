@@ -12,7 +12,7 @@ use super::registry::Registered;
 use super::{Engine, Handle, Inner};
 use crate::definition::{Definition, MAX_PAYLOAD};
 use crate::fold::State;
-use crate::wire::{Fact, Started, encode};
+use crate::wire::{Carried, Fact, Started, encode};
 use crate::{Error, ErrorKind};
 
 /// Most attributes of one saga: they are indexes for people, not payload.
@@ -30,6 +30,8 @@ pub struct StartOptions {
     pub attrs: BTreeMap<String, String>,
     /// Scope and key of an idempotent request, with the hash of the request. The reply is kept with it.
     pub request: Option<(String, Hash)>,
+    /// Trace context (W3C `traceparent`) that is sent on to participants.
+    pub trace: Option<String>,
 }
 
 impl StartOptions {
@@ -57,12 +59,26 @@ impl Engine {
         let Some(registered) = inner.registry.find(name, options.version) else {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no definition `{name}`")));
         };
-        let bytes = canonical(&input);
-        check(&bytes, &options)?;
+        let started = Started { input, deadline: None, trace: options.trace.clone(), again: None };
+        self.begin(&registered, started, Vec::new(), options).await
+    }
+
+    /// Creates and launches a saga whose log begins with `started` and `carried`.
+    pub(super) async fn begin(
+        &self,
+        registered: &Arc<Registered>,
+        started: Started,
+        carried: Vec<Carried>,
+        options: StartOptions,
+    ) -> Result<Handle, Error> {
+        let inner = &self.0;
+        let name = registered.definition.name();
+        let input_hash = check(&started, &carried, &options)?;
         inner.admit()?;
         let uid = inner.new_uid();
         let id = options.id.clone().unwrap_or_else(|| uid.to_string());
-        let (create, drive) = inner.prepare(&registered, &uid, &id, input, Hash::of(&bytes), &options)?;
+        let (create, drive) =
+            inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
         let created = match inner.journal.create(create.clone()).await {
             // Repeating is safe: the store answers `Same` or `Created`, never twice.
             Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,
@@ -108,9 +124,9 @@ impl Inner {
     fn prepare(
         self: &Arc<Self>,
         registered: &Arc<Registered>,
-        uid: &Uid,
-        id: &str,
-        input: Value,
+        (uid, id): (&Uid, &str),
+        started: Started,
+        carried: Vec<Carried>,
         input_hash: Hash,
         options: &StartOptions,
     ) -> Result<(Create, Drive), Error> {
@@ -120,11 +136,12 @@ impl Inner {
             .deadline()
             .map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
         let mut state = State::new(definition);
-        let first = Fact::Created(Started { input, deadline });
-        let mut facts = Vec::new();
+        let mut facts = vec![Fact::Created(Started { deadline, ..started })];
+        facts.extend(carried.into_iter().map(Fact::Carried));
         let internal = |e: crate::fold::Illegal| Error::new(ErrorKind::Internal, e.to_string());
-        state.apply(definition, &first).map_err(internal)?;
-        facts.push(first);
+        for fact in &facts {
+            state.apply(definition, fact).map_err(internal)?;
+        }
         let plan = advance(definition, &mut state, &mut facts, now, self.config.undo_slots.get())
             .map_err(internal)?;
         let create = Create {
@@ -156,7 +173,9 @@ fn canonical(input: &Value) -> Vec<u8> {
     input.to_string().into_bytes()
 }
 
-fn check(bytes: &[u8], options: &StartOptions) -> Result<(), Error> {
+/// Refuses what is too large; the hash of what identifies the start's input.
+fn check(started: &Started, carried: &[Carried], options: &StartOptions) -> Result<Hash, Error> {
+    let bytes = canonical(&started.input);
     let refuse = |kind, text: String| Err(Error::new(kind, text));
     if bytes.len() > MAX_PAYLOAD {
         let text = format!("the input has {} bytes; at most {MAX_PAYLOAD} are allowed", bytes.len());
@@ -172,5 +191,8 @@ fn check(bytes: &[u8], options: &StartOptions) -> Result<(), Error> {
         let text = format!("at most {MAX_ATTRS} attributes of at most {MAX_ID_BYTES} bytes are allowed");
         return refuse(ErrorKind::TooLarge, text);
     }
-    Ok(())
+    let Some(again) = &started.again else { return Ok(Hash::of(&bytes)) };
+    // A run of its own: the saga that it repeats and the steps that it takes over are part of what it is.
+    let steps: Vec<&str> = carried.iter().map(|c| c.step.as_str()).collect();
+    Ok(Hash::of(format!("{again} {} {}", steps.join(" "), started.input).as_bytes()))
 }

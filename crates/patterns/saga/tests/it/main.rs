@@ -4,4 +4,9 @@
 
 mod definition;
 mod engine;
+mod exhaust;
+#[cfg(feature = "tower")]
+mod inbound;
+mod people;
+mod remote;
 mod world;

@@ -1,9 +1,10 @@
-//! What every lease store must do: the exclusive mutex.
+//! What every lease store must do: the exclusive mutex, and one section per capability beyond it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_clock::Clock;
-use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Released, Renewed, Share, Transferred};
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -14,6 +15,216 @@ async fn take(store: &dyn LeaseStore, name: &str, op: &str) -> Option<FencingTok
         Acquired::Held { .. } => None,
         Acquired::Queued { .. } => panic!("a try must not queue"),
     }
+}
+
+/// Which sections of the lease contract a store ran, and which it refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Sections {
+    /// Capabilities that were checked.
+    pub ran: Vec<&'static str>,
+    /// Capabilities that the store does not declare; it was checked that it refuses them by name.
+    pub refused: Vec<&'static str>,
+}
+
+/// Runs the mutex checks and every section that the store declares in its guarantees, each under names of
+/// its own; for what it does not declare, checks that it says `Unsupported` instead of pretending.
+///
+/// # Panics
+/// When a check fails.
+pub async fn leases(store: &dyn LeaseStore, clock: &dyn Clock) -> Sections {
+    let native: BTreeSet<&str> = store.guarantees().native.iter().copied().collect();
+    let mut sections = Sections::default();
+    mutex(store, clock).await;
+    sections.ran.push("mutex");
+    for name in ["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"] {
+        if !native.contains(name) {
+            refused(store, name).await;
+            sections.refused.push(name);
+            continue;
+        }
+        match name {
+            "annotate" => annotations(store).await,
+            "break_lease" => breaking(store).await,
+            "line" => line(store, clock).await,
+            "list" => listing(store).await,
+            "permit" => permits(store).await,
+            "shared" => shared(store).await,
+            "transfer" => transfers(store).await,
+            _ => watching(store).await,
+        }
+        sections.ran.push(name);
+    }
+    let unknown: Vec<&&str> = native.iter().filter(|n| !sections.ran.contains(n)).collect();
+    assert!(unknown.is_empty(), "declared, but there is no section for it: {unknown:?}");
+    sections
+}
+
+async fn refused(store: &dyn LeaseStore, what: &str) {
+    let mut request = AcquireRequest::exclusive("refused", "me", "refused-op", TTL);
+    let kind = match what {
+        "annotate" => store.annotate("refused", FencingToken::new(1), Vec::new()).await.map(drop),
+        "break_lease" => store.break_lease("refused").await.map(drop),
+        "line" => {
+            request.line = Line::Join;
+            store.acquire(request).await.map(drop)
+        }
+        "list" => store.list("refused", 1).await.map(drop),
+        "permit" => {
+            request.share = Share::Permit { limit: 2 };
+            store.acquire(request).await.map(drop)
+        }
+        "shared" => {
+            request.share = Share::Shared;
+            store.acquire(request).await.map(drop)
+        }
+        "transfer" => {
+            let answer = store.transfer("refused", FencingToken::new(1), "you").await.unwrap();
+            assert_eq!(answer, Transferred::Unsupported, "transfer is not declared");
+            return;
+        }
+        _ => store.watch("refused").await,
+    };
+    assert_eq!(kind.map_err(|e| e.kind()), Err(ErrorKind::Unsupported), "{what} is not declared");
+}
+
+fn request(name: &str, op: &str, share: Share, line: Line) -> AcquireRequest {
+    AcquireRequest { share, line, ..AcquireRequest::exclusive(name, op, op, TTL) }
+}
+
+async fn ask(store: &dyn LeaseStore, name: &str, op: &str, share: Share, line: Line) -> Acquired {
+    store.acquire(request(name, op, share, line)).await.unwrap()
+}
+
+fn granted(acquired: &Acquired) -> Option<&Grant> {
+    match acquired {
+        Acquired::Granted(grants) => grants.first(),
+        _ => None,
+    }
+}
+
+async fn annotations(store: &dyn LeaseStore) {
+    let token = take(store, "s-note", "s-note-1").await.unwrap();
+    assert!(store.annotate("s-note", token, b"v".to_vec()).await.unwrap());
+    assert_eq!(store.inspect("s-note").await.unwrap().annotation.as_deref(), Some(&b"v"[..]));
+    assert!(!store.annotate("s-note", token.next(), b"w".to_vec()).await.unwrap(), "only its holder");
+    store.release("s-note-1").await.unwrap();
+    assert!(!store.annotate("s-note", token, b"w".to_vec()).await.unwrap(), "only while it is held");
+    assert_eq!(store.inspect("s-note").await.unwrap().annotation, None);
+}
+
+async fn breaking(store: &dyn LeaseStore) {
+    let burned_free = store.break_lease("s-break").await.unwrap();
+    let token = take(store, "s-break", "s-break-1").await.unwrap();
+    assert!(token > burned_free, "a token burned on a free name counts too");
+    let burned = store.break_lease("s-break").await.unwrap();
+    assert!(burned > token);
+    assert_eq!(store.release("s-break-1").await.unwrap(), Released::AlreadyGone);
+    assert!(take(store, "s-break", "s-break-2").await.unwrap() > burned);
+    store.release("s-break-2").await.unwrap();
+}
+
+async fn listing(store: &dyn LeaseStore) {
+    for name in ["s-list/1", "s-list/2", "s-list/3"] {
+        take(store, name, name).await.unwrap();
+    }
+    let names = async |limit| -> Vec<String> {
+        store.list("s-list/", limit).await.unwrap().into_iter().map(|l| l.name).collect()
+    };
+    assert_eq!(names(2).await, ["s-list/1", "s-list/2"]);
+    store.release("s-list/2").await.unwrap();
+    assert_eq!(names(9).await, ["s-list/1", "s-list/3"], "only what is held");
+    for name in ["s-list/1", "s-list/3"] {
+        store.release(name).await.unwrap();
+    }
+}
+
+async fn shared(store: &dyn LeaseStore) {
+    let name = "s-shared";
+    let first = ask(store, name, "r1", Share::Shared, Line::Try).await;
+    let second = ask(store, name, "r2", Share::Shared, Line::Try).await;
+    assert!(granted(&second).unwrap().token > granted(&first).unwrap().token);
+    assert_eq!(store.inspect(name).await.unwrap().holders.len(), 2);
+    assert!(take(store, name, "w").await.is_none(), "a writer excludes readers");
+    store.release("r1").await.unwrap();
+    assert!(take(store, name, "w").await.is_none());
+    store.release("r2").await.unwrap();
+    assert!(take(store, name, "w").await.is_some());
+    assert!(granted(&ask(store, name, "r3", Share::Shared, Line::Try).await).is_none());
+    store.release("w").await.unwrap();
+}
+
+async fn permits(store: &dyn LeaseStore) {
+    let (name, two) = ("s-permit", Share::Permit { limit: 2 });
+    for op in ["p1", "p2"] {
+        assert!(granted(&ask(store, name, op, two, Line::Try).await).is_some(), "{op}");
+    }
+    assert!(granted(&ask(store, name, "p3", two, Line::Try).await).is_none());
+    let three = Share::Permit { limit: 3 };
+    assert!(granted(&ask(store, name, "p3", three, Line::Try).await).is_none(), "the smallest limit counts");
+    assert!(granted(&ask(store, name, "p1", two, Line::Try).await).is_some(), "its own permit, again");
+    store.release("p1").await.unwrap();
+    assert!(granted(&ask(store, name, "p3", two, Line::Try).await).is_some());
+    for op in ["p2", "p3"] {
+        assert_eq!(store.release(op).await.unwrap(), Released::Clean);
+    }
+}
+
+async fn line(store: &dyn LeaseStore, clock: &dyn Clock) {
+    let name = "s-line";
+    take(store, name, "holder").await.unwrap();
+    for (i, op) in ["w1", "w2", "w3"].into_iter().enumerate() {
+        let acquired = ask(store, name, op, Share::Exclusive, Line::Join).await;
+        let Acquired::Queued { position } = acquired else { panic!("{op} must stand in line: {acquired:?}") };
+        assert!(position.is_none_or(|p| p as usize == i), "{op} has {i} before it, not {position:?}");
+    }
+    assert_eq!(store.inspect(name).await.unwrap().waiting, 3);
+    store.leave("w2").await.unwrap();
+    store.leave("w2").await.unwrap();
+    store.release("holder").await.unwrap();
+    // The line is served in order: neither the next in line nor a bystander may overtake.
+    assert!(granted(&ask(store, name, "w3", Share::Exclusive, Line::Join).await).is_none());
+    assert!(take(store, name, "bystander").await.is_none());
+    let first = ask(store, name, "w1", Share::Exclusive, Line::Join).await;
+    let first = granted(&first).unwrap().token;
+    store.release("w1").await.unwrap();
+    let second = ask(store, name, "w3", Share::Exclusive, Line::Join).await;
+    assert!(granted(&second).unwrap().token > first);
+    // A place that nobody asks for any more ends with its ttl, so a dead waiter blocks nobody for ever.
+    assert!(granted(&ask(store, name, "dead", Share::Exclusive, Line::Join).await).is_none());
+    store.release("w3").await.unwrap();
+    clock.sleep(TTL + Duration::from_millis(1)).await;
+    assert!(take(store, name, "later").await.is_some());
+    store.release("later").await.unwrap();
+    // A release of a place in line leaves it: nothing was held.
+    take(store, name, "holder").await.unwrap();
+    assert!(granted(&ask(store, name, "w4", Share::Exclusive, Line::Join).await).is_none());
+    assert_eq!(store.release("w4").await.unwrap(), Released::AlreadyGone);
+    assert_eq!(store.inspect(name).await.unwrap().waiting, 0);
+    store.release("holder").await.unwrap();
+}
+
+async fn transfers(store: &dyn LeaseStore) {
+    let name = "s-transfer";
+    let token = take(store, name, "t1").await.unwrap();
+    assert_eq!(store.transfer(name, token, "t2").await.unwrap(), Transferred::NoSuchCandidate);
+    assert!(granted(&ask(store, name, "t2", Share::Exclusive, Line::Join).await).is_none());
+    assert!(granted(&ask(store, name, "t3", Share::Exclusive, Line::Join).await).is_none());
+    let stale = FencingToken::new(token.get() - 1);
+    assert_eq!(store.transfer(name, stale, "t3").await.unwrap(), Transferred::NoSuchCandidate);
+    assert_eq!(store.transfer(name, token, "t3").await.unwrap(), Transferred::Moved);
+    assert_eq!(store.renew("t1").await.unwrap(), Renewed::Lost);
+    let moved = ask(store, name, "t3", Share::Exclusive, Line::Join).await;
+    assert!(granted(&moved).unwrap().token > token);
+    store.leave("t2").await.unwrap();
+    store.release("t3").await.unwrap();
+}
+
+async fn watching(store: &dyn LeaseStore) {
+    take(store, "s-watch", "v1").await.unwrap();
+    let (watched, released) = tokio::join!(store.watch("s-watch"), store.release("v1"));
+    watched.unwrap();
+    assert_eq!(released.unwrap(), Released::Clean);
 }
 
 /// Runs every check of the mutex part of the lease contract on a fresh store.
@@ -67,7 +278,7 @@ async fn all_names_or_none(store: &dyn LeaseStore) {
     assert!(store.inspect("n1").await.unwrap().holders.is_empty(), "none is taken");
     store.release("other").await.unwrap();
     assert!(matches!(store.acquire(both.clone()).await.unwrap(), Acquired::Granted(g) if g.len() == 2));
-    let mut needs = AcquireRequest::exclusive("n3", "me", "op3", TTL);
+    let mut needs = AcquireRequest::exclusive("n3", "me", "op4", TTL);
     needs.require = vec![("n1".to_owned(), FencingToken::new(u64::MAX >> 1))];
     assert!(matches!(store.acquire(needs).await.unwrap(), Acquired::Held { .. }));
     let listed: Vec<String> = store.list("n", 10).await.unwrap().into_iter().map(|l| l.name).collect();

@@ -6,7 +6,9 @@
 mod journal;
 mod leases;
 mod records;
+mod replicated;
 
 pub use journal::journal;
-pub use leases::mutex;
+pub use leases::{Sections, leases, mutex};
 pub use records::{cell, records};
+pub use replicated::{Cluster, replicated};

@@ -1,5 +1,7 @@
 //! Named leases with fencing tokens.
 
+pub mod table;
+
 use std::fmt;
 use std::time::Duration;
 

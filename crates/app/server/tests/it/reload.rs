@@ -1,0 +1,164 @@
+//! A hangup takes over what a running node can, all or nothing, and says what it did.
+
+use std::path::Path;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::end_to_end::order;
+use crate::harness::{Node, Request, eventually};
+use crate::recorder::{Recorder, header};
+
+const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEW: &str = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQtc2VjcmV0LXM=";
+
+fn reloads(node: &Node) -> Vec<Value> {
+    let audit = node.get("/v1/audit").json();
+    audit["items"].as_array().unwrap().iter().filter(|l| l["action"] == "reload").cloned().collect()
+}
+
+/// Sends a hangup and waits for its line in the audit.
+fn reload(node: &Node) -> Value {
+    let before = reloads(node).len();
+    node.signal(Signal::HUP);
+    eventually("the reload is audited", || {
+        let all = reloads(node);
+        (all.len() > before).then(|| all[all.len() - 1].clone())
+    })
+}
+
+fn put(node: &Node, origin: &str) -> u16 {
+    let put = Request::new("PUT", "/v1/definitions/order").header("content-type", "application/toml");
+    node.send(&put.body(order(origin))).status
+}
+
+fn start(dir: &Path, config: &Path) -> Node {
+    Node::start(&dir.join("data"), &["--config", config.to_str().unwrap()])
+}
+
+#[test]
+fn allowed_addresses_and_definitions_change_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::content();
+    let config = dir.path().join("m.toml");
+    std::fs::write(&config, "").unwrap();
+    let node = start(dir.path(), &config);
+    assert_eq!(put(&node, &service.origin), 422);
+    let folder = dir.path().join("definitions");
+    std::fs::create_dir(&folder).unwrap();
+    let other = order(&service.origin).replace("name = \"order\"", "name = \"other\"");
+    std::fs::write(folder.join("other.toml"), other).unwrap();
+    let text = format!(
+        "[participants]\nallow = [\"{}\"]\n[saga]\ndefinitions = \"{}\"\n[server]\nmax_in_flight = 7\n",
+        service.origin,
+        folder.display()
+    );
+    std::fs::write(&config, text).unwrap();
+    let line = reload(&node);
+    assert_eq!(line["after"], "applied", "{line}");
+    let diff = line["before"].as_str().unwrap();
+    assert!(diff.contains("definition other version 1: new"), "{diff}");
+    assert!(diff.contains(&format!("participants.allow: [] -> [\"{}\"]", service.origin)), "{diff}");
+    assert!(diff.contains("server.max_in_flight: 512 -> 7 (after a restart)"), "{diff}");
+    assert_eq!(put(&node, &service.origin), 201);
+    assert_eq!(node.get("/v1/definitions/other").status, 200);
+    // The same again: no harm, and the secrets and origins are read again.
+    assert_eq!(reload(&node)["after"], "applied");
+}
+
+#[test]
+fn a_reload_with_one_mistake_changes_nothing_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::content();
+    let config = dir.path().join("m.toml");
+    let folder = dir.path().join("definitions");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("a.toml"), order(&service.origin)).unwrap();
+    let base = format!(
+        "[participants]\nallow = [\"{}\"]\n[saga]\ndefinitions = \"{}\"\n",
+        service.origin,
+        folder.display()
+    );
+    std::fs::write(&config, &base).unwrap();
+    let node = start(dir.path(), &config);
+    let before = node.get("/v1/definitions").json();
+    let fresh = order(&service.origin).replace("name = \"order\"", "name = \"fresh\"");
+    std::fs::write(folder.join("b.toml"), &fresh).unwrap();
+    let mistakes: [(&str, String, Option<String>); 5] = [
+        ("MS0001", format!("{base}[server]\nlistne = \"x\"\n"), None),
+        ("MS0002", base.replace("[saga]", "sign = [\"nonsense\"]\n[saga]"), None),
+        ("MS0002", format!("{base}[log]\nfilter = \"=/=\"\n"), None),
+        ("MS0011", base.clone(), Some(fresh.replace("after = [\"reserve\"]", "after = [\"zzz\"]"))),
+        // The same version with another graph, while sagas of it may be in flight.
+        ("MS0122", base.clone(), Some(order(&service.origin).replace("after = [\"charge\"]", "after = []"))),
+    ];
+    for (code, text, definition) in mistakes {
+        std::fs::write(&config, text).unwrap();
+        match &definition {
+            Some(text) => std::fs::write(folder.join("c.toml"), text).unwrap(),
+            None => drop(std::fs::remove_file(folder.join("c.toml"))),
+        }
+        let line = reload(&node);
+        assert!(line["after"].as_str().unwrap().starts_with("refused"), "{code}: {line}");
+        assert!(node.log().contains(code), "{code}: {}", node.log());
+        assert_eq!(
+            node.get("/v1/definitions").json(),
+            before,
+            "{code}: nothing was stored, not even what is fine"
+        );
+    }
+    std::fs::remove_file(folder.join("c.toml")).unwrap();
+    std::fs::write(&config, &base).unwrap();
+    assert_eq!(reload(&node)["after"], "applied");
+    assert_eq!(node.get("/v1/definitions/fresh").status, 200);
+}
+
+#[test]
+fn sec_16_requests_are_signed_and_a_secret_is_exchanged_by_a_reload() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::content();
+    let secret = dir.path().join("secret");
+    std::fs::write(&secret, format!("{OLD}\n")).unwrap();
+    let config = dir.path().join("m.toml");
+    let sign = format!("{}={}", service.origin, secret.display());
+    let text = format!("[participants]\nallow = [\"{}\"]\nsign = [\"{sign}\"]\n", service.origin);
+    std::fs::write(&config, text).unwrap();
+    let node = start(dir.path(), &config);
+    assert_eq!(put(&node, &service.origin), 201);
+    let run = |id: &str| {
+        let post = Request::new("POST", "/v1/sagas").header("idempotency-key", id);
+        let started = node.send(&post.body(format!("{{\"definition\":\"order\",\"id\":\"{id}\"}}")));
+        let uid = started.json()["uid"].as_str().unwrap().to_owned();
+        assert_eq!(node.get(&format!("/v1/sagas/{uid}?wait=20s")).json()["status"], "completed");
+        service.seen().into_iter().rev().find(|(head, _)| head.contains(&uid)).unwrap()
+    };
+    let signed_by = |(head, body): &(String, Vec<u8>)| {
+        let count = header(head, "webhook-signature").unwrap().split(' ').count();
+        let mut headers = http::HeaderMap::new();
+        for name in ["webhook-id", "webhook-timestamp", "webhook-signature"] {
+            headers.insert(name, header(head, name).unwrap().parse().unwrap());
+        }
+        let key = header(head, "idempotency-key").unwrap().trim_matches('"').to_owned();
+        assert_eq!(header(head, "webhook-id"), Some(key.as_str()));
+        let fits = |secret: &str| {
+            let secret = mainstay_saga::signature::Secret::parse(secret).unwrap();
+            let now = mainstay_clock::os_wall_now();
+            let tolerance = mainstay_saga::signature::TOLERANCE;
+            mainstay_saga::signature::verify(&[secret], &headers, body, now, tolerance).is_ok()
+        };
+        (count, fits(OLD), fits(NEW))
+    };
+    assert_eq!(signed_by(&run("one")), (1, true, false));
+    std::fs::write(&secret, format!("{NEW}\n{OLD}\n")).unwrap();
+    reload(&node);
+    assert_eq!(signed_by(&run("two")), (2, true, true), "both, while participants change over");
+    std::fs::write(&secret, format!("{NEW}\n")).unwrap();
+    reload(&node);
+    assert_eq!(signed_by(&run("three")), (1, false, true));
+    // A file that cannot be read leaves the old secrets in force.
+    std::fs::write(&secret, "whsec_short\n").unwrap();
+    assert!(reload(&node)["after"].as_str().unwrap().starts_with("refused"));
+    assert_eq!(signed_by(&run("four")), (1, false, true));
+    let all = node.get("/v1/audit").text() + &node.log();
+    assert!(!all.contains(&OLD[6..]) && !all.contains(&NEW[6..]), "no secret is told: {all}");
+}

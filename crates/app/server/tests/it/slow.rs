@@ -1,0 +1,106 @@
+//! Slow clients, by slowhttptest: the node cuts them, and serves others meanwhile (SEC-11).
+
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::end_to_end::order;
+use crate::harness::{Node, Request, eventually};
+use crate::recorder::{Recorder, reply};
+
+/// How long the attack lasts, in seconds; longer than every limit below.
+const SECONDS: &str = "6";
+
+/// Sockets that a process holds.
+fn sockets(pid: u32) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let links = open.flatten().filter_map(|f| std::fs::read_link(f.path()).ok());
+    links.filter(|l| l.to_string_lossy().starts_with("socket:")).count()
+}
+
+/// Whether some process holds the end at `local` of the connection from `remote`, by their ports.
+fn held(local: u16, remote: u16) -> bool {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let is = |address: &str, port: u16| address.ends_with(&format!(":{port:04X}"));
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // The ninth is the inode: zero once the process closed its end.
+        fields.len() > 9 && is(fields[1], local) && is(fields[2], remote) && fields[9] != "0"
+    })
+}
+
+/// Runs one attack and asks for something meanwhile: the node holds the attackers' connections at first, and has
+/// got rid of them while the attack goes on.
+#[track_caller]
+fn all_cut(name: &str, flags: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    let limits = "[server]\nheader_timeout = \"1s\"\nbody_timeout = \"1s\"\nwrite_timeout = \"1s\"\n";
+    std::fs::write(&file, limits).unwrap();
+    let node = Node::start(&dir.path().join("data"), &["--config", file.to_str().unwrap()]);
+    let before = sockets(node.id());
+    let mut command = Command::new("slowhttptest");
+    command.args(flags).args(["-c", "60", "-r", "60", "-l", SECONDS, "-i", "1", "-p", "2", "-u"]);
+    command.arg(format!("http://{}/openapi.json", node.address)).env("TERM", "dumb");
+    let Ok(mut child) = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
+    else {
+        eprintln!("NOT COVERED slowhttptest: {name}");
+        return;
+    };
+    let (mut peak, mut held) = (0, 0);
+    while child.try_wait().unwrap().is_none() {
+        let answer = Request::new("GET", "/version").try_to(&node.address);
+        assert_eq!(answer.map(|a| a.status), Some(200), "{name}: others are served");
+        held = sockets(node.id()).saturating_sub(before);
+        peak = peak.max(held);
+        #[allow(clippy::disallowed_methods, reason = "a real attack takes real time")]
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(peak >= 20, "{name}: the attack came through, {peak} at once");
+    assert!(held <= 5, "{name}: {held} of {peak} connections were still held at its end");
+}
+
+#[test]
+fn sec_11_slow_headers_are_cut() {
+    all_cut("slow headers", &["-H"]);
+}
+
+#[test]
+fn sec_11_slow_bodies_are_cut() {
+    all_cut("slow bodies", &["-B", "-s", "4096", "-t", "POST"]);
+}
+
+#[test]
+fn sec_11_slow_readers_are_cut() {
+    all_cut("slow readers", &["-X", "-w", "1", "-y", "1", "-n", "5", "-z", "1", "-k", "3"]);
+}
+
+/// A client that asks for more than its buffers take, and reads none of it.
+#[test]
+fn sec_08_a_reader_that_takes_nothing_is_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let large = "x".repeat(200 * 1024);
+    let body = format!("\"{large}\"");
+    let service = Recorder::start(move |_| reply("200 OK", "", &body));
+    let file = dir.path().join("m.toml");
+    let text =
+        format!("[server]\nwrite_timeout = \"500ms\"\n[participants]\nallow = [\"{}\"]\n", service.origin);
+    std::fs::write(&file, text).unwrap();
+    let node = Node::start(&dir.path().join("data"), &["--config", file.to_str().unwrap()]);
+    let put = Request::new("PUT", "/v1/definitions/order").header("content-type", "application/toml");
+    assert_eq!(node.send(&put.body(order(&service.origin))).status, 201);
+    let post = Request::new("POST", "/v1/sagas").header("idempotency-key", "k");
+    let started = node.send(&post.body(format!("{{\"definition\":\"order\",\"input\":\"{large}\"}}")));
+    let uid = started.json()["uid"].as_str().unwrap().to_owned();
+    assert_eq!(node.get(&format!("/v1/sagas/{uid}?wait=20s")).json()["status"], "completed");
+    // Many answers on one connection: more than every buffer on the way.
+    let mut stuck = TcpStream::connect(&node.address).unwrap();
+    let one = format!("GET /v1/sagas/{uid}/export HTTP/1.1\r\nhost: {}\r\n\r\n", node.address);
+    stuck.write_all(one.repeat(20).as_bytes()).unwrap();
+    let ours = stuck.local_addr().unwrap().port();
+    let theirs = node.address.rsplit(':').next().unwrap().parse().unwrap();
+    eventually("it is taken up", || held(theirs, ours).then_some(()));
+    eventually("it is cut", || (!held(theirs, ours)).then_some(()));
+    assert!(!node.log().contains("panic"), "{}", node.log());
+}

@@ -1,0 +1,179 @@
+//! TLS of the node itself: reloaded without dropping anybody, and no way around it.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::harness::{Node, PATIENCE, Request, eventually, mainstay, run, stderr, stdout, token};
+
+type Secure = StreamOwned<ClientConnection, TcpStream>;
+
+/// A certificate for localhost and its key, under a name.
+fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let files = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
+    std::fs::write(&files.0, made.cert.pem()).unwrap();
+    std::fs::write(&files.1, made.signing_key.serialize_pem()).unwrap();
+    files
+}
+
+fn client(trusted: &Path, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
+    Arc::new(config)
+}
+
+fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<Secure> {
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let mut stream = StreamOwned::new(ClientConnection::new(config, name).unwrap(), socket);
+    stream.conn.complete_io(&mut stream.sock)?;
+    Ok(stream)
+}
+
+/// One request on a connection that stays open; the status.
+fn ask(stream: &mut Secure, path: &str) -> String {
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+    let mut text = String::new();
+    while !text.contains("\r\n\r\n") {
+        let mut chunk = [0; 4096];
+        let n = stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    text.split(' ').nth(1).unwrap().to_owned()
+}
+
+fn node(dir: &Path, files: &(PathBuf, PathBuf), more: &[&str]) -> Node {
+    let (cert, key) = (files.0.to_str().unwrap(), files.1.to_str().unwrap());
+    let data = dir.join("data");
+    let mut args = vec!["--tls-cert", cert, "--tls-key", key];
+    args.extend(more);
+    Node::start(&data, &args)
+}
+
+#[test]
+fn sec_05_a_certificate_is_exchanged_without_dropping_a_connection() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (pair(dir.path(), "a"), pair(dir.path(), "b"));
+    let live = (dir.path().join("live.crt"), dir.path().join("live.key"));
+    let put = |from: &(PathBuf, PathBuf)| {
+        for (from, to) in [(&from.0, &live.0), (&from.1, &live.1)] {
+            std::fs::copy(from, to.with_extension("new")).unwrap();
+            std::fs::rename(to.with_extension("new"), to).unwrap();
+        }
+    };
+    put(&a);
+    let node = node(dir.path(), &live, &[]);
+    let mut old = connect(&node.address, client(&a.0, &[])).unwrap();
+    assert_eq!(ask(&mut old, "/livez"), "200");
+    assert!(connect(&node.address, client(&b.0, &[])).is_err(), "b is not there yet");
+    // Half written: the old pair stays in force.
+    std::fs::write(&live.0, "-----BEGIN CERTIFICATE-----\nhalf").unwrap();
+    assert!(connect(&node.address, client(&a.0, &[])).is_ok());
+    put(&b);
+    eventually("the new certificate is in force", || connect(&node.address, client(&b.0, &[])).ok());
+    assert!(connect(&node.address, client(&a.0, &[])).is_err());
+    assert_eq!(ask(&mut old, "/readyz"), "200", "the connection of before goes on");
+    assert!(node.log().contains("the old certificate stays in force"), "{}", node.log());
+}
+
+#[test]
+fn sec_01_with_tls_of_its_own_a_node_listens_beyond_loopback() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = pair(dir.path(), "a");
+    let data = dir.path().join("data");
+    let secret = token(&data, "op", "operate");
+    let (cert, key) = (files.0.to_str().unwrap(), files.1.to_str().unwrap());
+    let args = [
+        "serve",
+        "--data",
+        data.to_str().unwrap(),
+        "--listen",
+        "0.0.0.0:0",
+        "--tls-cert",
+        cert,
+        "--tls-key",
+        key,
+    ];
+    let node = Node::spawn(mainstay(&args));
+    let port = node.address.rsplit(':').next().unwrap();
+    // The command line reaches it by the name in its certificate.
+    let server = format!("https://localhost:{port}");
+    let file = dir.path().join("token");
+    std::fs::write(&file, &secret).unwrap();
+    let base = ["saga", "ls", "--server", &server, "--token-file", file.to_str().unwrap(), "-o", "json"];
+    let trusted = run(&[&base[..], &["--ca", cert]].concat());
+    assert!(trusted.status.success(), "{}", stderr(&trusted));
+    assert!(stdout(&trusted).contains("items"));
+    let distrusted = run(&base);
+    assert_eq!(distrusted.status.code(), Some(1), "an unknown certificate is no node of ours");
+    assert!(stderr(&distrusted).contains("MS0012"), "{}", stderr(&distrusted));
+}
+
+#[test]
+fn sec_05_certificate_and_key_need_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b) = (pair(dir.path(), "a"), pair(dir.path(), "b"));
+    let data = dir.path().join("data");
+    let refused = |cert: &Path, key: &Path| {
+        let args = ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--tls-cert"];
+        let output =
+            run(&[&args[..], &[cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()]].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        stderr(&output)
+    };
+    assert!(refused(&a.0, &b.1).contains("MS0015"));
+    let swapped = refused(&a.1, &a.0);
+    assert!(swapped.contains("MS0015") && !swapped.contains("PRIVATE KEY"), "{swapped}");
+    assert!(!data.join("mainstay.db").exists(), "nothing was made");
+}
+
+#[test]
+fn sec_07_silent_and_plain_clients_of_a_tls_listener_are_cut_while_others_are_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = pair(dir.path(), "a");
+    let config = dir.path().join("m.toml");
+    std::fs::write(&config, "[server]\nheader_timeout = \"300ms\"\n").unwrap();
+    let node = node(dir.path(), &files, &["--config", config.to_str().unwrap()]);
+    let mut silent = TcpStream::connect(&node.address).unwrap();
+    let mut half = TcpStream::connect(&node.address).unwrap();
+    // The beginning of a client hello, and no more.
+    half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
+    let mut served = connect(&node.address, client(&files.0, &[])).unwrap();
+    assert_eq!(ask(&mut served, "/livez"), "200");
+    for stream in [&mut silent, &mut half] {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert!(matches!(stream.read(&mut [0; 16]), Ok(0)), "it is closed, not left waiting");
+    }
+    assert!(Request::new("GET", "/livez").try_to(&node.address).is_none(), "no answer in clear text");
+}
+
+/// There is no HTTP/2 here, so there are no streams to open or to reset rapidly.
+#[test]
+fn sec_10_only_http_1_is_spoken() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = pair(dir.path(), "a");
+    let node = node(dir.path(), &files, &[]);
+    assert!(connect(&node.address, client(&files.0, &[b"h2"])).is_err(), "h2 alone finds no agreement");
+    let both = connect(&node.address, client(&files.0, &[b"h2", b"http/1.1"])).unwrap();
+    assert_eq!(both.conn.alpn_protocol(), Some(&b"http/1.1"[..]));
+    let plain = Node::start(&dir.path().join("plain"), &[]);
+    let mut stream = TcpStream::connect(&plain.address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer);
+    assert!(text.is_empty() || text.starts_with("HTTP/1.1 4") || text.starts_with("HTTP/1.1 5"), "{text}");
+}

@@ -1,0 +1,251 @@
+//! Where locks and elections come from.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use mainstay_clock::{Clock, Instant, Runtime};
+use mainstay_store::{FencingToken, LeaseStore};
+
+use crate::{ConfigError, Error, ErrorKind, election, lock};
+
+/// Names whose highest token is remembered. More are not refused: the oldest by name is forgotten, and a
+/// store that loses state is then not noticed for it. 10,000 names cost about 1 MiB.
+const MAX_SEEN: usize = 10_000;
+/// Longest name with its namespace, in bytes; the limit of the HTTP API.
+pub(crate) const MAX_NAME: usize = 1_024;
+
+/// Makes locks and elections on one lease store.
+///
+/// Guarantees: two coordinators on one store and namespace exclude each other by name. Not guaranteed:
+/// anything between namespaces, or between stores.
+///
+/// Cheap to clone; clones share the line of waiters and the tokens seen.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use mainstay_clock::{Deadline, Runtime};
+/// use mainstay_coordination::{Coordinator, ErrorKind};
+/// use mainstay_store::memory::MemoryLeaseStore;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let rt = Runtime::system();
+/// let store = Arc::new(MemoryLeaseStore::new(Arc::clone(rt.clock())));
+/// let locks = Coordinator::builder(store, rt).namespace("billing").owner("node-7").build()?;
+///
+/// let nightly = locks.mutex("nightly").ttl(Duration::from_secs(10)).build()?;
+/// let guard = nightly.acquire(Deadline::NONE).await?;
+/// assert!(matches!(nightly.try_acquire().await.unwrap_err().kind(), ErrorKind::Contended { .. }));
+///
+/// let sum = guard.run(|fence| async move { fence.token().get() + 1 }).await?;
+/// assert_eq!(sum, guard.token().get() + 1);
+/// guard.release().await?;
+/// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+/// ```
+#[derive(Clone)]
+pub struct Coordinator(pub(crate) Arc<Core>);
+
+impl fmt::Debug for Coordinator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Coordinator")
+            .field("namespace", &self.0.namespace)
+            .field("owner", &self.0.owner)
+            .field("store", &self.0.store)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What all handles of a coordinator share.
+pub(crate) struct Core {
+    pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) rt: Runtime,
+    pub(crate) owner: String,
+    namespace: String,
+    seen: Mutex<BTreeMap<String, FencingToken>>,
+    lines: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    /// Releases and reconciliations that go on in the background.
+    background: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(crate) fn now(&self) -> Instant {
+        self.rt.clock().now()
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        self.rt.clock()
+    }
+
+    pub(crate) fn unit(&self) -> f64 {
+        self.rt.rng().unit()
+    }
+
+    /// 128 random bits: what the store keeps and compares.
+    pub(crate) fn op_id(&self) -> String {
+        format!("{:016x}{:016x}", self.rt.rng().next_u64(), self.rt.rng().next_u64())
+    }
+
+    /// The line of waiters of this process for `name`: one of them talks to the store.
+    pub(crate) fn line(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut lines = locked(&self.lines);
+        if let Some(line) = lines.get(name).and_then(Weak::upgrade) {
+            return line;
+        }
+        lines.retain(|_, line| line.strong_count() > 0);
+        let line = Arc::new(tokio::sync::Mutex::new(()));
+        lines.insert(name.to_owned(), Arc::downgrade(&line));
+        line
+    }
+
+    /// Remembers a granted token; refuses one that is smaller than an earlier one.
+    pub(crate) fn remember(&self, name: &str, token: FencingToken) -> Result<(), Error> {
+        let mut seen = locked(&self.seen);
+        match seen.get_mut(name) {
+            Some(highest) if token < *highest => {
+                let why = format!(
+                    "`{name}`: the store granted token {token} after {highest}; it lost state, so nothing is held"
+                );
+                Err(Error::new(ErrorKind::StoreRegressed, why))
+            }
+            Some(highest) => {
+                *highest = token;
+                Ok(())
+            }
+            None => {
+                if seen.len() >= MAX_SEEN {
+                    seen.pop_first();
+                }
+                seen.insert(name.to_owned(), token);
+                Ok(())
+            }
+        }
+    }
+
+    /// Something goes on in the background from now on.
+    pub(crate) fn unsettled(&self) {
+        self.background.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It ended.
+    pub(crate) fn settled(&self) {
+        self.background.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// The store's name of a caller's name.
+    pub(crate) fn full_name(&self, name: &str) -> Result<String, ConfigError> {
+        let full = format!("{}/{name}", self.namespace);
+        if name.is_empty() || full.len() > MAX_NAME || name.chars().any(char::is_control) {
+            let allowed = "1 to 1,024 bytes with the namespace, no control characters";
+            return Err(ConfigError::new("name", name, allowed));
+        }
+        Ok(full)
+    }
+}
+
+impl Coordinator {
+    /// A coordinator on `store`.
+    pub fn builder(store: Arc<dyn LeaseStore>, rt: Runtime) -> Builder {
+        Builder { store, rt, namespace: String::new(), owner: String::new() }
+    }
+
+    /// A lock that one holder has alone.
+    pub fn mutex(&self, name: &str) -> lock::Builder {
+        lock::Builder::new(Arc::clone(&self.0), vec![name.to_owned()], lock::Kind::Exclusive)
+    }
+
+    /// Several names at once: all of them or none. They are taken in byte order, so two callers that name
+    /// the same ones in another order cannot wait for each other.
+    pub fn multi<T: AsRef<str>>(&self, names: impl IntoIterator<Item = T>) -> lock::Builder {
+        let names = names.into_iter().map(|n| n.as_ref().to_owned()).collect();
+        lock::Builder::new(Arc::clone(&self.0), names, lock::Kind::Exclusive)
+    }
+
+    /// The reading side of a lock that many readers or one writer have.
+    pub fn read(&self, name: &str) -> lock::Builder {
+        lock::Builder::new(Arc::clone(&self.0), vec![name.to_owned()], lock::Kind::Shared)
+    }
+
+    /// The writing side of a lock that many readers or one writer have: the [`mutex`](Self::mutex) of the
+    /// same name.
+    pub fn write(&self, name: &str) -> lock::Builder {
+        self.mutex(name)
+    }
+
+    /// A lock that at most `limit` holders have at once. Each has a lease of its own, so the permit of a
+    /// dead holder comes back when that lease ends.
+    pub fn semaphore(&self, name: &str, limit: u32) -> lock::Builder {
+        lock::Builder::new(Arc::clone(&self.0), vec![name.to_owned()], lock::Kind::Permit(limit))
+    }
+
+    /// An election: one leader at a time.
+    pub fn election(&self, name: &str) -> election::Builder {
+        election::Builder::new(Arc::clone(&self.0), name)
+    }
+
+    /// What the store promises.
+    #[must_use]
+    pub fn guarantees(&self) -> mainstay_store::lease::Guarantees {
+        self.0.store.guarantees()
+    }
+
+    /// Releases and reconciliations that still go on in the background. Each ends within the ttl of its
+    /// lease and one request.
+    #[must_use]
+    pub fn in_background(&self) -> u64 {
+        self.0.background.load(Ordering::Acquire)
+    }
+}
+
+/// Collects what a [`Coordinator`] needs.
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    store: Arc<dyn LeaseStore>,
+    rt: Runtime,
+    namespace: String,
+    owner: String,
+}
+
+impl Builder {
+    /// Required: what keeps two applications on one store apart.
+    pub fn namespace(mut self, namespace: &str) -> Self {
+        namespace.clone_into(&mut self.namespace);
+        self
+    }
+
+    /// Required: who holds, for people. It is shown and never compared.
+    pub fn owner(mut self, owner: &str) -> Self {
+        owner.clone_into(&mut self.owner);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// When the namespace or the owner is empty, too long or has control characters, or when the
+    /// namespace has a slash.
+    pub fn build(self) -> Result<Coordinator, ConfigError> {
+        for (field, value) in [("namespace", &self.namespace), ("owner", &self.owner)] {
+            let clean = !value.is_empty() && value.len() <= 255 && !value.chars().any(char::is_control);
+            if !clean || (field == "namespace" && value.contains('/')) {
+                let allowed = "1 to 255 bytes, no control characters; a namespace has no slash";
+                return Err(ConfigError::new(field, value, allowed));
+            }
+        }
+        Ok(Coordinator(Arc::new(Core {
+            store: self.store,
+            rt: self.rt,
+            owner: self.owner,
+            namespace: self.namespace,
+            seen: Mutex::new(BTreeMap::new()),
+            lines: Mutex::new(HashMap::new()),
+            background: AtomicU64::new(0),
+        })))
+    }
+}

@@ -1,0 +1,264 @@
+//! Elections: one leader at a time, each with a term.
+//!
+//! A term is a held lease of the election's name with the fencing token as its number. Work runs under the
+//! [`Term`] as under a [`Guard`]; what a leader writes carries the term's token.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Deadline;
+use mainstay_store::FencingToken;
+use mainstay_store::lease::{Released, Transferred};
+
+use crate::coordinator::Core;
+use crate::lock::{self, Lock};
+use crate::{ConfigError, Error, ErrorKind, Fence, Guard, LossReason};
+
+/// Between two looks of an observer when the store gives no hint.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Settings of an election.
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `ttl` | 30 s, renewed each 10 s | the textbook's; a leader that dies is replaced within it |
+/// | `candidate` | the coordinator's owner | who leads, for people |
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    core: Arc<Core>,
+    name: String,
+    ttl: Duration,
+    max_term: Option<Duration>,
+    note: String,
+}
+
+impl Builder {
+    pub(crate) fn new(core: Arc<Core>, name: &str) -> Self {
+        Self { core, name: name.to_owned(), ttl: lock::DEFAULT_TTL, max_term: None, note: String::new() }
+    }
+
+    /// How long leadership lasts without renewal.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// Ends a term after this time though it could be renewed: for a leader whose work may hang.
+    pub fn max_term(mut self, limit: Duration) -> Self {
+        self.max_term = Some(limit);
+        self
+    }
+
+    /// A note that others see beside the leader.
+    pub fn note(mut self, note: &str) -> Self {
+        note.clone_into(&mut self.note);
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// As [`lock::Builder::build`].
+    pub fn build(self) -> Result<Election, ConfigError> {
+        let name = format!("election/{}", self.name);
+        if self.name.is_empty() {
+            return Err(ConfigError::new("name", &self.name, "1 to 1,024 bytes with the namespace"));
+        }
+        let mut builder = lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive)
+            .ttl(self.ttl)
+            .note(&self.note);
+        if self.core.store.guarantees().fair {
+            builder = builder.fair();
+        }
+        if let Some(limit) = self.max_term {
+            builder = builder.max_hold(limit);
+        }
+        Ok(Election { lock: builder.build()? })
+    }
+}
+
+/// An election that can be entered and observed. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Election {
+    lock: Lock,
+}
+
+/// Who led when the store was asked: a hint, never a proof. Only tokens decide.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Leader {
+    /// The owner that leads.
+    pub owner: String,
+    /// Its term.
+    pub token: FencingToken,
+    /// What it [proclaimed](Term::proclaim).
+    pub value: Option<Vec<u8>>,
+}
+
+impl Election {
+    /// Waits to be elected, or until `limit`.
+    ///
+    /// # Errors
+    /// As [`Lock::acquire`].
+    ///
+    /// # Cancel safety
+    /// As [`Lock::acquire`]: dropping the future withdraws the candidate.
+    pub async fn campaign(&self, limit: Deadline) -> Result<Term, Error> {
+        Ok(Term { guard: self.lock.acquire(limit).await? })
+    }
+
+    /// Who leads now, as far as the store knows.
+    ///
+    /// # Errors
+    /// When the store fails.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn leader(&self) -> Result<Option<Leader>, Error> {
+        let stats = self.lock.stats().await?;
+        let info = stats[0].info();
+        Ok(info.holders.first().map(|(owner, token, _)| Leader {
+            owner: owner.clone(),
+            token: *token,
+            value: info.annotation.clone(),
+        }))
+    }
+
+    /// Waits until the leader or its value differs from `known`, and says what it is then. Changes in
+    /// between may be passed over; the last one is not.
+    ///
+    /// # Errors
+    /// When the store fails.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn changed(&self, known: Option<&Leader>) -> Result<Option<Leader>, Error> {
+        let core = &self.lock.core;
+        loop {
+            // Armed before the look, so that a change in between is not slept over.
+            let hint = core.store.watch(&self.lock.want.names[0]);
+            let now = self.leader().await?;
+            if now.as_ref() != known {
+                return Ok(now);
+            }
+            let look = core.clock().sleep(LOOK);
+            let hint = async {
+                if hint.await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                () = hint => {}
+                () = look => {}
+            }
+        }
+    }
+}
+
+/// One continuous leadership.
+#[derive(Debug)]
+#[must_use = "a dropped term resigns"]
+pub struct Term {
+    guard: Guard,
+}
+
+impl Term {
+    /// The term's number: it only grows.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.guard.token()
+    }
+
+    /// When the term would end if nothing were renewed from now on.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.guard.deadline()
+    }
+
+    /// Whether the term still lasts, without asking the store.
+    ///
+    /// # Errors
+    /// `Lost` with the reason.
+    pub fn check(&self) -> Result<(), Error> {
+        self.guard.check()
+    }
+
+    /// Resolves when the term is over.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn lost(&self) -> LossReason {
+        self.guard.lost().await
+    }
+
+    /// Runs `work` for as long as the term lasts; see [`Guard::run`].
+    ///
+    /// # Errors
+    /// `Lost` when the term ended before the work.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work; the term goes on.
+    pub async fn run<T, F>(&self, work: impl FnOnce(Fence) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = T>,
+    {
+        self.guard.run(work).await
+    }
+
+    /// Publishes a value beside the leader's name, if the term still lasts.
+    ///
+    /// # Errors
+    /// `Lost` when the store knows a newer term; `Unsupported` on a store without annotations.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have published.
+    pub async fn proclaim(&self, value: impl Into<Vec<u8>>) -> Result<(), Error> {
+        self.check()?;
+        let name = self.guard.name();
+        let kept = self.guard.store().annotate(name, self.token(), value.into()).await;
+        if kept.map_err(|e| Error::store(name, e))? {
+            Ok(())
+        } else {
+            Err(Error::lost(name, LossReason::TakenOver))
+        }
+    }
+
+    /// Hands leadership to a candidate that waits in line, and ends this term. The work must have stopped.
+    ///
+    /// # Errors
+    /// `Contended` when no such candidate waits: this term goes on and is given back in the error's place;
+    /// `Unsupported` on a store that cannot.
+    ///
+    /// # Cancel safety
+    /// A dropped future resigns or has handed over.
+    pub async fn transfer(self, to: &str) -> Result<(), (Self, Error)> {
+        let name = self.guard.name().to_owned();
+        match self.guard.store().transfer(&name, self.token(), to).await {
+            Ok(Transferred::Moved) => Ok(()),
+            Ok(Transferred::NoSuchCandidate) => {
+                let why = format!("`{name}`: no candidate `{to}` waits");
+                let kind = ErrorKind::Contended { holder: to.to_owned(), remaining: None };
+                Err((self, Error::new(kind, why)))
+            }
+            Ok(Transferred::Unsupported) => {
+                let why = format!("`{name}`: this store cannot hand a lease over");
+                Err((self, Error::new(ErrorKind::Unsupported, why)))
+            }
+            Err(e) => Err((self, Error::store(&name, e))),
+        }
+    }
+
+    /// Ends the term. The work must have stopped.
+    ///
+    /// # Errors
+    /// When the store fails until the term has ended by itself.
+    ///
+    /// # Cancel safety
+    /// As [`Guard::release`].
+    pub async fn resign(self) -> Result<Released, Error> {
+        self.guard.release().await
+    }
+}

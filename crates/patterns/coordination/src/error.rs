@@ -1,0 +1,168 @@
+//! What can go wrong, so that a caller can tell held by another, unreachable and lost apart.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use mainstay_store::Outcome;
+
+/// Why a right ended while it was held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LossReason {
+    /// The deadline came near and no renewal had succeeded: the work has to stop now, by its own clock.
+    DeadlinePassed,
+    /// It was held for as long as [`max_hold`](crate::lock::Builder::max_hold) allows.
+    HeldTooLong,
+    /// The store says that it is no longer ours: it ran out, was taken over or was broken by a person.
+    TakenOver,
+}
+
+impl fmt::Display for LossReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeadlinePassed => "its deadline passed without a renewal",
+            Self::HeldTooLong => "it was held longer than allowed",
+            Self::TakenOver => "the store no longer knows it as ours",
+        })
+    }
+}
+
+/// What went wrong, for callers that branch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller broke the contract.
+    ApiMisuse,
+    /// Somebody else holds it, and the caller did not want to wait.
+    Contended {
+        /// The owner that stands in the way.
+        holder: String,
+        /// How long its lease still lasts without renewal, if the store can tell.
+        remaining: Option<Duration>,
+    },
+    /// The grant arrived so late that its deadline had passed; it was given back.
+    Expired,
+    /// A right that was held is gone.
+    Lost(LossReason),
+    /// The store granted a smaller token than one that this process has seen: it lost state.
+    StoreRegressed,
+    /// The wait ended and somebody else still held it.
+    TimedOut {
+        /// The owner that stood in the way at last, if the store says it to those who stand in line.
+        holder: Option<String>,
+    },
+    /// The store could not be asked.
+    Unreachable,
+    /// The store cannot do that.
+    Unsupported,
+}
+
+/// A failed call of a lock or an election.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    outcome: Outcome,
+    source: Option<Box<mainstay_store::Error>>,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), outcome: Outcome::NotApplied, source: None }
+    }
+
+    pub(crate) fn lost(name: &str, reason: LossReason) -> Self {
+        Self::new(ErrorKind::Lost(reason), format!("`{name}` is lost: {reason}"))
+    }
+
+    /// What the store said, under the kind that its own kind means here.
+    pub(crate) fn store(name: &str, source: mainstay_store::Error) -> Self {
+        let kind = match source.kind() {
+            mainstay_store::ErrorKind::ApiMisuse => ErrorKind::ApiMisuse,
+            mainstay_store::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Unreachable,
+        };
+        let outcome = source.outcome();
+        Self {
+            kind,
+            context: format!("`{name}`: the lease store failed"),
+            outcome,
+            source: Some(Box::new(source)),
+        }
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// Whether the call took effect. `Unknown` means that a lease may exist until its ttl is over; it is
+    /// given back in the background.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// Whether the same call may succeed later.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self.kind, ErrorKind::ApiMisuse | ErrorKind::StoreRegressed | ErrorKind::Unsupported)
+    }
+
+    /// When to come back, if known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match &self.kind {
+            ErrorKind::Contended { remaining, .. } => *remaining,
+            _ => self.source.as_ref().and_then(|e| e.retry_after()),
+        }
+    }
+
+    /// A stable name of the kind.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::ApiMisuse => "lock_api_misuse",
+            ErrorKind::Contended { .. } => "lock_contended",
+            ErrorKind::Expired => "lock_expired",
+            ErrorKind::Lost(_) => "lock_lost",
+            ErrorKind::StoreRegressed => "lock_store_regressed",
+            ErrorKind::TimedOut { .. } => "lock_timed_out",
+            ErrorKind::Unreachable => "lock_unreachable",
+            ErrorKind::Unsupported => "lock_unsupported",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
+    }
+}
+
+/// A setting that cannot hold, refused when a coordinator, a lock or an election is built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value} is not allowed; allowed: {allowed}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// The refused value.
+    pub value: String,
+    /// What is allowed, and why.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
+        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
+    }
+}

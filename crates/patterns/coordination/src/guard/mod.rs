@@ -1,0 +1,333 @@
+//! What a holder has in its hand.
+
+mod state;
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::time::Duration;
+
+use mainstay_clock::{Deadline, Instant};
+use mainstay_store::lease::{Grant, Line, Released, Renewed};
+use mainstay_store::{FencingToken, LeaseStore};
+use tokio::sync::{oneshot, watch};
+
+pub(crate) use state::deadline_of;
+use state::{Answer, Hold, Next};
+
+use crate::coordinator::Core;
+use crate::lock::Want;
+use crate::{Error, LossReason};
+
+/// Between two tries to give a lease back while the store fails.
+const RELEASE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What identifies one acquisition and the lease that comes of it.
+pub(crate) struct Held {
+    pub(crate) core: Arc<Core>,
+    pub(crate) want: Arc<Want>,
+    pub(crate) op_id: String,
+}
+
+impl Held {
+    fn name(&self) -> &str {
+        &self.want.names[0]
+    }
+
+    /// Gives the leases back, trying until `until`: then they have ended by themselves.
+    async fn give_back(&self, until: Instant) -> mainstay_store::Result<Released> {
+        loop {
+            match self.core.store.release(&self.op_id).await {
+                Ok(answer) => return Ok(answer),
+                Err(e) if self.core.now() >= until => return Err(e),
+                Err(_) => self.core.clock().sleep(RELEASE_PAUSE).await,
+            }
+        }
+    }
+
+    /// Takes back what an acquisition that was given up may have left.
+    async fn clean(&self) {
+        let until = self.core.now().saturating_add(self.want.ttl);
+        if self.want.line == Line::Join {
+            // The line forgets by itself if this fails.
+            let _ = self.core.store.leave(&self.op_id).await;
+        }
+        if let Err(error) = self.give_back(until).await {
+            tracing::warn!(lock = self.name(), %error, "what may have been granted was not released");
+        }
+    }
+}
+
+/// How an acquisition ended, told to its keeper. Dropping the sender says that it was given up and that
+/// something may be left in the store.
+pub(crate) enum Verdict {
+    Nothing,
+    Taken(Arc<Shared>),
+}
+
+/// The one background task of an acquisition: it cleans up after one that was given up, renews what was
+/// taken and gives it back. So neither dropping a future nor dropping a guard has to start anything.
+pub(crate) async fn keep(held: Arc<Held>, verdict: oneshot::Receiver<Verdict>) {
+    match verdict.await {
+        Ok(Verdict::Nothing) => {}
+        Ok(Verdict::Taken(shared)) => {
+            shared.renew().await;
+            let until = shared.hold().deadline();
+            let answer = held.give_back(until).await;
+            shared.settle(answer);
+        }
+        Err(_) => {
+            held.clean().await;
+            held.core.settled();
+        }
+    }
+}
+
+pub(crate) struct Shared {
+    held: Arc<Held>,
+    grants: Vec<Grant>,
+    hold: Mutex<Hold>,
+    /// Told whenever `hold` changed; the value is in `hold`.
+    changed: watch::Sender<()>,
+    /// Who waits for the release.
+    told: Mutex<Option<oneshot::Sender<mainstay_store::Result<Released>>>>,
+}
+
+impl Shared {
+    fn hold(&self) -> MutexGuard<'_, Hold> {
+        self.hold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self) -> Result<(), LossReason> {
+        self.hold().check(self.held.core.now())
+    }
+
+    /// Renews until the guard is gone.
+    async fn renew(&self) {
+        let mut changed = self.changed.subscribe();
+        let core = &self.held.core;
+        loop {
+            changed.mark_unchanged();
+            if self.hold().is_released() {
+                return;
+            }
+            let next = self.hold().next(core.now());
+            let step = async {
+                match next {
+                    // Lost, but the guard is still there: it says when it is done.
+                    Next::Ended => std::future::pending::<()>().await,
+                    Next::Wait(until) => core.clock().sleep_until(until).await,
+                    Next::Renew => self.renew_once().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = changed.changed() => {}
+                () = step => {}
+            }
+        }
+    }
+
+    async fn renew_once(&self) {
+        let core = &self.held.core;
+        let patience = self.hold().sent(core.now());
+        let late = core.clock().sleep(patience);
+        let answer = tokio::select! {
+            biased;
+            answer = core.store.renew(&self.held.op_id) => match answer {
+                Ok(Renewed::Renewed(_)) => Answer::Renewed,
+                Ok(Renewed::Lost) => Answer::NotOurs,
+                Err(error) => {
+                    tracing::warn!(lock = self.held.name(), %error, "a lease was not renewed");
+                    Answer::Failed
+                }
+            },
+            () = late => Answer::Failed,
+        };
+        self.hold().answered(core.now(), answer, core.unit());
+        self.changed.send_replace(());
+    }
+
+    fn settle(&self, answer: mainstay_store::Result<Released>) {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match (told, answer) {
+            // Nobody may be waiting any more.
+            (Some(told), answer) => drop(told.send(answer)),
+            (None, Err(error)) => {
+                tracing::warn!(lock = self.held.name(), %error, "a dropped lock was not released");
+            }
+            (None, Ok(_)) => {}
+        }
+        self.held.core.settled();
+    }
+}
+
+/// What work under a guard is told: the token that its writes carry and the time it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fence {
+    token: FencingToken,
+    deadline: Deadline,
+}
+
+impl Fence {
+    /// Goes with every write: the resource refuses a smaller one than it has seen.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.token
+    }
+
+    /// When the lease would end if nothing were renewed from now on.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+}
+
+/// A held lock.
+///
+/// Guarantees: [`run`](Guard::run) drops its work, and [`lost`](Guard::lost) resolves, before the lease can
+/// pass on, judged by this machine's boot clock and as far as the executor polls. While the guard lives the
+/// lease is renewed after each third of its ttl. Not guaranteed: that a paused machine stops in time; what
+/// it writes when it wakes up is refused only where the [token](Guard::token) is checked.
+///
+/// Dropping a guard releases the lease in the background, best effort, without waiting.
+/// [`release`](Guard::release) is the sure way.
+#[must_use = "a dropped guard gives the lock back"]
+pub struct Guard(Arc<Shared>);
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("name", &self.name())
+            .field("token", &self.token())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Guard {
+    pub(crate) fn new(held: Arc<Held>, sent: Instant, grants: Vec<Grant>) -> Self {
+        let limit = held.want.max_hold.map_or(Instant::FAR_FUTURE, |d| sent.saturating_add(d));
+        let hold = Mutex::new(Hold::granted(sent, held.want.ttl, limit));
+        let (changed, told) = (watch::Sender::new(()), Mutex::new(None));
+        Self(Arc::new(Shared { held, grants, hold, changed, told }))
+    }
+
+    /// What the keeper renews and gives back.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.0)
+    }
+
+    /// The name, with its namespace; the first one of several.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.0.held.name()
+    }
+
+    /// The fencing token; of several names the first one's.
+    #[must_use]
+    pub fn token(&self) -> FencingToken {
+        self.0.grants.first().map_or(FencingToken::ZERO, |g| g.token)
+    }
+
+    /// The fencing token of each name, in byte order of the names.
+    pub fn tokens(&self) -> impl Iterator<Item = (&str, FencingToken)> {
+        self.0.grants.iter().map(|g| (g.name.as_str(), g.token))
+    }
+
+    /// When the lease would end if nothing were renewed from now on.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        Deadline::at(self.0.hold().deadline())
+    }
+
+    /// Whether the right is still there, without asking the store.
+    ///
+    /// # Errors
+    /// `Lost` with the reason. Once lost, always lost.
+    pub fn check(&self) -> Result<(), Error> {
+        self.0.check().map_err(|reason| Error::lost(self.name(), reason))
+    }
+
+    /// Resolves when the right is gone.
+    ///
+    /// # Cancel safety
+    /// Changes nothing; ask again at any time.
+    pub async fn lost(&self) -> LossReason {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if let Err(reason) = self.0.check() {
+                return reason;
+            }
+            let stop_at = self.0.hold().stop_at();
+            let end = self.0.held.core.clock().sleep_until(stop_at);
+            tokio::select! {
+                biased;
+                () = end => {}
+                _ = changed.changed() => {}
+            }
+        }
+    }
+
+    /// Runs `work` for as long as the right is there.
+    ///
+    /// The clock is read before every poll, so that work does not go on after a pause. Work that is ready
+    /// after the right was lost is not reported as done.
+    ///
+    /// # Errors
+    /// `Lost` when the right was gone before the work ended. The work was dropped at its await point; what
+    /// it had sent before may still take effect, with an old token.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the work; the guard stays.
+    pub async fn run<T, F>(&self, work: impl FnOnce(Fence) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = T>,
+    {
+        self.check()?;
+        let fence = Fence { token: self.token(), deadline: self.deadline() };
+        let mut work = pin!(work(fence));
+        let mut lost = pin!(self.lost());
+        poll_fn(|cx| {
+            if let Poll::Ready(reason) = lost.as_mut().poll(cx) {
+                return Poll::Ready(Err(Error::lost(self.name(), reason)));
+            }
+            let Poll::Ready(done) = work.as_mut().poll(cx) else { return Poll::Pending };
+            Poll::Ready(self.check().map(|()| done))
+        })
+        .await
+    }
+
+    /// Gives the lease back and says whether it was held until then.
+    ///
+    /// # Errors
+    /// When the store fails until the lease has ended by itself.
+    ///
+    /// # Cancel safety
+    /// Once polled, the release goes on in the background when the future is dropped.
+    pub async fn release(self) -> Result<Released, Error> {
+        let (tell, told) = oneshot::channel();
+        *self.0.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+        let name = self.name().to_owned();
+        drop(self);
+        match told.await {
+            Ok(answer) => answer.map_err(|e| Error::store(&name, e)),
+            // The runtime went away with its tasks: the lease ends by itself.
+            Err(_) => Ok(Released::AlreadyGone),
+        }
+    }
+
+    pub(crate) fn store(&self) -> &Arc<dyn LeaseStore> {
+        &self.0.held.core.store
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.held.core.unsettled();
+        self.0.hold().release();
+        self.0.changed.send_replace(());
+    }
+}

@@ -1,0 +1,27 @@
+//! Fenced locks and elections on any lease store.
+//!
+//! A lease alone is not mutual exclusion: a holder that was paused wakes up after its lease passed on and
+//! goes on working. Two things here close that hole. Work that runs under a [`Guard`] is dropped before the
+//! lease can pass on, judged by this machine's boot clock. And every grant carries a fencing token that
+//! only grows, so that whatever the work writes to can refuse a late writer.
+//!
+//! - [`lock`]: a mutex, readers and a writer, a semaphore, several names at once.
+//! - [`election`]: one leader at a time, with a term.
+//! - [`Coordinator`]: where all of them come from; it names the store, the namespace and the owner.
+//!
+//! Decisions are made in state machines without I/O (`lock/state.rs`, `guard/state.rs`); what surrounds
+//! them sends, waits and wakes.
+
+#![forbid(unsafe_code)]
+
+mod coordinator;
+pub mod election;
+mod error;
+mod guard;
+pub mod lock;
+
+pub use coordinator::{Builder, Coordinator};
+pub use election::{Election, Leader, Term};
+pub use error::{ConfigError, Error, ErrorKind, LossReason};
+pub use guard::{Fence, Guard};
+pub use lock::{Lock, Stats};

@@ -1,0 +1,184 @@
+//! Sends what the acquisition decides.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Instant;
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line};
+use tokio::sync::oneshot;
+
+use super::Want;
+use super::state::{Acquisition, Command, Patience};
+use crate::coordinator::Core;
+use crate::guard::{Held, Verdict, keep};
+use crate::{Error, ErrorKind, Guard};
+
+/// A store's word that something may have changed.
+type Hint<'a> = dyn Future<Output = mainstay_store::Result<()>> + Send + 'a;
+
+/// Longest wait for one answer: a hung store must not eat a lease before it is held.
+const MAX_PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patience) -> Result<Guard, Error> {
+    // The first name orders this process's waiters; the store orders the rest.
+    let line = core.line(&want.names[0]);
+    let _turn = match patience {
+        Patience::None => None,
+        Patience::Until(limit) => {
+            let end = core.clock().sleep_until(limit.instant());
+            tokio::select! {
+                biased;
+                turn = line.lock() => Some(turn),
+                () = end => {
+                    let why = format!("`{}` was not acquired in time; others of this process wait for it", want.names[0]);
+                    return Err(Error::new(ErrorKind::TimedOut { holder: Some(core.owner.clone()) }, why));
+                }
+            }
+        }
+    };
+    let held = Arc::new(Held { core: Arc::clone(core), want: Arc::clone(want), op_id: core.op_id() });
+    let (verdict, told) = oneshot::channel();
+    core.rt.spawn("lease-keeper", keep(Arc::clone(&held), told));
+    Attempt { held, state: Acquisition::new(want.ttl, patience), verdict: Some(verdict) }.run().await
+}
+
+/// One acquisition under way. Dropped at any point, its keeper gives back what may have been granted.
+struct Attempt {
+    held: Arc<Held>,
+    state: Acquisition,
+    verdict: Option<oneshot::Sender<Verdict>>,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        let Some(verdict) = self.verdict.take() else { return };
+        if self.state.maybe_held() {
+            self.held.core.unsettled();
+        } else {
+            // Without a keeper there is no runtime left to tell.
+            let _ = verdict.send(Verdict::Nothing);
+        }
+    }
+}
+
+impl Attempt {
+    async fn run(mut self) -> Result<Guard, Error> {
+        let core = Arc::clone(&self.held.core);
+        let want = Arc::clone(&self.held.want);
+        let mut command = Command::Ask;
+        let mut last = None;
+        let mut hint = core.store.watch(&want.names[0]);
+        loop {
+            command = match command {
+                Command::Ask => {
+                    // Armed before the question, so that a change in between is not slept over.
+                    hint = core.store.watch(&want.names[0]);
+                    self.state.asked();
+                    let sent = self.held.core.now();
+                    match self.ask().await {
+                        Ok(answer) => {
+                            let now = self.held.core.now();
+                            let next = self.state.answered(sent, now, &answer, self.held.core.unit());
+                            if let (Command::Take, Acquired::Granted(grants)) = (&next, answer) {
+                                return self.take(sent, grants);
+                            }
+                            next
+                        }
+                        Err(e) => {
+                            let (outcome, retry) = (e.outcome(), e.is_retryable());
+                            last = Some(e);
+                            self.state.failed(self.held.core.now(), outcome, retry, self.held.core.unit())
+                        }
+                    }
+                }
+                Command::Wait { listen, until } => {
+                    let hinted = self.wait(listen, until, hint.as_mut()).await;
+                    self.state.woke(self.held.core.now(), hinted)
+                }
+                other => return Err(self.give_up(other, last)),
+            };
+        }
+    }
+
+    async fn ask(&self) -> mainstay_store::Result<Acquired> {
+        let want = &self.held.want;
+        let request = AcquireRequest {
+            names: want.names.clone(),
+            owner: self.held.core.owner.clone(),
+            op_id: self.held.op_id.clone(),
+            ttl: want.ttl,
+            share: want.share,
+            line: if self.state.waits() { want.line } else { Line::Try },
+            note: want.note.clone(),
+            require: Vec::new(),
+        };
+        let late = self.held.core.clock().sleep((want.ttl / 2).min(MAX_PATIENCE));
+        tokio::select! {
+            biased;
+            answer = self.held.core.store.acquire(request) => answer,
+            () = late => Err(mainstay_store::Error::new(
+                mainstay_store::ErrorKind::Unavailable,
+                "the lease store did not answer in time",
+            )
+            .with_outcome(mainstay_store::Outcome::Unknown)),
+        }
+    }
+
+    /// Waits for a hint of the store, and for the time in any case; whether it was a hint.
+    async fn wait(&self, listen: Instant, until: Instant, hint: Pin<&mut Hint<'_>>) -> bool {
+        let clock = self.held.core.clock();
+        let time = clock.sleep_until(until);
+        let hint = async {
+            if listen > clock.now() {
+                clock.sleep_until(listen).await;
+            }
+            if hint.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = time => false,
+            () = hint => true,
+        }
+    }
+
+    fn take(mut self, sent: Instant, grants: Vec<Grant>) -> Result<Guard, Error> {
+        for grant in &grants {
+            self.held.core.remember(&grant.name, grant.token)?;
+        }
+        let guard = Guard::new(Arc::clone(&self.held), sent, grants);
+        if let Some(verdict) = self.verdict.take() {
+            // Without a keeper there is no runtime left to renew in: the guard ends at its deadline.
+            let _ = verdict.send(Verdict::Taken(guard.shared()));
+        }
+        Ok(guard)
+    }
+
+    fn give_up(&self, command: Command, last: Option<mainstay_store::Error>) -> Error {
+        let name = &self.held.want.names[0];
+        match command {
+            Command::Contended { holder, remaining } => {
+                let left = remaining.map_or_else(String::new, |d| format!(" for {d:?} more without renewal"));
+                let why = format!("`{name}` is held by {holder}{left}");
+                Error::new(ErrorKind::Contended { holder, remaining }, why)
+            }
+            Command::Expired => {
+                let why =
+                    format!("`{name}` was granted so late that its deadline had passed; it is given back");
+                Error::new(ErrorKind::Expired, why)
+            }
+            Command::TimedOut { holder } => {
+                let who = holder.as_deref().unwrap_or("somebody else");
+                let why = format!("`{name}` was not acquired in time; {who} holds it");
+                Error::new(ErrorKind::TimedOut { holder }, why)
+            }
+            _ => last.map_or_else(
+                || Error::new(ErrorKind::Unreachable, format!("`{name}`: the deadline had passed")),
+                |e| Error::store(name, e),
+            ),
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Locks: a mutex, readers and a writer, a semaphore, several names at once.
+//!
+//! All of them are one recipe on a lease store: ask; if it is held, wait for a hint of the store *and* a
+//! timer, then ask again, until the caller's deadline. What is granted comes as a [`Guard`](crate::Guard).
+//!
+//! Waiters of one process stand in one line per name, in the order in which they came, and only the first
+//! of them talks to the store. Between processes a lock is as fair as the store
+//! ([`guarantees`](crate::Coordinator::guarantees)).
+
+mod exec;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Deadline;
+use mainstay_store::lease::{Fencing, LeaseInfo, Line, Share};
+
+use crate::coordinator::Core;
+use crate::{ConfigError, Error, Guard};
+use state::Patience;
+
+/// Lease of a lock that was told nothing else: two renewals may fail and the third still comes in time.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// A longer lease would outlive everybody who could end it.
+const MAX_TTL: Duration = Duration::from_secs(86_400 * 30);
+/// Names of one acquisition: they are taken in one transaction of the store.
+const MAX_NAMES: usize = 64;
+
+/// How a name is shared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Exclusive,
+    Permit(u32),
+    Shared,
+}
+
+impl Kind {
+    fn share(self) -> Share {
+        match self {
+            Self::Exclusive => Share::Exclusive,
+            Self::Permit(limit) => Share::Permit { limit },
+            Self::Shared => Share::Shared,
+        }
+    }
+}
+
+/// Settings of a lock.
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `ttl` | 30 s | two failed renewals fit; a dead holder blocks for half a minute |
+/// | `require` | nothing | the weakest store still excludes while nothing fails |
+/// | `max_hold` | none | work decides how long it takes |
+/// | `fair` | off | standing in line costs the store a queue |
+#[derive(Debug)]
+#[must_use]
+pub struct Builder {
+    core: Arc<Core>,
+    names: Vec<String>,
+    kind: Kind,
+    ttl: Duration,
+    require: Fencing,
+    max_hold: Option<Duration>,
+    line: Line,
+    note: String,
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    pub(crate) fn new(core: Arc<Core>, names: Vec<String>, kind: Kind) -> Self {
+        Self {
+            core,
+            names,
+            kind,
+            ttl: DEFAULT_TTL,
+            require: Fencing::None,
+            max_hold: None,
+            line: Line::Try,
+            note: String::new(),
+        }
+    }
+
+    /// How long the lease lasts without renewal.
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The weakest fencing that the store must declare.
+    pub fn require(mut self, fencing: Fencing) -> Self {
+        self.require = fencing;
+        self
+    }
+
+    /// Ends a hold after this time though it could be renewed: for work that may hang.
+    pub fn max_hold(mut self, limit: Duration) -> Self {
+        self.max_hold = Some(limit);
+        self
+    }
+
+    /// Stands in the store's line, so that waiters of all processes are served in order.
+    pub fn fair(mut self) -> Self {
+        self.line = Line::Join;
+        self
+    }
+
+    /// A note that others see.
+    pub fn note(mut self, note: &str) -> Self {
+        note.clone_into(&mut self.note);
+        self
+    }
+
+    /// Checks the settings against what the store declares.
+    ///
+    /// # Errors
+    /// A name that is empty, too long, repeated or has control characters; a ttl under the store's
+    /// shortest or over 30 days; a limit of zero; more fencing than the store declares.
+    pub fn build(self) -> Result<Lock, ConfigError> {
+        let declared = self.core.store.guarantees();
+        if self.ttl < declared.min_ttl || self.ttl > MAX_TTL {
+            let allowed = format!("{:?} to 30 days on this store", declared.min_ttl);
+            return Err(ConfigError::new("ttl", self.ttl, allowed));
+        }
+        if rank(declared.fencing) < rank(self.require) {
+            let allowed = format!("at most {:?}: that is what this store declares", declared.fencing);
+            return Err(ConfigError::new("require", self.require, allowed));
+        }
+        if self.max_hold.is_some_and(|d| d.is_zero()) {
+            return Err(ConfigError::new("max_hold", self.max_hold, "more than 0"));
+        }
+        if self.kind == Kind::Permit(0) {
+            return Err(ConfigError::new("limit", 0, "1 or more permits"));
+        }
+        let mut names = Vec::with_capacity(self.names.len());
+        for name in &self.names {
+            names.push(self.core.full_name(name)?);
+        }
+        names.sort();
+        if names.is_empty() || names.len() > MAX_NAMES || names.windows(2).any(|w| w[0] == w[1]) {
+            return Err(ConfigError::new("names", &self.names, "1 to 64 different names"));
+        }
+        let want = Want {
+            names,
+            share: self.kind.share(),
+            ttl: self.ttl,
+            max_hold: self.max_hold,
+            line: self.line,
+            note: self.note,
+        };
+        Ok(Lock { core: self.core, want: Arc::new(want) })
+    }
+}
+
+fn rank(fencing: Fencing) -> u8 {
+    match fencing {
+        Fencing::None => 0,
+        Fencing::WhileStateSurvives => 1,
+        Fencing::Strict => 2,
+    }
+}
+
+/// What is asked for, the same for every acquisition of a handle.
+#[derive(Debug)]
+pub(crate) struct Want {
+    pub(crate) names: Vec<String>,
+    pub(crate) share: Share,
+    pub(crate) ttl: Duration,
+    pub(crate) max_hold: Option<Duration>,
+    pub(crate) line: Line,
+    pub(crate) note: String,
+}
+
+/// A lock that can be acquired again and again. Cheap to clone.
+///
+/// Not re-entrant: a second acquisition waits for the first, also in the same task.
+#[derive(Clone, Debug)]
+pub struct Lock {
+    pub(crate) core: Arc<Core>,
+    pub(crate) want: Arc<Want>,
+}
+
+impl Lock {
+    /// Waits until it is held, or until `limit`.
+    ///
+    /// # Errors
+    /// `TimedOut` when somebody else held it to the end, `Unreachable` when the store did not answer to the
+    /// end, `Expired` for a grant that came too late, `StoreRegressed`, `Unsupported`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives up. A lease that may have been granted is released in the background; until
+    /// then, at most one ttl, it may keep others waiting.
+    pub async fn acquire(&self, limit: Deadline) -> Result<Guard, Error> {
+        exec::acquire(&self.core, &self.want, Patience::Until(limit)).await
+    }
+
+    /// Asks once.
+    ///
+    /// # Errors
+    /// `Contended` when somebody else holds it; otherwise as [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire(&self) -> Result<Guard, Error> {
+        exec::acquire(&self.core, &self.want, Patience::None).await
+    }
+
+    /// Who holds it, as far as the store knows: a picture of the past, for people. Decide nothing by it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn stats(&self) -> Result<Vec<Stats>, Error> {
+        let mut all = Vec::with_capacity(self.want.names.len());
+        for name in &self.want.names {
+            let info = self.core.store.inspect(name).await.map_err(|e| Error::store(name, e))?;
+            all.push(Stats { info });
+        }
+        Ok(all)
+    }
+}
+
+/// What a store knows about one name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stats {
+    info: LeaseInfo,
+}
+
+impl Stats {
+    /// The store's record.
+    #[must_use]
+    pub fn info(&self) -> &LeaseInfo {
+        &self.info
+    }
+}

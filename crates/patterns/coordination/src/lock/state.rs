@@ -1,0 +1,289 @@
+//! The life of one acquisition: when to ask, how long to wait, when to give up. No I/O.
+
+use std::time::Duration;
+
+use mainstay_clock::{Deadline, Instant};
+use mainstay_store::Outcome;
+use mainstay_store::lease::Acquired;
+
+use crate::guard::deadline_of;
+
+/// Between two questions when nobody says how long the holder stays: from this, doubling, to [`WAIT_MAX`].
+const WAIT_MIN: Duration = Duration::from_millis(100);
+const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Waiters that know when a lease ends ask just after it, spread over this time.
+const SPREAD: Duration = Duration::from_millis(5);
+
+/// After a hint that led to nothing the next one is not listened to for this long, doubling to
+/// [`DEAF_MAX`]: hints may be spurious, and one's own question may cause one.
+const DEAF_MIN: Duration = Duration::from_millis(1);
+const DEAF_MAX: Duration = Duration::from_millis(100);
+
+/// What the caller's future does next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    /// Ask the store.
+    Ask,
+    /// Give up: somebody else holds it.
+    Contended {
+        /// The owner that stands in the way.
+        holder: String,
+        /// How long its lease lasts without renewal.
+        remaining: Option<Duration>,
+    },
+    /// Give up: the grant came too late to be used.
+    Expired,
+    /// Give up: the store does not answer.
+    Fail,
+    /// Take it.
+    Take,
+    /// The wait is over and somebody else still holds it.
+    TimedOut {
+        /// The owner that stands in the way, if the store said it.
+        holder: Option<String>,
+    },
+    /// Ask again at `until`, or when the store hints at a change after `listen`.
+    Wait {
+        /// When hints count.
+        listen: Instant,
+        /// When to ask in any case.
+        until: Instant,
+    },
+}
+
+/// Whether the caller waits for the holder to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// One question.
+    None,
+    /// Until the deadline.
+    Until(Deadline),
+}
+
+/// One acquisition.
+#[derive(Clone, Debug)]
+pub(crate) struct Acquisition {
+    ttl: Duration,
+    patience: Patience,
+    /// Questions without progress: they space out.
+    rounds: u32,
+    /// Hints in a row that led to nothing.
+    hints: u32,
+    /// Who stood in the way at the last answer.
+    holder: Option<String>,
+    /// The last question was answered.
+    answered: bool,
+    /// A question is on its way.
+    asking: bool,
+    /// A question ended without an answer: it may still land.
+    unknown: bool,
+    /// The store keeps a place in the line.
+    queued: bool,
+}
+
+impl Acquisition {
+    /// An acquisition of leases of `ttl`.
+    pub(crate) fn new(ttl: Duration, patience: Patience) -> Self {
+        Self {
+            ttl,
+            patience,
+            rounds: 0,
+            hints: 0,
+            holder: None,
+            answered: false,
+            asking: false,
+            unknown: false,
+            queued: false,
+        }
+    }
+
+    /// Whether the caller waits for the holder to go; who does not, does not stand in line either.
+    pub(crate) fn waits(&self) -> bool {
+        matches!(self.patience, Patience::Until(_))
+    }
+
+    /// Whether the store may hold something of ours now or later, so that giving up has to tell it.
+    pub(crate) fn maybe_held(&self) -> bool {
+        self.asking || self.unknown || self.queued
+    }
+
+    /// The caller asks: from now on a lease may exist.
+    pub(crate) fn asked(&mut self) {
+        self.asking = true;
+    }
+
+    /// The answer to a question sent at `sent`. `unit` in `[0, 1)` spreads waiters.
+    pub(crate) fn answered(&mut self, sent: Instant, now: Instant, answer: &Acquired, unit: f64) -> Command {
+        // A grant stays in question until the caller took it.
+        self.answered = true;
+        self.asking = matches!(answer, Acquired::Granted(_));
+        self.queued = matches!(answer, Acquired::Queued { .. });
+        match answer {
+            Acquired::Granted(_) if now < deadline_of(sent, self.ttl) => Command::Take,
+            Acquired::Granted(_) => Command::Expired,
+            Acquired::Held { by, remaining } => {
+                self.holder = Some(by.clone());
+                match self.patience {
+                    Patience::None => Command::Contended { holder: by.clone(), remaining: *remaining },
+                    Patience::Until(_) => self.wait(now, *remaining, unit),
+                }
+            }
+            // In line: the store remembers us, so giving up has to leave the line.
+            Acquired::Queued { .. } => match self.patience {
+                Patience::None => Command::Contended { holder: String::new(), remaining: None },
+                Patience::Until(_) => self.wait(now, None, unit),
+            },
+        }
+    }
+
+    /// The store failed. A question whose outcome is unknown is asked again under the same op id.
+    pub(crate) fn failed(&mut self, now: Instant, outcome: Outcome, retryable: bool, unit: f64) -> Command {
+        self.asking = false;
+        self.unknown |= outcome != Outcome::NotApplied;
+        self.answered = false;
+        match self.patience {
+            Patience::Until(_) if retryable || outcome == Outcome::Unknown => self.wait(now, None, unit),
+            _ => Command::Fail,
+        }
+    }
+
+    /// The time that the last [`Command::Wait`] named has come, or a hint.
+    pub(crate) fn woke(&mut self, now: Instant, hinted: bool) -> Command {
+        self.hints = if hinted { self.hints.saturating_add(1) } else { 0 };
+        if self.over(now) { self.give_up() } else { Command::Ask }
+    }
+
+    fn over(&self, now: Instant) -> bool {
+        matches!(self.patience, Patience::Until(d) if d.is_some() && now >= d.instant())
+    }
+
+    fn give_up(&self) -> Command {
+        if self.answered { Command::TimedOut { holder: self.holder.clone() } } else { Command::Fail }
+    }
+
+    fn wait(&mut self, now: Instant, remaining: Option<Duration>, unit: f64) -> Command {
+        if self.over(now) {
+            return self.give_up();
+        }
+        let pause = if let Some(left) = remaining {
+            left.saturating_add(SPREAD.mul_f64(unit))
+        } else {
+            let grown = WAIT_MIN.saturating_mul(1_u32 << self.rounds.min(8)).min(WAIT_MAX);
+            self.rounds = self.rounds.saturating_add(1);
+            grown.mul_f64(0.5 + unit / 2.0)
+        };
+        let limit = match self.patience {
+            Patience::None => now,
+            Patience::Until(d) => d.instant(),
+        };
+        let until = now.saturating_add(pause).min(limit);
+        let deaf = match self.hints {
+            0 => Duration::ZERO,
+            n => DEAF_MIN.saturating_mul(1_u32 << (n - 1).min(8)).min(DEAF_MAX),
+        };
+        Command::Wait { listen: now.saturating_add(deaf).min(until), until }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn held(ms: Option<u64>) -> Acquired {
+        Acquired::Held { by: "host-7".to_owned(), remaining: ms.map(Duration::from_millis) }
+    }
+
+    fn granted() -> Acquired {
+        Acquired::Granted(Vec::new())
+    }
+
+    #[test]
+    fn f03_a_grant_that_arrives_after_its_deadline_is_not_handed_out() {
+        let mut a = Acquisition::new(TTL, Patience::None);
+        assert_eq!(a.answered(at(0), at(9_897), &granted(), 0.0), Command::Take);
+        assert_eq!(a.answered(at(0), at(9_898), &granted(), 0.0), Command::Expired);
+    }
+
+    #[test]
+    fn k14_the_callers_deadline_decides_how_long_to_wait() {
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(30_000))));
+        assert_eq!(
+            a.answered(at(0), at(0), &held(Some(8_000)), 0.5),
+            Command::Wait { listen: at(0), until: Instant::from_nanos(8_002_500_000) }
+        );
+        assert_eq!(
+            a.answered(at(0), at(29_000), &held(Some(8_000)), 0.0),
+            Command::Wait { listen: at(29_000), until: at(30_000) }
+        );
+        assert_eq!(a.woke(at(29_999), false), Command::Ask);
+        assert_eq!(a.woke(at(30_000), false), Command::TimedOut { holder: Some("host-7".to_owned()) });
+    }
+
+    #[test]
+    fn k17_held_and_unreachable_are_told_apart() {
+        let mut a = Acquisition::new(TTL, Patience::None);
+        let contended =
+            Command::Contended { holder: "host-7".to_owned(), remaining: Some(Duration::from_millis(5)) };
+        assert_eq!(a.answered(at(0), at(0), &held(Some(5)), 0.0), contended);
+        assert_eq!(a.failed(at(0), Outcome::Unknown, true, 0.0), Command::Fail);
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(100))));
+        a.answered(at(0), at(0), &held(None), 0.0);
+        assert!(matches!(a.failed(at(50), Outcome::NotApplied, true, 0.0), Command::Wait { .. }));
+        assert_eq!(a.woke(at(100), false), Command::Fail, "the last answer was no answer");
+    }
+
+    #[test]
+    fn f42_a_holder_without_expiry_is_asked_after_at_a_bounded_pace() {
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
+        let mut now = at(0);
+        for round in 0..20 {
+            let Command::Wait { until, .. } = a.answered(now, now, &held(None), 0.0) else { panic!() };
+            let pause = until.saturating_duration_since(now);
+            assert!(pause >= WAIT_MIN / 2 && pause <= WAIT_MAX, "round {round}: {pause:?}");
+            now = until;
+        }
+    }
+
+    #[test]
+    fn hints_that_lead_to_nothing_are_listened_to_less_and_less() {
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
+        let deaf = |a: &mut Acquisition| {
+            let Command::Wait { listen, .. } = a.answered(at(0), at(0), &held(Some(9_000)), 0.0) else {
+                panic!()
+            };
+            listen.as_nanos() / 1_000_000
+        };
+        assert_eq!(deaf(&mut a), 0, "the first hint counts at once");
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            assert_eq!(a.woke(at(0), true), Command::Ask);
+            pauses.push(deaf(&mut a));
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 100, 100]);
+        a.woke(at(0), false);
+        assert_eq!(deaf(&mut a), 0);
+    }
+
+    #[test]
+    fn f19_what_may_exist_is_known() {
+        let mut a = Acquisition::new(TTL, Patience::None);
+        assert!(!a.maybe_held());
+        a.asked();
+        assert!(a.maybe_held());
+        a.answered(at(0), at(0), &held(None), 0.0);
+        assert!(!a.maybe_held(), "a no leaves nothing");
+        a.asked();
+        a.failed(at(0), Outcome::NotApplied, true, 0.0);
+        assert!(!a.maybe_held());
+        a.asked();
+        a.failed(at(0), Outcome::Unknown, true, 0.0);
+        a.answered(at(0), at(0), &held(None), 0.0);
+        assert!(a.maybe_held(), "the question that got no answer may still land");
+    }
+}

@@ -1,0 +1,146 @@
+//! A lease store whose answers get lost, hang or fail, as told.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
+use mainstay_store::memory::MemoryLeaseStore;
+use mainstay_store::{BoxFuture, Error, ErrorKind, LeaseStore, Outcome, Result};
+
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Done, and the caller never hears of it.
+    AppliedThenHangs,
+    /// Done, and the caller is told that nobody knows.
+    AppliedThenUnknown,
+    /// Not done, and nothing is answered.
+    Hangs,
+    /// Not done, and the caller is told so.
+    Refused,
+}
+
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    inner: MemoryLeaseStore,
+    acquire: Mutex<Vec<Fault>>,
+    renew_hangs: AtomicBool,
+    pub(crate) renewals: AtomicU64,
+    pub(crate) questions: AtomicU64,
+}
+
+impl Faulty {
+    pub(crate) fn new(inner: MemoryLeaseStore) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            acquire: Mutex::default(),
+            renew_hangs: AtomicBool::new(false),
+            renewals: AtomicU64::new(0),
+            questions: AtomicU64::new(0),
+        })
+    }
+
+    /// The next acquisitions meet these, first one first.
+    pub(crate) fn acquisitions(&self, mut faults: Vec<Fault>) {
+        faults.reverse();
+        *self.acquire.lock().unwrap() = faults;
+    }
+
+    pub(crate) fn hang_renewals(&self, hang: bool) {
+        self.renew_hangs.store(hang, Ordering::Relaxed);
+    }
+}
+
+fn failed(outcome: Outcome) -> Error {
+    Error::new(ErrorKind::Unavailable, "cut off").with_outcome(outcome)
+}
+
+impl LeaseStore for Faulty {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        self.questions.fetch_add(1, Ordering::Relaxed);
+        let fault = self.acquire.lock().unwrap().pop();
+        Box::pin(async move {
+            match fault {
+                None => self.inner.acquire(request).await,
+                Some(Fault::Refused) => Err(failed(Outcome::NotApplied)),
+                Some(Fault::Hangs) => std::future::pending().await,
+                Some(Fault::AppliedThenUnknown) => {
+                    self.inner.acquire(request).await?;
+                    Err(failed(Outcome::Unknown))
+                }
+                Some(Fault::AppliedThenHangs) => {
+                    self.inner.acquire(request).await?;
+                    std::future::pending().await
+                }
+            }
+        })
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        self.renewals.fetch_add(1, Ordering::Relaxed);
+        if self.renew_hangs.load(Ordering::Relaxed) {
+            return Box::pin(std::future::pending());
+        }
+        self.inner.renew(op_id)
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        self.inner.release(op_id)
+    }
+
+    fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
+        self.inner.leave(op_id)
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        self.inner.inspect(name)
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.inner.guarantees()
+    }
+}
+
+/// A store that can be replaced under its users.
+#[derive(Debug)]
+pub(crate) struct Swap(Mutex<MemoryLeaseStore>);
+
+impl Swap {
+    pub(crate) fn new(store: MemoryLeaseStore) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(store)))
+    }
+
+    pub(crate) fn replace(&self, store: MemoryLeaseStore) {
+        *self.0.lock().unwrap() = store;
+    }
+
+    fn now(&self) -> MemoryLeaseStore {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl LeaseStore for Swap {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        let store = self.now();
+        Box::pin(async move { store.acquire(request).await })
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        let (store, op_id) = (self.now(), op_id.to_owned());
+        Box::pin(async move { store.renew(&op_id).await })
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        let (store, op_id) = (self.now(), op_id.to_owned());
+        Box::pin(async move { store.release(&op_id).await })
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        let (store, name) = (self.now(), name.to_owned());
+        Box::pin(async move { store.inspect(&name).await })
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.now().guarantees()
+    }
+}

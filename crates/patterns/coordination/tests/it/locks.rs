@@ -1,0 +1,211 @@
+//! Acquiring, waiting, sharing and refusing.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Deadline};
+use mainstay_coordination::{Coordinator, ErrorKind};
+use mainstay_store::lease::{Fencing, Released};
+use mainstay_store::{LeaseStore, Outcome};
+
+use crate::faulty::{Fault, Faulty, Swap};
+use crate::world::{TTL, virtually};
+
+#[test]
+fn a_lock_passes_on_with_a_larger_token_and_without_waiting_for_the_ttl() {
+    virtually(|w| async move {
+        let first = w.held("a", "n").await;
+        let refused = w.lock("b", "n").try_acquire().await.unwrap_err();
+        assert!(
+            matches!(refused.kind(), ErrorKind::Contended { holder, remaining: Some(_) } if holder == "a")
+        );
+        assert_eq!(refused.outcome(), Outcome::NotApplied);
+        assert!(refused.is_retryable() && refused.retry_after().is_some());
+
+        let (lock, limit) = (w.lock("b", "n"), w.within(60));
+        let mut waiter = tokio::task::JoinSet::new();
+        waiter.spawn(async move { lock.acquire(limit).await.unwrap() });
+        w.clock.sleep(Duration::from_secs(1)).await;
+        let token = first.token();
+        let start = w.clock.now();
+        assert_eq!(first.release().await.unwrap(), Released::Clean);
+        let second = waiter.join_next().await.unwrap().unwrap();
+        assert!(second.token() > token);
+        assert!(
+            w.clock.now().saturating_duration_since(start) < Duration::from_millis(50),
+            "woken by the release"
+        );
+    });
+}
+
+#[test]
+fn k14_a_waiter_stays_until_its_own_deadline_and_is_told_who_held_it() {
+    virtually(|w| async move {
+        let _guard = w.held("a", "n").await;
+        let start = w.clock.now();
+        let error = w.lock("b", "n").acquire(w.within(45)).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::TimedOut { holder: Some("a".to_owned()) });
+        let waited = w.clock.now().saturating_duration_since(start);
+        assert!(waited >= Duration::from_secs(45) && waited < Duration::from_secs(46), "{waited:?}");
+    });
+}
+
+#[test]
+fn f04_k17_a_lost_reply_is_asked_for_again_and_gives_the_same_grant() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        for fault in [Fault::AppliedThenUnknown, Fault::AppliedThenHangs, Fault::Hangs] {
+            store.acquisitions(vec![fault]);
+            let guard = lock.acquire(w.within(30)).await.unwrap();
+            let info = w.store.inspect("test/n").await.unwrap();
+            assert_eq!(info.holders.len(), 1, "one holder after {fault:?}");
+            assert_eq!(info.last_token, guard.token(), "the same grant after {fault:?}");
+            guard.release().await.unwrap();
+        }
+        store.acquisitions(vec![Fault::Refused; 100]);
+        let unreachable = lock.acquire(w.within(3)).await.unwrap_err();
+        assert_eq!(*unreachable.kind(), ErrorKind::Unreachable);
+        assert!(store.questions.load(Ordering::Relaxed) < 40, "a failing store is not hammered");
+    });
+}
+
+#[test]
+fn f19_what_was_granted_after_the_caller_gave_up_is_given_back() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        store.acquisitions(vec![Fault::AppliedThenUnknown]);
+        let error = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (&ErrorKind::Unreachable, Outcome::Unknown));
+        w.freed("n").await;
+        assert_eq!(node.in_background(), 0);
+    });
+}
+
+#[test]
+fn k16_several_names_are_taken_in_one_order_all_or_none() {
+    virtually(|w| async move {
+        let lock = w.node("a").multi(["y", "x"]).ttl(TTL).build().unwrap();
+        let guard = lock.try_acquire().await.unwrap();
+        let names: Vec<&str> = guard.tokens().map(|(name, _)| name).collect();
+        assert_eq!(names, ["test/x", "test/y"]);
+        let other = w.node("b").multi(["x", "z"]).ttl(TTL).build().unwrap();
+        assert!(matches!(other.try_acquire().await.unwrap_err().kind(), ErrorKind::Contended { .. }));
+        assert_eq!(w.holder("z").await, "", "none of them");
+        guard.release().await.unwrap();
+        drop(other.try_acquire().await.unwrap());
+    });
+}
+
+#[test]
+fn readers_share_and_a_writer_has_it_alone() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let read = node.read("n").ttl(TTL).build().unwrap();
+        let write = node.write("n").ttl(TTL).build().unwrap();
+        let (r1, r2) = (read.try_acquire().await.unwrap(), read.try_acquire().await.unwrap());
+        assert!(write.try_acquire().await.is_err());
+        r1.release().await.unwrap();
+        r2.release().await.unwrap();
+        let writer = write.try_acquire().await.unwrap();
+        assert!(read.try_acquire().await.is_err());
+        writer.release().await.unwrap();
+    });
+}
+
+#[test]
+fn f21_a_dead_holders_permit_comes_back_at_its_own_expiry() {
+    virtually(|w| async move {
+        let permits = w.node("a").semaphore("n", 2).ttl(TTL).build().unwrap();
+        let store = Faulty::new(w.store.clone());
+        store.hang_renewals(true);
+        let dead = w.node_on(store, w.clock.clone(), "dead").semaphore("n", 2).ttl(TTL).build().unwrap();
+        let _alive = permits.try_acquire().await.unwrap();
+        let ghost = dead.try_acquire().await.unwrap();
+        assert!(permits.try_acquire().await.is_err());
+        std::mem::forget(ghost);
+        let _third = permits.acquire(w.within(11)).await.unwrap();
+        assert!(permits.try_acquire().await.is_err(), "two hold it again");
+    });
+}
+
+#[test]
+fn f26_a_store_that_lost_its_tokens_is_noticed() {
+    virtually(|w| async move {
+        let young = w.store.snapshot();
+        let swap = Swap::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&swap) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        for _ in 0..3 {
+            lock.try_acquire().await.unwrap().release().await.unwrap();
+        }
+        swap.replace(young);
+        let error = lock.try_acquire().await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::StoreRegressed);
+        assert!(!error.is_retryable());
+    });
+}
+
+#[test]
+fn what_cannot_hold_is_refused_when_it_is_built() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let field = |b: mainstay_coordination::lock::Builder| b.build().unwrap_err().field;
+        assert_eq!(field(node.mutex("")), "name");
+        assert_eq!(field(node.mutex(&"n".repeat(1_024))), "name");
+        assert_eq!(field(node.mutex("a\nb")), "name");
+        assert_eq!(field(node.mutex("n").ttl(Duration::ZERO)), "ttl");
+        assert_eq!(field(node.mutex("n").ttl(Duration::from_secs(86_400 * 31))), "ttl");
+        assert_eq!(field(node.mutex("n").require(Fencing::Strict)), "require");
+        assert_eq!(field(node.mutex("n").max_hold(Duration::ZERO)), "max_hold");
+        assert_eq!(field(node.semaphore("n", 0)), "limit");
+        assert_eq!(field(node.multi(["n", "n"])), "names");
+        assert_eq!(field(node.multi([""; 0])), "names");
+        // K11: two applications on one store must not meet by accident.
+        let rt = mainstay_clock::Runtime::system();
+        let store = Arc::new(w.store.clone());
+        let nameless = Coordinator::builder(store.clone(), rt.clone()).owner("a").build().unwrap_err();
+        assert_eq!(nameless.field, "namespace");
+        let slash = Coordinator::builder(store, rt).namespace("a/b").owner("a").build().unwrap_err();
+        assert_eq!(slash.field, "namespace");
+    });
+}
+
+#[test]
+fn a_thousand_waiters_of_one_process_ask_one_at_a_time_and_none_is_forgotten() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(Duration::from_secs(60)).build().unwrap();
+        let first = lock.try_acquire().await.unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..1_000 {
+            let lock = lock.clone();
+            tasks.spawn(async move { lock.acquire(Deadline::NONE).await.unwrap().release().await.unwrap() });
+        }
+        w.clock.sleep(Duration::from_secs(30)).await;
+        let parked = store.questions.load(Ordering::Relaxed);
+        assert!(parked < 40, "{parked} questions while a thousand waited for half a minute");
+        first.release().await.unwrap();
+        let mut served = 0;
+        while let Some(done) = tasks.join_next().await {
+            assert_eq!(done.unwrap(), Released::Clean);
+            served += 1;
+        }
+        assert_eq!(served, 1_000);
+    });
+}
+
+#[test]
+fn k13_a_late_release_does_not_replace_the_works_result() {
+    virtually(|w| async move {
+        let guard = w.held("a", "n").await;
+        let done = guard.run(|_| async { 7 }).await.unwrap();
+        w.store.break_lease("test/n").await.unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::AlreadyGone);
+        assert_eq!(done, 7);
+    });
+}

@@ -1,0 +1,134 @@
+//! Losing a right while work runs under it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_clock::Clock;
+use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_coordination::{ErrorKind, LossReason};
+use mainstay_store::LeaseStore;
+
+use crate::faulty::Faulty;
+use crate::world::{TTL, virtually};
+
+/// Counts how often work went on, and when it was dropped.
+#[derive(Default)]
+struct Work {
+    rounds: AtomicU64,
+}
+
+impl Work {
+    async fn go_on(&self, clock: &VirtualClock) {
+        loop {
+            self.rounds.fetch_add(1, Ordering::Relaxed);
+            clock.sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+#[test]
+fn k12_a_guard_is_renewed_for_as_long_as_it_is_held() {
+    virtually(|w| async move {
+        let guard = w.held("a", "n").await;
+        w.clock.sleep(TTL * 10).await;
+        guard.check().unwrap();
+        assert_eq!(w.holder("n").await, "a");
+        guard.release().await.unwrap();
+        w.freed("n").await;
+    });
+}
+
+#[test]
+fn k02_k15_work_is_dropped_before_the_lease_can_pass_on() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        store.hang_renewals(true);
+        let work = Work::default();
+        let lost = guard.run(|_| work.go_on(&w.clock)).await.unwrap_err();
+        assert_eq!(*lost.kind(), ErrorKind::Lost(LossReason::DeadlinePassed));
+        assert_eq!(w.holder("n").await, "a", "it stopped while the lease was still there");
+        assert_eq!(guard.lost().await, LossReason::DeadlinePassed, "level-triggered");
+        assert!(guard.run(|_| async { panic!("work must not start") }).await.is_err());
+        let next = w.lock("b", "n").acquire(w.within(5)).await.unwrap();
+        assert!(next.token() > guard.token());
+    });
+}
+
+#[test]
+fn f25_after_a_pause_the_first_poll_finds_the_right_gone() {
+    virtually(|w| async move {
+        let mine = VirtualClock::new();
+        let node = w.node_on(Arc::new(w.store.clone()), mine.clone(), "a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        // Its timers stand still while the store's time goes on: a stopped process.
+        mine.pause();
+        w.clock.sleep(TTL * 2).await;
+        assert_eq!(w.holder("n").await, "", "the store let it go");
+        let next = w.held("b", "n").await;
+        mine.jump_boot(TTL * 2);
+        mine.resume();
+        // Ready at its first poll, and yet not reported as done.
+        let late = guard.run(|_| async { "wrote" }).await.unwrap_err();
+        assert!(matches!(late.kind(), ErrorKind::Lost(_)), "{late}");
+        assert!(next.token() > guard.token(), "what it wrote meanwhile is refused by the token");
+    });
+}
+
+#[test]
+fn f40_a_broken_lease_is_noticed_at_the_next_renewal() {
+    virtually(|w| async move {
+        let guard = w.held("a", "n").await;
+        let burned = w.store.break_lease("test/n").await.unwrap();
+        assert!(burned > guard.token());
+        let start = w.clock.now();
+        assert_eq!(guard.lost().await, LossReason::TakenOver);
+        let noticed = w.clock.now().saturating_duration_since(start);
+        assert!(noticed <= TTL / 3 + Duration::from_millis(10), "{noticed:?}");
+    });
+}
+
+#[test]
+fn k04_a_hold_with_a_limit_ends_though_the_work_hangs() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let lock = node.mutex("n").ttl(TTL).max_hold(Duration::from_secs(25)).build().unwrap();
+        let guard = lock.try_acquire().await.unwrap();
+        let lost = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
+        assert_eq!(*lost.kind(), ErrorKind::Lost(LossReason::HeldTooLong));
+        drop(guard);
+        w.freed("n").await;
+    });
+}
+
+#[test]
+fn k03_f17_no_renewal_outlives_its_guard() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        w.clock.sleep(TTL).await;
+        assert!(store.renewals.load(Ordering::Relaxed) >= 2);
+        drop(guard);
+        w.freed("n").await;
+        let after = store.renewals.load(Ordering::Relaxed);
+        w.clock.sleep(TTL * 5).await;
+        assert_eq!(store.renewals.load(Ordering::Relaxed), after);
+        assert_eq!(node.in_background(), 0);
+    });
+}
+
+#[test]
+fn a_wall_clock_that_jumps_changes_nothing() {
+    virtually(|w| async move {
+        let guard = w.held("a", "n").await;
+        for hours in [1, -2, 3] {
+            w.clock.jump_wall(hours * 3_600_000);
+            w.clock.sleep(TTL).await;
+            guard.check().unwrap();
+            assert_eq!(w.holder("n").await, "a");
+        }
+    });
+}

@@ -1,0 +1,366 @@
+//! Bounded loads: a hot node passes keys on to their next owners.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+use crate::node::{NodeIdx, Nodes};
+use crate::place::Place;
+
+/// Largest factor: above it nothing is bounded.
+const MAX_FACTOR: f64 = 1000.0;
+/// Walks over the owners when concurrent calls change the counters under a walk.
+const WALKS: usize = 3;
+
+/// What happens when no owner has room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// The relatively least loaded of the probed owners takes it, unless it is at its hard limit.
+    LeastLoaded,
+    /// [`ErrorKind::AllFull`].
+    #[default]
+    Refuse,
+}
+
+/// How much load a node accepts, relative to all load in flight.
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `factor` | 1.25 | the busiest node carries 1.3 times the mean, at about 2 points of cache hits |
+/// | `min_gap` | 2 | an idle fleet must not spill: with one call in flight the relative bound would be 1 |
+/// | `max_probes` | all owners | one always accepts |
+/// | `hard_limit` | none | the relative bound needs none |
+/// | `when_full` | refuse | a caller that queues or sheds knows better than a guess |
+#[derive(Clone, Debug, PartialEq)]
+pub struct Load {
+    factor: f64,
+    min_gap: u32,
+    max_probes: usize,
+    hard_limit: Option<u64>,
+    when_full: WhenFull,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            factor: 1.25,
+            min_gap: 2,
+            max_probes: usize::MAX,
+            hard_limit: None,
+            when_full: WhenFull::Refuse,
+        }
+    }
+}
+
+impl Load {
+    /// How many times its even share a node may carry, from 1 on.
+    #[must_use]
+    pub fn factor(mut self, factor: f64) -> Self {
+        self.factor = factor;
+        self
+    }
+
+    /// How many calls above its even share a node may carry in any case.
+    #[must_use]
+    pub fn min_gap(mut self, gap: u32) -> Self {
+        self.min_gap = gap;
+        self
+    }
+
+    /// How many owners of a key are asked at most, from 1 on.
+    #[must_use]
+    pub fn max_probes(mut self, probes: usize) -> Self {
+        self.max_probes = probes;
+        self
+    }
+
+    /// How many calls one node may carry whatever the others do, from 1 on.
+    #[must_use]
+    pub fn hard_limit(mut self, calls: u64) -> Self {
+        self.hard_limit = Some(calls);
+        self
+    }
+
+    /// What happens when no probed owner has room.
+    #[must_use]
+    pub fn when_full(mut self, choice: WhenFull) -> Self {
+        self.when_full = choice;
+        self
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if !self.factor.is_finite() {
+            let allowed = format!("1 to {MAX_FACTOR}");
+            return Err(ConfigError::new(ConfigErrorKind::NotFinite, "factor", self.factor, allowed));
+        }
+        if !(1.0..=MAX_FACTOR).contains(&self.factor) {
+            let allowed = format!("1 to {MAX_FACTOR}");
+            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "factor", self.factor, allowed));
+        }
+        if self.max_probes == 0 {
+            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "max_probes", 0, "at least 1"));
+        }
+        if self.hard_limit == Some(0) {
+            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "hard_limit", 0, "at least 1"));
+        }
+        Ok(())
+    }
+
+    /// The load at which a node of weight `part` of the whole is full, with `all` calls in flight.
+    fn cap(&self, all: u64, part: f64) -> u64 {
+        let all = all as f64;
+        let relative = self.factor * (all + 1.0) * part;
+        let absolute = all * part + f64::from(self.min_gap);
+        let cap = relative.max(absolute).ceil().max(1.0) as u64;
+        self.hard_limit.map_or(cap, |limit| cap.min(limit))
+    }
+}
+
+/// Counters that outlive a change of nodes: leases keep theirs.
+struct Counters {
+    total: Arc<AtomicU64>,
+    of: Vec<Arc<AtomicU64>>,
+}
+
+/// A placement whose nodes never carry much more than their share (Mirrokni, Thorup, Zadimoghaddam:
+/// "Consistent Hashing with Bounded Loads", SODA 2018).
+///
+/// A key goes to its first owner with room, so hot keys spread over their next owners and come back. Counters
+/// are this process's own: of N gateways each bounds what it sends, not what arrives.
+///
+/// ```
+/// use mainstay_partition::{Bounded, Load, Node, Ring};
+///
+/// let ring = Ring::builder().nodes(["a", "b", "c", "d"].map(Node::new)).build()?;
+/// let bounded = Bounded::new(ring, Load::default())?;
+/// let hot: Vec<_> = (0..40).map(|_| bounded.acquire(b"one hot key")).collect::<Result<_, _>>()?;
+/// assert!(bounded.nodes().iter().all(|(node, _)| bounded.in_flight(node) <= 13));
+/// drop(hot);
+/// assert_eq!(bounded.total_in_flight(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Bounded<P> {
+    place: P,
+    load: Load,
+    counters: Counters,
+    /// Weights after ramps, as the bits of f64, and their sum.
+    weights: Vec<AtomicU64>,
+    sum: AtomicU64,
+}
+
+impl<P: Place> Bounded<P> {
+    /// Bounds the loads of a placement.
+    ///
+    /// # Errors
+    /// A factor that is not finite or below 1, zero probes, a hard limit of zero.
+    pub fn new(place: P, load: Load) -> Result<Self, ConfigError> {
+        let fresh = || Arc::new(AtomicU64::new(0));
+        let of = (0..place.nodes().len()).map(|_| fresh()).collect();
+        Self::with(place, load, Counters { total: fresh(), of })
+    }
+
+    fn with(place: P, load: Load, counters: Counters) -> Result<Self, ConfigError> {
+        load.check()?;
+        let weights =
+            place.nodes().as_slice().iter().map(|n| AtomicU64::new(bits(f64::from(n.weight)))).collect();
+        let bounded = Self { place, load, counters, weights, sum: AtomicU64::new(0) };
+        bounded.resum();
+        Ok(bounded)
+    }
+
+    /// The same bounds over another set of nodes. Nodes known by the same id keep their count, so leases taken
+    /// before are still counted, and given back, where they belong.
+    ///
+    /// # Errors
+    /// None that [`Bounded::new`] has not.
+    pub fn moved_to(&self, place: P) -> Result<Self, ConfigError> {
+        let old = self.place.nodes();
+        let keep = |id: &str| old.find(id).map(|i| Arc::clone(&self.counters.of[i.as_usize()]));
+        let of = place.nodes().as_slice().iter().map(|n| keep(n.id.as_str()).unwrap_or_default()).collect();
+        let total = Arc::clone(&self.counters.total);
+        Self::with(place, self.load.clone(), Counters { total, of })
+    }
+
+    /// The placement below.
+    pub fn place(&self) -> &P {
+        &self.place
+    }
+
+    /// Its nodes.
+    pub fn nodes(&self) -> &Nodes {
+        self.place.nodes()
+    }
+
+    /// Calls in flight on a node.
+    pub fn in_flight(&self, node: NodeIdx) -> u64 {
+        self.counters.of.get(node.as_usize()).map_or(0, |n| n.load(Ordering::Acquire))
+    }
+
+    /// Calls in flight on all nodes, those of nodes that left included.
+    pub fn total_in_flight(&self) -> u64 {
+        self.counters.total.load(Ordering::Acquire)
+    }
+
+    /// Lets a node take only a part of its weight, 0 to 1: for a slow start, or 0 to leave it out. Which keys
+    /// it owns does not change, only how many of them it accepts.
+    ///
+    /// # Errors
+    /// A part that is not a number from 0 to 1, an unknown node.
+    pub fn ramp(&self, node: NodeIdx, part: f64) -> Result<(), ConfigError> {
+        if !part.is_finite() || !(0.0..=1.0).contains(&part) {
+            let kind =
+                if part.is_finite() { ConfigErrorKind::OutOfRange } else { ConfigErrorKind::NotFinite };
+            return Err(ConfigError::new(kind, "part", part, "0 to 1"));
+        }
+        let Some(known) = self.place.nodes().get(node) else {
+            let allowed = format!("below {}", self.weights.len());
+            return Err(ConfigError::new(ConfigErrorKind::Unknown, "node", node.get(), allowed));
+        };
+        self.weights[node.as_usize()].store(bits(f64::from(known.weight) * part), Ordering::Release);
+        self.resum();
+        Ok(())
+    }
+
+    /// Two ramps at once may each see half of the other; the last one to finish sums all.
+    fn resum(&self) {
+        let sum: f64 = self.weights.iter().map(|w| f64::from_bits(w.load(Ordering::Acquire))).sum();
+        self.sum.store(bits(sum), Ordering::Release);
+    }
+
+    /// Takes room on the first owner of the key that has some.
+    ///
+    /// Synchronous: there is no await to be cancelled at. The lease gives the room back when it is dropped, by
+    /// a normal end, a cancelled future or a panic alike; hold it for the whole stream.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AllFull`]; [`ErrorKind::TooFewNodes`] when there is no node at all.
+    pub fn acquire(&self, key: &[u8]) -> Result<Lease, Error> {
+        self.acquire_healthy(key, |_| true)
+    }
+
+    /// The same among the nodes that `up` accepts. Leave a node out with [`Bounded::ramp`] when it is down for
+    /// long: then the others' bounds grow with the load it no longer takes.
+    ///
+    /// # Errors
+    /// [`ErrorKind::AllFull`]; [`ErrorKind::TooFewNodes`] when no node is up.
+    pub fn acquire_healthy(&self, key: &[u8], up: impl Fn(NodeIdx) -> bool) -> Result<Lease, Error> {
+        let hash = self.place.hash_of(key);
+        // Counted first: the sum over nodes never passes the total that caps are computed from.
+        let total = Room::take(&self.counters.total);
+        let all = total.before;
+        let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
+        let mut least: Option<(f64, NodeIdx, usize)> = None;
+        for _ in 0..WALKS {
+            least = None;
+            let owners = self.place.owners_of_hash(hash).healthy(&up);
+            for (probe, node) in owners.take(self.load.max_probes).enumerate() {
+                let weight = f64::from_bits(self.weights[node.as_usize()].load(Ordering::Acquire));
+                if weight <= 0.0 || sum <= 0.0 {
+                    continue;
+                }
+                let counter = &self.counters.of[node.as_usize()];
+                if let Some(room) = Room::below(counter, self.load.cap(all, weight / sum)) {
+                    return Ok(Lease { node, probe, room, _total: total });
+                }
+                let relative = counter.load(Ordering::Acquire) as f64 / weight;
+                if least.is_none_or(|(load, ..)| relative < load) {
+                    least = Some((relative, node, probe));
+                }
+            }
+        }
+        let Some((_, node, probe)) = least else {
+            let (have, need) = (0, 1);
+            return Err(Error::new(ErrorKind::TooFewNodes { have, need }, "no node is up and has a weight"));
+        };
+        if self.load.when_full == WhenFull::LeastLoaded {
+            let counter = &self.counters.of[node.as_usize()];
+            let limit = self.load.hard_limit.unwrap_or(u64::MAX);
+            if let Some(room) = Room::below(counter, limit) {
+                return Ok(Lease { node, probe, room, _total: total });
+            }
+        }
+        Err(Error::new(ErrorKind::AllFull, format!("every owner that may be asked is full; {all} in flight")))
+    }
+}
+
+fn bits(weight: f64) -> u64 {
+    weight.to_bits()
+}
+
+impl<P: fmt::Debug> fmt::Debug for Bounded<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bounded")
+            .field("place", &self.place)
+            .field("load", &self.load)
+            .field("in_flight", &self.counters.total)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One unit of a counter, given back on drop.
+struct Room {
+    counter: Arc<AtomicU64>,
+    before: u64,
+}
+
+impl Room {
+    fn take(counter: &Arc<AtomicU64>) -> Self {
+        let before = counter.fetch_add(1, Ordering::AcqRel);
+        Self { counter: Arc::clone(counter), before }
+    }
+
+    /// Takes one unless `cap` are taken.
+    fn below(counter: &Arc<AtomicU64>, cap: u64) -> Option<Self> {
+        let before =
+            counter.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < cap).then_some(n + 1)).ok()?;
+        Some(Self { counter: Arc::clone(counter), before })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Room for one call on one node. Given back exactly once, when it is dropped.
+#[must_use = "the room is given back when the lease is dropped"]
+pub struct Lease {
+    node: NodeIdx,
+    probe: usize,
+    // Before the total: the sum over nodes stays below it.
+    room: Room,
+    _total: Room,
+}
+
+impl Lease {
+    /// The node to call.
+    #[must_use]
+    pub fn node(&self) -> NodeIdx {
+        self.node
+    }
+
+    /// How many owners of the key were passed over; 0 on its first owner.
+    #[must_use]
+    pub fn spilled(&self) -> usize {
+        self.probe
+    }
+
+    /// Calls in flight on the node when this one was admitted, without it.
+    #[must_use]
+    pub fn load_before(&self) -> u64 {
+        self.room.before
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("node", &self.node)
+            .field("spilled", &self.probe)
+            .finish_non_exhaustive()
+    }
+}

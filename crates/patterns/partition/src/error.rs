@@ -1,0 +1,247 @@
+//! The errors of this crate.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+use mainstay_store::Outcome;
+
+/// What went wrong, for callers that branch. The variants name the missing thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Every node is at its bound.
+    AllFull,
+    /// The caller broke the contract.
+    ApiMisuse,
+    /// A configuration was refused; the source is the [`ConfigError`].
+    Config,
+    /// The same epoch came with another fingerprint.
+    Conflict,
+    /// A change drops so much that it must be seen more often in a row, or be forced.
+    Guarded {
+        /// How often it was seen in a row.
+        seen: u32,
+        /// How often it must be.
+        hold: u32,
+    },
+    /// Another change is prepared and not yet decided.
+    InProgress,
+    /// A bug of ours.
+    Internal,
+    /// Members have neither acknowledged the change nor been excused.
+    NotAcknowledged {
+        /// How many.
+        missing: usize,
+    },
+    /// The epoch is lower than one already seen.
+    StaleEpoch {
+        /// The highest epoch seen.
+        seen: u64,
+        /// The epoch that came.
+        got: u64,
+    },
+    /// The fencing token is lower than one already seen.
+    StaleToken,
+    /// Fewer distinct nodes than asked for.
+    TooFewNodes {
+        /// How many there are.
+        have: usize,
+        /// How many were asked for.
+        need: usize,
+    },
+    /// Fewer distinct zones than asked for.
+    TooFewZones {
+        /// How many there are.
+        have: usize,
+        /// How many were asked for.
+        need: usize,
+    },
+}
+
+/// A placement question without an answer, or a refused change.
+///
+/// Nothing in this crate reaches outside the process: [`Error::outcome`] is always
+/// [`Outcome::NotApplied`].
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    context: String,
+    source: Option<ConfigError>,
+}
+
+impl Error {
+    /// An error of `kind`; `context` is the text for people.
+    pub(crate) fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
+        Self { kind, context: context.into(), source: None }
+    }
+
+    /// What went wrong.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether the call took effect: it never did.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        Outcome::NotApplied
+    }
+
+    /// Whether the same call may succeed later without a new topology.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.kind,
+            ErrorKind::AllFull
+                | ErrorKind::Guarded { .. }
+                | ErrorKind::InProgress
+                | ErrorKind::NotAcknowledged { .. }
+        )
+    }
+
+    /// When to come back; unknown here.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        None
+    }
+
+    /// A stable name of the kind.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            ErrorKind::AllFull => "partition_all_full",
+            ErrorKind::ApiMisuse => "partition_api_misuse",
+            ErrorKind::Config => "partition_config",
+            ErrorKind::Conflict => "partition_conflict",
+            ErrorKind::Guarded { .. } => "partition_guarded",
+            ErrorKind::InProgress => "partition_in_progress",
+            ErrorKind::Internal => "partition_internal",
+            ErrorKind::NotAcknowledged { .. } => "partition_not_acknowledged",
+            ErrorKind::StaleEpoch { .. } => "partition_stale_epoch",
+            ErrorKind::StaleToken => "partition_stale_token",
+            ErrorKind::TooFewNodes { .. } => "partition_too_few_nodes",
+            ErrorKind::TooFewZones { .. } => "partition_too_few_zones",
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.context)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|e| e as &(dyn StdError + 'static))
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(source: ConfigError) -> Self {
+        Self { kind: ErrorKind::Config, context: "the placement was refused".into(), source: Some(source) }
+    }
+}
+
+/// Why a configuration was refused, for callers that branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum ConfigErrorKind {
+    /// An id or a name is there twice.
+    Duplicate,
+    /// There is nothing where at least one is needed.
+    Empty,
+    /// A number that is not finite where it must be.
+    NotFinite,
+    /// A table size that must be prime and is not.
+    NotPrime,
+    /// A value outside its range.
+    OutOfRange,
+    /// More nodes, points or slots than the bound.
+    TooMany,
+    /// Points beyond the cap; the weight named is the one that passes it.
+    TooManyPoints,
+    /// A name that the map does not know.
+    Unknown,
+    /// The weights sum to zero.
+    ZeroWeight,
+}
+
+/// A refused configuration: which field, which value, what is allowed.
+///
+/// ```
+/// use mainstay_partition::{ConfigErrorKind, Node, Ring};
+///
+/// let twice = [Node::new("a"), Node::new("a")];
+/// let error = Ring::builder().nodes(twice).build().unwrap_err();
+/// assert_eq!(error.kind(), ConfigErrorKind::Duplicate);
+/// assert_eq!((error.field(), error.value()), ("nodes.id", "a"));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    kind: ConfigErrorKind,
+    field: &'static str,
+    value: String,
+    allowed: String,
+}
+
+impl ConfigError {
+    /// `field` has `value`, but only `allowed` is.
+    pub(crate) fn new(
+        kind: ConfigErrorKind,
+        field: &'static str,
+        value: impl fmt::Display,
+        allowed: impl fmt::Display,
+    ) -> Self {
+        Self { kind, field, value: value.to_string(), allowed: allowed.to_string() }
+    }
+
+    /// Why.
+    #[must_use]
+    pub fn kind(&self) -> ConfigErrorKind {
+        self.kind
+    }
+
+    /// The field.
+    #[must_use]
+    pub fn field(&self) -> &'static str {
+        self.field
+    }
+
+    /// The refused value.
+    #[must_use]
+    pub fn value(&self) -> &str {
+        &self.value
+    }
+
+    /// What is allowed.
+    #[must_use]
+    pub fn allowed(&self) -> &str {
+        &self.allowed
+    }
+
+    /// A stable name of the kind.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self.kind {
+            ConfigErrorKind::Duplicate => "partition_config_duplicate",
+            ConfigErrorKind::Empty => "partition_config_empty",
+            ConfigErrorKind::NotFinite => "partition_config_not_finite",
+            ConfigErrorKind::NotPrime => "partition_config_not_prime",
+            ConfigErrorKind::OutOfRange => "partition_config_out_of_range",
+            ConfigErrorKind::TooMany => "partition_config_too_many",
+            ConfigErrorKind::TooManyPoints => "partition_config_too_many_points",
+            ConfigErrorKind::Unknown => "partition_config_unknown",
+            ConfigErrorKind::ZeroWeight => "partition_config_zero_weight",
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is `{}`; allowed: {}", self.field, self.value, self.allowed)
+    }
+}
+
+impl StdError for ConfigError {}

@@ -1,0 +1,305 @@
+//! Distinct owners of a key in order: lazy, filtered by health, spread over zones.
+
+use std::fmt;
+use std::ops::Deref;
+
+use crate::error::{Error, ErrorKind};
+use crate::node::{NodeIdx, Nodes};
+use crate::source::Source;
+
+/// How many owners are kept without an allocation.
+pub const INLINE: usize = 16;
+
+/// Over how many zones the owners of a key are spread.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Spread {
+    /// Zones do not matter.
+    #[default]
+    Any,
+    /// The first `min` owners stand in distinct zones, or the answer is [`ErrorKind::TooFewZones`].
+    Hard {
+        /// How many zones; k owners need at most k.
+        min: usize,
+    },
+    /// The first owners stand in distinct zones as far as there are zones.
+    Prefer {
+        /// How many zones to reach for.
+        min: usize,
+    },
+}
+
+impl Spread {
+    fn zones(self) -> usize {
+        match self {
+            Self::Any => 0,
+            Self::Hard { min } | Self::Prefer { min } => min,
+        }
+    }
+}
+
+/// A set of small numbers: inline up to [`INLINE`], a bitmap beyond.
+#[derive(Clone)]
+struct Seen {
+    few: [u32; INLINE],
+    len: usize,
+    many: Vec<u64>,
+}
+
+impl Seen {
+    const fn new() -> Self {
+        Self { few: [0; INLINE], len: 0, many: Vec::new() }
+    }
+
+    #[inline]
+    fn contains(&self, n: u32) -> bool {
+        if self.len <= INLINE {
+            self.few[..self.len].contains(&n)
+        } else {
+            self.many.get(n as usize / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
+        }
+    }
+
+    /// Adds `n`, which is not in yet.
+    #[inline]
+    fn add(&mut self, n: u32) {
+        if self.len < INLINE {
+            self.few[self.len] = n;
+            self.len += 1;
+        } else {
+            self.overflow(n);
+        }
+    }
+
+    #[cold]
+    fn overflow(&mut self, n: u32) {
+        if self.len == INLINE {
+            for old in self.few {
+                set(&mut self.many, old);
+            }
+        }
+        set(&mut self.many, n);
+        self.len += 1;
+    }
+}
+
+fn set(many: &mut Vec<u64>, n: u32) {
+    let word = n as usize / 64;
+    if many.len() <= word {
+        many.resize(word + 1, 0);
+    }
+    many[word] |= 1 << (n % 64);
+}
+
+/// The nodes that could hold a key, each once, in a fixed order; the first is the owner.
+///
+/// Health is a filter here and never a change of the placement: a node that comes back finds its keys where
+/// they were, and the keys of others never move.
+///
+/// ```
+/// use mainstay_partition::{Node, Place, Ring, Spread};
+///
+/// let nodes = [("a", "z1"), ("b", "z1"), ("c", "z2"), ("d", "z2")].map(|(id, z)| Node::new(id).zone(z));
+/// let ring = Ring::builder().nodes(nodes).build()?;
+/// let down = ring.owner(b"k").unwrap();
+/// let two = ring
+///     .owners(b"k")
+///     .spread(Spread::Hard { min: 2 })
+///     .healthy(|n| n != down)
+///     .pick(2)?;
+/// assert!(!two.contains(&down));
+/// assert_ne!(ring.nodes()[two[0]].zone, ring.nodes()[two[1]].zone);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
+    nodes: &'a Nodes,
+    source: Source<'a>,
+    start: Source<'a>,
+    seen: Seen,
+    zones: Seen,
+    spread: Spread,
+    healthy: Option<F>,
+}
+
+impl<'a> Owners<'a> {
+    #[inline]
+    pub(crate) fn new(nodes: &'a Nodes, source: Source<'a>) -> Self {
+        Self {
+            nodes,
+            source,
+            start: source,
+            seen: Seen::new(),
+            zones: Seen::new(),
+            spread: Spread::Any,
+            healthy: None,
+        }
+    }
+
+    /// The same without the nodes that `up` denies. Asked once per node and walk; call it before the first
+    /// owner is taken.
+    #[must_use]
+    pub fn healthy<G: Fn(NodeIdx) -> bool>(self, up: G) -> Owners<'a, G> {
+        Owners {
+            nodes: self.nodes,
+            source: self.source,
+            start: self.start,
+            seen: self.seen,
+            zones: self.zones,
+            spread: self.spread,
+            healthy: Some(up),
+        }
+    }
+}
+
+impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
+    /// The same, with the first owners in distinct zones: the first healthy owner, then the next one in a
+    /// zone not seen yet, until `min` zones are covered; then the ones passed over, in their order.
+    ///
+    /// As an iterator, a hard spread that cannot be met ends early; [`Owners::pick`] says why.
+    #[must_use]
+    pub fn spread(mut self, spread: Spread) -> Self {
+        self.spread = spread;
+        self
+    }
+
+    /// The first `k` owners.
+    ///
+    /// # Errors
+    /// [`ErrorKind::TooFewNodes`] or [`ErrorKind::TooFewZones`] with what there is; never fewer owners and
+    /// never one twice.
+    pub fn pick(mut self, k: usize) -> Result<Picked, Error> {
+        // k owners stand in at most k zones.
+        self.spread = match self.spread {
+            Spread::Any => Spread::Any,
+            Spread::Hard { min } => Spread::Hard { min: min.min(k) },
+            Spread::Prefer { min } => Spread::Prefer { min: min.min(k) },
+        };
+        let mut picked = Picked::new();
+        while picked.len() < k {
+            match self.next() {
+                Some(idx) => picked.push(idx),
+                None => return Err(self.short(k)),
+            }
+        }
+        Ok(picked)
+    }
+
+    #[cold]
+    fn short(&self, need: usize) -> Error {
+        if let Spread::Hard { min } = self.spread
+            && self.zones.len < min
+        {
+            let (have, need) = (self.zones.len, min);
+            let text = format!("{need} zones are needed, healthy nodes stand in {have}");
+            return Error::new(ErrorKind::TooFewZones { have, need }, text);
+        }
+        let have = self.seen.len;
+        Error::new(
+            ErrorKind::TooFewNodes { have, need },
+            format!("{need} nodes are needed, there are {have}"),
+        )
+    }
+
+    /// The next node of the walk that is new, up and, while zones are missing, in a new zone.
+    #[inline]
+    fn advance(&mut self, new_zone: bool) -> Option<NodeIdx> {
+        loop {
+            let n = self.source.next()?;
+            let idx = NodeIdx::new(n);
+            if self.seen.contains(n) || self.healthy.as_ref().is_some_and(|up| !up(idx)) {
+                continue;
+            }
+            if new_zone {
+                let zone = self.zone(idx);
+                if self.zones.contains(zone) {
+                    continue;
+                }
+                self.zones.add(zone);
+            }
+            self.seen.add(n);
+            return Some(idx);
+        }
+    }
+
+    fn zone(&self, idx: NodeIdx) -> u32 {
+        self.nodes.zone_of(idx).and_then(|z| u32::try_from(z).ok()).unwrap_or(u32::MAX)
+    }
+}
+
+impl<F: Fn(NodeIdx) -> bool> Iterator for Owners<'_, F> {
+    type Item = NodeIdx;
+
+    #[inline]
+    fn next(&mut self) -> Option<NodeIdx> {
+        let want = self.spread.zones();
+        if want == 0 || self.zones.len >= want {
+            if self.seen.len >= self.nodes.len() {
+                return None;
+            }
+            return self.advance(false);
+        }
+        if let Some(idx) = self.advance(true) {
+            if self.zones.len == want {
+                self.source = self.start;
+            }
+            return Some(idx);
+        }
+        if matches!(self.spread, Spread::Hard { .. }) {
+            return None;
+        }
+        self.spread = Spread::Any;
+        self.source = self.start;
+        self.advance(false)
+    }
+}
+
+impl<F: Fn(NodeIdx) -> bool> std::iter::FusedIterator for Owners<'_, F> {}
+
+impl<F> fmt::Debug for Owners<'_, F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Owners")
+            .field("taken", &self.seen.len)
+            .field("spread", &self.spread)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Owners that were picked: a slice, without an allocation up to [`INLINE`].
+#[derive(Clone)]
+pub struct Picked {
+    few: [NodeIdx; INLINE],
+    len: usize,
+    many: Vec<NodeIdx>,
+}
+
+impl Picked {
+    const fn new() -> Self {
+        Self { few: [NodeIdx::new(0); INLINE], len: 0, many: Vec::new() }
+    }
+
+    fn push(&mut self, idx: NodeIdx) {
+        if self.len < INLINE {
+            self.few[self.len] = idx;
+        } else {
+            if self.many.is_empty() {
+                self.many.extend_from_slice(&self.few);
+            }
+            self.many.push(idx);
+        }
+        self.len += 1;
+    }
+}
+
+impl Deref for Picked {
+    type Target = [NodeIdx];
+
+    fn deref(&self) -> &[NodeIdx] {
+        if self.len <= INLINE { &self.few[..self.len] } else { &self.many }
+    }
+}
+
+impl fmt::Debug for Picked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}

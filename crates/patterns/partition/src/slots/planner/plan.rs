@@ -1,0 +1,524 @@
+//! A plan: what moves, from whom, in which wave, and why not less.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use super::load::Balanced;
+use super::rehearsal::{self, Rehearsal};
+use super::sets::Solved;
+use super::waves::{self, Copy};
+use super::{Now, Shape, out_of_range, roles, sets};
+use crate::error::{Error, ErrorKind};
+use crate::node::{NodeId, NodeIdx, Nodes, Zone};
+use crate::place::Place as _;
+use crate::slots::SlotMap;
+
+/// One replica that moves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Move {
+    /// The slot.
+    pub slot: usize,
+    /// Whose replica it replaces; `None` for an additional replica.
+    pub from: Option<NodeId>,
+    /// Who receives it.
+    pub to: NodeId,
+    /// Who copies: `from` while it is in the fleet, otherwise another replica; `None` when nobody in the
+    /// target fleet has the data.
+    pub source: Option<NodeId>,
+    /// How much is copied.
+    pub bytes: u64,
+    /// When, from 1. Within a wave: copy first, then remove.
+    pub wave: usize,
+}
+
+/// A replica that is given up without a successor, because the replication factor fell.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Removal {
+    /// The slot.
+    pub slot: usize,
+    /// Who gives it up.
+    pub node: NodeId,
+    /// When: after the last copy of the slot.
+    pub wave: usize,
+}
+
+/// A slot whose primary changes. No data is copied for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoleChange {
+    /// The slot.
+    pub slot: usize,
+    /// The primary before; `None` when the slot had none.
+    pub from: Option<NodeId>,
+    /// The primary after.
+    pub to: NodeId,
+}
+
+/// What a person should know about a plan.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Note {
+    /// A rule keeps a node from the share that its weight asks for: a small zone, or more weight than there
+    /// are slots.
+    ForcedSkew {
+        /// The node.
+        node: NodeId,
+        /// Its zone.
+        zone: Option<Zone>,
+        /// Replicas that its weight alone asks for.
+        asked: f64,
+        /// Replicas that the rules let it have.
+        given: f64,
+    },
+    /// More moves than the counts alone demand, and why: these replicas cannot stay where they are.
+    Repairs {
+        /// Replicas that break the zone rule now.
+        replicas: u64,
+    },
+    /// Nobody in the target fleet has the data of these slots: bring the node back or restore them.
+    Orphans {
+        /// How many.
+        slots: usize,
+        /// The first one.
+        first: usize,
+    },
+    /// The replica sets leave some nodes with more primaries than their share.
+    UnevenPrimaries {
+        /// By how many slots in total.
+        slots: u64,
+    },
+    /// With loads: these nodes stay above the tolerance, because a slot is too hot or the budget is spent.
+    Overloaded {
+        /// The nodes.
+        nodes: Vec<NodeId>,
+    },
+    /// With loads: a single one of these slots is more than any node should carry. Split it: twice the
+    /// slots, or a cache in front.
+    TooHot {
+        /// The slots.
+        slots: Vec<usize>,
+    },
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForcedSkew { node, zone, asked, given } => {
+                let zone = zone.as_ref().map_or("(none)", Zone::as_str);
+                write!(f, "the rules give {node} in zone {zone} {given:.1} replicas; its weight asks for {asked:.1}")
+            }
+            Self::Repairs { replicas } => {
+                write!(f, "{replicas} replicas break the zone rule now and move to repair it")
+            }
+            Self::Orphans { slots, first } => {
+                write!(f, "nobody in the target fleet has the data of {slots} slots, the first is {first}")
+            }
+            Self::UnevenPrimaries { slots } => {
+                write!(f, "the replica sets leave {slots} primaries beyond the shares of their nodes")
+            }
+            Self::Overloaded { nodes } => {
+                let names: Vec<&str> = nodes.iter().map(NodeId::as_str).collect();
+                write!(f, "above the tolerance: {}", names.join(", "))
+            }
+            Self::TooHot { slots } => {
+                write!(f, "{} slots are each more than a node should carry, the first is {:?}; split them", slots.len(), slots.first())
+            }
+        }
+    }
+}
+
+/// The way from one map to the next.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    base: SlotMap,
+    next: SlotMap,
+    moves: Vec<Move>,
+    removals: Vec<Removal>,
+    role_changes: Vec<RoleChange>,
+    notes: Vec<Note>,
+    lower_bound: u64,
+    certified: u64,
+    prices: Vec<(NodeId, i64)>,
+    max_parallel: u32,
+    waves: usize,
+    fewest_waves: usize,
+}
+
+impl Plan {
+    /// Every replica that moves, by wave, then slot.
+    #[must_use]
+    pub fn moves(&self) -> &[Move] {
+        &self.moves
+    }
+
+    /// Replicas that are only removed.
+    #[must_use]
+    pub fn removals(&self) -> &[Removal] {
+        &self.removals
+    }
+
+    /// Slots whose primary changes.
+    #[must_use]
+    pub fn role_changes(&self) -> &[RoleChange] {
+        &self.role_changes
+    }
+
+    /// What a person should know.
+    #[must_use]
+    pub fn notes(&self) -> &[Note] {
+        &self.notes
+    }
+
+    /// What the counts alone prove: every node below its share must receive the difference. With loads, what
+    /// nodes above the tolerance must give away.
+    #[must_use]
+    pub fn lower_bound(&self) -> u64 {
+        self.lower_bound
+    }
+
+    /// The best bound that is proven: [`Plan::lower_bound`], or more where rules force more. It is computed
+    /// from the map, the target and [`Plan::prices`] alone.
+    #[must_use]
+    pub fn certified_bound(&self) -> u64 {
+        self.certified
+    }
+
+    /// Whether no plan for this target moves less: moves equal the certified bound.
+    #[must_use]
+    pub fn is_minimal(&self) -> bool {
+        self.moves.len() as u64 == self.certified
+    }
+
+    /// The prices behind [`Plan::certified_bound`]: whatever they are, slots cannot be placed cheaper than
+    /// the bound (Lagrangian duality). All zero where counts suffice.
+    #[must_use]
+    pub fn prices(&self) -> &[(NodeId, i64)] {
+        &self.prices
+    }
+
+    /// Bytes to copy.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.moves.iter().fold(0, |sum, m| sum.saturating_add(m.bytes))
+    }
+
+    /// How many waves there are.
+    #[must_use]
+    pub fn waves(&self) -> usize {
+        self.waves
+    }
+
+    /// No schedule under `max_parallel` has fewer waves.
+    #[must_use]
+    pub fn fewest_waves(&self) -> usize {
+        self.fewest_waves
+    }
+
+    /// The moves of a wave, from 1.
+    #[must_use]
+    pub fn wave(&self, wave: usize) -> &[Move] {
+        let from = self.moves.partition_point(|m| m.wave < wave);
+        let to = self.moves.partition_point(|m| m.wave <= wave);
+        &self.moves[from..to]
+    }
+
+    /// Copies per node and direction at once.
+    #[must_use]
+    pub fn max_parallel(&self) -> u32 {
+        self.max_parallel
+    }
+
+    /// The map that the plan starts from.
+    #[must_use]
+    pub fn base(&self) -> &SlotMap {
+        &self.base
+    }
+
+    /// The map at the end, one epoch later.
+    #[must_use]
+    pub fn next(&self) -> &SlotMap {
+        &self.next
+    }
+
+    /// The next map, if `map` still is the one that was planned from.
+    ///
+    /// # Errors
+    /// [`ErrorKind::StaleEpoch`] when the map moved on, [`ErrorKind::Conflict`] when it has the planned epoch
+    /// and other content, [`ErrorKind::ApiMisuse`] when it is older than the plan's base.
+    pub fn apply(&self, map: &SlotMap) -> Result<SlotMap, Error> {
+        let (seen, got) = (map.epoch(), self.base.epoch());
+        if seen > got {
+            let text = format!("the plan starts from epoch {got}, the map is at {seen}; plan again");
+            return Err(Error::new(ErrorKind::StaleEpoch { seen, got }, text));
+        }
+        if seen < got {
+            let text = format!("the plan starts from epoch {got}, the map is at {seen}; fetch the newer map");
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        if map.fingerprint() != self.base.fingerprint() {
+            let text = format!("two different maps of epoch {seen}");
+            return Err(Error::new(ErrorKind::Conflict, text));
+        }
+        Ok(self.next.clone())
+    }
+
+    /// The dry run: replays every wave and checks rules and limits on the way.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] naming the slot and the wave where the plan breaks its promise.
+    pub fn rehearse(&self) -> Result<Rehearsal, Error> {
+        rehearsal::run(self)
+    }
+
+    /// The map after a wave, with everything moved so far and the roles of the end where they are possible.
+    /// Its epoch is the base's plus the wave, so that every wave can be published; its nodes are those of
+    /// both fleets until the last wave.
+    ///
+    /// # Errors
+    /// An epoch that cannot be counted on.
+    pub fn after(&self, wave: usize) -> Result<SlotMap, Error> {
+        rehearsal::map_after(self, wave)
+    }
+}
+
+/// The pieces of a plan.
+pub(super) struct Draft<'a> {
+    pub(super) map: &'a SlotMap,
+    pub(super) nodes: Nodes,
+    pub(super) shape: &'a Shape,
+    pub(super) now: &'a Now,
+    pub(super) solved: Solved,
+    pub(super) balanced: Option<Balanced>,
+    pub(super) bytes: Option<&'a [u64]>,
+    pub(super) max_parallel: u32,
+}
+
+/// A move before it has a wave.
+struct Step {
+    slot: usize,
+    from: Option<NodeId>,
+    to: u32,
+    source: Option<u32>,
+}
+
+impl Draft<'_> {
+    pub(super) fn plan(self) -> Result<Plan, Error> {
+        let shape = self.shape;
+        let sets = self.balanced.as_ref().map_or(&self.solved.sets, |b| &b.sets);
+        let (primary, left) = roles::choose(shape, sets, &self.now.lists, &self.now.primary);
+        let epoch = self.map.epoch().checked_add(1).ok_or_else(|| {
+            Error::from(out_of_range("epoch", self.map.epoch(), "below 2^64 - 1: the next map needs one more"))
+        })?;
+        let lists: Vec<Vec<NodeIdx>> = (0..shape.slots).map(|slot| self.list(slot, sets, &primary)).collect();
+        let next =
+            SlotMap::from_lists(self.nodes.clone(), self.map.slot_hash(), epoch, shape.slots, &lists)?;
+        let (steps, gone) = self.steps(sets);
+        let (moves, removals, fewest_waves) = self.schedule(steps, gone);
+        if self.balanced.is_none() && moves.len() as u64 != self.solved.moves {
+            let text = format!("{} moves were written down of {} decided", moves.len(), self.solved.moves);
+            return Err(Error::new(ErrorKind::Internal, text));
+        }
+        let notes = self.notes(&moves, left);
+        let waves = moves.iter().map(|m| m.wave).chain(removals.iter().map(|r| r.wave)).max().unwrap_or(0);
+        let (lower_bound, certified) = match &self.balanced {
+            Some(balanced) => (balanced.bound, balanced.bound),
+            None => (self.solved.lower_bound, self.solved.certified),
+        };
+        let prices = self.nodes.as_slice().iter().map(|n| n.id.clone()).zip(self.solved.prices.iter().copied());
+        Ok(Plan {
+            role_changes: self.role_changes(&next),
+            prices: prices.collect(),
+            base: self.map.clone(),
+            next,
+            moves,
+            removals,
+            notes,
+            lower_bound,
+            certified,
+            max_parallel: self.max_parallel,
+            waves,
+            fewest_waves,
+        })
+    }
+
+    fn id(&self, node: u32) -> NodeId {
+        self.nodes.as_slice()[node as usize].id.clone()
+    }
+
+    /// The replicas of a slot: the primary, then those that stay in their order, then the new ones by id.
+    fn list(&self, slot: usize, sets: &[u32], primary: &[u32]) -> Vec<NodeIdx> {
+        let set = &sets[slot * self.shape.rf..(slot + 1) * self.shape.rf];
+        let now = self.now.lists.of(slot);
+        let mut list = vec![primary[slot]];
+        list.extend(now.iter().copied().filter(|n| set.contains(n) && *n != primary[slot]));
+        let mut new: Vec<u32> = set.iter().copied().filter(|n| !list.contains(n)).collect();
+        new.sort_unstable();
+        list.extend(new);
+        list.into_iter().map(NodeIdx::new).collect()
+    }
+
+    /// What changes in every slot: each new replica takes the place of a lost one, of the same zone if there
+    /// is one, so that zones stay spread while copies run.
+    fn steps(&self, sets: &[u32]) -> (Vec<Step>, Vec<(usize, NodeId)>) {
+        let (mut steps, mut gone) = (Vec::new(), Vec::new());
+        let old = self.map.nodes();
+        let mut sends = vec![0_u64; self.nodes.len()];
+        for (slot, set) in sets.chunks_exact(self.shape.rf).enumerate() {
+            let now = self.now.lists.of(slot);
+            let mut new: Vec<u32> = set.iter().copied().filter(|n| !now.contains(n)).collect();
+            new.sort_unstable();
+            let here = |idx: NodeIdx| self.now.target_of[idx.as_usize()];
+            let stays = |idx: &NodeIdx| here(*idx).is_some_and(|n| set.contains(&n));
+            let mut lost: Vec<NodeIdx> =
+                self.map.replicas(slot).iter().copied().filter(|i| !stays(i)).collect();
+            // Replicas that are only dropped are the last ones of the list.
+            let mut pairs: Vec<(Option<NodeIdx>, u32)> = Vec::new();
+            let zone_of = |n: u32| self.nodes.as_slice()[n as usize].zone.as_ref();
+            new.retain(|n| match lost.iter().position(|i| old[*i].zone.as_ref() == zone_of(*n)) {
+                Some(at) => {
+                    pairs.push((Some(lost.remove(at)), *n));
+                    false
+                }
+                None => true,
+            });
+            let mut rest = lost.into_iter();
+            pairs.extend(new.into_iter().map(|n| (rest.next(), n)));
+            gone.extend(rest.map(|i| (slot, old[i].id.clone())));
+            for (from, to) in pairs {
+                // Another holder can copy too: one that stays, and of those the one that sends least.
+                let holders = || self.map.replicas(slot).iter().filter_map(|i| here(*i));
+                let best = || holders().min_by_key(|n| (!set.contains(n), sends[*n as usize]));
+                let source = from.and_then(here).or_else(best);
+                if let Some(node) = source {
+                    sends[node as usize] += 1;
+                }
+                steps.push(Step { slot, from: from.map(|i| old[i].id.clone()), to, source });
+            }
+        }
+        (steps, gone)
+    }
+
+    fn schedule(&self, steps: Vec<Step>, gone: Vec<(usize, NodeId)>) -> (Vec<Move>, Vec<Removal>, usize) {
+        let copies: Vec<Copy> = steps
+            .iter()
+            .map(|s| Copy { slot: u32::try_from(s.slot).unwrap_or(u32::MAX), out: s.source, into: s.to })
+            .collect();
+        let (nodes, slots) = (self.nodes.len(), self.shape.slots);
+        let fewest = waves::fewest(&copies, nodes, slots, u64::from(self.max_parallel));
+        let mut wave = waves::schedule(&copies, nodes, slots, u64::from(self.max_parallel));
+        let weight = |slot: usize| self.bytes.map_or(0, |b| b[slot]);
+        waves::heavy_first(&mut wave, |edge| weight(steps[edge].slot));
+        let mut last = vec![1; slots];
+        let mut moves: Vec<Move> = steps
+            .into_iter()
+            .zip(wave)
+            .map(|(step, wave)| {
+                let wave = wave as usize + 1;
+                last[step.slot] = last[step.slot].max(wave);
+                Move {
+                    slot: step.slot,
+                    from: step.from,
+                    to: self.id(step.to),
+                    source: step.source.map(|n| self.id(n)),
+                    bytes: weight(step.slot),
+                    wave,
+                }
+            })
+            .collect();
+        moves.sort_by(|a, b| (a.wave, a.slot, &a.to).cmp(&(b.wave, b.slot, &b.to)));
+        sources_leave_last(&mut moves);
+        let removals = gone.into_iter().map(|(slot, node)| Removal { slot, node, wave: last[slot] }).collect();
+        (moves, removals, fewest)
+    }
+
+    fn role_changes(&self, next: &SlotMap) -> Vec<RoleChange> {
+        let changes = (0..self.shape.slots).filter_map(|slot| {
+            let (from, to) = (self.map.replicas(slot).first(), next.replicas(slot).first()?.get());
+            let same = from.is_some_and(|i| self.now.target_of[i.as_usize()] == Some(to));
+            let from = from.map(|i| self.map.nodes()[*i].id.clone());
+            (!same).then(|| RoleChange { slot, from, to: self.id(to) })
+        });
+        changes.collect()
+    }
+
+    fn notes(&self, moves: &[Move], uneven: u64) -> Vec<Note> {
+        let shape = self.shape;
+        let mut notes = self.forced_skew();
+        let repairs: usize = (0..shape.slots)
+            .map(|s| {
+                let has = self.now.lists.of(s);
+                has.len().min(shape.rf) - super::replicas::keepable(shape, has)
+            })
+            .sum();
+        if repairs > 0 {
+            notes.push(Note::Repairs { replicas: repairs as u64 });
+        }
+        let mut orphans: Vec<usize> = moves.iter().filter(|m| m.source.is_none() && m.from.is_some()).map(|m| m.slot).collect();
+        orphans.sort_unstable();
+        orphans.dedup();
+        if let Some(first) = orphans.first() {
+            notes.push(Note::Orphans { slots: orphans.len(), first: *first });
+        }
+        if uneven > 0 {
+            notes.push(Note::UnevenPrimaries { slots: uneven });
+        }
+        if let Some(balanced) = &self.balanced {
+            if !balanced.over.is_empty() {
+                notes.push(Note::Overloaded { nodes: balanced.over.iter().map(|n| self.id(*n)).collect() });
+            }
+            if !balanced.too_hot.is_empty() {
+                let slots = balanced.too_hot.iter().map(|s| *s as usize).collect();
+                notes.push(Note::TooHot { slots });
+            }
+        }
+        notes
+    }
+
+    fn forced_skew(&self) -> Vec<Note> {
+        let shape = self.shape;
+        let total = self.nodes.total_weight() as f64;
+        let shares = sets::shares(shape).unwrap_or_default();
+        let skewed = self.nodes.as_slice().iter().zip(shares).filter_map(|(node, share)| {
+            let asked = (shape.slots * shape.rf) as f64 * f64::from(node.weight) / total;
+            let given = share.as_f64();
+            // Less than one replica apart is rounding.
+            ((asked - given).abs() >= 1.0).then(|| Note::ForcedSkew {
+                node: node.id.clone(),
+                zone: node.zone.clone(),
+                asked,
+                given,
+            })
+        });
+        skewed.collect()
+    }
+}
+
+/// Where a replica that leaves also copies for another one of its slot, it must not leave before it has: the
+/// replicas that leave a slot do so in the order of their last copy. Copies of one slot run in different
+/// waves, so that order always fits.
+fn sources_leave_last(moves: &mut [Move]) {
+    let copies_for_another = |m: &Move| m.source.is_some() && m.source != m.from;
+    let mut slots: Vec<usize> = moves.iter().filter(|m| copies_for_another(m)).map(|m| m.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    let mut of_slot: BTreeMap<usize, Vec<usize>> = slots.into_iter().map(|s| (s, Vec::new())).collect();
+    for (at, m) in moves.iter().enumerate() {
+        if let Some(list) = of_slot.get_mut(&m.slot) {
+            list.push(at);
+        }
+    }
+    for list in of_slot.into_values() {
+        let last_copy = |from: &Option<NodeId>| {
+            let copies = list.iter().filter(|at| from.is_some() && moves[**at].source == *from);
+            copies.map(|at| moves[*at].wave).max().unwrap_or(0)
+        };
+        let mut leave: Vec<(usize, Option<NodeId>)> =
+            list.iter().map(|at| (last_copy(&moves[*at].from), moves[*at].from.clone())).collect();
+        leave.sort();
+        for (at, (_, from)) in list.into_iter().zip(leave) {
+            moves[at].from = from;
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! Many nodes, one dependency: what the others see, without letting them decide.
+//!
+//! Every node publishes the counters of its breakers once per period and reads those of its peers. When a
+//! quorum of the peers that have evidence reports the same dependency failing, the node's own breaker is
+//! *pre-armed*: its thresholds are halved for a while. It never opens on the word of others, so one node with
+//! a broken network card trips nobody else. While breakers are open, the probes of all nodes together are
+//! rationed, so that a recovering service meets a few calls and not a few per node.
+//!
+//! The call path never waits for the network: it reads what the fleet's task last concluded. Losing the
+//! transport changes nothing; after three periods the reports of the others have expired and every breaker
+//! is as if it were alone.
+
+mod state;
+mod transport;
+mod wire;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Instant, Runtime, TaskHandle};
+
+pub use transport::{MemoryHub, MemoryTransport, PeerReport, Transport};
+
+use crate::breaker::{BreakerSnapshot, State};
+use crate::policy::ProbeGate;
+use crate::sync::Mutex;
+use crate::{Breaker, ConfigError};
+use state::{Judgement, Settings, judge};
+use wire::{Report, decode, encode};
+
+/// Halved thresholds: a factor that trips at a quarter of failures where half was needed.
+const ARMED: f64 = 0.5;
+/// Reports older than so many periods do not count.
+const EXPIRES: u32 = 3;
+/// Looks at the peers per period: reading is cheap, and what they say is up to a period old already.
+const LOOKS: u32 = 4;
+/// Shortest time between two probes that one node starts: the breaker counts the first before the second is
+/// asked for.
+const GAP: Duration = Duration::from_millis(1);
+
+/// One node's part in the fleet.
+///
+/// Guarantees: never opens, closes or holds a breaker; without fresh reports every breaker behaves as if
+/// there were no fleet. Does not guarantee: that the ration of probes is exact. Reports are up to one period
+/// old, so a node that opens may probe beside the others until they have heard of it; an open time of at
+/// least two periods prevents that.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mainstay_clock::{Clock, Runtime, SystemClock};
+/// use mainstay_resilience::{Breaker, fleet::{Fleet, MemoryHub}};
+///
+/// let hub = MemoryHub::new(Arc::new(SystemClock::new()));
+/// let fleet = Fleet::builder("node-1", Arc::new(hub.join("node-1"))).build().unwrap();
+/// let breaker = Breaker::builder("payments").probe_gate(fleet.gate()).build().unwrap();
+/// fleet.watch(&breaker);
+/// fleet.step();
+/// assert!(!fleet.is_armed("payments"));
+/// // In a service: `fleet.start(&Runtime::system())` steps in the background.
+/// ```
+///
+/// # Defaults
+/// Period 1 s, quorum one half of the peers with evidence and at least 2, 3 probes fleet-wide: what one
+/// breaker alone would send.
+#[derive(Clone)]
+pub struct Fleet(Arc<Inner>);
+
+struct Inner {
+    node: Arc<str>,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    period: Duration,
+    settings: Settings,
+    watched: Mutex<BTreeMap<Arc<str>, Watched>>,
+    schedule: Mutex<Schedule>,
+}
+
+#[derive(Debug, Default)]
+struct Schedule {
+    publish_at: Instant,
+    /// Reports that were not understood.
+    garbage: u64,
+}
+
+struct Watched {
+    breaker: Breaker,
+    /// Calls and failures at the last publication.
+    before: (u64, u64),
+    own: Report,
+    judgement: Judgement,
+    armed_until: Instant,
+    last_probe: Option<Instant>,
+}
+
+/// Settings of a [`Fleet`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct FleetBuilder {
+    node: Arc<str>,
+    transport: Arc<dyn Transport>,
+    clock: Arc<dyn Clock>,
+    period: Duration,
+    settings: Settings,
+}
+
+impl Fleet {
+    /// The part of the node named `node`; the name must be unique in the fleet.
+    pub fn builder(node: impl Into<Arc<str>>, transport: Arc<dyn Transport>) -> FleetBuilder {
+        FleetBuilder {
+            node: node.into(),
+            transport,
+            clock: Arc::new(mainstay_clock::SystemClock::new()),
+            period: Duration::from_secs(1),
+            settings: Settings { quorum: 0.5, min_peers: 2, permits: 3 },
+        }
+    }
+
+    /// The gate to build breakers with; without it their probes are not rationed.
+    #[must_use]
+    pub fn gate(&self) -> Arc<dyn ProbeGate> {
+        Arc::new(Gate(Arc::downgrade(&self.0)))
+    }
+
+    /// Watches a breaker; its name is the name of the dependency in the whole fleet.
+    pub fn watch(&self, breaker: &Breaker) {
+        let snapshot = breaker.snapshot();
+        let own =
+            Report { dependency: breaker.name().to_owned(), open: false, calls: 0, failures: 0, round: 1 };
+        let watched = Watched {
+            breaker: breaker.clone(),
+            before: totals(&snapshot),
+            own,
+            judgement: Judgement { armed: false, share: self.0.settings.permits },
+            armed_until: Instant::ZERO,
+            last_probe: None,
+        };
+        self.0.watched.lock().insert(snapshot.name, watched);
+    }
+
+    /// Publishes when a period has passed, reads the peers and draws the conclusions. The background task does
+    /// nothing else.
+    pub fn step(&self) {
+        self.0.step();
+    }
+
+    /// Steps in the background until the handle is aborted.
+    ///
+    /// # Panics
+    /// As [`Runtime::spawn`]: outside a tokio runtime.
+    pub fn start(&self, runtime: &Runtime) -> TaskHandle {
+        let (fleet, clock) = (Arc::downgrade(&self.0), Arc::clone(runtime.clock()));
+        runtime.spawn("fleet breaker", async move {
+            loop {
+                let Some(pause) = fleet.upgrade().map(|fleet| fleet.step()) else { return };
+                clock.sleep(pause).await;
+            }
+        })
+    }
+
+    /// Whether the dependency is pre-armed by a quorum of peers.
+    #[must_use]
+    pub fn is_armed(&self, dependency: &str) -> bool {
+        let now = self.0.clock.now();
+        self.0.watched.lock().get(dependency).is_some_and(|w| now < w.armed_until)
+    }
+
+    /// Probes that this node may have in flight to the dependency now.
+    #[must_use]
+    pub fn probe_share(&self, dependency: &str) -> u32 {
+        self.0.watched.lock().get(dependency).map_or(0, |w| w.judgement.share)
+    }
+
+    /// Reports that were not understood: another version, or garbage.
+    #[must_use]
+    pub fn garbage(&self) -> u64 {
+        self.0.schedule.lock().garbage
+    }
+}
+
+impl Inner {
+    fn step(&self) -> Duration {
+        let now = self.clock.now();
+        // The transport is asked outside every lock: it is foreign code.
+        if let Some(bytes) = self.due(now) {
+            self.transport.publish(&bytes);
+        }
+        let fresh = self.period.saturating_mul(EXPIRES);
+        let mut peers = BTreeMap::new();
+        for heard in self.transport.peers() {
+            if heard.age > fresh || heard.peer == self.node {
+                continue;
+            }
+            match decode(&heard.bytes) {
+                Some(reports) => drop(peers.insert(heard.peer, reports)),
+                None => self.schedule.lock().garbage += 1,
+            }
+        }
+        self.conclude(&peers, now);
+        self.period / LOOKS
+    }
+
+    /// The report to publish, when it is time or when a breaker has just opened or closed.
+    fn due(&self, now: Instant) -> Option<Vec<u8>> {
+        let mut watched = self.watched.lock();
+        let mut schedule = self.schedule.lock();
+        let moved = watched.values().any(|w| refuses(w.breaker.state()) != w.own.open);
+        if now < schedule.publish_at && !moved {
+            return None;
+        }
+        schedule.publish_at = now.saturating_add(self.period);
+        let reports: Vec<Report> = watched.values_mut().map(Watched::report).collect();
+        Some(encode(&reports))
+    }
+
+    fn conclude(&self, peers: &BTreeMap<Arc<str>, Vec<Report>>, now: Instant) {
+        let mut watched = self.watched.lock();
+        for (name, watched) in watched.iter_mut() {
+            let seen = peers.iter().filter_map(|(peer, reports)| {
+                reports.iter().find(|r| *r.dependency == **name).map(|r| (&**peer, r))
+            });
+            watched.own.open = refuses(watched.breaker.state());
+            watched.judgement = judge(&self.settings, &self.node, &watched.own, seen);
+            if watched.judgement.armed {
+                let ttl = self.period.saturating_mul(EXPIRES);
+                watched.armed_until = now.saturating_add(ttl);
+                // The factor is a constant in range.
+                let _ = watched.breaker.prearm(ARMED, ttl);
+            }
+        }
+    }
+}
+
+impl Watched {
+    /// The counters since the last report.
+    fn report(&mut self) -> Report {
+        let snapshot = self.breaker.snapshot();
+        let now = totals(&snapshot);
+        let grown = |now: u64, before: u64| u32::try_from(now.saturating_sub(before)).unwrap_or(u32::MAX);
+        let (calls, failures) = (grown(now.0, self.before.0), grown(now.1, self.before.1));
+        self.before = now;
+        self.own = Report {
+            dependency: self.own.dependency.clone(),
+            open: refuses(snapshot.state),
+            calls,
+            failures: failures.min(calls),
+            round: snapshot.round,
+        };
+        self.own.clone()
+    }
+}
+
+/// Calls and failures since the start. A consecutive window does not count successes: then all calls failed if
+/// the run says so, and else as many succeeded and one more, which is no evidence of failing.
+fn totals(snapshot: &BreakerSnapshot) -> (u64, u64) {
+    let failures = snapshot.lifetime.failures;
+    let successes =
+        snapshot.lifetime.successes.unwrap_or_else(|| if snapshot.counts.run > 0 { 0 } else { failures + 1 });
+    (successes + failures, failures)
+}
+
+fn refuses(state: State) -> bool {
+    matches!(state, State::Open | State::HalfOpen)
+}
+
+/// Asked by a breaker before a probe passes. Holds the fleet weakly: breakers hold their gate.
+struct Gate(Weak<Inner>);
+
+impl ProbeGate for Gate {
+    fn admit(&self, breaker: &str, now: Instant) -> Result<(), Option<Duration>> {
+        let Some(fleet) = self.0.upgrade() else { return Ok(()) };
+        let found = fleet.watched.lock().get(breaker).map(|w| w.breaker.clone());
+        let Some(found) = found else { return Ok(()) };
+        // Looked at outside our lock: the breaker has its own.
+        let probes = found.snapshot().probes;
+        let mut watched = fleet.watched.lock();
+        let Some(watched) = watched.get_mut(breaker) else { return Ok(()) };
+        let gap = watched.last_probe.is_some_and(|last| now.saturating_duration_since(last) < GAP);
+        if watched.judgement.share >= fleet.settings.permits {
+            // Nobody else probes: the breaker's own permits are the bound.
+            return Ok(());
+        }
+        if probes >= watched.judgement.share || gap {
+            return Err(Some(fleet.period / LOOKS));
+        }
+        watched.last_probe = Some(now);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet").field("node", &self.0.node).finish_non_exhaustive()
+    }
+}
+
+impl FleetBuilder {
+    /// How often this node publishes; it reads its peers four times as often.
+    pub fn period(mut self, period: Duration) -> Self {
+        self.period = period;
+        self
+    }
+
+    /// The share of the peers with evidence, and how many peers at least, that must report failing.
+    pub fn quorum(mut self, share: f64, at_least: u32) -> Self {
+        (self.settings.quorum, self.settings.min_peers) = (share, at_least);
+        self
+    }
+
+    /// Probes in flight to one dependency, all nodes together.
+    pub fn probes(mut self, permits: u32) -> Self {
+        self.settings.permits = permits;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// The node's part.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a period outside 10 ms to 1 min, a quorum outside `(0, 1]` or of less than 2 peers
+    /// (one peer's word arms nobody), no permits, or an empty name.
+    pub fn build(self) -> Result<Fleet, ConfigError> {
+        if self.node.is_empty() {
+            return Err(ConfigError::new("node", "\"\"", "a name of at least one character"));
+        }
+        if self.period < Duration::from_millis(10) || self.period > Duration::from_secs(60) {
+            return Err(ConfigError::new("period", format!("{:?}", self.period), "10ms to 1min"));
+        }
+        let s = &self.settings;
+        if !(s.quorum > 0.0 && s.quorum <= 1.0) {
+            return Err(ConfigError::new("quorum", s.quorum, "a number in (0, 1]"));
+        }
+        if s.min_peers < 2 {
+            return Err(ConfigError::new("min_peers", s.min_peers, "at least 2"));
+        }
+        if s.permits == 0 {
+            return Err(ConfigError::new("probes", 0, "at least 1"));
+        }
+        Ok(Fleet(Arc::new(Inner {
+            node: self.node,
+            transport: self.transport,
+            clock: self.clock,
+            period: self.period,
+            settings: self.settings,
+            watched: Mutex::new(BTreeMap::new()),
+            schedule: Mutex::new(Schedule::default()),
+        })))
+    }
+}

@@ -1,0 +1,343 @@
+//! Calls per time: the generic cell rate algorithm, unkeyed and per key.
+
+mod keyed;
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+use mainstay_clock::{Clock, Deadline, Instant, SystemClock, Tick};
+
+pub use keyed::KeyedRateLimiter;
+
+use crate::event::{Ear, Event, Kind, Listener};
+use crate::policy::seam::{Ask, Limiter, Pass, Sample};
+use crate::{ConfigError, Reason, Rejected};
+use state::Rule;
+
+/// At most a rate of calls, with a burst.
+///
+/// Guarantees: in any interval of length `d` at most `burst + rate * d` cells pass, under any number of
+/// threads; the decision is one compare-and-swap without a lock. Does not guarantee: fairness among callers
+/// of [`check`](RateLimiter::check); that is what [`acquire`](RateLimiter::acquire) is for.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{Reason, limit::RateLimiter};
+///
+/// let limiter = RateLimiter::builder("search").rate(1, Duration::from_secs(60)).burst(2).build().unwrap();
+/// assert!(limiter.check().is_ok());
+/// assert!(limiter.check().is_ok());
+/// let refused = limiter.check().unwrap_err();
+/// assert_eq!(refused.why(), &Reason::Rate);
+/// assert!(refused.retry_after().unwrap() <= Duration::from_secs(60));
+/// ```
+///
+/// # Defaults
+/// `burst` 1: a burst is load that arrives at once, so whoever wants one says so. The exact clock:
+/// [`coarse_clock`](RateBuilder::coarse_clock) is cheaper.
+#[derive(Clone)]
+pub struct RateLimiter(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    rule: Rule,
+    clock: Arc<dyn Clock>,
+    tick: Option<Tick>,
+    ear: Ear,
+    /// When the next cell is due if cells come evenly, in nanoseconds of the clock.
+    tat: CachePadded<AtomicU64>,
+}
+
+/// How far a running ticker may be behind; see `Inner::coarse`.
+const TICK: u64 = 1_000_000;
+
+/// Settings of a rate limiter; see [`RateLimiter`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct RateBuilder {
+    name: Arc<str>,
+    cells: u32,
+    per: Duration,
+    burst: u32,
+    coarse: bool,
+    max_keys: u32,
+    clock: Arc<dyn Clock>,
+    listener: Option<Arc<dyn Listener>>,
+}
+
+/// More cells were asked for than the burst holds: waiting would never help.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{policy}` was asked for {n} cells at once; its burst is {burst}")]
+pub struct OverBurst {
+    policy: Arc<str>,
+    n: u32,
+    burst: u32,
+}
+
+impl OverBurst {
+    /// The name of the limiter.
+    #[must_use]
+    pub fn policy(&self) -> &str {
+        &self.policy
+    }
+
+    /// Cells asked for.
+    #[must_use]
+    pub fn n(&self) -> u32 {
+        self.n
+    }
+
+    /// Most cells that can ever pass at once.
+    #[must_use]
+    pub fn burst(&self) -> u32 {
+        self.burst
+    }
+}
+
+/// Why several cells did not pass.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RateError {
+    /// Never: a mistake of the caller.
+    #[error(transparent)]
+    OverBurst(OverBurst),
+    /// Not now.
+    #[error(transparent)]
+    Rejected(Rejected),
+}
+
+impl RateLimiter {
+    /// A limiter named `name`; the rate is required.
+    pub fn builder(name: impl Into<Arc<str>>) -> RateBuilder {
+        RateBuilder {
+            name: name.into(),
+            cells: 0,
+            per: Duration::ZERO,
+            burst: 1,
+            coarse: false,
+            max_keys: keyed::MAX_KEYS,
+            clock: Arc::new(SystemClock::new()),
+            listener: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Takes one cell.
+    ///
+    /// # Errors
+    /// [`Rejected`] with [`Reason::Rate`] and the time until a cell is free.
+    #[inline]
+    pub fn check(&self) -> Result<(), Rejected> {
+        self.0.take(1).map_err(|wait| self.0.refuse(wait))
+    }
+
+    /// Takes `n` cells or none.
+    ///
+    /// # Errors
+    /// [`RateError::OverBurst`] when `n` exceeds the burst: it could never pass. [`RateError::Rejected`] with
+    /// the time until `n` cells are free. Zero cells always pass.
+    pub fn check_n(&self, n: u32) -> Result<(), RateError> {
+        let burst = self.0.rule.burst();
+        if n > burst {
+            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.name), n, burst }));
+        }
+        if n == 0 {
+            return Ok(());
+        }
+        self.0.take(n).map_err(|wait| RateError::Rejected(self.0.refuse(wait)))
+    }
+
+    /// Waits for one cell, in the order of the calls, but not past `deadline`.
+    ///
+    /// # Errors
+    /// [`Rejected`] at once when the cell is due after the deadline.
+    ///
+    /// # Cancel safety
+    /// A dropped wait gives its cell back unless a later caller already stands behind it; then the cell
+    /// passes unused. The limit is never exceeded.
+    pub async fn acquire(&self, deadline: Deadline) -> Result<(), Rejected> {
+        let Some(turn) = self.0.reserve(deadline)? else { return Ok(()) };
+        self.0.clock.sleep_until(turn.at).await;
+        turn.keep();
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn now(&self) -> u64 {
+        self.clock.now().as_nanos()
+    }
+
+    #[inline]
+    fn take(&self, n: u32) -> Result<(), u64> {
+        if self.tick.as_ref().is_some_and(|tick| self.coarse(tick, n)) {
+            return Ok(());
+        }
+        let mut tat = self.tat.load(Ordering::Acquire);
+        loop {
+            // Read anew in every round: a reading older than the lost race could admit too early.
+            let next = self.rule.decide(tat, self.now(), n)?;
+            match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(()),
+                Err(seen) => tat = seen,
+            }
+        }
+    }
+
+    /// One try with the coarse clock. It decides by the earliest and charges by the latest instant that can
+    /// be now, so it never admits more than the exact rule while the ticker is at most [`TICK`] behind.
+    /// Whatever it does not admit, the exact rule decides.
+    fn coarse(&self, tick: &Tick, n: u32) -> bool {
+        let tat = self.tat.load(Ordering::Acquire);
+        let now = tick.read().as_nanos();
+        if self.rule.decide(tat, now, n).is_err() {
+            return false;
+        }
+        let next = self.rule.after(tat, now.saturating_add(TICK), n);
+        self.tat.compare_exchange(tat, next, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// A place in line: the cell is taken now and used when it is due.
+    fn reserve(&self, deadline: Deadline) -> Result<Option<Turn<'_>>, Rejected> {
+        let mut tat = self.tat.load(Ordering::Acquire);
+        loop {
+            let now = self.now();
+            let wait = self.rule.decide(tat, now, 1).err();
+            let at = Instant::from_nanos(now.saturating_add(wait.unwrap_or(0)));
+            if let Some(wait) = wait.filter(|_| deadline.is_some() && at > deadline.instant()) {
+                return Err(self.refuse(wait));
+            }
+            let next = self.rule.after(tat, now, 1);
+            match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Ok(wait.map(|_| Turn { limiter: self, at, tat: next, kept: false })),
+                Err(seen) => tat = seen,
+            }
+        }
+    }
+
+    #[cold]
+    fn refuse(&self, wait: u64) -> Rejected {
+        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Rate)
+            .with_retry_after(Some(Duration::from_nanos(wait)));
+        self.ear.tell(&Event::Rejected(&rejected));
+        rejected
+    }
+}
+
+/// A cell that is due later.
+struct Turn<'a> {
+    limiter: &'a Inner,
+    at: Instant,
+    tat: u64,
+    kept: bool,
+}
+
+impl Turn<'_> {
+    fn keep(mut self) {
+        self.kept = true;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            let back = self.tat - self.limiter.rule.cost(1);
+            // Fails when someone stands behind: their instant is fixed, so the cell stays taken.
+            let _ = self.limiter.tat.compare_exchange(self.tat, back, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
+}
+
+impl fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiter").field("name", &self.0.name).field("rule", &self.0.rule).finish()
+    }
+}
+
+impl RateBuilder {
+    /// At most `cells` per `per`, rounded down to whole nanoseconds per cell.
+    pub fn rate(mut self, cells: u32, per: Duration) -> Self {
+        self.cells = cells;
+        self.per = per;
+        self
+    }
+
+    /// How many cells may pass at once after a quiet time.
+    pub fn burst(mut self, cells: u32) -> Self {
+        self.burst = cells;
+        self
+    }
+
+    /// Reads the coarse tick (about 1 ms) where that is enough. It charges an idle limiter up to 1 ms more,
+    /// never less; should the ticker thread itself be delayed by `x`, up to `rate * x` cells more can pass.
+    pub fn coarse_clock(mut self) -> Self {
+        self.coarse = true;
+        self
+    }
+
+    /// Most keys a [`KeyedRateLimiter`] remembers; further ones share one rate.
+    pub fn max_keys(mut self, keys: u32) -> Self {
+        self.max_keys = keys;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Hears every refusal.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The limiter.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the rate is missing, zero or above 10,000,000 per second, or the burst is zero or
+    /// would take longer than 30 years.
+    pub fn build(self) -> Result<RateLimiter, ConfigError> {
+        let rule = Rule::new(self.cells, self.per, self.burst)?;
+        Ok(RateLimiter(Arc::new(Inner {
+            rule,
+            tick: self.coarse.then(|| self.clock.tick()),
+            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
+            name: self.name,
+            clock: self.clock,
+            tat: CachePadded::new(AtomicU64::new(0)),
+        })))
+    }
+
+    /// A limiter with one state per key.
+    ///
+    /// # Errors
+    /// As for [`build`](RateBuilder::build), and when `max_keys` is zero.
+    pub fn build_keyed<K: std::hash::Hash + Eq>(self) -> Result<KeyedRateLimiter<K>, ConfigError> {
+        let rule = Rule::new(self.cells, self.per, self.burst)?;
+        if self.max_keys == 0 {
+            return Err(ConfigError::new("max_keys", 0, "at least 1"));
+        }
+        let ear = Ear::new(Kind::Limit, &self.name, self.listener.as_ref());
+        Ok(KeyedRateLimiter::new(self.name, rule, self.max_keys, self.clock, ear))
+    }
+}
+
+/// In the rate slot of a policy: one cell per logical call.
+impl Limiter for RateLimiter {
+    fn admit(&self, _ask: &Ask<'_>) -> Result<Pass, Rejected> {
+        self.check().map(|()| Pass(0))
+    }
+
+    fn done(&self, _pass: Pass, _sample: Sample) {}
+}

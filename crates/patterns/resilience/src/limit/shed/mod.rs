@@ -1,0 +1,219 @@
+//! What a server takes in beyond its limit, and whom it refuses first.
+
+mod state;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use mainstay_clock::{Rng, SystemRng};
+
+use super::AdaptiveLimiter;
+use crate::event::{Ear, Event, Kind, Listener};
+use crate::sync::Mutex;
+use crate::{CallContext, ConfigError, Reason, Rejected};
+use state::chance;
+
+/// Sheds load by priority, fairly among tenants.
+///
+/// Up to twice the limit everything is taken (in service or waiting), from three times on nothing; in
+/// between the least important class gives way first, and within it the tenant with the largest share.
+///
+/// Guarantees: never more than three times the limit of permits out; a class gives way only after every
+/// lower one is refused entirely. Does not guarantee: that a heavy tenant is refused before a light one of
+/// the same class every time; it is by chance, in proportion to the shares.
+///
+/// ```
+/// use mainstay_resilience::{CallContext, Priority, limit::Shedder};
+///
+/// let shedder = Shedder::builder("api").limit(4).build().unwrap();
+/// let batch = CallContext::new().with_tenant("batch").with_priority(Priority::Low);
+/// let pay = CallContext::new().with_tenant("shop").with_priority(Priority::Critical);
+/// let taken: Vec<_> = (0..9).filter_map(|_| shedder.admit(&batch).ok()).collect();
+/// assert!(taken.len() >= 8);
+/// assert!(shedder.admit(&pay).is_ok());
+/// ```
+///
+/// # Defaults
+/// The limit is required: a number, or that of an [`AdaptiveLimiter`].
+#[derive(Clone)]
+pub struct Shedder(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    limit: Limit,
+    rng: Arc<dyn Rng>,
+    ear: Ear,
+    load: AtomicU32,
+    /// Permits out per tenant. Every entry has at least one, so there are at most three times the limit.
+    tenants: Mutex<HashMap<Arc<str>, u32>>,
+}
+
+#[derive(Clone, Debug)]
+enum Limit {
+    Fixed(u32),
+    Follow(AdaptiveLimiter),
+}
+
+/// Settings of a [`Shedder`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ShedderBuilder {
+    name: Arc<str>,
+    limit: Limit,
+    rng: Arc<dyn Rng>,
+    listener: Option<Arc<dyn Listener>>,
+}
+
+impl Shedder {
+    /// A shedder named `name`; the limit is required.
+    pub fn builder(name: impl Into<Arc<str>>) -> ShedderBuilder {
+        ShedderBuilder {
+            name: name.into(),
+            limit: Limit::Fixed(0),
+            rng: Arc::new(SystemRng::new()),
+            listener: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Permits out: calls in service and waiting.
+    #[must_use]
+    pub fn load(&self) -> u32 {
+        self.0.load.load(Ordering::Acquire)
+    }
+
+    /// Tenants with at least one permit.
+    #[must_use]
+    pub fn tenants(&self) -> usize {
+        self.0.tenants.lock().len()
+    }
+
+    /// Takes the call in, by its priority and tenant. Calls without a tenant are one tenant.
+    ///
+    /// # Errors
+    /// [`Rejected`] with [`Reason::Shed`].
+    pub fn admit(&self, cx: &CallContext) -> Result<ShedPermit, Rejected> {
+        let limit = self.0.limit.now();
+        let tenant = cx.tenant().unwrap_or_default();
+        let mut tenants = self.0.tenants.lock();
+        let load = self.0.load.load(Ordering::Acquire);
+        let share = tenants.get(tenant).copied().unwrap_or(0);
+        let others = tenants.len() + usize::from(share == 0);
+        let others = u32::try_from(others).unwrap_or(u32::MAX);
+        let p = chance(load, limit, cx.priority(), share, others);
+        if p >= 1.0 || (p > 0.0 && self.0.rng.unit() < p) {
+            drop(tenants);
+            return Err(self.refuse());
+        }
+        let tenant: Arc<str> = match tenants.get_key_value(tenant) {
+            Some((known, _)) => Arc::clone(known),
+            None => tenant.into(),
+        };
+        *tenants.entry(Arc::clone(&tenant)).or_insert(0) += 1;
+        self.0.load.fetch_add(1, Ordering::AcqRel);
+        Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
+    }
+
+    #[cold]
+    fn refuse(&self) -> Rejected {
+        let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Shed);
+        self.0.ear.tell(&Event::Rejected(&rejected));
+        rejected
+    }
+}
+
+impl Limit {
+    fn now(&self) -> u32 {
+        match self {
+            Self::Fixed(limit) => *limit,
+            Self::Follow(limiter) => limiter.limit(),
+        }
+    }
+}
+
+/// The right to be in the server. Dropping it gives the place back.
+#[must_use]
+pub struct ShedPermit {
+    shedder: Arc<Inner>,
+    tenant: Arc<str>,
+}
+
+impl Drop for ShedPermit {
+    fn drop(&mut self) {
+        let mut tenants = self.shedder.tenants.lock();
+        self.shedder.load.fetch_sub(1, Ordering::AcqRel);
+        if let Some(count) = tenants.get_mut(&self.tenant) {
+            *count -= 1;
+            if *count == 0 {
+                tenants.remove(&self.tenant);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ShedPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ShedPermit").field("tenant", &self.tenant).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Shedder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shedder").field("name", &self.0.name).field("load", &self.load()).finish()
+    }
+}
+
+impl ShedderBuilder {
+    /// Calls that the server can work on at once.
+    pub fn limit(mut self, limit: u32) -> Self {
+        self.limit = Limit::Fixed(limit);
+        self
+    }
+
+    /// Follows the limit of `limiter`.
+    pub fn follow(mut self, limiter: &AdaptiveLimiter) -> Self {
+        self.limit = Limit::Follow(limiter.clone());
+        self
+    }
+
+    /// Another generator than one seeded by the system.
+    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
+        self.rng = rng;
+        self
+    }
+
+    /// Hears every refusal.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The shedder.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when the limit is missing, zero or above 1,000,000.
+    pub fn build(self) -> Result<Shedder, ConfigError> {
+        const MOST: u32 = 1_000_000;
+        match self.limit {
+            Limit::Fixed(limit) if limit == 0 || limit > MOST => {
+                return Err(ConfigError::new("limit", limit, format!("1 to {MOST}")));
+            }
+            _ => {}
+        }
+        Ok(Shedder(Arc::new(Inner {
+            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
+            name: self.name,
+            limit: self.limit,
+            rng: self.rng,
+            load: AtomicU32::new(0),
+            tenants: Mutex::new(HashMap::new()),
+        })))
+    }
+}

@@ -1,0 +1,257 @@
+//! Refuses locally what the service would refuse anyway.
+
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Rng, SystemClock, SystemRng};
+
+use crate::event::{Ear, Event, Kind, Listener};
+use crate::policy::seam::{self, Ask, Pass};
+use crate::sync::Mutex;
+use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
+use state::{Window, refusal};
+
+/// Client-side throttling: when a service accepts less than `1/k` of what it is sent, the client refuses the
+/// excess itself and so spares the service the work of refusing.
+///
+/// Guarantees: refuses nothing while at least `1/k` of the requests of the window are accepted; always lets a
+/// trickle through, so that it notices a recovery. Does not guarantee: a rate; the service's own limit is the
+/// bound.
+///
+/// ```
+/// use mainstay_resilience::limit::ClientThrottle;
+///
+/// let throttle = ClientThrottle::builder("search").build().unwrap();
+/// for _ in 0..500 {
+///     if let Ok(ticket) = throttle.check() {
+///         ticket.refused(); // the service said 429
+///     }
+/// }
+/// assert!(throttle.refusal() > 0.9);
+/// ```
+///
+/// # Defaults
+/// `k` 2, window 2 minutes (the book's values), trickle 1 %: with fewer than one request in a hundred a
+/// recovery would go unnoticed for long.
+#[derive(Clone)]
+pub struct ClientThrottle(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    k: f64,
+    trickle: f64,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    ear: Ear,
+    window: Mutex<Window>,
+    /// Bits of the share to refuse: read without the lock.
+    refusal: AtomicU64,
+}
+
+/// Settings of a [`ClientThrottle`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ThrottleBuilder {
+    name: Arc<str>,
+    k: f64,
+    window: Duration,
+    trickle: f64,
+    clock: Arc<dyn Clock>,
+    rng: Arc<dyn Rng>,
+    listener: Option<Arc<dyn Listener>>,
+}
+
+impl ClientThrottle {
+    /// A throttle named `name`.
+    pub fn builder(name: impl Into<Arc<str>>) -> ThrottleBuilder {
+        ThrottleBuilder {
+            name: name.into(),
+            k: 2.0,
+            window: Duration::from_secs(120),
+            trickle: 0.01,
+            clock: Arc::new(SystemClock::new()),
+            rng: Arc::new(SystemRng::new()),
+            listener: None,
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The share of requests that is refused now.
+    #[must_use]
+    pub fn refusal(&self) -> f64 {
+        f64::from_bits(self.0.refusal.load(Ordering::Relaxed))
+    }
+
+    /// Lets a request pass, or refuses it. Tell the ticket what the service did; a dropped ticket counts as
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`Rejected`] with [`Reason::Shed`], without advice: each request draws its own lot.
+    pub fn check(&self) -> Result<ThrottleTicket<'_>, Rejected> {
+        self.0.admit()?;
+        Ok(ThrottleTicket(&self.0))
+    }
+
+    /// Runs `f` unless its lot says no. Only throttling ([`Verdict::Throttled`]) counts as refused by the
+    /// service; every other end counts as accepted.
+    ///
+    /// # Errors
+    /// [`CallError::Rejected`], else what `f` failed with.
+    ///
+    /// # Cancel safety
+    /// A dropped call counts as nothing.
+    pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
+    where
+        E: Classify,
+        Fut: Future<Output = Result<T, E>>,
+    {
+        let ticket = self.check()?;
+        let result = f().await;
+        match &result {
+            Err(error) if matches!(error.verdict(), Verdict::Throttled { .. }) => ticket.refused(),
+            _ => ticket.accepted(),
+        }
+        result.map_err(CallError::Inner)
+    }
+}
+
+impl Inner {
+    fn admit(&self) -> Result<(), Rejected> {
+        let p = f64::from_bits(self.refusal.load(Ordering::Relaxed));
+        if p <= 0.0 || self.rng.unit() >= p {
+            return Ok(());
+        }
+        // What is refused here was still asked for: the formula counts it as a request.
+        self.count(false);
+        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Shed);
+        self.ear.tell(&Event::Rejected(&rejected));
+        Err(rejected)
+    }
+
+    fn count(&self, accepted: bool) {
+        let now = self.clock.now();
+        let mut window = self.window.lock();
+        window.count(now, accepted);
+        let (requests, accepts) = window.totals(now);
+        let p = refusal(requests, accepts, self.k, self.trickle);
+        self.refusal.store(p.to_bits(), Ordering::Relaxed);
+    }
+}
+
+/// A request on its way.
+#[derive(Debug)]
+#[must_use]
+pub struct ThrottleTicket<'a>(&'a Inner);
+
+impl ThrottleTicket<'_> {
+    /// The service worked on it, whatever came out.
+    pub fn accepted(self) {
+        self.0.count(true);
+    }
+
+    /// The service refused it for load.
+    pub fn refused(self) {
+        self.0.count(false);
+    }
+}
+
+/// In the throttle slot of a policy: a call that ended well was accepted; one that failed or was cut off was
+/// not, because a policy does not tell throttling from other failures of a whole call.
+impl seam::Limiter for ClientThrottle {
+    fn admit(&self, _ask: &Ask<'_>) -> Result<Pass, Rejected> {
+        self.0.admit().map(|()| Pass(0))
+    }
+
+    fn done(&self, _pass: Pass, sample: seam::Sample) {
+        match sample.outcome {
+            Outcome::Success | Outcome::SlowSuccess => self.0.count(true),
+            Outcome::Failure | Outcome::Timeout(_) => self.0.count(false),
+            _ => {}
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientThrottle").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for ClientThrottle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ThrottleBuilder {
+    /// How many requests per accepted one are sent before the client refuses; above 1.
+    pub fn k(mut self, k: f64) -> Self {
+        self.k = k;
+        self
+    }
+
+    /// How far back requests and accepts count.
+    pub fn window(mut self, window: Duration) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// The share that always passes.
+    pub fn trickle(mut self, share: f64) -> Self {
+        self.trickle = share;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Another generator than one seeded by the system.
+    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
+        self.rng = rng;
+        self
+    }
+
+    /// Hears every refusal.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The throttle.
+    ///
+    /// # Errors
+    /// [`ConfigError`] unless `1 < k <= 1000`, the window is 1 ms to 1 day and the trickle in (0, 1].
+    pub fn build(self) -> Result<ClientThrottle, ConfigError> {
+        if !(self.k > 1.0 && self.k <= 1000.0) {
+            return Err(ConfigError::new("k", self.k, "a number in (1, 1000]"));
+        }
+        if self.window < Duration::from_millis(1) || self.window > Duration::from_secs(86_400) {
+            return Err(ConfigError::new("window", format!("{:?}", self.window), "1ms to 1day"));
+        }
+        if !(self.trickle > 0.0 && self.trickle <= 1.0) {
+            return Err(ConfigError::new("trickle", self.trickle, "a number in (0, 1]"));
+        }
+        Ok(ClientThrottle(Arc::new(Inner {
+            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
+            name: self.name,
+            k: self.k,
+            trickle: self.trickle,
+            clock: self.clock,
+            rng: self.rng,
+            window: Mutex::new(Window::new(self.window)),
+            refusal: AtomicU64::new(0),
+        })))
+    }
+}

@@ -1,0 +1,315 @@
+//! Remote steps on the engine, with a participant that answers by script.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::HeaderMap;
+use mainstay_clock::{Clock, Instant};
+use mainstay_saga::definition::Definition;
+use mainstay_saga::engine::{Config, StartOptions};
+use mainstay_saga::participant::{Attempt, Kind, Participant, Reply, Request};
+use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, UndoVerdict, Verdict, decode};
+use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
+use mainstay_store::BoxFuture;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// What one address answers, call by call; the last goes on for ever.
+#[derive(Clone, Debug)]
+enum Say {
+    Status(u16, Vec<(&'static str, &'static str)>, Value),
+    NotSent,
+    Unknown,
+    Never,
+}
+
+fn ok(body: Value) -> Say {
+    Say::Status(200, Vec::new(), body)
+}
+
+fn say(status: u16) -> Say {
+    Say::Status(status, Vec::new(), Value::Null)
+}
+
+#[derive(Debug, Default)]
+struct Remote {
+    script: Mutex<BTreeMap<String, Vec<Say>>>,
+    calls: Mutex<Vec<Request>>,
+}
+
+impl Remote {
+    fn script(&self, url: &str, says: &[Say]) {
+        self.script.lock().unwrap().insert(format!("http://p/{url}"), says.to_vec());
+    }
+
+    /// The calls so far as `GET status`, in order.
+    fn calls(&self) -> Vec<String> {
+        let calls = self.calls.lock().unwrap();
+        let verb = |kind| if kind == Kind::Act { "POST" } else { "GET" };
+        calls.iter().map(|r| format!("{} {}", verb(r.kind), r.url.trim_start_matches("http://p/"))).collect()
+    }
+
+    fn last(&self, url: &str) -> Request {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().rev().find(|r| r.url == format!("http://p/{url}")).unwrap().clone()
+    }
+}
+
+impl Participant for Remote {
+    fn call(&self, request: Request, _: Instant) -> BoxFuture<'_, Reply> {
+        let next = {
+            let mut script = self.script.lock().unwrap();
+            match script.get_mut(&request.url) {
+                None => ok(json!({"at": request.url})),
+                Some(says) if says.len() > 1 => says.remove(0),
+                Some(says) => says[0].clone(),
+            }
+        };
+        self.calls.lock().unwrap().push(request);
+        Box::pin(async move {
+            match next {
+                Say::NotSent => Reply::NotSent("refused".to_owned()),
+                Say::Unknown => Reply::Unknown("reset".to_owned()),
+                Say::Never => std::future::pending().await,
+                Say::Status(status, pairs, body) => {
+                    let mut headers = HeaderMap::new();
+                    for (name, value) in pairs {
+                        headers.insert(name, value.parse().unwrap());
+                    }
+                    Reply::Answered(Attempt { status, headers, body: body.to_string().into_bytes() })
+                }
+            }
+        })
+    }
+}
+
+struct Bench {
+    world: World,
+    remote: Arc<Remote>,
+    engine: Engine,
+}
+
+fn definition() -> Definition {
+    let policy = json!({"attempts": 2, "base": "10ms", "cap": "10ms"});
+    let data = json!({
+        "name": "remote", "version": 1, "deadline": "1h", "timeout": "10s", "retry": policy, "undo_retry": policy,
+        "steps": [
+            {"name": "charge", "action": "http://p/charge", "undo": "http://p/refund", "status": "http://p/status"},
+            {"name": "ship", "after": ["charge"], "action": "http://p/ship", "no_undo": "a refused one never left"},
+        ],
+    });
+    Definition::from_json(data.to_string().as_bytes()).unwrap()
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let (world, remote) = (World::new(), Arc::new(Remote::default()));
+        let engine = Self::engine(&world, &remote).await;
+        Self { world, remote, engine }
+    }
+
+    async fn engine(world: &World, remote: &Arc<Remote>) -> Engine {
+        Engine::builder(Arc::clone(&world.journal), world.runtime())
+            .config(Config::default())
+            .participant(Arc::clone(remote) as Arc<dyn Participant>)
+            .definition(definition(), [])
+            .open()
+            .await
+            .unwrap()
+    }
+
+    async fn start(&self) -> Handle {
+        self.engine.start("remote", json!({"n": 1}), StartOptions::id("one")).await.unwrap()
+    }
+
+    async fn run(&self) -> Outcome {
+        self.start().await.outcome().await.unwrap()
+    }
+
+    async fn facts(&self, handle: &Handle) -> Vec<Fact> {
+        let loaded = self.world.journal.load(handle.uid()).await.unwrap().unwrap();
+        loaded.records.iter().map(|r| decode(r).unwrap()).collect()
+    }
+
+    /// Waits until an address was called so often.
+    async fn called(&self, url: &str, times: usize) {
+        for _ in 0..1_000 {
+            let calls = self.remote.calls().iter().filter(|c| c.ends_with(&format!(" {url}"))).count();
+            if calls >= times {
+                return;
+            }
+            self.world.clock.sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{url} was not called {times} times: {:?}", self.remote.calls());
+    }
+}
+
+fn at(step: &str, attempt: u32) -> AttemptRef {
+    AttemptRef { step: step.to_owned(), attempt, generation: 1 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_maybe_is_asked_about_before_it_is_undone() {
+    let undo = |body: &Value| body["effect"].as_str().unwrap().to_owned();
+    for (status, undone_as) in [
+        // It happened, and this was its output: the undo is told.
+        (ok(json!({"state": "done", "output": {"receipt": 7}})), Some("did")),
+        // Not so far: a late action may still come, so the undo must block it.
+        (ok(json!({"state": "none"})), Some("maybe")),
+        // Never: there is nothing to undo.
+        (ok(json!({"state": "none", "effect": "none"})), None),
+        (say(404), Some("maybe")),
+        (say(500), Some("maybe")),
+        (say(202), Some("maybe")),
+        (Say::Unknown, Some("maybe")),
+        (Say::Never, Some("maybe")),
+    ] {
+        let bench = Bench::new().await;
+        bench.remote.script("charge", &[Say::Unknown]);
+        bench.remote.script("status", std::slice::from_ref(&status));
+        let outcome = bench.run().await;
+        assert!(matches!(outcome, Outcome::Compensated { .. }), "{status:?}: {outcome:?}");
+        let calls = bench.remote.calls();
+        assert!(calls.contains(&"GET status".to_owned()), "{calls:?}");
+        assert_eq!(calls.contains(&"POST refund".to_owned()), undone_as.is_some(), "{status:?}: {calls:?}");
+        if let Some(told) = undone_as {
+            let body: Value = serde_json::from_slice(&bench.remote.last("refund").body).unwrap();
+            assert_eq!(undo(&body), told, "{status:?}");
+            assert_eq!(body["input"], json!({"n": 1}));
+            let output = if told == "did" { json!({"receipt": 7}) } else { Value::Null };
+            assert_eq!(body["output"], output, "{status:?}");
+        }
+        // The question carries the key of the action that it asks after.
+        assert!(bench.remote.last("status").idempotency_key.ends_with("/charge/action"));
+    }
+    // What certainly happened is not asked about.
+    let bench = Bench::new().await;
+    bench.remote.script("ship", &[say(409)]);
+    bench.run().await;
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST ship", "POST refund"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_accepted_step_is_asked_again_or_polled_where_it_says() {
+    let bench = Bench::new().await;
+    let busy = Say::Status(202, vec![("location", "http://p/jobs/7"), ("retry-after", "1")], Value::Null);
+    bench.remote.script("charge", &[busy]);
+    bench.remote.script("jobs/7", &[say(202), say(425), ok(json!({"receipt": 7}))]);
+    let start = bench.world.clock.now();
+    let Outcome::Completed { outputs } = bench.run().await else { panic!("not completed") };
+    assert_eq!(outputs[0].1, json!({"receipt": 7}));
+    assert_eq!(bench.remote.calls(), ["POST charge", "GET jobs/7", "GET jobs/7", "GET jobs/7", "POST ship"]);
+    assert!(bench.world.clock.now().saturating_duration_since(start) >= Duration::from_secs(1));
+    // Bounded by the attempt timeout: then nobody knows.
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[say(202)]);
+    let outcome = bench.run().await;
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("in progress")),
+        "{outcome:?}"
+    );
+    assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_participant_completes_an_accepted_step_by_itself() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[Say::Never]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    let done = || Completed::Action(Verdict::Done { output: Some(json!({"receipt": 9})) });
+    bench.engine.complete(handle.uid(), at("charge", 1), done()).await.unwrap();
+    // The report again, as a participant repeats it when the answer was lost.
+    bench.engine.complete(handle.uid(), at("charge", 1), done()).await.unwrap();
+    let Outcome::Completed { outputs } = handle.outcome().await.unwrap() else { panic!("not completed") };
+    assert_eq!(outputs[0].1, json!({"receipt": 9}));
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST ship"]);
+    let over = bench.engine.complete(handle.uid(), at("charge", 2), done()).await.unwrap_err();
+    assert_eq!(over.kind(), ErrorKind::Conflict);
+
+    // The undo likewise, and a no.
+    let bench = Bench::new().await;
+    bench.remote.script("ship", &[Say::Never]);
+    bench.remote.script("refund", &[Say::Never]);
+    let handle = bench.start().await;
+    bench.called("ship", 1).await;
+    let no = Completed::Action(Verdict::Rejected { reason: "no carrier".to_owned(), is_final: true });
+    bench.engine.complete(handle.uid(), at("ship", 1), no).await.unwrap();
+    bench.called("refund", 1).await;
+    bench.engine.complete(handle.uid(), at("charge", 1), Completed::Undo(UndoVerdict::Undone)).await.unwrap();
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[Say::Unknown, Say::Never]);
+    let handle = bench.start().await;
+    bench.called("charge", 2).await;
+    let done = |receipt: u32| Completed::Action(Verdict::Done { output: Some(json!({"receipt": receipt})) });
+    let late = bench.engine.complete(handle.uid(), at("charge", 1), done(1)).await.unwrap_err();
+    assert_eq!(late.kind(), ErrorKind::Conflict, "{late}");
+    let none = bench.engine.complete(handle.uid(), at("nothing", 1), done(1)).await.unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::Conflict, "{none}");
+    bench.engine.complete(handle.uid(), at("charge", 2), done(2)).await.unwrap();
+    let Outcome::Completed { outputs } = handle.outcome().await.unwrap() else { panic!("not completed") };
+    assert_eq!(outputs[0].1, json!({"receipt": 2}), "attempt 2 decides");
+    let notes = bench.facts(&handle).await.into_iter().filter(|f| matches!(f, Fact::Note(_))).count();
+    assert_eq!(notes, 2, "what came too late is kept");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_report_that_meets_a_dead_node_is_taken_up_by_the_next_run() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[Say::Never]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    // The node is gone: only the journal hears the report.
+    bench.engine.shutdown(Duration::ZERO).await;
+    let body = json!({"message": "m", "at": {"step": "charge", "attempt": 1, "generation": 1},
+        "result": {"action": {"verdict": "done", "output": {"receipt": 5}}}});
+    let kind = mainstay_saga::wire::POST_COMPLETE;
+    bench.world.journal.post(handle.uid(), "m", kind, body.to_string().into_bytes()).await.unwrap();
+    let engine = Bench::engine(&bench.world, &bench.remote).await;
+    let Outcome::Completed { outputs } = engine.outcome(handle.uid()).await.unwrap() else { panic!() };
+    assert_eq!(outputs[0].1, json!({"receipt": 5}));
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST ship"], "the step was not repeated");
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_h08_the_trace_of_the_start_is_sent_to_every_participant() {
+    let bench = Bench::new().await;
+    bench.remote.script("ship", &[say(409)]);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let mut options = StartOptions::id("traced");
+    options.trace = Some(trace.to_owned());
+    let handle = bench.engine.start("remote", json!({}), options).await.unwrap();
+    handle.outcome().await.unwrap();
+    for url in ["charge", "ship", "refund"] {
+        assert_eq!(bench.remote.last(url).traceparent.as_deref(), Some(trace), "{url}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_before_a_byte_was_sent_leaves_nothing_to_undo() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[Say::NotSent]);
+    let outcome = bench.run().await;
+    assert!(matches!(outcome, Outcome::Compensated { .. }), "{outcome:?}");
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST charge"], "repeated, and nothing to undo");
+}
+
+/// Nonsense, silence and stale tokens from a participant never become success, and never hang a saga.
+#[tokio::test(start_paused = true)]
+async fn nonsense_from_a_participant_needs_a_person_and_is_not_repeated() {
+    for nonsense in [say(100), say(302), say(404), say(418), say(999)] {
+        let bench = Bench::new().await;
+        bench.remote.script("charge", std::slice::from_ref(&nonsense));
+        let outcome = bench.run().await;
+        assert_eq!(outcome, Outcome::NeedsAttention { steps: vec!["charge".to_owned()] }, "{nonsense:?}");
+        assert_eq!(bench.remote.calls(), ["POST charge"], "{nonsense:?}");
+    }
+}

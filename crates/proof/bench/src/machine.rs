@@ -1,0 +1,30 @@
+//! Where and when a figure was measured.
+
+/// One paragraph: date, machine, command.
+pub(crate) fn conditions(suite: &str) -> String {
+    let day = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
+    format!("{day}; {}; `cargo xtask bench {suite}`.", describe())
+}
+
+fn describe() -> String {
+    let info = read("/proc/cpuinfo");
+    let model = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(':'));
+    let model = model.map_or("unknown processor", |(_, name)| name.trim());
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let memory: u64 = read("/proc/meminfo")
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
+        .unwrap_or(0);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let load = read("/proc/loadavg");
+    let load = load.split_whitespace().next().unwrap_or("?");
+    format!(
+        "{cores} cores of {model}, {} GiB, Linux {}, load {load} at the end",
+        memory / 1024 / 1024,
+        kernel.trim()
+    )
+}
+
+fn read(file: &str) -> String {
+    std::fs::read_to_string(file).unwrap_or_default()
+}
