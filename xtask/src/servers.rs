@@ -25,12 +25,14 @@ pub(crate) const REQUIRE: &str = "MAINSTAY_REQUIRE_SERVERS";
 /// # Errors
 /// Something is missing and cannot be installed; the text says by which command a person can.
 pub(crate) fn bring() -> anyhow::Result<()> {
-    let packages: Vec<&str> = SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
+    let packages: Vec<&str> =
+        SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
     if packages.is_empty() {
         return Ok(());
     }
     let list = packages.join(" ");
-    let remedy = format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
+    let remedy =
+        format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
     if !is_root() {
         bail!(remedy);
     }

@@ -84,7 +84,8 @@ fn l1_the_order_of_nodes_changes_nothing() {
 
 #[test]
 fn l5_counts_follow_weights_exactly() {
-    let nodes = vec![Node::new("a"), Node::new("b").weight(2), Node::new("c").weight(5), Node::new("d").weight(0)];
+    let nodes =
+        vec![Node::new("a"), Node::new("b").weight(2), Node::new("c").weight(5), Node::new("d").weight(0)];
     let map = fresh(16384, nodes, 1, Spread::Any);
     let counts = counts(&map);
     assert_eq!(counts["d"], 0);
@@ -124,9 +125,9 @@ fn f17_skew_that_a_small_zone_forces_is_named_and_a_dead_nodes_load_spreads() {
     let plan = Planner::new(&empty).target(nodes).rf(2).zones(Spread::Hard { min: 2 }).solve().unwrap();
     check(&plan, 2, 2);
     assert_eq!(counts(plan.next())["n0001"], 4096);
-    let named = plan.notes().iter().any(|n| {
-        matches!(n, Note::ForcedSkew { node, given, .. } if node.as_str() == "n0001" && *given == 4096.0)
-    });
+    let named = plan.notes().iter().any(
+        |n| matches!(n, Note::ForcedSkew { node, given, .. } if node.as_str() == "n0001" && *given == 4096.0),
+    );
     assert!(named, "{:?}", plan.notes());
     // A ring gives all of a dead node to its neighbours; a plan spreads it over everybody.
     let map = fresh(16384, fleet(20), 1, Spread::Any);
@@ -226,7 +227,8 @@ fn primaries_are_even_by_weight_and_roles_change_only_where_they_must() {
 fn zone_violations_are_repaired_and_the_gap_to_the_counts_is_explained() {
     // Every slot has both replicas in one zone: counts are perfect, rules are not.
     let nodes = Nodes::new(zoned(4, 2)).unwrap();
-    let lists: Vec<Vec<NodeIdx>> = (0..4096).map(|s| vec![NodeIdx::new(s % 2), NodeIdx::new(s % 2 + 2)]).collect();
+    let lists: Vec<Vec<NodeIdx>> =
+        (0..4096).map(|s| vec![NodeIdx::new(s % 2), NodeIdx::new(s % 2 + 2)]).collect();
     let map = SlotMap::from_lists(nodes, SlotHash::Redis, 5, 4096, &lists).unwrap();
     let plan = Planner::new(&map).rf(2).zones(Spread::Hard { min: 2 }).solve().unwrap();
     check(&plan, 2, 2);
@@ -322,7 +324,9 @@ fn bad_input_is_refused_naming_the_item() {
     let mut load = vec![1.0; 4096];
     refused(planner.clone().load(&load[..7]), "load", "7 values");
     refused(planner.clone().load(&load).tolerance(f64::NAN), "tolerance", "NaN");
-    for (bad, shown) in [(f64::NAN, "NaN of slot 9"), (f64::INFINITY, "inf of slot 9"), (-1.0, "-1 of slot 9")] {
+    for (bad, shown) in
+        [(f64::NAN, "NaN of slot 9"), (f64::INFINITY, "inf of slot 9"), (-1.0, "-1 of slot 9")]
+    {
         load[9] = bad;
         refused(planner.clone().load(&load), "load", shown);
     }
