@@ -22,6 +22,8 @@ mod limits;
 mod manual;
 mod outliers;
 mod overload;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod policy;
 mod retry;
 mod sketch;
