@@ -19,6 +19,11 @@ pub mod config;
 mod context;
 mod error;
 mod event;
+pub mod fallback;
+pub mod fleet;
+pub mod hedge;
+pub mod limit;
+pub mod lint;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod outcome;

@@ -13,6 +13,15 @@ mod config;
 mod configs;
 mod des;
 mod drops;
+mod fallbacks;
+mod fleets;
+mod hedges;
+#[cfg(feature = "tower")]
+mod layers;
+mod limits;
+mod manual;
+mod outliers;
+mod overload;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod policy;
