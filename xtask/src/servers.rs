@@ -6,7 +6,10 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 6] = [
+    // The browser of the console's tests.
+    ("chromedriver", "chromium-driver"),
+    ("chromium", "chromium"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),

@@ -10,6 +10,8 @@ struct PlannedChange;
 struct Sagas;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[doc = include_str!("../../../../docs/console.md")]
+struct Console;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]

@@ -9,6 +9,7 @@
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
+//! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
 pub use mainstay_partition as partition;

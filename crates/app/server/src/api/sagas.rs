@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 ///
 /// # Errors
 /// 404, or 503 when the journal fails.
-pub(super) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
+pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
     let loaded = app.journal.load(&Uid::new(uid)).await.map_err(|e| store_problem(&e))?;
     loaded.ok_or_else(|| Problem::new(Code::NotFound, "there is no such saga"))
 }

@@ -4,11 +4,14 @@
 
 mod audit;
 mod bad_input;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
 mod end_to_end;
+mod golden;
 mod harness;
 mod ledger;
 mod recorder;
@@ -17,3 +20,4 @@ mod ring;
 mod security;
 mod slow;
 mod tls;
+mod webdriver;

@@ -59,6 +59,9 @@ pub(crate) struct Inner {
     active: Mutex<HashMap<Uid, Arc<Active>>>,
     /// Whoever waits for the answer to a message, by saga and message id.
     waiting: Mutex<HashMap<String, Vec<oneshot::Sender<Result<(), Refusal>>>>>,
+    /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
+    /// starts that went wrong since the last one.
+    lost: Mutex<Vec<Uid>>,
     /// Looks for due sagas at once.
     poke: Notify,
     /// Until when this node's claims are safe, by boot time in nanoseconds.
@@ -140,6 +143,7 @@ impl EngineBuilder {
             participant: self.participant,
             active: Mutex::default(),
             waiting: Mutex::default(),
+            lost: Mutex::default(),
             poke: Notify::new(),
             claimed_until: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
