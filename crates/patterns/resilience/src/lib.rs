@@ -24,6 +24,8 @@ pub mod fleet;
 pub mod hedge;
 pub mod limit;
 pub mod lint;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod outcome;
 pub mod outlier;
 pub mod policy;

@@ -6,7 +6,6 @@ mod config;
 mod doctor;
 mod notify;
 mod output;
-mod ring;
 mod progress;
 mod reload;
 mod ring;

@@ -169,14 +169,14 @@ fn limits(
     runtime: &Runtime,
 ) -> Result<PolicyBuilder, ConfigError> {
     if let Some(spec) = &spec.rate {
-        let mut builder = RateLimiter::builder(name).clock(Arc::clone(runtime.clock()));
+        let mut builder = RateLimiter::builder(name).runtime(runtime);
         builder = builder.rate(spec.cells.unwrap_or(0), spec.per.unwrap_or(Duration::from_secs(1)));
         let limiter = set(builder, spec.burst, |b, burst| b.burst(burst)).build()?;
         policy = policy.limit(LimitSlot::Rate, Arc::new(limiter));
     }
     if let Some(spec) = &spec.adaptive {
-        let mut builder = AdaptiveLimiter::builder(name).clock(Arc::clone(runtime.clock()));
-        builder = builder.rng(Arc::clone(runtime.rng())).algorithm(match spec.algorithm.as_deref() {
+        let mut builder = AdaptiveLimiter::builder(name).runtime(runtime);
+        builder = builder.algorithm(match spec.algorithm.as_deref() {
             None | Some("gradient") => Algorithm::gradient(),
             Some("aimd") => Algorithm::aimd(),
             Some("vegas") => Algorithm::Vegas,
@@ -188,8 +188,7 @@ fn limits(
         policy = policy.limit(LimitSlot::Adaptive, Arc::new(limiter));
     }
     if let Some(spec) = &spec.throttle {
-        let mut builder = ClientThrottle::builder(name).clock(Arc::clone(runtime.clock()));
-        builder = builder.rng(Arc::clone(runtime.rng()));
+        let mut builder = ClientThrottle::builder(name).runtime(runtime);
         builder = set(builder, spec.k, |b, k| b.k(k));
         builder = set(builder, spec.window, |b, window| b.window(window));
         let throttle = set(builder, spec.trickle, |b, share| b.trickle(share)).build()?;

@@ -73,7 +73,7 @@ fn node(clock: &Manual, hub: &MemoryHub, with_fleet: bool, seed: u64) -> Node {
     let name = format!("node-{seed}");
     let fleet = with_fleet.then(|| {
         let transport = Arc::new(hub.join(name.clone()));
-        Fleet::builder(name.clone(), transport).clock(clock.arc()).build().unwrap()
+        Fleet::builder(name.clone(), transport).runtime(&clock.runtime(1)).build().unwrap()
     });
     let mut builder = Breaker::builder("db").runtime(&runtime);
     if let Some(fleet) = &fleet {
@@ -206,7 +206,7 @@ impl Transport for Garbage {
 #[test]
 fn garbage_from_peers_is_counted_and_ignored() {
     let clock = Manual::new();
-    let fleet = Fleet::builder("me", Arc::new(Garbage)).clock(clock.arc()).build().unwrap();
+    let fleet = Fleet::builder("me", Arc::new(Garbage)).runtime(&clock.runtime(1)).build().unwrap();
     let runtime = Runtime::on_tokio(clock.arc(), Arc::new(SeededRng::new(1)));
     let breaker = Breaker::builder("db").runtime(&runtime).build().unwrap();
     fleet.watch(&breaker);

@@ -232,8 +232,7 @@ async fn no_send_bound_is_added() {
 #[tokio::test(start_paused = true)]
 async fn pl3_every_refusal_of_a_layer_names_policy_reason_and_advice() {
     let runtime = runtime();
-    let rate =
-        RateLimiter::builder("rate").rate(1, Duration::from_secs(5)).clock(Arc::clone(runtime.clock()));
+    let rate = RateLimiter::builder("rate").rate(1, Duration::from_secs(5)).runtime(&runtime);
     let rate = rate.build().unwrap();
     let mut limited = rate.layer().layer(Probe::default());
     assert!(limited.call(0).await.is_ok());

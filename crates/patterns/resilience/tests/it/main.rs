@@ -20,6 +20,8 @@ mod hedges;
 mod layers;
 mod limits;
 mod manual;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod outliers;
 mod overload;
 mod policy;

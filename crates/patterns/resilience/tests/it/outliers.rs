@@ -14,7 +14,7 @@ fn secs(n: u64) -> Duration {
 }
 
 fn detector(hosts: usize, clock: &Manual) -> OutlierBuilder {
-    OutlierDetector::builder("x").endpoints((0..hosts).map(|i| format!("h{i:02}"))).clock(clock.arc())
+    OutlierDetector::builder("x").endpoints((0..hosts).map(|i| format!("h{i:02}"))).runtime(&clock.runtime(1))
 }
 
 fn fail(detector: &OutlierDetector, host: &str, times: usize) -> Option<Cause> {

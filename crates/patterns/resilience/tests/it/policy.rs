@@ -139,7 +139,8 @@ fn a_hedge_races_a_slow_first_attempt_and_the_loser_gives_everything_back() {
             w.advance(ms(100)).await;
             Ok::<_, Oops>(())
         };
-        p.call(&CallContext::new(), slow).await.unwrap();
+        let undeclared = CallContext::new();
+        p.call(&undeclared, slow).await.unwrap();
         while budget.spend(mainstay_resilience::budget::Cost::Hedge).is_ok() {}
         p.call(&declared, slow).await.unwrap();
         assert_eq!(calls.load(Ordering::SeqCst), 3);

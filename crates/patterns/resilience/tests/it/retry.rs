@@ -357,7 +357,7 @@ fn rt12_the_aws_preset_follows_its_rules_step_by_step() {
         let t0 = w.now();
         let throttled = |_| async {
             if n.fetch_add(1, Ordering::SeqCst) == 0 {
-                Err(Oops::Slow(Some(secs(10))))
+                Err::<(), _>(Oops::Slow(Some(secs(10))))
             } else {
                 Err(Oops::Fatal)
             }

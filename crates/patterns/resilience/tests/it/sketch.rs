@@ -157,7 +157,8 @@ fn sk9_an_unknown_partition_is_not_full_and_an_unsettled_call_leaks_nothing() {
         assert_eq!(all.get("billing").unwrap_err().field(), "partition");
         let email = all.get("email-service").unwrap();
         for _ in 0..100 {
-            let call = email.call(&CallContext::new(), std::future::pending::<Result<(), Oops>>);
+            let cx = CallContext::new();
+            let call = email.call(&cx, std::future::pending::<Result<(), Oops>>);
             assert!(poll_once(call).is_pending());
         }
         assert_eq!(email.snapshot().in_flight, 0);
@@ -171,7 +172,8 @@ fn sk10_attempts_are_attempts_and_none_is_refused() {
         assert_eq!(retry(0).unwrap_err().field(), "attempts");
         let p = Policy::builder("p").runtime(&w.runtime).retry(retry(1).unwrap()).build().unwrap();
         let calls = std::cell::Cell::new(0);
-        let result = p.call(&CallContext::new(), |_| {
+        let cx = CallContext::new();
+        let result = p.call(&cx, |_| {
             calls.set(calls.get() + 1);
             async { Err::<(), _>(Oops::Broken) }
         });

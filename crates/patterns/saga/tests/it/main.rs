@@ -13,4 +13,5 @@ mod lossy;
 mod order;
 mod people;
 mod remote;
+mod simulated;
 mod world;
