@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use mainstay::clock::SystemClock;
 use mainstay::partition::slots::{Plan, Planner, SlotMap};
 use mainstay::partition::topology::{EpochFence, Guard, Stage, Topology};
-use mainstay::partition::{Node, Place as _, Spread};
+use mainstay::partition::{Node, Spread};
 use mainstay::store::FencingToken;
 
 const ZONES: Spread = Spread::Hard { min: 3 };
