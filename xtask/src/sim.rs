@@ -41,7 +41,9 @@ pub(crate) fn run(root: &Path, args: &[String]) -> anyhow::Result<()> {
             "--seed" => "MAINSTAY_SEED",
             "--seeds" => "MAINSTAY_SEEDS",
             "--without" => "MAINSTAY_WITHOUT",
-            _ => bail!("unknown option `{option}`: --seed N, --seeds N, --minutes M, --nodes N, --ops N, --without IDS"),
+            _ => bail!(
+                "unknown option `{option}`: --seed N, --seeds N, --minutes M, --nodes N, --ops N, --without IDS"
+            ),
         };
         command.env(variable, value);
     }
@@ -141,6 +143,9 @@ mod tests {
         let expected = [("x", "a"), ("z", "c")].map(|(s, t)| (s.to_owned(), t.to_owned()));
         assert_eq!(in_file(source), expected);
         let found = suites(&crate::root()).unwrap();
-        assert!(["lock", "orders", "session"].iter().all(|n| found.iter().any(|s| s.name == **n)), "{found:?}");
+        assert!(
+            ["lock", "orders", "session"].iter().all(|n| found.iter().any(|s| s.name == **n)),
+            "{found:?}"
+        );
     }
 }

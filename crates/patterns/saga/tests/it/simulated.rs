@@ -29,8 +29,13 @@ struct Remote {
 }
 
 fn effect(world: &World, cx: &StepCx, what: &str, amount: i64) {
-    let mut effect =
-        Effect::new("participant", &format!("{}/{}", cx.saga, cx.step), &format!("{}/{what}", cx.idempotency_key), amount, 0);
+    let mut effect = Effect::new(
+        "participant",
+        &format!("{}/{}", cx.saga, cx.step),
+        &format!("{}/{what}", cx.idempotency_key),
+        amount,
+        0,
+    );
     effect.epoch = Some(cx.fence.get());
     world.effect(effect);
 }
@@ -104,11 +109,14 @@ fn definition() -> Definition {
 async fn node_main(node: Node, participants: Arc<Participants>) {
     let definition = definition();
     let remote = |refuses| {
-        Arc::new(Remote { node: node.clone(), participants: Arc::clone(&participants), refuses }) as Arc<dyn LocalStep>
+        Arc::new(Remote { node: node.clone(), participants: Arc::clone(&participants), refuses })
+            as Arc<dyn LocalStep>
     };
-    let steps = [("reserve", 0), ("charge", 0), ("ship", 3)].map(|(name, refuses)| (name.to_owned(), remote(refuses)));
+    let steps = [("reserve", 0), ("charge", 0), ("ship", 3)]
+        .map(|(name, refuses)| (name.to_owned(), remote(refuses)));
     let engine = loop {
-        let config = Config { node: node.name().to_owned(), claim_ttl: Duration::from_secs(3), ..Config::default() };
+        let config =
+            Config { node: node.name().to_owned(), claim_ttl: Duration::from_secs(3), ..Config::default() };
         let builder = Engine::builder(node.journal(), node.runtime()).config(config);
         match builder.definition(definition.clone(), steps.clone()).open().await {
             Ok(engine) => break engine,
@@ -138,9 +146,17 @@ async fn scenario(world: World) {
     }
     for row in rows {
         if !row.row.status.is_final() {
-            world.fail(format!("saga {} is {} ({:?}) long after the heal", row.id, row.row.status, row.row.error));
+            world.fail(format!(
+                "saga {} is {} ({:?}) long after the heal",
+                row.id, row.row.status, row.row.error
+            ));
         }
-        let refused = row.id.rsplit('-').next().and_then(|n| n.parse::<u64>().ok()).is_some_and(|n| n.is_multiple_of(3));
+        let refused = row
+            .id
+            .rsplit('-')
+            .next()
+            .and_then(|n| n.parse::<u64>().ok())
+            .is_some_and(|n| n.is_multiple_of(3));
         if refused && row.row.status == SagaStatus::Completed {
             world.fail(format!("saga {} completed though its last step said no", row.id));
         }
@@ -162,7 +178,8 @@ fn campaign(name: &str, kinds: &[FaultKind], seeds: std::ops::Range<u64>) -> Rep
 
 #[test]
 fn sg_x03_m_g2_replies_lost_in_commit_and_at_participants_double_nothing() {
-    let kinds = [FaultKind::ReplyLost, FaultKind::LateReply, FaultKind::LateRequest, FaultKind::DuplicateRequest];
+    let kinds =
+        [FaultKind::ReplyLost, FaultKind::LateReply, FaultKind::LateRequest, FaultKind::DuplicateRequest];
     campaign("saga-replies", &kinds, 0..40).assert_pass();
 }
 

@@ -76,7 +76,8 @@ impl Link {
     }
 
     async fn wait<T>(&self, rx: oneshot::Receiver<Result<T>>) -> Result<T> {
-        let unknown = |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
+        let unknown =
+            |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
         let reset = self.world.until_reset(self.node, self.store());
         let reply = async {
             match rx.await {

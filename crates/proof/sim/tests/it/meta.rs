@@ -12,21 +12,27 @@ use mainstay_sim::sim::{
 };
 use mainstay_sim::verdict::Verdict;
 use mainstay_sim::{Sim, buggify, sometimes};
+use mainstay_store::LeaseStore;
 use mainstay_store::lease::{AcquireRequest, Acquired};
 use mainstay_store::memory::MemoryLeaseStore;
-use mainstay_store::LeaseStore;
 
 use crate::{lock, orders, session};
 
 fn traced(seeds: std::ops::Range<u64>) -> Report {
-    let sim = Sim::builder("traced").seeds(seeds).nodes(3).faults(Faults::all().healing_after(Duration::from_secs(8)));
+    let sim = Sim::builder("traced")
+        .seeds(seeds)
+        .nodes(3)
+        .faults(Faults::all().healing_after(Duration::from_secs(8)));
     let run = |world: World| async move {
         world.start_all(|node| async move {
             let (store, clock, process, rng) = (node.lease_store(), node.clock(), node.process(), node.rng());
             for i in 0_u64.. {
                 let op = format!("{}-{}-{i}", node.name(), node.incarnation());
                 let call = process.begin("acquire", "k").via(&node.via());
-                match store.acquire(AcquireRequest::exclusive("k", node.name(), &op, Duration::from_secs(1))).await {
+                match store
+                    .acquire(AcquireRequest::exclusive("k", node.name(), &op, Duration::from_secs(1)))
+                    .await
+                {
                     Ok(Acquired::Granted(g)) => call.with(|o| o.epoch = Some(g[0].token.get())).ok(),
                     Ok(_) => call.fail(),
                     Err(e) => call.error(&e, true),
@@ -241,10 +247,15 @@ fn a_crash_drops_tasks_keeps_the_disk_and_leaves_operations_unknown() {
             world.reboot(0);
         }
         world.clock().sleep(Duration::from_secs(1)).await;
-        let unknown = world.recorder().events().iter().filter(|e| match e {
-            Event::Op(op) => op.outcome == Ended::Unknown && op.return_ns.is_none(),
-            _ => false,
-        }).count();
+        let unknown = world
+            .recorder()
+            .events()
+            .iter()
+            .filter(|e| match e {
+                Event::Op(op) => op.outcome == Ended::Unknown && op.return_ns.is_none(),
+                _ => false,
+            })
+            .count();
         assert_eq!(unknown, 3);
         world.process().begin("acquire", "k").with(|o| o.epoch = Some(1)).ok();
     });

@@ -159,7 +159,8 @@ impl Executor {
     }
 
     async fn call(&self, state: State, step: u8, attempt: u32, says_no: bool) -> Result<Answer, Error> {
-        let (participants, world, bug) = (Arc::clone(&self.participants), self.node.world().clone(), self.bug);
+        let (participants, world, bug) =
+            (Arc::clone(&self.participants), self.node.world().clone(), self.bug);
         let (key, number) = (self.key(state.order, step, attempt), self.number(state.order));
         let act = move || -> mainstay_store::BoxFuture<'static, Result<Answer, Error>> {
             let answer = participants.act(&world, bug, number, step, &key, says_no);

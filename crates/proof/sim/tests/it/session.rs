@@ -176,7 +176,11 @@ impl Client {
     async fn run(mut self) {
         self.new_session();
         loop {
-            if self.rng.below(3) == 0 { self.write().await } else { self.read().await }
+            if self.rng.below(3) == 0 {
+                self.write().await
+            } else {
+                self.read().await
+            }
             self.node.clock().sleep(Duration::from_millis(20 + self.rng.below(100))).await;
         }
     }
