@@ -3,6 +3,10 @@
 mod api;
 mod arrows;
 mod bench;
+mod budget;
+mod full;
+mod servers;
+mod sim;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -15,9 +19,15 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   check     formatting, clippy, docs, style, dependency arrows, public API
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
+  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation; `sim` lists them
   ci        check, test, and every benchmark for a moment
+  features  every package with no feature, each alone, and all
+  budget    dependencies, size, start, memory and pages against their limits
+  loom      the models of lock-free cores
+  full      ci, features, budget, loom, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
 fn main() -> ExitCode {
@@ -27,8 +37,14 @@ fn main() -> ExitCode {
         "api" => api::run(&root(), words.first().is_some_and(|w| w == "--write")),
         "arrows" => arrows::run(&root()),
         "bench" => bench::bench(&words),
+        "budget" => budget::budget(),
         "check" => check(),
         "ci" => ci(),
+        "features" => full::features(),
+        "full" => full::full(),
+        "loom" => full::loom(),
+        "overload" => overload(),
+        "sim" => sim::run(&root(), &words),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -75,6 +91,14 @@ fn check() -> anyhow::Result<()> {
     api::run(&root(), false)
 }
 
+/// The scenario of the proof at a tenth of its time scale, about 40 s.
+fn overload() -> anyhow::Result<()> {
+    let svg = root().join("target/overload.svg");
+    run(cargo()
+        .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
+        .arg(svg))
+}
+
 fn ci() -> anyhow::Result<()> {
     check()?;
     test()?;
@@ -107,7 +131,8 @@ impl Totals {
 fn test() -> anyhow::Result<()> {
     let mut totals = Totals::default();
     let mut tests = cargo();
-    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    servers::bring()?;
+    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
     let mut ok = stream(&mut tests, &mut totals)?;
     for example in std::fs::read_dir(root().join("examples")).context("there are no examples")? {
         let name = format!("example-{}", example?.file_name().to_string_lossy());

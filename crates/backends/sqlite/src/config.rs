@@ -19,8 +19,9 @@ pub enum Driver {
 /// | option | default | why |
 /// |---|---|---|
 /// | `driver` | a thread | group commit |
-/// | `readers` | 2 connections | views while recovery reads |
+/// | `readers` | 4 connections | views while recovery reads; more reads at once wait in line |
 /// | `max_pages` | none | the disk is the limit |
+/// | `max_wal_bytes` | 64 MiB | long enough that checkpoints stay beside the commits, short enough to read back after a crash in a moment |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SqliteConfig {
@@ -32,19 +33,35 @@ pub struct SqliteConfig {
     pub readers: usize,
     /// Most pages (4 KiB each) of the file.
     pub max_pages: Option<u32>,
+    /// Length at which the write-ahead log starts over, at least 64 KiB. A reader that stays in it longer
+    /// than that can make it grow to more; this is reported.
+    pub max_wal_bytes: u64,
 }
 
 impl SqliteConfig {
     /// The defaults for a database file.
     #[must_use]
     pub fn new(file: impl Into<PathBuf>) -> Self {
-        Self { file: file.into(), driver: Driver::Thread, readers: 2, max_pages: None }
+        Self {
+            file: file.into(),
+            driver: Driver::Thread,
+            readers: 2,
+            max_pages: None,
+            max_wal_bytes: 64 * 1024 * 1024,
+        }
     }
 
     /// The same with another driver.
     #[must_use]
     pub fn with_driver(mut self, driver: Driver) -> Self {
         self.driver = driver;
+        self
+    }
+
+    /// The same with another length of the write-ahead log.
+    #[must_use]
+    pub fn with_max_wal_bytes(mut self, bytes: u64) -> Self {
+        self.max_wal_bytes = bytes;
         self
     }
 

@@ -471,17 +471,33 @@ fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
     Ok(claimed)
 }
 
+/// Finished sagas of one status, the oldest first.
+pub(crate) const OLD_SAGAS: &str =
+    "select rid from saga where status = ?1 and ended < ?2 order by ended limit ?3";
+/// Identities and replies that nobody asks for any more: as many as the batch allows.
+pub(crate) const OLD_IDENTITIES: [&str; 2] = [
+    "delete from tombstone where (definition, id) in
+       (select definition, id from tombstone where at < ?1 order by at limit ?2)",
+    "delete from reply where key in (select key from reply where at < ?1 order by at limit ?2)",
+];
+
+fn old_sagas(conn: &Connection, p: &PurgeRequest) -> rusqlite::Result<Vec<i64>> {
+    let mut old = Vec::new();
+    for status in SagaStatus::ALL.into_iter().filter(|s| s.is_final()) {
+        let before = if status == SagaStatus::Completed { p.completed_before } else { p.compensated_before };
+        let mut statement = conn.prepare_cached(OLD_SAGAS)?;
+        let left = p.limit.saturating_sub(old.len());
+        let found =
+            statement.query_map(params![status.as_str(), before.unix_millis(), left], |r| r.get(0))?;
+        for rid in found {
+            old.push(rid?);
+        }
+    }
+    Ok(old)
+}
+
 fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
-    let old: Vec<i64> = conn
-        .prepare_cached(
-            "select rid from saga where ended < max(?1, ?2) and ended < case status when 'completed' then ?1 else ?2 end
-             order by ended limit ?3",
-        )?
-        .query_map(
-            params![p.completed_before.unix_millis(), p.compensated_before.unix_millis(), p.limit],
-            |r| r.get(0),
-        )?
-        .collect::<rusqlite::Result<_>>()?;
+    let old = old_sagas(conn, p)?;
     for rid in &old {
         conn.prepare_cached(
             "insert or replace into tombstone select definition, id, uid, input_hash, status, updated from saga where rid = ?1",
@@ -505,8 +521,10 @@ fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
         }
     }
     let before = p.tombstones_before.unix_millis();
-    let mut tombstones = conn.prepare_cached("delete from tombstone where at < ?1")?.execute([before])?;
-    tombstones += conn.prepare_cached("delete from reply where at < ?1")?.execute([before])?;
+    let mut tombstones = 0;
+    for sql in OLD_IDENTITIES {
+        tombstones += conn.prepare_cached(sql)?.execute(params![before, p.limit])?;
+    }
     Ok(Purged { sagas: old.len(), tombstones })
 }
 

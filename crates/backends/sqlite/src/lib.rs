@@ -1,4 +1,4 @@
-//! The embedded store: journal, leases, records, cells and the participant barrier on SQLite.
+//! The embedded store: journal, records, cells and the participant barrier in one SQLite file, leases in another.
 //!
 //! One writer with group commit: whatever is queued goes into one transaction with one sync, and each item
 //! is answered for itself. WAL with `synchronous=FULL`, read back on every connection: an answered write
@@ -21,4 +21,5 @@ mod writer;
 
 pub use config::{Driver, SqliteConfig};
 pub use journal::tx;
+pub use leases::SqliteLeases;
 pub use store::SqliteStore;

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 1] = [V1];
+const MIGRATIONS: [&str; 3] = [V1, V2, V3];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -42,14 +42,22 @@ create table tombstone (
 create table audit (
   seq integer primary key, at integer not null, who text not null, action text not null, target text not null,
   reason text not null, before text not null, after text not null, request_id text not null, chain blob not null);
-create table lease (
-  name text primary key, token integer not null, owner text, op_id text, until integer not null,
-  ttl integer not null, note text not null) without rowid;
 create table kv (key text primary key, version integer not null, value blob, expires integer) without rowid;
 create table cell (name text primary key, value blob not null, sum blob not null) without rowid;
 create table purged (one integer primary key check (one = 1), last_rid integer not null, last_n integer not null);
 insert into purged values (1, 0, 0);
 ";
+
+/// The purge finds what is old without looking at what is kept longer.
+const V2: &str = "
+drop index saga_ended;
+create index saga_ended on saga (status, ended) where ended is not null;
+create index tombstone_at on tombstone (at);
+create index reply_at on reply (at);
+";
+
+/// Lists by attribute, newest first, without looking at every saga.
+const V3: &str = "create index attr_value on attr (key, value, rid);";
 
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
@@ -73,4 +81,46 @@ pub(crate) fn migrate(conn: &Connection) -> Result<(), Error> {
         })?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::{V1, VERSION, migrate};
+    use crate::journal::{OLD_IDENTITIES, OLD_SAGAS};
+
+    fn version(conn: &Connection) -> i64 {
+        conn.query_row("pragma user_version", [], |r| r.get(0)).unwrap()
+    }
+
+    #[test]
+    fn an_older_file_is_brought_up_with_what_it_holds() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("{V1} pragma user_version = 1;")).unwrap();
+        conn.execute("insert into tombstone values ('order', '7', 'u', x'00', 'completed', 5)", []).unwrap();
+        migrate(&conn).unwrap();
+        assert_eq!(version(&conn), VERSION);
+        let kept: i64 = conn.query_row("select count(*) from tombstone", [], |r| r.get(0)).unwrap();
+        assert_eq!(kept, 1);
+        migrate(&conn).unwrap();
+    }
+
+    #[test]
+    fn every_search_of_the_purge_walks_an_index() {
+        let conn = Connection::open_in_memory().unwrap();
+        migrate(&conn).unwrap();
+        for sql in OLD_IDENTITIES.into_iter().chain([OLD_SAGAS]) {
+            let mut plan = conn.prepare(&format!("explain query plan {sql}")).unwrap();
+            let free = plan.parameter_count();
+            let steps: Vec<String> = plan
+                .query_map(rusqlite::params_from_iter(vec![1; free]), |r| r.get(3))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap();
+            let scans = steps.iter().any(|s| s.starts_with("SCAN") || s.contains("TEMP B-TREE FOR ORDER"));
+            let dated = steps.iter().any(|s| s.contains("<?"));
+            assert!(!scans && dated, "{sql}: {steps:?}");
+        }
+    }
 }

@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mainstay_clock::Runtime;
 use mainstay_store::{Error, ErrorKind, Result};
 use rusqlite::Connection;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Driver, SqliteConfig};
 use crate::lockfile::LockFile;
 use crate::writer::{Core, Writer};
 use crate::{open, schema};
 
-/// Journal, leases, records and cells in one SQLite file. Clones share it.
+/// A shorter log would start over with every few commits.
+const MIN_WAL_BYTES: u64 = 64 * 1024;
+
+/// Journal, records and cells in one SQLite file. Clones share it.
 ///
 /// ```
 /// use mainstay_clock::Runtime;
@@ -33,6 +36,8 @@ pub struct SqliteStore(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) writer: Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
+    /// One for each connection in `readers`.
+    turns: Arc<Semaphore>,
     config: SqliteConfig,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
@@ -48,6 +53,11 @@ impl SqliteStore {
     pub fn open(config: SqliteConfig, runtime: &Runtime) -> Result<Self> {
         if config.readers == 0 || config.readers > 64 {
             let text = format!("`readers` is {}; allowed: 1 to 64", config.readers);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        if config.max_wal_bytes < MIN_WAL_BYTES {
+            let text =
+                format!("`max_wal_bytes` is {}; allowed: {MIN_WAL_BYTES} or more", config.max_wal_bytes);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
         let lock = LockFile::take(&config.file)?;
@@ -68,11 +78,16 @@ impl SqliteStore {
             Driver::Thread => {
                 // Checkpoints happen on their own thread, never inside a commit.
                 conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(crate::error::store_error)?;
+                // A file that had to grow is cut back when the log starts over.
+                conn.pragma_update(None, "journal_size_limit", config.max_wal_bytes)
+                    .map_err(crate::error::store_error)?;
                 let checkpoint = open::open(&config.file, true)?;
-                Writer::thread(Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?, checkpoint)?
+                let core = Core::new(conn, Arc::clone(runtime.clock()), commits, lock)?;
+                Writer::thread(core, checkpoint, config.max_wal_bytes)?
             }
         };
-        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), config, changed })))
+        let turns = Arc::new(Semaphore::new(config.readers));
+        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), turns, config, changed })))
     }
 
     /// Runs `read` on a reader connection: off the async threads in production, on the caller's thread with
@@ -84,18 +99,24 @@ impl SqliteStore {
         let (readers, file) = (Arc::clone(&self.0.readers), self.0.config.file.clone());
         let run = move || {
             let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            // More readers than pooled connections: a short-lived one instead of a wait.
+            // None is there only after a read that panicked took its connection along.
             let conn = pooled.map_or_else(|| open::open(&file, false), Ok)?;
             let result = read(&conn);
-            let mut pool = readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if pool.len() < pool.capacity() {
-                pool.push(conn);
-            }
+            readers.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
             result
         };
         if self.0.config.driver == Driver::Inline {
             return run();
         }
+        // In line for a connection: to open one costs more than most reads.
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| Error::new(ErrorKind::Internal, "the readers are closed"))?;
+        // The turn lasts as long as the read, also when the caller goes away.
+        let run = move || {
+            let result = run();
+            drop(turn);
+            result
+        };
         let ended = |_| Error::new(ErrorKind::Internal, "a reader panicked");
         tokio::task::spawn_blocking(run).await.map_err(ended)?
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
@@ -21,8 +22,10 @@ const QUEUE: usize = 4_096;
 /// A checkpoint is due after this many commits; about 4 MiB of log at usual sizes.
 const CHECKPOINT_EVERY: u32 = 256;
 
-/// Frames (4 KiB each) after which the writer itself finishes a checkpoint: 64 MiB of log.
-const MAX_WAL_FRAMES: i64 = 16 * 1024;
+/// Bytes of a frame of the log: a page and its head.
+const FRAME: u64 = 4_096 + 24;
+/// How long commits may wait for readers that keep the log from starting over, once it is twice too long.
+const READERS_WAIT: Duration = Duration::from_millis(50);
 
 /// Called once the fate of the transaction is known.
 type Answer = Box<dyn FnOnce(std::result::Result<(), Failure>) + Send>;
@@ -49,7 +52,7 @@ pub(crate) struct Job {
 
 /// Work and the caller that waits for it.
 trait Work: Send {
-    /// Runs it; a failure ends the batch.
+    /// Runs it; after a failure its writes must be taken back.
     fn run(self: Box<Self>, pen: &mut Pen) -> (Answer, Option<Failure>);
 
     /// Answers without running it.
@@ -162,20 +165,46 @@ impl Core {
         {
             failed = Some(failure(&e, Outcome::NotApplied));
         }
+        let alone = jobs.len() == 1;
         for job in jobs {
-            if let Some(why) = &failed {
-                job.work.refuse(why);
-                continue;
-            }
-            let (answer, failure) = job.work.run(&mut self.pen);
-            answers.push(answer);
-            failed = failure;
+            failed = match &failed {
+                Some(why) => {
+                    job.work.refuse(why);
+                    continue;
+                }
+                None if alone => {
+                    let (answer, failed) = job.work.run(&mut self.pen);
+                    answers.push(answer);
+                    failed
+                }
+                None => self.isolate(job, answers),
+            };
         }
         if let Some(failed) = failed {
             self.roll_back();
             return Err(failed);
         }
         self.commit()
+    }
+
+    /// Runs one job of several: what fails leaves no trace, and its neighbors go on.
+    ///
+    /// A failure that ended the whole transaction (a full disk, an I/O error) is the answer.
+    fn isolate(&mut self, job: Job, answers: &mut Vec<Answer>) -> Option<Failure> {
+        if let Err(e) = self.pen.execute("savepoint job") {
+            let why = failure(&e, Outcome::NotApplied);
+            job.work.refuse(&why);
+            return Some(why);
+        }
+        let (answer, failed) = job.work.run(&mut self.pen);
+        answers.push(answer);
+        let Some(why) = failed else {
+            return self.pen.execute("release job").err().map(|e| failure(&e, Outcome::NotApplied));
+        };
+        self.pen.desk.forget_all();
+        let back = !self.pen.conn.is_autocommit()
+            && self.pen.execute("rollback to job").and_then(|()| self.pen.execute("release job")).is_ok();
+        (!back).then_some(why)
     }
 
     fn commit(&mut self) -> std::result::Result<(), Failure> {
@@ -199,6 +228,29 @@ impl Core {
             ..broken.clone()
         });
         Err(broken)
+    }
+
+    /// Lets a log of `frames` start over when it is longer than `max`.
+    fn shorten(&self, frames: i64, max: i64) {
+        if frames <= max {
+            return;
+        }
+        // Beside the commits nearly all was moved; between two of them the rest is small.
+        let left = checkpoint_now(&self.pen.conn);
+        if left <= max.saturating_mul(2) {
+            return;
+        }
+        // All is moved, but readers stand in the log: they are waited for, shortly.
+        let restarted = self.pen.conn.busy_timeout(READERS_WAIT).and_then(|()| {
+            self.pen.conn.query_row("pragma wal_checkpoint(restart)", [], |r| r.get::<_, i64>(0))
+        });
+        if !matches!(restarted, Ok(0)) {
+            let bytes = left.unsigned_abs() * FRAME;
+            tracing::warn!(target: "mainstay::sqlite", bytes, "a reader keeps the log from starting over");
+        }
+        if let Err(error) = self.pen.conn.busy_timeout(crate::open::BUSY) {
+            tracing::warn!(target: "mainstay::sqlite", %error, "the busy timeout is not restored");
+        }
     }
 
     fn roll_back(&mut self) {
@@ -233,7 +285,8 @@ impl Writer {
     }
 
     /// Starts the writer thread. `checkpoint` runs off the commit path, on a thread of its own.
-    pub(crate) fn thread(mut core: Core, checkpoint: Connection) -> Result<Self> {
+    pub(crate) fn thread(mut core: Core, checkpoint: Connection, max_wal_bytes: u64) -> Result<Self> {
+        let max_frames = i64::try_from(max_wal_bytes / FRAME).unwrap_or(i64::MAX);
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let (due, checkpoints) = std::sync::mpsc::sync_channel::<()>(1);
         let frames = Arc::new(AtomicI64::new(0));
@@ -257,11 +310,8 @@ impl Writer {
                     core.run(batch(first, &mut jobs));
                     if core.commits >= CHECKPOINT_EVERY {
                         core.commits = 0;
-                        if frames.load(Ordering::Relaxed) > MAX_WAL_FRAMES {
-                            // Between two commits the rest is small, and with it done the log starts over.
-                            checkpoint_now(&core.pen.conn);
-                            frames.store(0, Ordering::Relaxed);
-                        }
+                        let long = frames.swap(0, Ordering::Relaxed);
+                        core.shorten(long, max_frames);
                         // Full means that one is due already.
                         let _ = due.try_send(());
                     }
@@ -274,7 +324,7 @@ impl Writer {
     /// Runs `work` in a transaction and answers once it is committed.
     ///
     /// An error of `work` is its answer when it is a refusal made before anything was written
-    /// ([`Step::Refuse`]); a failed statement rolls back the whole batch.
+    /// ([`Step::Refuse`]); a failed statement takes back what this work wrote, and nothing of its neighbors.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         bytes: usize,

@@ -18,10 +18,22 @@ pub enum ErrorKind {
     Config,
     /// The same epoch came with another fingerprint.
     Conflict,
+    /// A change drops so much that it must be seen more often in a row, or be forced.
+    Guarded {
+        /// How often it was seen in a row.
+        seen: u32,
+        /// How often it must be.
+        hold: u32,
+    },
     /// Another change is prepared and not yet decided.
     InProgress,
     /// A bug of ours.
     Internal,
+    /// Members have neither acknowledged the change nor been excused.
+    NotAcknowledged {
+        /// How many.
+        missing: usize,
+    },
     /// The epoch is lower than one already seen.
     StaleEpoch {
         /// The highest epoch seen.
@@ -79,7 +91,13 @@ impl Error {
     /// Whether the same call may succeed later without a new topology.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        matches!(self.kind, ErrorKind::AllFull | ErrorKind::InProgress)
+        matches!(
+            self.kind,
+            ErrorKind::AllFull
+                | ErrorKind::Guarded { .. }
+                | ErrorKind::InProgress
+                | ErrorKind::NotAcknowledged { .. }
+        )
     }
 
     /// When to come back; unknown here.
@@ -96,8 +114,10 @@ impl Error {
             ErrorKind::ApiMisuse => "partition_api_misuse",
             ErrorKind::Config => "partition_config",
             ErrorKind::Conflict => "partition_conflict",
+            ErrorKind::Guarded { .. } => "partition_guarded",
             ErrorKind::InProgress => "partition_in_progress",
             ErrorKind::Internal => "partition_internal",
+            ErrorKind::NotAcknowledged { .. } => "partition_not_acknowledged",
             ErrorKind::StaleEpoch { .. } => "partition_stale_epoch",
             ErrorKind::StaleToken => "partition_stale_token",
             ErrorKind::TooFewNodes { .. } => "partition_too_few_nodes",

@@ -6,12 +6,15 @@
 //! - [`Jump`]: numbered shards without a table.
 //! - [`slots`]: fixed slots with explicit replica lists and an epoch.
 //! - [`Bounded`]: a bound on every node's load, over any of them.
+//! - [`topology`]: epochs, prepare and commit, wait-free readers, handoff.
+//! - [`advise`]: which placement to take, and what it costs before it is taken.
 //! - [`compat`]: profiles that answer bit by bit like other systems.
 //!
 //! Every placement is a [`Place`]: an owner, distinct [`Owners`] in order, exact [`Shares`], and a fingerprint
 //! that tells whether two clients agree. Nodes are known by their id, never by their position in a list; keys
 //! are bytes. Nothing here waits, reads a clock or draws a random number.
 
+pub mod advise;
 mod bounded;
 pub mod compat;
 mod error;
@@ -27,6 +30,7 @@ mod rendezvous;
 mod ring;
 pub mod slots;
 mod source;
+pub mod topology;
 mod warning;
 
 pub use bounded::{Bounded, Lease, Load, WhenFull};

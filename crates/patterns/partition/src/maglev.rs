@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 
 use xxhash_rust::xxh64::xxh64;
 
@@ -27,7 +28,7 @@ const ENTRIES_PER_NODE: usize = 100;
 const SMALL: usize = u16::MAX as usize;
 
 /// Table of owners: two bytes each while they suffice.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) enum Table {
     Small(Vec<u16>),
     Large(Vec<u32>),
@@ -89,6 +90,12 @@ impl Table {
             Self::Small(table) => table.capacity() * size_of::<u16>(),
             Self::Large(table) => table.capacity() * size_of::<u32>(),
         }
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Table({})", self.len())
     }
 }
 
@@ -242,8 +249,8 @@ impl Place for Maglev {
     }
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
-        let first = Self::owner_of_hash(self, hash).map(NodeIdx::get);
-        Owners::new(&self.nodes, Source::Chain(Chain { first, rest: self.next.walk(hash) }))
+        let first = Self::owner_of_hash(self, hash);
+        Owners::new(&self.nodes, Source::Chain(Chain::new(first, self.next.walk(hash))))
     }
 
     fn shares(&self) -> Shares {
@@ -262,13 +269,28 @@ impl Place for Maglev {
 /// An owner from a table, then a ranking.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain<'a> {
-    pub(crate) first: Option<u32>,
-    pub(crate) rest: Ranked<'a>,
+    first: Option<u32>,
+    begun: bool,
+    rest: Ranked<'a>,
 }
 
-impl Chain<'_> {
+impl<'a> Chain<'a> {
+    pub(crate) fn new(first: Option<NodeIdx>, rest: Ranked<'a>) -> Self {
+        Self { first: first.map(NodeIdx::get), begun: false, rest }
+    }
+
     pub(crate) fn next(&mut self) -> Option<u32> {
-        self.first.take().or_else(|| self.rest.next())
+        if self.begun {
+            return self.rest.next();
+        }
+        self.begun = true;
+        self.first
+    }
+
+    /// Back to the owner.
+    pub(crate) fn restart(&mut self) {
+        self.begun = false;
+        self.rest.restart();
     }
 }
 
@@ -312,7 +334,7 @@ impl MaglevBuilder {
     ///
     /// # Errors
     /// A duplicate or empty id, a table that is not prime or too small or too large, weights that are all
-    /// zero or so unequal that a node would get no entry.
+    /// zero. However small its weight, a node that has one gets an entry.
     pub fn build(self) -> Result<Maglev, ConfigError> {
         let nodes = Nodes::weighted(self.nodes)?;
         check_table(self.table, nodes.len())?;
@@ -320,16 +342,6 @@ impl MaglevBuilder {
         let weighed: Vec<(&[u8], f64)> =
             placed.iter().map(|(_, n)| (n.id.as_str().as_bytes(), f64::from(n.weight))).collect();
         let table = Table::fill(if placed.is_empty() { 0 } else { self.table }, &weighed);
-        let counts = table.counts(placed.len());
-        if let Some(at) = counts.iter().position(|c| *c == 0.0) {
-            let node = placed[at].1;
-            return Err(ConfigError::new(
-                ConfigErrorKind::OutOfRange,
-                "nodes.weight",
-                format!("{} of {}", node.weight, node.id),
-                format!("a share of at least 1/{}: a larger table or a larger weight", self.table),
-            ));
-        }
         let table = table.renumber(&placed, nodes.len());
         let hash = self.hash;
         let next = Scores::new(nodes.iter().map(|(i, n)| (i, hash.node(n.id.as_str()), u64::from(n.weight))));

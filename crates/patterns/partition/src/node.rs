@@ -139,7 +139,6 @@ impl NodeIdx {
     }
 }
 
-#[derive(Debug)]
 struct Inner {
     list: Vec<Node>,
     zones: Vec<Option<Zone>>,
@@ -150,7 +149,7 @@ struct Inner {
 /// A checked set of nodes: sorted by id, no id twice. Cheap to clone.
 ///
 /// The order in which nodes are given never matters.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Nodes(Arc<Inner>);
 
 impl Nodes {
@@ -282,6 +281,13 @@ impl Nodes {
     #[must_use]
     pub fn zone_of(&self, idx: NodeIdx) -> Option<usize> {
         self.0.zone_of.get(idx.as_usize()).map(|z| *z as usize)
+    }
+}
+
+impl fmt::Debug for Nodes {
+    /// How many nodes and zones; a fleet is too long for a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Nodes({} in {} zones)", self.len(), self.zones().len())
     }
 }
 

@@ -65,6 +65,12 @@ impl Ring {
         self.points.bytes()
     }
 
+    /// The most points that a lookup looks at before it halves what is left. Even names give 9 at most.
+    #[must_use]
+    pub fn longest_scan(&self) -> u32 {
+        self.points.longest()
+    }
+
     /// What an operator should know before this ring is used.
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {

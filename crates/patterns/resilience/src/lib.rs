@@ -14,17 +14,28 @@
 pub mod breaker;
 pub mod budget;
 pub mod bulkhead;
+#[cfg(feature = "serde")]
+pub mod config;
 mod context;
 mod error;
 mod event;
+pub mod fallback;
+pub mod fleet;
+pub mod hedge;
 pub mod limit;
+pub mod lint;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod outcome;
+pub mod outlier;
 pub mod policy;
 pub mod retry;
 mod shard;
 mod streak;
 mod sync;
 pub mod timeout;
+#[cfg(feature = "tower")]
+pub mod tower;
 mod window;
 
 pub use breaker::Breaker;

@@ -93,7 +93,7 @@ impl<const R: usize> Window<R> {
     }
 
     /// Counts one common event in `bucket`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn add(&self, bucket: u64) {
         let shard = shard::thread() & (self.shards.len() - 1);
         let cell = &self.shards[shard][bucket as usize % CELLS];

@@ -7,6 +7,8 @@
 pub mod definition;
 pub mod engine;
 mod error;
+#[cfg(feature = "test-util")]
+pub mod exhaust;
 pub mod fold;
 #[cfg(feature = "http")]
 pub mod http;

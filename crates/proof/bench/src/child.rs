@@ -28,8 +28,8 @@ impl Program {
         file.exists().then_some(Self { file, first: Vec::new() })
     }
 
-    /// Runs it and reads the figures from the last line of its output.
-    pub(crate) fn run(&self, order: &Order) -> anyhow::Result<Figures> {
+    /// The command that does as ordered.
+    pub(crate) fn command(&self, order: &Order) -> Command {
         let numbers = [
             ("--concurrency", order.concurrency.to_string()),
             ("--seconds", order.seconds.to_string()),
@@ -49,6 +49,12 @@ impl Program {
         for (name, value) in texts {
             command.args([name, value.as_str()]);
         }
+        command
+    }
+
+    /// Runs it and reads the figures from the last line of its output.
+    pub(crate) fn run(&self, order: &Order) -> anyhow::Result<Figures> {
+        let mut command = self.command(order);
         let output = command.output().with_context(|| format!("{command:?} cannot be started"))?;
         let text = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
@@ -61,7 +67,7 @@ impl Program {
 }
 
 /// Reads what [`Figures::line`] wrote.
-fn read(line: &str) -> anyhow::Result<Figures> {
+pub(crate) fn read(line: &str) -> anyhow::Result<Figures> {
     let found: serde_json::Value = serde_json::from_str(line)?;
     let number = |name: &str| found[name].as_f64().with_context(|| format!("no `{name}`"));
     let count = |name: &str| found[name].as_u64().with_context(|| format!("no `{name}`"));
@@ -74,6 +80,7 @@ fn read(line: &str) -> anyhow::Result<Figures> {
         p999: number("p999")?,
         rss_kib: count("rss_kib")?,
         peak_kib: count("peak_kib")?,
+        early_kib: count("early_kib")?,
         cpu_seconds: number("cpu_seconds")?,
     })
 }
@@ -81,10 +88,18 @@ fn read(line: &str) -> anyhow::Result<Figures> {
 /// The other side: `mainstay-bench child NAME --..`.
 pub(crate) fn serve(mut words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let name = words.next().context("a child needs a name")?;
+    if name == "block" {
+        return saga::block::child(words);
+    }
     let order = Order::read(words).map_err(anyhow::Error::msg)?;
+    if name == "fill" {
+        return saga::recovery::fill(&order);
+    }
     let figures = match name.as_str() {
         "floor" => floor::child(&order)?,
         "saga" => saga::embedded::child(&order)?,
+        "http" => saga::http::child(&order)?,
+        "recover" => saga::recovery::recover(&order)?,
         _ => bail!("there is no child `{name}`"),
     };
     println!("{}", figures.line());

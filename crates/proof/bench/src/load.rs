@@ -70,14 +70,16 @@ pub(crate) struct Figures {
     pub(crate) p999: f64,
     pub(crate) rss_kib: u64,
     pub(crate) peak_kib: u64,
+    /// Resident memory after a tenth of a counted run.
+    pub(crate) early_kib: u64,
     pub(crate) cpu_seconds: f64,
 }
 
 impl Figures {
-    /// One line that [`Figures::read`](crate) of the caller understands.
+    /// One line that the caller understands.
     pub(crate) fn line(&self) -> String {
         format!(
-            "{{\"done\":{},\"failed\":{},\"seconds\":{:.4},\"p50\":{:.1},\"p99\":{:.1},\"p999\":{:.1},\"rss_kib\":{},\"peak_kib\":{},\"cpu_seconds\":{:.3}}}",
+            "{{\"done\":{},\"failed\":{},\"seconds\":{:.4},\"p50\":{:.1},\"p99\":{:.1},\"p999\":{:.1},\"rss_kib\":{},\"peak_kib\":{},\"early_kib\":{},\"cpu_seconds\":{:.3}}}",
             self.done,
             self.failed,
             self.seconds,
@@ -86,6 +88,7 @@ impl Figures {
             self.p999,
             self.rss_kib,
             self.peak_kib,
+            self.early_kib,
             self.cpu_seconds
         )
     }
@@ -160,16 +163,20 @@ where
     let measure = Arc::new(AtomicBool::new(order.count > 0));
     let stop = Arc::new(AtomicBool::new(false));
     let limit = if order.count > 0 { order.count } else { u64::MAX };
+    let early = Arc::new(AtomicU64::new(0));
     let loops: Vec<_> = (0..order.concurrency)
         .map(|_| {
             let (once, next) = (Arc::clone(&once), Arc::clone(&next));
-            let (measure, stop) = (Arc::clone(&measure), Arc::clone(&stop));
+            let (measure, stop, early) = (Arc::clone(&measure), Arc::clone(&stop), Arc::clone(&early));
             tokio::spawn(async move {
                 let (mut times, mut failed) = (Histogram::new(), 0);
                 while !stop.load(Ordering::Relaxed) {
                     let n = next.fetch_add(1, Ordering::Relaxed);
                     if n >= limit {
                         break;
+                    }
+                    if n == limit / 10 {
+                        early.store(memory_kib().0, Ordering::Relaxed);
                     }
                     let counts = measure.load(Ordering::Relaxed);
                     let began = Instant::now();
@@ -214,6 +221,7 @@ where
         p999: times.micros(0.999),
         rss_kib,
         peak_kib,
+        early_kib: early.load(Ordering::Relaxed),
         cpu_seconds: if order.count > 0 { cpu_seconds() - cpu } else { used },
     }
 }

@@ -7,6 +7,7 @@ mod child;
 mod floor;
 mod load;
 mod machine;
+mod partition;
 mod report;
 mod saga;
 
@@ -25,7 +26,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[saga::SUITE];
+const SUITES: &[Suite] = &[partition::SUITE, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ struct Options {
     rivals: Option<PathBuf>,
     /// Built `mainstay` to measure, for suites over HTTP.
     server: Option<PathBuf>,
+    /// A program that each block of points runs through, for machines that are shared: it waits for quiet.
+    through: Option<String>,
     /// BENCHMARKS.md, unless smoking.
     write: Option<PathBuf>,
     /// Suites asked for; empty: all.
@@ -54,6 +57,7 @@ impl Options {
             repeat: 3,
             rivals: None,
             server: None,
+            through: None,
             write: None,
             names: Vec::new(),
         };
@@ -65,6 +69,7 @@ impl Options {
                 "--repeat" => options.repeat = value()?.parse().context("--repeat")?,
                 "--rivals" => options.rivals = Some(value()?.into()),
                 "--server" => options.server = Some(value()?.into()),
+                "--through" => options.through = Some(value()?),
                 "--write" => options.write = Some(value()?.into()),
                 name if SUITES.iter().any(|s| s.name == name) => options.names.push(word),
                 _ => bail!("`{word}` is neither an option nor a suite; suites: {}", suite_names()),
@@ -109,7 +114,7 @@ fn run() -> anyhow::Result<usize> {
             continue;
         }
         println!("\n# {}\n", suite.name);
-        let mut section = Section::default();
+        let mut section = Section::new(options.smoke);
         (suite.run)(&options, &mut section).with_context(|| format!("suite {}", suite.name))?;
         if options.smoke {
             continue;

@@ -12,6 +12,8 @@
 pub mod check;
 pub mod conformance;
 pub mod history;
+#[cfg(feature = "servers")]
+pub mod servers;
 #[cfg(feature = "virtual-time")]
 pub mod sim;
 pub mod verdict;

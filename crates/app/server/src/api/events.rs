@@ -13,7 +13,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
-use mainstay_store::journal::{Cursor, JournalEvent};
+use mainstay_store::journal::{Cursor, JournalEvent, Uid, Unreadable};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -43,9 +43,9 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn takes(&self, event: &JournalEvent) -> bool {
+    fn takes(&self, saga: &Uid, definition: &str) -> bool {
         let same = |want: &Option<String>, is: &str| want.as_ref().is_none_or(|w| w == is);
-        same(&self.saga, event.saga.as_str()) && same(&self.definition, &event.definition)
+        same(&self.saga, saga.as_str()) && same(&self.definition, definition)
     }
 }
 
@@ -110,9 +110,18 @@ impl Reader {
             if page.reset {
                 self.send(at, reset(at)).await?;
             }
-            for event in page.events.iter().filter(|e| self.wanted.takes(e)) {
-                self.send(at, message(event)).await?;
-                at = event.cursor;
+            let mut damaged = page.unreadable.iter().peekable();
+            for event in &page.events {
+                while let Some(place) = damaged.next_if(|p| p.cursor < event.cursor) {
+                    self.tell(at, place).await?;
+                }
+                if self.wanted.takes(&event.saga, &event.definition) {
+                    self.send(at, message(event)).await?;
+                    at = event.cursor;
+                }
+            }
+            for place in damaged {
+                self.tell(at, place).await?;
             }
             let moved = page.next != began;
             at = page.next;
@@ -120,6 +129,14 @@ impl Reader {
                 self.wait(&at).await?;
             }
         }
+    }
+
+    /// Says that records of a saga are damaged, to whom it concerns.
+    async fn tell(&self, at: Cursor, place: &Unreadable) -> Result<(), End> {
+        if self.wanted.takes(&place.saga, &place.definition) {
+            self.send(at, unreadable(place)).await?;
+        }
+        Ok(())
     }
 
     /// Until there may be more, with heartbeats.
@@ -151,6 +168,25 @@ impl Reader {
 /// Says that events may be missing before this point.
 fn reset(at: Cursor) -> String {
     format!("id: {0}\nevent: reset\ndata: {{\"from\":\"{0}\"}}\n\n", at.0)
+}
+
+/// Says that records are damaged: the stream goes on behind them.
+fn unreadable(place: &Unreadable) -> String {
+    let data = json!({
+        "specversion": "1.0",
+        "id": place.cursor.0.to_string(),
+        "source": format!("/v1/sagas/{}", place.saga),
+        "type": "mainstay.saga.unreadable",
+        "subject": place.saga.as_str(),
+        "datacontenttype": "application/json",
+        "data": {
+            "uid": place.saga.as_str(),
+            "id": place.id,
+            "definition": place.definition,
+            "why": place.why,
+        },
+    });
+    format!("id: {}\nevent: unreadable\ndata: {data}\n\n", place.cursor.0)
 }
 
 /// CloudEvents 1.0 in JSON: one line, so one `data` field.

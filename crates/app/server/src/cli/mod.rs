@@ -8,6 +8,7 @@ mod notify;
 mod output;
 mod progress;
 mod reload;
+mod ring;
 mod saga;
 mod serve;
 mod token;
@@ -39,6 +40,8 @@ enum Verb {
     Serve(serve::Args),
     /// Start, list, show and move sagas of a running node.
     Saga(saga::Args),
+    /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
+    Ring(ring::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
@@ -88,6 +91,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::DemoService(args) => demo::run_participant(&args),
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
+        Verb::Ring(args) => ring::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Audit(args) => audit::run(&args),
@@ -119,6 +123,7 @@ fn exit_code(code: Code) -> u8 {
         | Code::NoTokens
         | Code::NoTls
         | Code::TlsFiles
+        | Code::PlacementInput
         | Code::TokensFile => EXIT_USAGE,
         _ => 1,
     }

@@ -54,6 +54,12 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'sta
 
 /// Every key, sorted.
 pub(crate) const KEYS: &[Key] = &[
+    key(
+        "console.redact",
+        Kind::List,
+        "password,passwd,secret,token,authorization,api_key,apikey,private_key,card,cvv,cvc,iban,ssn",
+        "parts of names whose values the console hides in payloads",
+    ),
     key("log.filter", Kind::Text, "info", "what is logged to stderr, in tracing's filter syntax"),
     key("log.json", Kind::Bool, "false", "log lines as JSON"),
     key(

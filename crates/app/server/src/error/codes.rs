@@ -91,6 +91,12 @@ pub(crate) enum Code {
     KeyBusy,
     /// A bulk action matches more sagas than one job takes.
     BulkTooLarge,
+    /// The placement input is not valid.
+    PlacementInput,
+    /// The placement rules cannot be kept.
+    PlacementImpossible,
+    /// Two placements disagree.
+    PlacementConflict,
 }
 
 struct Entry {
@@ -159,6 +165,9 @@ table! {
     TimedOut "MS0128" 503 "The request took too long",
     KeyBusy "MS0129" 409 "A request with this key is still running",
     BulkTooLarge "MS0130" 422 "Too many sagas match",
+    PlacementInput "MS0301" 0 "The placement input is not valid",
+    PlacementImpossible "MS0302" 0 "The placement rules cannot be kept",
+    PlacementConflict "MS0303" 0 "Two placements disagree",
 }
 
 impl Code {

@@ -4,7 +4,9 @@
 
 mod audit;
 mod bad_input;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
@@ -14,6 +16,8 @@ mod harness;
 mod ledger;
 mod recorder;
 mod reload;
+mod ring;
 mod security;
 mod slow;
 mod tls;
+mod webdriver;

@@ -13,7 +13,7 @@ use rusqlite::Connection;
 
 use crate::conformance::{Files, inline};
 
-fn create(id: &str) -> Create {
+pub(crate) fn create(id: &str) -> Create {
     Create {
         uid: Uid::new(format!("uid-{id}")),
         id: id.to_owned(),
@@ -22,7 +22,7 @@ fn create(id: &str) -> Create {
         definition_hash: Hash::of(b"d"),
         input_hash: Hash::of(id.as_bytes()),
         records: vec![NewRecord { kind: 1, bytes: id.as_bytes().to_vec() }],
-        row: Row::running(mainstay_clock::WallTime::from_unix_millis(1)),
+        row: row(),
         owner: None,
         reply: None,
         parent: None,
@@ -30,7 +30,11 @@ fn create(id: &str) -> Create {
     }
 }
 
-fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
+pub(crate) fn row() -> Row {
+    Row::running(mainstay_clock::WallTime::from_unix_millis(1))
+}
+
+pub(crate) fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
     SqliteStore::open(SqliteConfig::new(file), &Runtime::system())
 }
 
@@ -120,7 +124,6 @@ async fn work_and_record_commit_together_or_not_at_all() {
     let store = inline(&files, &clock);
     store.create(create("one")).await.unwrap();
     let uid = Uid::new("uid-one");
-    let row = || Row::running(mainstay_clock::WallTime::from_unix_millis(1));
     let with = |epoch, seq, fail: bool| {
         let work = tx(move |conn| {
             conn.execute_batch("create table if not exists stock (n integer); insert into stock values (1)")?;

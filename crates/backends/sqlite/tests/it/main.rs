@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod barrier;
+mod batches;
 mod batching;
 mod conformance;
 mod durability;
+mod leases;

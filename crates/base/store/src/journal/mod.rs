@@ -164,7 +164,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// When the store fails.
     fn reply(&self, key: &str) -> BoxFuture<'_, Result<Option<Reply>>>;
 
-    /// Events after `after` (from the beginning when `None`), at most `limit`, in commit order.
+    /// Events after `after` (from the beginning when `None`), at most `limit`, in commit order. Damaged
+    /// records are named in [`EventPage::unreadable`] and passed over.
     ///
     /// # Errors
     /// When the store fails.

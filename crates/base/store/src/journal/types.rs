@@ -599,7 +599,7 @@ pub struct PurgeRequest {
     pub compensated_before: WallTime,
     /// Tombstones and replies older than.
     pub tombstones_before: WallTime,
-    /// At most this many sagas.
+    /// At most this many sagas, and about as many tombstones and replies.
     pub limit: usize,
 }
 
@@ -665,12 +665,30 @@ pub struct JournalEvent {
     pub status: SagaStatus,
 }
 
+/// A place in the event stream whose records are damaged: shown, so that nobody takes it for quiet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "a place is exactly this")]
+pub struct Unreadable {
+    /// The place.
+    pub cursor: Cursor,
+    /// The saga.
+    pub saga: Uid,
+    /// The user's id of the saga.
+    pub id: String,
+    /// Definition name.
+    pub definition: String,
+    /// What is wrong with it.
+    pub why: String,
+}
+
 /// A page of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "a page is exactly this")]
 pub struct EventPage {
     /// The events, in commit order.
     pub events: Vec<JournalEvent>,
+    /// Places between them whose records are damaged, in commit order. The stream goes on behind them.
+    pub unreadable: Vec<Unreadable>,
     /// Where to go on.
     pub next: Cursor,
     /// Events after the given cursor were purged: the stream starts anew at the first one here.

@@ -416,7 +416,7 @@ impl State {
         // Purged events leave holes; a hole right behind the reader means that it missed some.
         let reset = after.0 > 0 && events.first().is_some_and(|e| e.cursor.0 != after.0 + 1);
         let next = events.last().map_or(after, |e| e.cursor);
-        EventPage { events, next, reset }
+        EventPage { events, unreadable: Vec::new(), next, reset }
     }
 
     pub(super) fn last_cursor(&self) -> Cursor {

@@ -1,5 +1,7 @@
 //! The slot table: key to slot, slot to replicas.
 
+use std::fmt;
+
 use crate::error::{ConfigError, ConfigErrorKind};
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
@@ -56,7 +58,7 @@ impl SlotHash {
 /// assert_eq!(map.replicas(slot)[0], map.owner(b"user:17").unwrap());
 /// # Ok::<(), mainstay_partition::ConfigError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SlotMap {
     nodes: Nodes,
     hash: SlotHash,
@@ -138,6 +140,17 @@ impl SlotMap {
     }
 }
 
+impl fmt::Debug for SlotMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SlotMap")
+            .field("epoch", &self.epoch)
+            .field("slots", &self.slots())
+            .field("nodes", &self.nodes)
+            .field("hash", &self.hash)
+            .finish_non_exhaustive()
+    }
+}
+
 impl sealed::Sealed for SlotMap {}
 
 impl Place for SlotMap {
@@ -157,7 +170,7 @@ impl Place for SlotMap {
 
     #[inline]
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
-        Owners::new(&self.nodes, Source::List(self.replicas(self.slot_of_hash(hash))))
+        Owners::new(&self.nodes, Source::List(self.replicas(self.slot_of_hash(hash)), 0))
     }
 
     /// The part of the slots whose primary a node is.

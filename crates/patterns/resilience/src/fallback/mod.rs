@@ -143,7 +143,10 @@ impl When {
 
 impl fmt::Debug for Fallback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Fallback").field("name", &self.0.name).field("used", &self.used()).finish_non_exhaustive()
+        f.debug_struct("Fallback")
+            .field("name", &self.0.name)
+            .field("used", &self.used())
+            .finish_non_exhaustive()
     }
 }
 

@@ -126,7 +126,8 @@ impl Fleet {
     /// Watches a breaker; its name is the name of the dependency in the whole fleet.
     pub fn watch(&self, breaker: &Breaker) {
         let snapshot = breaker.snapshot();
-        let own = Report { dependency: breaker.name().to_owned(), open: false, calls: 0, failures: 0, round: 1 };
+        let own =
+            Report { dependency: breaker.name().to_owned(), open: false, calls: 0, failures: 0, round: 1 };
         let watched = Watched {
             breaker: breaker.clone(),
             before: totals(&snapshot),
@@ -254,9 +255,8 @@ impl Watched {
 /// the run says so, and else as many succeeded and one more, which is no evidence of failing.
 fn totals(snapshot: &BreakerSnapshot) -> (u64, u64) {
     let failures = snapshot.lifetime.failures;
-    let successes = snapshot.lifetime.successes.unwrap_or_else(|| {
-        if snapshot.counts.run > 0 { 0 } else { failures + 1 }
-    });
+    let successes =
+        snapshot.lifetime.successes.unwrap_or_else(|| if snapshot.counts.run > 0 { 0 } else { failures + 1 });
     (successes + failures, failures)
 }
 
@@ -320,9 +320,9 @@ impl FleetBuilder {
         self
     }
 
-    /// Another clock than the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    /// Clock. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.clock = Arc::clone(runtime.clock());
         self
     }
 

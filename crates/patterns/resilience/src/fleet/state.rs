@@ -105,7 +105,7 @@ mod tests {
         let own = good.clone();
         let armed = |armed| Judgement { armed, share: 3 };
         check(&own, &[], armed(false));
-        check(&own, &[bad.clone()], armed(false));
+        check(&own, std::slice::from_ref(&bad), armed(false));
         check(&own, &[bad.clone(), bad.clone()], armed(true));
         check(&own, &[bad.clone(), bad.clone(), good.clone(), good.clone()], armed(true));
         check(&own, &[bad.clone(), bad.clone(), good.clone(), good.clone(), good.clone()], armed(false));

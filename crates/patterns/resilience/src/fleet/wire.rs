@@ -24,8 +24,7 @@ pub(crate) struct Report {
 }
 
 pub(crate) fn encode(reports: &[Report]) -> Vec<u8> {
-    let reports: Vec<&Report> =
-        reports.iter().filter(|r| r.dependency.len() <= LONGEST).take(MOST).collect();
+    let reports: Vec<&Report> = reports.iter().filter(|r| r.dependency.len() <= LONGEST).take(MOST).collect();
     let mut out = vec![VERSION];
     out.extend(u16::try_from(reports.len()).unwrap_or(0).to_le_bytes());
     for report in reports {
@@ -59,7 +58,13 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Vec<Report>> {
         let [flags] = reader.take()?;
         let mut number = || reader.take().map(u32::from_le_bytes);
         let (calls, failures, round) = (number()?, number()?, number()?);
-        reports.push(Report { dependency, open: flags & 1 == 1, calls, failures: failures.min(calls), round });
+        reports.push(Report {
+            dependency,
+            open: flags & 1 == 1,
+            calls,
+            failures: failures.min(calls),
+            round,
+        });
     }
     reader.0.is_empty().then_some(reports)
 }

@@ -37,7 +37,10 @@ impl Slice {
 impl Latencies {
     pub(crate) fn new(window: Duration) -> Self {
         let slice = u64::try_from(window.as_nanos() / SLICES as u128).unwrap_or(u64::MAX).max(1);
-        Self { slice, slices: Box::new([const { Slice { index: 0, count: 0, buckets: [0; BUCKETS] } }; SLICES]) }
+        Self {
+            slice,
+            slices: Box::new([const { Slice { index: 0, count: 0, buckets: [0; BUCKETS] } }; SLICES]),
+        }
     }
 
     pub(crate) fn add(&mut self, now: Instant, latency: Duration) {

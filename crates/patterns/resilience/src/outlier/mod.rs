@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Instant, SystemClock};
+use mainstay_clock::{Clock, Instant, Runtime, SystemClock};
 
 pub use state::Cause;
 
@@ -150,7 +150,8 @@ impl OutlierDetector {
     pub fn ejections(&self) -> Vec<Ejection> {
         let now = self.0.clock.now();
         let ejected = self.0.state.lock().ejected(now);
-        let public = |(endpoint, e): (Arc<str>, state::Ejected)| Ejection { endpoint, until: e.until, cause: e.cause };
+        let public =
+            |(endpoint, e): (Arc<str>, state::Ejected)| Ejection { endpoint, until: e.until, cause: e.cause };
         ejected.into_iter().map(public).collect()
     }
 
@@ -222,9 +223,9 @@ impl OutlierBuilder {
         self
     }
 
-    /// Another clock than the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    /// Clock. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.clock = Arc::clone(runtime.clock());
         self
     }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant, Sleep};
 
-use super::running::{Ended, Operation, Running};
+use super::running::{self, Ended, Operation, Running, Start};
 use super::seam::{Ask, LimitSlot, Pass, Sample};
 use super::{Core, Repeat};
 use crate::budget::{Budget, Cost, Paid};
@@ -96,7 +96,7 @@ where
     C: Deref<Target = CallContext>,
     O: Operation,
 {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(core: P, cx: C, op: O, classify: K) -> Self {
         Self {
             core,
@@ -146,7 +146,7 @@ where
     }
 
     /// Gives back permit, passes and budget, and tells how the call ended.
-    #[inline]
+    #[inline(always)]
     fn give_back(self: Pin<&mut Self>, outcome: Outcome) {
         let this = self.project();
         let core: &Core = this.core;
@@ -161,6 +161,9 @@ where
         }
         if let Some(budget) = core.budget_for(this.cx) {
             let began = std::mem::take(&mut this.held.began);
+            if outcome == Outcome::Success {
+                budget.attempt(true);
+            }
             budget.end(std::mem::take(this.paid), began, outcome == Outcome::Success);
         }
         if core.limited {
@@ -205,7 +208,7 @@ where
 {
     type Output = Result<O::Value, CallError<O::Error>>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let step = match self.as_mut().project().stage {
@@ -234,7 +237,7 @@ where
     K: Fn(&Result<O::Value, O::Error>) -> Verdict,
 {
     /// Deadline, limits, bulkhead.
-    #[inline]
+    #[inline(always)]
     fn begin(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
         let this = self.project();
         let core: &Core = this.core;
@@ -284,7 +287,7 @@ where
     }
 
     /// Starts the next attempt.
-    #[inline]
+    #[inline(always)]
     fn attempt(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
         let mut this = self.project();
         let core: &Core = this.core;
@@ -298,26 +301,21 @@ where
             this.held.began = true;
         }
         *this.rival = Rival::None;
-        match Running::start(this.op, core, this.cx, *this.number, false, *this.deadline) {
-            Ok(running) => {
-                this.primary.set(Some(running));
+        match running::admit(core) {
+            Ok(ticket) => {
+                let start = Start { number: *this.number, hedge: false, deadline: *this.deadline };
+                this.primary.set(Some(Running::start(this.op, core, this.cx, start, ticket)));
                 Step::Go
             }
             Err(rejected) => {
                 *this.number -= 1;
-                let last = CallError::Rejected(rejected.clone());
-                let Some(first) = this.first.take() else { return refuse(core, rejected) };
-                core.keep(&rejected);
-                Step::Return(
-                    Err(gave_up(Some(first), last, *this.number, Stop::NotRetryable, None)),
-                    Outcome::Failure,
-                )
+                refuse_attempt(core, rejected, this.first.take(), *this.number)
             }
         }
     }
 
     /// Polls what runs.
-    #[inline]
+    #[inline(always)]
     fn poll_attempt(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
         let mut this = self.as_mut().project();
         let core: &Core = this.core;
@@ -328,7 +326,14 @@ where
             return Poll::Ready(self.attempt());
         };
         match primary.poll(core, this.classify, cx) {
-            Poll::Ready(ended) => {
+            Poll::Ready(Ok(value)) => {
+                if core.hedge.is_some() {
+                    self.as_mut().observe();
+                }
+                self.project().primary.set(None);
+                Poll::Ready(Step::Return(Ok(value), Outcome::Success))
+            }
+            Poll::Ready(Err(ended)) => {
                 this.primary.set(None);
                 Poll::Ready(self.ended(ended))
             }
@@ -337,25 +342,30 @@ where
         }
     }
 
-    /// The primary has ended.
-    #[inline]
-    fn ended(mut self: Pin<&mut Self>, ended: Failure<O>) -> Step<O::Value, O::Error> {
+    /// Tells the hedge's plan how long the success of what runs took, and drops the other one.
+    #[cold]
+    fn observe(mut self: Pin<&mut Self>) {
         let core: &Core = &self.core;
-        if ended.verdict == Verdict::Ok {
-            if let Some(budget) = core.budget_for(&self.cx) {
-                budget.attempt(true);
-            }
-            if let Some(hedge) = &core.hedge {
-                hedge.succeeded(core.tick.read(), ended.elapsed);
-                self.drop_attempts();
-            }
-            return Step::Return(ended.result, Outcome::Success);
+        let now = core.tick.read();
+        let started = match (&self.primary, &self.rival) {
+            (Some(primary), _) => primary.started(),
+            (None, Rival::Runs(rival)) => rival.started(),
+            (None, _) => now,
+        };
+        if let Some(hedge) = &core.hedge {
+            hedge.succeeded(now, now.saturating_duration_since(started));
         }
-        if core.hedge.is_some() && can_retry(ended.verdict) && self.as_mut().has_rival() {
-            *self.project().ended = Some(Box::new(ended));
+        self.as_mut().drop_attempts();
+    }
+
+    /// The primary has ended without success.
+    #[cold]
+    fn ended(mut self: Pin<&mut Self>, ended: Box<Failure<O>>) -> Step<O::Value, O::Error> {
+        if self.core.hedge.is_some() && can_retry(ended.verdict) && self.as_mut().has_rival() {
+            *self.project().ended = Some(ended);
             return Step::Go;
         }
-        self.failed(ended)
+        self.failed(*ended)
     }
 
     /// After a failure: try again, or end the call.
@@ -434,7 +444,9 @@ where
         if core.budget_for(this.cx).is_some_and(|budget| !budget.pay(Cost::Hedge, this.paid, now)) {
             return;
         }
-        if let Ok(running) = Running::start(this.op, core, this.cx, *this.number, true, *this.deadline) {
+        if let Ok(ticket) = running::admit(core) {
+            let start = Start { number: *this.number, hedge: true, deadline: *this.deadline };
+            let running = Running::start(this.op, core, this.cx, start, ticket);
             let after = this.primary.as_ref().get_ref().as_ref().map_or(now, Running::started);
             core.ear.tell(&Event::Hedged { after: now.saturating_duration_since(after) });
             core.stats.hedged();
@@ -459,15 +471,14 @@ where
         }
         let this = self.as_mut().project();
         let Rival::Runs(rival) = this.rival else { return Poll::Pending };
-        let ended = ready!(rival.as_mut().poll(this.core, this.classify, cx));
-        *this.rival = Rival::Done;
-        if ended.verdict == Verdict::Ok {
+        if let Ok(value) = ready!(rival.as_mut().poll(this.core, this.classify, cx)) {
             this.core.ear.tell(&Event::HedgeWon);
-            // The primary may have failed already; then only the rival's success counts.
-            self.as_mut().drop_attempts();
-            *self.as_mut().project().ended = None;
-            return Poll::Ready(self.ended(ended));
+            // The plan learns how long an unhedged call would have taken at least: counted from the primary's
+            // start. Were the rival's own time counted, the percentile would fall with every hedge.
+            self.observe();
+            return Poll::Ready(Step::Return(Ok(value), Outcome::Success));
         }
+        *this.rival = Rival::Done;
         match this.ended.take() {
             Some(primary) => Poll::Ready(self.failed(*primary)),
             None => Poll::Pending,
@@ -510,6 +521,22 @@ fn outcome_of<T, E>(ended: &Ended<T, E>) -> Outcome {
 fn refuse<T, E>(core: &Core, rejected: Rejected) -> Step<T, E> {
     core.keep(&rejected);
     Step::Return(Err(rejected.into()), Outcome::Ignored)
+}
+
+/// A refusal of an attempt: after a failure, that failure is worth keeping.
+#[cold]
+fn refuse_attempt<T, E>(
+    core: &Core,
+    rejected: Rejected,
+    first: Option<Box<CallError<E>>>,
+    attempts: u32,
+) -> Step<T, E> {
+    if first.is_none() {
+        return refuse(core, rejected);
+    }
+    core.keep(&rejected);
+    let last = CallError::Rejected(rejected);
+    Step::Return(Err(gave_up(first, last, attempts, Stop::NotRetryable, None)), Outcome::Failure)
 }
 
 #[cold]

@@ -19,7 +19,12 @@ pub use builder::PolicyBuilder;
 pub use seam::{HedgePlan, LimitSlot, Limiter, ProbeGate};
 pub use stats::PolicySnapshot;
 
-use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use attempt::Head;
+pub(crate) use exec::Run;
+#[cfg(feature = "tower")]
+pub(crate) use running::Operation;
+
 use running::Closure;
 use stats::Stats;
 
@@ -93,32 +98,41 @@ impl Policy {
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn call<'a, T, E, F, Fut>(&'a self, cx: &'a CallContext, f: F) -> Result<T, CallError<E>>
+    pub fn call<'a, T, E, F, Fut>(
+        &'a self,
+        cx: &'a CallContext,
+        f: F,
+    ) -> impl Future<Output = Result<T, CallError<E>>> + use<'a, T, E, F, Fut>
     where
         E: Classify,
         F: FnMut(Attempt<'a>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.call_with(cx, crate::outcome::by_trait, f).await
+        self.call_with(cx, crate::outcome::by_trait, f)
     }
 
     /// Runs `f` under this policy; `classify` says what a result means.
     ///
     /// # Errors
     /// [`CallError`].
-    pub async fn call_with<'a, T, E, F, Fut, K>(
+    pub fn call_with<'a, T, E, F, Fut, K>(
         &'a self,
         cx: &'a CallContext,
         classify: K,
         f: F,
-    ) -> Result<T, CallError<E>>
+    ) -> impl Future<Output = Result<T, CallError<E>>> + use<'a, T, E, F, Fut, K>
     where
         K: Fn(&Result<T, E>) -> Verdict,
         F: FnMut(Attempt<'a>) -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
         let core: &'a Core = &self.0;
-        Run::new(core, cx, Closure { f, core, cx }, classify).await
+        Run::new(core, cx, Closure { f, core, cx }, classify)
+    }
+
+    #[cfg(feature = "tower")]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.0
     }
 
     /// The configured name.

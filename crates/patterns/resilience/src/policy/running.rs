@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant};
 
@@ -45,11 +44,27 @@ where
     }
 }
 
-/// An attempt that has ended.
+/// An attempt that has ended otherwise than with success.
 pub(crate) struct Ended<T, E> {
     pub(crate) result: Result<T, CallError<E>>,
     pub(crate) verdict: Verdict,
-    pub(crate) elapsed: Duration,
+}
+
+/// Which attempt is to start.
+#[derive(Clone, Copy)]
+pub(crate) struct Start {
+    pub(crate) number: u32,
+    pub(crate) hedge: bool,
+    pub(crate) deadline: Deadline,
+}
+
+/// The breaker's admission, or none without a breaker.
+#[inline(always)]
+pub(crate) fn admit(core: &Core) -> Result<Option<Raw>, crate::Rejected> {
+    match &core.breaker {
+        None => Ok(None),
+        Some(breaker) => breaker.core().admit().map(Some),
+    }
 }
 
 pin_project_lite::pin_project! {
@@ -68,34 +83,33 @@ pin_project_lite::pin_project! {
 
 impl<F> Running<F> {
     /// Takes the ticket and starts the operation.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn start<O: Operation<Future = F>>(
         op: &mut O,
         core: &Core,
         cx: &CallContext,
-        number: u32,
-        hedge: bool,
-        deadline: Deadline,
-    ) -> Result<Self, crate::Rejected> {
+        start: Start,
+        ticket: Option<Raw>,
+    ) -> Self {
         let started = core.tick.read();
-        let own = core.attempt_timeout.map_or(Deadline::NONE, |d| Deadline::after(started, d));
-        let kind =
-            if own.instant() < deadline.instant() { TimeoutKind::Attempt } else { TimeoutKind::Deadline };
-        let until = deadline.min(own);
-        let head = Head { number, hedge, deadline: until };
-        let (ticket, operation) = match &core.breaker {
-            None => (None, op.start(head, core, cx)),
-            Some(breaker) => {
-                let raw = breaker.core().admit()?;
-                // A panic while the operation is being made is a failure too.
-                let ticket = Ticket::of(breaker.core(), raw);
-                let operation = op.start(head, core, cx);
-                std::mem::forget(ticket);
-                (Some(raw), operation)
+        let mut until = start.deadline;
+        let mut kind = TimeoutKind::Deadline;
+        if let Some(timeout) = core.attempt_timeout {
+            let own = Deadline::after(started, timeout);
+            if own.instant() < until.instant() {
+                (until, kind) = (own, TimeoutKind::Attempt);
             }
+        }
+        // A panic while the operation is being made is a failure too.
+        let guard = match (&core.breaker, ticket) {
+            (Some(breaker), Some(raw)) => Some(Ticket::of(breaker.core(), raw)),
+            _ => None,
         };
+        let operation =
+            op.start(Head { number: start.number, hedge: start.hedge, deadline: until }, core, cx);
+        std::mem::forget(guard);
         let timer = LazyTimer::at(until.instant());
-        Ok(Self { ticket, started, kind, timer, polling: false, operation })
+        Self { ticket, started, kind, timer, polling: false, operation }
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -121,35 +135,40 @@ fn settle(core: &Core, ticket: Option<Raw>, end: End) {
 }
 
 impl<T, E, F: Future<Output = Result<T, E>>> Running<F> {
-    #[inline]
+    /// The value, or how it ended otherwise: boxed, because the success path should not carry it around.
+    #[inline(always)]
     pub(crate) fn poll(
         self: Pin<&mut Self>,
         core: &Core,
         classify: &impl Fn(&Result<T, E>) -> Verdict,
         cx: &mut Context<'_>,
-    ) -> Poll<Ended<T, E>> {
+    ) -> Poll<Result<T, Box<Ended<T, E>>>> {
         let this = self.project();
         *this.polling = true;
         let polled = this.operation.poll(cx);
-        let ended = match polled {
-            Poll::Ready(result) => {
-                let verdict = classify(&result);
-                *this.polling = false;
-                settle(core, this.ticket.take(), breaker::end_of(verdict));
-                let elapsed = core.tick.read().saturating_duration_since(*this.started);
-                Ended { result: result.map_err(CallError::Inner), verdict, elapsed }
-            }
-            Poll::Pending => {
-                *this.polling = false;
-                if this.timer.poll(&*core.clock, cx).is_pending() {
-                    return Poll::Pending;
-                }
-                settle(core, this.ticket.take(), End::Failure);
-                let elapsed = core.clock.now().saturating_duration_since(*this.started);
-                let result = Err(Timeout::new(*this.kind, elapsed).into());
-                Ended { result, verdict: Verdict::RETRYABLE, elapsed }
-            }
-        };
-        Poll::Ready(ended)
+        if let Poll::Ready(result) = polled {
+            let verdict = classify(&result);
+            *this.polling = false;
+            settle(core, this.ticket.take(), breaker::end_of(verdict));
+            return Poll::Ready(match (result, verdict) {
+                (Ok(value), Verdict::Ok) => Ok(value),
+                (result, verdict) => Err(not_ok(result, verdict)),
+            });
+        }
+        *this.polling = false;
+        if this.timer.poll(&*core.clock, cx).is_pending() {
+            return Poll::Pending;
+        }
+        settle(core, this.ticket.take(), End::Failure);
+        let elapsed = core.clock.now().saturating_duration_since(*this.started);
+        let result = Err(Timeout::new(*this.kind, elapsed).into());
+        Poll::Ready(Err(Box::new(Ended { result, verdict: Verdict::RETRYABLE })))
     }
+}
+
+#[cold]
+fn not_ok<T, E>(result: Result<T, E>, verdict: Verdict) -> Box<Ended<T, E>> {
+    // An error that is classified as `Ok` says nothing against the dependency, and is still an error.
+    let verdict = if result.is_err() && verdict == Verdict::Ok { Verdict::Ignore } else { verdict };
+    Box::new(Ended { result: result.map_err(CallError::Inner), verdict })
 }

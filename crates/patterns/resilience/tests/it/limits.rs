@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Deadline, Instant, SeededRng, SystemClock, virtual_time::VirtualClock};
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, SeededRng, SystemClock, virtual_time::VirtualClock};
 use mainstay_resilience::limit::{
     AdaptiveLimiter, AdaptivePermit, Algorithm, ClientThrottle, KeyedRateLimiter, RateError, RateLimiter,
     Shedder,
@@ -53,7 +53,7 @@ fn rl1_sixteen_threads_never_exceed_rate_and_burst() {
 #[test]
 fn rl1_ten_seconds_of_virtual_time_give_exactly_rate_and_burst() {
     let clock = Manual::new();
-    let build = || RateLimiter::builder("x").rate(100, SECOND).burst(7).clock(clock.arc());
+    let build = || RateLimiter::builder("x").rate(100, SECOND).burst(7).runtime(&clock.runtime(1));
     for limiter in [build().build().unwrap(), build().coarse_clock().build().unwrap()] {
         let mut admitted = 0;
         for _ in 0..10_000 {
@@ -98,7 +98,12 @@ impl Clock for Stale {
 fn rl2_an_old_reading_neither_admits_early_nor_steps_back() {
     let manual = Manual::new();
     let clock = Arc::new(Stale { inner: manual.clone(), reads: AtomicU64::new(0) });
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).burst(5).clock(clock).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .burst(5)
+        .runtime(&Runtime::on_tokio(clock, Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     let mut admitted = 0_u64;
     for step in 0..1_000_u64 {
         admitted += u64::from(limiter.check().is_ok());
@@ -129,7 +134,7 @@ fn rl4_a_million_idle_keys_are_evicted() {
     let limiter: KeyedRateLimiter<u64> = RateLimiter::builder("x")
         .rate(1_000, SECOND)
         .max_keys(2_000_000)
-        .clock(clock.arc())
+        .runtime(&clock.runtime(1))
         .build_keyed()
         .unwrap();
     let mut most = 0;
@@ -150,8 +155,12 @@ fn rl4_a_million_idle_keys_are_evicted() {
 #[test]
 fn rl4_busy_keys_beyond_the_bound_share_one_rate() {
     let clock = Manual::new();
-    let limiter: KeyedRateLimiter<u32> =
-        RateLimiter::builder("x").rate(1, SECOND).max_keys(160).clock(clock.arc()).build_keyed().unwrap();
+    let limiter: KeyedRateLimiter<u32> = RateLimiter::builder("x")
+        .rate(1, SECOND)
+        .max_keys(160)
+        .runtime(&clock.runtime(1))
+        .build_keyed()
+        .unwrap();
     let passed = (0..10_000).filter(|key| limiter.check(key).is_ok()).count();
     assert!(limiter.keys() <= 160);
     assert!(passed <= 161, "{passed}");
@@ -160,9 +169,13 @@ fn rl4_busy_keys_beyond_the_bound_share_one_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acquire_waits_in_order_and_never_past_its_deadline() {
+async fn if_l08_acquire_waits_in_order_and_never_past_its_deadline() {
     let clock = VirtualClock::new();
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).clock(Arc::new(clock.clone())).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .runtime(&Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     let start = clock.now();
     let deadline = Deadline::after(start, ms(250));
     assert!(limiter.acquire(deadline).await.is_ok());
@@ -179,7 +192,11 @@ async fn acquire_waits_in_order_and_never_past_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_wait_gives_its_cell_back() {
     let clock = VirtualClock::new();
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).clock(Arc::new(clock.clone())).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .runtime(&Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     limiter.check().unwrap();
     for _ in 0..50 {
         let mut wait = Box::pin(limiter.acquire(Deadline::NONE));
@@ -230,7 +247,7 @@ fn take(limiter: &AdaptiveLimiter) -> Result<AdaptivePermit<'_>, ()> {
 }
 
 fn adaptive(algorithm: Algorithm, clock: &Manual, seed: u64) -> mainstay_resilience::limit::AdaptiveBuilder {
-    AdaptiveLimiter::builder("x").algorithm(algorithm).clock(clock.arc()).rng(Arc::new(SeededRng::new(seed)))
+    AdaptiveLimiter::builder("x").algorithm(algorithm).runtime(&clock.runtime(seed))
 }
 
 /// Limits after convergence on `servers` servers, sorted, one per seed.
@@ -450,8 +467,7 @@ fn drops_lower_the_limit_once_per_round_trip() {
 #[test]
 fn throttling_spares_a_service_that_refuses_and_notices_its_recovery() {
     let clock = Manual::new();
-    let throttle =
-        ClientThrottle::builder("x").clock(clock.arc()).rng(Arc::new(SeededRng::new(7))).build().unwrap();
+    let throttle = ClientThrottle::builder("x").runtime(&clock.runtime(7)).build().unwrap();
     let run = |seconds: u64, accept: bool| {
         let mut sent = 0;
         for _ in 0..seconds * 100 {
@@ -479,7 +495,7 @@ fn throttling_spares_a_service_that_refuses_and_notices_its_recovery() {
 
 #[test]
 fn shedding_takes_the_least_important_and_the_heaviest_first() {
-    let shedder = Shedder::builder("x").limit(100).rng(Arc::new(SeededRng::new(3))).build().unwrap();
+    let shedder = Shedder::builder("x").limit(100).runtime(&Manual::new().runtime(3)).build().unwrap();
     let cx = |tenant: &'static str, priority| CallContext::new().with_tenant(tenant).with_priority(priority);
     let heavy = cx("heavy", Priority::Normal);
     let light = cx("light", Priority::Normal);
@@ -504,4 +520,47 @@ fn shedding_takes_the_least_important_and_the_heaviest_first() {
     assert_eq!((refused.policy(), refused.why()), ("x", &Reason::Shed));
     drop(held);
     assert_eq!((shedder.load(), shedder.tenants()), (0, 0));
+}
+
+// Rows of the library's own catalogue.
+
+#[test]
+fn if_l07_bad_settings_are_errors_when_built() {
+    let rate = || RateLimiter::builder("x").rate(1, SECOND);
+    assert_eq!(RateLimiter::builder("x").build().unwrap_err().field(), "rate");
+    assert_eq!(rate().burst(0).build().unwrap_err().field(), "burst");
+    assert_eq!(rate().max_keys(0).build_keyed::<u32>().unwrap_err().field(), "max_keys");
+    let field = |b: mainstay_resilience::limit::AdaptiveBuilder| b.build().map(drop).unwrap_err().field();
+    let adaptive = || AdaptiveLimiter::builder("x");
+    assert_eq!(field(adaptive().min(0)), "min");
+    assert_eq!(field(adaptive().max(0)), "max");
+    assert_eq!(field(adaptive().max(u32::MAX)), "max");
+    assert_eq!(field(adaptive().initial(5).min(6)), "initial");
+    assert_eq!(field(adaptive().probe_every(0)), "probe_every");
+    let aimd = |timeout, backoff| Algorithm::Aimd { timeout, backoff };
+    assert_eq!(field(adaptive().algorithm(aimd(Duration::ZERO, 0.9))), "aimd.timeout");
+    assert_eq!(field(adaptive().algorithm(aimd(SECOND, 1.0))), "aimd.backoff");
+    let gradient = |tolerance, growth, smoothing| Algorithm::Gradient { tolerance, growth, smoothing };
+    assert_eq!(field(adaptive().algorithm(gradient(0.9, 4.0, 0.2))), "gradient.tolerance");
+    assert_eq!(field(adaptive().algorithm(gradient(1.5, f64::NAN, 0.2))), "gradient.growth");
+    assert_eq!(field(adaptive().algorithm(gradient(1.5, 4.0, 0.0))), "gradient.smoothing");
+    let throttle = || ClientThrottle::builder("x");
+    assert_eq!(throttle().k(1.0).build().unwrap_err().field(), "k");
+    assert_eq!(throttle().window(Duration::ZERO).build().unwrap_err().field(), "window");
+    assert_eq!(throttle().trickle(f64::NAN).build().unwrap_err().field(), "trickle");
+    assert_eq!(Shedder::builder("x").build().unwrap_err().field(), "limit");
+}
+
+#[tokio::test]
+async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
+    let limiter = AdaptiveLimiter::builder("x").initial(1).min(1).build().unwrap();
+    let task = limiter.clone();
+    let panicked = tokio::spawn(async move {
+        let boom =
+            || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
+        task.call(boom).await
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert_eq!(limiter.snapshot().in_flight(), 0);
+    assert!(limiter.call(|| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
 }

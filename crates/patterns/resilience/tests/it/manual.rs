@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Instant, Rng, SeededRng, Sleep, Tick, WallTime};
+use mainstay_clock::{Clock, Instant, Rng, Runtime, SeededRng, Sleep, Tick, WallTime};
 
 /// Stands still until told. Sleeping on it is not supported: tests that wait use the virtual clock.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +25,10 @@ impl Manual {
 
     pub(crate) fn advance(&self, d: Duration) {
         self.0.fetch_add(u64::try_from(d.as_nanos()).unwrap(), Ordering::SeqCst);
+    }
+
+    pub(crate) fn runtime(&self, seed: u64) -> Runtime {
+        Runtime::on_tokio(self.arc(), Arc::new(SeededRng::new(seed)))
     }
 
     pub(crate) fn arc(&self) -> Arc<dyn Clock> {

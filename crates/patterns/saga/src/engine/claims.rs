@@ -120,7 +120,7 @@ impl Inner {
         };
         loop {
             match self.journal.purge(request).await {
-                Ok(purged) if purged.sagas == PURGE_BATCH => {}
+                Ok(purged) if purged.sagas >= PURGE_BATCH || purged.tombstones >= PURGE_BATCH => {}
                 Ok(_) => return,
                 Err(error) => {
                     tracing::warn!(target: "mainstay::saga", %error, "purge failed");

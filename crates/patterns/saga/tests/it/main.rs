@@ -6,10 +6,12 @@ mod definition;
 #[cfg(feature = "http")]
 mod dial;
 mod engine;
+mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
 mod lossy;
 mod order;
 mod people;
 mod remote;
+mod simulated;
 mod world;

@@ -53,7 +53,7 @@ pub enum FaultKind {
     RequestLost,
     /// Calls in flight on a link are cut at once.
     Reset,
-    /// One call takes ten seconds longer.
+    /// One call takes longer, on the way there or back: ten seconds, or less than its caller waits.
     Slow,
     /// A watch wakes its watcher for nothing.
     SpuriousWake,

@@ -78,18 +78,7 @@ impl Link {
     async fn wait<T>(&self, rx: oneshot::Receiver<Result<T>>) -> Result<T> {
         let unknown =
             |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
-        let mut resets = self.world.0.resets.subscribe();
-        let reset = async {
-            loop {
-                if resets.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                let (_, links) = &*resets.borrow_and_update();
-                if links.contains(&(self.node, self.store())) || links.contains(&(self.store(), self.node)) {
-                    return;
-                }
-            }
-        };
+        let reset = self.world.until_reset(self.node, self.store());
         let reply = async {
             match rx.await {
                 Ok(result) => result,
@@ -113,8 +102,9 @@ impl Link {
         apply: impl Fn() -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
         reply: oneshot::Sender<Result<T>>,
     ) {
-        /// What a gray failure adds.
+        /// What a gray failure adds at most; every second one stays within the patience of the caller.
         const SLOW: Duration = Duration::from_secs(10);
+        const SLOWISH: Duration = Duration::from_millis(900);
         let suffers = |kind| suffered.contains(&kind);
         // After the caller gave up, up to three times as long.
         let late =
@@ -123,8 +113,12 @@ impl Link {
         if suffers(FaultKind::LateRequest) {
             wait += late();
         }
+        let gray = draw(self.world.seed(), "slow", &via, n);
+        let slow = if gray.is_multiple_of(2) { SLOW } else { SLOWISH.mul_f64(unit(gray)) };
+        // On the way there or on the way back.
+        let (there, back) = if gray & 2 == 0 { (slow, Duration::ZERO) } else { (Duration::ZERO, slow) };
         if suffers(FaultKind::Slow) {
-            wait += SLOW;
+            wait += there;
         }
         pause(wait).await;
         if suffers(FaultKind::RequestLost) || !self.world.passes(self.node, self.store()).await {
@@ -140,6 +134,9 @@ impl Link {
             });
         }
         pause(self.world.latency(&via, n * 2 + 1)).await;
+        if suffers(FaultKind::Slow) {
+            pause(back).await;
+        }
         if suffers(FaultKind::LateReply) {
             pause(late()).await;
         }

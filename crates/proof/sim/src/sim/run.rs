@@ -27,6 +27,7 @@ pub struct Campaign {
     checks: Vec<MakeChecker>,
     go_on: bool,
     minimize: bool,
+    traced: bool,
 }
 
 /// One run that did not pass.
@@ -61,7 +62,8 @@ pub struct Report {
     pub coverage: Coverage,
     /// Virtual time simulated.
     pub simulated: Duration,
-    /// A hash over the traces of all runs: equal for equal seeds and options.
+    /// A hash over the traces of all runs when they were [`traced`](Campaign::traced): equal for equal
+    /// seeds and options.
     pub trace: u64,
 }
 
@@ -74,7 +76,7 @@ pub(super) struct Ran {
 
 impl Campaign {
     pub(super) fn new(sim: Sim, scenario: Scenario) -> Self {
-        Self { sim, scenario, checks: Vec::new(), go_on: false, minimize: true }
+        Self { sim, scenario, checks: Vec::new(), go_on: false, minimize: true, traced: false }
     }
 
     /// Judges every run with a fresh checker from `make`.
@@ -89,6 +91,13 @@ impl Campaign {
     pub fn count_all(mut self) -> Self {
         self.go_on = true;
         self.minimize = false;
+        self
+    }
+
+    /// Hashes the trace of every run into [`Report::trace`], to compare executions.
+    #[must_use]
+    pub fn traced(mut self) -> Self {
+        self.traced = true;
         self
     }
 
@@ -120,7 +129,7 @@ impl Campaign {
             let mut options = self.sim.options.clone();
             options.seed = seed;
             let ran = self.once(&options);
-            report.add(&ran);
+            report.add(&ran, self.traced);
             if matches!(ran.verdict, Verdict::Fail(_)) {
                 report.failures.push(self.failure(options, ran));
                 if !self.go_on {
@@ -215,12 +224,14 @@ impl fmt::Debug for Campaign {
 }
 
 impl Report {
-    fn add(&mut self, ran: &Ran) {
+    fn add(&mut self, ran: &Ran, traced: bool) {
         self.seeds += 1;
         self.simulated += ran.simulated;
         self.coverage.add(Coverage::of(&ran.history));
-        for byte in write(&ran.history).bytes() {
-            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        if traced {
+            for byte in write(&ran.history).bytes() {
+                self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+            }
         }
         let verdict = ran.verdict.clone();
         if self.seeds == 1 {

@@ -29,6 +29,8 @@ pub(super) struct Goal<'a> {
     pub(super) tolerance: f64,
     /// Most replicas to move.
     pub(super) budget: u64,
+    /// Slots that stay.
+    pub(super) pinned: Option<&'a [bool]>,
 }
 
 struct State<'a> {
@@ -47,7 +49,7 @@ pub(super) fn balance(shape: &Shape, current: &Lists, solved: &Solved, goal: &Go
     let mut state = State {
         shape,
         goal,
-        moved: vec![false; sets.len()],
+        moved: (0..sets.len()).map(|e| goal.pinned.is_some_and(|p| p[e / shape.rf])).collect(),
         sets,
         held: vec![0.0; n],
         entries: vec![Vec::new(); n],

@@ -107,6 +107,7 @@ pub struct Planner<'a> {
     load: Option<&'a [f64]>,
     tolerance: f64,
     budget: u64,
+    pinned: Option<&'a [bool]>,
     max_parallel: u32,
 }
 
@@ -123,6 +124,7 @@ impl<'a> Planner<'a> {
             load: None,
             tolerance: 0.1,
             budget: u64::MAX,
+            pinned: None,
             max_parallel: 4,
         }
     }
@@ -175,6 +177,13 @@ impl<'a> Planner<'a> {
     #[must_use]
     pub fn budget(mut self, moves: u64) -> Self {
         self.budget = moves;
+        self
+    }
+
+    /// With [`Planner::load`]: slots that stay where the rules let them stay.
+    #[must_use]
+    pub fn pinned(mut self, slots: &'a [bool]) -> Self {
+        self.pinned = Some(slots);
         self
     }
 
@@ -254,9 +263,12 @@ impl<'a> Planner<'a> {
             return Err(out_of_range("max_parallel", 0, "at least 1").into());
         }
         let slots = self.map.slots();
-        for (field, length) in
-            [("bytes", self.bytes.map(<[u64]>::len)), ("load", self.load.map(<[f64]>::len))]
-        {
+        let lengths = [
+            ("bytes", self.bytes.map(<[u64]>::len)),
+            ("load", self.load.map(<[f64]>::len)),
+            ("pinned", self.pinned.map(<[bool]>::len)),
+        ];
+        for (field, length) in lengths {
             if let Some(length) = length.filter(|l| *l != slots) {
                 return Err(out_of_range(
                     field,
@@ -277,7 +289,13 @@ impl<'a> Planner<'a> {
         let shares = sets::shares(shape).unwrap_or_default();
         let all: f64 = load.iter().sum::<f64>();
         let target: Vec<f64> = shares.iter().map(|s| s.as_f64() / shape.slots as f64 * all).collect();
-        let goal = load::Goal { load, target: &target, tolerance: self.tolerance, budget: self.budget };
+        let goal = load::Goal {
+            load,
+            target: &target,
+            tolerance: self.tolerance,
+            budget: self.budget,
+            pinned: self.pinned,
+        };
         load::balance(shape, current, solved, &goal)
     }
 }
@@ -305,19 +323,17 @@ struct Now {
     lists: Lists,
     /// The primary, where it is such a node.
     primary: Vec<Option<u32>>,
+    /// Every node of the map in the target, drained ones too.
+    target_of: Vec<Option<u32>>,
 }
 
 impl Now {
     fn of(map: &SlotMap, nodes: &Nodes, shape: &Shape) -> Self {
-        let to: Vec<Option<u32>> = map
-            .nodes()
-            .as_slice()
-            .iter()
-            .map(|n| nodes.find(n.id.as_str()).map(NodeIdx::get).filter(|i| shape.weights[*i as usize] > 0))
-            .collect();
-        let of = |idx: &NodeIdx| to[idx.as_usize()];
+        let find = |n: &Node| nodes.find(n.id.as_str()).map(NodeIdx::get);
+        let target_of: Vec<Option<u32>> = map.nodes().as_slice().iter().map(find).collect();
+        let of = |idx: &NodeIdx| target_of[idx.as_usize()].filter(|i| shape.weights[*i as usize] > 0);
         let lists = (0..map.slots()).map(|s| map.replicas(s).iter().filter_map(of).collect());
         let primary = (0..map.slots()).map(|s| map.replicas(s).first().and_then(of)).collect();
-        Self { lists: Lists::of_lists(lists), primary }
+        Self { lists: Lists::of_lists(lists), primary, target_of }
     }
 }

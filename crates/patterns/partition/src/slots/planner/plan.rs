@@ -1,5 +1,6 @@
 //! A plan: what moves, from whom, in which wave, and why not less.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use super::load::Balanced;
@@ -280,7 +281,8 @@ impl Plan {
     }
 
     /// The map after a wave, with everything moved so far and the roles of the end where they are possible.
-    /// The epoch is the base's plus the wave.
+    /// Its epoch is the base's plus the wave, so that every wave can be published; its nodes are those of
+    /// both fleets until the last wave.
     ///
     /// # Errors
     /// An epoch that cannot be counted on.
@@ -325,6 +327,10 @@ impl Draft<'_> {
         let next = SlotMap::from_lists(self.nodes.clone(), self.map.slot_hash(), epoch, shape.slots, &lists)?;
         let (steps, gone) = self.steps(sets);
         let (moves, removals, fewest_waves) = self.schedule(steps, gone);
+        if self.balanced.is_none() && moves.len() as u64 != self.solved.moves {
+            let text = format!("{} moves were written down of {} decided", moves.len(), self.solved.moves);
+            return Err(Error::new(ErrorKind::Internal, text));
+        }
         let notes = self.notes(&moves, left);
         let waves = moves.iter().map(|m| m.wave).chain(removals.iter().map(|r| r.wave)).max().unwrap_or(0);
         let (lower_bound, certified) = match &self.balanced {
@@ -370,13 +376,13 @@ impl Draft<'_> {
     fn steps(&self, sets: &[u32]) -> (Vec<Step>, Vec<(usize, NodeId)>) {
         let (mut steps, mut gone) = (Vec::new(), Vec::new());
         let old = self.map.nodes();
+        let mut sends = vec![0_u64; self.nodes.len()];
         for (slot, set) in sets.chunks_exact(self.shape.rf).enumerate() {
             let now = self.now.lists.of(slot);
             let mut new: Vec<u32> = set.iter().copied().filter(|n| !now.contains(n)).collect();
             new.sort_unstable();
-            let stays = |idx: &NodeIdx| {
-                self.nodes.find(old[*idx].id.as_str()).is_some_and(|n| set.contains(&n.get()))
-            };
+            let here = |idx: NodeIdx| self.now.target_of[idx.as_usize()];
+            let stays = |idx: &NodeIdx| here(*idx).is_some_and(|n| set.contains(&n));
             let mut lost: Vec<NodeIdx> =
                 self.map.replicas(slot).iter().copied().filter(|i| !stays(i)).collect();
             // Replicas that are only dropped are the last ones of the list.
@@ -393,11 +399,14 @@ impl Draft<'_> {
             pairs.extend(new.into_iter().map(|n| (rest.next(), n)));
             gone.extend(rest.map(|i| (slot, old[i].id.clone())));
             for (from, to) in pairs {
-                let from = from.map(|i| old[i].id.clone());
-                let here = |id: &NodeId| self.nodes.find(id.as_str()).map(NodeIdx::get);
-                let other = || self.map.replicas(slot).iter().find_map(|i| here(&old[*i].id));
-                let source = from.as_ref().and_then(here).or_else(other);
-                steps.push(Step { slot, from, to, source });
+                // Another holder can copy too: one that stays, and of those the one that sends least.
+                let holders = || self.map.replicas(slot).iter().filter_map(|i| here(*i));
+                let best = || holders().min_by_key(|n| (!set.contains(n), sends[*n as usize]));
+                let source = from.and_then(here).or_else(best);
+                if let Some(node) = source {
+                    sends[node as usize] += 1;
+                }
+                steps.push(Step { slot, from: from.map(|i| old[i].id.clone()), to, source });
             }
         }
         (steps, gone)
@@ -431,17 +440,18 @@ impl Draft<'_> {
             })
             .collect();
         moves.sort_by(|a, b| (a.wave, a.slot, &a.to).cmp(&(b.wave, b.slot, &b.to)));
+        sources_leave_last(&mut moves);
         let removals =
             gone.into_iter().map(|(slot, node)| Removal { slot, node, wave: last[slot] }).collect();
         (moves, removals, fewest)
     }
 
     fn role_changes(&self, next: &SlotMap) -> Vec<RoleChange> {
-        let primary =
-            |map: &SlotMap, slot: usize| map.replicas(slot).first().map(|i| map.nodes()[*i].id.clone());
         let changes = (0..self.shape.slots).filter_map(|slot| {
-            let (from, to) = (primary(self.map, slot), primary(next, slot)?);
-            (from.as_ref() != Some(&to)).then_some(RoleChange { slot, from, to })
+            let (from, to) = (self.map.replicas(slot).first(), next.replicas(slot).first()?.get());
+            let same = from.is_some_and(|i| self.now.target_of[i.as_usize()] == Some(to));
+            let from = from.map(|i| self.map.nodes()[*i].id.clone());
+            (!same).then(|| RoleChange { slot, from, to: self.id(to) })
         });
         changes.collect()
     }
@@ -496,5 +506,33 @@ impl Draft<'_> {
             })
         });
         skewed.collect()
+    }
+}
+
+/// Where a replica that leaves also copies for another one of its slot, it must not leave before it has: the
+/// replicas that leave a slot do so in the order of their last copy. Copies of one slot run in different
+/// waves, so that order always fits.
+fn sources_leave_last(moves: &mut [Move]) {
+    let copies_for_another = |m: &Move| m.source.is_some() && m.source != m.from;
+    let mut slots: Vec<usize> = moves.iter().filter(|m| copies_for_another(m)).map(|m| m.slot).collect();
+    slots.sort_unstable();
+    slots.dedup();
+    let mut of_slot: BTreeMap<usize, Vec<usize>> = slots.into_iter().map(|s| (s, Vec::new())).collect();
+    for (at, m) in moves.iter().enumerate() {
+        if let Some(list) = of_slot.get_mut(&m.slot) {
+            list.push(at);
+        }
+    }
+    for list in of_slot.into_values() {
+        let last_copy = |from: &Option<NodeId>| {
+            let copies = list.iter().filter(|at| from.is_some() && moves[**at].source == *from);
+            copies.map(|at| moves[*at].wave).max().unwrap_or(0)
+        };
+        let mut leave: Vec<(usize, Option<NodeId>)> =
+            list.iter().map(|at| (last_copy(&moves[*at].from), moves[*at].from.clone())).collect();
+        leave.sort();
+        for (at, (_, from)) in list.into_iter().zip(leave) {
+            moves[at].from = from;
+        }
     }
 }

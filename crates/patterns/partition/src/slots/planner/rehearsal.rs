@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::out_of_range;
 use super::plan::Plan;
 use crate::error::{Error, ErrorKind};
 use crate::node::{Node, NodeId, Nodes};
@@ -108,9 +109,6 @@ pub(super) fn map_after(plan: &Plan, wave: usize) -> Result<SlotMap, Error> {
     if wave == 0 {
         return Ok(plan.base().clone());
     }
-    if wave >= plan.waves() {
-        return Ok(plan.next().clone());
-    }
     let mut live = lists(plan.base());
     for m in plan.moves().iter().take_while(|m| m.wave <= wave) {
         let list = &mut live[m.slot];
@@ -128,18 +126,20 @@ pub(super) fn map_after(plan: &Plan, wave: usize) -> Result<SlotMap, Error> {
             list[..=at].rotate_right(1);
         }
     }
-    let mut fleet: BTreeMap<NodeId, Node> = BTreeMap::new();
-    let all = plan.base().nodes().as_slice().iter().chain(plan.next().nodes().as_slice());
-    fleet.extend(all.map(|n| (n.id.clone(), n.clone())));
-    let nodes = Nodes::new(fleet.into_values())?;
+    let nodes = if wave >= plan.waves() {
+        plan.next().nodes().clone()
+    } else {
+        let mut fleet: BTreeMap<NodeId, Node> = BTreeMap::new();
+        let all = plan.base().nodes().as_slice().iter().chain(plan.next().nodes().as_slice());
+        fleet.extend(all.map(|n| (n.id.clone(), n.clone())));
+        Nodes::new(fleet.into_values())?
+    };
     let find = |n: &NodeId| nodes.find(n.as_str()).ok_or_else(|| broken(format!("{n} is in no map")));
     let indexes: Vec<Vec<_>> =
         live.iter().map(|l| l.iter().map(find).collect::<Result<_, _>>()).collect::<Result<_, _>>()?;
-    Ok(SlotMap::from_lists(
-        nodes.clone(),
-        plan.base().slot_hash(),
-        plan.next().epoch(),
-        indexes.len(),
-        &indexes,
-    )?)
+    let wave = u64::try_from(wave.min(plan.waves())).unwrap_or(u64::MAX);
+    let epoch = plan.base().epoch().checked_add(wave).ok_or_else(|| {
+        Error::from(out_of_range("epoch", plan.base().epoch(), "below 2^64 less the number of waves"))
+    })?;
+    Ok(SlotMap::from_lists(nodes.clone(), plan.base().slot_hash(), epoch, indexes.len(), &indexes)?)
 }

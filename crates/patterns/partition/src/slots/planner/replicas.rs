@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 
 use super::flow::Shifts;
 use super::{Lists, Shape};
+use crate::hash::mix64;
 
 /// The replica sets of all slots while they are chosen.
 pub(super) struct Replicas<'a> {
@@ -185,7 +186,14 @@ struct Room<'a> {
     shape: &'a Shape,
     zones: BTreeSet<(Reverse<i64>, u32)>,
     need: Vec<i64>,
-    nodes: Vec<BinaryHeap<(i64, Reverse<u32>)>>,
+    /// What a node lacks, and its rank among those that lack as much.
+    nodes: Vec<BinaryHeap<(i64, u64, u32)>>,
+}
+
+/// A new rank on every level of lack. In the order of ids, the same nodes would share slots again and again;
+/// then a dead node's load would fall on a few, and a heavier node could take nothing from its mates.
+fn rank(lacks: i64, node: u32) -> u64 {
+    mix64(lacks.unsigned_abs() << 32 | u64::from(node))
 }
 
 impl<'a> Room<'a> {
@@ -196,7 +204,7 @@ impl<'a> Room<'a> {
             if shape.weights[node as usize] > 0 {
                 let lacks = i64::try_from(*q).unwrap_or(i64::MAX) - i64::try_from(*h).unwrap_or(i64::MAX);
                 need[*z as usize] += lacks;
-                nodes[*z as usize].push((lacks, Reverse(node)));
+                nodes[*z as usize].push((lacks, rank(lacks, node), node));
             }
         }
         let zones = (0_u32..).zip(&need).map(|(z, n)| (Reverse(*n), z)).collect();
@@ -207,7 +215,7 @@ impl<'a> Room<'a> {
         let mut passed = Vec::new();
         let mut found = None;
         'zones: for &(_, z) in &self.zones {
-            while let Some((lacks, Reverse(node))) = self.nodes[z as usize].pop() {
+            while let Some((lacks, _, node)) = self.nodes[z as usize].pop() {
                 if allows(self.shape, set, node) {
                     found = Some((z, lacks, node));
                     break 'zones;
@@ -221,10 +229,10 @@ impl<'a> Room<'a> {
             }
         }
         for (z, lacks, node) in passed {
-            self.nodes[z as usize].push((lacks, Reverse(node)));
+            self.nodes[z as usize].push((lacks, rank(lacks, node), node));
         }
         let (z, lacks, node) = found?;
-        self.nodes[z as usize].push((lacks - 1, Reverse(node)));
+        self.nodes[z as usize].push((lacks - 1, rank(lacks - 1, node), node));
         let need = &mut self.need[z as usize];
         self.zones.remove(&(Reverse(*need), z));
         *need -= 1;

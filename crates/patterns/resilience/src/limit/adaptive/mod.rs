@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Instant, Rng, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Instant, Rng, Runtime, SystemClock, SystemRng};
 
 use crate::event::{Ear, Event, Kind, Listener};
 use crate::policy::seam::{self, Ask, Pass};
@@ -397,15 +397,10 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// Another clock than the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Another generator than one seeded by the system; it jitters the probes.
-    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
-        self.rng = rng;
+    /// Clock and randomness. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.clock = Arc::clone(runtime.clock());
+        self.rng = Arc::clone(runtime.rng());
         self
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Deadline, Instant, SystemClock, Tick};
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, SystemClock, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
@@ -290,9 +290,9 @@ impl RateBuilder {
         self
     }
 
-    /// Another clock than the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
+    /// Clock. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.clock = Arc::clone(runtime.clock());
         self
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mainstay_clock::{Rng, SystemRng};
+use mainstay_clock::{Rng, Runtime, SystemRng};
 
 use super::AdaptiveLimiter;
 use crate::event::{Ear, Event, Kind, Listener};
@@ -183,9 +183,9 @@ impl ShedderBuilder {
         self
     }
 
-    /// Another generator than one seeded by the system.
-    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
-        self.rng = rng;
+    /// Randomness. Default: seeded by the system.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.rng = Arc::clone(runtime.rng());
         self
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Rng, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Rng, Runtime, SystemClock, SystemRng};
 
 use crate::event::{Ear, Event, Kind, Listener};
 use crate::policy::seam::{self, Ask, Pass};
@@ -211,15 +211,10 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Another clock than the system's.
-    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = clock;
-        self
-    }
-
-    /// Another generator than one seeded by the system.
-    pub fn rng(mut self, rng: Arc<dyn Rng>) -> Self {
-        self.rng = rng;
+    /// Clock and randomness. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.clock = Arc::clone(runtime.clock());
+        self.rng = Arc::clone(runtime.rng());
         self
     }
 

@@ -78,7 +78,7 @@ mod tests {
     #[test]
     fn the_window_forgets() {
         let mut window = Window::new(Duration::from_secs(120));
-        let at = |s| Instant::from_nanos(s * 1_000_000_000);
+        let at = |s: u64| Instant::from_nanos(s * 1_000_000_000);
         window.count(at(1), false);
         window.count(at(15), true);
         assert_eq!(window.totals(at(20)), (2, 1));

@@ -1,0 +1,195 @@
+//! `ring verify`: is this map whole, do two agree, does a profile answer like the system it stands for?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use mainstay_partition::compat::{self, HaproxyFunction, HaproxyHash, KetamaMode};
+use mainstay_partition::slots::{Planner, SlotMap};
+use mainstay_partition::{Node, Place, Spread};
+use serde_json::json;
+
+use super::{input, percent, refused};
+use crate::cli::output::plain;
+use crate::cli::{Output, print};
+use crate::error::{Code, Error, Result};
+
+/// Disagreements that are shown.
+const SHOWN: usize = 10;
+
+/// Arguments of `ring verify`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// A slot map to check.
+    #[arg(long)]
+    map: Option<PathBuf>,
+    /// Replicas that every slot must have, with --map.
+    #[arg(long, default_value_t = 1)]
+    rf: usize,
+    /// The zone rule that every slot must keep, with --map.
+    #[arg(long, default_value = "any", value_parser = input::spread)]
+    zones: Spread,
+    /// Another map, or another client's copy: epochs and fingerprints are compared.
+    #[arg(long, requires = "map")]
+    against: Option<PathBuf>,
+    /// A profile to compare with the answers of the system it stands for.
+    #[arg(long, value_enum, conflicts_with = "map", requires = "answers")]
+    profile: Option<Profile>,
+    /// The names exactly as the other configuration writes them: `name[*weight],...` or a file.
+    #[arg(long)]
+    nodes: Option<String>,
+    /// Lines `KEY<tab>OWNER`, as the other system answered.
+    #[arg(long)]
+    answers: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Profile {
+    EnvoyMaglev,
+    EnvoyRing,
+    Haproxy,
+    HaproxyAvalanche,
+    Ketama,
+    KetamaPlain,
+    KetamaSpy,
+    Nginx,
+}
+
+/// Runs `ring verify`.
+pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
+    match (&args.map, args.profile) {
+        (Some(path), _) => maps(args, &input::map(path)?, output),
+        (None, Some(profile)) => answers(args, profile, output),
+        (None, None) => Err(Error::new(Code::PlacementInput, "give --map FILE or --profile NAME")),
+    }
+}
+
+fn maps(args: &Args, map: &SlotMap, output: Output) -> Result<ExitCode> {
+    if let Some(path) = &args.against {
+        let other = input::map(path)?;
+        let (a, b) = (map.fingerprint(), other.fingerprint());
+        if map.epoch() == other.epoch() && a != b {
+            let why = format!("both maps claim epoch {}; fingerprints {a:032x} and {b:032x}", map.epoch());
+            return Err(Error::new(Code::PlacementConflict, why));
+        }
+    }
+    let repair = Planner::new(map).rf(args.rf).zones(args.zones).solve().map_err(refused)?;
+    let short = (0..map.slots()).filter(|s| map.replicas(*s).len() < args.rf).count();
+    let shares = map.shares();
+    let json = json!({
+        "epoch": map.epoch(),
+        "fingerprint": format!("{:032x}", map.fingerprint()),
+        "slots": map.slots(),
+        "nodes": map.nodes().len(),
+        "short_slots": short,
+        "moves_to_repair": repair.moves().len(),
+        "max_over_mean": shares.max_over_mean(),
+        "min_over_mean": shares.min_over_mean(),
+    });
+    let rows = [
+        ("epoch", map.epoch().to_string()),
+        ("fingerprint", format!("{:032x}", map.fingerprint())),
+        ("slots", map.slots().to_string()),
+        ("nodes", map.nodes().len().to_string()),
+        ("slots with too few replicas", short.to_string()),
+        ("moves to keep rules and shares", repair.moves().len().to_string()),
+        ("primaries, max/mean", format!("{:.3}", shares.max_over_mean())),
+        ("primaries, min/mean", format!("{:.3}", shares.min_over_mean())),
+    ];
+    let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
+    output.rows(&["WHAT", "VALUE"], rows, &json)?;
+    Ok(if short == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// `host:port` of a memcached server.
+fn host_port(node: &Node) -> Result<(String, u16)> {
+    let name = node.id.as_str();
+    let parts = name.rsplit_once(':').and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+    parts.ok_or_else(|| Error::new(Code::PlacementInput, format!("`{name}` is no host:port")))
+}
+
+fn build(profile: Profile, nodes: &[Node]) -> Result<Box<dyn Place>> {
+    let named = || nodes.iter().map(|n| (n.id.as_str(), n.weight));
+    let place: Box<dyn Place> = match profile {
+        Profile::Nginx => {
+            let all = named().fold(compat::nginx(), |b, (name, weight)| b.server(name, weight));
+            Box::new(all.build().map_err(refused)?)
+        }
+        Profile::Haproxy | Profile::HaproxyAvalanche => {
+            let hash = if matches!(profile, Profile::Haproxy) {
+                HaproxyHash::Default
+            } else {
+                HaproxyHash::Avalanche(HaproxyFunction::Sdbm)
+            };
+            let start = compat::haproxy().hash_type(hash);
+            let all = named().fold(start, |b, (name, weight)| b.server(name, weight));
+            Box::new(all.build().map_err(refused)?)
+        }
+        Profile::EnvoyRing => {
+            let start = compat::envoy_ring(1024, 8_388_608);
+            Box::new(named().fold(start, |b, (name, weight)| b.host(name, weight)).build().map_err(refused)?)
+        }
+        Profile::EnvoyMaglev => {
+            let start = compat::envoy_maglev(65_537);
+            Box::new(named().fold(start, |b, (name, weight)| b.host(name, weight)).build().map_err(refused)?)
+        }
+        Profile::Ketama | Profile::KetamaPlain | Profile::KetamaSpy => {
+            let mode = match profile {
+                Profile::KetamaPlain => KetamaMode::Plain,
+                Profile::KetamaSpy => KetamaMode::Spy,
+                _ => KetamaMode::Weighted,
+            };
+            let mut all = compat::ketama(mode);
+            for node in nodes {
+                let (host, port) = host_port(node)?;
+                all = all.server(host, port, node.weight);
+            }
+            Box::new(all.build().map_err(refused)?)
+        }
+    };
+    Ok(place)
+}
+
+fn answers(args: &Args, profile: Profile, output: Output) -> Result<ExitCode> {
+    let missing = |what: &str| Error::new(Code::PlacementInput, format!("give {what}"));
+    let nodes = input::nodes(args.nodes.as_deref().ok_or_else(|| missing("--nodes NODES"))?)?;
+    let path = args.answers.as_deref().ok_or_else(|| missing("--answers FILE"))?;
+    let place = build(profile, &nodes)?;
+    let text = input::read(path)?;
+    let (mut keys, mut wrong) = (0_u64, Vec::new());
+    for (number, line) in text.lines().enumerate().filter(|(_, l)| !l.is_empty()) {
+        let Some((key, theirs)) = line.split_once('\t') else {
+            let why = format!("{}:{}: no tab between key and owner", path.display(), number + 1);
+            return Err(Error::new(Code::PlacementInput, why));
+        };
+        keys += 1;
+        let ours = place.owner(key.as_bytes()).map(|i| place.nodes()[i].id.to_string()).unwrap_or_default();
+        if ours != theirs {
+            wrong.push((key.to_owned(), ours, theirs.to_owned()));
+        }
+    }
+    if keys == 0 {
+        return Err(Error::new(Code::PlacementInput, format!("{} has no answers", path.display())));
+    }
+    let agree = (keys - wrong.len() as u64) as f64 / keys as f64;
+    let fingerprint = format!("{:032x}", place.fingerprint());
+    if output == Output::Json {
+        let list = wrong.iter().take(SHOWN).map(|(k, o, t)| json!({"key": k, "ours": o, "theirs": t}));
+        let json = json!({
+            "keys": keys, "agree": agree, "disagreements": wrong.len(),
+            "first": list.collect::<Vec<_>>(), "fingerprint": fingerprint,
+        });
+        print(&format!("{json:#}\n"))?;
+    } else {
+        let mut text = format!("{} of {keys} keys agree; fingerprint {fingerprint}\n", percent(agree));
+        for (key, ours, theirs) in wrong.iter().take(SHOWN) {
+            text += &format!("{}: ours {}, theirs {}\n", plain(key), plain(ours), plain(theirs));
+        }
+        print(&text)?;
+    }
+    if wrong.is_empty() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let why = format!("{} of {keys} keys have another owner", wrong.len());
+    Err(Error::new(Code::PlacementConflict, why))
+}

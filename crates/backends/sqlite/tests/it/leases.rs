@@ -1,0 +1,132 @@
+//! The lease file: several engines, another boot, crowds.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_clock::{Clock, Runtime, SeededRng};
+use mainstay_sqlite::{Driver, SqliteLeases};
+use mainstay_store::LeaseStore;
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released};
+
+use crate::conformance::Files;
+
+const TTL: Duration = Duration::from_secs(5);
+
+fn ask(name: &str, op: &str) -> AcquireRequest {
+    AcquireRequest::exclusive(name, op, op, TTL)
+}
+
+fn runtime(clock: &VirtualClock) -> Runtime {
+    Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1)))
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_boot_gives_a_full_ttl_of_grace_and_larger_tokens() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let open = || SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let store = open();
+    let Acquired::Granted(first) = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    clock.sleep(TTL - Duration::from_secs(1)).await;
+    drop(store);
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    raw.execute("update meta set boot = 'another boot'", []).unwrap();
+    drop(raw);
+
+    let store = open();
+    clock.sleep(TTL - Duration::from_secs(1)).await;
+    assert!(matches!(store.acquire(ask("n", "b")).await.unwrap(), Acquired::Held { by, .. } if by == "a"));
+    clock.sleep(Duration::from_secs(1)).await;
+    let Acquired::Granted(second) = store.acquire(ask("n", "b")).await.unwrap() else { panic!() };
+    assert_eq!(first[0].token.get() >> 48, 0);
+    assert_eq!(second[0].token.get() >> 48, 1, "the epoch grew with the boot");
+}
+
+#[tokio::test(start_paused = true)]
+async fn f11_a_wall_clock_that_jumps_frees_nothing_and_tokens_still_grow() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let store = SqliteLeases::open(files.fresh(), Driver::Inline, &runtime(&clock)).unwrap();
+    let Acquired::Granted(first) = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    for hours in [1, -3] {
+        clock.jump_wall(hours * 3_600_000);
+        assert!(matches!(store.acquire(ask("n", "b")).await.unwrap(), Acquired::Held { .. }));
+    }
+    store.release("a").await.unwrap();
+    let Acquired::Granted(second) = store.acquire(ask("n", "b")).await.unwrap() else { panic!() };
+    assert!(second[0].token > first[0].token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_ended_under_names_nobody_asks_for_is_forgotten() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let store = SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    for n in 0..200 {
+        store.acquire(ask(&format!("once/{n}"), &format!("op-{n}"))).await.unwrap();
+    }
+    clock.sleep(TTL).await;
+    for n in 0..10 {
+        store.acquire(ask("again", &format!("later-{n}"))).await.unwrap();
+    }
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    let rows: i64 = raw
+        .query_row("select (select count(*) from op) + (select count(*) from op_name)", [], |r| r.get(0))
+        .unwrap();
+    assert_eq!(rows, 2, "the one held lease and its name");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn engines_on_one_file_exclude_each_other_and_serve_in_order() {
+    let files = Files::new();
+    let file = files.fresh();
+    let open = || SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap();
+    let (here, there) = (open(), open());
+    let Acquired::Granted(first) = here.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    let join = |op: &str| AcquireRequest { line: Line::Join, ..ask("n", op) };
+    assert!(matches!(there.acquire(join("b")).await.unwrap(), Acquired::Queued { position: Some(0) }));
+    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1) }));
+    // Woken by the other engine's release, not by a timer of the caller.
+    let hint = there.watch("n");
+    assert_eq!(here.release("a").await.unwrap(), Released::Clean);
+    hint.await.unwrap();
+    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1) }));
+    let Acquired::Granted(second) = there.acquire(join("b")).await.unwrap() else { panic!("b came first") };
+    assert!(second[0].token > first[0].token);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_callers_of_two_engines_see_no_busy_and_never_two_holders() {
+    let files = Files::new();
+    let file = files.fresh();
+    let engines: Vec<SqliteLeases> =
+        (0..2).map(|_| SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap()).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..64 {
+        let store = engines[n % 2].clone();
+        tasks.spawn(async move {
+            let mut tokens = Vec::new();
+            for round in 0..5 {
+                let op = format!("{n}-{round}");
+                if let Acquired::Granted(g) = store.acquire(ask("n", &op)).await.unwrap() {
+                    tokens.push(g[0].token.get());
+                    assert_eq!(
+                        store.release(&op).await.unwrap(),
+                        Released::Clean,
+                        "nobody took it meanwhile"
+                    );
+                }
+            }
+            tokens
+        });
+    }
+    let mut tokens = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        tokens.extend(done.unwrap());
+    }
+    let granted = tokens.len();
+    tokens.sort_unstable();
+    tokens.dedup();
+    assert_eq!(tokens.len(), granted, "a token was given twice");
+    assert!(granted > 5, "{granted} grants");
+}

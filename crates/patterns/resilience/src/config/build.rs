@@ -1,0 +1,198 @@
+//! From [`Spec`] to policies.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+use mainstay_clock::backoff::Jitter;
+
+use super::spec::{BreakerSpec, BudgetUse, Idempotent, RetrySpec, Spec};
+use super::{FileError, Policies};
+use crate::breaker::HalfOpen;
+use crate::hedge::Hedge;
+use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter};
+use crate::policy::{LimitSlot, PolicyBuilder};
+use crate::retry::RetryBuilder;
+use crate::{Breaker, Budget, Bulkhead, ConfigError, Policy, Retry};
+
+type Budgets = BTreeMap<String, Budget>;
+
+pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
+    let named = |target: &str| {
+        let target = target.to_owned();
+        move |error| FileError::Config { target, error }
+    };
+    let mut budgets = Budgets::new();
+    for (name, spec) in &policies.budgets {
+        let mut builder = Budget::builder(name.as_str()).runtime(runtime);
+        if spec.ratio.is_some() || spec.floor.is_some() {
+            builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
+        }
+        if let Some(credit) = spec.credit {
+            builder = builder.credit(credit);
+        }
+        budgets.insert(name.clone(), builder.build().map_err(named(name))?);
+    }
+    let mut built = BTreeMap::new();
+    for (name, spec) in &policies.targets {
+        let policy = policy(name, spec, &budgets, runtime).map_err(named(name))?;
+        built.insert(Arc::from(name.as_str()), policy);
+    }
+    Ok(built)
+}
+
+fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Result<Policy, ConfigError> {
+    let mut policy = Policy::builder(name).runtime(runtime);
+    policy = set(policy, spec.deadline, PolicyBuilder::deadline);
+    policy = set(policy, spec.attempt_timeout, PolicyBuilder::attempt_timeout);
+    policy = match spec.idempotent {
+        Idempotent::Always => policy.idempotent(),
+        Idempotent::Never => policy,
+        Idempotent::PerCall => policy.idempotent_per_call(),
+    };
+    policy = match &spec.budget {
+        BudgetUse::Named(name) => match budgets.get(name) {
+            Some(budget) => policy.budget(budget),
+            None => return Err(ConfigError::new("budget", name, "a name of [budgets]")),
+        },
+        BudgetUse::None => policy.without_budget(),
+        BudgetUse::Own => policy,
+    };
+    if let Some(spec) = &spec.retry {
+        policy = policy.retry(retry(spec)?);
+    }
+    if let Some(breaker_spec) = &spec.breaker {
+        policy = policy.breaker(&breaker(name, breaker_spec, spec.attempt_timeout, runtime)?);
+    }
+    if let Some(spec) = &spec.bulkhead {
+        let limit =
+            spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
+        let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
+        if let Some(queue) = spec.queue.filter(|n| *n > 0) {
+            let wait =
+                spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
+            builder = builder.queue(queue, wait);
+        }
+        policy = policy.bulkhead(&builder.build()?);
+    }
+    if let Some(spec) = &spec.hedge {
+        let mut builder = match (spec.percentile, spec.after) {
+            (Some(p), after) => set(Hedge::at_percentile(p), after, |b, after| b.initially(after)),
+            (None, Some(after)) => Hedge::after(after),
+            (None, None) => return Err(ConfigError::new("hedge", "nothing", "after or percentile")),
+        };
+        builder = set(builder, spec.window, |b, window| b.window(window));
+        policy = policy.hedge_plan(builder.build()?.plan());
+    }
+    limits(policy, name, spec, runtime)?.build()
+}
+
+fn set<B, V>(builder: B, value: Option<V>, f: impl FnOnce(B, V) -> B) -> B {
+    match value {
+        Some(value) => f(builder, value),
+        None => builder,
+    }
+}
+
+fn retry(spec: &RetrySpec) -> Result<Retry, ConfigError> {
+    let (base, cap) = spec.delays();
+    let mut builder = match spec.growth.as_deref() {
+        None | Some("exponential") => Retry::exponential(base, cap),
+        Some("linear") => Retry::linear(base, cap),
+        Some("constant") => Retry::constant(base),
+        Some(other) => return Err(ConfigError::new("growth", other, "exponential, linear or constant")),
+    };
+    if let Some(jitter) = &spec.jitter {
+        builder = builder.jitter(match jitter.as_str() {
+            "decorrelated" => Jitter::Decorrelated,
+            "equal" => Jitter::Equal,
+            "full" => Jitter::Full,
+            "none" => Jitter::None,
+            other => return Err(ConfigError::new("jitter", other, "full, equal, decorrelated or none")),
+        });
+    }
+    builder = set(builder, spec.attempts, RetryBuilder::attempts);
+    builder = set(builder, spec.total_time, RetryBuilder::total_time);
+    builder = set(builder, spec.max_retry_after, RetryBuilder::max_retry_after);
+    builder = set(builder, spec.min_attempt_time, RetryBuilder::min_attempt_time);
+    if let Some(on) = spec.on.clone() {
+        builder = builder.when(move |failed| {
+            let kind = match failed.verdict {
+                _ if failed.timed_out => "timeout",
+                crate::Verdict::Throttled { .. } => "throttled",
+                _ => "failure",
+            };
+            on.iter().any(|on| on == kind)
+        });
+    }
+    builder.build()
+}
+
+fn breaker(
+    name: &str,
+    spec: &BreakerSpec,
+    attempt_timeout: Option<Duration>,
+    runtime: &Runtime,
+) -> Result<Breaker, ConfigError> {
+    let mut builder = Breaker::builder(name).runtime(runtime);
+    builder = match (spec.window, spec.count, spec.consecutive) {
+        (None, None, None) => builder,
+        (Some(window), None, None) => builder.window(window),
+        (None, Some(count), None) => builder.count_window(count),
+        (None, None, Some(run)) => builder.consecutive(run),
+        _ => return Err(ConfigError::new("window", "several kinds", "one of window, count and consecutive")),
+    };
+    builder = set(builder, spec.failure_rate, |b, rate| b.failure_rate(rate));
+    builder = set(builder, spec.min_calls, |b, n| b.min_calls(n));
+    builder = match (spec.slow_after, spec.slow_rate) {
+        (Some(after), rate) => builder.slow(after, rate.unwrap_or(0.8)),
+        (None, Some(rate)) => {
+            return Err(ConfigError::new("slow_rate", rate, "only together with slow_after"));
+        }
+        (None, None) => builder,
+    };
+    let base = spec.open_for.unwrap_or(Duration::from_secs(2));
+    let cap = spec.open_cap.unwrap_or(base.max(Duration::from_secs(30)));
+    builder = builder.growing_open(base, spec.open_growth.unwrap_or(2.0), cap);
+    builder = set(builder, spec.jitter, |b, share| b.jitter(share));
+    let permits = spec.permits.unwrap_or(3);
+    builder = builder.half_open(HalfOpen::permits(permits).required(spec.required.unwrap_or(permits)));
+    builder = set(builder, spec.probe_lease, |b, lease| b.probe_lease(lease));
+    set(builder, attempt_timeout, |b, d| b.attempt_timeout(d)).build()
+}
+
+fn limits(
+    mut policy: PolicyBuilder,
+    name: &str,
+    spec: &Spec,
+    runtime: &Runtime,
+) -> Result<PolicyBuilder, ConfigError> {
+    if let Some(spec) = &spec.rate {
+        let mut builder = RateLimiter::builder(name).runtime(runtime);
+        builder = builder.rate(spec.cells.unwrap_or(0), spec.per.unwrap_or(Duration::from_secs(1)));
+        let limiter = set(builder, spec.burst, |b, burst| b.burst(burst)).build()?;
+        policy = policy.limit(LimitSlot::Rate, Arc::new(limiter));
+    }
+    if let Some(spec) = &spec.adaptive {
+        let mut builder = AdaptiveLimiter::builder(name).runtime(runtime);
+        builder = builder.algorithm(match spec.algorithm.as_deref() {
+            None | Some("gradient") => Algorithm::gradient(),
+            Some("aimd") => Algorithm::aimd(),
+            Some("vegas") => Algorithm::Vegas,
+            Some(other) => return Err(ConfigError::new("algorithm", other, "gradient, vegas or aimd")),
+        });
+        builder = set(builder, spec.initial, |b, n| b.initial(n));
+        builder = set(builder, spec.min, |b, n| b.min(n));
+        let limiter = set(builder, spec.max, |b, n| b.max(n)).build()?;
+        policy = policy.limit(LimitSlot::Adaptive, Arc::new(limiter));
+    }
+    if let Some(spec) = &spec.throttle {
+        let mut builder = ClientThrottle::builder(name).runtime(runtime);
+        builder = set(builder, spec.k, |b, k| b.k(k));
+        builder = set(builder, spec.window, |b, window| b.window(window));
+        let throttle = set(builder, spec.trickle, |b, share| b.trickle(share)).build()?;
+        policy = policy.limit(LimitSlot::Throttle, Arc::new(throttle));
+    }
+    Ok(policy)
+}

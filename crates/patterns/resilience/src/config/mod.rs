@@ -1,0 +1,151 @@
+//! Policies as a TOML file (feature `serde`): a defaults block, and what each target does differently.
+//!
+//! Durations are text (`"300ms"`, `"2s"`). A target inherits every key of `defaults`; a slot is switched off by
+//! `retry = false`. Unknown keys are refused with the nearest known one. [`Policies::lint`] names the ten
+//! mis-compositions; [`Policies::build`] refuses a file that has any.
+//!
+//! ```
+//! use mainstay_clock::Runtime;
+//! use mainstay_resilience::config::Policies;
+//!
+//! let policies = Policies::from_toml(r#"
+//!     [defaults]
+//!     deadline = "2s"
+//!     attempt_timeout = "300ms"
+//!     idempotent = "per_call"
+//!     [defaults.retry]
+//!     attempts = 3
+//!     [defaults.breaker]
+//!     failure_rate = 0.5
+//!
+//!     [targets.payments.breaker]
+//!     open_for = "5s"
+//!     [targets.reports]
+//!     deadline = "30s"
+//!     retry = false
+//! "#).unwrap();
+//! assert!(policies.lint().is_empty());
+//! let built = policies.build(&Runtime::system()).unwrap();
+//! assert_eq!(built["payments"].snapshot().max_attempts, 3);
+//! assert_eq!(built["reports"].snapshot().max_attempts, 1);
+//! ```
+
+mod build;
+mod check;
+mod read;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use mainstay_clock::Runtime;
+
+use crate::lint::Finding;
+use crate::{ConfigError, Policy};
+use spec::{BudgetSpec, Spec};
+
+/// The policies of one file, read and not yet built.
+///
+/// # Defaults
+/// Of each key: what the builder of its pattern has.
+#[derive(Clone, Debug, Default)]
+pub struct Policies {
+    budgets: BTreeMap<String, BudgetSpec>,
+    targets: BTreeMap<String, Spec>,
+}
+
+/// Why a file was refused.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum FileError {
+    /// A setting was refused when its policy was built.
+    Config {
+        /// The target or budget.
+        target: String,
+        /// The refused setting.
+        error: ConfigError,
+    },
+    /// The file composes policies wrongly.
+    Lint(Vec<Finding>),
+    /// Not TOML.
+    Syntax(String),
+    /// A key that nobody reads.
+    UnknownKey {
+        /// Where, as `targets.payments.breaker.open_four`.
+        path: String,
+        /// The nearest known key.
+        suggestion: Option<&'static str>,
+    },
+    /// A value of the wrong type or out of range.
+    Value {
+        /// Where.
+        path: String,
+        /// What stands there.
+        given: String,
+        /// What is allowed.
+        allowed: String,
+    },
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config { target, error } => write!(f, "target `{target}`: {error}"),
+            Self::Lint(found) => {
+                f.write_str("policies are composed wrongly:")?;
+                found.iter().try_for_each(|finding| write!(f, "\n  {finding}"))
+            }
+            Self::Syntax(what) => write!(f, "not TOML: {what}"),
+            Self::UnknownKey { path, suggestion: Some(known) } => {
+                write!(f, "unknown key `{path}`; did you mean `{known}`?")
+            }
+            Self::UnknownKey { path, suggestion: None } => write!(f, "unknown key `{path}`"),
+            Self::Value { path, given, allowed } => {
+                write!(f, "`{path}` = {given} is refused; allowed: {allowed}")
+            }
+        }
+    }
+}
+
+impl std::error::Error for FileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Config { error, .. } => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl Policies {
+    /// Reads a file. Does not look at how the settings fit together: see [`lint`](Policies::lint).
+    ///
+    /// # Errors
+    /// [`FileError`]: not TOML, an unknown key with a suggestion, or a value of the wrong type.
+    pub fn from_toml(text: &str) -> Result<Self, FileError> {
+        read::file(text)
+    }
+
+    /// The names of the targets.
+    pub fn targets(&self) -> impl Iterator<Item = &str> {
+        self.targets.keys().map(String::as_str)
+    }
+
+    /// The mis-compositions of the file, by target and rule.
+    #[must_use]
+    pub fn lint(&self) -> Vec<Finding> {
+        check::all(self)
+    }
+
+    /// Builds one policy per target. All or nothing.
+    ///
+    /// # Errors
+    /// [`FileError::Lint`] if anything is found, [`FileError::Config`] for a refused setting.
+    pub fn build(&self, runtime: &Runtime) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
+        let found = self.lint();
+        if !found.is_empty() {
+            return Err(FileError::Lint(found));
+        }
+        build::all(self, runtime)
+    }
+}

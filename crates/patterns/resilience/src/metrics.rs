@@ -1,0 +1,250 @@
+//! From events to the `metrics` facade (feature `metrics`).
+//!
+//! | metric | labels | meaning |
+//! |---|---|---|
+//! | `mainstay_breaker_state` | name, state | 1 for the state it is in, 0 for the others |
+//! | `mainstay_breaker_transitions_total` | name, state | transitions into the state |
+//! | `mainstay_breaker_calls_total` | name, outcome | attempts by how they counted |
+//! | `mainstay_calls_total` | name, outcome | whole calls of a policy |
+//! | `mainstay_call_duration_seconds` | name | duration of whole calls |
+//! | `mainstay_rejected_total` | name, reason | refusals |
+//! | `mainstay_retry_attempts_total` | name | further attempts |
+//! | `mainstay_hedges_total` | name | second attempts |
+//! | `mainstay_bulkhead_in_flight`, `_limit`, `_queued` | name | from [`MetricsListener::bulkhead`] |
+//! | `mainstay_retry_budget_tokens` | name | from [`MetricsListener::budget`] |
+//!
+//! With [`Naming::Resilience4j`] breakers, bulkheads and retries report under the names of Resilience4j's
+//! Prometheus exporter, so that boards made for it go on working.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+
+use crate::breaker::{BreakerSnapshot, State};
+use crate::budget::BudgetSnapshot;
+use crate::bulkhead::BulkheadSnapshot;
+use crate::{Event, Kind, Listener, Outcome, Source};
+
+/// Most names that become labels of their own; later ones share `other`, and
+/// `mainstay_metric_names_overflow_total` counts them. A board with more lines than this shows nothing.
+const MAX_NAMES: usize = 200;
+
+/// Which names the metrics have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Naming {
+    /// Ours.
+    #[default]
+    Mainstay,
+    /// Those of Resilience4j.
+    Resilience4j,
+}
+
+/// A listener that counts into the recorder of the `metrics` facade. Looks its counters up once per policy.
+///
+/// ```
+/// use mainstay_resilience::{Breaker, metrics::MetricsListener};
+///
+/// let metrics = MetricsListener::new();
+/// let breaker = Breaker::builder("payments").listener(metrics.clone()).build().unwrap();
+/// breaker.admit().unwrap().success();
+/// metrics.breaker(&breaker.snapshot());
+/// ```
+#[derive(Debug)]
+pub struct MetricsListener {
+    naming: Naming,
+    names: Mutex<BTreeSet<String>>,
+}
+
+impl MetricsListener {
+    /// With our names.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Self::with_naming(Naming::Mainstay)
+    }
+
+    /// With these names.
+    #[must_use]
+    pub fn with_naming(naming: Naming) -> Arc<Self> {
+        Arc::new(Self { naming, names: Mutex::new(BTreeSet::new()) })
+    }
+
+    fn label(&self, name: &str) -> String {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        if names.contains(name) || names.len() < MAX_NAMES {
+            names.insert(name.to_owned());
+            return name.to_owned();
+        }
+        counter!("mainstay_metric_names_overflow_total").increment(1);
+        "other".to_owned()
+    }
+
+    /// Reports what is read, not heard: call it when metrics are scraped.
+    pub fn breaker(&self, s: &BreakerSnapshot) {
+        let name = self.label(&s.name);
+        show_state(self.naming, &name, s.state);
+        if self.naming == Naming::Resilience4j {
+            let share =
+                |x: f64| if s.counts.total < u64::from(s.config.min_calls()) { -1.0 } else { x * 100.0 };
+            gauge!("resilience4j_circuitbreaker_failure_rate", "name" => name.clone())
+                .set(share(s.counts.failure_rate()));
+            gauge!("resilience4j_circuitbreaker_slow_call_rate", "name" => name.clone())
+                .set(share(s.counts.slow_rate()));
+            let kinds = [("failed", s.counts.failures), ("successful", s.counts.total - s.counts.failures)];
+            for (kind, n) in kinds {
+                gauge!("resilience4j_circuitbreaker_buffered_calls", "name" => name.clone(), "kind" => kind)
+                    .set(n as f64);
+            }
+        }
+    }
+
+    /// Reports what is read, not heard: call it when metrics are scraped.
+    pub fn bulkhead(&self, s: &BulkheadSnapshot) {
+        let name = self.label(&s.name);
+        if self.naming == Naming::Resilience4j {
+            let free = f64::from(s.limit.saturating_sub(s.in_flight));
+            gauge!("resilience4j_bulkhead_available_concurrent_calls", "name" => name.clone()).set(free);
+            gauge!("resilience4j_bulkhead_max_allowed_concurrent_calls", "name" => name)
+                .set(f64::from(s.limit));
+            return;
+        }
+        gauge!("mainstay_bulkhead_in_flight", "name" => name.clone()).set(f64::from(s.in_flight));
+        gauge!("mainstay_bulkhead_limit", "name" => name.clone()).set(f64::from(s.limit));
+        gauge!("mainstay_bulkhead_queued", "name" => name).set(f64::from(s.queued));
+    }
+
+    /// Reports what is read, not heard: call it when metrics are scraped.
+    pub fn budget(&self, s: &BudgetSnapshot) {
+        gauge!("mainstay_retry_budget_tokens", "name" => self.label(&s.name)).set(s.available);
+    }
+}
+
+impl Listener for MetricsListener {
+    fn event(&self, _: &Source, _: &Event<'_>) {}
+
+    fn bind(&self, source: &Source) -> Option<Arc<dyn Listener>> {
+        Some(Arc::new(Bound::new(self.naming, source.kind(), self.label(source.name()))))
+    }
+}
+
+fn state_name(naming: Naming) -> &'static str {
+    match naming {
+        Naming::Mainstay => "mainstay_breaker_state",
+        Naming::Resilience4j => "resilience4j_circuitbreaker_state",
+    }
+}
+
+/// Resilience4j calls the holds by other names.
+fn state_label(naming: Naming, state: State) -> &'static str {
+    match (naming, state) {
+        (Naming::Resilience4j, State::ForcedClosed) => "disabled",
+        _ => state.name(),
+    }
+}
+
+/// One state is 1, all others 0: the old one is cleared.
+fn show_state(naming: Naming, name: &str, now: State) {
+    for state in State::ALL {
+        let gauge: Gauge =
+            gauge!(state_name(naming), "name" => name.to_owned(), "state" => state_label(naming, state));
+        gauge.set(if state == now { 1.0 } else { 0.0 });
+    }
+}
+
+/// The counters of one policy.
+#[derive(Debug)]
+struct Bound {
+    naming: Naming,
+    name: String,
+    success: Counter,
+    failure: Counter,
+    ignored: Counter,
+    abandoned: Counter,
+    late: Counter,
+    duration: Histogram,
+    retried: [Counter; 2],
+    retries: Counter,
+    hedges: Counter,
+}
+
+impl Bound {
+    fn new(naming: Naming, kind: Kind, name: String) -> Self {
+        let calls = match (naming, kind) {
+            (Naming::Mainstay, Kind::Breaker) => "mainstay_breaker_calls_total",
+            (Naming::Mainstay, _) => "mainstay_calls_total",
+            (Naming::Resilience4j, Kind::Breaker) => "resilience4j_circuitbreaker_calls_total",
+            (Naming::Resilience4j, _) => "resilience4j_timelimiter_calls_total",
+        };
+        let by = match naming {
+            Naming::Mainstay => ["outcome", "success", "failure", "ignored"],
+            Naming::Resilience4j => ["kind", "successful", "failed", "ignored"],
+        };
+        let of = |value: &'static str| counter!(calls, "name" => name.clone(), by[0] => value);
+        let duration = match (naming, kind) {
+            (Naming::Resilience4j, Kind::Breaker) => {
+                histogram!("resilience4j_circuitbreaker_calls_seconds", "name" => name.clone())
+            }
+            _ => histogram!("mainstay_call_duration_seconds", "name" => name.clone()),
+        };
+        let retried = |kind: &'static str| counter!("resilience4j_retry_calls_total", "name" => name.clone(), "kind" => kind);
+        Self {
+            success: of(by[1]),
+            failure: of(by[2]),
+            ignored: of(by[3]),
+            abandoned: of("abandoned"),
+            late: of("late"),
+            duration,
+            retried: [retried("successful_with_retry"), retried("failed_with_retry")],
+            retries: counter!("mainstay_retry_attempts_total", "name" => name.clone()),
+            hedges: counter!("mainstay_hedges_total", "name" => name.clone()),
+            naming,
+            name,
+        }
+    }
+
+    fn call(&self, outcome: Outcome, seconds: f64, attempts: u32) {
+        let counter = match outcome {
+            Outcome::Success | Outcome::SlowSuccess => &self.success,
+            Outcome::Failure | Outcome::Timeout(_) => &self.failure,
+            Outcome::Ignored => &self.ignored,
+            Outcome::Abandoned => &self.abandoned,
+            Outcome::Late => &self.late,
+        };
+        counter.increment(1);
+        self.duration.record(seconds);
+        if attempts > 1 && self.naming == Naming::Resilience4j {
+            let failed = usize::from(!matches!(outcome, Outcome::Success | Outcome::SlowSuccess));
+            self.retried[failed].increment(1);
+        }
+    }
+}
+
+impl Listener for Bound {
+    fn event(&self, source: &Source, event: &Event<'_>) {
+        match event {
+            Event::Call { outcome, elapsed, attempts } => {
+                self.call(*outcome, elapsed.as_secs_f64(), *attempts);
+            }
+            Event::Hedged { .. } => self.hedges.increment(1),
+            Event::HedgeWon => {}
+            Event::Rejected(rejected) => {
+                if self.naming == Naming::Resilience4j && source.kind() == Kind::Breaker {
+                    let name = self.name.clone();
+                    counter!("resilience4j_circuitbreaker_not_permitted_calls_total", "name" => name, "kind" => "not_permitted")
+                        .increment(1);
+                } else {
+                    let reason = rejected.why().code();
+                    counter!("mainstay_rejected_total", "name" => self.name.clone(), "reason" => reason)
+                        .increment(1);
+                }
+            }
+            Event::Retry { .. } => self.retries.increment(1),
+            Event::Transition(t) => {
+                show_state(self.naming, &self.name, t.to());
+                let (name, state) = (self.name.clone(), t.to().name());
+                counter!("mainstay_breaker_transitions_total", "name" => name, "state" => state).increment(1);
+            }
+        }
+    }
+}

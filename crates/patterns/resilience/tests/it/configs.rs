@@ -1,0 +1,193 @@
+//! Policies as TOML, and the linter.
+
+use mainstay_clock::Runtime;
+use mainstay_resilience::config::{FileError, Policies};
+use mainstay_resilience::lint::{Layer, Rule, stack};
+
+/// A file without any finding; each case spoils one thing.
+const GOOD: &str = r#"
+[budgets.shared]
+ratio = 0.2
+floor = 10
+credit = "1s"
+
+[defaults]
+deadline = "2s"
+attempt_timeout = "300ms"
+idempotent = "always"
+budget = "shared"
+[defaults.retry]
+attempts = 3
+base = "50ms"
+cap = "1s"
+jitter = "equal"
+on = ["failure", "timeout"]
+[defaults.breaker]
+window = "10s"
+min_calls = 20
+failure_rate = 0.4
+
+[targets.payments]
+within = "shop"
+[targets.payments.breaker]
+open_for = "5s"
+[targets.shop.bulkhead]
+limit = 64
+queue = 128
+wait = "1s"
+[targets.shop.hedge]
+percentile = 0.95
+after = "80ms"
+[targets.reports]
+deadline = "30s"
+retry = false
+breaker = { count = 50 }
+rate = { cells = 10, per = "1s", burst = 5 }
+adaptive = { algorithm = "vegas", max = 50 }
+throttle = { k = 1.5 }
+"#;
+
+fn lint(text: &str) -> Vec<Rule> {
+    Policies::from_toml(text).unwrap().lint().iter().map(mainstay_resilience::lint::Finding::rule).collect()
+}
+
+#[test]
+fn a_good_file_builds_what_it_says() {
+    let policies = Policies::from_toml(GOOD).unwrap();
+    assert_eq!(policies.targets().collect::<Vec<_>>(), ["payments", "reports", "shop"]);
+    assert_eq!(policies.lint(), []);
+    let built = policies.build(&Runtime::system()).unwrap();
+    let (payments, shop, reports) =
+        (built["payments"].snapshot(), built["shop"].snapshot(), built["reports"].snapshot());
+    let breaker = payments.breaker.unwrap();
+    assert_eq!(breaker.config.failure_rate(), 0.4, "inherited beside an own key of the same table");
+    assert_eq!(breaker.config.min_calls(), 20);
+    assert_eq!((payments.max_attempts, reports.max_attempts), (3, 1));
+    assert_eq!(shop.bulkhead.unwrap().limit, 64);
+    assert!(shop.hedged && !payments.hedged);
+    assert_eq!(reports.limits.len(), 3);
+    assert_eq!(reports.deadline, Some(std::time::Duration::from_secs(30)));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_a_suggestion() {
+    let refused = |text: &str| match Policies::from_toml(text).unwrap_err() {
+        FileError::UnknownKey { path, suggestion } => (path, suggestion),
+        other => panic!("{other}"),
+    };
+    for (text, path, suggestion) in [
+        ("[default.breaker]\n", "default", Some("defaults")),
+        ("[defaults]\ndead_line = \"1s\"\n", "defaults.dead_line", Some("deadline")),
+        ("[defaults.breaker]\nopen_four = \"1s\"\n", "defaults.breaker.open_four", Some("open_for")),
+        ("[targets.a.retry]\nattemps = 2\n", "targets.a.retry.attemps", Some("attempts")),
+        ("[targets.a.hedge]\nxyz = 2\n", "targets.a.hedge.xyz", None),
+        ("[budgets.a]\nratios = 2\n", "budgets.a.ratios", Some("ratio")),
+    ] {
+        assert_eq!(refused(text), (path.to_owned(), suggestion), "{text}");
+    }
+    let error = Policies::from_toml("[targets.a.retry]\nattemps = 2\n").unwrap_err();
+    assert_eq!(error.to_string(), "unknown key `targets.a.retry.attemps`; did you mean `attempts`?");
+}
+
+#[test]
+fn wrong_values_name_path_value_and_range() {
+    for (text, path) in [
+        ("[defaults]\ndeadline = 5\n", "targets.a.deadline"),
+        ("[defaults]\ndeadline = \"5 parsecs\"\n", "targets.a.deadline"),
+        ("[defaults.retry]\nattempts = -1\n", "targets.a.retry.attempts"),
+        ("[defaults]\nretry = true\n", "targets.a.retry"),
+        ("[defaults]\nbudget = \"nobody\"\n", "targets.a.budget"),
+        ("[defaults]\nidempotent = \"maybe\"\n", "targets.a.idempotent"),
+        ("[defaults]\norder = [\"retry\", \"sauce\"]\n", "targets.a.order"),
+        ("[defaults.breaker]\nfailure_rate = \"half\"\n", "targets.a.breaker.failure_rate"),
+        ("targets = 3\n[defaults]\n", "targets"),
+    ] {
+        let text = if text.contains("targets") { text.to_owned() } else { format!("{text}[targets.a]\n") };
+        match Policies::from_toml(&text).unwrap_err() {
+            FileError::Value { path: p, allowed, .. } => assert!(p == path && !allowed.is_empty(), "{p}"),
+            other => panic!("{text}: {other}"),
+        }
+    }
+    assert!(matches!(Policies::from_toml("deadline = ").unwrap_err(), FileError::Syntax(_)));
+}
+
+#[test]
+fn settings_that_a_pattern_refuses_name_their_target() {
+    for (text, field) in [
+        ("[targets.a.bulkhead]\nlimit = 0\n", "limit"),
+        ("[targets.a.bulkhead]\nqueue = 5\n", "limit"),
+        ("[targets.a.rate]\nper = \"1s\"\n", "rate"),
+        ("[targets.a.adaptive]\nalgorithm = \"magic\"\n", "algorithm"),
+        ("[targets.a.throttle]\nk = 0.5\n", "k"),
+        ("[targets.a]\ndeadline = \"0s\"\n", "deadline"),
+        (
+            "[targets.a]\nattempt_timeout = \"1s\"\n[targets.a.breaker]\nwindow = \"1s\"\ncount = 50\n",
+            "window",
+        ),
+        ("[budgets.a]\nratio = 7\n", "ratio"),
+    ] {
+        match Policies::from_toml(text).unwrap().build(&Runtime::system()).unwrap_err() {
+            FileError::Config { target, error } => {
+                assert_eq!((&*target, error.field()), ("a", field), "{text}")
+            }
+            other => panic!("{text}: {other}"),
+        }
+    }
+}
+
+/// `GOOD` with one line replaced.
+#[track_caller]
+fn spoiled(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replacen(from, to, 1)
+}
+
+#[test]
+fn pl2_every_miscomposition_is_rejected_with_its_number() {
+    let order = |order: &str| spoiled("[defaults]\n", &format!("[defaults]\norder = [{order}]\n"));
+    let cases = [
+        (order(r#""breaker", "retry", "attempt_timeout""#), Rule::M1),
+        (order(r#""retry", "deadline""#), Rule::M2),
+        (order(r#""attempt_timeout", "breaker""#), Rule::M3),
+        (spoiled("attempt_timeout = \"300ms\"\n", ""), Rule::M3),
+        (spoiled("attempt_timeout = \"300ms\"", "attempt_timeout = \"2s\""), Rule::M4),
+        (spoiled("on = [\"failure\"", "on = [\"open\""), Rule::M5),
+        (spoiled("[targets.payments]\n", "[targets.payments]\nbudget = \"own\"\n"), Rule::M6),
+        (spoiled("budget = \"shared\"\n", "budget = \"none\"\n"), Rule::M6),
+        (spoiled("idempotent = \"always\"\n", ""), Rule::M7),
+        (spoiled("min_calls = 20\n", "min_calls = 20\nprobe_lease = \"100ms\"\n"), Rule::M8),
+        (spoiled("[defaults]\n", "[defaults]\nexpected_rate = 1\n"), Rule::M9),
+        (spoiled("breaker = { count = 50 }", "breaker = { count = 10 }"), Rule::M9),
+        (spoiled("base = \"50ms\"", "base = \"1500ms\""), Rule::M9),
+        (spoiled("cap = \"1s\"", "cap = \"60s\"").replacen("base = \"50ms\"", "base = \"3s\"", 1), Rule::M9),
+        (order(r#""retry", "fallback""#), Rule::M10),
+        (order(r#""breaker", "attempt_timeout", "fallback""#), Rule::M10),
+    ];
+    for (text, rule) in &cases {
+        let found = lint(text);
+        assert!(!found.is_empty() && found.iter().all(|r| r == rule), "{rule}: {found:?}\n{text}");
+        let error = Policies::from_toml(text).unwrap().build(&Runtime::system()).unwrap_err();
+        assert!(error.to_string().contains(&format!("\n  {rule} ")), "{error}");
+    }
+    let tried: std::collections::BTreeSet<_> = cases.iter().map(|(_, rule)| *rule).collect();
+    assert_eq!(tried.len(), Rule::ALL.len(), "every rule has a case");
+}
+
+#[test]
+fn pl2_stacks_of_other_libraries_are_looked_at_too() {
+    assert_eq!(stack(&Layer::ORDER), []);
+    let found: Vec<Rule> = stack(&[Layer::Breaker, Layer::Retry, Layer::Deadline, Layer::Fallback])
+        .iter()
+        .map(|f| f.rule())
+        .collect();
+    assert_eq!(found, [Rule::M1, Rule::M2, Rule::M3, Rule::M10, Rule::M10]);
+}
+
+#[test]
+fn the_order_of_a_policy_passes_its_own_linter() {
+    // What the crate's documentation draws is what the linter calls right.
+    assert_eq!(
+        Layer::ORDER.map(Layer::name).join(" > "),
+        "fallback > deadline > limit > bulkhead > retry > hedge > breaker > attempt_timeout"
+    );
+}

@@ -1,0 +1,19 @@
+//! Real servers as private children of a test: found, started, paused, killed and cleaned up.
+//!
+//! Every server runs in a folder of its own, on a loopback address drawn for this test process, as an
+//! unprivileged user when the tests run as root, and dies with the thread that started it: start it in the main
+//! thread of the test target. Processes that a server forks die with it when it is dropped; for a test that is
+//! killed they must see to it themselves, so configure servers to fork none where they let you.
+//!
+//! A server that is not installed registers no test: [`run`] prints `NOT COVERED redis: 3 tests` and passes,
+//! unless [`REQUIRE`] is set, as `cargo xtask test` does; then it fails.
+
+mod address;
+mod find;
+mod process;
+mod report;
+
+pub use address::free_address;
+pub use find::find;
+pub use process::{Launch, Server, Setup};
+pub use report::{Cover, REQUIRE, Trial, run};

@@ -1,0 +1,77 @@
+//! The metastable failure, on a real server: capacity 1000/s, load 700/s, and for a while a tenth of the
+//! capacity. Times are a tenth of the scenario's (a timeout of 100 ms, a brown-out of one second).
+//!
+//! Three attempts with backoff and jitter keep the server overloaded for ever after. The defaults (a budget, a
+//! breaker, the deadline on the wire) and a server that drops what is too late recover.
+//!
+//! `--seconds N` runs longer, `--svg FILE` writes both curves as a plot.
+
+mod client;
+mod plot;
+mod server;
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+
+use client::Curve;
+
+/// Times of the scenario are multiplied by this.
+const SCALE: f64 = 0.1;
+/// When the brown-out begins and ends, in seconds of the scenario.
+const BROWN_OUT: (f64, f64) = (20.0, 30.0);
+
+/// Whether the protections are on, at the client and at the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    Protected,
+    Unprotected,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let (mut seconds, mut svg) = (50_usize, None);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} needs a value"))?;
+        match arg.as_str() {
+            "--seconds" => seconds = value.parse().context("--seconds")?,
+            "--svg" => svg = Some(value),
+            _ => anyhow::bail!("usage: overload [--seconds N] [--svg FILE]"),
+        }
+    }
+    ensure!((45..=600).contains(&seconds), "--seconds takes 45 to 600");
+    let unprotected = one(Mode::Unprotected, seconds).await?;
+    let protected = one(Mode::Protected, seconds).await?;
+    if let Some(path) = svg {
+        std::fs::write(&path, plot::svg(&unprotected, &protected, BROWN_OUT))
+            .with_context(|| path.clone())?;
+        println!("plot: {path}");
+    }
+    let before = protected.share(5..18).min(unprotected.share(5..18));
+    ensure!(before > 0.9, "the machine is too slow for the scenario: {before:.2} before the brown-out");
+    ensure!(unprotected.recovery(30).is_none(), "unprotected recovered: {:?}", unprotected.recovery(30));
+    ensure!(protected.recovery(30).is_some(), "protected did not recover");
+    Ok(())
+}
+
+async fn one(mode: Mode, seconds: usize) -> anyhow::Result<Curve> {
+    let server = server::start(mode).await?;
+    let curve = client::run(mode, &server, seconds).await?;
+    let verdict = match curve.recovery(30) {
+        Some(s) => format!("recovered {s} s after the brown-out"),
+        None => "never recovered".to_owned(),
+    };
+    println!(
+        "{mode:?}: {verdict}; {:.0} % before, {:.0} % at the end, peak amplification {:.2}",
+        100.0 * curve.share(5..18),
+        100.0 * curve.share(seconds - 8..seconds - 3),
+        curve.amplification(),
+    );
+    Ok(curve)
+}
+
+/// A duration of the scenario in real time.
+fn scaled(seconds: f64) -> Duration {
+    Duration::from_secs_f64(seconds * SCALE)
+}

@@ -1,0 +1,93 @@
+//! What is run before a release: every feature, the budget, the models, the long simulations.
+
+use anyhow::{Context as _, bail};
+use cargo_metadata::{Metadata, MetadataCommand, Package};
+
+use crate::{budget, cargo, ci, root, run};
+
+/// Seeds of each simulation.
+const SEEDS: &str = "100000";
+
+fn metadata() -> anyhow::Result<Metadata> {
+    MetadataCommand::new().current_dir(root()).no_deps().exec().context("cargo metadata failed")
+}
+
+/// Checks each package with no feature, each alone, and all.
+pub(crate) fn features() -> anyhow::Result<()> {
+    let mut failed = Vec::new();
+    let mut checked = 0;
+    for package in metadata()?.packages {
+        for words in sets(&package) {
+            let mut check = cargo();
+            check.args(["check", "-q", "-p", &package.name]).args(&words);
+            checked += 1;
+            if let Err(error) = run(&mut check) {
+                failed.push(format!("{} {}: {error}", package.name, words.join(" ")));
+            }
+        }
+    }
+    println!("{checked} sets of features, {} failed", failed.len());
+    if !failed.is_empty() {
+        bail!("features that do not stand alone:\n{}", failed.join("\n"));
+    }
+    Ok(())
+}
+
+/// None, each alone, all; a package without features has one set.
+fn sets(package: &Package) -> Vec<Vec<String>> {
+    let none = "--no-default-features".to_owned();
+    let mut sets = vec![vec![none.clone()]];
+    let names: Vec<&String> = package.features.keys().filter(|f| *f != "default").collect();
+    for name in &names {
+        sets.push(vec![none.clone(), "--features".to_owned(), (*name).clone()]);
+    }
+    if names.len() > 1 {
+        sets.push(vec!["--all-features".to_owned()]);
+    }
+    sets
+}
+
+/// Runs the loom models of every package that has them.
+pub(crate) fn loom() -> anyhow::Result<()> {
+    let mut modelled = 0;
+    for package in metadata()?.packages {
+        if !package.targets.iter().any(|t| t.name == "loom" && t.is_test()) {
+            continue;
+        }
+        modelled += 1;
+        run(cargo()
+            .args(["test", "--release", "-p", &package.name, "--test", "loom"])
+            .args(["--target-dir".as_ref(), crate::bench::target().join("loom").as_os_str()])
+            .env("RUSTFLAGS", "--cfg loom"))?;
+    }
+    if modelled == 0 {
+        bail!("no package has a test target `loom`");
+    }
+    Ok(())
+}
+
+/// Everything.
+pub(crate) fn full() -> anyhow::Result<()> {
+    ci()?;
+    features()?;
+    budget::budget()?;
+    loom()?;
+    run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{metadata, sets};
+
+    #[test]
+    fn each_feature_is_checked_alone_and_with_all_others() {
+        let metadata = metadata().unwrap();
+        let saga = metadata.packages.iter().find(|p| p.name == "mainstay-saga").unwrap();
+        let sets = sets(saga);
+        assert_eq!(sets[0], ["--no-default-features"]);
+        for feature in saga.features.keys().filter(|f| *f != "default") {
+            assert!(sets.iter().any(|s| s.last() == Some(feature)), "{feature}");
+        }
+        assert_eq!(sets.last().unwrap(), &["--all-features"]);
+    }
+}
