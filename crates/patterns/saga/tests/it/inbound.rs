@@ -20,7 +20,10 @@ use tower::{Layer as _, ServiceExt as _};
 
 /// A till: what was charged, by saga. Its rows and its money are one transaction under one lock.
 #[derive(Debug, Default)]
-struct Till(Mutex<(BTreeMap<(String, String), MemoryRows>, i64, Vec<Call>)>);
+struct Till(Mutex<Drawer>);
+
+/// The barrier's rows by saga and step, the money, and the calls that ran.
+type Drawer = (BTreeMap<(String, String), MemoryRows>, i64, Vec<Call>);
 
 impl Executor for Till {
     fn execute(&self, call: Call) -> BoxFuture<'_, Result<Performed, ExecuteError>> {
