@@ -539,6 +539,7 @@ fn if_l07_bad_settings_are_errors_when_built() {
 async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
     let limiter = AdaptiveLimiter::builder("x").initial(1).min(1).build().unwrap();
     let task = limiter.clone();
+    #[allow(clippy::disallowed_methods, reason = "a task that catches the panic")]
     let panicked = tokio::spawn(async move {
         let boom =
             || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
