@@ -20,10 +20,10 @@ mod hedges;
 mod layers;
 mod limits;
 mod manual;
-mod outliers;
-mod overload;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod outliers;
+mod overload;
 mod policy;
 mod retry;
 mod sketch;
