@@ -6,6 +6,7 @@ mod bench;
 mod budget;
 mod full;
 mod servers;
+mod sim;
 mod style;
 
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -18,6 +19,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   check     formatting, clippy, docs, style, dependency arrows, public API
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
+  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation; `sim` lists them
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         "full" => full::full(),
         "loom" => full::loom(),
         "overload" => overload(),
+        "sim" => sim::run(&root(), &words),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {

@@ -6,7 +6,10 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 4] = [
+const SERVERS: [(&str, &str); 6] = [
+    // The browser of the console's tests.
+    ("chromedriver", "chromium-driver"),
+    ("chromium", "chromium"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
     ("redis-server", "redis-server"),
@@ -25,12 +28,14 @@ pub(crate) const REQUIRE: &str = "MAINSTAY_REQUIRE_SERVERS";
 /// # Errors
 /// Something is missing and cannot be installed; the text says by which command a person can.
 pub(crate) fn bring() -> anyhow::Result<()> {
-    let packages: Vec<&str> = SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
+    let packages: Vec<&str> =
+        SERVERS.iter().filter(|(p, _)| !is_there(p)).map(|(_, package)| *package).collect();
     if packages.is_empty() {
         return Ok(());
     }
     let list = packages.join(" ");
-    let remedy = format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
+    let remedy =
+        format!("servers are missing; install them: apt-get install -y --no-install-recommends {list}");
     if !is_root() {
         bail!(remedy);
     }

@@ -97,7 +97,8 @@ pub(crate) async fn run(mode: Mode, server: &Server, seconds: usize) -> anyhow::
         let (http, policy, curve) = (http.clone(), policy.clone(), Arc::clone(&curve));
         server.runtime.spawn("call", async move {
             let cx = CallContext::new();
-            let result = policy.call_with(&cx, verdict, |attempt: Attempt<'_>| send(&http, address, attempt)).await;
+            let result =
+                policy.call_with(&cx, verdict, |attempt: Attempt<'_>| send(&http, address, attempt)).await;
             if matches!(result, Ok(status) if status < 400) {
                 lock(&curve).completed[second] += 1;
             }

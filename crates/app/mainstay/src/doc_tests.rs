@@ -3,8 +3,15 @@
 #[doc = include_str!("../../../../README.md")]
 struct Readme;
 
+#[doc = include_str!("../../../../docs/planned-change.md")]
+struct PlannedChange;
+
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
+#[doc = include_str!("../../../../docs/console.md")]
+struct Console;
+#[doc = include_str!("../../../../docs/partition.md")]
+struct Placement;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
@@ -26,3 +33,14 @@ struct Layers;
 #[cfg(feature = "policies")]
 #[doc = include_str!("../../../../docs/order-and-budgets.md")]
 struct OrderAndBudgets;
+
+#[doc = include_str!("../../../../docs/breaker.md")]
+struct Breakers;
+#[doc = include_str!("../../../../docs/bulkhead.md")]
+struct Bulkheads;
+#[doc = include_str!("../../../../docs/retry.md")]
+struct Retries;
+#[doc = include_str!("../../../../docs/budget.md")]
+struct Budgets;
+#[doc = include_str!("../../../../docs/timeout.md")]
+struct Timeouts;

@@ -19,7 +19,7 @@ pub enum Driver {
 /// | option | default | why |
 /// |---|---|---|
 /// | `driver` | a thread | group commit |
-/// | `readers` | 2 connections | views while recovery reads |
+/// | `readers` | 4 connections | views while recovery reads; more reads at once wait in line |
 /// | `max_pages` | none | the disk is the limit |
 /// | `max_wal_bytes` | 64 MiB | long enough that checkpoints stay beside the commits, short enough to read back after a crash in a moment |
 #[derive(Clone, Debug)]

@@ -12,8 +12,10 @@ use crate::error::store_error;
 const MIN_SQLITE: i32 = 3_051_003;
 /// A foreign process that holds the file for a moment is slowness, not failure.
 pub(crate) const BUSY: Duration = Duration::from_secs(10);
-/// Page cache of one connection, in KiB: the hot end of the tables, and far below the memory goal.
-const CACHE_KIB: i64 = 16 * 1024;
+/// Page cache of the writer, in KiB: the hot end of the tables, and far below the memory goal.
+const WRITER_KIB: i64 = 16 * 1024;
+/// Page cache of a reader, in KiB: there are several; what they miss is in the cache of the system.
+const READER_KIB: i64 = 2 * 1024;
 /// Prepared statements kept per connection: more than we have.
 const STATEMENTS: usize = 128;
 
@@ -36,7 +38,8 @@ pub(crate) fn open(file: &Path, write: bool) -> Result<Connection, Error> {
     }
     conn.execute_batch("pragma synchronous = full; pragma mmap_size = 0; pragma foreign_keys = off;")
         .map_err(store_error)?;
-    conn.pragma_update(None, "cache_size", -CACHE_KIB).map_err(store_error)?;
+    conn.pragma_update(None, "cache_size", if write { -WRITER_KIB } else { -READER_KIB })
+        .map_err(store_error)?;
     verify(&conn)?;
     Ok(conn)
 }

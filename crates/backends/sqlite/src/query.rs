@@ -235,7 +235,8 @@ impl Where {
         self.sql.push(sql.replace('?', &format!("?{}", self.values.len())));
     }
 
-    fn of(filter: &Filter) -> Self {
+    /// `few`: the definition has few sagas, see [`is_rare`].
+    fn of(filter: &Filter, few: bool) -> Self {
         let mut w = Self::default();
         if !filter.status.is_empty() {
             // Names of a closed set, not input.
@@ -246,8 +247,10 @@ impl Where {
         for (sql, flag) in flags {
             flag.into_iter().for_each(|f| w.add(sql, i64::from(f)));
         }
+        // The sign keeps the planner from the index by definition and id, which would mean to sort all of them.
+        let definition = if few || filter.id.is_some() { "s.definition = ?" } else { "+s.definition = ?" };
         let texts = [
-            ("s.definition = ?", &filter.definition),
+            (definition, &filter.definition),
             ("s.step = ?", &filter.step),
             ("s.id = ?", &filter.id),
             ("instr(s.error, ?) > 0", &filter.error_contains),
@@ -264,7 +267,17 @@ impl Where {
         for (sql, number) in numbers {
             number.into_iter().for_each(|n| w.add(sql, n));
         }
-        for (key, value) in &filter.attrs {
+        if filter.id.is_some() && filter.definition.is_none() {
+            // Ids are indexed below definitions: one look-up for each.
+            w.sql.push(format!("s.definition in ({DEFINITIONS})"));
+        }
+        // The first attribute leads, see `page_sql`.
+        if let Some((key, value)) = filter.attrs.first_key_value() {
+            w.add("a0.key = ?", key.clone());
+            w.add("a0.value = ?", value.clone());
+            w.sql.push("a0.rid = s.rid".to_owned());
+        }
+        for (key, value) in filter.attrs.iter().skip(1) {
             w.values.push(key.clone().into());
             let key_at = w.values.len();
             let sql = format!(
@@ -278,28 +291,60 @@ impl Where {
     }
 }
 
+/// The definitions that there are sagas of, by one look-up each instead of a scan.
+const DEFINITIONS: &str = "with recursive d(name) as (select min(definition) from saga union all
+  select (select min(definition) from saga where definition > d.name) from d where d.name is not null)
+  select name from d where name is not null";
+
+/// So few sagas that all of them may be sorted for a page.
+const RARE: i64 = 2_000;
+
+/// Whether a definition has few sagas. A page of one that has many is found by going back from the newest saga; a
+/// page of one that has few by sorting them.
+fn is_rare(conn: &Connection, definition: &str) -> rusqlite::Result<bool> {
+    let sql = "select count(*) from (select 1 from saga where definition = ?1 limit ?2)";
+    let count: i64 = conn.prepare_cached(sql)?.query_row(params![definition, RARE], |r| r.get(0))?;
+    Ok(count < RARE)
+}
+
+/// The statement of a page: rows come newest first from an index, so that a page costs what it shows and what is
+/// passed over on the way.
+fn page_sql(
+    conn: &Connection,
+    filter: &Filter,
+    after: Option<&PageCursor>,
+    limit: usize,
+) -> Result<(String, Vec<Value>)> {
+    let few = filter.definition.as_deref().map(|d| is_rare(conn, d)).transpose().map_err(store_error)?;
+    let mut w = Where::of(filter, few.unwrap_or(false));
+    // Where attributes are asked for, their index has the order.
+    let (from, rid) = match filter.attrs.is_empty() {
+        true => ("saga s", "s.rid"),
+        false => ("attr a0 cross join saga s", "a0.rid"),
+    };
+    if let Some(PageCursor(text)) = after {
+        let before: i64 = text.parse().map_err(|_| {
+            Error::new(ErrorKind::ApiMisuse, format!("`{text}` is no cursor of this journal"))
+        })?;
+        w.add(&format!("{rid} < ?"), before);
+    }
+    let conditions = if w.sql.is_empty() { "1".to_owned() } else { w.sql.join(" and ") };
+    // One more than asked for tells whether there is a next page.
+    let limit = limit.saturating_add(1);
+    let sql = format!("select {SUMMARY} from {from} where {conditions} order by {rid} desc limit {limit}");
+    Ok((sql, w.values))
+}
+
 pub(crate) fn page(
     conn: &Connection,
     filter: &Filter,
     after: Option<&PageCursor>,
     limit: usize,
 ) -> Result<Page> {
-    let mut w = Where::of(filter);
-    if let Some(PageCursor(text)) = after {
-        let before: i64 = text.parse().map_err(|_| {
-            Error::new(ErrorKind::ApiMisuse, format!("`{text}` is no cursor of this journal"))
-        })?;
-        w.add("s.rid < ?", before);
-    }
-    let conditions = if w.sql.is_empty() { "1".to_owned() } else { w.sql.join(" and ") };
-    // One more than asked for tells whether there is a next page.
-    let sql = format!(
-        "select {SUMMARY} from saga s where {conditions} order by s.rid desc limit {}",
-        limit.saturating_add(1)
-    );
+    let (sql, values) = page_sql(conn, filter, after, limit)?;
     let mut found: Vec<(i64, Summary)> = conn
         .prepare_cached(&sql)
-        .and_then(|mut s| s.query_map(params_from_iter(w.values), read_summary)?.collect())
+        .and_then(|mut s| s.query_map(params_from_iter(values), read_summary)?.collect())
         .map_err(store_error)?;
     let more = found.len() > limit;
     found.truncate(limit);
@@ -445,4 +490,63 @@ pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<S
         .collect()
     })
     .map_err(store_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a page is found, as SQLite tells.
+    fn plan(conn: &Connection, filter: &Filter) -> String {
+        let (sql, values) = page_sql(conn, filter, Some(&PageCursor("1000000".to_owned())), 50).unwrap();
+        let mut statement = conn.prepare(&format!("explain query plan {sql}")).unwrap();
+        let lines = statement.query_map(params_from_iter(values), |r| r.get::<_, String>(3)).unwrap();
+        lines.collect::<rusqlite::Result<Vec<_>>>().unwrap().join("; ")
+    }
+
+    #[test]
+    fn if_c12_pages_of_lists_are_found_in_order_and_not_by_sorting_what_there_is() {
+        let conn = Connection::open_in_memory().unwrap();
+        crate::schema::migrate(&conn).unwrap();
+        let insert = "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq,
+            bytes, incarnation, strikes, created, updated, status, retrying, paused, attempt, last_n)
+            select printf('u%d', value), iif(value % 100, 'common', 'rare'), 1, zeroblob(32), printf('i%d', value), zeroblob(32), 1, 1,
+            0, 0, 0, 0, 0, 'completed', 0, 0, 0, 0 from generate_series(1, 5000)";
+        let series = "with recursive generate_series(value) as (select 1 union all select value + 1 from
+            generate_series where value < 5000) select value from generate_series";
+        let insert = insert.replace("generate_series(1, 5000)", &format!("({series})"));
+        conn.execute_batch(&insert).unwrap();
+        let of = |f: &dyn Fn(&mut Filter)| {
+            let mut filter = Filter::default();
+            f(&mut filter);
+            plan(&conn, &filter)
+        };
+        for ordered in [
+            of(&|_| {}),
+            of(&|f| f.status = vec![SagaStatus::NeedsAttention]),
+            of(&|f| f.definition = Some("common".to_owned())),
+            of(&|f| f.error_contains = Some("x".to_owned())),
+            of(&|f| f.attrs = [("a", "1"), ("b", "2")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
+        ] {
+            assert!(!ordered.contains("TEMP B-TREE"), "{ordered}");
+        }
+        let attrs = of(&|f| f.attrs = [("a".to_owned(), "1".to_owned())].into());
+        assert!(attrs.contains("INDEX attr_value (key=? AND value=? AND rid<?)"), "{attrs}");
+        let rare = of(&|f| f.definition = Some("rare".to_owned()));
+        assert!(rare.contains("(definition=? AND rowid<?)") || rare.contains("(definition=?)"), "{rare}");
+        let id = of(&|f| f.id = Some("i7".to_owned()));
+        assert!(id.contains("(definition=? AND id=?"), "{id}");
+        let ids = |f: Filter| -> Vec<String> {
+            page(&conn, &f, None, 2).unwrap().rows.into_iter().map(|s| s.id).collect()
+        };
+        assert_eq!(ids(Filter { id: Some("i7".to_owned()), ..Filter::default() }), ["i7"]);
+        assert_eq!(
+            ids(Filter { definition: Some("rare".to_owned()), ..Filter::default() }),
+            ["i5000", "i4900"]
+        );
+        assert_eq!(
+            ids(Filter { definition: Some("common".to_owned()), ..Filter::default() }),
+            ["i4999", "i4998"]
+        );
+    }
 }

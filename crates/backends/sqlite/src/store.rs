@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mainstay_clock::Runtime;
 use mainstay_store::{Error, ErrorKind, Result};
 use rusqlite::Connection;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Driver, SqliteConfig};
 use crate::lockfile::LockFile;
@@ -36,6 +36,8 @@ pub struct SqliteStore(pub(crate) Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) writer: Writer,
     readers: Arc<Mutex<Vec<Connection>>>,
+    /// One for each connection in `readers`.
+    turns: Arc<Semaphore>,
     config: SqliteConfig,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
@@ -84,7 +86,8 @@ impl SqliteStore {
                 Writer::thread(core, checkpoint, config.max_wal_bytes)?
             }
         };
-        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), config, changed })))
+        let turns = Arc::new(Semaphore::new(config.readers));
+        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), turns, config, changed })))
     }
 
     /// Runs `read` on a reader connection: off the async threads in production, on the caller's thread with
@@ -96,18 +99,24 @@ impl SqliteStore {
         let (readers, file) = (Arc::clone(&self.0.readers), self.0.config.file.clone());
         let run = move || {
             let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            // More readers than pooled connections: a short-lived one instead of a wait.
+            // None is there only after a read that panicked took its connection along.
             let conn = pooled.map_or_else(|| open::open(&file, false), Ok)?;
             let result = read(&conn);
-            let mut pool = readers.lock().unwrap_or_else(PoisonError::into_inner);
-            if pool.len() < pool.capacity() {
-                pool.push(conn);
-            }
+            readers.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
             result
         };
         if self.0.config.driver == Driver::Inline {
             return run();
         }
+        // In line for a connection: to open one costs more than most reads.
+        let turn = Arc::clone(&self.0.turns).acquire_owned().await;
+        let turn = turn.map_err(|_| Error::new(ErrorKind::Internal, "the readers are closed"))?;
+        // The turn lasts as long as the read, also when the caller goes away.
+        let run = move || {
+            let result = run();
+            drop(turn);
+            result
+        };
         let ended = |_| Error::new(ErrorKind::Internal, "a reader panicked");
         tokio::task::spawn_blocking(run).await.map_err(ended)?
     }

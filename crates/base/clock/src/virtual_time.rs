@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use crate::{Clock, Instant, Sleep, Tick, WallTime};
 
@@ -39,7 +39,61 @@ pub struct VirtualClock(Arc<Shared>);
 struct Shared {
     origin: tokio::time::Instant,
     state: Mutex<State>,
-    changed: watch::Sender<u64>,
+    changed: Changes,
+}
+
+/// A counter that can be waited on. Its waiters wake in the order in which they began to wait.
+///
+/// tokio's `watch` spreads its waiters over shards at random, so what several of them do next differs from
+/// run to run; a simulation needs this instead.
+///
+/// ```
+/// use mainstay_clock::virtual_time::Changes;
+///
+/// # let rt = tokio::runtime::Builder::new_current_thread().build().unwrap();
+/// # rt.block_on(async {
+/// let changes = Changes::default();
+/// let seen = changes.count();
+/// changes.bump();
+/// assert_eq!(changes.after(seen).await, 1);
+/// # });
+/// ```
+#[derive(Debug, Default)]
+pub struct Changes {
+    count: Mutex<u64>,
+    waiters: Notify,
+}
+
+impl Changes {
+    /// How often it changed.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a change and wakes everybody who waits.
+    pub fn bump(&self) {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.waiters.notify_waiters();
+    }
+
+    /// Resolves with the count once it is larger than `seen`.
+    ///
+    /// # Cancel safety
+    /// Dropping the future only stops waiting.
+    pub async fn after(&self, seen: u64) -> u64 {
+        loop {
+            let changed = self.waiters.notified();
+            tokio::pin!(changed);
+            // Waits from here on: a change before the look is seen, one after it wakes.
+            changed.as_mut().enable();
+            let count = self.count();
+            if count > seen {
+                return count;
+            }
+            changed.await;
+        }
+    }
 }
 
 /// Node time is `node + rate * (global - anchor)`: every change moves the anchor, so time never jumps
@@ -67,7 +121,7 @@ impl VirtualClock {
         Self(Arc::new(Shared {
             origin: tokio::time::Instant::now(),
             state: Mutex::new(state),
-            changed: watch::Sender::new(0),
+            changed: Changes::default(),
         }))
     }
 
@@ -130,11 +184,12 @@ impl VirtualClock {
     /// # Cancel safety
     /// Dropping the future only stops waiting.
     pub async fn running(&self) {
-        let mut changed = self.0.changed.subscribe();
-        while self.is_paused() {
-            if changed.changed().await.is_err() {
+        loop {
+            let seen = self.0.changed.count();
+            if !self.is_paused() {
                 return;
             }
+            self.0.changed.after(seen).await;
         }
     }
 }
@@ -169,12 +224,12 @@ impl Shared {
             state.anchor = global;
             f(&mut state);
         }
-        self.changed.send_modify(|n| *n += 1);
+        self.changed.bump();
     }
 
     async fn sleep_until(self: Arc<Self>, deadline: Instant) {
-        let mut changed = self.changed.subscribe();
         loop {
+            let seen = self.changed.count();
             let wait = {
                 let state = self.lock();
                 let now = instant(state.node_at(self.global()));
@@ -188,11 +243,9 @@ impl Shared {
             match wait {
                 // A paused or stopped node waits for a change, not for time.
                 None => {
-                    if changed.changed().await.is_err() {
-                        return;
-                    }
+                    self.changed.after(seen).await;
                 }
-                Some(wait) => sleep_or_change(wait, &mut changed).await,
+                Some(wait) => sleep_or_change(wait, &self.changed, seen).await,
             }
         }
     }
@@ -219,10 +272,10 @@ impl State {
 }
 
 #[allow(clippy::disallowed_methods, reason = "sleeps on tokio's virtual clock")]
-async fn sleep_or_change(wait: Duration, changed: &mut watch::Receiver<u64>) {
+async fn sleep_or_change(wait: Duration, changes: &Changes, seen: u64) {
     /// Longer than any simulated run; keeps tokio's timer arithmetic in range.
     const LONGEST: Duration = Duration::from_secs(86_400 * 365);
-    let _ = tokio::time::timeout(wait.min(LONGEST), changed.changed()).await;
+    let _ = tokio::time::timeout(wait.min(LONGEST), changes.after(seen)).await;
 }
 
 fn instant(d: Duration) -> Instant {

@@ -101,13 +101,23 @@ pub fn judge(wanted: &Mark, observed: &Observed) -> Judgment {
             Some(false) => Judgment::Behind,
         };
     }
-    match observed.history.iter().find(|s| s.timeline == wanted.timeline) {
+    let mut later = observed.history.iter().skip_while(|s| s.timeline != wanted.timeline).peekable();
+    if later.peek().is_none() {
+        return Judgment::Foreign;
+    }
+    // Every switch since must have kept it: a later failover may cut deeper than the first one.
+    for switch in later {
+        match contains(&switch.position, &wanted.position) {
+            None => return Judgment::Foreign,
+            Some(true) => {}
+            Some(false) => return Judgment::Lost,
+        }
+    }
+    // Kept by the history, but this replica may not have replayed so far.
+    match contains(&observed.mark.position, &wanted.position) {
         None => Judgment::Foreign,
-        Some(switch) => match contains(&switch.position, &wanted.position) {
-            None => Judgment::Foreign,
-            Some(true) => Judgment::Satisfied,
-            Some(false) => Judgment::Lost,
-        },
+        Some(true) => Judgment::Satisfied,
+        Some(false) => Judgment::Behind,
     }
 }
 

@@ -302,6 +302,11 @@ impl Hops {
         self.count += 1;
         (next < self.n).then_some(next)
     }
+
+    /// Back to the first draw.
+    pub(crate) fn restart(&mut self) {
+        (self.draw, self.count) = (0, 0);
+    }
 }
 
 /// Settings of a [`Jump`].

@@ -249,8 +249,8 @@ impl Place for Maglev {
     }
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
-        let first = Self::owner_of_hash(self, hash).map(NodeIdx::get);
-        Owners::new(&self.nodes, Source::Chain(Chain { first, rest: self.next.walk(hash) }))
+        let first = Self::owner_of_hash(self, hash);
+        Owners::new(&self.nodes, Source::Chain(Chain::new(first, self.next.walk(hash))))
     }
 
     fn shares(&self) -> Shares {
@@ -269,13 +269,28 @@ impl Place for Maglev {
 /// An owner from a table, then a ranking.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain<'a> {
-    pub(crate) first: Option<u32>,
-    pub(crate) rest: Ranked<'a>,
+    first: Option<u32>,
+    begun: bool,
+    rest: Ranked<'a>,
 }
 
-impl Chain<'_> {
+impl<'a> Chain<'a> {
+    pub(crate) fn new(first: Option<NodeIdx>, rest: Ranked<'a>) -> Self {
+        Self { first: first.map(NodeIdx::get), begun: false, rest }
+    }
+
     pub(crate) fn next(&mut self) -> Option<u32> {
-        self.first.take().or_else(|| self.rest.next())
+        if self.begun {
+            return self.rest.next();
+        }
+        self.begun = true;
+        self.first
+    }
+
+    /// Back to the owner.
+    pub(crate) fn restart(&mut self) {
+        self.begun = false;
+        self.rest.restart();
     }
 }
 

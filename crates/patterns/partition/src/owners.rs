@@ -60,6 +60,15 @@ impl Seen {
         }
     }
 
+    /// All of them, in no order.
+    fn iter(&self) -> impl Iterator<Item = u32> {
+        let few = &self.few[..if self.len <= INLINE { self.len } else { 0 }];
+        let words = (0_u32..).step_by(64).zip(&self.many);
+        let many =
+            words.flat_map(|(base, word)| (0..64).filter(move |b| word >> b & 1 == 1).map(move |b| base + b));
+        few.iter().copied().chain(many)
+    }
+
     /// Adds `n`, which is not in yet.
     #[inline]
     fn add(&mut self, n: u32) {
@@ -114,9 +123,9 @@ fn set(many: &mut Vec<u64>, n: u32) {
 pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
     nodes: &'a Nodes,
     source: Source<'a>,
-    start: Source<'a>,
     seen: Seen,
-    zones: Seen,
+    /// Zones are still to be covered: every node taken so far stands in another one.
+    spreading: bool,
     spread: Spread,
     healthy: Option<F>,
 }
@@ -124,15 +133,7 @@ pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
 impl<'a> Owners<'a> {
     #[inline]
     pub(crate) fn new(nodes: &'a Nodes, source: Source<'a>) -> Self {
-        Self {
-            nodes,
-            source,
-            start: source,
-            seen: Seen::new(),
-            zones: Seen::new(),
-            spread: Spread::Any,
-            healthy: None,
-        }
+        Self { nodes, source, seen: Seen::new(), spreading: false, spread: Spread::Any, healthy: None }
     }
 
     /// The same without the nodes that `up` denies. Asked once per node and walk; call it before the first
@@ -142,9 +143,8 @@ impl<'a> Owners<'a> {
         Owners {
             nodes: self.nodes,
             source: self.source,
-            start: self.start,
             seen: self.seen,
-            zones: self.zones,
+            spreading: self.spreading,
             spread: self.spread,
             healthy: Some(up),
         }
@@ -159,6 +159,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     #[must_use]
     pub fn spread(mut self, spread: Spread) -> Self {
         self.spread = spread;
+        self.spreading = spread.zones() > 0;
         self
     }
 
@@ -169,11 +170,10 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     /// never one twice.
     pub fn pick(mut self, k: usize) -> Result<Picked, Error> {
         // k owners stand in at most k zones.
-        self.spread = match self.spread {
-            Spread::Any => Spread::Any,
-            Spread::Hard { min } => Spread::Hard { min: min.min(k) },
-            Spread::Prefer { min } => Spread::Prefer { min: min.min(k) },
-        };
+        match &mut self.spread {
+            Spread::Any => {}
+            Spread::Hard { min } | Spread::Prefer { min } => *min = k.min(*min),
+        }
         let mut picked = Picked::new();
         while picked.len() < k {
             match self.next() {
@@ -187,9 +187,9 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     #[cold]
     fn short(&self, need: usize) -> Error {
         if let Spread::Hard { min } = self.spread
-            && self.zones.len < min
+            && self.spreading
         {
-            let (have, need) = (self.zones.len, min);
+            let (have, need) = (self.seen.len, min);
             let text = format!("{need} zones are needed, healthy nodes stand in {have}");
             return Error::new(ErrorKind::TooFewZones { have, need }, text);
         }
@@ -210,19 +210,31 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
                 continue;
             }
             if new_zone {
-                let zone = self.zone(idx);
-                if self.zones.contains(zone) {
+                let zone = self.nodes.zone_of(idx);
+                if self.seen.iter().any(|old| self.nodes.zone_of(NodeIdx::new(old)) == zone) {
                     continue;
                 }
-                self.zones.add(zone);
             }
             self.seen.add(n);
             return Some(idx);
         }
     }
 
-    fn zone(&self, idx: NodeIdx) -> u32 {
-        self.nodes.zone_of(idx).and_then(|z| u32::try_from(z).ok()).unwrap_or(u32::MAX)
+    /// The next one while zones are to be covered.
+    fn spread_on(&mut self) -> Option<NodeIdx> {
+        let want = self.spread.zones();
+        if self.seen.len < want {
+            if let Some(idx) = self.advance(true) {
+                return Some(idx);
+            }
+            if matches!(self.spread, Spread::Hard { .. }) {
+                return None;
+            }
+        }
+        // The nodes that were passed over have their turn.
+        self.spreading = false;
+        self.source.restart();
+        self.advance(false)
     }
 }
 
@@ -231,24 +243,13 @@ impl<F: Fn(NodeIdx) -> bool> Iterator for Owners<'_, F> {
 
     #[inline]
     fn next(&mut self) -> Option<NodeIdx> {
-        let want = self.spread.zones();
-        if want == 0 || self.zones.len >= want {
-            if self.seen.len >= self.nodes.len() {
-                return None;
-            }
-            return self.advance(false);
+        if self.spreading {
+            return self.spread_on();
         }
-        if let Some(idx) = self.advance(true) {
-            if self.zones.len == want {
-                self.source = self.start;
-            }
-            return Some(idx);
-        }
-        if matches!(self.spread, Spread::Hard { .. }) {
+        // Nothing new can come: do not walk the rest of a ring.
+        if self.seen.len >= self.nodes.len() {
             return None;
         }
-        self.spread = Spread::Any;
-        self.source = self.start;
         self.advance(false)
     }
 }

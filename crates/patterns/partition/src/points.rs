@@ -11,13 +11,18 @@ use crate::error::{ConfigError, ConfigErrorKind};
 /// Most points: 2^24, 256 MiB. Envoy's largest ring has half of that.
 const MOST: usize = 1 << 24;
 
+/// Words after the last one, so that a lookup reads two without asking whether they are there.
+const PAD: usize = 2;
+
 /// Longest bucket that is scanned; a longer one is halved. Even hashes give 9 at most, hostile names more.
 const SCAN: usize = 16;
 
 #[derive(Clone)]
 pub(crate) struct Points {
-    /// `point << bits | owner`, sorted within each bucket, buckets in order.
+    /// `point << bits | owner`, sorted within each bucket, buckets in order; then the first word again for
+    /// those beyond the last point, and words that are never the answer.
     words: Vec<u64>,
+    len: usize,
     /// Where the bucket of a hash's high bits begins; one more at the end.
     index: Vec<u32>,
     bits: u32,
@@ -48,7 +53,7 @@ impl Points {
             sum += *slot;
             *slot = sum;
         }
-        let mut words = vec![0_u64; len];
+        let mut words = vec![0_u64; len + PAD];
         for (point, owner) in points {
             let slot = &mut index[bucket(point, bits)];
             *slot -= 1;
@@ -60,11 +65,12 @@ impl Points {
                 words[from..to].sort_unstable();
             }
         }
-        Ok(Self { words, index, bits })
+        words[len] = words[0];
+        Ok(Self { words, len, index, bits })
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.words.len()
+        self.len
     }
 
     /// Retained memory.
@@ -81,8 +87,17 @@ impl Points {
     #[inline]
     fn find(&self, hash: u64) -> usize {
         let at = bucket(hash, self.bits);
-        let (mut i, end) = (self.index[at] as usize, self.index[at + 1] as usize);
+        let (begin, end) = (self.index[at] as usize, self.index[at + 1] as usize);
         let low = hash << self.bits;
+        // Nearly always at most two points of the bucket are before the hash: counted without a branch that
+        // the processor could guess wrong.
+        let (first, second) = (self.words[begin], self.words[begin + 1]);
+        let before = usize::from(begin < end && first < low) + usize::from(begin + 1 < end && second < low);
+        if before == 2 { self.find_far(begin + 2, end, low) } else { begin + before }
+    }
+
+    #[inline]
+    fn find_far(&self, mut i: usize, end: usize, low: u64) -> usize {
         if end - i > SCAN {
             return i + self.words[i..end].partition_point(|w| *w < low);
         }
@@ -95,8 +110,10 @@ impl Points {
     /// The owner of the first point at or after `hash`, clockwise.
     #[inline]
     pub(crate) fn owner(&self, hash: u64) -> Option<u32> {
-        let word = self.words.get(self.find(hash)).or_else(|| self.words.first())?;
-        Some(self.owner_of(*word))
+        if self.len == 0 {
+            return None;
+        }
+        Some(self.owner_of(self.words[self.find(hash)]))
     }
 
     #[inline]
@@ -108,7 +125,7 @@ impl Points {
     /// One turn over the points, from the first at or after `hash`.
     #[inline]
     pub(crate) fn walk(&self, hash: u64) -> Walk<'_> {
-        Walk { points: self, at: self.find(hash), left: self.words.len() }
+        Walk { points: self, at: self.find(hash) as u32, left: self.len as u32 }
     }
 
     /// Every point with its owner, ascending.
@@ -144,7 +161,7 @@ fn bucket(point: u64, bits: u32) -> usize {
 
 impl fmt::Debug for Points {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Points({})", self.words.len())
+        write!(f, "Points({})", self.len)
     }
 }
 
@@ -152,8 +169,8 @@ impl fmt::Debug for Points {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Walk<'a> {
     points: &'a Points,
-    at: usize,
-    left: usize,
+    at: u32,
+    left: u32,
 }
 
 impl Walk<'_> {
@@ -163,11 +180,20 @@ impl Walk<'_> {
             return None;
         }
         self.left -= 1;
-        if self.at >= self.points.words.len() {
-            self.at = 0;
-        }
-        let word = self.points.words[self.at];
+        let word = self.points.words[self.at as usize];
         self.at += 1;
+        if self.at as usize > self.points.len {
+            // The word after the last is the first one.
+            self.at = 1;
+        }
         Some(self.points.owner_of(word))
+    }
+
+    /// Back to where it began.
+    pub(crate) fn restart(&mut self) {
+        let len = self.points.len as u32;
+        let taken = len - self.left;
+        self.at = if self.at >= taken { self.at - taken } else { self.at + len - taken };
+        self.left = len;
     }
 }

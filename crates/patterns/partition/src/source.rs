@@ -6,7 +6,7 @@ use crate::node::NodeIdx;
 use crate::points::Walk;
 use crate::rendezvous::{Ranked, ZonedWalk};
 
-/// A walk over nodes. Copied to start again.
+/// A walk over nodes that can be started again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Source<'a> {
     /// An owner from a table, then a ranking.
@@ -14,7 +14,7 @@ pub(crate) enum Source<'a> {
     /// Draws of a jump function.
     Hops(Hops),
     /// An explicit list.
-    List(&'a [NodeIdx]),
+    List(&'a [NodeIdx], u32),
     /// Clockwise over points.
     Points(Walk<'a>),
     /// Clockwise over points, without the nodes that are marked.
@@ -31,10 +31,10 @@ impl Source<'_> {
         match self {
             Self::Chain(chain) => chain.next(),
             Self::Hops(hops) => hops.next(),
-            Self::List(list) => {
-                let (first, rest) = list.split_first()?;
-                *list = rest;
-                Some(first.get())
+            Self::List(list, at) => {
+                let node = list.get(*at as usize)?;
+                *at += 1;
+                Some(node.get())
             }
             Self::Points(walk) => walk.next(),
             Self::PointsBut(walk, out) => loop {
@@ -45,6 +45,18 @@ impl Source<'_> {
             },
             Self::Ranked(ranked) => ranked.next(),
             Self::Zoned(walk) => walk.next(),
+        }
+    }
+
+    /// Back to where it began.
+    pub(crate) fn restart(&mut self) {
+        match self {
+            Self::Chain(chain) => chain.restart(),
+            Self::Hops(hops) => hops.restart(),
+            Self::List(_, at) => *at = 0,
+            Self::Points(walk) | Self::PointsBut(walk, _) => walk.restart(),
+            Self::Ranked(ranked) => ranked.restart(),
+            Self::Zoned(walk) => walk.restart(),
         }
     }
 }

@@ -75,13 +75,14 @@ fn of_two_coordinators_that_prepare_one_waits() {
     loom::model(|| {
         let topology = topology();
         let other = topology.clone();
-        let try_it = |topology: &Topology<Ring>, epoch| match topology.prepare(place(epoch), &Guard::new().force()) {
-            Ok(change) => Some(change),
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::InProgress);
-                None
-            }
-        };
+        let try_it =
+            |topology: &Topology<Ring>, epoch| match topology.prepare(place(epoch), &Guard::new().force()) {
+                Ok(change) => Some(change),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::InProgress);
+                    None
+                }
+            };
         let thread = thread::spawn(move || try_it(&other, 2));
         let mine = try_it(&topology, 3);
         let theirs = thread.join().unwrap();

@@ -114,7 +114,7 @@ fn run() -> anyhow::Result<usize> {
             continue;
         }
         println!("\n# {}\n", suite.name);
-        let mut section = Section::default();
+        let mut section = Section::new(options.smoke);
         (suite.run)(&options, &mut section).with_context(|| format!("suite {}", suite.name))?;
         if options.smoke {
             continue;

@@ -11,7 +11,7 @@ use http::{HeaderMap, header};
 use mainstay_saga::ErrorKind;
 use mainstay_saga::engine::{ActionRequest, RunAgain, StartOptions};
 use mainstay_saga::wire::{Fact, Operation, decode};
-use mainstay_store::journal::{Hash, Uid};
+use mainstay_store::journal::{Hash, Loaded, Uid};
 use serde_json::Value;
 
 use crate::api::json::{engine_problem, parse};
@@ -55,7 +55,11 @@ async fn act(
         return Err(stale());
     }
     match body.operation() {
-        Some(operation) => operate(&app, caller, &uid, (scope, expected), body.reason, operation).await,
+        Some(operation) => {
+            let seen = (scope, expected);
+            let loaded = operate(&app, caller.name, &uid, seen, body.reason, operation).await?;
+            Ok(sagas::answer(&app, &loaded))
+        }
         None if before.summary.next_seq != expected => Err(stale()),
         None => {
             let request = Hash::of(format!("POST /v1/sagas/{uid}/actions {canonical}").as_bytes());
@@ -64,23 +68,28 @@ async fn act(
     }
 }
 
-async fn operate(
+/// Acts on a saga, from exactly the state that the person saw, and returns it as it is then. A scope makes a
+/// repetition harmless.
+///
+/// # Errors
+/// 412 when somebody was faster, 409 when the state does not allow it, 404.
+pub(crate) async fn operate(
     app: &App,
-    caller: Caller,
+    who: String,
     uid: &str,
     (scope, expected): (Option<String>, u64),
     reason: String,
     operation: Operation,
-) -> Result<Response, Problem> {
+) -> Result<Loaded, Problem> {
     // Ids of messages are bounded; a scope may be longer.
     let message = match scope {
-        Some(scope) => format!("act/{}", Hash::of(scope.as_bytes())),
+        Some(scope) => message_of(&scope),
         None => format!("act/{}", uuid::Uuid::now_v7()),
     };
-    let mut request = ActionRequest::new(caller.name, reason, operation).expecting(expected);
+    let mut request = ActionRequest::new(who, reason, operation).expecting(expected);
     request.message = Some(message.clone());
     match app.engine.attention().act(&Uid::new(uid), request).await {
-        Ok(()) => Ok(sagas::answer(app, &sagas::load(app, uid).await?)),
+        Ok(()) => sagas::load(app, uid).await,
         Err(e) if e.kind() == ErrorKind::Conflict => {
             let after = sagas::load(app, uid).await?;
             // A refusal that stands behind the version that was seen: somebody was faster.
@@ -93,6 +102,11 @@ async fn operate(
         }
         Err(e) => Err(engine_problem(&e)),
     }
+}
+
+/// The message under which an action of a scope is on the log.
+pub(crate) fn message_of(scope: &str) -> String {
+    format!("act/{}", Hash::of(scope.as_bytes()))
 }
 
 async fn run_again(

@@ -1,24 +1,24 @@
 //! What requests mean: JSON in, JSON out, problems for the rest.
 
-mod actions;
+pub(crate) mod actions;
 mod complete;
 mod definitions;
 mod events;
 mod jobs;
-mod json;
+pub(crate) mod json;
 mod metrics;
 mod openapi;
-mod operation;
-mod query;
+pub(crate) mod operation;
+pub(crate) mod query;
 mod running;
-mod sagas;
+pub(crate) mod sagas;
 mod start;
 mod system;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod tests_actions;
-mod view;
+pub(crate) mod view;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -8,7 +8,7 @@ use crate::error::Code;
 use crate::http::Problem;
 
 /// Longest reason: it stands in the audit for ever.
-const MAX_REASON: usize = 4_096;
+pub(crate) const MAX_REASON: usize = 4_096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -42,6 +42,11 @@ impl Query {
         Ok(Self(map))
     }
 
+    /// Every parameter that was not taken, by name.
+    pub(crate) fn pairs(self) -> Vec<(String, String)> {
+        self.0.into_iter().collect()
+    }
+
     /// The same parameters as a JSON object: texts, numbers, switches, lists of texts.
     ///
     /// # Errors

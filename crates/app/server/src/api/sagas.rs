@@ -33,7 +33,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 ///
 /// # Errors
 /// 404, or 503 when the journal fails.
-pub(super) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
+pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
     let loaded = app.journal.load(&Uid::new(uid)).await.map_err(|e| store_problem(&e))?;
     loaded.ok_or_else(|| Problem::new(Code::NotFound, "there is no such saga"))
 }
@@ -90,14 +90,15 @@ async fn show(
     query.end()?;
     let preferred =
         headers.get("prefer").and_then(|v| v.to_str().ok()?.strip_prefix("wait=")).map(|s| format!("{s}s"));
-    let wait = asked.or_else(|| preferred.clone());
-    let loaded = load(&app, &uid).await?;
-    let Some(wait) = wait else { return Ok(answer(&app, &loaded)) };
+    let Some(wait) = asked.or_else(|| preferred.clone()) else {
+        return Ok(answer(&app, &load(&app, &uid).await?));
+    };
     let wait = humantime::parse_duration(&wait)
         .map_err(|_| Problem::new(Code::BadQuery, "`wait` is a duration such as 30s"))?;
-    let uid_of = loaded.summary.uid.clone();
+    let uid_of = Uid::new(uid.as_str());
     tokio::select! {
         biased;
+        // One that does not exist answers at once; so does the look behind the wait.
         _ = app.engine.outcome(&uid_of) => {}
         () = app.drain.cancelled() => {}
         () = app.rt.clock().sleep(wait.min(MAX_WAIT)) => {}

@@ -9,7 +9,6 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use mainstay_saga::ErrorKind;
 use mainstay_saga::engine::StartOptions;
 use mainstay_store::journal::Hash;
 use serde::Deserialize;
@@ -70,29 +69,26 @@ async fn start(
     let request = Hash::of(format!("POST /v1/sagas {canonical}").as_bytes());
     let scope = format!("start/{}/{key}", caller.name);
     let _running = app.running.take(&scope)?;
-    if let Some(problem_or_reply) = replay(&app, &scope, request).await {
-        return problem_or_reply;
-    }
-    if app.engine.definition(&wanted.definition, wanted.version).is_none() {
-        let why = format!("there is no definition `{}` of that version", wanted.definition);
-        return Err(Problem::new(Code::UnknownDefinition, why));
-    }
     let mut options = StartOptions::default();
     options.id = wanted.id;
     options.version = wanted.version;
     options.attrs = wanted.attrs;
     options.request = Some((scope.clone(), request));
     options.trace = Some(trace.onward());
-    match app.engine.start(&wanted.definition, wanted.input, options).await {
-        Ok(handle) => Ok(accepted(handle.uid().as_str(), handle.id())),
-        Err(e) if e.kind() == ErrorKind::InputConflict => {
-            // The key may have lost a race against the same key; else the id is taken.
-            match replay(&app, &scope, request).await {
-                Some(problem_or_reply) => problem_or_reply,
-                None => Err(engine_problem(&e)),
-            }
+    // The store itself answers a repeated key, in the transaction that would create the saga. Only what is
+    // refused before that, or lost a race against the same key, is looked up.
+    let refused = if app.engine.definition(&wanted.definition, wanted.version).is_none() {
+        let why = format!("there is no definition `{}` of that version", wanted.definition);
+        Problem::new(Code::UnknownDefinition, why)
+    } else {
+        match app.engine.start(&wanted.definition, wanted.input, options).await {
+            Ok(handle) => return Ok(accepted(handle.uid().as_str(), handle.id())),
+            Err(e) => engine_problem(&e),
         }
-        Err(e) => Err(engine_problem(&e)),
+    };
+    match replay(&app, &scope, request).await {
+        Some(problem_or_reply) => problem_or_reply,
+        None => Err(refused),
     }
 }
 

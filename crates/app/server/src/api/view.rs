@@ -88,7 +88,7 @@ fn time(millis: i64) -> String {
 }
 
 /// One word for where a step is.
-fn word(node: &Node) -> &'static str {
+pub(crate) fn word(node: &Node) -> &'static str {
     let current = node.current();
     if node.item.is_some() {
         "needs_attention"

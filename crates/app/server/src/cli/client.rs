@@ -76,6 +76,12 @@ impl Client {
         })
     }
 
+    /// Lets some time pass.
+    pub(crate) fn pause(&self, d: Duration) {
+        let clock = mainstay_clock::SystemClock::new();
+        self.runtime.block_on(async { mainstay_clock::Clock::sleep(&clock, d).await });
+    }
+
     /// Sends one request; any status is an answer.
     ///
     /// # Errors

@@ -6,8 +6,9 @@ mod config;
 mod doctor;
 mod notify;
 mod output;
-mod ring;
+mod progress;
 mod reload;
+mod ring;
 mod saga;
 mod serve;
 mod token;
@@ -64,8 +65,12 @@ enum Verb {
         /// The shell.
         shell: clap_complete::Shell,
     },
-    /// Print the manual page.
-    Man,
+    /// Print the manual page, or write the pages of all commands.
+    Man {
+        /// Writes mainstay.1, mainstay-saga.1 and so on into this folder.
+        #[arg(long)]
+        dir: Option<std::path::PathBuf>,
+    },
 }
 
 /// Usage and configuration errors.
@@ -97,7 +102,7 @@ pub(crate) fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "mainstay", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Verb::Man => man(),
+        Verb::Man { dir } => man(dir.as_deref()),
     };
     match result {
         Ok(code) => code,
@@ -147,7 +152,13 @@ fn explain(code: Option<&str>) -> Result<ExitCode> {
     print(code.page())
 }
 
-fn man() -> Result<ExitCode> {
+fn man(dir: Option<&std::path::Path>) -> Result<ExitCode> {
+    if let Some(dir) = dir {
+        let failed = |e| Error::with(Code::BadValue, format!("cannot write to {}", dir.display()), e);
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        clap_mangen::generate_to(Cli::command(), dir).map_err(failed)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut page = Vec::new();
     clap_mangen::Man::new(Cli::command())
         .render(&mut page)

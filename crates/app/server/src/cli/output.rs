@@ -1,5 +1,6 @@
 //! Tables for people, JSON for programs.
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::ValueEnum;
@@ -34,6 +35,11 @@ impl Output {
             }
         }
     }
+}
+
+/// Makes room for the next look at something that is watched: a terminal is cleared, elsewhere a line is left.
+pub(crate) fn next_look() -> Result<ExitCode> {
+    print(if std::io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "\n" })
 }
 
 /// Text for a terminal: control characters of a payload must not move the cursor.

@@ -11,7 +11,7 @@ use mainstay_store::journal::Audit;
 use super::serve::{Args, LogFilter, read_definitions};
 use crate::config::{Config, is_reloaded};
 use crate::error::{Code, Error, Result};
-use crate::participants::{self, Participants};
+use crate::participants::{self, Caller, Participants};
 
 /// What a reload changes.
 pub(super) struct Reloader {
@@ -49,7 +49,7 @@ impl Reloader {
     async fn apply(&mut self) -> Result<String> {
         let fresh = self.args.load()?;
         let diff = self.config.diff(&fresh);
-        let caller = participants::build(&fresh, self.rt.clock())?;
+        let caller = participants::build(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
         for definition in &definitions {
             self.admit(definition, &caller)?;
@@ -76,9 +76,9 @@ impl Reloader {
     }
 
     /// Whether the engine will take a definition.
-    fn admit(&self, definition: &Definition, caller: &mainstay_saga::http::HttpParticipant) -> Result<()> {
+    fn admit(&self, definition: &Definition, caller: &Caller) -> Result<()> {
         let (name, version) = (definition.name(), definition.version());
-        if let Some((step, why)) = caller.policy().violations(definition).into_iter().next() {
+        if let Some((step, why)) = caller.violations(definition).into_iter().next() {
             return Err(Error::new(Code::BadDefinition, format!("`{name}`: step `{step}`: {why}")));
         }
         match self.engine.definition(name, Some(version)) {

@@ -2,14 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use mainstay_saga::definition::{Definition, DefinitionError};
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, ServerArgs, segment};
+use crate::cli::output::next_look;
+use crate::cli::progress::Progress;
 use crate::cli::{Output, print};
 use crate::error::{Code, Error, Result};
+
+/// How often something that is watched is looked at.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Arguments of `saga`.
 #[derive(Debug, clap::Args)]
@@ -50,11 +56,17 @@ enum Verb {
         /// Most rows.
         #[arg(long, default_value_t = 50)]
         limit: u16,
+        /// Look again every second and print what changed, until interrupted.
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Show a saga: its steps, and what a person may do.
     Show {
         /// The saga's uid.
         uid: String,
+        /// Print it again with every change, until it ends or needs a person.
+        #[arg(short, long)]
+        watch: bool,
     },
     /// Try a step again, now.
     Retry {
@@ -104,6 +116,40 @@ enum Verb {
     Abandon {
         #[command(flatten)]
         on: OnSaga,
+    },
+    /// Start a new saga in the place of a finished one.
+    RunAgain {
+        #[command(flatten)]
+        on: OnSaga,
+        /// From this step on; what was done before it is taken over. Without: from the beginning.
+        #[arg(long)]
+        from: Option<String>,
+        /// Another input as JSON, or @FILE; only from the beginning.
+        #[arg(long)]
+        input: Option<String>,
+        /// Your id of the new saga.
+        #[arg(long)]
+        id: Option<String>,
+    },
+    /// One action on every saga that matches; prints how many matched and, with --yes, what came of it.
+    Bulk {
+        /// retry, skip, resolve, cancel, compensate, pause, resume or abandon.
+        action: String,
+        /// A filter as in the API, for example status=needs_attention; repeatable.
+        #[arg(value_name = "FIELD=VALUE", required = true)]
+        filters: Vec<String>,
+        /// The step, for retry, skip and resolve.
+        #[arg(long)]
+        step: Option<String>,
+        /// What happened, for resolve.
+        #[arg(long = "as", value_enum)]
+        outcome: Option<Resolved>,
+        /// Why; stands in the audit.
+        #[arg(long)]
+        reason: String,
+        /// Do it; without, only the number is printed.
+        #[arg(long)]
+        yes: bool,
     },
     /// Everything about a saga in one JSON document.
     Export {
@@ -158,8 +204,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let key = key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
             start(&client, &body, &key, *wait, args.output)
         }
-        Verb::Ls { filters, limit } => list(&client, filters, *limit, args.output),
-        Verb::Show { uid } => show(&client, uid, args.output),
+        Verb::Ls { filters, limit, watch } => list(&client, filters, *limit, *watch, args.output),
+        Verb::Show { uid, watch: false } => show(&client, uid, args.output),
+        Verb::Show { uid, watch: true } => follow(&client, uid, args.output),
         Verb::Export { uid } => {
             print(&client.call("GET", &format!("/v1/sagas/{}/export", segment(uid)), &[], None)?.text)
         }
@@ -184,8 +231,40 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Verb::Pause { on } => act(&client, on, json!({"action": "pause"}), args.output),
         Verb::Resume { on } => act(&client, on, json!({"action": "resume"}), args.output),
         Verb::Abandon { on } => act(&client, on, json!({"action": "abandon"}), args.output),
+        Verb::RunAgain { on, from, input, id } => {
+            let mut body = json!({"action": "run_again"});
+            for (name, value) in [("from", from), ("id", id)] {
+                if let Some(value) = value {
+                    body[name] = value.as_str().into();
+                }
+            }
+            if let Some(input) = input {
+                body["input"] = json_arg(input)?;
+            }
+            run_again(&client, on, body, args.output)
+        }
+        Verb::Bulk { action, filters, step, outcome, reason, yes } => {
+            let mut body = json!({"action": action, "reason": reason, "dry_run": !yes});
+            if let Some(step) = step {
+                body["step"] = step.as_str().into();
+            }
+            if let Some(outcome) = outcome {
+                let outcome = outcome.to_possible_value().expect("invariant: no value is skipped");
+                body["as"] = outcome.get_name().into();
+            }
+            for filter in filters {
+                let (name, value) = pair(filter)?;
+                body["filter"][name] = value.into();
+            }
+            bulk(&client, &body, args.output)
+        }
         Verb::Check { .. } => Ok(ExitCode::SUCCESS),
     }
+}
+
+/// `FIELD=VALUE`; `error~=text` keeps its tilde in the name.
+fn pair(filter: &str) -> Result<(&str, &str)> {
+    filter.split_once('=').ok_or_else(|| Error::new(Code::BadValue, format!("`{filter}` is not FIELD=VALUE")))
 }
 
 /// JSON text, or the file after an `@`.
@@ -208,25 +287,111 @@ fn start(
     let started = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body))?;
     let uid = started.body["uid"].as_str().unwrap_or_default().to_owned();
     let Some(wait) = wait else { return show(client, &uid, output) };
-    let path = format!("/v1/sagas/{}?wait={}ms", segment(&uid), wait.as_millis());
-    let ended = client.call("GET", &path, &[], None)?;
-    let done = ended.body["status"] == "completed";
+    let ended = wait_for(client, &uid, wait)?;
+    let done = ended["status"] == "completed";
     show(client, &uid, output)?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn list(client: &Client, filters: &[String], limit: u16, output: Output) -> Result<ExitCode> {
+/// Waits until a saga ends or needs a person, at most this long, and shows its progress. The saga as it is then.
+fn wait_for(client: &Client, uid: &str, most: Duration) -> Result<Value> {
+    let mut progress = Progress::new();
+    let mut left = most;
+    loop {
+        let now = LOOK.min(left);
+        let path = format!("/v1/sagas/{}?wait={}ms", segment(uid), now.as_millis());
+        let saga = client.call("GET", &path, &[], None)?.body;
+        progress.show(&saga);
+        left = left.saturating_sub(now);
+        if is_settled(&saga) || left.is_zero() {
+            progress.end();
+            return Ok(saga);
+        }
+    }
+}
+
+/// Whether nothing moves without a person.
+fn is_settled(saga: &Value) -> bool {
+    let status = saga["status"].as_str().unwrap_or_default();
+    matches!(status, "completed" | "compensated" | "abandoned" | "needs_attention")
+}
+
+/// Prints a saga with every change until it is settled.
+fn follow(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
+    let path = format!("/v1/sagas/{}", segment(uid));
+    let mut last = client.call("GET", &path, &[], None)?.body;
+    show(client, uid, output)?;
+    while !is_settled(&last) {
+        let path = format!("{path}?wait={}ms", LOOK.as_millis());
+        let saga = client.call("GET", &path, &[], None)?.body;
+        if saga["next_seq"] != last["next_seq"] {
+            next_look()?;
+            show(client, uid, output)?;
+        }
+        last = saga;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_again(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<ExitCode> {
+    let path = format!("/v1/sagas/{}", segment(&on.uid));
+    let etag = client.call("GET", &path, &[], None)?.etag.unwrap_or_default();
+    body["reason"] = on.reason.as_str().into();
+    let key = uuid::Uuid::now_v7().to_string();
+    let headers = [("if-match", etag.as_str()), ("idempotency-key", key.as_str())];
+    let started = client.call("POST", &format!("{path}/actions"), &headers, Some(&body))?;
+    show(client, started.body["uid"].as_str().unwrap_or_default(), output)
+}
+
+/// Exit code 1 when an item failed.
+fn bulk(client: &Client, body: &Value, output: Output) -> Result<ExitCode> {
+    let mut job = client.call("POST", "/v1/sagas/actions", &[], Some(body))?.body;
+    if job["dry_run"] == true {
+        return output.rows(&["MATCH"], vec![vec![text(&job["total"])]], &job);
+    }
+    let path = format!("/v1/jobs/{}", segment(job["id"].as_str().unwrap_or_default()));
+    while job["status"] != "finished" {
+        client.pause(LOOK / 5);
+        job = client.call("GET", &path, &[], None)?.body;
+    }
+    let row = ["total", "done", "failures"].map(|f| text(&job[f])).to_vec();
+    output.rows(&["TOTAL", "DONE", "FAILED"], vec![row], &job)?;
+    Ok(if job["failures"] == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Lists sagas; with `watch` again and again, until stdout or the process ends.
+fn list(client: &Client, filters: &[String], limit: u16, watch: bool, output: Output) -> Result<ExitCode> {
+    let mut last = Value::Null;
+    loop {
+        let seen = list_once(client, filters, limit, &last, output)?;
+        if !watch {
+            return Ok(ExitCode::SUCCESS);
+        }
+        last = seen;
+        client.pause(LOOK);
+    }
+}
+
+/// One look; prints unless it is what was seen last.
+fn list_once(client: &Client, filters: &[String], limit: u16, last: &Value, output: Output) -> Result<Value> {
     let mut path = format!("/v1/sagas?limit={limit}");
     for filter in filters {
-        let (name, value) = filter
-            .split_once('=')
-            .ok_or_else(|| Error::new(Code::BadValue, format!("`{filter}` is not FIELD=VALUE")))?;
-        // `error~=text` keeps its tilde in the name.
+        let (name, value) = pair(filter)?;
         path.push_str(&format!("&{}={}", segment(name), segment(value)));
     }
     let answer = client.call("GET", &path, &[], None)?;
-    let rows = answer.body["items"].as_array().into_iter().flatten().map(row).collect();
-    output.rows(&["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"], rows, &answer.body)
+    if &answer.body != last {
+        if !last.is_null() {
+            next_look()?;
+        }
+        let rows = answer.body["items"].as_array().into_iter().flatten().map(row).collect();
+        output.rows(
+            &["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"],
+            rows,
+            &answer.body,
+        )?;
+    }
+    Ok(answer.body)
 }
 
 fn text(value: &Value) -> String {

@@ -1,6 +1,6 @@
 //! `serve`: a node over one data folder.
 
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -27,8 +27,9 @@ use super::notify::Notify;
 use super::reload::Reloader;
 use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
+use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
-use crate::http::{self, Gate, Limits, Tokens};
+use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
 use crate::participants::Participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
@@ -117,7 +118,7 @@ async fn node(
     let listener = http::bind(config.text("server.listen")).await?;
     let hangup = watch_signals(&rt, drain.clone())?;
     let journal = open_journal(&config, &rt)?;
-    let participants = Arc::new(Participants::open(&config, rt.clock())?);
+    let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),
@@ -131,9 +132,10 @@ async fn node(
         jobs: Jobs::default(),
         stall: EVENT_STALL,
     });
-    let gate = Arc::new(Gate::new(limits(&config), rt.clone(), drain.clone(), tokens, router(app)));
+    let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
+    let gate = open_gate(&config, &rt, tokens, secure, app)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    eprintln!("mainstay: listening on {scheme}://{}", listener.address);
+    announce(scheme, listener.address);
     let longest = config.duration("server.drain");
     let mut reloader = Reloader {
         args: args.clone(),
@@ -188,6 +190,31 @@ fn tls(config: &Config) -> Result<Option<TlsAcceptor>> {
         }
         _ => Err(Error::new(Code::TlsFiles, "`server.tls_cert` and `server.tls_key` need each other")),
     }
+}
+
+/// The gate in front of API and console; `secure` when browsers come by TLS.
+fn open_gate(
+    config: &Config,
+    rt: &Runtime,
+    tokens: Arc<Tokens>,
+    secure: bool,
+    app: Arc<App>,
+) -> Result<Arc<Gate>> {
+    let drain = app.drain.clone();
+    let access = Arc::new(Access::new(tokens, Sessions::new(secure)?));
+    let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), config));
+    let routes = router(app).merge(console::mounted(Arc::clone(&console)));
+    rt.spawn("console-samples", async move { console.sample().await });
+    let gate = Gate::new(limits(config), rt.clone(), drain, access, console::PAGES, routes);
+    Ok(Arc::new(gate))
+}
+
+/// Tells the addresses on stderr, whether or not somebody reads it: `eprintln` would panic.
+fn announce(scheme: &str, address: SocketAddr) {
+    use std::io::Write as _;
+    let api = format!("mainstay: listening on {scheme}://{address}\n");
+    let console = format!("mainstay: the console is at {scheme}://{address}{}\n", console::MOUNT);
+    let _ = std::io::stderr().write_all((api + &console).as_bytes());
 }
 
 /// The journal of the data folder; one process at a time.
@@ -283,8 +310,9 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<Arc<tokio::sy
             if drain.is_cancelled() {
                 std::process::exit(128 + number);
             }
-            tracing::info!("stopping; a second signal ends at once");
+            // First: whatever becomes of the words, the stop must not.
             drain.cancel();
+            tracing::info!("stopping; a second signal ends at once");
         }
     });
     Ok(hangup)
@@ -337,7 +365,8 @@ fn parse_filter(filter: &str) -> Result<EnvFilter> {
 
 fn log_to_stderr(config: &Config) -> Result<LogFilter> {
     let (filter, handle) = reload::Layer::new(parse_filter(config.text("log.filter"))?);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // A reader of stderr that went away must not take the node with it.
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(filter);
     // Only tests install a second one.
     let _ = if config.flag("log.json") {

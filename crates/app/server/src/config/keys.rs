@@ -54,6 +54,12 @@ const fn key(path: &'static str, kind: Kind, default: &'static str, about: &'sta
 
 /// Every key, sorted.
 pub(crate) const KEYS: &[Key] = &[
+    key(
+        "console.redact",
+        Kind::List,
+        "password,passwd,secret,token,authorization,api_key,apikey,private_key,card,cvv,cvc,iban,ssn",
+        "parts of names whose values the console hides in payloads",
+    ),
     key("log.filter", Kind::Text, "info", "what is logged to stderr, in tracing's filter syntax"),
     key("log.json", Kind::Bool, "false", "log lines as JSON"),
     key(
@@ -67,6 +73,18 @@ pub(crate) const KEYS: &[Key] = &[
         Kind::List,
         "",
         "networks (10.0.0.0/8) that names of allowed origins may resolve into; public addresses always may",
+    ),
+    key(
+        "participants.breaker",
+        Kind::Bool,
+        "false",
+        "stop calling an origin while most of its calls fail; what is not sent has no effect and is repeated",
+    ),
+    key(
+        "participants.max_in_flight",
+        Kind::Count(0, 100_000),
+        "0",
+        "most calls of one origin at once, others wait; 0: no limit",
     ),
     key(
         "participants.max_reply",
@@ -131,6 +149,8 @@ const RELOADED: &[&str] = &[
     "log.filter",
     "participants.allow",
     "participants.allow_network",
+    "participants.breaker",
+    "participants.max_in_flight",
     "participants.max_reply",
     "participants.sign",
     "saga.definitions",

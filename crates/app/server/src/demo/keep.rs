@@ -42,6 +42,7 @@ pub(super) async fn keep(rt: &Runtime, places: &Places, proxies: &[HttpProxy]) -
         .and_then(reqwest::Response::error_for_status)
         .map_err(|e| Error::with(Code::Unreachable, "the node does not take the stuck order", e))?;
     eprintln!("mainstay demo: the node is up at http://{}", node.address);
+    eprintln!("mainstay demo: the console is at http://{}{}", node.address, crate::console::MOUNT);
     eprintln!("mainstay demo: `order-stuck` will wait for a person; Ctrl-C ends everything");
     std::future::pending().await
 }

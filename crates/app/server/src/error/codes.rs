@@ -87,16 +87,16 @@ pub(crate) enum Code {
     BadQuery,
     /// The request took too long.
     TimedOut,
+    /// The first request with this Idempotency-Key is still running.
+    KeyBusy,
+    /// A bulk action matches more sagas than one job takes.
+    BulkTooLarge,
     /// The placement input is not valid.
     PlacementInput,
     /// The placement rules cannot be kept.
     PlacementImpossible,
     /// Two placements disagree.
     PlacementConflict,
-    /// The first request with this Idempotency-Key is still running.
-    KeyBusy,
-    /// A bulk action matches more sagas than one job takes.
-    BulkTooLarge,
 }
 
 struct Entry {
@@ -163,11 +163,11 @@ table! {
     UnsupportedMedia "MS0124" 415 "The media type is not supported",
     BadQuery "MS0127" 400 "The query is not valid",
     TimedOut "MS0128" 503 "The request took too long",
+    KeyBusy "MS0129" 409 "A request with this key is still running",
+    BulkTooLarge "MS0130" 422 "Too many sagas match",
     PlacementInput "MS0301" 0 "The placement input is not valid",
     PlacementImpossible "MS0302" 0 "The placement rules cannot be kept",
     PlacementConflict "MS0303" 0 "Two placements disagree",
-    KeyBusy "MS0129" 409 "A request with this key is still running",
-    BulkTooLarge "MS0130" 422 "Too many sagas match",
 }
 
 impl Code {

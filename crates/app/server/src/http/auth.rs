@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::{HeaderMap, Method, header};
 use mainstay_clock::{Instant, WallTime};
 
 use crate::error::Code;
-use crate::http::{Problem, Tokens};
+use crate::http::{FormToken, Problem, Sessions, Tokens};
 
 /// What a token may do; each includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,15 +49,16 @@ impl Caller {
     }
 }
 
-/// The cookie of a browser that logged in with a token.
-pub(crate) const COOKIE: &str = "__Host-mainstay";
-
 /// The scope that a request needs; `None` for the open routes, which tell nothing but up or down.
 pub(crate) fn required(method: &Method, path: &str) -> Option<Scope> {
     let safe = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/livez" | "/readyz" if safe => None,
-        "/v1/audit" => Some(Scope::Admin),
+        // The way in: the form, its style, its answer.
+        "/console/login" => None,
+        _ if safe && path.starts_with("/console/assets/") => None,
+        "/console/logout" => Some(Scope::Read),
+        "/v1/audit" | "/console/audit" | "/console/system" => Some(Scope::Admin),
         _ if safe => Some(Scope::Read),
         _ if path.starts_with("/v1/definitions") => Some(Scope::Admin),
         _ => Some(Scope::Operate),
@@ -98,51 +99,106 @@ impl Failures {
     }
 }
 
-/// Says who calls, or why they may not.
-///
-/// # Errors
-/// 401, 403 or 429 as a problem.
-pub(crate) fn check(
-    tokens: &Tokens,
-    failures: &Failures,
-    request: (&Method, &str, &HeaderMap),
-    from: IpAddr,
-    now: (Instant, WallTime),
-) -> Result<Caller, Problem> {
-    let (method, path, headers) = request;
-    let Some(needed) = required(method, path) else { return Ok(Caller::anonymous()) };
-    let needed_at_all = tokens.needed().map_err(|e| {
-        tracing::error!(error = %e.chain(), "the token file is not usable: nobody is admitted");
-        Problem::new(Code::Unauthenticated, "the token file is not usable")
-    })?;
-    if !needed_at_all {
-        return Ok(Caller::anonymous());
-    }
-    if let Some(seconds) = failures.blocked(from, now.0) {
-        return Err(Problem::new(Code::TooManyFailures, "too many wrong tokens").retry_after(seconds));
-    }
-    let Some(secret) = presented(headers) else {
-        return Err(Problem::new(Code::Unauthenticated, "send `Authorization: Bearer TOKEN`"));
-    };
-    let caller = tokens.caller(secret, now.1).ok().flatten();
-    let Some(caller) = caller else {
-        failures.count(from, now.0);
-        return Err(Problem::new(Code::Unauthenticated, "the token is not valid"));
-    };
-    if caller.scope < needed {
-        let why = format!("this needs scope {}, the token has {}", needed.as_str(), caller.scope.as_str());
-        return Err(Problem::new(Code::Forbidden, why));
-    }
-    Ok(caller)
+/// Tokens, sessions and wrong guesses: what decides who calls.
+#[derive(Debug)]
+pub(crate) struct Access {
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) sessions: Sessions,
+    failures: Failures,
 }
 
-fn presented(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(header::AUTHORIZATION).and_then(|v| v.to_str().ok()).and_then(|v| {
-        let (scheme, token) = v.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    bearer.or_else(|| {
-        let cookies = headers.get(header::COOKIE)?.to_str().ok()?;
-        cookies.split(';').find_map(|c| c.trim().strip_prefix(COOKIE)?.strip_prefix('='))
-    })
+impl Access {
+    /// Nobody is known yet.
+    pub(crate) fn new(tokens: Arc<Tokens>, sessions: Sessions) -> Self {
+        Self { tokens, sessions, failures: Failures::default() }
+    }
+
+    /// Says who calls, or why they may not.
+    ///
+    /// # Errors
+    /// 401, 403 or 429 as a problem.
+    pub(crate) fn check(
+        &self,
+        request: (&Method, &str, &HeaderMap),
+        from: IpAddr,
+        now: (Instant, WallTime),
+    ) -> Result<Caller, Problem> {
+        let (method, path, headers) = request;
+        let Some(needed) = required(method, path) else { return Ok(Caller::anonymous()) };
+        if !self.needed()? {
+            return Ok(Caller::anonymous());
+        }
+        self.slowed(from, now.0)?;
+        let caller = match bearer(headers) {
+            Some(secret) => self.holder(secret, from, now)?,
+            None => self.visitor(headers, now)?,
+        };
+        if caller.scope < needed {
+            let why =
+                format!("this needs scope {}, the token has {}", needed.as_str(), caller.scope.as_str());
+            return Err(Problem::new(Code::Forbidden, why));
+        }
+        Ok(caller)
+    }
+
+    /// Swaps a token for a session id.
+    ///
+    /// # Errors
+    /// 401 or 429 as a problem.
+    pub(crate) fn login(
+        &self,
+        secret: &str,
+        from: IpAddr,
+        now: (Instant, WallTime),
+    ) -> Result<String, Problem> {
+        self.slowed(from, now.0)?;
+        self.holder(secret, from, now)?;
+        let opened = self.sessions.open(Tokens::hash(secret), now.0);
+        opened.map_err(|e| Problem::new(e.code(), "no session can be opened"))
+    }
+
+    /// The token that forms of this browser carry.
+    pub(crate) fn form_token(&self, headers: &HeaderMap) -> FormToken {
+        self.sessions.form_token(self.sessions.presented(headers))
+    }
+
+    /// Whether anybody has to say who they are.
+    ///
+    /// # Errors
+    /// 401 as a problem when the token file is damaged.
+    pub(crate) fn needed(&self) -> Result<bool, Problem> {
+        self.tokens.needed().map_err(|e| {
+            tracing::error!(error = %e.chain(), "the token file is not usable: nobody is admitted");
+            Problem::new(Code::Unauthenticated, "the token file is not usable")
+        })
+    }
+
+    fn slowed(&self, from: IpAddr, now: Instant) -> Result<(), Problem> {
+        match self.failures.blocked(from, now) {
+            Some(seconds) => {
+                Err(Problem::new(Code::TooManyFailures, "too many wrong tokens").retry_after(seconds))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn holder(&self, secret: &str, from: IpAddr, now: (Instant, WallTime)) -> Result<Caller, Problem> {
+        self.tokens.caller(secret, now.1).ok().flatten().ok_or_else(|| {
+            self.failures.count(from, now.0);
+            Problem::new(Code::Unauthenticated, "the token is not valid")
+        })
+    }
+
+    /// Who logged in with this browser; their token must still be good.
+    fn visitor(&self, headers: &HeaderMap, now: (Instant, WallTime)) -> Result<Caller, Problem> {
+        let id = self.sessions.presented(headers);
+        let token = id.and_then(|id| self.sessions.token(id, now.0));
+        let caller = token.and_then(|hash| self.tokens.holder(&hash, now.1).ok().flatten());
+        caller.ok_or_else(|| Problem::new(Code::Unauthenticated, "send `Authorization: Bearer TOKEN`"))
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -1,13 +1,13 @@
 //! What every request passes: limits, host, cross-site, authentication, body, time; then the router.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use mainstay_clock::Runtime;
@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::error::Code;
-use crate::http::auth::{self, Failures};
-use crate::http::{Problem, Tokens, Trace, guard};
+use crate::http::{Access, Problem, Trace, guard};
 
 /// Longest request target.
 const MAX_URL: usize = 8 * 1024;
@@ -45,6 +44,19 @@ pub(crate) struct Limits {
     pub(crate) write_timeout: Duration,
 }
 
+/// Where a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Peer(pub(crate) IpAddr);
+
+/// How problems look where people meet them: pages instead of JSON.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pages {
+    /// Whether the request is for a page.
+    pub(crate) is_page: fn(&Uri, &HeaderMap) -> bool,
+    /// The page of a problem.
+    pub(crate) render: fn(&Problem, &Uri, &Trace) -> Response,
+}
+
 /// The way from a connection to the router.
 #[derive(Debug)]
 pub(crate) struct Gate {
@@ -52,8 +64,8 @@ pub(crate) struct Gate {
     pub(crate) rt: Runtime,
     /// Cancelled when the server stops: nothing new is taken, streams end.
     pub(crate) drain: CancellationToken,
-    tokens: Arc<Tokens>,
-    failures: Failures,
+    access: Arc<Access>,
+    pages: Pages,
     in_flight: Semaphore,
     router: Router,
 }
@@ -64,23 +76,29 @@ impl Gate {
         limits: Limits,
         rt: Runtime,
         drain: CancellationToken,
-        tokens: Arc<Tokens>,
+        access: Arc<Access>,
+        pages: Pages,
         router: Router,
     ) -> Self {
         let in_flight = Semaphore::new(limits.in_flight);
-        Self { limits, rt, drain, tokens, failures: Failures::default(), in_flight, router }
+        Self { limits, rt, drain, access, pages, in_flight, router }
     }
 
     /// Answers one request. Every answer that is not a success is a problem.
     pub(crate) async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Response {
         let trace = Trace::of(request.headers(), self.rt.rng().as_ref());
-        let instance = request.uri().path().to_owned();
+        let uri = request.uri().clone();
+        let page = (self.pages.is_page)(&uri, request.headers());
         let method = request.method().clone();
         let answer = match self.pass(peer, request, &trace).await {
             Ok(response) => response,
             Err(problem) => problem.into_response(),
         };
-        let mut response = rendered(answer, &instance, &trace);
+        let mut response = match answer.extensions().get::<Problem>() {
+            Some(problem) if page => (self.pages.render)(problem, &uri, &trace),
+            _ => rendered(answer, uri.path(), &trace),
+        };
+        let instance = uri.path();
         if response.status().is_server_error() {
             tracing::warn!(%method, path = instance, status = response.status().as_u16(), trace = trace.id());
         } else {
@@ -106,13 +124,13 @@ impl Gate {
             let why = format!("the headers have more than {MAX_HEADERS} bytes");
             return Err(Problem::new(Code::HeadersTooLarge, why));
         }
-        if self.tokens.needed().is_ok_and(|needed| !needed) {
+        if self.access.needed().is_ok_and(|needed| !needed) {
             guard::host(&parts.uri, &parts.headers, &self.limits.allowed_hosts)?;
         }
         guard::cross_site(&parts.method, &parts.headers)?;
         let now = (self.rt.clock().now(), self.rt.clock().wall());
         let line = (&parts.method, parts.uri.path(), &parts.headers);
-        let caller = auth::check(&self.tokens, &self.failures, line, peer.ip(), now)?;
+        let caller = self.access.check(line, peer.ip(), now)?;
         if self.drain.is_cancelled() && !is_health(parts.uri.path()) {
             return Err(Problem::new(Code::Draining, "the server is stopping").retry_after(OVERLOAD_RETRY));
         }
@@ -127,6 +145,9 @@ impl Gate {
             }
         };
         let body = self.body(&parts.method, &parts.headers, body).await?;
+        let form = self.access.form_token(&parts.headers);
+        parts.extensions.insert(form);
+        parts.extensions.insert(Peer(peer.ip()));
         parts.extensions.insert(caller);
         parts.extensions.insert(trace.clone());
         let call = self.router.clone().oneshot(Request::from_parts(parts, body));
@@ -176,7 +197,7 @@ fn is_health(path: &str) -> bool {
 fn is_long(path: &str, query: Option<&str>, headers: &HeaderMap) -> bool {
     let waits = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("wait=")));
     let prefers = headers.get("prefer").is_some_and(|v| v.as_bytes().starts_with(b"wait"));
-    path == "/v1/events" || waits || prefers
+    matches!(path, "/v1/events" | "/console/events") || waits || prefers
 }
 
 /// Turns an answer that carries a problem, or an error of the router, into its final form.

@@ -58,6 +58,22 @@ impl Problem {
         self.code
     }
 
+    /// What happened.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The status it is answered with.
+    pub(crate) fn status(&self) -> StatusCode {
+        let status = self.code.status().and_then(|s| StatusCode::from_u16(s).ok());
+        status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// Seconds until another try makes sense.
+    pub(crate) fn wait(&self) -> Option<u64> {
+        self.retry_after
+    }
+
     /// A problem for an answer that was made without one (by the router).
     pub(crate) fn of_status(status: StatusCode, allow: Option<String>) -> Self {
         match status {
@@ -75,8 +91,7 @@ impl Problem {
 
     /// The answer.
     pub(crate) fn render(&self, instance: &str, trace: &Trace) -> Response {
-        let status = self.code.status().and_then(|s| StatusCode::from_u16(s).ok());
-        let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let mut body = json!({
             "type": format!("/problems/{}", self.code.name()),
             "title": self.code.title(),
@@ -112,9 +127,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let status = self.code.status().and_then(|s| StatusCode::from_u16(s).ok());
         let mut response = Response::new(Body::empty());
-        *response.status_mut() = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        *response.status_mut() = self.status();
         response.extensions_mut().insert(self);
         response
     }

@@ -87,10 +87,22 @@ impl Tokens {
     /// # Errors
     /// As [`Tokens::all`].
     pub(crate) fn caller(&self, secret: &str, now: WallTime) -> Result<Option<Caller>> {
-        let given: [u8; 32] = Sha256::digest(secret.as_bytes()).into();
+        self.holder(&Self::hash(secret), now)
+    }
+
+    /// What is stored of a token.
+    pub(crate) fn hash(secret: &str) -> [u8; 32] {
+        Sha256::digest(secret.as_bytes()).into()
+    }
+
+    /// Whose token has this hash, while it is good.
+    ///
+    /// # Errors
+    /// As [`Tokens::all`].
+    pub(crate) fn holder(&self, given: &[u8; 32], now: WallTime) -> Result<Option<Caller>> {
         let mut found = None;
         for token in self.all()?.iter() {
-            let same = bool::from(token.hash.ct_eq(&given));
+            let same = bool::from(token.hash.ct_eq(given));
             if same && token.expires.is_none_or(|t| t > now) {
                 found = Some(Caller { name: token.name.clone(), scope: token.scope });
             }

@@ -114,6 +114,8 @@ fn if_d07_keep_leaves_one_order_for_a_person() {
         .strip_prefix("mainstay demo: the node is up at http://")
         .unwrap_or_else(|| panic!("{line}"))
         .to_owned();
+    let console = lines.next().unwrap().unwrap();
+    assert_eq!(console, format!("mainstay demo: the console is at http://{address}/console"));
     let path = "/v1/sagas?status=needs_attention";
     eventually("the order is stuck", || {
         let page = Request::new("GET", path).to(&address).json();

@@ -188,6 +188,10 @@ impl Request {
                 break;
             }
             answer.extend(&chunk[..n]);
+            // Not every server closes when it is asked to.
+            if Answer::parse(&answer).is_some_and(|a| a.header("content-length").is_some()) {
+                break;
+            }
         }
         Answer::parse(&answer)
     }

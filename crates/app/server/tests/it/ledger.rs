@@ -92,10 +92,15 @@ fn serve(stream: TcpStream, book: &Mutex<Book>) {
 fn decide(book: &Mutex<Book>, headers: &BTreeMap<String, String>, body: &[u8]) -> u16 {
     let saga = headers["saga-id"].clone();
     let step = headers["saga-step"].clone();
-    let no = String::from_utf8_lossy(body).contains(&format!("\"no\":\"{step}\""));
+    let said = |word: &str| String::from_utf8_lossy(body).contains(&format!("\"{word}\":\"{step}\""));
+    let (no, undo) = (said("no"), headers["saga-op"] == "undo");
+    // A service that is down for this step, and one that refuses to take it back.
+    if (!undo && said("lose")) || (undo && said("closed")) {
+        return if undo { 409 } else { 503 };
+    }
     let mut book = book.lock().unwrap();
     let entry = book.entry((saga, step)).or_default();
-    if headers["saga-op"] == "undo" {
+    if undo {
         if entry.undone > 0 || entry.undo_first || entry.said_no {
             entry.duplicates += 1;
         } else if entry.done == 0 {

@@ -4,15 +4,20 @@
 
 mod audit;
 mod bad_input;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod demo;
 mod edge;
 mod end_to_end;
+mod golden;
 mod harness;
 mod ledger;
 mod recorder;
 mod reload;
+mod ring;
 mod security;
 mod slow;
 mod tls;
+mod webdriver;

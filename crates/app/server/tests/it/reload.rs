@@ -162,3 +162,35 @@ fn sec_16_requests_are_signed_and_a_secret_is_exchanged_by_a_reload() {
     let all = node.get("/v1/audit").text() + &node.log();
     assert!(!all.contains(&OLD[6..]) && !all.contains(&NEW[6..]), "no secret is told: {all}");
 }
+
+/// One call of an origin at a time: the second saga waits, and what was not sent leaves nothing to undo.
+#[test]
+fn a_participant_gets_no_more_calls_at_once_than_configured() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::start(|_| Vec::new());
+    let config = dir.path().join("m.toml");
+    let text =
+        format!("[participants]\nallow = [\"{}\"]\nmax_in_flight = 1\nbreaker = true\n", service.origin);
+    std::fs::write(&config, text).unwrap();
+    let node = start(dir.path(), &config);
+    let definition = order(&service.origin).replace("attempts = 20", "attempts = 1");
+    let short = definition.replace("timeout = \"2s\"", "timeout = \"300ms\"");
+    let long = definition.replace("timeout = \"2s\"", "timeout = \"20s\"").replace("\"order\"", "\"long\"");
+    for (name, text) in [("order", &short), ("long", &long)] {
+        let put = Request::new("PUT", &format!("/v1/definitions/{name}"))
+            .header("content-type", "application/toml");
+        assert_eq!(node.send(&put.body(text.clone())).status, 201);
+    }
+    let begin = |name: &str| {
+        let post = Request::new("POST", "/v1/sagas").header("idempotency-key", name);
+        let started = node.send(&post.body(format!("{{\"definition\":\"{name}\"}}")));
+        started.json()["uid"].as_str().unwrap().to_owned()
+    };
+    begin("long");
+    eventually("the place is taken", || (service.seen().len() == 1).then_some(()));
+    let uid = begin("order");
+    let ended = node.get(&format!("/v1/sagas/{uid}?wait=20s")).json();
+    assert_eq!(ended["status"], "compensated", "{ended}");
+    assert!(ended["steps"][0]["last_error"].as_str().unwrap().contains("rejected the call"), "{ended}");
+    assert_eq!(service.seen().len(), 1, "nothing of the second saga was sent");
+}

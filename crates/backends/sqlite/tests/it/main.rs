@@ -4,6 +4,7 @@
 
 mod barrier;
 mod batches;
+mod batching;
 mod conformance;
 mod durability;
 mod leases;

@@ -10,7 +10,7 @@ use mainstay_store::lease::{AcquireRequest, Acquired, Fencing, Line, Renewed};
 use mainstay_store::memory::{
     MemoryCell, MemoryCluster, MemoryJournal, MemoryLeaseStore, MemoryNode, MemoryRecordStore,
 };
-use mainstay_store::replicated::{Judgment, judge};
+use mainstay_store::replicated::{Judgment, Mark, Observed, Position, TimelineSwitch, judge};
 use mainstay_store::{BoxFuture, ErrorKind, Journal, LeaseStore, ReplicatedStore};
 
 #[tokio::test(start_paused = true)]
@@ -171,4 +171,26 @@ async fn a_snapshot_is_a_store_of_its_own() {
     store.release("op").await.unwrap();
     assert_eq!(copy.inspect("a").await.unwrap().holders.len(), 1);
     assert!(store.inspect("a").await.unwrap().holders.is_empty());
+}
+
+/// Found by simulation: a replica that follows the new history without having replayed up to the switch, and
+/// a second failover that cuts deeper than the first, were both taken for replicas that have the write.
+#[test]
+fn a_history_that_kept_a_write_is_no_replica_that_has_it() {
+    let mark = |timeline: &str, n| Mark {
+        system: "db".to_owned(),
+        timeline: timeline.to_owned(),
+        position: Position::Counter(n),
+    };
+    let switch = |from: &str, n, to: &str| TimelineSwitch {
+        timeline: from.to_owned(),
+        position: Position::Counter(n),
+        next: to.to_owned(),
+    };
+    let first = vec![switch("1", 5, "2")];
+    assert_eq!(judge(&mark("1", 4), &Observed::new(mark("2", 3), first.clone())), Judgment::Behind);
+    assert_eq!(judge(&mark("1", 4), &Observed::new(mark("2", 4), first.clone())), Judgment::Satisfied);
+    let deeper = vec![switch("1", 5, "2"), switch("2", 3, "3")];
+    assert_eq!(judge(&mark("1", 4), &Observed::new(mark("3", 9), deeper.clone())), Judgment::Lost);
+    assert_eq!(judge(&mark("1", 3), &Observed::new(mark("3", 9), deeper)), Judgment::Satisfied);
 }

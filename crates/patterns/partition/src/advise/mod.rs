@@ -262,7 +262,9 @@ fn agree(c: &Constraints, system: System, answer: &mut Recommendation) {
     answer.limits.push("check it: `mainstay ring verify` compares with that system's own answers".into());
     if c.hostile_keys {
         answer.keyed = false;
-        answer.limits.push("that system does not hash with a secret, so hostile keys can aim at a node".into());
+        answer
+            .limits
+            .push("that system does not hash with a secret, so hostile keys can aim at a node".into());
     }
     if system == System::Memcached {
         answer.limits.push("any change of weight moves points of other servers too".into());
@@ -273,7 +275,9 @@ fn choose(c: &Constraints, answer: &mut Recommendation) -> Choice {
     let mut why = |text: &str| answer.reasons.push(text.to_owned());
     if c.numbered && c.purpose != Purpose::OwnData && !c.unequal && c.replicas == 1 {
         why("numbered shards that change only at the end: no table at all, 5 to 13 ns");
-        answer.limits.push("only the last shard may go; removing one in the middle moves 39-50% of all keys".into());
+        answer
+            .limits
+            .push("only the last shard may go; removing one in the middle moves 39-50% of all keys".into());
         return Choice::JumpBack;
     }
     if c.purpose == Purpose::OwnData && !c.no_shared_map {
@@ -287,7 +291,8 @@ fn choose(c: &Constraints, answer: &mut Recommendation) -> Choice {
     }
     if c.purpose == Purpose::OwnData {
         answer.limits.push(
-            "data without a stored map: clients with different lists disagree silently; compare fingerprints".into(),
+            "data without a stored map: clients with different lists disagree silently; compare fingerprints"
+                .into(),
         );
     }
     if c.nodes <= FEW_NODES {
@@ -300,14 +305,18 @@ fn choose(c: &Constraints, answer: &mut Recommendation) -> Choice {
     }
     if c.purpose == Purpose::Traffic && c.replicas == 1 {
         why("traffic: constant 1.7 ns, 128 KiB, cheap rebuilds; some churn is fine");
-        answer.limits.push("moves 1.03 to 10 times the ideal when the fleet changes; `ring simulate` shows it".into());
+        answer
+            .limits
+            .push("moves 1.03 to 10 times the ideal when the fleet changes; `ring simulate` shows it".into());
         return Choice::Maglev { table: maglev_table(c.nodes) };
     }
     why("only a list of names and many nodes: 2 to 10 ns and no key moves without need");
     let points = if c.nodes > MANY_NODES { 40 } else { 160 };
     answer.limits.push("shares deviate by about 8% at 160 points; max/mean 1.1 to 1.4".into());
     if c.nodes > MANY_NODES {
-        answer.limits.push("beyond 10,000 nodes the points leave the cache; a stored slot map is better".into());
+        answer
+            .limits
+            .push("beyond 10,000 nodes the points leave the cache; a stored slot map is better".into());
     }
     Choice::Ring { points }
 }
@@ -315,21 +324,40 @@ fn choose(c: &Constraints, answer: &mut Recommendation) -> Choice {
 fn reject(c: &Constraints, choice: &Choice, answer: &mut Recommendation) {
     let mut no = |name: &'static str, why: &str| answer.rejected.push((name, why.to_owned()));
     if !matches!(choice, Choice::Slots { .. }) {
-        no("slots", if c.no_shared_map { "no map can be shared" } else { "a stored map and an epoch are more than this needs" });
+        no(
+            "slots",
+            if c.no_shared_map {
+                "no map can be shared"
+            } else {
+                "a stored map and an epoch are more than this needs"
+            },
+        );
     }
     if !matches!(choice, Choice::Ring { .. }) {
         no("ring", "shares deviate by 8% at 160 points, and replicas of neighbours fall together");
     }
     if !matches!(choice, Choice::Rendezvous | Choice::RendezvousByZone) {
-        let why = if c.nodes > FEW_NODES { "scores every node: linear in their number" } else { "gives no explicit handoff" };
+        let why = if c.nodes > FEW_NODES {
+            "scores every node: linear in their number"
+        } else {
+            "gives no explicit handoff"
+        };
         no("rendezvous", why);
     }
     if !matches!(choice, Choice::Maglev { .. }) {
-        let why = if c.purpose == Purpose::Traffic { "no order of replicas of its own" } else { "moves up to ten times the ideal" };
+        let why = if c.purpose == Purpose::Traffic {
+            "no order of replicas of its own"
+        } else {
+            "moves up to ten times the ideal"
+        };
         no("maglev", why);
     }
     if !matches!(choice, Choice::JumpBack) {
-        let why = if c.numbered { "no weights, no replicas, no handoff" } else { "only the last shard may ever go" };
+        let why = if c.numbered {
+            "no weights, no replicas, no handoff"
+        } else {
+            "only the last shard may ever go"
+        };
         no("jump", why);
     }
     no("modulo", "one more node moves nearly everything");
@@ -342,5 +370,8 @@ fn slots_for(nodes: usize) -> usize {
 
 /// The usual prime up to 655 nodes, then at least 100 entries per node.
 fn maglev_table(nodes: usize) -> u32 {
-    [65_537, 655_373, 5_000_011].into_iter().find(|t| nodes.saturating_mul(100) <= *t as usize).unwrap_or(5_000_011)
+    [65_537, 655_373, 5_000_011]
+        .into_iter()
+        .find(|t| nodes.saturating_mul(100) <= *t as usize)
+        .unwrap_or(5_000_011)
 }

@@ -154,7 +154,8 @@ pub fn simulate(choice: &Choice, before: &[Node], after: &[Node], keys: u64) -> 
     let (mut moved, mut needless) = (0_u64, 0_u64);
     for i in 0..keys {
         let key = mix64(i).to_le_bytes();
-        let (a, b) = (old.owner(&key).and_then(|a| number[a.as_usize()].map(Ok).or(Some(Err(())))), new.owner(&key));
+        let (a, b) =
+            (old.owner(&key).and_then(|a| number[a.as_usize()].map(Ok).or(Some(Err(())))), new.owner(&key));
         let stays = matches!((a, b), (Some(Ok(a)), Some(b)) if a == b) || (a.is_none() && b.is_none());
         if stays {
             continue;

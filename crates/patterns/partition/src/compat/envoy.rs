@@ -189,8 +189,8 @@ impl Place for EnvoyMaglev {
     }
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
-        let first = self.owner_of_hash(hash).map(NodeIdx::get);
-        Owners::new(&self.nodes, Source::Chain(Chain { first, rest: self.next.walk(hash) }))
+        let first = self.owner_of_hash(hash);
+        Owners::new(&self.nodes, Source::Chain(Chain::new(first, self.next.walk(hash))))
     }
 
     fn shares(&self) -> Shares {

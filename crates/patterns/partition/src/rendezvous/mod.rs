@@ -159,6 +159,12 @@ impl<'a> ZonedWalk<'a> {
             self.within = Some(self.zoned.within[zone as usize].walk(self.hash));
         }
     }
+
+    /// Back to the best of the best zone.
+    pub(crate) fn restart(&mut self) {
+        self.zones.restart();
+        self.within = None;
+    }
 }
 
 /// Settings of a [`Rendezvous`].

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 
 use super::score::{cost, score};
 use crate::node::NodeIdx;
@@ -11,7 +11,7 @@ use crate::node::NodeIdx;
 /// Nodes that are scored together; the winner is then looked for among so many.
 const CHUNK: usize = 64;
 /// Candidates found in one pass after the first.
-pub(crate) const BATCH: usize = 8;
+pub(crate) const BATCH: usize = 4;
 
 /// Nodes with a weight, sorted by id.
 #[derive(Clone)]
@@ -80,11 +80,7 @@ impl Scores {
         if self.hashes.is_empty() {
             return None;
         }
-        let hashes = self.hashes.as_slice();
-        Some(self.arch.dispatch(
-            #[inline(always)]
-            || first_max(hashes, hash),
-        ))
+        Some(self.arch.dispatch(FirstMax { hashes: &self.hashes, hash }))
     }
 
     fn best_weighted(&self, hash: u64) -> Option<usize> {
@@ -134,31 +130,35 @@ impl Scores {
     }
 }
 
-#[inline(always)]
-fn chunk_max(chunk: &[u32], hash: u64) -> u32 {
-    chunk.iter().fold(0, |max, node| max.max(score(*node, hash)))
+/// The position of the first largest score. One function for every instruction set: the compiler makes the
+/// vectors, and the answer does not depend on them.
+struct FirstMax<'a> {
+    hashes: &'a [u32],
+    hash: u64,
 }
 
-#[inline(always)]
-fn first_max(hashes: &[u32], hash: u64) -> usize {
-    let (mut best, mut at) = (0, 0);
-    let whole = hashes.len() / CHUNK * CHUNK;
-    for (i, chunk) in hashes[..whole].chunks_exact(CHUNK).enumerate() {
-        let max = chunk_max(chunk, hash);
-        if i == 0 || max > best {
-            (best, at) = (max, i * CHUNK);
+impl FirstMax<'_> {
+    #[inline(always)]
+    fn chunk_max(&self, chunk: &[u32]) -> u32 {
+        chunk.iter().fold(0, |max, node| max.max(score(*node, self.hash)))
+    }
+}
+
+impl WithSimd for FirstMax<'_> {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        let (mut best, mut at) = (0, 0);
+        for (i, chunk) in self.hashes.chunks(CHUNK).enumerate() {
+            let max = self.chunk_max(chunk);
+            if i == 0 || max > best {
+                (best, at) = (max, i * CHUNK);
+            }
         }
+        let winners = &self.hashes[at..(at + CHUNK).min(self.hashes.len())];
+        at + winners.iter().position(|node| score(*node, self.hash) == best).unwrap_or(0)
     }
-    let max = chunk_max(&hashes[whole..], hash);
-    if whole == 0 || (max > best && whole < hashes.len()) {
-        (best, at) = (max, whole);
-    }
-    let end = (at + CHUNK).min(hashes.len());
-    let mut scores = [0_u32; CHUNK];
-    for (to, node) in scores.iter_mut().zip(&hashes[at..end]) {
-        *to = score(*node, hash);
-    }
-    at + scores[..end - at].iter().position(|s| *s == best).unwrap_or(0)
 }
 
 impl fmt::Debug for Scores {
@@ -174,7 +174,7 @@ impl fmt::Debug for Scores {
 enum State {
     /// Nothing was given out.
     Fresh,
-    /// The best was given out; it stands in `batch[0]`.
+    /// The best was given out.
     First,
     /// Batches were filled.
     Batched,
@@ -182,14 +182,14 @@ enum State {
     Done,
 }
 
-/// Nodes from the best down. The owner alone costs one vector pass, each further eight one pass.
+/// Nodes from the best down. The owner alone costs one vector pass, each further four one pass.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ranked<'a> {
     scores: &'a Scores,
     hash: u64,
     batch: [u32; BATCH],
-    len: usize,
-    next: usize,
+    len: u8,
+    next: u8,
     state: State,
 }
 
@@ -202,27 +202,32 @@ impl Ranked<'_> {
                 return self.scores.best(self.hash);
             }
             State::First => {
-                // Filled from the top: the first one is out already.
-                (self.batch, self.len) = self.scores.after(self.hash, None);
+                self.fill(None);
+                // The best one is out already.
                 (self.next, self.state) = (1, State::Batched);
             }
             State::Batched => {}
         }
-        if self.next >= self.len {
-            if self.len < BATCH {
-                self.state = State::Done;
-                return None;
-            }
-            (self.batch, self.len) = self.scores.after(self.hash, Some(self.batch[BATCH - 1]));
-            self.next = 0;
-            if self.len == 0 {
-                self.state = State::Done;
-                return None;
-            }
+        if self.next == BATCH as u8 {
+            self.fill(Some(self.batch[BATCH - 1]));
         }
-        let at = self.batch[self.next];
+        if self.next >= self.len {
+            self.state = State::Done;
+            return None;
+        }
+        let at = self.batch[usize::from(self.next)];
         self.next += 1;
         Some(self.scores.nodes[at as usize])
+    }
+
+    fn fill(&mut self, last: Option<u32>) {
+        let (batch, len) = self.scores.after(self.hash, last);
+        (self.batch, self.len, self.next) = (batch, len as u8, 0);
+    }
+
+    /// Back to the best.
+    pub(crate) fn restart(&mut self) {
+        self.state = State::Fresh;
     }
 }
 

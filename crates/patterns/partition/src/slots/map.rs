@@ -170,7 +170,7 @@ impl Place for SlotMap {
 
     #[inline]
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
-        Owners::new(&self.nodes, Source::List(self.replicas(self.slot_of_hash(hash))))
+        Owners::new(&self.nodes, Source::List(self.replicas(self.slot_of_hash(hash)), 0))
     }
 
     /// The part of the slots whose primary a node is.

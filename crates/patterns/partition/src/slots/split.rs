@@ -34,7 +34,11 @@ impl SlotMap {
             return refuse("slots", self.slots().to_string(), allowed);
         }
         if self.slot_hash() == SlotHash::Redis {
-            return refuse("hash", "redis".into(), "a hash with more than 14 bits: a Redis Cluster has 16384 slots".into());
+            return refuse(
+                "hash",
+                "redis".into(),
+                "a hash with more than 14 bits: a Redis Cluster has 16384 slots".into(),
+            );
         }
         let Some(epoch) = self.epoch().checked_add(1) else {
             return refuse("epoch", self.epoch().to_string(), "below 2^64 - 1".into());

@@ -105,7 +105,11 @@ impl SteerConfig {
             Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed))
         };
         if !(self.goal > 1.0 && self.goal < self.trigger && self.trigger.is_finite() && self.goal <= 2.0) {
-            return bad("band", format!("{} to {}", self.goal, self.trigger), "1 < goal < trigger, goal at most 2");
+            return bad(
+                "band",
+                format!("{} to {}", self.goal, self.trigger),
+                "1 < goal < trigger, goal at most 2",
+            );
         }
         if self.hold == 0 {
             return bad("hold", "0".into(), "at least 1");
@@ -188,7 +192,15 @@ impl Steer {
     pub fn new(config: SteerConfig) -> Result<Self, ConfigError> {
         config.check()?;
         let tokens = f64::from(config.moves_per_minute);
-        Ok(Self { config, smoothed: Vec::new(), above: 0, moving: false, tokens, last: None, moved: Vec::new() })
+        Ok(Self {
+            config,
+            smoothed: Vec::new(),
+            above: 0,
+            moving: false,
+            tokens,
+            last: None,
+            moved: Vec::new(),
+        })
     }
 
     /// Takes in the load of every slot since the last observation.
@@ -241,7 +253,9 @@ impl Steer {
                 _ => None,
             });
             return match hot {
-                Some(slots) if map.slots() < MAX_SLOTS && map.slot_hash() != SlotHash::Redis => Action::Split(slots),
+                Some(slots) if map.slots() < MAX_SLOTS && map.slot_hash() != SlotHash::Redis => {
+                    Action::Split(slots)
+                }
                 Some(slots) => Action::Stuck(slots),
                 None => Action::Rest,
             };

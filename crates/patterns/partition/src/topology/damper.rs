@@ -111,10 +111,12 @@ impl Damper {
         now: Instant,
     ) -> Result<Self, ConfigError> {
         if config.settle.is_zero() || config.settle > config.longest {
-            let (value, allowed) = (format!("{:?}", config.settle), format!("above 0, at most {:?}", config.longest));
+            let (value, allowed) =
+                (format!("{:?}", config.settle), format!("above 0, at most {:?}", config.longest));
             return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "settle", value, allowed));
         }
-        let track = |node: Node| Track { node, counts: true, shown: true, since: now, flaps: 0, last_flap: now };
+        let track =
+            |node: Node| Track { node, counts: true, shown: true, since: now, flaps: 0, last_flap: now };
         let tracks = nodes.into_iter().map(|n| (n.id.clone(), track(n))).collect();
         Ok(Self { config, tracks })
     }
@@ -151,9 +153,8 @@ impl Damper {
                 changed = true;
             }
         }
-        self.tracks.retain(|_, t| {
-            t.counts || t.shown || now.saturating_duration_since(t.since) <= config.memory
-        });
+        self.tracks
+            .retain(|_, t| t.counts || t.shown || now.saturating_duration_since(t.since) <= config.memory);
         changed.then(|| self.nodes())
     }
 

@@ -94,12 +94,7 @@ impl State {
     }
 
     /// Begins a change; its number is the answer.
-    pub(super) fn prepare(
-        &mut self,
-        next: Summary,
-        guard: &Guard,
-        now: Instant,
-    ) -> Result<u64, Error> {
+    pub(super) fn prepare(&mut self, next: Summary, guard: &Guard, now: Instant) -> Result<u64, Error> {
         guard.check()?;
         self.expire(now);
         if !matches!(self.phase, Phase::Stable) {
@@ -244,7 +239,8 @@ impl State {
     }
 
     fn stale(&self, token: FencingToken) -> Error {
-        let text = format!("token {token} is stale: {} was seen; another coordinator took over", self.highest);
+        let text =
+            format!("token {token} is stale: {} was seen; another coordinator took over", self.highest);
         Error::new(ErrorKind::StaleToken, text)
     }
 
@@ -273,7 +269,10 @@ impl State {
     fn fresh(&self, got: u64) -> Result<(), Error> {
         let seen = self.epoch;
         if got < seen {
-            return Err(Error::new(ErrorKind::StaleEpoch { seen, got }, format!("epoch {got} is over: {seen} is in force")));
+            return Err(Error::new(
+                ErrorKind::StaleEpoch { seen, got },
+                format!("epoch {got} is over: {seen} is in force"),
+            ));
         }
         if got > seen {
             return Err(misuse(format!("epoch {got} is not in force yet: {seen} is")));

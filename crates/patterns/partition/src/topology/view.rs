@@ -33,7 +33,10 @@ impl<P: ?Sized> Clone for Before<P> {
 impl<P: ?Sized> fmt::Debug for View<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let open = self.before.as_ref().map_or(0, |b| b.nodes.iter().filter(|(open, _)| *open).count());
-        f.debug_struct("View").field("epoch", &self.epoch).field("open_handoffs", &open).finish_non_exhaustive()
+        f.debug_struct("View")
+            .field("epoch", &self.epoch)
+            .field("open_handoffs", &open)
+            .finish_non_exhaustive()
     }
 }
 

@@ -11,5 +11,5 @@ mod fleet;
 mod laws;
 mod memory;
 mod planner;
-mod topology;
 mod steer;
+mod topology;

@@ -40,7 +40,10 @@ fn m_h4_a_load_that_swings_moves_nothing_twice_and_stays_within_the_budget() {
     }
     for start in (0..3600).step_by(60) {
         let minute = moves.iter().filter(|(t, _)| (start..start + 60).contains(t)).count();
-        assert!(minute <= 60, "{minute} moves in the minute from {start}: the budget and one minute's savings");
+        assert!(
+            minute <= 60,
+            "{minute} moves in the minute from {start}: the budget and one minute's savings"
+        );
     }
     assert!(moves.len() <= 30 * 60 + 30, "{} in an hour", moves.len());
     let mut last: BTreeMap<usize, u64> = BTreeMap::new();
@@ -55,9 +58,12 @@ fn m_h4_a_load_that_swings_moves_nothing_twice_and_stays_within_the_budget() {
 fn m_h4_a_spike_moves_nothing_and_a_lasting_load_is_evened_out_and_then_left_alone() {
     let mut current = map(4096, 4);
     let even = vec![1.0; 4096];
-    let hot: Vec<f64> = (0..4096).map(|s| if current.replicas(s)[0].get() == 0 { 3.0 } else { 1.0 }).collect();
+    let hot: Vec<f64> =
+        (0..4096).map(|s| if current.replicas(s)[0].get() == 0 { 3.0 } else { 1.0 }).collect();
     let mut steer = Steer::new(SteerConfig::new().moves_per_minute(600)).unwrap();
-    for (second, load) in [(0, &even), (10, &hot), (20, &hot), (30, &even), (40, &even), (50, &hot), (60, &even)] {
+    for (second, load) in
+        [(0, &even), (10, &hot), (20, &hot), (30, &even), (40, &even), (50, &hot), (60, &even)]
+    {
         assert!(matches!(steer.observe(&current, load, at(second)).unwrap(), Action::Rest), "at {second}");
     }
     let (mut moved, mut quiet) = (0, 0);
@@ -186,7 +192,8 @@ fn constraints_nodes(choice: &Choice) -> usize {
 fn f7_simulation_shows_what_maglev_moves_before_it_is_used() {
     // The sheet, at a table of 65537: 1.03 / 1.6 times the ideal at 10 / 100 nodes.
     for (nodes, low, high) in [(10, 1.0, 1.2), (100, 1.35, 1.9)] {
-        let s = simulate(&Choice::Maglev { table: 65537 }, &fleet(nodes), &fleet(nodes + 1), 200_000).unwrap();
+        let s =
+            simulate(&Choice::Maglev { table: 65537 }, &fleet(nodes), &fleet(nodes + 1), 200_000).unwrap();
         let multiple = s.multiple().unwrap();
         assert!((low..high).contains(&multiple), "{nodes}: {multiple}");
         assert!(s.needless > 0.0 || nodes == 10);

@@ -86,7 +86,11 @@ fn u8_old_and_new_owner_are_known_while_data_moves_and_growth_has_two_phases() {
     assert!(topology.hint().is_some_and(|p| p.nodes().len() == 3));
     for (i, old) in before.iter().enumerate() {
         let routed = reader.owner(&key(i)).unwrap();
-        assert_eq!((routed.epoch, routed.node.id.as_str(), routed.previous), (1, old.as_str(), None), "prepared is not yet true");
+        assert_eq!(
+            (routed.epoch, routed.node.id.as_str(), routed.previous),
+            (1, old.as_str(), None),
+            "prepared is not yet true"
+        );
     }
     let missing = change.commit(FencingToken::new(1)).unwrap_err().kind();
     assert_eq!(missing, ErrorKind::NotAcknowledged { missing: 3 });
@@ -174,7 +178,11 @@ fn a_stale_token_decides_nothing_and_a_successor_finishes_or_aborts() {
     assert_eq!(topology.take_over(FencingToken::ZERO).unwrap_err().kind(), ErrorKind::StaleToken);
     let mut successor = topology.take_over(FencingToken::new(8)).unwrap();
     assert_eq!(first.commit(FencingToken::new(7)).unwrap_err().kind(), ErrorKind::StaleToken);
-    assert_eq!(first.commit(FencingToken::new(8)).unwrap_err().kind(), ErrorKind::ApiMisuse, "its handle is void");
+    assert_eq!(
+        first.commit(FencingToken::new(8)).unwrap_err().kind(),
+        ErrorKind::ApiMisuse,
+        "its handle is void"
+    );
     drop(first);
     assert!(matches!(topology.stage(), Stage::Prepared { .. }), "a void handle aborts nothing");
     assert_eq!(successor.commit(FencingToken::new(8)).unwrap(), 2);
@@ -193,10 +201,16 @@ fn a_member_is_excused_only_after_its_lease_has_certainly_ended() {
     let (topology, clock) = topology(ring(&["a", "b"]));
     let mut change = topology.prepare(ring(&["b", "c"]), &Guard::new()).unwrap();
     ["b", "c"].iter().for_each(|m| change.ack(m).unwrap());
-    let lease = LeaseEnd { ends: clock.now().saturating_add(Duration::from_secs(10)), uncertainty: Duration::from_secs(2) };
+    let lease = LeaseEnd {
+        ends: clock.now().saturating_add(Duration::from_secs(10)),
+        uncertainty: Duration::from_secs(2),
+    };
     clock.pass(Duration::from_secs(11));
     assert_eq!(change.excuse("a", lease).unwrap_err().kind(), ErrorKind::ApiMisuse, "clocks may differ");
-    assert_eq!(change.commit(FencingToken::new(1)).unwrap_err().kind(), ErrorKind::NotAcknowledged { missing: 1 });
+    assert_eq!(
+        change.commit(FencingToken::new(1)).unwrap_err().kind(),
+        ErrorKind::NotAcknowledged { missing: 1 }
+    );
     clock.pass(Duration::from_secs(1));
     change.excuse("a", lease).unwrap();
     assert_eq!(change.commit(FencingToken::new(1)).unwrap(), 2);
@@ -272,7 +286,9 @@ fn l9_readers_on_real_threads_see_no_torn_map_and_epochs_only_rise() {
                     let epoch = view.epoch();
                     assert_eq!(view.place().nodes().as_slice()[0].id.as_str(), format!("e{epoch}"));
                     let routed = reader.owner(b"some key").unwrap();
-                    assert!(routed.epoch >= epoch && routed.node.id.as_str()[1..] == routed.epoch.to_string());
+                    assert!(
+                        routed.epoch >= epoch && routed.node.id.as_str()[1..] == routed.epoch.to_string()
+                    );
                     if let Some(previous) = routed.previous {
                         assert_eq!(previous.id.as_str()[1..], (routed.epoch - 1).to_string());
                     }
@@ -337,7 +353,9 @@ fn handoff_under_chance(seed: u64) {
                     committed = change.commit(FencingToken::new(epoch)).is_ok();
                     told = (0..names.len()).collect();
                 }
-                2 if committed && !told.is_empty() => members[told.swap_remove(pick(told.len()))].commit(epoch).unwrap(),
+                2 if committed && !told.is_empty() => {
+                    members[told.swap_remove(pick(told.len()))].commit(epoch).unwrap()
+                }
                 _ => {
                     let (client, k) = (pick(2), pick(keys.len()));
                     if pick(3) == 0 {
@@ -469,7 +487,7 @@ fn event() -> impl Strategy<Value = Event> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(300))]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn l9_epochs_are_monotone_whatever_happens(events in prop::collection::vec(event(), 1..80)) {

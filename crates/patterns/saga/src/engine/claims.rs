@@ -1,7 +1,7 @@
 //! Background work: claims, their renewal, recovery and purging.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::WallTime;
@@ -52,6 +52,18 @@ impl Inner {
         let claimed = self.journal.claim(ClaimRequest { claimant: self.claimant(), limit }).await?;
         self.extend_claims(sent);
         Ok(claimed)
+    }
+
+    /// Gives back what is claimed here and driven by nobody, so that the next look finds it.
+    async fn give_back_lost(&self) {
+        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        if lost.is_empty() {
+            return;
+        }
+        if let Err(error) = self.journal.hand_back(&self.config.node, self.incarnation, &lost).await {
+            tracing::warn!(target: "mainstay::saga", %error, "claims could not be handed back");
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+        }
     }
 
     fn extend_claims(&self, sent: mainstay_clock::Instant) {
@@ -176,6 +188,7 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
         if inner.is_stopping() {
             return;
         }
+        inner.give_back_lost().await;
         let most = if one_by_one { 1 } else { inner.config.claim_batch.get() };
         batch = inner.claim(most).await.unwrap_or_else(|error| {
             tracing::warn!(target: "mainstay::saga", %error, "sagas could not be claimed");

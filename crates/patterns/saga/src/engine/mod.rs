@@ -58,7 +58,10 @@ pub(crate) struct Inner {
     participant: Option<Arc<dyn Participant>>,
     active: Mutex<HashMap<Uid, Arc<Active>>>,
     /// Whoever waits for the answer to a message, by saga and message id.
-    waiting: Mutex<HashMap<String, Vec<oneshot::Sender<Result<(), Refusal>>>>>,
+    waiting: Mutex<HashMap<String, Vec<Waiter>>>,
+    /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
+    /// starts that went wrong since the last one.
+    lost: Mutex<Vec<Uid>>,
     /// Looks for due sagas at once.
     poke: Notify,
     /// Until when this node's claims are safe, by boot time in nanoseconds.
@@ -79,6 +82,9 @@ struct Active {
     /// Appended once under this claim, or left memory.
     moved: watch::Sender<bool>,
 }
+
+/// Where the answer to a message is sent.
+type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
 /// Closures by step name.
 type Steps = BTreeMap<String, Arc<dyn LocalStep>>;
@@ -140,6 +146,7 @@ impl EngineBuilder {
             participant: self.participant,
             active: Mutex::default(),
             waiting: Mutex::default(),
+            lost: Mutex::default(),
             poke: Notify::new(),
             claimed_until: AtomicU64::new(0),
             stopping: watch::Sender::new(false),

@@ -1,7 +1,7 @@
 //! Starting a saga.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use mainstay_store::Outcome;
 use mainstay_store::journal::{Create, Created, Hash, MAX_ID_BYTES, Reply, Uid};
@@ -79,6 +79,7 @@ impl Engine {
         let id = options.id.clone().unwrap_or_else(|| uid.to_string());
         let (create, drive) =
             inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
+        let mut unlaunched = Unlaunched { inner, uid: Some(uid.clone()) };
         let created = match inner.journal.create(create.clone()).await {
             // Repeating is safe: the store answers `Same` or `Created`, never twice.
             Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,
@@ -86,18 +87,19 @@ impl Engine {
         };
         match created {
             Created::Created { epoch, .. } => {
+                unlaunched.uid = None;
                 drive.launch(epoch);
                 Ok(Handle::new(self, uid, id, true))
             }
-            Created::Same { uid, .. } => Ok(Handle::new(self, uid, id, false)),
+            Created::Same { uid: there, .. } => Ok(unlaunched.found(self, there, id)),
             Created::Conflict { stored, given, .. } => Err(Error::new(
                 ErrorKind::InputConflict,
                 format!("saga `{id}` of `{name}` exists with another input: stored {stored}, given {given}"),
             )),
             Created::Replayed(reply) => {
                 let text = String::from_utf8_lossy(&reply.body).into_owned();
-                let (uid, id) = text.split_once(' ').unwrap_or((&text, &text));
-                Ok(Handle::new(self, Uid::new(uid), id.to_owned(), false))
+                let (there, id) = text.split_once(' ').unwrap_or((&text, &text));
+                Ok(unlaunched.found(self, Uid::new(there), id.to_owned()))
             }
             Created::ReplyMismatch => Err(Error::new(
                 ErrorKind::InputConflict,
@@ -106,6 +108,33 @@ impl Engine {
             Created::LockHeld { lock, by } => {
                 Err(Error::new(ErrorKind::Conflict, format!("lock `{lock}` is held by saga {by}")))
             }
+        }
+    }
+}
+
+/// A saga that may exist under a claim of this node, and that nothing drives yet: its creation is under way, its
+/// answer was lost, or whoever started it went away. However that ends, the saga is given back and taken up again.
+struct Unlaunched<'a> {
+    inner: &'a Inner,
+    uid: Option<Uid>,
+}
+
+impl Unlaunched<'_> {
+    /// The handle of a saga that exists. When it is this very one, the first answer was lost.
+    fn found(&mut self, engine: &Engine, there: Uid, id: String) -> Handle {
+        let is_new = self.uid.as_ref() == Some(&there);
+        if !is_new {
+            self.uid = None;
+        }
+        Handle::new(engine, there, id, is_new)
+    }
+}
+
+impl Drop for Unlaunched<'_> {
+    fn drop(&mut self) {
+        if let Some(uid) = self.uid.take() {
+            self.inner.lost.lock().unwrap_or_else(PoisonError::into_inner).push(uid);
+            self.inner.poke.notify_one();
         }
     }
 }

@@ -3,24 +3,30 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
+use mainstay_clock::virtual_time::Changes;
 use mainstay_clock::{Spawn, TaskFuture, TaskHandle};
-use tokio::sync::watch;
 
 /// One process.
 #[derive(Clone)]
 pub(super) struct Process(Arc<Shared>);
 
 struct Shared {
-    frozen: watch::Sender<bool>,
+    frozen: AtomicBool,
+    thawed: Changes,
     tasks: Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
 impl Process {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared { frozen: watch::Sender::new(false), tasks: Mutex::default() }))
+        Self(Arc::new(Shared {
+            frozen: AtomicBool::new(false),
+            thawed: Changes::default(),
+            tasks: Mutex::default(),
+        }))
     }
 
     /// Drops every task where it stands.
@@ -30,7 +36,8 @@ impl Process {
     }
 
     pub(super) fn set_frozen(&self, frozen: bool) {
-        self.0.frozen.send_replace(frozen);
+        self.0.frozen.store(frozen, Ordering::Release);
+        self.0.thawed.bump();
     }
 }
 
@@ -43,7 +50,7 @@ impl fmt::Debug for Process {
 impl Spawn for Process {
     #[allow(clippy::disallowed_methods, reason = "the kit is the runtime of the process it kills")]
     fn spawn(&self, _name: &'static str, task: TaskFuture) -> TaskHandle {
-        let gated = Gated { task, frozen: self.0.frozen.subscribe(), thaw: None };
+        let gated = Gated { task, process: self.clone(), thaw: None };
         let handle = tokio::spawn(gated).abort_handle();
         let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|t| !t.is_finished());
@@ -54,7 +61,7 @@ impl Spawn for Process {
 
 struct Gated {
     task: TaskFuture,
-    frozen: watch::Receiver<bool>,
+    process: Process,
     thaw: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -69,13 +76,13 @@ impl Future for Gated {
                 }
                 self.thaw = None;
             }
-            if !*self.frozen.borrow() {
+            let seen = self.process.0.thawed.count();
+            if !self.process.0.frozen.load(Ordering::Acquire) {
                 return self.task.as_mut().poll(cx);
             }
-            let mut frozen = self.frozen.clone();
+            let process = self.process.clone();
             self.thaw = Some(Box::pin(async move {
-                // An error means that the process is gone, and its tasks with it.
-                drop(frozen.wait_for(|f| !*f).await);
+                process.0.thawed.after(seen).await;
             }));
         }
     }

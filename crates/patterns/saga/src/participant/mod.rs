@@ -4,6 +4,7 @@
 //! code. Neither trusts the other side: replies are bounded by the caller, and whatever is not understood
 //! is never read as success.
 
+mod guarded;
 mod table;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use mainstay_store::barrier::Op;
 use mainstay_store::{BoxFuture, FencingToken};
 use serde_json::Value;
 
+pub use guarded::Guarded;
 pub use table::judge;
 
 /// What a request is for.

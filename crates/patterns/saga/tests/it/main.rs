@@ -3,10 +3,15 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod definition;
+#[cfg(feature = "http")]
+mod dial;
 mod engine;
 mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
+mod lossy;
+mod order;
 mod people;
 mod remote;
+mod simulated;
 mod world;

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
+use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{Config, StartOptions};
-use mainstay_saga::participant::{Attempt, Kind, Participant, Reply, Request};
+use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
 use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, UndoVerdict, Verdict, decode};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use mainstay_store::BoxFuture;
@@ -85,6 +86,15 @@ impl Participant for Remote {
     }
 }
 
+/// A breaker that opens at the second failure, and one call at a time.
+fn narrow(world: &World) -> Policy {
+    let breaker = Breaker::builder("p").consecutive(2).open_for(Duration::from_secs(5)).jitter(0.0);
+    let breaker = breaker.runtime(&world.runtime()).build().unwrap();
+    let bulkhead = Bulkhead::builder("p", 1).runtime(&world.runtime()).build().unwrap();
+    let policy = Policy::builder("p").runtime(&world.runtime());
+    policy.breaker(&breaker).bulkhead(&bulkhead).build().unwrap()
+}
+
 struct Bench {
     world: World,
     remote: Arc<Remote>,
@@ -118,6 +128,21 @@ impl Bench {
             .open()
             .await
             .unwrap()
+    }
+
+    /// An engine whose calls of `charge` go through a policy.
+    async fn guarded() -> Self {
+        let (world, remote) = (World::new(), Arc::new(Remote::default()));
+        let policy = narrow(&world);
+        let choose = move |url: &str| url.ends_with("/charge").then(|| policy.clone());
+        let caller = Guarded::new(Arc::clone(&remote) as Arc<dyn Participant>, choose);
+        let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+            .participant(Arc::new(caller))
+            .definition(definition(), [])
+            .open()
+            .await
+            .unwrap();
+        Self { world, remote, engine }
     }
 
     async fn start(&self) -> Handle {
@@ -311,5 +336,70 @@ async fn nonsense_from_a_participant_needs_a_person_and_is_not_repeated() {
         let outcome = bench.run().await;
         assert_eq!(outcome, Outcome::NeedsAttention { steps: vec!["charge".to_owned()] }, "{nonsense:?}");
         assert_eq!(bench.remote.calls(), ["POST charge"], "{nonsense:?}");
+    }
+}
+
+/// What a policy refuses was never sent: the saga has nothing to undo there.
+#[tokio::test(start_paused = true)]
+async fn what_a_policy_refuses_leaves_no_effect() {
+    let bench = Bench::guarded().await;
+    // Two failures of one saga open the breaker; each may have had an effect, so that saga undoes.
+    bench.remote.script("charge", &[say(503)]);
+    let first = bench.start().await;
+    assert!(matches!(first.outcome().await.unwrap(), Outcome::Compensated { .. }));
+    let sent = |url: &str| bench.remote.calls().iter().filter(|c| c.ends_with(&format!(" {url}"))).count();
+    assert_eq!((sent("charge"), sent("refund")), (2, 1));
+    // The next one is refused here, twice, and has nothing to undo and nothing to ask about.
+    let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
+    let outcome = second.outcome().await.unwrap();
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("breaker is open")),
+        "{outcome:?}"
+    );
+    assert_eq!((sent("charge"), sent("refund"), sent("status")), (2, 1, 1));
+    let refusals = bench.facts(&second).await;
+    let not_sent = refusals
+        .iter()
+        .filter(|f| matches!(f, Fact::StepEnded(e) if matches!(e.verdict, Verdict::NotSent { .. })));
+    assert_eq!(not_sent.count(), 2);
+    // After its time a probe is let through, and the participant answers again.
+    bench.world.clock.sleep(Duration::from_secs(6)).await;
+    bench.remote.script("charge", &[ok(json!({}))]);
+    let third = bench.engine.start("remote", json!({}), StartOptions::id("three")).await.unwrap();
+    assert!(matches!(third.outcome().await.unwrap(), Outcome::Completed { .. }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_bulkhead_refuses_before_a_byte_is_sent_and_a_business_no_blames_nobody() {
+    let bench = Bench::guarded().await;
+    bench.remote.script("charge", &[Say::Never]);
+    let first = bench.start().await;
+    bench.called("charge", 1).await;
+    let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
+    let outcome = second.outcome().await.unwrap();
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+        if reason.contains("full")),
+        "{outcome:?}"
+    );
+    assert_eq!(bench.remote.calls(), ["POST charge"]);
+    bench
+        .engine
+        .complete(first.uid(), at("charge", 1), Completed::Action(Verdict::Done { output: None }))
+        .await
+        .unwrap();
+    first.outcome().await.unwrap();
+    // However often the participant says no, its breaker stays closed.
+    bench.remote.script("charge", &[say(409)]);
+    for n in 0..5 {
+        let id = format!("no-{n}");
+        let no = bench.engine.start("remote", json!({}), StartOptions::id(id)).await.unwrap();
+        let outcome = no.outcome().await.unwrap();
+        assert!(
+            matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+            if reason.contains("409")),
+            "{outcome:?}"
+        );
     }
 }

@@ -14,7 +14,7 @@ const NODES: usize = 100;
 const FLIGHT: usize = 20;
 /// Distinct keys, and how many of them one node's cache holds.
 const POPULATION: usize = 200_000;
-const CACHE: usize = 600;
+const CACHE: usize = 1_000;
 
 /// Draws ranks with probability proportional to `1 / rank^s`, by inversion of the summed weights.
 struct Zipf(Vec<f64>);
@@ -102,7 +102,7 @@ fn simulate(s: f64, factor: Option<f64>, calls: usize) -> anyhow::Result<Outcome
 }
 
 pub(super) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
-    let calls = if options.smoke { 20_000 } else { 1_000_000 };
+    let calls = if options.smoke { 20_000 } else { 2_000_000 };
     let mut rows = Vec::new();
     for s in [1.1, 0.9] {
         let plain = simulate(s, None, calls)?;

@@ -3,6 +3,7 @@
 mod hot;
 mod measure;
 mod ours;
+mod planner;
 mod readers;
 #[cfg(feature = "rivals")]
 mod rivals;
@@ -32,6 +33,7 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     rivals::run(sizes, &keys, section);
     #[cfg(not(feature = "rivals"))]
     section.note("Rivals: not measured, built without feature `rivals`.");
+    planner::run(options.smoke, section);
     readers::run(options, &keys, section);
     hot::run(options, section)
 }

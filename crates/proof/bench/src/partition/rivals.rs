@@ -47,10 +47,20 @@ fn consistent_hash_ring(n: usize) -> consistent_hash_ring::Ring<usize> {
 }
 
 pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
-    let mut rows: Vec<Row> = Vec::new();
+    let mut rows = rings(sizes, keys);
+    rows.extend(others(sizes, keys));
+    table(section, "rivals, ns", &rows);
+    builds(sizes, section);
+}
+
+/// Those whose tables take gigabytes or minutes to build are measured up to where they can be.
+fn up_to(most: usize, n: usize) -> Option<usize> {
+    (n <= most).then_some(n)
+}
+
+fn rings(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
+    let mut rows = Vec::new();
     let mut add = |name: &str, values| rows.push((name.to_owned(), values));
-    // Those whose tables take gigabytes or minutes to build are measured up to where they can be.
-    let up_to = |most: usize, n: usize| (n <= most).then_some(n);
     add(
         "pingora-ketama 0.9.1, v1",
         per_size(sizes, |n| {
@@ -95,6 +105,12 @@ pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
             Some(nanos(keys, |k| ring.get(k).map_or(0, |s| s.0.len() as u64)))
         }),
     );
+    rows
+}
+
+fn others(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, values| rows.push((name.to_owned(), values));
     add(
         "hrw-hash 2.0.3",
         per_size(sizes, |n| {
@@ -145,8 +161,7 @@ pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
             Some(nanos(keys, |k| anchor.get_resource(*k).map_or(0, |n| *n as u64)))
         }),
     );
-    table(section, "rivals, ns", &rows);
-    builds(sizes, section);
+    rows
 }
 
 fn builds(sizes: &[usize], section: &mut Section) {

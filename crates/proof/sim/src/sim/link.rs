@@ -78,18 +78,7 @@ impl Link {
     async fn wait<T>(&self, rx: oneshot::Receiver<Result<T>>) -> Result<T> {
         let unknown =
             |text: &str| Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Unknown));
-        let mut resets = self.world.0.resets.subscribe();
-        let reset = async {
-            loop {
-                if resets.changed().await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-                let (_, links) = &*resets.borrow_and_update();
-                if links.contains(&(self.node, self.store())) || links.contains(&(self.store(), self.node)) {
-                    return;
-                }
-            }
-        };
+        let reset = self.world.until_reset(self.node, self.store());
         let reply = async {
             match rx.await {
                 Ok(result) => result,

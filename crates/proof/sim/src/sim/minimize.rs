@@ -42,17 +42,6 @@ pub(super) fn minimize(options: Options, ran: Ran, run: impl Fn(&Options) -> Ran
     while best.0.ops > 1 && attempt(&mut best, &|o| o.ops /= 2) {}
     while best.0.ops > 1 && attempt(&mut best, &|o| o.ops -= 1) {}
     while best.0.nodes > 1 && attempt(&mut best, &|o| o.nodes -= 1) {}
-    // What no longer fires need not be named.
-    let names = fired(&best.1.history, false);
-    let needed = best.0.without.clone();
-    for id in needed {
-        if names.contains(&id) {
-            continue;
-        }
-        attempt(&mut best, &|o| {
-            o.without.remove(&id);
-        });
-    }
     best
 }
 

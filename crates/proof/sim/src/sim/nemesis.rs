@@ -60,17 +60,10 @@ fn cut(world: &World, links: Vec<(usize, usize)>, how: Cut) -> Undo {
     Box::new(move |world| links.iter().for_each(|(from, to)| world.set_cut(*from, *to, None)))
 }
 
-fn reset(world: &World, links: &[(usize, usize)]) {
-    world.0.resets.send_modify(|(n, last)| {
-        *n += 1;
-        *last = links.to_vec();
-    });
-}
-
 fn link(world: &World, kind: FaultKind, from: usize, to: usize) -> Undo {
     match kind {
         FaultKind::Reset => {
-            reset(world, &[(from, to), (to, from)]);
+            world.reset(&[(from, to)]);
             Box::new(|_| {})
         }
         FaultKind::OneWay => cut(world, vec![(from, to)], Cut::Lost),
@@ -135,7 +128,7 @@ fn store(world: &World, window: &Window) -> Undo {
             Box::new(|world| world.0.backend.clock.resume())
         }
         FaultKind::StoreCrash => {
-            reset(world, &all);
+            world.reset(&all);
             cut(world, all, Cut::Lost)
         }
         FaultKind::StoreEmpty | FaultKind::StoreStale => {
@@ -144,7 +137,7 @@ fn store(world: &World, window: &Window) -> Undo {
                 _ => MemoryLeaseStore::new(std::sync::Arc::new(world.0.backend.clock.clone())),
             };
             Box::new(move |world| {
-                reset(world, &all);
+                world.reset(&all);
                 *world.0.backend.leases.lock().unwrap_or_else(PoisonError::into_inner) = old;
             })
         }

@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_clock::virtual_time::{Changes, VirtualClock};
 use mainstay_clock::{Clock, SeededRng};
 use mainstay_store::BoxFuture;
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
-use tokio::sync::{Notify, watch};
+use tokio::sync::Notify;
 
 use super::faults::{Class, FaultKind, draw, is_on, plan, unit};
 use super::nemesis;
@@ -72,9 +72,10 @@ pub(super) struct Shared {
     pub(super) points: Points,
     cuts: Mutex<BTreeMap<(usize, usize), Cut>>,
     /// Grows whenever a cut ends.
-    healed_links: watch::Sender<u64>,
-    /// Grows with every reset of a link: the links that were reset last.
-    pub(super) resets: watch::Sender<(u64, Vec<(usize, usize)>)>,
+    healed_links: Changes,
+    /// Every reset of a link so far: which links, by number of the reset.
+    resets: Mutex<Vec<Vec<(usize, usize)>>>,
+    reset: Changes,
     failures: Mutex<Vec<String>>,
     started: mainstay_clock::Instant,
     messages: AtomicU64,
@@ -131,8 +132,9 @@ impl World {
             backend,
             points: Points::new(seed, &options.points),
             cuts: Mutex::default(),
-            healed_links: watch::Sender::new(0),
-            resets: watch::Sender::new((0, Vec::new())),
+            healed_links: Changes::default(),
+            resets: Mutex::default(),
+            reset: Changes::default(),
             failures: Mutex::default(),
             started: clock.now(),
             messages: AtomicU64::new(0),
@@ -372,25 +374,43 @@ impl World {
             Some(cut) => drop(lock(&self.0.cuts).insert((from, to), cut)),
             None => {
                 lock(&self.0.cuts).remove(&(from, to));
-                self.0.healed_links.send_modify(|n| *n += 1);
+                self.0.healed_links.bump();
             }
         }
     }
 
     /// Passes a link: false when what passes is lost. A clogged link holds it back.
     pub(super) async fn passes(&self, from: usize, to: usize) -> bool {
-        let mut healed = self.0.healed_links.subscribe();
         loop {
+            let seen = self.0.healed_links.count();
             let cut = lock(&self.0.cuts).get(&(from, to)).copied();
             match cut {
                 None => return true,
                 Some(Cut::Lost) => return false,
                 Some(Cut::Clogged) => {
-                    if healed.changed().await.is_err() {
-                        return false;
-                    }
+                    self.0.healed_links.after(seen).await;
                 }
             }
+        }
+    }
+
+    /// Cuts the calls in flight on these links.
+    pub(super) fn reset(&self, links: &[(usize, usize)]) {
+        lock(&self.0.resets).push(links.to_vec());
+        self.0.reset.bump();
+    }
+
+    /// Resolves when the link between `a` and `b` is reset.
+    pub(super) async fn until_reset(&self, a: usize, b: usize) {
+        let mut seen = self.0.reset.count();
+        loop {
+            let count = self.0.reset.after(seen).await;
+            let (from, to) = (usize::try_from(seen).unwrap_or(0), usize::try_from(count).unwrap_or(0));
+            let hit = |links: &Vec<(usize, usize)>| links.contains(&(a, b)) || links.contains(&(b, a));
+            if lock(&self.0.resets)[from..to].iter().any(hit) {
+                return;
+            }
+            seen = count;
         }
     }
 

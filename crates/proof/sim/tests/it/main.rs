@@ -6,3 +6,5 @@ mod brute;
 mod checkers;
 mod lock;
 mod meta;
+mod orders;
+mod session;

@@ -45,7 +45,15 @@ pub(super) fn text(bars: &[Bar]) -> String {
         // Scaled to at most COLUMNS.
         let (share, mark) = ((bar.after * scale).round() as usize, (bar.wanted * scale).round() as usize);
         let line: String = (0..=share.max(mark))
-            .map(|c| if c == mark { '|' } else if c < share { '#' } else { ' ' })
+            .map(|c| {
+                if c == mark {
+                    '|'
+                } else if c < share {
+                    '#'
+                } else {
+                    ' '
+                }
+            })
             .collect();
         out += &format!("{name:width$}  {:>8}  {}\n", super::percent(bar.after), line.trim_end());
     }

@@ -25,7 +25,8 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     let (old, new) = (input::map(&args.old)?, input::map(&args.new)?);
     if old.slots() != new.slots() || old.slot_hash() != new.slot_hash() {
-        let why = format!("{} and {} slots, or other hashes: nothing can be compared", old.slots(), new.slots());
+        let why =
+            format!("{} and {} slots, or other hashes: nothing can be compared", old.slots(), new.slots());
         return Err(Error::new(Code::PlacementConflict, why));
     }
     let mut between: BTreeMap<(String, String), usize> = BTreeMap::new();

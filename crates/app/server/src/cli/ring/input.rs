@@ -128,7 +128,9 @@ pub(super) fn map(path: &Path) -> Result<SlotMap> {
         "redis" => SlotHash::Redis,
         other => match other.strip_prefix("xxh3:").and_then(|seed| seed.parse().ok()) {
             Some(seed) => SlotHash::Mixed(Hash::xxh3(seed)),
-            None => return Err(bad(format!("{}: hash is `{other}`; allowed: redis, xxh3:SEED", path.display()))),
+            None => {
+                return Err(bad(format!("{}: hash is `{other}`; allowed: redis, xxh3:SEED", path.display())));
+            }
         },
     };
     let count = file.nodes.len();

@@ -41,7 +41,9 @@ pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
             let held = map.replicas(slot).len();
             (Box::new(map), Some(slot), held)
         }
-        (None, Some(nodes)) => (args.placement.choice().build(&input::nodes(nodes)?).map_err(refused)?, None, 1),
+        (None, Some(nodes)) => {
+            (args.placement.choice().build(&input::nodes(nodes)?).map_err(refused)?, None, 1)
+        }
         (None, None) => return Err(Error::new(Code::PlacementInput, "give --map FILE or --nodes NODES")),
     };
     let owners = place.owners(key).spread(args.zones).pick(args.replicas.unwrap_or(held)).map_err(refused)?;

@@ -121,11 +121,15 @@ fn to_text(plan: &Plan, args: &Args) -> String {
     text += &counts(plan);
     let shown = if args.all { moves.len() } else { SHOWN.min(moves.len()) };
     if shown > 0 {
-        text += &format!("\n{:>5} {:>6}  {:20} {:20} {:20} {:>12}\n", "WAVE", "SLOT", "FROM", "TO", "SOURCE", "BYTES");
+        text += &format!(
+            "\n{:>5} {:>6}  {:20} {:20} {:20} {:>12}\n",
+            "WAVE", "SLOT", "FROM", "TO", "SOURCE", "BYTES"
+        );
     }
     for Move { slot, from, to, source, bytes, wave, .. } in &moves[..shown] {
         let (from, source) = (name(from.as_ref()), name(source.as_ref()));
-        text += &format!("{wave:>5} {slot:>6}  {from:20} {:20} {source:20} {bytes:>12}\n", plain(to.as_str()));
+        text +=
+            &format!("{wave:>5} {slot:>6}  {from:20} {:20} {source:20} {bytes:>12}\n", plain(to.as_str()));
     }
     if shown < moves.len() {
         text += &format!("and {} more; --all shows them\n", moves.len() - shown);
@@ -139,7 +143,8 @@ fn to_text(plan: &Plan, args: &Args) -> String {
 
 /// Replicas and primaries per node, before and after.
 fn counts(plan: &Plan) -> String {
-    let mut text = format!("{:24} {:>8} {:>10} {:>10} {:>10}\n", "NODE", "WEIGHT", "BEFORE", "AFTER", "PRIMARIES");
+    let mut text =
+        format!("{:24} {:>8} {:>10} {:>10} {:>10}\n", "NODE", "WEIGHT", "BEFORE", "AFTER", "PRIMARIES");
     let before = held(plan.base());
     let after = held(plan.next());
     for (idx, Node { id, weight, .. }) in plan.next().nodes().iter() {
@@ -190,12 +195,8 @@ fn to_json(plan: &Plan) -> Value {
         .iter()
         .map(|r| json!({"wave": r.wave, "slot": r.slot, "node": r.node.as_str()}))
         .collect();
-    let prices: serde_json::Map<String, Value> = plan
-        .prices()
-        .iter()
-        .filter(|(_, p)| *p != 0)
-        .map(|(n, p)| (n.to_string(), json!(p)))
-        .collect();
+    let prices: serde_json::Map<String, Value> =
+        plan.prices().iter().filter(|(_, p)| *p != 0).map(|(n, p)| (n.to_string(), json!(p))).collect();
     json!({
         "epoch": {"from": plan.base().epoch(), "to": plan.next().epoch()},
         "fingerprint": {

@@ -111,7 +111,9 @@ impl State {
     pub(super) fn next_change(&self, node: usize) -> Option<Instant> {
         let at = &self.nodes[node];
         let next = self.timelines[at.timeline].log.get(at.applied)?;
-        (!at.cut && node != self.primary).then(|| next.at.saturating_add(at.lag))
+        // A node of an older history gets nothing until it rejoins.
+        let follows = node != self.primary && at.timeline == self.nodes[self.primary].timeline;
+        (!at.cut && follows).then(|| next.at.saturating_add(at.lag))
     }
 
     pub(super) fn set_lag(&mut self, node: usize, lag: Duration) {
@@ -149,13 +151,15 @@ impl State {
     /// Throws away what the node has beyond the primary's history and follows it.
     pub(super) fn rejoin(&mut self, node: usize) {
         let new = self.nodes[self.primary].timeline;
-        let name = &self.timelines[self.nodes[node].timeline].name;
-        let cut = self.timelines[new].history.iter().find(|s| s.timeline == *name);
-        let kept = match cut.map(|s| &s.position) {
-            Some(Position::Counter(n)) => usize::try_from(*n).unwrap_or(0).min(self.nodes[node].applied),
-            _ if self.nodes[node].timeline == new => self.nodes[node].applied,
-            _ => 0,
-        };
+        let at = &self.nodes[node];
+        let name = &self.timelines[at.timeline].name;
+        let mut later = self.timelines[new].history.iter().skip_while(|s| s.timeline != *name).peekable();
+        let known = at.timeline == new || later.peek().is_some();
+        // Every switch since may have cut: the deepest cut counts.
+        let kept = later.fold(if known { at.applied } else { 0 }, |kept, switch| match switch.position {
+            Position::Counter(n) => kept.min(usize::try_from(n).unwrap_or(usize::MAX)),
+            _ => kept,
+        });
         self.nodes[node].timeline = new;
         self.nodes[node].applied = kept;
     }

@@ -107,7 +107,10 @@ impl fmt::Display for Note {
         match self {
             Self::ForcedSkew { node, zone, asked, given } => {
                 let zone = zone.as_ref().map_or("(none)", Zone::as_str);
-                write!(f, "the rules give {node} in zone {zone} {given:.1} replicas; its weight asks for {asked:.1}")
+                write!(
+                    f,
+                    "the rules give {node} in zone {zone} {given:.1} replicas; its weight asks for {asked:.1}"
+                )
             }
             Self::Repairs { replicas } => {
                 write!(f, "{replicas} replicas break the zone rule now and move to repair it")
@@ -123,7 +126,12 @@ impl fmt::Display for Note {
                 write!(f, "above the tolerance: {}", names.join(", "))
             }
             Self::TooHot { slots } => {
-                write!(f, "{} slots are each more than a node should carry, the first is {:?}; split them", slots.len(), slots.first())
+                write!(
+                    f,
+                    "{} slots are each more than a node should carry, the first is {:?}; split them",
+                    slots.len(),
+                    slots.first()
+                )
             }
         }
     }
@@ -309,11 +317,14 @@ impl Draft<'_> {
         let sets = self.balanced.as_ref().map_or(&self.solved.sets, |b| &b.sets);
         let (primary, left) = roles::choose(shape, sets, &self.now.lists, &self.now.primary);
         let epoch = self.map.epoch().checked_add(1).ok_or_else(|| {
-            Error::from(out_of_range("epoch", self.map.epoch(), "below 2^64 - 1: the next map needs one more"))
+            Error::from(out_of_range(
+                "epoch",
+                self.map.epoch(),
+                "below 2^64 - 1: the next map needs one more",
+            ))
         })?;
         let lists: Vec<Vec<NodeIdx>> = (0..shape.slots).map(|slot| self.list(slot, sets, &primary)).collect();
-        let next =
-            SlotMap::from_lists(self.nodes.clone(), self.map.slot_hash(), epoch, shape.slots, &lists)?;
+        let next = SlotMap::from_lists(self.nodes.clone(), self.map.slot_hash(), epoch, shape.slots, &lists)?;
         let (steps, gone) = self.steps(sets);
         let (moves, removals, fewest_waves) = self.schedule(steps, gone);
         if self.balanced.is_none() && moves.len() as u64 != self.solved.moves {
@@ -326,7 +337,8 @@ impl Draft<'_> {
             Some(balanced) => (balanced.bound, balanced.bound),
             None => (self.solved.lower_bound, self.solved.certified),
         };
-        let prices = self.nodes.as_slice().iter().map(|n| n.id.clone()).zip(self.solved.prices.iter().copied());
+        let prices =
+            self.nodes.as_slice().iter().map(|n| n.id.clone()).zip(self.solved.prices.iter().copied());
         Ok(Plan {
             role_changes: self.role_changes(&next),
             prices: prices.collect(),
@@ -429,7 +441,8 @@ impl Draft<'_> {
             .collect();
         moves.sort_by(|a, b| (a.wave, a.slot, &a.to).cmp(&(b.wave, b.slot, &b.to)));
         sources_leave_last(&mut moves);
-        let removals = gone.into_iter().map(|(slot, node)| Removal { slot, node, wave: last[slot] }).collect();
+        let removals =
+            gone.into_iter().map(|(slot, node)| Removal { slot, node, wave: last[slot] }).collect();
         (moves, removals, fewest)
     }
 
@@ -455,7 +468,8 @@ impl Draft<'_> {
         if repairs > 0 {
             notes.push(Note::Repairs { replicas: repairs as u64 });
         }
-        let mut orphans: Vec<usize> = moves.iter().filter(|m| m.source.is_none() && m.from.is_some()).map(|m| m.slot).collect();
+        let mut orphans: Vec<usize> =
+            moves.iter().filter(|m| m.source.is_none() && m.from.is_some()).map(|m| m.slot).collect();
         orphans.sort_unstable();
         orphans.dedup();
         if let Some(first) = orphans.first() {

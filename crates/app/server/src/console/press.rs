@@ -1,0 +1,177 @@
+//! What may be pressed: names, order and consequences of actions, and the links to their forms.
+
+use mainstay_saga::definition::{Definition, Undo};
+use mainstay_saga::fold::{Effect, Node, State};
+use mainstay_saga::wire::ItemKind;
+use maud::{Markup, html};
+
+use crate::console::words;
+
+/// An action as people see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Press {
+    /// Its name in `legal_on_step` and `legal_on_saga`.
+    pub(super) name: &'static str,
+    /// On the button.
+    pub(super) title: &'static str,
+    /// Cannot be taken back: the name of the saga must be typed.
+    pub(super) destructive: bool,
+    /// It is about one step.
+    pub(super) on_step: bool,
+    /// What it does and what it does not.
+    pub(super) about: &'static str,
+    /// What the reason should say.
+    pub(super) asks: &'static str,
+}
+
+const fn press(name: &'static str, title: &'static str, about: &'static str, asks: &'static str) -> Press {
+    Press { name, title, destructive: false, on_step: true, about, asks }
+}
+
+const WHY: &str = "Why?";
+const EVIDENCE: &str = "How do you know? Name the ledger line, ticket or person.";
+
+/// Every action, the harmless first: to try again under the same key, then what needs evidence, then what gives up.
+pub(super) const ALL: [Press; 11] = [
+    press(
+        "retry",
+        "Try again now",
+        "Makes the next attempt at once, with a fresh count. The key is the same, so a participant that honors it takes effect once.",
+        WHY,
+    ),
+    press(
+        "resolve_undone",
+        "It is undone",
+        "Records that the effect is reversed, by whatever means. Nothing is called. The saga goes on undoing what is left.",
+        EVIDENCE,
+    ),
+    press(
+        "resolve_done",
+        "It happened",
+        "Records that the action took effect, with its output. Nothing is called. The saga goes forward from there.",
+        EVIDENCE,
+    ),
+    press(
+        "resolve_not_done",
+        "It did not happen",
+        "Records that the action had no effect and never will. The saga then turns back and undoes the earlier steps.",
+        EVIDENCE,
+    ),
+    press(
+        "retry_with_input",
+        "Try again with another input",
+        "Makes the next attempt with the input below. An action gets a new key: if an earlier attempt did take effect, this is a second one. An undo is told the new input.",
+        WHY,
+    ),
+    Press {
+        destructive: true,
+        ..press(
+            "skip",
+            "Leave it as it is",
+            "Gives this up. A skipped undo leaves its effect in the world, and the saga ends abandoned; a skipped action counts as done without an output.",
+            EVIDENCE,
+        )
+    },
+    Press {
+        destructive: true,
+        on_step: false,
+        ..press(
+            "compensate",
+            "Turn back",
+            "Starts no further step and undoes what has an effect, in reverse order.",
+            WHY,
+        )
+    },
+    Press {
+        destructive: true,
+        on_step: false,
+        ..press(
+            "cancel",
+            "Cancel",
+            "The business wants it no longer: starts no further step and undoes what has an effect, in reverse order.",
+            WHY,
+        )
+    },
+    Press {
+        on_step: false,
+        ..press(
+            "pause",
+            "Pause",
+            "Starts nothing new until somebody resumes. What is in flight ends; the deadline still applies.",
+            WHY,
+        )
+    },
+    Press { on_step: false, ..press("resume", "Resume", "Goes on where it was paused.", WHY) },
+    Press {
+        destructive: true,
+        on_step: false,
+        ..press(
+            "abandon",
+            "Close with effects remaining",
+            "Ends the saga for good. Nothing more is called or undone; what has an effect keeps it.",
+            EVIDENCE,
+        )
+    },
+];
+
+/// The action of a name.
+pub(super) fn find(name: &str) -> Option<&'static Press> {
+    ALL.iter().find(|p| p.name == name)
+}
+
+/// What a destructive action is about, counted.
+pub(super) fn counts(press: &Press, definition: &Definition, state: &State) -> String {
+    let effects = state.nodes.iter().filter(|n| n.effect() != Effect::None).count() as u64;
+    let undoable = definition.steps().iter().zip(&state.nodes);
+    let undoable = undoable
+        .filter(|(s, n)| n.effect() != Effect::None && !n.skipped && matches!(s.undo, Undo::Call(_)))
+        .count() as u64;
+    match press.name {
+        "abandon" => format!("This closes 1 saga; {} in the world.", remains(effects)),
+        "cancel" | "compensate" => {
+            format!("This turns back 1 saga: {} will be undone.", words::plural(undoable, "step"))
+        }
+        _ => "This gives up 1 step of 1 saga.".to_owned(),
+    }
+}
+
+fn remains(effects: u64) -> String {
+    let verb = if effects == 1 { "remains" } else { "remain" };
+    format!("{} {verb}", words::plural(effects, "effect"))
+}
+
+/// The links to what is legal. Links, because each leads to a form that says more.
+pub(super) fn links(root: &str, uid: &str, seen: u64, step: Option<&str>, legal: &[&str]) -> Markup {
+    let all: Vec<&Press> = ALL.iter().filter(|p| legal.contains(&p.name)).collect();
+    let on = step.map(|s| format!("&step={}", words::encode(s))).unwrap_or_default();
+    html! {
+        @if !all.is_empty() {
+            ul.press {
+                @for p in all {
+                    @let class = if p.destructive { "button danger" } else { "button" };
+                    li { a class=(class) href={ (root) "sagas/" (words::encode(uid)) "/act?do=" (p.name) (on) "&seen=" (seen) } {
+                        (p.title) @if let Some(step) = step { span.sr { " (step " (step) ")" } }
+                    } }
+                }
+            }
+        }
+    }
+}
+
+/// Why a step needs a person, in a sentence.
+pub(super) fn why(name: &str, node: &Node, item: ItemKind) -> Markup {
+    let sure = match node.effect() {
+        Effect::Did => "Its effect is certain and not reversed.",
+        Effect::Maybe => "Whether it had an effect is not known.",
+        Effect::None => "It had no effect.",
+    };
+    html! {
+        @match item {
+            ItemKind::UndoFailed => { "The undo of " code { (name) } " was refused or keeps failing. " (sure) },
+            ItemKind::UnknownOutcome => { "Nobody knows whether " code { (name) } " happened, and guessing is not allowed." },
+            ItemKind::RetriableExhausted => { code { (name) } " keeps failing. The saga is past its pivot and only goes forward; it is still retried." },
+            ItemKind::ContractBroken => { "The participant answered " code { (name) } " with something the contract does not allow. It is not repeated blindly. " (sure) },
+            _ => { code { (name) } " needs a person. " (sure) },
+        }
+    }
+}

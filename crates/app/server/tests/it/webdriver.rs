@@ -1,0 +1,202 @@
+//! A headless Chromium, driven by chromedriver over the WebDriver protocol.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Request, eventually};
+
+/// What the machine needs for the tests with a browser.
+const DRIVER: &str = "chromedriver";
+/// The key under which elements come.
+const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
+
+/// Whether a browser can be started. Where one is demanded, its absence fails.
+pub(crate) fn present(test: &str) -> bool {
+    let found = Command::new(DRIVER).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if found.is_ok_and(|s| s.success()) {
+        return true;
+    }
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the test command says by a variable that nothing may be left out"
+    )]
+    let demanded = std::env::var("MAINSTAY_REQUIRE_SERVERS").is_ok_and(|v| v == "1");
+    assert!(!demanded, "{DRIVER} and chromium are needed: apt-get install chromium chromium-driver");
+    // Not by a macro: the runner would keep it to itself.
+    let _ = writeln!(std::io::stderr().lock(), "NOT COVERED chromium: {test}");
+    false
+}
+
+/// How the browser is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scripts {
+    Off,
+    On,
+}
+
+/// A browser with a profile of its own; ends with the test.
+pub(crate) struct Browser {
+    driver: Child,
+    address: String,
+    session: String,
+    _profile: tempfile::TempDir,
+}
+
+impl Browser {
+    pub(crate) fn start(scripts: Scripts) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let mut driver = Command::new(DRIVER)
+            .arg("--port=0")
+            .env("HOME", profile.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = lines.find_map(|line| {
+            let line = line.unwrap();
+            Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned())
+        });
+        let mut browser = Self {
+            driver,
+            address: format!("127.0.0.1:{}", port.unwrap()),
+            session: String::new(),
+            _profile: profile,
+        };
+        let data = browser._profile.path().join("data");
+        let args = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--disable-dev-shm-usage",
+            "--host-resolver-rules=MAP plain.test 127.0.0.1",
+        ];
+        let mut args: Vec<String> = args.iter().map(|a| (*a).to_owned()).collect();
+        args.push(format!("--user-data-dir={}", data.display()));
+        let scripts = if scripts == Scripts::Off { 2 } else { 1 };
+        let options = json!({
+            "args": args,
+            "prefs": {"profile.managed_default_content_settings.javascript": scripts},
+        });
+        let wanted = json!({"alwaysMatch": {
+            "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"},
+        }});
+        let made = browser.call("POST", "", &json!({"capabilities": wanted})).unwrap();
+        browser.session = format!("/{}", made["sessionId"].as_str().unwrap());
+        browser
+    }
+
+    /// One command; the error is the driver's word for it.
+    fn call(&self, method: &str, command: &str, body: &Value) -> Result<Value, String> {
+        let path = format!("/session{}{command}", self.session);
+        let request = Request::new(method, &path).header("content-type", "application/json");
+        let request = if method == "POST" { request.body(body.to_string()) } else { request };
+        let answer = request.to(&self.address);
+        let value = answer.json()["value"].clone();
+        if answer.status == 200 { Ok(value) } else { Err(value.to_string()) }
+    }
+
+    fn post(&self, command: &str, body: Value) -> Value {
+        self.call("POST", command, &body).unwrap_or_else(|e| panic!("{command} {body}: {e}"))
+    }
+
+    pub(crate) fn go(&self, url: &str) {
+        self.post("/url", json!({"url": url}));
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.call("GET", "/url", &Value::Null).unwrap().as_str().unwrap().to_owned()
+    }
+
+    /// Runs a function body in the page.
+    pub(crate) fn run(&self, script: &str) -> Value {
+        self.post("/execute/sync", json!({"script": script, "args": []}))
+    }
+
+    /// Runs a function body that ends by calling `done`.
+    pub(crate) fn run_async(&self, script: &str) -> Value {
+        let script = format!("const done = arguments[arguments.length - 1]; {script}");
+        self.post("/execute/async", json!({"script": script, "args": []}))
+    }
+
+    pub(crate) fn devtools(&self, command: &str, params: Value) -> Value {
+        self.post("/goog/cdp/execute", json!({"cmd": command, "params": params}))
+    }
+
+    fn find(&self, css: &str) -> Option<String> {
+        let found = self.call("POST", "/element", &json!({"using": "css selector", "value": css})).ok()?;
+        Some(found[ELEMENT].as_str().unwrap().to_owned())
+    }
+
+    fn element(&self, css: &str) -> String {
+        eventually(&format!("{css} on {}", self.url()), || self.find(css))
+    }
+
+    pub(crate) fn click(&self, css: &str) {
+        self.post(&format!("/element/{}/click", self.element(css)), json!({}));
+    }
+
+    /// Types into a field.
+    pub(crate) fn keys(&self, css: &str, text: &str) {
+        self.post(&format!("/element/{}/value", self.element(css)), json!({"text": text}));
+    }
+
+    /// The text that a person sees; empty while there is no such element.
+    pub(crate) fn text(&self, css: &str) -> String {
+        let read = |id: String| self.call("GET", &format!("/element/{id}/text"), &Value::Null).ok();
+        let text = self.find(css).and_then(read);
+        text.and_then(|t| t.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+
+    /// Waits until the text of an element holds this.
+    pub(crate) fn shows(&self, css: &str, text: &str) {
+        eventually(&format!("`{text}` in {css}: {}", self.text(css)), || {
+            self.text(css).contains(text).then_some(())
+        });
+    }
+
+    /// Opens another window and returns its handle and that of this one.
+    pub(crate) fn windows(&self) -> (String, String) {
+        let this = self.call("GET", "/window", &Value::Null).unwrap().as_str().unwrap().to_owned();
+        let other = self.post("/window/new", json!({"type": "window"}));
+        (this, other["handle"].as_str().unwrap().to_owned())
+    }
+
+    pub(crate) fn turn_to(&self, window: &str) {
+        self.post("/window", json!({"handle": window}));
+    }
+
+    /// A screen of this size and scheme.
+    pub(crate) fn screen(&self, width: u32, scheme: &str) {
+        let metrics = json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600});
+        self.devtools("Emulation.setDeviceMetricsOverride", metrics);
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.devtools("Emulation.setEmulatedMedia", json!({"features": features}));
+    }
+
+    /// What the browser complained about: blocked scripts and styles, failed loads, exceptions.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let log = self.post("/se/log", json!({"type": "browser"}));
+        let lines = log.as_array().unwrap().iter().filter(|l| l["level"] == "SEVERE");
+        lines.map(|l| l["message"].to_string()).collect()
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !self.session.is_empty() {
+            // The driver ends the browser; killing the driver alone would leave it.
+            let request = Request::new("DELETE", &format!("/session{}", self.session));
+            let _ = request.try_to(&self.address);
+        }
+        let _ = self.driver.kill();
+        let _ = self.driver.wait();
+    }
+}

@@ -1,0 +1,192 @@
+//! What is on the log before what, and what a lost answer of the journal leads to.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+
+use mainstay_clock::Clock;
+use mainstay_saga::engine::StartOptions;
+use mainstay_saga::wire::{Fact, decode};
+use mainstay_saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
+use mainstay_store::journal::Uid;
+use mainstay_store::{BoxFuture, Journal};
+use serde_json::{Value, json};
+
+use crate::lossy::Lossy;
+use crate::world::{Act, World, order};
+
+/// Looks at the log before it does anything.
+struct Watchful {
+    journal: Arc<dyn Journal>,
+    seen: Arc<AtomicU32>,
+}
+
+impl Watchful {
+    async fn last(&self, cx: &StepCx) -> Vec<Fact> {
+        let loaded = self.journal.load(&Uid::new(&*cx.saga)).await.unwrap().unwrap();
+        self.seen.fetch_add(1, Ordering::Relaxed);
+        loaded.records.iter().map(|r| decode(r).unwrap()).collect()
+    }
+}
+
+impl LocalStep for Watchful {
+    fn act(&self, cx: StepCx, _: Value) -> BoxFuture<'_, Result<Value, StepError>> {
+        Box::pin(async move {
+            let begun = self.last(&cx).await.into_iter().any(
+                |f| matches!(f, Fact::StepStarted(at) if *at.step == *cx.step && at.attempt == cx.attempt),
+            );
+            assert!(begun, "step {} acts before its start is on the log", cx.step);
+            match &*cx.step {
+                "ship" => Err(StepError::rejected("no")),
+                _ => Ok(Value::Null),
+            }
+        })
+    }
+
+    fn undo(&self, cx: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+        Box::pin(async move {
+            let begun = self.last(&cx).await.into_iter().any(
+                |f| matches!(f, Fact::UndoStarted(at) if *at.step == *cx.step && at.attempt == cx.attempt),
+            );
+            assert!(begun, "the undo of {} acts before its start is on the log", cx.step);
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_k1_every_start_is_on_the_log_before_its_closure_runs() {
+    let world = World::new();
+    let definition = order();
+    let seen = Arc::new(AtomicU32::new(0));
+    let step = || Watchful { journal: Arc::clone(&world.journal), seen: Arc::clone(&seen) };
+    let steps = definition.steps().iter().map(|s| (s.name.clone(), Arc::new(step()) as Arc<dyn LocalStep>));
+    let builder = Engine::builder(Arc::clone(&world.journal), world.runtime());
+    let steps: Vec<_> = steps.collect();
+    let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+    let handle = world.start(&engine, &definition, "one").await;
+    // A panic in a step would be an unknown attempt: another number of looks, another outcome.
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+    assert_eq!(seen.load(Ordering::Relaxed), 5, "three actions, two undos");
+}
+
+/// Every second, third or fifth answer of the journal is lost after the write was made: nothing happens twice.
+#[tokio::test(start_paused = true)]
+async fn sg_x03_a_lost_answer_of_a_commit_is_looked_up_and_no_effect_is_doubled() {
+    for every in [2, 3, 5] {
+        for last in [Act::Done, Act::Rejected] {
+            let world = World::new();
+            let definition = order();
+            world.script("ship", &[last]);
+            let lossy = Lossy {
+                inner: Arc::clone(&world.journal),
+                every,
+                writes: AtomicU32::new(0),
+                slow_create: None,
+            };
+            let steps: Vec<_> =
+                definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
+            let builder = Engine::builder(Arc::new(lossy), world.runtime());
+            let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+            let mut handles = Vec::new();
+            for n in 0..5 {
+                let options = StartOptions::id(format!("o-{n}"));
+                handles.push(engine.start("order", json!({}), options).await.unwrap());
+            }
+            for handle in &handles {
+                match (last, handle.outcome().await.unwrap()) {
+                    (Act::Done, Outcome::Completed { .. }) | (Act::Rejected, Outcome::Compensated { .. }) => {
+                    }
+                    (_, outcome) => panic!("every {every}: {outcome:?}"),
+                }
+            }
+            let ledger = world.ledger.lock().unwrap();
+            let mut keys = ledger.keys.clone();
+            keys.sort();
+            let calls = keys.len();
+            keys.dedup();
+            assert_eq!(keys.len(), calls, "every {every}: a step ran twice: {:?}", ledger.calls);
+            let left: i64 = ledger.net.values().sum();
+            assert_eq!(left, if last == Act::Done { 15 } else { 0 }, "every {every}");
+        }
+    }
+}
+
+/// Whoever starts a saga may go away while it is created: a client that hangs up. The saga is driven all the same.
+#[tokio::test(start_paused = true)]
+async fn a_start_whose_caller_goes_away_is_driven_all_the_same() {
+    let world = World::new();
+    let definition = order();
+    let slow: Option<Arc<dyn Clock>> = Some(Arc::new(world.clock.clone()));
+    let inner = Arc::clone(&world.journal);
+    let lossy = Lossy { inner, every: u32::MAX, writes: AtomicU32::new(0), slow_create: slow };
+    let steps: Vec<_> = definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
+    let builder = Engine::builder(Arc::new(lossy), world.runtime());
+    let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+    tokio::select! {
+        biased;
+        started = engine.start("order", json!({}), StartOptions::id("one")) => panic!("too fast: {started:?}"),
+        () = world.clock.sleep(std::time::Duration::from_millis(500)) => {}
+    }
+    let summary = world.journal.find("order", "one").await.unwrap().unwrap();
+    assert!(matches!(engine.outcome(&summary.uid).await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(world.calls(), ["reserve", "charge", "ship"]);
+}
+
+/// A crash between the effect and its record: the same key again, so that the participant can refuse it.
+#[tokio::test(start_paused = true)]
+async fn sg_f11_a_crash_between_the_effect_and_its_record_repeats_the_same_key() {
+    let world = World::new();
+    let definition = order();
+    world.script("charge", &[Act::Hang, Act::Done]);
+    let engine = world.engine(&definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    while world.calls().len() < 2 {
+        world.clock.sleep(std::time::Duration::from_millis(1)).await;
+    }
+    engine.shutdown(std::time::Duration::ZERO).await;
+    drop(engine);
+    let engine = world.engine(&definition).await;
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+    let keys: Vec<String> = world.ledger.lock().unwrap().keys.clone();
+    let charges: Vec<&String> = keys.iter().filter(|k| k.contains("/charge/")).collect();
+    assert_eq!(charges.len(), 2);
+    assert_eq!(charges[0], charges[1]);
+    assert_eq!(world.net()["charge"], 1, "a participant that honors the key took effect once");
+}
+
+/// A log longer than any page is read whole, and a saga with it goes on.
+#[tokio::test(start_paused = true)]
+async fn sg_f06_a_log_longer_than_a_page_is_read_whole() {
+    let world = World::new();
+    let definition = order();
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoRefused]);
+    let engine = world.engine(&definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    handle.outcome().await.unwrap();
+    let retries = Mutex::new(0);
+    for n in 0..400 {
+        let step = "charge".to_owned();
+        let mut retry = mainstay_saga::engine::ActionRequest::new(
+            "ann",
+            "once more",
+            mainstay_saga::wire::Operation::Retry { step, input: None },
+        );
+        retry.message = Some(format!("m{n}"));
+        engine.attention().act(handle.uid(), retry).await.unwrap();
+        handle.outcome().await.unwrap();
+        *retries.lock().unwrap() += 1;
+    }
+    engine.shutdown(std::time::Duration::ZERO).await;
+    drop(engine);
+    let loaded = world.journal.load(handle.uid()).await.unwrap().unwrap();
+    assert!(loaded.records.len() > 2_000, "{}", loaded.records.len());
+    world.script("undo charge", &[Act::Done]);
+    let engine = world.engine(&definition).await;
+    let step = "charge".to_owned();
+    let retry = mainstay_saga::wire::Operation::Retry { step, input: None };
+    let retry = mainstay_saga::engine::ActionRequest::new("ann", "the account is open again", retry);
+    engine.attention().act(handle.uid(), retry).await.unwrap();
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Compensated { .. }));
+    assert!(world.nothing_left());
+}
