@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Deadline, Instant, SeededRng, SystemClock, virtual_time::VirtualClock};
+use futures_util::FutureExt as _;
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, SeededRng, SystemClock, virtual_time::VirtualClock};
 use mainstay_resilience::limit::{
     AdaptiveLimiter, AdaptivePermit, Algorithm, ClientThrottle, KeyedRateLimiter, RateError, RateLimiter,
     Shedder,
@@ -53,7 +54,7 @@ fn rl1_sixteen_threads_never_exceed_rate_and_burst() {
 #[test]
 fn rl1_ten_seconds_of_virtual_time_give_exactly_rate_and_burst() {
     let clock = Manual::new();
-    let build = || RateLimiter::builder("x").rate(100, SECOND).burst(7).clock(clock.arc());
+    let build = || RateLimiter::builder("x").rate(100, SECOND).burst(7).runtime(&clock.runtime(1));
     for limiter in [build().build().unwrap(), build().coarse_clock().build().unwrap()] {
         let mut admitted = 0;
         for _ in 0..10_000 {
@@ -98,7 +99,12 @@ impl Clock for Stale {
 fn rl2_an_old_reading_neither_admits_early_nor_steps_back() {
     let manual = Manual::new();
     let clock = Arc::new(Stale { inner: manual.clone(), reads: AtomicU64::new(0) });
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).burst(5).clock(clock).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .burst(5)
+        .runtime(&Runtime::on_tokio(clock, Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     let mut admitted = 0_u64;
     for step in 0..1_000_u64 {
         admitted += u64::from(limiter.check().is_ok());
@@ -129,7 +135,7 @@ fn rl4_a_million_idle_keys_are_evicted() {
     let limiter: KeyedRateLimiter<u64> = RateLimiter::builder("x")
         .rate(1_000, SECOND)
         .max_keys(2_000_000)
-        .clock(clock.arc())
+        .runtime(&clock.runtime(1))
         .build_keyed()
         .unwrap();
     let mut most = 0;
@@ -150,8 +156,12 @@ fn rl4_a_million_idle_keys_are_evicted() {
 #[test]
 fn rl4_busy_keys_beyond_the_bound_share_one_rate() {
     let clock = Manual::new();
-    let limiter: KeyedRateLimiter<u32> =
-        RateLimiter::builder("x").rate(1, SECOND).max_keys(160).clock(clock.arc()).build_keyed().unwrap();
+    let limiter: KeyedRateLimiter<u32> = RateLimiter::builder("x")
+        .rate(1, SECOND)
+        .max_keys(160)
+        .runtime(&clock.runtime(1))
+        .build_keyed()
+        .unwrap();
     let passed = (0..10_000).filter(|key| limiter.check(key).is_ok()).count();
     assert!(limiter.keys() <= 160);
     assert!(passed <= 161, "{passed}");
@@ -162,7 +172,11 @@ fn rl4_busy_keys_beyond_the_bound_share_one_rate() {
 #[tokio::test(start_paused = true)]
 async fn if_l08_acquire_waits_in_order_and_never_past_its_deadline() {
     let clock = VirtualClock::new();
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).clock(Arc::new(clock.clone())).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .runtime(&Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     let start = clock.now();
     let deadline = Deadline::after(start, ms(250));
     assert!(limiter.acquire(deadline).await.is_ok());
@@ -179,7 +193,11 @@ async fn if_l08_acquire_waits_in_order_and_never_past_its_deadline() {
 #[tokio::test(start_paused = true)]
 async fn a_dropped_wait_gives_its_cell_back() {
     let clock = VirtualClock::new();
-    let limiter = RateLimiter::builder("x").rate(10, SECOND).clock(Arc::new(clock.clone())).build().unwrap();
+    let limiter = RateLimiter::builder("x")
+        .rate(10, SECOND)
+        .runtime(&Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1))))
+        .build()
+        .unwrap();
     limiter.check().unwrap();
     for _ in 0..50 {
         let mut wait = Box::pin(limiter.acquire(Deadline::NONE));
@@ -230,7 +248,7 @@ fn take(limiter: &AdaptiveLimiter) -> Result<AdaptivePermit<'_>, ()> {
 }
 
 fn adaptive(algorithm: Algorithm, clock: &Manual, seed: u64) -> mainstay_resilience::limit::AdaptiveBuilder {
-    AdaptiveLimiter::builder("x").algorithm(algorithm).clock(clock.arc()).rng(Arc::new(SeededRng::new(seed)))
+    AdaptiveLimiter::builder("x").algorithm(algorithm).runtime(&clock.runtime(seed))
 }
 
 /// Limits after convergence on `servers` servers, sorted, one per seed.
@@ -450,8 +468,7 @@ fn drops_lower_the_limit_once_per_round_trip() {
 #[test]
 fn throttling_spares_a_service_that_refuses_and_notices_its_recovery() {
     let clock = Manual::new();
-    let throttle =
-        ClientThrottle::builder("x").clock(clock.arc()).rng(Arc::new(SeededRng::new(7))).build().unwrap();
+    let throttle = ClientThrottle::builder("x").runtime(&clock.runtime(7)).build().unwrap();
     let run = |seconds: u64, accept: bool| {
         let mut sent = 0;
         for _ in 0..seconds * 100 {
@@ -479,7 +496,7 @@ fn throttling_spares_a_service_that_refuses_and_notices_its_recovery() {
 
 #[test]
 fn shedding_takes_the_least_important_and_the_heaviest_first() {
-    let shedder = Shedder::builder("x").limit(100).rng(Arc::new(SeededRng::new(3))).build().unwrap();
+    let shedder = Shedder::builder("x").limit(100).runtime(&Manual::new().runtime(3)).build().unwrap();
     let cx = |tenant: &'static str, priority| CallContext::new().with_tenant(tenant).with_priority(priority);
     let heavy = cx("heavy", Priority::Normal);
     let light = cx("light", Priority::Normal);
@@ -538,14 +555,9 @@ fn if_l07_bad_settings_are_errors_when_built() {
 #[tokio::test]
 async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
     let limiter = AdaptiveLimiter::builder("x").initial(1).min(1).build().unwrap();
-    let task = limiter.clone();
-    #[allow(clippy::disallowed_methods, reason = "a task that catches the panic")]
-    let panicked = tokio::spawn(async move {
-        let boom =
-            || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
-        task.call(boom).await
-    });
-    assert!(panicked.await.unwrap_err().is_panic());
+    let boom = || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
+    let panicked = std::panic::AssertUnwindSafe(limiter.call(boom)).catch_unwind().await;
+    assert!(panicked.is_err());
     assert_eq!(limiter.snapshot().in_flight(), 0);
     assert!(limiter.call(|| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
 }
