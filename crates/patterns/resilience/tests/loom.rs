@@ -53,23 +53,34 @@ fn due(permits: u32) -> Breaker {
     b
 }
 
+/// `others` threads and this one ask for the only permit at once.
+fn edge(others: usize) {
+    let b = due(1);
+    let threads: Vec<_> = (0..others)
+        .map(|_| {
+            let b = b.clone();
+            thread::spawn(move || b.admit_owned().ok())
+        })
+        .collect();
+    let mine = b.admit_owned().ok();
+    let mut held: Vec<_> = threads.into_iter().filter_map(|t| t.join().unwrap()).collect();
+    held.extend(mine);
+    assert_eq!((held.len(), b.state()), (1, State::HalfOpen));
+    held.into_iter().for_each(|ticket| ticket.ignore());
+    assert_eq!(b.snapshot().probes, 0);
+}
+
 #[test]
 fn m_b1_t12_the_half_open_edge_admits_exactly_its_permits() {
-    loom::model(|| {
-        let b = due(1);
-        let threads: Vec<_> = (0..2)
-            .map(|_| {
-                let b = b.clone();
-                thread::spawn(move || b.admit_owned().ok())
-            })
-            .collect();
-        let mine = b.admit_owned().ok();
-        let mut held: Vec<_> = threads.into_iter().filter_map(|t| t.join().unwrap()).collect();
-        held.extend(mine);
-        assert_eq!((held.len(), b.state()), (1, State::HalfOpen));
-        held.into_iter().for_each(|ticket| ticket.ignore());
-        assert_eq!(b.snapshot().probes, 0);
-    });
+    loom::model(|| edge(1));
+}
+
+/// Three threads are too many for every schedule: those with at most three preemptions.
+#[test]
+fn m_b1_t12_the_same_with_three_threads() {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(3);
+    model.check(|| edge(2));
 }
 
 #[test]

@@ -23,6 +23,7 @@ pub(crate) enum Mark {
 
 /// The memory of one breaker.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one per breaker, and a box would be one more load per success")]
 pub(crate) enum Tally {
     Count(Mutex<Ring>),
     Run(Run),

@@ -49,15 +49,13 @@ enum Rival<F> {
     Done,
 }
 
-type Failure<O> = Ended<<O as Operation>::Value, <O as Operation>::Error>;
-
 pin_project_lite::pin_project! {
-    /// A whole guarded call.
-    pub(crate) struct Run<P, C, O, K>
+    /// A whole guarded call. Future, value and error of the operation are parameters of their own instead of
+    /// being looked up in `O`: whether the call is `Send` must not depend on a lifetime in `O`.
+    pub(crate) struct Run<P, C, O, K, F, T, E>
     where
         P: Deref<Target = Core>,
         C: Deref<Target = CallContext>,
-        O: Operation,
     {
         core: P,
         cx: C,
@@ -70,19 +68,18 @@ pin_project_lite::pin_project! {
         number: u32,
         used: Used,
         paid: Paid,
-        first: Option<Box<CallError<O::Error>>>,
+        first: Option<Box<CallError<E>>>,
         // The primary's end, while its rival still runs.
-        ended: Option<Box<Failure<O>>>,
-        rival: Rival<O::Future>,
+        ended: Option<Box<Ended<T, E>>>,
+        rival: Rival<F>,
         #[pin]
-        primary: Option<Running<O::Future>>,
+        primary: Option<Running<F>>,
     }
 
-    impl<P, C, O, K> PinnedDrop for Run<P, C, O, K>
+    impl<P, C, O, K, F, T, E> PinnedDrop for Run<P, C, O, K, F, T, E>
     where
         P: Deref<Target = Core>,
         C: Deref<Target = CallContext>,
-        O: Operation,
     {
         fn drop(this: Pin<&mut Self>) {
             this.clean_up();
@@ -90,11 +87,10 @@ pin_project_lite::pin_project! {
     }
 }
 
-impl<P, C, O, K> Run<P, C, O, K>
+impl<P, C, O, K, F, T, E> Run<P, C, O, K, F, T, E>
 where
     P: Deref<Target = Core>,
     C: Deref<Target = CallContext>,
-    O: Operation,
 {
     #[inline(always)]
     pub(crate) fn new(core: P, cx: C, op: O, classify: K) -> Self {
@@ -199,14 +195,15 @@ enum Step<T, E> {
     Return(Result<T, CallError<E>>, Outcome),
 }
 
-impl<P, C, O, K> Future for Run<P, C, O, K>
+impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
 where
     P: Deref<Target = Core>,
     C: Deref<Target = CallContext>,
-    O: Operation,
-    K: Fn(&Result<O::Value, O::Error>) -> Verdict,
+    O: Operation<Value = T, Error = E, Future = F>,
+    F: Future<Output = Result<T, E>>,
+    K: Fn(&Result<T, E>) -> Verdict,
 {
-    type Output = Result<O::Value, CallError<O::Error>>;
+    type Output = Result<T, CallError<E>>;
 
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -229,16 +226,17 @@ where
     }
 }
 
-impl<P, C, O, K> Run<P, C, O, K>
+impl<P, C, O, K, F, T, E> Run<P, C, O, K, F, T, E>
 where
     P: Deref<Target = Core>,
     C: Deref<Target = CallContext>,
-    O: Operation,
-    K: Fn(&Result<O::Value, O::Error>) -> Verdict,
+    O: Operation<Value = T, Error = E, Future = F>,
+    F: Future<Output = Result<T, E>>,
+    K: Fn(&Result<T, E>) -> Verdict,
 {
     /// Deadline, limits, bulkhead.
     #[inline(always)]
-    fn begin(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
+    fn begin(self: Pin<&mut Self>) -> Step<T, E> {
         let this = self.project();
         let core: &Core = this.core;
         let now = core.tick.read();
@@ -266,7 +264,7 @@ where
         Step::Go
     }
 
-    fn poll_queue(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+    fn poll_queue(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
         let this = self.project();
         let core: &Core = this.core;
         let (Stage::Queue(wait), Some(bulkhead)) = (&mut *this.stage, &core.bulkhead) else {
@@ -288,7 +286,7 @@ where
 
     /// Starts the next attempt.
     #[inline(always)]
-    fn attempt(self: Pin<&mut Self>) -> Step<O::Value, O::Error> {
+    fn attempt(self: Pin<&mut Self>) -> Step<T, E> {
         let mut this = self.project();
         let core: &Core = this.core;
         *this.stage = Stage::Attempt;
@@ -316,7 +314,7 @@ where
 
     /// Polls what runs.
     #[inline(always)]
-    fn poll_attempt(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+    fn poll_attempt(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
         let mut this = self.as_mut().project();
         let core: &Core = this.core;
         let Some(primary) = this.primary.as_mut().as_pin_mut() else {
@@ -360,7 +358,7 @@ where
 
     /// The primary has ended without success.
     #[cold]
-    fn ended(mut self: Pin<&mut Self>, ended: Box<Failure<O>>) -> Step<O::Value, O::Error> {
+    fn ended(mut self: Pin<&mut Self>, ended: Box<Ended<T, E>>) -> Step<T, E> {
         if self.core.hedge.is_some() && can_retry(ended.verdict) && self.as_mut().has_rival() {
             *self.project().ended = Some(ended);
             return Step::Go;
@@ -370,7 +368,7 @@ where
 
     /// After a failure: try again, or end the call.
     #[cold]
-    fn failed(mut self: Pin<&mut Self>, ended: Failure<O>) -> Step<O::Value, O::Error> {
+    fn failed(mut self: Pin<&mut Self>, ended: Ended<T, E>) -> Step<T, E> {
         self.as_mut().drop_attempts();
         let mut this = self.as_mut().project();
         let core: &Core = this.core;
@@ -455,7 +453,7 @@ where
     }
 
     /// The second attempt: due, running, or none.
-    fn poll_rival(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<O::Value, O::Error>> {
+    fn poll_rival(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
         let this = self.as_mut().project();
         let core: &Core = this.core;
         if let (Rival::None, Some(hedge), Some(primary)) =

@@ -15,6 +15,16 @@ use crate::{CallContext, CallError, Verdict};
 type Classifier<S, Request> =
     fn(&Result<<S as Service<Request>>::Response, <S as Service<Request>>::Error>) -> Verdict;
 
+type Guarded<S, Request> = Run<
+    Arc<Core>,
+    Owned,
+    Attempts<S, Request>,
+    Classifier<S, Request>,
+    Once<S, Request>,
+    <S as Service<Request>>::Response,
+    <S as Service<Request>>::Error,
+>;
+
 pin_project_lite::pin_project! {
     /// The future of [`PolicyService`](super::PolicyService): the whole call, all attempts included.
     ///
@@ -29,7 +39,7 @@ pin_project_lite::pin_project! {
         Request: Clone,
     {
         #[pin]
-        run: Run<Arc<Core>, Owned, Attempts<S, Request>, Classifier<S, Request>>,
+        run: Guarded<S, Request>,
     }
 }
 

@@ -280,3 +280,20 @@ fn a_policy_refuses_settings_that_contradict_each_other() {
         assert_eq!(builder.build().unwrap_err().field(), field);
     }
 }
+
+/// Compiles only while a call inside a spawned task is `Send`, whatever its closure borrows from the attempt.
+#[tokio::test]
+async fn a_call_can_be_awaited_in_a_spawned_task() {
+    let policy = Policy::builder("x").build().unwrap();
+    let task = tokio::spawn(async move {
+        let cx = CallContext::new();
+        let answer = policy
+            .call(&cx, |attempt| async move {
+                tokio::task::yield_now().await;
+                Ok::<_, std::io::Error>(attempt.number())
+            })
+            .await;
+        answer.unwrap()
+    });
+    assert_eq!(task.await.unwrap(), 1);
+}

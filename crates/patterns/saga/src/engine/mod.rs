@@ -58,7 +58,7 @@ pub(crate) struct Inner {
     participant: Option<Arc<dyn Participant>>,
     active: Mutex<HashMap<Uid, Arc<Active>>>,
     /// Whoever waits for the answer to a message, by saga and message id.
-    waiting: Mutex<HashMap<String, Vec<oneshot::Sender<Result<(), Refusal>>>>>,
+    waiting: Mutex<HashMap<String, Vec<Waiter>>>,
     /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
     /// starts that went wrong since the last one.
     lost: Mutex<Vec<Uid>>,
@@ -82,6 +82,9 @@ struct Active {
     /// Appended once under this claim, or left memory.
     moved: watch::Sender<bool>,
 }
+
+/// Where the answer to a message is sent.
+type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
 /// Closures by step name.
 type Steps = BTreeMap<String, Arc<dyn LocalStep>>;

@@ -155,8 +155,8 @@ where
                     };
                     let head = head.take().expect("invariant: a body is read to its end once");
                     match admit(head, whole) {
-                        Ok((mut service, request)) => service.call(request),
-                        Err(refusal) => return Poll::Ready(Ok(refusal.map(R::from))),
+                        Admitted::Call(mut service, request) => service.call(request),
+                        Admitted::Refused(refusal) => return Poll::Ready(Ok(refusal.map(R::from))),
                     }
                 }
             };
@@ -191,20 +191,30 @@ fn collect<B: Body>(
     Poll::Ready(Ok(std::mem::take(read).freeze()))
 }
 
+/// A ready service with its request, or the answer without it.
+enum Admitted<S, B> {
+    Call(S, Request<B>),
+    Refused(Response<Bytes>),
+}
+
 /// The request for the inner service, or why it gets none.
-fn admit<S, B: From<Bytes>>(head: Head<S>, body: Bytes) -> Result<(S, Request<B>), Response<Bytes>> {
+fn admit<S, B: From<Bytes>>(head: Head<S>, body: Bytes) -> Admitted<S, B> {
     let Head { mut parts, check, service } = head;
-    if let Some(check) = check {
-        verify(&check.secrets, &parts.headers, &body, check.clock.wall(), TOLERANCE)
-            .map_err(|why| refuse(StatusCode::UNAUTHORIZED, &why.to_string(), false))?;
+    let refused = |status, why: &str| Admitted::Refused(refuse(status, why, false));
+    if let Some(check) = check
+        && let Err(why) = verify(&check.secrets, &parts.headers, &body, check.clock.wall(), TOLERANCE)
+    {
+        return refused(StatusCode::UNAUTHORIZED, &why.to_string());
     }
-    let call = Call::read(&parts.headers, &body)
-        .map_err(|why| refuse(StatusCode::BAD_REQUEST, &why.to_string(), false))?;
+    let call = match Call::read(&parts.headers, &body) {
+        Ok(call) => call,
+        Err(why) => return refused(StatusCode::BAD_REQUEST, &why.to_string()),
+    };
     // The signature covers `webhook-id`; everything here is read from the idempotency key.
     let id = parts.headers.get("webhook-id").and_then(|v| v.to_str().ok());
     if id.is_some_and(|id| id != call.idempotency_key) {
-        return Err(refuse(StatusCode::UNAUTHORIZED, "`webhook-id` is not the idempotency key", false));
+        return refused(StatusCode::UNAUTHORIZED, "`webhook-id` is not the idempotency key");
     }
     parts.extensions.insert(call);
-    Ok((service, Request::from_parts(parts, B::from(body))))
+    Admitted::Call(service, Request::from_parts(parts, B::from(body)))
 }

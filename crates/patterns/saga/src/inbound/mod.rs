@@ -38,7 +38,7 @@
 //! let request = http::Request::post("/charge")
 //!     .header("idempotency-key", "\"saga-1/charge/action\"")
 //!     .header("fencing-token", "1")
-//!     .body(Full::from("{\"cents\":700}"))
+//!     .body(Full::<bytes::Bytes>::from("{\"cents\":700}"))
 //!     .unwrap();
 //! assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
 //! # });

@@ -115,8 +115,9 @@ async fn node_main(node: Node, participants: Arc<Participants>) {
     let steps = [("reserve", 0), ("charge", 0), ("ship", 3)]
         .map(|(name, refuses)| (name.to_owned(), remote(refuses)));
     let engine = loop {
-        let config =
-            Config { node: node.name().to_owned(), claim_ttl: Duration::from_secs(3), ..Config::default() };
+        let mut config = Config::default();
+        config.node = node.name().to_owned();
+        config.claim_ttl = Duration::from_secs(3);
         let builder = Engine::builder(node.journal(), node.runtime()).config(config);
         match builder.definition(definition.clone(), steps.clone()).open().await {
             Ok(engine) => break engine,
