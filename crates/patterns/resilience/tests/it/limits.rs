@@ -555,12 +555,13 @@ fn if_l07_bad_settings_are_errors_when_built() {
 async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
     let limiter = AdaptiveLimiter::builder("x").initial(1).min(1).build().unwrap();
     let task = limiter.clone();
-    let panicked = tokio::spawn(async move {
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
         let boom =
             || async { if true { panic!("the operation's own") } else { Ok::<(), std::io::Error>(()) } };
         task.call(boom).await
     });
-    assert!(panicked.await.unwrap_err().is_panic());
+    assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
     assert_eq!(limiter.snapshot().in_flight(), 0);
     assert!(limiter.call(|| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
 }

@@ -285,7 +285,8 @@ fn a_policy_refuses_settings_that_contradict_each_other() {
 #[tokio::test]
 async fn a_call_can_be_awaited_in_a_spawned_task() {
     let policy = Policy::builder("x").build().unwrap();
-    let task = tokio::spawn(async move {
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
         let cx = CallContext::new();
         let answer = policy
             .call(&cx, |attempt| async move {
@@ -295,5 +296,5 @@ async fn a_call_can_be_awaited_in_a_spawned_task() {
             .await;
         answer.unwrap()
     });
-    assert_eq!(task.await.unwrap(), 1);
+    assert_eq!(tasks.join_next().await.unwrap().unwrap(), 1);
 }
