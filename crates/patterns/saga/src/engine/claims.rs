@@ -122,13 +122,20 @@ impl Inner {
         self.runtime.clock().now().as_nanos() < self.claimed_until.load(Ordering::Acquire)
     }
 
-    /// Drops every saga in memory: somebody else may own them.
+    /// Drops every saga in memory: somebody else may own them. Those that nobody took meanwhile are given back
+    /// before the next look; otherwise they would be renewed with all others and never be driven again.
     fn drop_all(&self) {
         let left: Vec<_> = self.active().drain().collect();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         for (uid, active) in left {
             tracing::warn!(target: "mainstay::saga", saga = %uid, "claim lost");
             active.abort();
+            // Whoever waits for its first step waits for nothing.
+            active.moved.send_replace(true);
+            lost.push(uid);
         }
+        drop(lost);
+        self.poke.notify_one();
         self.emptied.notify_waiters();
     }
 
