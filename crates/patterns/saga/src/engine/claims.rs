@@ -68,7 +68,8 @@ impl Inner {
         /// Rows looked at together.
         const PAGE: usize = 500;
         let now = self.runtime.clock().now().as_nanos();
-        if now >= self.claims_in_doubt.load(Ordering::Acquire) {
+        let until = self.claims_in_doubt.load(Ordering::Acquire);
+        if until == 0 {
             return;
         }
         // What was written just now may be about to be driven: the next look will tell.
@@ -94,8 +95,13 @@ impl Inner {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(orphans);
             cursor = page.next;
             if cursor.is_none() {
-                return;
+                break;
             }
+        }
+        // The doubt ends with a whole look after the claim could still take effect, not with time alone.
+        if now >= until {
+            // A newer doubt stays.
+            let _ = self.claims_in_doubt.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
