@@ -15,7 +15,7 @@ use mainstay_clock::WallTime;
 /// let now = WallTime::from_unix_millis(784_111_777_000); // Sun, 06 Nov 1994 08:49:37 GMT
 /// assert_eq!(retry_after("120", now), Some(Duration::from_secs(120)));
 /// assert_eq!(retry_after("Sun, 06 Nov 1994 08:50:37 GMT", now), Some(Duration::from_secs(60)));
-/// assert_eq!(retry_after("Sun, 06 Nov 1993 08:50:37 GMT", now), Some(Duration::ZERO));
+/// assert_eq!(retry_after("Sat, 06 Nov 1993 08:50:37 GMT", now), Some(Duration::ZERO));
 /// assert_eq!(retry_after("soon", now), None);
 /// ```
 #[must_use]

@@ -32,7 +32,11 @@ fn what_users_share_is_clone_send_sync_debug() {
     sendable::<Permit<'_>>();
     sendable::<Transitions>();
     sendable::<CallError<Oops>>();
-    let _: Option<(&dyn Listener, &dyn Limiter, &dyn HedgePlan, &dyn ProbeGate, &dyn Classify)> = None;
+    let _: [Option<&dyn Listener>; 0] = [];
+    let _: [Option<&dyn Limiter>; 0] = [];
+    let _: [Option<&dyn HedgePlan>; 0] = [];
+    let _: [Option<&dyn ProbeGate>; 0] = [];
+    let _: [Option<&dyn Classify>; 0] = [];
 }
 
 #[test]

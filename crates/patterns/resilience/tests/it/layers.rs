@@ -85,7 +85,8 @@ async fn if_l04_a_rejection_comes_from_the_call_and_an_open_breaker_polls_nothin
     breaker.force_open("test", None);
     let probe = Probe { pending: true, ..Probe::default() };
     let mut service = breaker.layer().layer(probe.clone());
-    assert!(poll_fn(|cx| service.poll_ready(cx)).await.is_ok(), "readiness is no refusal");
+    let ready = futures_util::poll!(poll_fn(|cx| service.poll_ready(cx)));
+    assert!(matches!(ready, Poll::Ready(Ok(()))), "readiness is no refusal");
     let rejected = service.call(0).await.unwrap_err();
     let rejected = rejected.rejected().unwrap();
     assert_eq!((rejected.policy(), rejected.why().code()), ("x", "forced_open"));

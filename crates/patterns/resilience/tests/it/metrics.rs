@@ -94,8 +94,7 @@ fn recorded(naming: Naming) -> BTreeMap<String, f64> {
             w.advance(secs(1)).await;
         });
     });
-    let values = values.lock().unwrap().clone();
-    values
+    std::mem::take(&mut *values.lock().unwrap())
 }
 
 #[test]

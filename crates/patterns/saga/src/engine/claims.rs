@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::WallTime;
-use mainstay_store::journal::{ClaimRequest, Claimed, PurgeRequest};
+use mainstay_store::journal::{ClaimRequest, Claimed, Filter, PurgeRequest, SagaStatus};
 use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
 
 use super::{Inner, drive};
@@ -49,9 +49,54 @@ impl Inner {
         }
         // Taken before the request: the claim never lasts shorter than we believe.
         let sent = self.runtime.clock().now();
-        let claimed = self.journal.claim(ClaimRequest { claimant: self.claimant(), limit }).await?;
+        let claimed = match self.journal.claim(ClaimRequest { claimant: self.claimant(), limit }).await {
+            Err(error) if error.outcome() != Outcome::NotApplied => {
+                // It may have claimed, now or later, what nobody here knows of; see `find_orphans`.
+                let doubt = self.config.claim_ttl.saturating_mul(2) + self.config.poll;
+                self.claims_in_doubt.fetch_max(sent.saturating_add(doubt).as_nanos(), Ordering::AcqRel);
+                return Err(error);
+            }
+            other => other?,
+        };
         self.extend_claims(sent);
         Ok(claimed)
+    }
+
+    /// After a claim whose answer was lost: finds sagas that the journal says are ours and that nobody here
+    /// drives. They would be renewed with all others and never be taken up again while this run lives.
+    async fn find_orphans(&self) {
+        /// Rows looked at together.
+        const PAGE: usize = 500;
+        let now = self.runtime.clock().now().as_nanos();
+        if now >= self.claims_in_doubt.load(Ordering::Acquire) {
+            return;
+        }
+        // What was written just now may be about to be driven: the next look will tell.
+        let fresh = self.time.now().saturating_sub(i64::try_from(self.config.poll.as_millis()).unwrap_or(0));
+        let open = SagaStatus::ALL.into_iter().filter(|s| !s.is_final()).collect();
+        let filter = Filter { status: open, ..Filter::default() };
+        let mut cursor = None;
+        loop {
+            let page = match self.journal.query(&filter, cursor.as_ref(), PAGE).await {
+                Ok(page) => page,
+                Err(error) => {
+                    tracing::warn!(target: "mainstay::saga", %error, "claims could not be compared");
+                    return;
+                }
+            };
+            let ours = page.rows.into_iter().filter(|row| {
+                row.owner.as_deref() == Some(&self.config.node) && row.updated.unix_millis() < fresh
+            });
+            let orphans: Vec<_> = {
+                let active = self.active();
+                ours.map(|row| row.uid).filter(|uid| !active.contains_key(uid)).collect()
+            };
+            self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(orphans);
+            cursor = page.next;
+            if cursor.is_none() {
+                return;
+            }
+        }
     }
 
     /// Gives back what is claimed here and driven by nobody, so that the next look finds it.
@@ -188,6 +233,7 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
         if inner.is_stopping() {
             return;
         }
+        inner.find_orphans().await;
         inner.give_back_lost().await;
         let most = if one_by_one { 1 } else { inner.config.claim_batch.get() };
         batch = inner.claim(most).await.unwrap_or_else(|error| {

@@ -62,6 +62,8 @@ pub(crate) struct Inner {
     /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
     /// starts that went wrong since the last one.
     lost: Mutex<Vec<Uid>>,
+    /// Until when, by boot time in nanoseconds, a claim of ours may take effect whose answer was lost.
+    claims_in_doubt: AtomicU64,
     /// Looks for due sagas at once.
     poke: Notify,
     /// Until when this node's claims are safe, by boot time in nanoseconds.
@@ -147,6 +149,7 @@ impl EngineBuilder {
             active: Mutex::default(),
             waiting: Mutex::default(),
             lost: Mutex::default(),
+            claims_in_doubt: AtomicU64::new(0),
             poke: Notify::new(),
             claimed_until: AtomicU64::new(0),
             stopping: watch::Sender::new(false),
@@ -320,13 +323,15 @@ impl Inner {
         drop(stopping.wait_for(|s| *s).await);
     }
 
-    /// Gives claims back; if that fails they end by themselves.
+    /// Gives claims back; if that fails they are given back again before the next look.
     async fn hand_back(&self, sagas: &[Uid]) {
         if sagas.is_empty() {
             return;
         }
         if let Err(error) = self.journal.hand_back(&self.config.node, self.incarnation, sagas).await {
             tracing::warn!(target: "mainstay::saga", %error, "claims could not be handed back");
+            let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.extend(sagas.iter().cloned());
         }
     }
 

@@ -161,6 +161,7 @@ pub struct ExhaustFailure {
 /// The kit found something.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
+#[non_exhaustive]
 pub struct ExhaustError(pub Box<ExhaustReport>);
 
 /// Exhausts the saga that `saga` builds on a world that `world` builds, started with `input`.
@@ -320,8 +321,12 @@ impl<W: Send + Sync + 'static> Exhaust<W> {
             }
         };
         let mut results: Vec<(usize, Option<Ran>)> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads.min(runs.len())).map(|_| scope.spawn(&work)).collect();
-            threads.into_iter().flat_map(|t| t.join().unwrap_or_default()).collect()
+            let threads: Vec<_> = (0..self.threads.min(runs.len())).map(|_| scope.spawn(work)).collect();
+            // A thread that panicked has runs that nobody judged.
+            let joined = |t: std::thread::ScopedJoinHandle<'_, _>| {
+                t.join().unwrap_or_else(|p| std::panic::resume_unwind(p))
+            };
+            threads.into_iter().flat_map(joined).collect()
         });
         results.sort_by_key(|(i, _)| *i);
         let mut all = Vec::with_capacity(results.len());

@@ -33,11 +33,14 @@ struct Entry {
     undone: bool,
 }
 
+/// Entries by key, money by account, and the highest token.
+type Books = (BTreeMap<String, Entry>, BTreeMap<String, i64>, FencingToken);
+
 /// Participants that keep the rules of the barrier: by key, by order, by token.
 #[derive(Debug)]
 struct World {
     bug: Bug,
-    state: Mutex<(BTreeMap<String, Entry>, BTreeMap<String, i64>, FencingToken)>,
+    state: Mutex<Books>,
 }
 
 impl World {
@@ -196,7 +199,7 @@ fn graph(edges: &[(usize, usize)], nodes: usize) -> Definition {
     let mut data = DefinitionData::new("graph", 1);
     data.no_deadline = true;
     for i in 0..nodes {
-        let mut step = StepData::new(&format!("s{i}"));
+        let mut step = StepData::new(format!("s{i}"));
         step.local_undo = true;
         step.after = edges.iter().filter(|(_, to)| *to == i).map(|(from, _)| format!("s{from}")).collect();
         data.steps.push(step);

@@ -18,12 +18,12 @@ use mainstay_store::barrier::{MemoryRows, Op, Performed, perform};
 use serde_json::{Value, json};
 use tower::{Layer as _, ServiceExt as _};
 
+/// Barrier rows by saga and step, money, and the calls that ran.
+type Books = (BTreeMap<(String, String), MemoryRows>, i64, Vec<Call>);
+
 /// A till: what was charged, by saga. Its rows and its money are one transaction under one lock.
 #[derive(Debug, Default)]
-struct Till(Mutex<Drawer>);
-
-/// The barrier's rows by saga and step, the money, and the calls that ran.
-type Drawer = (BTreeMap<(String, String), MemoryRows>, i64, Vec<Call>);
+struct Till(Mutex<Books>);
 
 impl Executor for Till {
     fn execute(&self, call: Call) -> BoxFuture<'_, Result<Performed, ExecuteError>> {

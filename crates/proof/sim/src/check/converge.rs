@@ -57,10 +57,10 @@ impl Checker for Convergence {
                     }
                 }
             }
-            Event::Effect(effect) if &*effect.resource == "dot" => {
-                if !self.dots.insert(effect.op_id.clone()) {
-                    fail(format!("the dot `{}` was used twice", effect.op_id), vec![event.clone()]);
-                }
+            Event::Effect(effect)
+                if &*effect.resource == "dot" && !self.dots.insert(effect.op_id.clone()) =>
+            {
+                fail(format!("the dot `{}` was used twice", effect.op_id), vec![event.clone()]);
             }
             _ => {}
         }

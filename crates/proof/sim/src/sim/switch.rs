@@ -69,6 +69,7 @@ pub struct Recorded {
 
 /// A line that is no recorded seed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 #[error("line {line} of the seeds is not `SUITE SEED VERDICT why`")]
 pub struct SeedLineError {
     /// Its number, from 1.

@@ -64,6 +64,9 @@ enum SystemName {
     Redis,
 }
 
+/// One more thing that is known of the use.
+type Constrain = fn(Constraints) -> Constraints;
+
 /// Runs `ring advise`.
 pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     let purpose = match args.purpose {
@@ -72,7 +75,7 @@ pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
         PurposeName::Traffic => Purpose::Traffic,
     };
     let mut constraints = Constraints::new(purpose, args.nodes).replicas(args.replicas).zones(args.zones);
-    let flags: [(bool, fn(Constraints) -> Constraints); 5] = [
+    let flags: [(bool, Constrain); 5] = [
         (args.unequal, Constraints::unequal),
         (args.no_shared_map, Constraints::no_shared_map),
         (args.numbered, Constraints::numbered),
