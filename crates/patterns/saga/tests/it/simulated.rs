@@ -148,7 +148,8 @@ async fn scenario(world: World) {
     for row in rows {
         if !row.row.status.is_final() {
             let loaded = world.journal().load(&row.uid).await.unwrap().unwrap();
-            let log: Vec<_> = loaded.records.iter().map(|r| mainstay_saga::wire::decode(r).unwrap()).collect();
+            let log: Vec<_> =
+                loaded.records.iter().map(|r| mainstay_saga::wire::decode(r).unwrap()).collect();
             world.fail(format!("saga {} has not ended long after the heal: {row:?} {log:?}", row.id));
         }
         let refused = row
