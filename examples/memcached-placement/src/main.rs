@@ -8,11 +8,6 @@ use mainstay::partition::{ConfigError, Place, Ring};
 /// The servers as the other clients' configuration lists them.
 const SERVERS: [(&str, u16, u32); 3] = [("a", 11211, 1), ("b.example", 11212, 1), ("10.0.0.3", 11211, 1)];
 
-/// Owners of `key-0`, `key-1`, ... as libmemcached 1.1 answers with `MEMCACHED_BEHAVIOR_KETAMA_WEIGHTED`; keys 3 and 10
-/// are other ones there and left out.
-const RECORDED: [Option<u32>; 12] =
-    [Some(1), Some(0), Some(1), None, Some(0), Some(1), Some(0), Some(2), Some(1), Some(2), None, Some(0)];
-
 fn client(mode: KetamaMode, weight: u32) -> Result<CompatRing, ConfigError> {
     let add = |builder: mainstay::partition::compat::KetamaBuilder, (host, port, _): &(&str, u16, u32)| {
         builder.server(*host, *port, if *host == "a" { weight } else { 1 })
@@ -21,16 +16,19 @@ fn client(mode: KetamaMode, weight: u32) -> Result<CompatRing, ConfigError> {
 }
 
 fn main() -> anyhow::Result<()> {
-    let ring = client(KetamaMode::Weighted, 1)?;
-    for (i, recorded) in RECORDED.iter().enumerate() {
-        let owner = ring.owner(format!("key-{i}").as_bytes()).map(|node| node.get());
-        ensure!(recorded.is_none() || owner == *recorded, "key-{i} lies elsewhere for libmemcached");
+    // Any order of the servers gives the same owners; that they are libmemcached's is tested in the library, on
+    // what libmemcached answered.
+    let (ring, key) = (client(KetamaMode::Weighted, 1)?, |i: usize| format!("key-{i}").into_bytes());
+    let host = |owner: Option<mainstay::partition::NodeIdx>| owner.map(|n| ring.nodes()[n].id.as_str().to_owned());
+    let mut held = std::collections::BTreeMap::new();
+    for i in 0..1_000 {
+        *held.entry(host(ring.owner(&key(i)))).or_insert(0) += 1;
     }
+    ensure!(held.len() == SERVERS.len() && !held.contains_key(&None), "every server holds some keys: {held:?}");
 
     // In the plain mode one weight above 1 switches the whole ring. libmemcached does so silently; here it is said.
     let (plain, switched) = (client(KetamaMode::Plain, 1)?, client(KetamaMode::Plain, 2)?);
     ensure!(!plain.reweighted() && switched.reweighted());
-    let key = |i: usize| format!("key-{i}").into_bytes();
     let moved = (0..1_000).filter(|i| plain.owner(&key(*i)) != switched.owner(&key(*i))).count();
     ensure!(moved > 500, "the switch moves most keys");
 
@@ -46,6 +44,6 @@ fn main() -> anyhow::Result<()> {
         let (old, new) = (before.owner(&key(i)), after.owner(&key(i)));
         ensure!(old == new || new.is_some_and(|n| after.nodes()[n].id.as_str() == "a:11211"));
     }
-    println!("agreed with libmemcached; its plain mode would move {moved} of 1000 keys for one weight");
+    println!("every server holds its part; the plain mode would move {moved} of 1000 keys for one weight");
     Ok(())
 }
