@@ -20,7 +20,7 @@ use super::*;
 use crate::error::Code;
 use crate::http::{Caller, Problem, Trace};
 
-const TWO: &str = r#"{
+pub(super) const TWO: &str = r#"{
     "name": "two", "version": 1, "deadline": "1h", "timeout": "5s",
     "retry": {"attempts": 1}, "undo_retry": {"attempts": 1},
     "steps": [
