@@ -11,13 +11,14 @@ use syn::{Attribute, Fields, ImplItem, Item, Visibility};
 
 /// Crates that may show in a public signature, besides std and ours: each is stable or is what the crate
 /// is about.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 15] = [
     "axum",
     "bytes",
     "futures_util",
     "http",
     "http_body",
     "http_body_util",
+    "libtest_mimic",
     "reqwest",
     "rusqlite",
     "secrecy",

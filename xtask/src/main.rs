@@ -19,7 +19,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   check     formatting, clippy, docs, style, dependency arrows, public API
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
-  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation; `sim` lists them
+  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits

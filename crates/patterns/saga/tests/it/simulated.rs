@@ -11,7 +11,7 @@ use mainstay_saga::{Engine, LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_sim::Sim;
 use mainstay_sim::check::ledger;
 use mainstay_sim::history::Effect;
-use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World};
+use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World, seed_lines};
 use mainstay_store::journal::{Filter, SagaStatus};
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
@@ -164,6 +164,27 @@ async fn scenario(world: World) {
     }
 }
 
+const REPLIES: [FaultKind; 4] =
+    [FaultKind::ReplyLost, FaultKind::LateReply, FaultKind::LateRequest, FaultKind::DuplicateRequest];
+
+/// No skewed wall clocks: a node writes when a saga is due by its own clock, the store judges it by its own, so a
+/// node hours ahead puts off its retries by hours. The fleet has to say "in five seconds" instead.
+const NODES: [FaultKind; 13] = [
+    FaultKind::Crash,
+    FaultKind::Pause,
+    FaultKind::Isolate,
+    FaultKind::OneWay,
+    FaultKind::Clog,
+    FaultKind::Reset,
+    FaultKind::StoreCrash,
+    FaultKind::StorePause,
+    FaultKind::ErrorReply,
+    FaultKind::RequestLost,
+    FaultKind::ReplyLost,
+    FaultKind::DuplicateRequest,
+    FaultKind::Slow,
+];
+
 fn campaign(name: &str, kinds: &[FaultKind], seeds: std::ops::Range<u64>) -> Report {
     let faults = Faults::only(kinds).healing_after(Duration::from_secs(10));
     let sim = Sim::builder(name)
@@ -179,29 +200,22 @@ fn campaign(name: &str, kinds: &[FaultKind], seeds: std::ops::Range<u64>) -> Rep
 
 #[test]
 fn sg_x03_m_g2_replies_lost_in_commit_and_at_participants_double_nothing() {
-    let kinds =
-        [FaultKind::ReplyLost, FaultKind::LateReply, FaultKind::LateRequest, FaultKind::DuplicateRequest];
-    campaign("saga-replies", &kinds, 0..40).assert_pass();
+    campaign("saga-replies", &REPLIES, 0..40).assert_pass();
 }
 
 #[test]
 fn sg_f03_m_g4_m_g9_two_nodes_crash_pause_and_lose_each_other_without_a_half_done_saga() {
-    let kinds = [
-        FaultKind::Crash,
-        FaultKind::Pause,
-        FaultKind::Isolate,
-        FaultKind::OneWay,
-        FaultKind::Clog,
-        FaultKind::Reset,
-        FaultKind::StoreCrash,
-        FaultKind::StorePause,
-        FaultKind::ErrorReply,
-        FaultKind::RequestLost,
-        FaultKind::ReplyLost,
-        FaultKind::DuplicateRequest,
-        FaultKind::Slow,
-    ];
-    // No skewed wall clocks: a node writes when a saga is due by its own clock, the store judges it by its own,
-    // so a node hours ahead puts off its retries by hours. The fleet has to say "in five seconds" instead.
-    campaign("saga-nodes", &kinds, 0..80).assert_pass();
+    campaign("saga-nodes", &NODES, 0..80).assert_pass();
+}
+
+#[test]
+fn every_recorded_seed_gives_its_verdict() {
+    let lines = seed_lines(include_str!("../../seeds.txt")).unwrap();
+    assert!(!lines.is_empty());
+    for line in lines {
+        let kinds: &[FaultKind] = if line.suite == "saga-nodes" { &NODES } else { &REPLIES };
+        let report = campaign(&line.suite, kinds, line.seed..line.seed + 1);
+        let verdict = if report.failures.is_empty() { "PASS" } else { "FAIL" };
+        assert_eq!(verdict, line.verdict, "{report}");
+    }
 }

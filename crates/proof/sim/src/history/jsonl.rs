@@ -32,7 +32,7 @@ pub fn write(events: &[Event]) -> String {
     text
 }
 
-/// Reads what [`write`] wrote. Empty lines are skipped.
+/// Reads what [`write()`] wrote. Empty lines are skipped.
 ///
 /// # Errors
 /// [`ReadError`] naming the first line that is no event.
