@@ -37,8 +37,15 @@ impl Handle {
 
     #[inline]
     pub(crate) fn read(&self) -> Instant {
-        if self.ticking { Instant::from_nanos(NOW.load(Ordering::Relaxed)) } else { os_boot_now() }
+        if self.ticking { Instant::from_nanos(NOW.load(Ordering::Relaxed)) } else { asked() }
     }
+}
+
+/// Out of line, so that a read of the tick stays one load wherever it is inlined.
+#[cold]
+#[inline(never)]
+fn asked() -> Instant {
+    os_boot_now()
 }
 
 impl Clone for Handle {

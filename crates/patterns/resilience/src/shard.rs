@@ -16,7 +16,7 @@ pub(crate) fn count() -> usize {
 }
 
 /// The number of the calling thread; threads started one after the other have consecutive numbers.
-#[inline]
+#[inline(always)]
 pub(crate) fn thread() -> usize {
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };

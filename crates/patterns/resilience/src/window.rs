@@ -84,7 +84,7 @@ impl<const R: usize> Window<R> {
     }
 
     /// The current bucket at `now`, after turning the ring if its time has come.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn bucket(&self, now: Instant) -> u64 {
         if now.as_nanos() >= self.until.load(Ordering::Acquire) {
             self.turn(now);

@@ -179,9 +179,15 @@ impl Core {
         self.hot.word.store(machine.word().0, Ordering::Release);
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn now(&self) -> Instant {
-        if self.precise { self.clock.now() } else { self.tick.read() }
+        if self.precise { self.exactly() } else { self.tick.read() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn exactly(&self) -> Instant {
+        self.clock.now()
     }
 
     #[inline]
@@ -190,7 +196,7 @@ impl Core {
     }
 
     /// Admits or refuses one call.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn admit(&self) -> Result<Raw, Rejected> {
         let word = self.word();
         if word.state() == State::Closed {
@@ -200,6 +206,7 @@ impl Core {
     }
 
     #[cold]
+    #[inline(never)]
     fn admit_slow(&self, mut word: Word) -> Result<Raw, Rejected> {
         loop {
             let now = self.clock.now();
@@ -273,7 +280,7 @@ impl Core {
     }
 
     /// A call succeeded. The common case: closed, same generation, not slow, nobody listens.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn succeed(&self, raw: Raw) {
         let now = self.now();
         let elapsed = now.as_nanos().wrapping_sub(raw.started.as_nanos());
@@ -301,6 +308,8 @@ impl Core {
     }
 
     /// A call ended, in any way.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn end(&self, raw: Raw, end: End) {
         let now = self.now();
         let elapsed = now.saturating_duration_since(raw.started);

@@ -79,7 +79,7 @@ impl Breaker {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
-    #[inline]
+    #[inline(always)]
     pub fn admit(&self) -> Result<Ticket<'_>, Rejected> {
         self.0.admit().map(|raw| Ticket::of(&self.0, raw))
     }

@@ -154,7 +154,7 @@ impl Run {
         ahead != 0 && ahead < 1 << (63 - STAMP_SHIFT)
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn success(&self, word: Word) {
         if self.0.load(Ordering::Acquire) & ((1 << STAMP_SHIFT) - 1) != 0 {
             self.add(Mark::Success { slow: false }, word);

@@ -20,7 +20,7 @@ pub(crate) fn end_of(verdict: Verdict) -> End {
 }
 
 /// Ends `raw` with `end`.
-#[inline]
+#[inline(always)]
 pub(crate) fn finish(core: &Core, raw: Raw, end: End) {
     if end == End::Success { core.succeed(raw) } else { core.end(raw, end) }
 }
@@ -46,7 +46,7 @@ impl<'a> Ticket<'a> {
     }
 
     /// The call succeeded.
-    #[inline]
+    #[inline(always)]
     pub fn success(self) {
         let this = ManuallyDrop::new(self);
         this.core.succeed(this.raw);

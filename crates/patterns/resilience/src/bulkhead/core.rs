@@ -99,7 +99,7 @@ impl Core {
     }
 
     /// A permit, if one is free and nobody waits: one compare-and-swap.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_enter(&self, now: Instant) -> Option<u8> {
         if now.as_nanos() >= self.hot.turn_at.load(Ordering::Relaxed) {
             self.turn(now);
@@ -116,6 +116,7 @@ impl Core {
 
     /// Begins a new epoch, if nobody of the one before is left.
     #[cold]
+    #[inline(never)]
     fn turn(&self, now: Instant) {
         let Some(mut slow) = self.slow.try_lock() else { return };
         if now.as_nanos() < self.hot.turn_at.load(Ordering::Relaxed) {
@@ -184,7 +185,7 @@ impl Core {
     }
 
     /// Gives a permit back, to the first in line if somebody waits.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn leave(&self, parity: u8) {
         let mut seen = self.word();
         while seen.waiters() == 0 {
@@ -198,6 +199,7 @@ impl Core {
     }
 
     #[cold]
+    #[inline(never)]
     fn leave_slow(&self, parity: u8) {
         let mut slow = self.slow.lock();
         // Never refuses: the closure always returns `Some`.

@@ -68,7 +68,8 @@ impl Inner {
         /// Rows looked at together.
         const PAGE: usize = 500;
         let now = self.runtime.clock().now().as_nanos();
-        if now >= self.claims_in_doubt.load(Ordering::Acquire) {
+        let until = self.claims_in_doubt.load(Ordering::Acquire);
+        if until == 0 {
             return;
         }
         // What was written just now may be about to be driven: the next look will tell.
@@ -94,8 +95,13 @@ impl Inner {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(orphans);
             cursor = page.next;
             if cursor.is_none() {
-                return;
+                break;
             }
+        }
+        // The doubt ends with a whole look after the claim could still take effect, not with time alone.
+        if now >= until {
+            // A newer doubt stays.
+            let _ = self.claims_in_doubt.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -122,13 +128,20 @@ impl Inner {
         self.runtime.clock().now().as_nanos() < self.claimed_until.load(Ordering::Acquire)
     }
 
-    /// Drops every saga in memory: somebody else may own them.
+    /// Drops every saga in memory: somebody else may own them. Those that nobody took meanwhile are given back
+    /// before the next look; otherwise they would be renewed with all others and never be driven again.
     fn drop_all(&self) {
         let left: Vec<_> = self.active().drain().collect();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         for (uid, active) in left {
             tracing::warn!(target: "mainstay::saga", saga = %uid, "claim lost");
             active.abort();
+            // Whoever waits for its first step waits for nothing.
+            active.moved.send_replace(true);
+            lost.push(uid);
         }
+        drop(lost);
+        self.poke.notify_one();
         self.emptied.notify_waiters();
     }
 

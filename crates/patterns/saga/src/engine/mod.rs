@@ -60,9 +60,10 @@ pub(crate) struct Inner {
     /// Whoever waits for the answer to a message, by saga and message id.
     waiting: Mutex<HashMap<String, Vec<Waiter>>>,
     /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
-    /// starts that went wrong since the last one.
+    /// starts and hand-backs that went wrong since the last one, and what was in memory when a claim was lost.
     lost: Mutex<Vec<Uid>>,
-    /// Until when, by boot time in nanoseconds, a claim of ours may take effect whose answer was lost.
+    /// Until when, by boot time in nanoseconds, a claim of ours may take effect whose answer was lost; zero when
+    /// there is none.
     claims_in_doubt: AtomicU64,
     /// Looks for due sagas at once.
     poke: Notify,
