@@ -51,15 +51,20 @@ impl Inner {
         let sent = self.runtime.clock().now();
         let claimed = match self.journal.claim(ClaimRequest { claimant: self.claimant(), limit }).await {
             Err(error) if error.outcome() != Outcome::NotApplied => {
-                // It may have claimed, now or later, what nobody here knows of; see `find_orphans`.
-                let doubt = self.config.claim_ttl.saturating_mul(2) + self.config.poll;
-                self.claims_in_doubt.fetch_max(sent.saturating_add(doubt).as_nanos(), Ordering::AcqRel);
+                self.doubt_claims(sent);
                 return Err(error);
             }
             other => other?,
         };
         self.extend_claims(sent);
         Ok(claimed)
+    }
+
+    /// A claim or a creation that was sent then has no answer: it may take effect, now or later, for something that
+    /// nobody here knows of. [`find_orphans`](Self::find_orphans) looks for a while.
+    pub(super) fn doubt_claims(&self, sent: mainstay_clock::Instant) {
+        let doubt = self.config.claim_ttl.saturating_mul(2) + self.config.poll;
+        self.claims_in_doubt.fetch_max(sent.saturating_add(doubt).as_nanos(), Ordering::AcqRel);
     }
 
     /// After a claim whose answer was lost: finds sagas that the journal says are ours and that nobody here

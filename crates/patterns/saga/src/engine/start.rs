@@ -79,10 +79,14 @@ impl Engine {
         let id = options.id.clone().unwrap_or_else(|| uid.to_string());
         let (create, drive) =
             inner.prepare(registered, (&uid, &id), started, carried, input_hash, &options)?;
+        let sent = inner.runtime.clock().now();
         let mut unlaunched = Unlaunched { inner, uid: Some(uid.clone()) };
         let created = match inner.journal.create(create.clone()).await {
             // Repeating is safe: the store answers `Same` or `Created`, never twice.
-            Err(e) if e.outcome() == Outcome::Unknown => inner.journal.create(create).await?,
+            Err(e) if e.outcome() == Outcome::Unknown => {
+                inner.doubt_claims(sent);
+                inner.journal.create(create).await?
+            }
             other => other?,
         };
         match created {
