@@ -19,12 +19,16 @@ fn main() -> anyhow::Result<()> {
     // Any order of the servers gives the same owners; that they are libmemcached's is tested in the library, on
     // what libmemcached answered.
     let (ring, key) = (client(KetamaMode::Weighted, 1)?, |i: usize| format!("key-{i}").into_bytes());
-    let host = |owner: Option<mainstay::partition::NodeIdx>| owner.map(|n| ring.nodes()[n].id.as_str().to_owned());
+    let host =
+        |owner: Option<mainstay::partition::NodeIdx>| owner.map(|n| ring.nodes()[n].id.as_str().to_owned());
     let mut held = std::collections::BTreeMap::new();
     for i in 0..1_000 {
         *held.entry(host(ring.owner(&key(i)))).or_insert(0) += 1;
     }
-    ensure!(held.len() == SERVERS.len() && !held.contains_key(&None), "every server holds some keys: {held:?}");
+    ensure!(
+        held.len() == SERVERS.len() && !held.contains_key(&None),
+        "every server holds some keys: {held:?}"
+    );
 
     // In the plain mode one weight above 1 switches the whole ring. libmemcached does so silently; here it is said.
     let (plain, switched) = (client(KetamaMode::Plain, 1)?, client(KetamaMode::Plain, 2)?);
