@@ -1,7 +1,7 @@
 //! Side-by-side benchmarks: ours, the floor, and the rivals, in one run.
 //!
 //! `cargo xtask bench [NAME] [--smoke]` builds and runs this program. A suite is a module with a `SUITE`;
-//! it gets [`Options`] and fills a [`Section`](report::Section).
+//! it gets [`Options`] and fills a [`Section`].
 
 mod child;
 mod floor;

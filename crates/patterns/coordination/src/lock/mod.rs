@@ -1,7 +1,7 @@
 //! Locks: a mutex, readers and a writer, a semaphore, several names at once.
 //!
 //! All of them are one recipe on a lease store: ask; if it is held, wait for a hint of the store *and* a
-//! timer, then ask again, until the caller's deadline. What is granted comes as a [`Guard`](crate::Guard).
+//! timer, then ask again, until the caller's deadline. What is granted comes as a [`Guard`].
 //!
 //! Waiters of one process stand in one line per name, in the order in which they came, and only the first
 //! of them talks to the store. Between processes a lock is as fair as the store
