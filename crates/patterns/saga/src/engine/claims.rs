@@ -11,7 +11,7 @@ use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
 use super::{Inner, drive};
 use crate::{Error, ErrorKind};
 
-/// How often finished sagas past their retention are looked for.
+/// How often finished sagas past their retention, and claims that nobody drives, are looked for.
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// Sagas purged at once: short enough not to hold up commits.
 const PURGE_BATCH: usize = 200;
@@ -67,16 +67,22 @@ impl Inner {
         self.claims_in_doubt.fetch_max(sent.saturating_add(doubt).as_nanos(), Ordering::AcqRel);
     }
 
-    /// After a claim whose answer was lost: finds sagas that the journal says are ours and that nobody here
-    /// drives. They would be renewed with all others and never be taken up again while this run lives.
-    async fn find_orphans(&self) {
-        /// Rows looked at together.
-        const PAGE: usize = 500;
+    /// After a claim whose answer was lost: looks until one whole look succeeded when the claim could take effect
+    /// no more.
+    async fn settle_doubt(&self) {
         let now = self.runtime.clock().now().as_nanos();
         let until = self.claims_in_doubt.load(Ordering::Acquire);
-        if until == 0 {
-            return;
+        if until != 0 && self.find_orphans().await && now >= until {
+            // A newer doubt stays.
+            let _ = self.claims_in_doubt.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Acquire);
         }
+    }
+
+    /// Finds sagas that the journal says are ours and that nobody here drives, to be given back. They would be
+    /// renewed with all others and never be taken up again while this run lives. True after a whole look.
+    async fn find_orphans(&self) -> bool {
+        /// Rows looked at together.
+        const PAGE: usize = 500;
         // What was written just now may be about to be driven: the next look will tell.
         let fresh = self.time.now().saturating_sub(i64::try_from(self.config.poll.as_millis()).unwrap_or(0));
         let open = SagaStatus::ALL.into_iter().filter(|s| !s.is_final()).collect();
@@ -87,7 +93,7 @@ impl Inner {
                 Ok(page) => page,
                 Err(error) => {
                     tracing::warn!(target: "mainstay::saga", %error, "claims could not be compared");
-                    return;
+                    return false;
                 }
             };
             let ours = page.rows.into_iter().filter(|row| {
@@ -100,13 +106,8 @@ impl Inner {
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(orphans);
             cursor = page.next;
             if cursor.is_none() {
-                break;
+                return true;
             }
-        }
-        // The doubt ends with a whole look after the claim could still take effect, not with time alone.
-        if now >= until {
-            // A newer doubt stays.
-            let _ = self.claims_in_doubt.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Acquire);
         }
     }
 
@@ -209,6 +210,9 @@ pub(super) fn run(inner: &Arc<Inner>, first: Vec<Claimed>) {
     inner.runtime.spawn("mainstay-saga-purge", async move {
         while pause(&purger, PURGE_EVERY).await {
             purger.purge().await;
+            // Also without a doubt: a claim may be repeated on its way, and nobody hears the second answer.
+            purger.find_orphans().await;
+            purger.poke.notify_one();
         }
     });
 }
@@ -251,7 +255,7 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
         if inner.is_stopping() {
             return;
         }
-        inner.find_orphans().await;
+        inner.settle_doubt().await;
         inner.give_back_lost().await;
         let most = if one_by_one { 1 } else { inner.config.claim_batch.get() };
         batch = inner.claim(most).await.unwrap_or_else(|error| {

@@ -146,6 +146,13 @@ async fn scenario(world: World) {
         world.fail(format!("{} of {expected} sagas exist", rows.len()));
     }
     for row in rows {
+        // A store that swallows answers makes a saga look like one that kills its process: claimed again and
+        // again without an append. It is set aside for a person, who sees why: an end, though not a good one.
+        let set_aside = row.row.error.as_ref().is_some_and(|e| e.starts_with("taken up"));
+        if row.row.status == SagaStatus::NeedsAttention && set_aside {
+            world.process().begin("left_open", row.uid.as_str()).ok();
+            continue;
+        }
         if !row.row.status.is_final() {
             let loaded = world.journal().load(&row.uid).await.unwrap().unwrap();
             let log: Vec<_> =
