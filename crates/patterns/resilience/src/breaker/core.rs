@@ -59,12 +59,29 @@ struct Life {
 }
 
 /// One admission. It borrows nothing, so that a future without lifetimes can hold it.
+///
+/// Two numbers and no more: they stay in registers. Three would be moved through memory, where reading as a
+/// whole what was just written in parts stalls for longer than all the rest of a call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw {
     pub(crate) word: u64,
-    pub(crate) started: Instant,
-    /// Number of the probe, 0 for an ordinary call.
-    probe: u64,
+    /// When the call began; for a probe its number, and the machine knows when.
+    pub(crate) stamp: u64,
+}
+
+impl Raw {
+    /// No admission. Generations start at 1, so no word is 0.
+    pub(crate) const NONE: Self = Self { word: 0, stamp: 0 };
+
+    #[inline(always)]
+    fn word(self) -> Word {
+        Word(self.word)
+    }
+
+    /// Number of the probe; an ordinary call is never admitted half-open.
+    fn probe(self) -> Option<u64> {
+        (self.word().state() == State::HalfOpen).then_some(self.stamp)
+    }
 }
 
 /// How an admitted call ended.
@@ -198,28 +215,40 @@ impl Core {
     /// Admits or refuses one call.
     #[inline(always)]
     pub(crate) fn admit(&self) -> Result<Raw, Rejected> {
-        let word = self.word();
-        if word.state() == State::Closed {
-            return Ok(Raw { word: word.0, started: self.now(), probe: 0 });
+        match self.admit_closed() {
+            Some(raw) => Ok(raw),
+            None => self.admit_slow(),
         }
-        self.admit_slow(word)
+    }
+
+    /// The admission of a closed breaker.
+    #[inline(always)]
+    pub(crate) fn admit_closed(&self) -> Option<Raw> {
+        let word = self.word();
+        (word.state() == State::Closed).then(|| self.plain(word))
+    }
+
+    #[inline(always)]
+    fn plain(&self, word: Word) -> Raw {
+        Raw { word: word.0, stamp: self.now().as_nanos() }
     }
 
     #[cold]
     #[inline(never)]
-    fn admit_slow(&self, mut word: Word) -> Result<Raw, Rejected> {
+    pub(crate) fn admit_slow(&self) -> Result<Raw, Rejected> {
         loop {
+            let word = self.word();
             let now = self.clock.now();
             let until = Instant::from_nanos(self.hot.until.load(Ordering::Acquire));
             match word.state() {
-                State::Closed => return Ok(Raw { word: word.0, started: self.now(), probe: 0 }),
+                State::Closed => return Ok(self.plain(word)),
                 state if state.is_held() => {
                     if now >= until {
                         self.change(|machine| machine.expire(now));
                     } else if state == State::ForcedOpen {
                         return Err(self.refuse_forced(now, until));
                     } else {
-                        return Ok(Raw { word: word.0, started: self.now(), probe: 0 });
+                        return Ok(self.plain(word));
                     }
                 }
                 _ if now < until => {
@@ -232,7 +261,6 @@ impl Core {
                     }
                 }
             }
-            word = self.word();
         }
     }
 
@@ -251,8 +279,7 @@ impl Core {
             self.announce();
         }
         match probe {
-            Probe::Admitted { seq, word } => Ok(Some(Raw { word: word.0, started: self.now(), probe: seq })),
-            Probe::Wait(left) => Err(self.refuse(Some(left))),
+            Probe::Admitted { seq, word } => Ok(Some(Raw { word: word.0, stamp: seq })),Probe::Wait(left) => Err(self.refuse(Some(left))),
             Probe::NotChosen => Err(self.refuse(None)),
             Probe::Changed => Ok(None),
         }
@@ -283,8 +310,8 @@ impl Core {
     #[inline(always)]
     pub(crate) fn succeed(&self, raw: Raw) {
         let now = self.now();
-        let elapsed = now.as_nanos().wrapping_sub(raw.started.as_nanos());
-        let word = Word(raw.word);
+        let elapsed = now.as_nanos().wrapping_sub(raw.stamp);
+        let word = raw.word();
         let plain = word.state() == State::Closed && !self.ear.is_open();
         if plain && elapsed < self.hot.slow_after.load(Ordering::Relaxed) {
             match &self.tally {
@@ -312,7 +339,11 @@ impl Core {
     #[inline(never)]
     pub(crate) fn end(&self, raw: Raw, end: End) {
         let now = self.now();
-        let elapsed = now.saturating_duration_since(raw.started);
+        let began = match raw.probe() {
+            None => Instant::from_nanos(raw.stamp),
+            Some(seq) => self.slow.lock().machine.probe_started(seq).unwrap_or(now),
+        };
+        let elapsed = now.saturating_duration_since(began);
         let slow = nanos(elapsed) >= self.hot.slow_after.load(Ordering::Relaxed);
         let end = match end {
             End::Abandoned if nanos(elapsed) >= self.hot.abandon_after.load(Ordering::Relaxed) => {
@@ -321,10 +352,9 @@ impl Core {
             }
             end => end,
         };
-        let outcome = match (raw.probe, end) {
-            (0, End::Ignored) => Outcome::Ignored,
-            (0, _) => self.end_plain(Word(raw.word), end, slow, now),
-            (seq, _) => self.end_probe(Word(raw.word), seq, end, slow),
+        let outcome = match raw.probe() {
+            None => self.end_plain(raw.word(), end, slow, now),
+            Some(seq) => self.end_probe(raw.word(), seq, end, slow),
         };
         self.count(outcome, slow);
         if self.ear.is_open() {

@@ -81,7 +81,10 @@ impl Breaker {
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
     #[inline(always)]
     pub fn admit(&self) -> Result<Ticket<'_>, Rejected> {
-        self.0.admit().map(|raw| Ticket::of(&self.0, raw))
+        match self.0.admit_closed() {
+            Some(raw) => Ok(Ticket::of(&self.0, raw)),
+            None => self.0.admit_slow().map(|raw| Ticket::of(&self.0, raw)),
+        }
     }
 
     /// As [`admit`](Self::admit), with a ticket that may outlive the borrow.

@@ -274,6 +274,7 @@ pub(crate) enum ProbeEnd {
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     seq: u64,
+    started: Instant,
     until: Instant,
 }
 
@@ -446,8 +447,13 @@ impl Machine {
         }
         self.seq += 1;
         let until = now.saturating_add(self.config.probe_lease());
-        self.round.leases.push(Lease { seq: self.seq, until });
+        self.round.leases.push(Lease { seq: self.seq, started: now, until });
         Probe::Admitted { seq: self.seq, word: self.word() }
+    }
+
+    /// When a probe began, unless its lease was given to another.
+    pub(crate) fn probe_started(&self, seq: u64) -> Option<Instant> {
+        self.round.leases.iter().find(|lease| lease.seq == seq).map(|lease| lease.started)
     }
 
     /// A probe ended. `None`: its lease had ended or its round is over, so its result is void.

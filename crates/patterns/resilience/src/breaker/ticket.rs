@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::future::Future;
-use std::mem::ManuallyDrop;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -48,8 +47,9 @@ impl<'a> Ticket<'a> {
     /// The call succeeded.
     #[inline(always)]
     pub fn success(self) {
-        let this = ManuallyDrop::new(self);
-        this.core.succeed(this.raw);
+        let (core, raw) = (self.core, self.raw);
+        std::mem::forget(self);
+        core.succeed(raw);
     }
 
     /// The call failed.
@@ -65,8 +65,9 @@ impl<'a> Ticket<'a> {
     /// The call ended with `verdict`.
     #[inline]
     pub fn settle(self, verdict: Verdict) {
-        let this = ManuallyDrop::new(self);
-        finish(this.core, this.raw, end_of(verdict));
+        let (core, raw) = (self.core, self.raw);
+        std::mem::forget(self);
+        finish(core, raw, end_of(verdict));
     }
 }
 
@@ -136,7 +137,8 @@ pin_project_lite::pin_project! {
     /// panic is caught outside, the drop comes later, when the thread is not panicking any more.
     pub(super) struct Guarded<'a, Fut, K> {
         core: &'a Core,
-        raw: Option<Raw>,
+        // `Raw::NONE` once it is settled.
+        raw: Raw,
         classify: K,
         polling: bool,
         #[pin]
@@ -146,8 +148,8 @@ pin_project_lite::pin_project! {
     impl<Fut, K> PinnedDrop for Guarded<'_, Fut, K> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if let Some(raw) = this.raw.take() {
-                this.core.end(raw, if *this.polling { End::Failure } else { End::Abandoned });
+            if this.raw.word != Raw::NONE.word {
+                this.core.end(*this.raw, if *this.polling { End::Failure } else { End::Abandoned });
             }
         }
     }
@@ -159,7 +161,7 @@ impl<'a, Fut, K> Guarded<'a, Fut, K> {
         let ticket = Ticket::of(core, raw);
         let operation = start();
         std::mem::forget(ticket);
-        Self { core, raw: Some(raw), classify, polling: false, operation }
+        Self { core, raw, classify, polling: false, operation }
     }
 }
 
@@ -176,9 +178,8 @@ where
         let polled = this.operation.poll(cx);
         if let Poll::Ready(result) = &polled {
             let verdict = (this.classify)(result);
-            if let Some(raw) = this.raw.take() {
-                finish(this.core, raw, end_of(verdict));
-            }
+            let raw = Raw { word: std::mem::take(&mut this.raw.word), stamp: this.raw.stamp };
+            finish(this.core, raw, end_of(verdict));
         }
         *this.polling = false;
         polled

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant, Sleep};
 
-use super::running::{self, Ended, Operation, Running, Start};
+use super::running::{Ended, Operation, Running, Start, Watch};
 use super::seam::{Ask, LimitSlot, Pass, Sample};
 use super::{Core, Repeat};
 use crate::budget::{Budget, Cost, Paid};
@@ -72,8 +72,10 @@ pin_project_lite::pin_project! {
         // The primary's end, while its rival still runs.
         ended: Option<Box<Ended<T, E>>>,
         rival: Rival<F>,
+        // Of the primary.
+        watch: Watch,
         #[pin]
-        primary: Option<Running<F>>,
+        primary: Option<F>,
     }
 
     impl<P, C, O, K, F, T, E> PinnedDrop for Run<P, C, O, K, F, T, E>
@@ -109,6 +111,7 @@ where
             first: None,
             ended: None,
             rival: Rival::None,
+            watch: Watch::idle(),
             primary: None,
         }
     }
@@ -130,13 +133,10 @@ where
     fn drop_attempts(self: Pin<&mut Self>) -> bool {
         let mut this = self.project();
         let core: &Core = this.core;
-        let mut panicked = false;
-        if let Some(primary) = this.primary.as_mut().as_pin_mut() {
-            panicked |= primary.abandon(core);
-            this.primary.set(None);
-        }
+        let mut panicked = this.watch.abandon(core);
+        this.primary.set(None);
         if let Rival::Runs(mut rival) = std::mem::replace(this.rival, Rival::None) {
-            panicked |= rival.as_mut().abandon(core);
+            panicked |= rival.as_mut().project().watch.abandon(core);
         }
         panicked
     }
@@ -189,10 +189,17 @@ impl Held {
     }
 }
 
-/// What the loop does next.
+/// What the loop does next. Small, so that a success is handed up in registers.
 enum Step<T, E> {
     Go,
-    Return(Result<T, CallError<E>>, Outcome),
+    Return(Box<(Result<T, CallError<E>>, Outcome)>),
+    Value(T),
+}
+
+impl<T, E> Step<T, E> {
+    fn end(result: Result<T, CallError<E>>, outcome: Outcome) -> Self {
+        Self::Return(Box::new((result, outcome)))
+    }
 }
 
 impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
@@ -218,9 +225,17 @@ where
                 }
                 Stage::Over => return Poll::Pending,
             };
-            if let Step::Return(result, outcome) = step {
-                self.give_back(outcome);
-                return Poll::Ready(result);
+            match step {
+                Step::Go => {}
+                Step::Value(value) => {
+                    self.give_back(Outcome::Success);
+                    return Poll::Ready(Ok(value));
+                }
+                Step::Return(end) => {
+                    let (result, outcome) = *end;
+                    self.give_back(outcome);
+                    return Poll::Ready(result);
+                }
             }
         }
     }
@@ -299,15 +314,15 @@ where
             this.held.began = true;
         }
         *this.rival = Rival::None;
-        match running::admit(core) {
-            Ok(ticket) => {
-                let start = Start { number: *this.number, hedge: false, deadline: *this.deadline };
-                this.primary.set(Some(Running::start(this.op, core, this.cx, start, ticket)));
+        let start = Start { number: *this.number, hedge: false, deadline: *this.deadline };
+        match this.watch.start(this.op, core, this.cx, start) {
+            Ok(operation) => {
+                this.primary.set(Some(operation));
                 Step::Go
             }
             Err(rejected) => {
                 *this.number -= 1;
-                refuse_attempt(core, rejected, this.first.take(), *this.number)
+                refuse_attempt(core, *rejected, this.first.take(), *this.number)
             }
         }
     }
@@ -323,13 +338,13 @@ where
             }
             return Poll::Ready(self.attempt());
         };
-        match primary.poll(core, this.classify, cx) {
+        match this.watch.poll(primary, core, this.classify, cx) {
             Poll::Ready(Ok(value)) => {
                 if core.hedge.is_some() {
                     self.as_mut().observe();
                 }
                 self.project().primary.set(None);
-                Poll::Ready(Step::Return(Ok(value), Outcome::Success))
+                Poll::Ready(Step::Value(value))
             }
             Poll::Ready(Err(ended)) => {
                 this.primary.set(None);
@@ -346,8 +361,8 @@ where
         let core: &Core = &self.core;
         let now = core.tick.read();
         let started = match (&self.primary, &self.rival) {
-            (Some(primary), _) => primary.started(),
-            (None, Rival::Runs(rival)) => rival.started(),
+            (Some(_), _) => self.watch.started(),
+            (None, Rival::Runs(rival)) => rival.watch.started(),
             (None, _) => now,
         };
         if let Some(hedge) = &core.hedge {
@@ -380,7 +395,7 @@ where
         }
         let timed_out = matches!(&ended.result, Err(CallError::Timeout(_)));
         let outcome = outcome_of(&ended);
-        let Some(retry) = &core.retry else { return Step::Return(ended.result, outcome) };
+        let Some(retry) = &core.retry else { return Step::end(ended.result, outcome) };
         let now = core.clock.now();
         let failed = Failed {
             verdict: ended.verdict,
@@ -417,7 +432,7 @@ where
                         gave_up(this.first.take(), last, *this.number, stop, hint)
                     }
                 });
-                Step::Return(result, outcome)
+                Step::end(result, outcome)
             }
         }
     }
@@ -442,10 +457,12 @@ where
         if core.budget_for(this.cx).is_some_and(|budget| !budget.pay(Cost::Hedge, this.paid, now)) {
             return;
         }
-        if let Ok(ticket) = running::admit(core) {
-            let start = Start { number: *this.number, hedge: true, deadline: *this.deadline };
-            let running = Running::start(this.op, core, this.cx, start, ticket);
-            let after = this.primary.as_ref().get_ref().as_ref().map_or(now, Running::started);
+        let start = Start { number: *this.number, hedge: true, deadline: *this.deadline };
+        let mut armed = Armed { core, watch: Watch::idle() };
+        if let Ok(operation) = armed.watch.start(this.op, core, this.cx, start) {
+            let watch = std::mem::replace(&mut armed.watch, Watch::idle());
+            let running = Running { watch, operation };
+            let after = if this.primary.is_some() { this.watch.started() } else { now };
             core.ear.tell(&Event::Hedged { after: now.saturating_duration_since(after) });
             core.stats.hedged();
             *this.rival = Rival::Runs(Box::pin(running));
@@ -456,11 +473,9 @@ where
     fn poll_rival(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
         let this = self.as_mut().project();
         let core: &Core = this.core;
-        if let (Rival::None, Some(hedge), Some(primary)) =
-            (&*this.rival, &core.hedge, this.primary.as_ref().get_ref())
-        {
+        if let (Rival::None, Some(hedge)) = (&*this.rival, &core.hedge) {
             let delay = if core.may_repeat(this.cx) { hedge.delay(core.tick.read()) } else { None };
-            let due = |d: Duration| Rival::Due(LazyTimer::at(primary.started().saturating_add(d)));
+            let due = |d: Duration| Rival::Due(LazyTimer::at(this.watch.started().saturating_add(d)));
             *this.rival = delay.map_or(Rival::Done, due);
         }
         if let Rival::Due(timer) = this.rival {
@@ -469,18 +484,31 @@ where
         }
         let this = self.as_mut().project();
         let Rival::Runs(rival) = this.rival else { return Poll::Pending };
-        if let Ok(value) = ready!(rival.as_mut().poll(this.core, this.classify, cx)) {
+        let running = rival.as_mut().project();
+        if let Ok(value) = ready!(running.watch.poll(running.operation, this.core, this.classify, cx)) {
             this.core.ear.tell(&Event::HedgeWon);
             // The plan learns how long an unhedged call would have taken at least: counted from the primary's
             // start. Were the rival's own time counted, the percentile would fall with every hedge.
             self.observe();
-            return Poll::Ready(Step::Return(Ok(value), Outcome::Success));
+            return Poll::Ready(Step::Value(value));
         }
         *this.rival = Rival::Done;
         match this.ended.take() {
             Some(primary) => Poll::Ready(self.failed(*primary)),
             None => Poll::Pending,
         }
+    }
+}
+
+/// Settles the ticket of a second attempt whose operation panics while it is being made.
+struct Armed<'a> {
+    core: &'a Core,
+    watch: Watch,
+}
+
+impl Drop for Armed<'_> {
+    fn drop(&mut self) {
+        self.watch.abandon(self.core);
     }
 }
 
@@ -518,7 +546,7 @@ fn outcome_of<T, E>(ended: &Ended<T, E>) -> Outcome {
 #[cold]
 fn refuse<T, E>(core: &Core, rejected: Rejected) -> Step<T, E> {
     core.keep(&rejected);
-    Step::Return(Err(rejected.into()), Outcome::Ignored)
+    Step::end(Err(rejected.into()), Outcome::Ignored)
 }
 
 /// A refusal of an attempt: after a failure, that failure is worth keeping.
@@ -534,7 +562,7 @@ fn refuse_attempt<T, E>(
     }
     core.keep(&rejected);
     let last = CallError::Rejected(rejected);
-    Step::Return(Err(gave_up(first, last, attempts, Stop::NotRetryable, None)), Outcome::Failure)
+    Step::end(Err(gave_up(first, last, attempts, Stop::NotRetryable, None)), Outcome::Failure)
 }
 
 #[cold]

@@ -8,9 +8,9 @@ use mainstay_clock::{Deadline, Instant};
 
 use super::Core;
 use super::attempt::{Attempt, Head};
-use crate::breaker::{self, End, Raw, Ticket};
+use crate::breaker::{self, End, Raw};
 use crate::timeout::LazyTimer;
-use crate::{CallContext, CallError, Timeout, TimeoutKind, Verdict};
+use crate::{CallContext, CallError, Rejected, Timeout, TimeoutKind, Verdict};
 
 /// What starts attempts. Its futures borrow nothing of the call's future, so that this can be a value with a
 /// name.
@@ -58,58 +58,62 @@ pub(crate) struct Start {
     pub(crate) deadline: Deadline,
 }
 
-/// The breaker's admission, or none without a breaker.
-#[inline(always)]
-pub(crate) fn admit(core: &Core) -> Result<Option<Raw>, crate::Rejected> {
-    match &core.breaker {
-        None => Ok(None),
-        Some(breaker) => breaker.core().admit().map(Some),
-    }
+/// Everything about a running attempt but its operation. Its ticket is settled by whoever holds the breaker:
+/// before it is dropped, [`abandon`](Watch::abandon) must be called.
+pub(crate) struct Watch {
+    /// `Raw::NONE` without a breaker, and once it is settled.
+    ticket: Raw,
+    started: Instant,
+    kind: TimeoutKind,
+    timer: LazyTimer,
+    polling: bool,
 }
 
-pin_project_lite::pin_project! {
-    /// An attempt that runs. Its ticket is settled by whoever holds it, who also holds the breaker: before it is
-    /// dropped, [`abandon`](Running::abandon) must be called.
-    pub(crate) struct Running<F> {
-        ticket: Option<Raw>,
-        started: Instant,
-        kind: TimeoutKind,
-        timer: LazyTimer,
-        polling: bool,
-        #[pin]
-        operation: F,
+impl Watch {
+    #[inline(always)]
+    pub(crate) const fn idle() -> Self {
+        Self {
+            ticket: Raw::NONE,
+            started: Instant::ZERO,
+            kind: TimeoutKind::Deadline,
+            timer: LazyTimer::at(Instant::FAR_FUTURE),
+            polling: false,
+        }
     }
-}
 
-impl<F> Running<F> {
     /// Takes the ticket and starts the operation.
     #[inline(always)]
-    pub(crate) fn start<O: Operation<Future = F>>(
+    pub(crate) fn start<O: Operation>(
+        &mut self,
         op: &mut O,
         core: &Core,
         cx: &CallContext,
         start: Start,
-        ticket: Option<Raw>,
-    ) -> Self {
-        let started = core.tick.read();
+    ) -> Result<O::Future, Box<Rejected>> {
+        let mut ticket = Raw::NONE;
+        if let Some(breaker) = &core.breaker {
+            ticket = match breaker.core().admit_closed() {
+                Some(raw) => raw,
+                None => breaker.core().admit_slow().map_err(Box::new)?,
+            };
+        }
+        self.ticket = ticket;
+        self.started = core.tick.read();
         let mut until = start.deadline;
-        let mut kind = TimeoutKind::Deadline;
+        self.kind = TimeoutKind::Deadline;
         if let Some(timeout) = core.attempt_timeout {
-            let own = Deadline::after(started, timeout);
+            let own = Deadline::after(self.started, timeout);
             if own.instant() < until.instant() {
-                (until, kind) = (own, TimeoutKind::Attempt);
+                (until, self.kind) = (own, TimeoutKind::Attempt);
             }
         }
+        self.timer.reset(until.instant());
         // A panic while the operation is being made is a failure too.
-        let guard = match (&core.breaker, ticket) {
-            (Some(breaker), Some(raw)) => Some(Ticket::of(breaker.core(), raw)),
-            _ => None,
-        };
+        self.polling = true;
         let operation =
             op.start(Head { number: start.number, hedge: start.hedge, deadline: until }, core, cx);
-        std::mem::forget(guard);
-        let timer = LazyTimer::at(until.instant());
-        Self { ticket, started, kind, timer, polling: false, operation }
+        self.polling = false;
+        Ok(operation)
     }
 
     pub(crate) fn started(&self) -> Instant {
@@ -118,51 +122,65 @@ impl<F> Running<F> {
 
     /// Settles the ticket of an attempt that will not be polled again: dropped, or ended by a panic. True for a
     /// panic.
-    pub(crate) fn abandon(self: Pin<&mut Self>, core: &Core) -> bool {
-        let this = self.project();
-        let panicked = *this.polling;
-        let end = if panicked { End::Failure } else { End::Abandoned };
-        settle(core, this.ticket.take(), end);
+    pub(crate) fn abandon(&mut self, core: &Core) -> bool {
+        let panicked = std::mem::take(&mut self.polling);
+        self.settle(core, if panicked { End::Failure } else { End::Abandoned });
+        self.timer.reset(Instant::FAR_FUTURE);
         panicked
     }
-}
 
-#[inline]
-fn settle(core: &Core, ticket: Option<Raw>, end: End) {
-    if let (Some(breaker), Some(raw)) = (&core.breaker, ticket) {
-        breaker::finish(breaker.core(), raw, end);
+    #[inline(always)]
+    fn settle(&mut self, core: &Core, end: End) {
+        let raw = Raw { word: std::mem::take(&mut self.ticket.word), stamp: self.ticket.stamp };
+        if let Some(breaker) = &core.breaker
+            && raw.word != Raw::NONE.word
+        {
+            breaker::finish(breaker.core(), raw, end);
+        }
     }
-}
 
-impl<T, E, F: Future<Output = Result<T, E>>> Running<F> {
     /// The value, or how it ended otherwise: boxed, because the success path should not carry it around.
     #[inline(always)]
-    pub(crate) fn poll(
-        self: Pin<&mut Self>,
+    pub(crate) fn poll<T, E, F: Future<Output = Result<T, E>>>(
+        &mut self,
+        operation: Pin<&mut F>,
         core: &Core,
         classify: &impl Fn(&Result<T, E>) -> Verdict,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, Box<Ended<T, E>>>> {
-        let this = self.project();
-        *this.polling = true;
-        let polled = this.operation.poll(cx);
+        self.polling = true;
+        let polled = operation.poll(cx);
         if let Poll::Ready(result) = polled {
             let verdict = classify(&result);
-            *this.polling = false;
-            settle(core, this.ticket.take(), breaker::end_of(verdict));
+            self.polling = false;
+            self.settle(core, breaker::end_of(verdict));
             return Poll::Ready(match (result, verdict) {
                 (Ok(value), Verdict::Ok) => Ok(value),
                 (result, verdict) => Err(not_ok(result, verdict)),
             });
         }
-        *this.polling = false;
-        if this.timer.poll(&*core.clock, cx).is_pending() {
+        self.polling = false;
+        self.pending(core, cx).map(Err)
+    }
+
+    /// The operation waits: so does its timer.
+    fn pending<T, E>(&mut self, core: &Core, cx: &mut Context<'_>) -> Poll<Box<Ended<T, E>>> {
+        if self.timer.poll(&*core.clock, cx).is_pending() {
             return Poll::Pending;
         }
-        settle(core, this.ticket.take(), End::Failure);
-        let elapsed = core.clock.now().saturating_duration_since(*this.started);
-        let result = Err(Timeout::new(*this.kind, elapsed).into());
-        Poll::Ready(Err(Box::new(Ended { result, verdict: Verdict::RETRYABLE })))
+        self.settle(core, End::Failure);
+        let elapsed = core.clock.now().saturating_duration_since(self.started);
+        let result = Err(Timeout::new(self.kind, elapsed).into());
+        Poll::Ready(Box::new(Ended { result, verdict: Verdict::RETRYABLE }))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// An attempt with its watch; the second one of a hedge.
+    pub(crate) struct Running<F> {
+        pub(crate) watch: Watch,
+        #[pin]
+        pub(crate) operation: F,
     }
 }
 

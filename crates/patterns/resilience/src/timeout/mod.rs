@@ -29,6 +29,15 @@ impl LazyTimer {
         Self { at, sleep: None }
     }
 
+    /// The same timer for another instant, not armed.
+    #[inline(always)]
+    pub(crate) fn reset(&mut self, at: Instant) {
+        self.at = at;
+        if self.sleep.is_some() {
+            self.sleep = None;
+        }
+    }
+
     /// Call it when what it bounds is pending. Never ready for [`Instant::FAR_FUTURE`].
     pub(crate) fn poll(&mut self, clock: &dyn Clock, cx: &mut Context<'_>) -> Poll<()> {
         if self.at == Instant::FAR_FUTURE {
