@@ -65,6 +65,11 @@ pub enum Event<'a> {
     },
     /// A hedge ended as the winner.
     HedgeWon,
+    /// The listener was so slow that this many transitions of a breaker could not be kept for it.
+    Missed {
+        /// How many.
+        transitions: u64,
+    },
     /// A call was refused.
     Rejected(&'a Rejected),
     /// An attempt failed and another follows.

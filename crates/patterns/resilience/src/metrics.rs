@@ -227,7 +227,7 @@ impl Listener for Bound {
                 self.call(*outcome, elapsed.as_secs_f64(), *attempts);
             }
             Event::Hedged { .. } => self.hedges.increment(1),
-            Event::HedgeWon => {}
+            Event::HedgeWon | Event::Missed { .. } => {}
             Event::Rejected(rejected) => {
                 if self.naming == Naming::Resilience4j && source.kind() == Kind::Breaker {
                     let name = self.name.clone();

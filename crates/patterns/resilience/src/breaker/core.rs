@@ -1,5 +1,6 @@
 //! The breaker's shell around its state machine: a hot path of loads, a slow path under one small lock.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -36,11 +37,22 @@ struct Hot {
 /// "Never", for thresholds that are off.
 const NEVER: u64 = u64::MAX;
 
+/// Transitions that wait for a listener. A thread that tells may be off its core for milliseconds while others
+/// go on changing the state; more than this is no listener but a wall.
+const OUTBOX: usize = 10_000;
+
+#[derive(Debug)]
+enum Untold {
+    Missed(u64),
+    Transition(Transition),
+}
+
 #[derive(Debug)]
 struct Slow {
     machine: Machine,
-    /// Number of the next transition that the listener has not heard.
-    told: u64,
+    /// Transitions that the listener has not heard, and how many were too many to keep.
+    outbox: VecDeque<Transition>,
+    missed: u64,
     /// Whether a thread is telling right now: others leave their transitions to it, so order is kept.
     telling: bool,
     wakers: Vec<(u64, Waker)>,
@@ -164,7 +176,14 @@ impl Core {
                 late: zero(),
                 rejected: zero(),
             },
-            slow: Mutex::new(Slow { machine, told: 0, telling: false, wakers: Vec::new(), readers: 0 }),
+            slow: Mutex::new(Slow {
+                machine,
+                outbox: VecDeque::new(),
+                missed: 0,
+                telling: false,
+                wakers: Vec::new(),
+                readers: 0,
+            }),
             edit: Mutex::new(()),
         };
         core.settle(&core.slow.lock().machine.config);
@@ -272,6 +291,7 @@ impl Core {
         let (probe, moved) = {
             let mut slow = self.slow.lock();
             let (probe, moved) = slow.machine.probe(now);
+            self.post(&mut slow, moved.as_ref());
             self.publish(&slow.machine);
             (probe, moved.is_some())
         };
@@ -279,7 +299,8 @@ impl Core {
             self.announce();
         }
         match probe {
-            Probe::Admitted { seq, word } => Ok(Some(Raw { word: word.0, stamp: seq })),Probe::Wait(left) => Err(self.refuse(Some(left))),
+            Probe::Admitted { seq, word } => Ok(Some(Raw { word: word.0, stamp: seq })),
+            Probe::Wait(left) => Err(self.refuse(Some(left))),
             Probe::NotChosen => Err(self.refuse(None)),
             Probe::Changed => Ok(None),
         }
@@ -469,6 +490,7 @@ impl Core {
         let moved = {
             let mut slow = self.slow.lock();
             let moved = f(&mut slow.machine);
+            self.post(&mut slow, moved.as_ref());
             if moved.as_ref().is_some_and(|t| t.to == State::Closed) {
                 self.tally.clear(self.now());
             }
@@ -480,6 +502,16 @@ impl Core {
         }
     }
 
+    /// Leaves a transition for the listener. Needs the lock, so the order is that of the transitions.
+    fn post(&self, slow: &mut Slow, moved: Option<&Transition>) {
+        let Some(transition) = moved.filter(|_| self.ear.is_open()) else { return };
+        if slow.outbox.len() == OUTBOX {
+            slow.outbox.pop_front();
+            slow.missed += 1;
+        }
+        slow.outbox.push_back(transition.clone());
+    }
+
     /// Tells listeners and readers of transitions, one thread at a time and in order, outside the lock.
     fn announce(&self) {
         let wakers = std::mem::take(&mut self.slow.lock().wakers);
@@ -488,26 +520,25 @@ impl Core {
             return;
         }
         let mut first = true;
-        while let Some(transition) = self.next_untold(first) {
+        while let Some(untold) = self.next_untold(first) {
             first = false;
-            self.ear.tell(&Event::Transition(&transition));
+            match untold {
+                Untold::Transition(transition) => self.ear.tell(&Event::Transition(&transition)),
+                Untold::Missed(transitions) => self.ear.tell(&Event::Missed { transitions }),
+            }
         }
     }
 
-    fn next_untold(&self, first: bool) -> Option<Transition> {
+    fn next_untold(&self, first: bool) -> Option<Untold> {
         let mut slow = self.slow.lock();
         if first && slow.telling {
             return None;
         }
-        if let Logged::Lost { count } = slow.machine.after(slow.told) {
-            slow.told += count;
-        }
-        let next = match slow.machine.after(slow.told) {
-            Logged::Next(transition) => Some(transition.clone()),
-            Logged::Lost { .. } | Logged::UpToDate => None,
+        let next = match std::mem::take(&mut slow.missed) {
+            0 => slow.outbox.pop_front().map(Untold::Transition),
+            missed => Some(Untold::Missed(missed)),
         };
         slow.telling = next.is_some();
-        slow.told += u64::from(next.is_some());
         next
     }
 

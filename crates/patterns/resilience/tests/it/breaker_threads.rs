@@ -245,3 +245,52 @@ fn t23_memory_is_constant_and_counters_do_not_wrap() {
     }
     assert_eq!(b.snapshot().probes, 0);
 }
+
+/// Hears the first transition only after all others have happened.
+#[derive(Debug)]
+struct Late {
+    gate: Barrier,
+    heard: Mutex<Vec<u64>>,
+    missed: AtomicU64,
+}
+
+impl Listener for Late {
+    fn event(&self, _: &Source, event: &Event<'_>) {
+        match event {
+            Event::Transition(t) => {
+                if t.generation() == 2 {
+                    self.gate.wait();
+                    self.gate.wait();
+                }
+                self.heard.lock().unwrap().push(t.generation());
+            }
+            Event::Missed { transitions } => {
+                self.missed.fetch_add(*transitions, Ordering::SeqCst);
+            }
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn t19_t20_a_blocked_listener_blocks_nobody_and_hears_every_transition_within_its_bound() {
+    for (transitions, kept) in [(5_000_u64, 5_000), (12_000, 10_001)] {
+        let (_, runtime) = HandClock::runtime();
+        let late = Arc::new(Late {
+            gate: Barrier::new(2),
+            heard: Mutex::new(Vec::new()),
+            missed: AtomicU64::new(0),
+        });
+        let b = Breaker::builder("b").runtime(&runtime).listener(late.clone()).build().unwrap();
+        std::thread::scope(|s| {
+            s.spawn(|| b.reset("the first blocks its teller"));
+            late.gate.wait();
+            (1..transitions).for_each(|_| b.reset("nobody waits"));
+            assert_eq!(b.snapshot().generation, transitions + 1);
+            late.gate.wait();
+        });
+        let heard = late.heard.lock().unwrap();
+        assert_eq!((heard.len() as u64, late.missed.load(Ordering::SeqCst)), (kept, transitions - kept));
+        assert!(heard.windows(2).all(|w| w[0] < w[1]));
+    }
+}
