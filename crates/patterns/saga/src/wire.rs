@@ -107,7 +107,8 @@ pub enum Verdict {
     },
     /// It happened.
     Done {
-        /// Its output; absent when the effect is certain and the output is lost.
+        /// Its output; absent when the effect is certain and the output is lost. An output of `null` is one.
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         output: Option<Value>,
     },
     /// It was never sent.
@@ -279,7 +280,7 @@ pub enum Operation {
         /// Step name.
         step: String,
         /// Another input, under a new key generation.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         input: Option<Value>,
     },
     /// Leave the step or the undo as it is.
@@ -398,6 +399,12 @@ pub enum DecodeError {
     },
 }
 
+/// A value that is there, also when it is `null`: serde would take that for none, and a step without an output would
+/// be read as one whose output is lost.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(deserializer).map(Some)
+}
+
 /// Encodes a fact.
 #[must_use]
 pub fn encode(fact: &Fact) -> NewRecord {
@@ -478,4 +485,35 @@ pub enum Completed {
     Action(Verdict),
     /// Of the undo.
     Undo(UndoVerdict),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn again(fact: &Fact) -> Fact {
+        let new = encode(fact);
+        decode(&Record {
+            seq: 1,
+            at: mainstay_clock::WallTime::from_unix_millis(0),
+            kind: new.kind,
+            bytes: new.bytes,
+        })
+        .expect("it was just encoded")
+    }
+
+    #[test]
+    fn an_output_or_input_of_null_is_not_an_absent_one() {
+        let at = AttemptRef { step: "ship".to_owned(), attempt: 1, generation: 1 };
+        for output in [Some(Value::Null), None, Some(Value::Bool(false))] {
+            let verdict = Verdict::Done { output };
+            let fact = Fact::StepEnded(StepEnded { at: at.clone(), verdict, retry_at: None, item: None });
+            assert_eq!(again(&fact), fact);
+        }
+        for input in [Some(Value::Null), None] {
+            let retry = Operation::Retry { step: "ship".to_owned(), input };
+            let text = serde_json::to_string(&retry).expect("plain data");
+            assert_eq!(serde_json::from_str::<Operation>(&text).expect("just written"), retry);
+        }
+    }
 }
