@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use mainstay_clock::Clock;
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::wire::{Fact, decode};
-use mainstay_saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
+use mainstay_saga::{Engine, LocalStep, Outcome, Saga, StepCx, StepError, Told, UndoError};
 use mainstay_store::journal::Uid;
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
@@ -109,6 +109,25 @@ async fn sg_x03_a_lost_answer_of_a_commit_is_looked_up_and_no_effect_is_doubled(
             assert_eq!(left, if last == Act::Done { 15 } else { 0 }, "every {every}");
         }
     }
+}
+
+/// Steps that return nothing are done: what is read back from the log is what was lived.
+#[tokio::test(start_paused = true)]
+async fn an_outcome_read_from_the_log_is_the_one_that_was_lived_also_without_outputs() {
+    let world = World::new();
+    let mut b = Saga::<u32>::builder("quiet", 1);
+    let nothing = |_: StepCx, _: u32| async { Ok::<(), StepError>(()) };
+    let after = |_: StepCx, (): ()| async { Ok::<(), StepError>(()) };
+    let reserve = b.step("reserve", b.input(), nothing).no_undo("nothing is kept").add();
+    b.step("ship", &reserve, after).no_undo("nothing is kept").add();
+    let saga = b.no_deadline().build().unwrap();
+    let open = || Engine::builder(Arc::clone(&world.journal), world.runtime()).register(&saga).open();
+    let engine = open().await.unwrap();
+    let handle = engine.start_saga(&saga, &1, StartOptions::id("one")).await.unwrap();
+    let lived = handle.outcome().await.unwrap();
+    assert!(matches!(lived, Outcome::Completed { .. }), "{lived:?}");
+    let reader = open().await.unwrap();
+    assert_eq!(reader.outcome(handle.uid()).await.unwrap(), lived);
 }
 
 /// Whoever starts a saga may go away while it is created: a client that hangs up. The saga is driven all the same.
