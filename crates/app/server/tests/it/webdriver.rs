@@ -1,6 +1,7 @@
 //! A headless Chromium, driven by chromedriver over the WebDriver protocol.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
@@ -44,24 +45,39 @@ pub(crate) struct Browser {
     _profile: tempfile::TempDir,
 }
 
-impl Browser {
-    pub(crate) fn start(scripts: Scripts) -> Self {
-        let profile = tempfile::tempdir().unwrap();
+/// A driver that listens, and its port. It takes one free port for both address families and ends
+/// where another process holds that port in the second one: then it is started again.
+fn listening(home: &Path) -> (Child, String) {
+    let mut said = String::new();
+    for _ in 0..10 {
         let mut driver = Command::new(DRIVER)
             .arg("--port=0")
-            .env("HOME", profile.path())
+            .env("HOME", home)
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| {
+        for line in BufReader::new(driver.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
-            Some(line.split_once("successfully on port ")?.1.trim_end_matches('.').to_owned())
-        });
+            if let Some((_, port)) = line.split_once("successfully on port ") {
+                return (driver, port.trim_end_matches('.').to_owned());
+            }
+            said.push_str(&line);
+            said.push('\n');
+        }
+        let _ = driver.kill();
+        let _ = driver.wait();
+    }
+    panic!("{DRIVER} never listened:\n{said}");
+}
+
+impl Browser {
+    pub(crate) fn start(scripts: Scripts) -> Self {
+        let profile = tempfile::tempdir().unwrap();
+        let (driver, port) = listening(profile.path());
         let mut browser = Self {
             driver,
-            address: format!("127.0.0.1:{}", port.unwrap()),
+            address: format!("127.0.0.1:{port}"),
             session: String::new(),
             _profile: profile,
         };
