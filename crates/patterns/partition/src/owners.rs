@@ -54,7 +54,8 @@ impl Seen {
     #[inline]
     fn contains(&self, n: u32) -> bool {
         if self.len <= INLINE {
-            self.few[..self.len].contains(&n)
+            // One by one: a wide read would wait for the narrow writes just before.
+            self.few[..self.len].iter().any(|old| *old == n)
         } else {
             self.many.get(n as usize / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
         }
