@@ -132,7 +132,7 @@ pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
 }
 
 impl<'a> Owners<'a> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(nodes: &'a Nodes, source: Source<'a>) -> Self {
         Self { nodes, source, seen: Seen::new(), spreading: false, spread: Spread::Any, healthy: None }
     }
@@ -202,7 +202,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     }
 
     /// The next node of the walk that is new, up and, while zones are missing, in a new zone.
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, new_zone: bool) -> Option<NodeIdx> {
         loop {
             let n = self.source.next()?;
@@ -222,6 +222,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     }
 
     /// The next one while zones are to be covered.
+    #[inline(never)]
     fn spread_on(&mut self) -> Option<NodeIdx> {
         let want = self.spread.zones();
         if self.seen.len < want {
@@ -242,7 +243,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
 impl<F: Fn(NodeIdx) -> bool> Iterator for Owners<'_, F> {
     type Item = NodeIdx;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<NodeIdx> {
         if self.spreading {
             return self.spread_on();

@@ -5,7 +5,7 @@ use crate::fingerprint::Canon;
 use crate::hash::{Hash, mix64};
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
 use crate::points::Points;
 use crate::source::Source;
 use crate::warning::Warning;
@@ -82,12 +82,7 @@ impl Ring {
             .collect()
     }
 
-    /// The owner of a key; `None` when there are no nodes.
-    #[must_use]
-    #[inline]
-    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        self.owner_of_hash(self.hash.key(key))
-    }
+    owned_by_hash!();
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -98,12 +93,12 @@ impl Ring {
 
     /// Every node with points, each once, clockwise from the key.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn owners(&self, key: &[u8]) -> Owners<'_> {
         self.walk(self.hash.key(key))
     }
 
-    #[inline]
+    #[inline(always)]
     fn walk(&self, hash: u64) -> Owners<'_> {
         Owners::new(&self.nodes, Source::Points(self.points.walk(hash)))
     }
@@ -126,24 +121,7 @@ fn count(points_per_unit: u32, weight: u32, weight_unit: u32) -> u64 {
 impl sealed::Sealed for Ring {}
 
 impl Place for Ring {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
-
-    #[inline]
-    fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        Self::owner(self, key)
-    }
+    place_by_hash!();
 
     #[inline]
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
@@ -187,12 +165,7 @@ impl Default for RingBuilder {
 }
 
 impl RingBuilder {
-    /// The nodes, in any order.
-    #[must_use]
-    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
-        self.nodes = nodes.into_iter().collect();
-        self
-    }
+    with_nodes!();
 
     /// Points of a node per `weight_unit` of weight.
     #[must_use]
@@ -214,12 +187,7 @@ impl RingBuilder {
         self
     }
 
-    /// How keys and names are hashed.
-    #[must_use]
-    pub fn hash(mut self, hash: Hash) -> Self {
-        self.hash = hash;
-        self
-    }
+    with_hash!();
 
     /// Checks everything and sorts the points.
     ///
