@@ -69,7 +69,7 @@ impl Outcome {
     }
 }
 
-pub(super) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
+pub(crate) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let (Some(server), Some(cli)) = (find("redis-server"), find("redis-cli")) else {
         section.note("`redis-cli --cluster rebalance`: not measured, redis-server or redis-cli is absent.");
         return Ok(());
@@ -88,10 +88,9 @@ pub(super) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()
         rows.push(row(&case, &ours, &theirs, bound));
     }
     section.note(
-        "`redis-cli --cluster rebalance` 7.0 (with `--cluster-use-empty-masters --cluster-threshold 1`, drained masters by \
-         `--cluster-weight ID=0`) and our planner, on the same Redis Cluster of real, empty masters. *live*: both changed a \
-         cluster and what its nodes say afterwards was counted; otherwise redis-cli ran with `--cluster-simulate` on the \
-         running cluster. Milliseconds of a live row include the changes.",
+        "redis-cli 7.0 runs with `--cluster-use-empty-masters --cluster-threshold 1`, and drains masters by \
+         `--cluster-weight ID=0`. *live*: both changed a cluster and what its nodes say afterwards was counted; otherwise \
+         redis-cli ran with `--cluster-simulate` on the running cluster. Milliseconds of a live row include the changes.",
     );
     let head = [
         "16,384 slots",
