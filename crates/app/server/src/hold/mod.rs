@@ -205,6 +205,7 @@ impl Run<'_> {
             }
             let held = self.lost.is_none();
             tokio::select! {
+                biased;
                 _ = self.children.recv() => {}
                 signal = self.signals.next() => self.job.signal(signal),
                 said = self.dog.said() => self.heard(said)?,
@@ -261,6 +262,7 @@ impl Run<'_> {
                 Some(_) => {}
             }
             tokio::select! {
+                biased;
                 _ = self.children.recv() => {}
                 () = clock.sleep(LOOK) => {}
                 deadline = self.right.renewed(self.deadline), if self.lost.is_none() => {

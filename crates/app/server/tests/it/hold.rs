@@ -471,3 +471,46 @@ fn a_lease_is_listed_inspected_and_broken_only_by_its_name() {
     holder.signal(Signal::TERM);
     assert_eq!(holder.code(), Some(143));
 }
+
+const PAGE: &str = include_str!("../../../../../docs/lock.md");
+
+#[test]
+fn the_command_of_the_page_runs() {
+    let place = Place::new();
+    let (_, rest) = PAGE.split_once("```sh\n").unwrap();
+    let (line, _) = rest.split_once("\n```").unwrap();
+    assert!(line.starts_with("mainstay lock nightly-backup -- "), "{line}");
+    std::fs::create_dir(place.file("data")).unwrap();
+    std::fs::write(place.file("data/rows"), "1,2,3\n").unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_mainstay"));
+    let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
+    let mut shell = Command::new("sh");
+    shell.args(["-c", line]).current_dir(place.dir.path()).env_clear().env("PATH", path);
+    let output = shell.env("MAINSTAY_LEASES", &place.store).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with("saved as 1"), "{}", stdout(&output));
+    assert!(place.file("backup.tar").exists());
+}
+
+#[tokio::test]
+async fn the_table_of_the_page_is_what_the_stores_declare() {
+    use mainstay_store::LeaseStore as _;
+    use mainstay_store::lease::{Fencing, Guarantees};
+    let rt = mainstay_clock::Runtime::system();
+    let place = Place::new();
+    let sqlite =
+        mainstay_sqlite::SqliteLeases::open(place.file("l"), mainstay_sqlite::Driver::Inline, &rt).unwrap();
+    let memory = mainstay_store::memory::MemoryLeaseStore::new(std::sync::Arc::clone(rt.clock()));
+    let row = |name: &str, g: Guarantees| {
+        let fencing = match g.fencing {
+            Fencing::Strict => "strict",
+            Fencing::WhileStateSurvives => "while state survives",
+            other => panic!("{other:?} has no word on the page"),
+        };
+        let fair = if g.fair { "yes" } else { "no" };
+        format!("| {name} | {fencing} | {} | {} | {fair} |\n", g.clock, g.failover)
+    };
+    for row in [row("memory", memory.guarantees()), row("SQLite", sqlite.guarantees())] {
+        assert!(PAGE.contains(&row), "the page does not have: {row}");
+    }
+}
