@@ -542,6 +542,10 @@ fn put_definition(conn: &Connection, d: &StoredDefinition) -> Write<PutDefinitio
 }
 
 impl Journal for SqliteStore {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(self.0.writer.write(0, |_, now| Ok(Some(WallTime::from_unix_millis(now)))))
+    }
+
     fn create(&self, c: Create) -> BoxFuture<'_, Result<Created>> {
         Box::pin(self.0.writer.work(size(&c.records), move |pen| create(pen, &c)))
     }
@@ -587,7 +591,8 @@ impl Journal for SqliteStore {
         Box::pin(self.0.writer.write(0, move |conn, _| {
             for uid in &sagas {
                 conn.prepare_cached(
-                    "update saga set owner = null, incarnation = 0 where uid = ?1 and owner = ?2 and incarnation = ?3",
+                    "update saga set owner = null, incarnation = 0, strikes = 0
+                     where uid = ?1 and owner = ?2 and incarnation = ?3",
                 )?
                 .execute(params![uid.as_str(), node, int(incarnation)])?;
             }

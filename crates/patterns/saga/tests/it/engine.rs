@@ -185,6 +185,38 @@ async fn sg_s09_sg_s10_past_the_pivot_the_saga_only_goes_forward() {
     assert!(!world.calls().iter().any(|c| c.starts_with("undo")));
 }
 
+/// What is tried again behind its item needs a person all the while: the list, the count and the alarm of the saga
+/// do not come and go with every attempt.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_is_tried_slowly_behind_its_item_does_not_flicker() {
+    let world = World::new();
+    let mut pivot = step("ship", &[]);
+    pivot.kind = StepKind::Pivot;
+    pivot.local_undo = false;
+    let mut email = step("email", &["ship"]);
+    email.kind = StepKind::Retriable;
+    email.local_undo = false;
+    world.script("email", &[Act::UnknownBefore]);
+    let definition = definition(vec![pivot, email]);
+    let engine = world.engine(&definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    let steps = vec!["email".to_owned()];
+    assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps });
+    let before = world.calls().len();
+    world.script("email", &[Act::UnknownBefore, Act::Hang, Act::UnknownBefore]);
+    let mut seen = Vec::new();
+    while world.calls().len() < before + 4 {
+        world.clock.sleep(Duration::from_millis(20)).await;
+        let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+        seen.push((row.status, row.attempt));
+    }
+    assert!(seen.iter().all(|(status, _)| *status == SagaStatus::NeedsAttention), "{seen:?}");
+    world.script("email", &[Act::Done]);
+    while !matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }) {
+        world.clock.sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pivot_nobody_knows_about_is_neither_undone_nor_guessed() {
     let world = World::new();
