@@ -6,6 +6,7 @@ struct Readme;
 #[doc = include_str!("../../../../docs/planned-change.md")]
 struct PlannedChange;
 
+#[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]

@@ -8,6 +8,8 @@
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
+//! - `definitions` (feature): saga definitions written in TOML.
+//! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 

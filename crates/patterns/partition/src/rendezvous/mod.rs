@@ -2,6 +2,7 @@
 
 mod score;
 mod scores;
+mod vectors;
 
 use crate::error::ConfigError;
 use crate::fingerprint::Canon;

@@ -3,13 +3,10 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::score::{cost, score};
+use super::vectors::{Arch, first_max};
 use crate::node::NodeIdx;
 
-/// Nodes that are scored together; the winner is then looked for among so many.
-const CHUNK: usize = 64;
 /// Candidates found in one pass after the first.
 pub(crate) const BATCH: usize = 4;
 
@@ -80,7 +77,7 @@ impl Scores {
         if self.hashes.is_empty() {
             return None;
         }
-        Some(self.arch.dispatch(FirstMax { hashes: &self.hashes, hash }))
+        Some(first_max(self.arch, &self.hashes, hash))
     }
 
     fn best_weighted(&self, hash: u64) -> Option<usize> {
@@ -127,37 +124,6 @@ impl Scores {
         let all = 0..u32::try_from(self.hashes.len()).unwrap();
         let best = all.map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
         Some(self.nodes[best.at as usize])
-    }
-}
-
-/// The position of the first largest score. One function for every instruction set: the compiler makes the
-/// vectors, and the answer does not depend on them.
-struct FirstMax<'a> {
-    hashes: &'a [u32],
-    hash: u64,
-}
-
-impl FirstMax<'_> {
-    #[inline(always)]
-    fn chunk_max(&self, chunk: &[u32]) -> u32 {
-        chunk.iter().fold(0, |max, node| max.max(score(*node, self.hash)))
-    }
-}
-
-impl WithSimd for FirstMax<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        let (mut best, mut at) = (0, 0);
-        for (i, chunk) in self.hashes.chunks(CHUNK).enumerate() {
-            let max = self.chunk_max(chunk);
-            if i == 0 || max > best {
-                (best, at) = (max, i * CHUNK);
-            }
-        }
-        let winners = &self.hashes[at..(at + CHUNK).min(self.hashes.len())];
-        at + winners.iter().position(|node| score(*node, self.hash) == best).unwrap_or(0)
     }
 }
 

@@ -14,12 +14,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Runtime, Tick};
 
 pub use state::Cost;
 use state::{AwsCosts, Credit};
 
+use crate::pad::CachePadded;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::window::Window;
 use crate::{ConfigError, Reason, Rejected, shard};

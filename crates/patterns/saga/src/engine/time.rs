@@ -22,7 +22,10 @@ pub(super) struct Time {
 
 impl Time {
     /// Asks the store. One that does not tell leaves the node's own calendar.
-    pub(super) async fn of_store(journal: &dyn Journal, clock: Arc<dyn Clock>) -> mainstay_store::Result<Self> {
+    pub(super) async fn of_store(
+        journal: &dyn Journal,
+        clock: Arc<dyn Clock>,
+    ) -> mainstay_store::Result<Self> {
         let mut best: Option<(Duration, Self)> = None;
         for _ in 0..TRIES {
             let sent = clock.now();

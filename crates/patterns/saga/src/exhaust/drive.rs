@@ -164,11 +164,12 @@ impl Run {
                 return;
             };
             let facts: Result<Vec<_>, _> = loaded.records.iter().map(decode).collect();
-            let folded = facts.map_err(|e| e.to_string()).and_then(|facts| {
-                State::fold(&definition, &facts).map_err(|e| e.to_string())
-            });
+            let folded = facts
+                .map_err(|e| e.to_string())
+                .and_then(|facts| State::fold(&definition, &facts).map_err(|e| e.to_string()));
             if folded.as_ref() != Ok(live) {
-                let text = format!("the log folds to another state than was lived: {folded:?}, lived {live:?}");
+                let text =
+                    format!("the log folds to another state than was lived: {folded:?}, lived {live:?}");
                 control.state().differs.get_or_insert(text);
             }
         })

@@ -172,7 +172,8 @@ async fn sg_f22_a_node_whose_calendar_is_hours_off_neither_puts_off_nor_hurries_
         let node = world.clock.node(std::time::Duration::ZERO, 1.0);
         node.jump_wall(off);
         let runtime = Runtime::on_tokio(Arc::new(node), Arc::new(SeededRng::new(7)));
-        let steps: Vec<_> = definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
+        let steps: Vec<_> =
+            definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
         let builder = Engine::builder(Arc::clone(&world.journal), runtime);
         let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
         let handle = world.start(&engine, &definition, "one").await;

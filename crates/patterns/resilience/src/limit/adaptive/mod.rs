@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Rng, Runtime, SystemClock, SystemRng};
 
 use crate::event::{Ear, Event, Kind, Listener};
+use crate::pad::CachePadded;
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
 use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};

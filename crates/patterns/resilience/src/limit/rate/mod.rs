@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Deadline, Instant, Runtime, SystemClock, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
 use crate::event::{Ear, Event, Kind, Listener};
+use crate::pad::CachePadded;
 use crate::policy::seam::{Ask, Limiter, Pass, Sample};
 use crate::{ConfigError, Reason, Rejected};
 use state::Rule;
