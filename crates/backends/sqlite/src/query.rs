@@ -374,8 +374,7 @@ pub(crate) fn tally(conn: &Connection) -> Result<Vec<(String, SagaStatus, u64)>>
 }
 
 /// The oldest finished saga of a status and definition.
-pub(crate) const OLDEST: &str =
-    "select ended from saga where status = ?1 and definition = ?2 and ended is not null order by ended limit 1";
+pub(crate) const OLDEST: &str = "select ended from saga where status = ?1 and definition = ?2 and ended is not null order by ended limit 1";
 
 /// Counts what has not finished, by the index of statuses.
 fn open_counts() -> String {

@@ -258,9 +258,12 @@ async fn if_c12_the_counts_say_what_the_rows_say() {
     let store = open(&file).unwrap();
     let conn = Connection::open(&file).unwrap();
     let agree = async |store: &SqliteStore, when: &str| {
-        let kept = store.counts().await.unwrap().into_iter().map(|c| {
-            (c.definition, c.status.as_str().to_owned(), c.count, c.oldest.unix_millis())
-        });
+        let kept = store
+            .counts()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|c| (c.definition, c.status.as_str().to_owned(), c.count, c.oldest.unix_millis()));
         let sql = "select definition, status, count(*), min(updated) from saga group by 1, 2 order by 1, 2";
         let mut rows = conn.prepare(sql).unwrap();
         let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
