@@ -158,12 +158,18 @@ impl Run {
         let (journal, definition) = (self.journal.clone(), self.definition.clone());
         let control = Arc::clone(&self.control);
         Arc::new(move |uid: &Uid, live: &State| {
+            // Up to its cut a run does what the same run without one did, which was compared.
+            if control.stop != Stop::Never && !control.was_cut.load(Ordering::Acquire) {
+                return;
+            }
             // A journal in memory answers at once.
             let Some(Ok(Some(loaded))) = journal.load(uid).now_or_never() else {
                 control.state().differs = Some("the log could not be read".to_owned());
                 return;
             };
-            let facts: Result<Vec<_>, _> = loaded.records.iter().map(decode).collect();
+            // A process that froze looks late: others may have written since.
+            let lived = loaded.records.iter().take_while(|r| r.seq <= live.seq);
+            let facts: Result<Vec<_>, _> = lived.map(decode).collect();
             let folded = facts
                 .map_err(|e| e.to_string())
                 .and_then(|facts| State::fold(&definition, &facts).map_err(|e| e.to_string()));
