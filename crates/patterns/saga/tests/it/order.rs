@@ -195,8 +195,7 @@ async fn sg_f11_a_crash_between_the_effect_and_its_record_repeats_the_same_key()
     let world = World::new();
     let definition = order();
     world.script("charge", &[Act::Hang, Act::Done]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     while world.calls().len() < 2 {
         world.clock.sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -216,11 +215,7 @@ async fn sg_f11_a_crash_between_the_effect_and_its_record_repeats_the_same_key()
 async fn sg_f06_a_log_longer_than_a_page_is_read_whole() {
     let world = World::new();
     let definition = order();
-    world.script("ship", &[Act::Rejected]);
-    world.script("undo charge", &[Act::UndoRefused]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
-    handle.outcome().await.unwrap();
+    let (engine, handle) = world.stuck(&definition).await;
     let retries = Mutex::new(0);
     for n in 0..400 {
         let step = "charge".to_owned();

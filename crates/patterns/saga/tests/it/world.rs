@@ -212,6 +212,22 @@ impl<C: Clock + Clone + 'static> World<C> {
         engine.start(definition.name(), json!({"order": id}), StartOptions::id(id)).await.unwrap()
     }
 
+    /// An engine, and the saga `one` started on it.
+    pub(crate) async fn begin(&self, definition: &Definition) -> (Engine, Handle) {
+        let engine = self.engine(definition).await;
+        let handle = self.start(&engine, definition, "one").await;
+        (engine, handle)
+    }
+
+    /// An order that asks for a person: its shipment was refused, and so is the undo of its charge.
+    pub(crate) async fn stuck(&self, definition: &Definition) -> (Engine, Handle) {
+        self.script("ship", &[Act::Rejected]);
+        self.script("undo charge", &[Act::UndoRefused]);
+        let (engine, handle) = self.begin(definition).await;
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { .. }));
+        (engine, handle)
+    }
+
     /// Runs one saga to its outcome.
     pub(crate) async fn run(&self, definition: &Definition) -> Outcome {
         let engine = self.engine(definition).await;
