@@ -8,6 +8,7 @@ use mainstay_clock::Runtime;
 use super::stats::Stats;
 use super::{Core, HedgePlan, LimitSlot, Limiter, Policy, Repeat};
 use crate::event::{Ear, Kind};
+use crate::limit::SendRate;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Retry};
 
 /// Longest deadline and attempt timeout: beyond a day somebody meant another unit.
@@ -26,6 +27,8 @@ pub struct PolicyBuilder {
     repeat: Repeat,
     budget: BudgetSlot,
     hedge: Option<Arc<dyn HedgePlan>>,
+    send_rate: Option<SendRate>,
+    attempt_bulkhead: Option<Bulkhead>,
     breaker: Option<Breaker>,
     attempt_timeout: Option<Duration>,
     listener: Option<Arc<dyn Listener>>,
@@ -50,6 +53,8 @@ impl PolicyBuilder {
             repeat: Repeat::Undeclared,
             budget: BudgetSlot::Default,
             hedge: None,
+            send_rate: None,
+            attempt_bulkhead: None,
             breaker: None,
             attempt_timeout: None,
             listener: None,
@@ -119,6 +124,23 @@ impl PolicyBuilder {
         self
     }
 
+    /// Spaces attempts out by what the service throttles: AWS' adaptive mode, see [`SendRate`]. One turn per attempt,
+    /// the first included; the wait counts against the deadline and not against the attempt's timeout. A second
+    /// attempt of a hedge does not wait: without a token it does not start.
+    pub fn send_rate(mut self, rate: &SendRate) -> Self {
+        self.send_rate = Some(rate.clone());
+        self
+    }
+
+    /// Bounds attempts in flight, as a pool of connections does; [`bulkhead`](Self::bulkhead) bounds whole calls.
+    /// The permit is held while the attempt runs and not during backoff. An attempt waits in line as the bulkhead
+    /// says, before the breaker is asked; a refusal ends the call and is never retried. A second attempt of a hedge
+    /// does not wait: without a free permit it does not start.
+    pub fn attempt_bulkhead(mut self, bulkhead: &Bulkhead) -> Self {
+        self.attempt_bulkhead = Some(bulkhead.clone());
+        self
+    }
+
     /// Asked once per attempt.
     pub fn breaker(mut self, breaker: &Breaker) -> Self {
         self.breaker = Some(breaker.clone());
@@ -167,6 +189,9 @@ impl PolicyBuilder {
             budget,
             own_budget,
             hedge: self.hedge,
+            gated: self.send_rate.is_some() || self.attempt_bulkhead.is_some(),
+            send_rate: self.send_rate,
+            attempt_bulkhead: self.attempt_bulkhead,
             breaker: self.breaker,
             attempt_timeout: self.attempt_timeout,
             stats: Stats::new(),

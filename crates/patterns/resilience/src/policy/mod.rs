@@ -29,6 +29,7 @@ use running::Closure;
 use stats::Stats;
 
 use crate::event::Ear;
+use crate::limit::SendRate;
 use crate::{Breaker, Budget, Bulkhead, CallContext, CallError, Classify, Retry, Verdict};
 
 /// Whether operations may be executed more than once.
@@ -58,10 +59,14 @@ pub(crate) struct Core {
     /// Whether `budget` was given, or is the default that a budget from above replaces.
     pub(crate) own_budget: bool,
     pub(crate) hedge: Option<Arc<dyn HedgePlan>>,
+    pub(crate) send_rate: Option<SendRate>,
+    pub(crate) attempt_bulkhead: Option<Bulkhead>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) attempt_timeout: Option<Duration>,
     /// Whether any limit slot is filled.
     pub(crate) limited: bool,
+    /// Whether an attempt needs anything before it starts: a turn at the send rate, a permit of its own.
+    pub(crate) gated: bool,
     pub(crate) ear: Ear,
     pub(crate) stats: Stats,
 }
@@ -155,6 +160,8 @@ impl Policy {
             hedged: core.hedge.is_some(),
             limits: slots.into_iter().filter(|slot| core.limits[slot.index()].is_some()).collect(),
             bulkhead: core.bulkhead.as_ref().map(Bulkhead::snapshot),
+            attempt_bulkhead: core.attempt_bulkhead.as_ref().map(Bulkhead::snapshot),
+            send_rate: core.send_rate.as_ref().map(SendRate::snapshot),
             budget: core.budget.as_ref().map(Budget::snapshot),
             breaker: core.breaker.as_ref().map(Breaker::snapshot),
             retries,

@@ -10,6 +10,7 @@ use crate::Rejected;
 use crate::breaker::BreakerSnapshot;
 use crate::budget::BudgetSnapshot;
 use crate::bulkhead::BulkheadSnapshot;
+use crate::limit::SendSnapshot;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Refusals that are remembered: a page of a console.
@@ -74,8 +75,12 @@ pub struct PolicySnapshot {
     pub hedged: bool,
     /// The limit slots that are filled.
     pub limits: Vec<super::LimitSlot>,
-    /// The bulkhead.
+    /// The bulkhead of whole calls.
     pub bulkhead: Option<BulkheadSnapshot>,
+    /// The bulkhead of attempts.
+    pub attempt_bulkhead: Option<BulkheadSnapshot>,
+    /// The send rate.
+    pub send_rate: Option<SendSnapshot>,
     /// The budget.
     pub budget: Option<BudgetSnapshot>,
     /// The breaker.

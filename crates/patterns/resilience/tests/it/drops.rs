@@ -27,7 +27,7 @@ async fn drop_after<F: Future>(w: &World, polls: usize, make: impl FnOnce() -> F
 }
 
 /// Drops it at every poll until it ends by itself; `clean` looks after each.
-async fn everywhere<F: Future>(w: &World, what: &str, make: impl Fn() -> F, clean: impl Fn()) {
+pub(crate) async fn everywhere<F: Future>(w: &World, what: &str, make: impl Fn() -> F, clean: impl Fn()) {
     for polls in 0..2_000 {
         let ended = drop_after(w, polls, &make).await;
         clean();

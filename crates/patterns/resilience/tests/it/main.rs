@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod api;
+mod attempts;
 mod breaker;
 mod breaker_threads;
 mod budget;

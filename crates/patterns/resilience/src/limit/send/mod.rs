@@ -1,0 +1,213 @@
+//! How many attempts per second are sent, by what the service says to them.
+
+mod state;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Deadline, Instant, Runtime};
+
+use crate::event::{Ear, Event, Kind, Listener};
+use crate::sync::Mutex;
+use crate::{ConfigError, Reason, Rejected, Verdict};
+use state::State;
+
+/// Longest wait for a turn that can be set: beyond an hour somebody meant another unit.
+const MAX_WAIT: Duration = Duration::from_secs(3_600);
+
+/// An adaptive send rate: the client side of "slow down".
+///
+/// As long as the service never throttles there is no bound. When it does ([`Verdict::Throttled`]), attempts are
+/// paced at 0.7 of the rate that was really sent, and from then on the rate grows along a cubic: fast back to where
+/// the service objected, slowly past that point, then faster. One token per attempt, first attempts included.
+///
+/// In the [`send_rate`](crate::policy::PolicyBuilder::send_rate) slot of a policy every attempt waits for its turn
+/// and reports its end by itself. Outside of one, call [`acquire`](Self::acquire) and [`report`](Self::report).
+///
+/// Guarantees: turns are given in the order of the calls; none lies beyond the deadline or the longest wait; never
+/// less than one attempt in two seconds may be sent, so that a recovery is noticed. Not guaranteed: a rate. The
+/// service's own limit is the bound; this one only stops running into it.
+///
+/// Source: the adaptive retry mode of the AWS SDKs; the growth is that of CUBIC (RFC 9438). Not the same as
+/// [`ClientThrottle`](super::ClientThrottle), which refuses a share at once instead of spacing attempts out.
+///
+/// ```
+/// use mainstay_clock::Deadline;
+/// use mainstay_resilience::{Verdict, limit::SendRate};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let rate = SendRate::builder("table").build().unwrap();
+/// rate.acquire(Deadline::NONE).await.unwrap(); // at once: nobody has been throttled
+/// assert_eq!(rate.snapshot().rate, None);
+/// rate.report(Verdict::Throttled { after: None });
+/// assert_eq!(rate.snapshot().rate, Some(0.5)); // so little had been sent that this is the floor
+/// # });
+/// ```
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | longest wait | 20 s | the cap of the delays in the same source; a call with a deadline waits less |
+#[derive(Clone)]
+pub struct SendRate(Arc<Inner>);
+
+struct Inner {
+    name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    longest: Duration,
+    ear: Ear,
+    state: Mutex<State>,
+}
+
+/// Settings of a [`SendRate`].
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct SendBuilder {
+    name: Arc<str>,
+    longest: Duration,
+    runtime: Option<Runtime>,
+    listener: Option<Arc<dyn Listener>>,
+}
+
+/// A send rate at one moment.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct SendSnapshot {
+    /// The configured name.
+    pub name: Arc<str>,
+    /// Attempts per second that may be sent; `None`: no bound, as the service has never throttled.
+    pub rate: Option<f64>,
+}
+
+impl SendRate {
+    /// Starts a send rate named `name`, without a bound until the service throttles.
+    pub fn builder(name: impl Into<Arc<str>>) -> SendBuilder {
+        SendBuilder { name: name.into(), longest: Duration::from_secs(20), runtime: None, listener: None }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The rate now.
+    #[must_use]
+    pub fn snapshot(&self) -> SendSnapshot {
+        SendSnapshot { name: Arc::clone(&self.0.name), rate: self.0.state.lock().rate() }
+    }
+
+    /// Waits for the turn of one attempt, but neither past `deadline` nor longer than the longest wait.
+    ///
+    /// # Errors
+    /// [`Rejected`] with [`Reason::Rate`] at once when the turn would come too late, with the time until then.
+    ///
+    /// # Cancel safety
+    /// Dropping the future gives the token back; those who wait already keep their turns.
+    pub async fn acquire(&self, deadline: Deadline) -> Result<(), Rejected> {
+        let Some(at) = self.reserve(self.0.clock.now(), deadline)? else { return Ok(()) };
+        let turn = Turn(Some(self));
+        self.0.clock.sleep_until(at).await;
+        turn.keep();
+        Ok(())
+    }
+
+    /// An attempt ended with `verdict`. Every end counts towards what is sent; only throttling lowers the rate.
+    pub fn report(&self, verdict: Verdict) {
+        let now = self.0.clock.now();
+        self.0.state.lock().report(matches!(verdict, Verdict::Throttled { .. }), now);
+    }
+
+    /// Takes a token: when it may be used, `None` for now.
+    pub(crate) fn reserve(&self, now: Instant, deadline: Deadline) -> Result<Option<Instant>, Rejected> {
+        let left = deadline.remaining(now).unwrap_or(Duration::MAX);
+        let reserved = self.0.state.lock().reserve(now, self.0.longest.min(left));
+        match reserved {
+            Ok(wait) => Ok((!wait.is_zero()).then(|| now.saturating_add(wait))),
+            Err(wait) => {
+                let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Rate);
+                let rejected = rejected.with_retry_after(Some(wait));
+                self.0.ear.tell(&Event::Rejected(&rejected));
+                Err(rejected)
+            }
+        }
+    }
+
+    /// Takes a token now or never.
+    pub(crate) fn take(&self, now: Instant) -> bool {
+        self.0.state.lock().reserve(now, Duration::ZERO).is_ok()
+    }
+
+    /// A token that was taken is not used.
+    pub(crate) fn give_back(&self) {
+        self.0.state.lock().give_back();
+    }
+}
+
+/// A token whose turn has not come.
+struct Turn<'a>(Option<&'a SendRate>);
+
+impl Turn<'_> {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Some(rate) = self.0 {
+            rate.give_back();
+        }
+    }
+}
+
+impl fmt::Debug for SendRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SendRate").field("name", &self.0.name).finish_non_exhaustive()
+    }
+}
+
+impl SendBuilder {
+    /// The longest wait for a turn: an attempt that would have to wait longer is refused.
+    pub fn longest_wait(mut self, d: Duration) -> Self {
+        self.longest = d;
+        self
+    }
+
+    /// Clock. Default: the system's.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// The send rate.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for a longest wait of zero or above an hour.
+    pub fn build(self) -> Result<SendRate, ConfigError> {
+        if self.longest.is_zero() || self.longest > MAX_WAIT {
+            let given = format!("{:?}", self.longest);
+            return Err(ConfigError::new(
+                "longest_wait",
+                given,
+                format!("more than 0 s, at most {MAX_WAIT:?}"),
+            ));
+        }
+        let runtime = self.runtime.unwrap_or_else(Runtime::system);
+        let clock = Arc::clone(runtime.clock());
+        Ok(SendRate(Arc::new(Inner {
+            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
+            name: self.name,
+            longest: self.longest,
+            state: Mutex::new(State::new(clock.now())),
+            clock,
+        })))
+    }
+}
