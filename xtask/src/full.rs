@@ -66,12 +66,22 @@ pub(crate) fn loom() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The long runs that are switches of ordinary tests: a hundred million calls of a breaker, a hundred thousand traces
+/// against the reference model, every length of a brown-out with every seed.
+pub(crate) fn soak() -> anyhow::Result<()> {
+    run(cargo()
+        .args(["test", "--release", "-p", "mainstay-resilience", "--test", "it", "--"])
+        .args(["t23_", "m_b4_", "ms2_"])
+        .env("MAINSTAY_SOAK", "1"))
+}
+
 /// Everything.
 pub(crate) fn full() -> anyhow::Result<()> {
     ci()?;
     features()?;
     budget::budget()?;
     loom()?;
+    soak()?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }
 

@@ -14,8 +14,8 @@ use mainstay_clock::Runtime;
 
 pub(crate) use self::core::Core;
 use self::core::Parts;
-pub use permit::Permit;
 pub(crate) use permit::Wait;
+pub use permit::{OwnedPermit, Permit};
 use state::{MAX_LIMIT, MAX_QUEUE};
 
 use crate::event::{Ear, Kind};
@@ -189,6 +189,42 @@ impl Bulkhead {
     /// Dropping the future leaves the line; a permit that was granted meanwhile goes to the next one.
     pub async fn acquire(&self, cx: &CallContext) -> Result<Permit<'_>, Rejected> {
         permit::Acquire::new(&self.0, cx).await
+    }
+
+    /// As [`try_acquire`](Self::try_acquire), with a permit that may outlive the borrow.
+    ///
+    /// # Errors
+    /// As for [`try_acquire`](Self::try_acquire).
+    pub fn try_acquire_owned(&self) -> Result<OwnedPermit, Rejected> {
+        self.try_acquire().map(|permit| OwnedPermit::new(self.clone(), permit))
+    }
+
+    /// As [`acquire`](Self::acquire), with a permit that may outlive the borrow.
+    ///
+    /// # Errors
+    /// As for [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// As for [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, CallContext};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let uploads = Bulkhead::builder("uploads", 1).build().unwrap();
+    /// let permit = uploads.acquire_owned(&CallContext::new()).await.unwrap();
+    /// let task = tokio::spawn(async move {
+    ///     let _permit = permit; // held until the task ends
+    ///     "uploaded"
+    /// });
+    /// assert_eq!(uploads.snapshot().in_flight, 1);
+    /// assert_eq!(task.await.unwrap(), "uploaded");
+    /// assert_eq!(uploads.snapshot().in_flight, 0);
+    /// # });
+    /// ```
+    pub async fn acquire_owned(&self, cx: &CallContext) -> Result<OwnedPermit, Rejected> {
+        let permit = self.acquire(cx).await?;
+        Ok(OwnedPermit::new(self.clone(), permit))
     }
 
     /// Runs the operation that `f` makes under a permit; `f` is not called without one.

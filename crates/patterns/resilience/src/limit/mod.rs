@@ -12,6 +12,7 @@
 //! limiter. Only [`RateLimiter::acquire`] and [`SendRate`] wait, and only as long as the deadline allows.
 
 mod adaptive;
+mod parts;
 mod rate;
 mod send;
 mod shed;
@@ -19,6 +20,6 @@ mod throttle;
 
 pub use adaptive::{AdaptiveBuilder, AdaptiveLimiter, AdaptivePermit, AdaptiveSnapshot, Algorithm};
 pub use rate::{KeyedRateLimiter, OverBurst, RateBuilder, RateError, RateLimiter};
-pub use send::{SendBuilder, SendRate, SendSnapshot};
+pub use send::{SendBuilder, SendRate, SendSnapshot, SendTicket};
 pub use shed::{ShedPermit, Shedder, ShedderBuilder};
 pub use throttle::{ClientThrottle, ThrottleBuilder, ThrottleTicket};

@@ -41,6 +41,8 @@ struct Held {
     permit: Option<u8>,
     /// Permits of the attempts: the primary's, its rival's.
     attempts: [Option<u8>; 2],
+    /// In which epoch of the send rate the last attempt was sent.
+    epoch: u32,
     began: bool,
 }
 
@@ -522,7 +524,7 @@ where
         };
         *this.rival = Rival::Done;
         this.held.leave_attempt(this.core, admit::RIVAL);
-        this.core.report(failed);
+        this.core.report(this.held.epoch, failed);
         match this.ended.take() {
             Some(primary) => Poll::Ready(self.failed(*primary)),
             None => Poll::Pending,

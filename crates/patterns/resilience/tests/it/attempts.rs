@@ -4,10 +4,11 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_clock::{Clock as _, Deadline};
 use mainstay_resilience::hedge::Hedge;
 use mainstay_resilience::limit::SendRate;
 use mainstay_resilience::policy::PolicyBuilder;
-use mainstay_resilience::{Breaker, Budget, Bulkhead, CallContext, Policy, Reason, Retry, Verdict};
+use mainstay_resilience::{Attempt, Breaker, Budget, Bulkhead, CallContext, Policy, Reason, Retry, Verdict};
 
 use crate::drops::everywhere;
 use crate::world::{Oops, World, ms, now, poll_once, secs, world};
@@ -28,7 +29,7 @@ fn an_attempt_holds_its_permit_while_it_runs_and_not_during_backoff() {
         let p = policy(&w).bulkhead(&calls).attempt_bulkhead(&attempts).retry(retry).build().unwrap();
         let cx = CallContext::new();
         let held = RefCell::new(Vec::new());
-        let operation = |a: mainstay_resilience::Attempt<'_>| {
+        let operation = |a: Attempt<'_>| {
             held.borrow_mut().push((calls.snapshot().in_flight, attempts.snapshot().in_flight));
             std::future::ready(if a.number() == 1 { Err(Oops::Broken) } else { Ok(()) })
         };
@@ -107,7 +108,7 @@ fn hedged(w: &World, attempts: &Bulkhead) -> (Policy, Budget) {
 #[test]
 fn a_hedge_needs_a_free_permit_and_never_waits_for_one() {
     world(|w| async move {
-        let slow = |_: mainstay_resilience::Attempt<'_>| async {
+        let slow = |_: Attempt<'_>| async {
             w.advance(ms(200)).await;
             Ok::<_, Oops>(())
         };
@@ -121,12 +122,18 @@ fn a_hedge_needs_a_free_permit_and_never_waits_for_one() {
         assert_eq!((p.snapshot().hedges, two.snapshot().in_flight), (1, 0));
         // A primary that fails at once frees its permit for the hedge.
         let (p, _) = hedged(&w, &one);
-        let fails = |a: mainstay_resilience::Attempt<'_>| {
-            std::future::ready(if a.is_hedge() { Ok(()) } else { Err(Oops::Broken) })
-        };
+        let fails =
+            |a: Attempt<'_>| std::future::ready(if a.is_hedge() { Ok(()) } else { Err(Oops::Broken) });
         p.call(&CallContext::new(), fails).await.unwrap();
         assert_eq!((p.snapshot().hedges, one.snapshot().in_flight), (1, 0));
     });
+}
+
+/// The service throttles so many attempts, one after the other, each sent at its turn.
+async fn throttle(rate: &SendRate, times: u32) {
+    for _ in 0..times {
+        rate.acquire(Deadline::NONE).await.unwrap().report(Verdict::Throttled { after: None });
+    }
 }
 
 #[test]
@@ -144,16 +151,16 @@ fn pl1_a_call_dropped_while_its_attempts_wait_gives_everything_back() {
             .build()
             .unwrap();
         let cx = CallContext::new();
+        let clock = &w.clock;
         let call = || {
             p.call(&cx, |a| {
                 let n = a.number();
                 async move {
-                    w.clock.sleep(ms(3)).await;
+                    clock.sleep(ms(3)).await;
                     if n == 3 { Ok(()) } else { Err(Oops::Broken) }
                 }
             })
         };
-        use mainstay_clock::Clock as _;
         let clean = || assert_eq!((attempts.snapshot().in_flight, attempts.snapshot().queued), (0, 0));
         everywhere(&w, "free", call, clean).await;
         // With the pool taken every call waits in line, and leaves it.
@@ -165,10 +172,10 @@ fn pl1_a_call_dropped_while_its_attempts_wait_gives_everything_back() {
         }
         drop(held);
         // Paced: a dropped wait gives its token back, so the next one waits no longer than the first.
-        rate.report(Verdict::Throttled { after: None });
+        throttle(&rate, 3).await;
         w.advance(secs(10)).await;
-        now(rate.acquire(mainstay_clock::Deadline::NONE)).unwrap();
-        let within = |d| mainstay_clock::Deadline::after(w.now(), d);
+        drop(now(rate.acquire(Deadline::NONE)).unwrap());
+        let within = |d| Deadline::after(w.now(), d);
         for _ in 0..50 {
             assert!(poll_once(call()).is_pending());
             assert!(poll_once(rate.acquire(within(ms(2_100)))).is_pending());
@@ -193,7 +200,7 @@ fn rt12_the_adaptive_mode_paces_every_attempt_after_throttling_and_none_before()
         // One throttled attempt: 0.7 of what was sent, and its retry already waits for its turn.
         let t0 = w.now();
         let starts = RefCell::new(Vec::new());
-        let throttled = |a: mainstay_resilience::Attempt<'_>| {
+        let throttled = |a: Attempt<'_>| {
             starts.borrow_mut().push(w.now().saturating_duration_since(t0).as_secs_f64());
             std::future::ready(if a.number() == 1 { Err(Oops::Slow(None)) } else { Ok(()) })
         };
@@ -221,15 +228,17 @@ fn rt12_a_turn_beyond_the_deadline_is_refused_at_once_and_says_when() {
         let rate = SendRate::builder("table").runtime(&w.runtime).build().unwrap();
         let hedge = Hedge::after(ms(50)).build().unwrap();
         let p = policy(&w).deadline(secs(1)).send_rate(&rate).hedge_plan(hedge.plan()).build().unwrap();
-        rate.report(Verdict::Throttled { after: None });
+        throttle(&rate, 5).await;
         assert_eq!(rate.snapshot().rate, Some(0.5), "the floor");
         let t0 = w.now();
         let refused = p.call(&CallContext::new(), |_| async { Ok::<_, Oops>(()) }).await.unwrap_err();
         assert_eq!((refused.rejected().unwrap().why(), w.now()), (&Reason::Rate, t0));
-        assert_eq!((refused.rejected().unwrap().policy(), refused.retry_after()), ("table", Some(secs(2))));
+        let wait = refused.retry_after().unwrap();
+        assert_eq!(refused.rejected().unwrap().policy(), "table");
+        assert!(wait > ms(1_990) && wait < ms(2_010), "one token at 0.5 per second: {wait:?}");
         // A token that is there serves the first attempt; none is left for a hedge, which does not wait.
         w.advance(secs(2)).await;
-        let slow = |_: mainstay_resilience::Attempt<'_>| async {
+        let slow = |_: Attempt<'_>| async {
             w.advance(ms(200)).await;
             Ok::<_, Oops>(())
         };
@@ -241,8 +250,8 @@ fn rt12_a_turn_beyond_the_deadline_is_refused_at_once_and_says_when() {
         }
         let heard = Arc::new(crate::world::Heard::default());
         let deaf = SendRate::builder("r").runtime(&w.runtime).listener(heard.clone()).build().unwrap();
-        deaf.report(Verdict::Throttled { after: None });
-        let soon = mainstay_clock::Deadline::after(w.now(), ms(1));
+        throttle(&deaf, 1).await;
+        let soon = Deadline::after(w.now(), ms(1));
         assert_eq!(deaf.acquire(soon).await.unwrap_err().why(), &Reason::Rate);
         assert_eq!(heard.take(), ["rejected rate"]);
     });

@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Instant, Rng, Runtime, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Instant, Rng};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice, setters};
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
 use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
@@ -82,10 +82,9 @@ impl Algorithm {
 pub struct AdaptiveLimiter(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     in_flight: CachePadded<AtomicU32>,
     /// `epoch << 32 | limit` of the state, for admissions that take no lock.
     word: CachePadded<AtomicU64>,
@@ -96,16 +95,13 @@ struct Inner {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AdaptiveBuilder {
-    name: Arc<str>,
+    parts: Parts,
     algorithm: Algorithm,
     initial: u32,
     min: u32,
     max: u32,
     probe_concurrency: u32,
     probe_every: Option<u32>,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 /// What an adaptive limiter looks like now.
@@ -147,23 +143,20 @@ impl AdaptiveLimiter {
     /// A limiter named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> AdaptiveBuilder {
         AdaptiveBuilder {
-            name: name.into(),
+            parts: Parts::new(name),
             algorithm: Algorithm::gradient(),
             initial: 20,
             min: 1,
             max: 1000,
             probe_concurrency: 4,
             probe_every: None,
-            clock: Arc::new(SystemClock::new()),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
         }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// Limit, permits out and baseline.
@@ -234,16 +227,9 @@ impl Inner {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         if before >= low(word) {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(self.refuse());
+            return Err(self.voice.refuse(Reason::Shed, None));
         }
         Ok(Stamp { in_flight: before + 1, epoch: high(word) })
-    }
-
-    #[cold]
-    fn refuse(&self) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Shed);
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
     }
 
     fn release(&self) {
@@ -349,7 +335,7 @@ impl seam::Limiter for AdaptiveLimiter {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdaptiveLimiter").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("AdaptiveLimiter").field("name", &self.voice.name).finish_non_exhaustive()
     }
 }
 
@@ -358,6 +344,8 @@ impl fmt::Debug for AdaptiveLimiter {
         self.0.fmt(f)
     }
 }
+
+setters!(AdaptiveBuilder);
 
 impl AdaptiveBuilder {
     /// How the limit follows the service.
@@ -397,19 +385,6 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// Clock and randomness. Default: the system's.
-    pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
-        self.rng = Arc::clone(runtime.rng());
-        self
-    }
-
-    /// Hears every refusal.
-    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
-        self
-    }
-
     /// The limiter.
     ///
     /// # Errors
@@ -442,11 +417,11 @@ impl AdaptiveBuilder {
             samples: PROBE_SAMPLES,
         };
         let state = State::new(Settings { rule, initial: self.initial, min: self.min, max: self.max, probe });
+        let runtime = self.parts.runtime();
         Ok(AdaptiveLimiter(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
-            clock: self.clock,
-            rng: self.rng,
+            voice: self.parts.voice(),
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
             in_flight: CachePadded::new(AtomicU32::new(0)),
             word: CachePadded::new(AtomicU64::new(u64::from(state.limit()))),
             state: Mutex::new(state),

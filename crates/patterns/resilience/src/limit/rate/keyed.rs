@@ -9,8 +9,7 @@ use std::time::Duration;
 use mainstay_clock::Clock;
 
 use super::state::Rule;
-use super::{OverBurst, RateError};
-use crate::event::{Ear, Event};
+use super::{OverBurst, RateError, Voice};
 use crate::sync::Mutex;
 use crate::{Reason, Rejected};
 
@@ -51,10 +50,9 @@ impl<K> Clone for KeyedRateLimiter<K> {
 }
 
 struct Inner<K> {
-    name: Arc<str>,
+    voice: Voice,
     rule: Rule,
     clock: Arc<dyn Clock>,
-    ear: Ear,
     hasher: RandomState,
     shards: Vec<Mutex<Shard<K>>>,
     /// Shared by the keys beyond the bound.
@@ -71,15 +69,14 @@ struct Shard<K> {
 }
 
 impl<K: Hash + Eq> KeyedRateLimiter<K> {
-    pub(super) fn new(name: Arc<str>, rule: Rule, max_keys: u32, clock: Arc<dyn Clock>, ear: Ear) -> Self {
+    pub(super) fn new(voice: Voice, rule: Rule, max_keys: u32, clock: Arc<dyn Clock>) -> Self {
         let max_per_shard = (max_keys as usize).div_ceil(SHARDS);
         let sweep_at = SWEEP_FROM.min(max_per_shard);
         let shard = || Mutex::new(Shard { tats: HashMap::default(), sweep_at, quiet_until: 0 });
         Self(Arc::new(Inner {
-            name,
+            voice,
             rule,
             clock,
-            ear,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| shard()).collect(),
             overflow: Mutex::new(0),
@@ -90,7 +87,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// Takes one cell of `key`.
@@ -115,7 +112,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         let burst = self.0.rule.burst();
         if n > burst {
-            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.name), n, burst }));
+            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.voice.name), n, burst }));
         }
         if n == 0 {
             return Ok(());
@@ -168,10 +165,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
 
     #[cold]
     fn refuse(&self, wait: u64) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Rate)
-            .with_retry_after(Some(Duration::from_nanos(wait)));
-        self.0.ear.tell(&Event::Rejected(&rejected));
-        rejected
+        self.0.voice.refuse(Reason::Rate, Some(Duration::from_nanos(wait)))
     }
 }
 
@@ -185,6 +179,6 @@ impl<K: Hash + Eq> Shard<K> {
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedRateLimiter").field("name", &self.0.name).finish_non_exhaustive()
+        f.debug_struct("KeyedRateLimiter").field("name", &self.0.voice.name).finish_non_exhaustive()
     }
 }

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Deadline, Instant, Runtime, SystemClock, Tick};
+use mainstay_clock::{Clock, Deadline, Instant, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice, setters};
 use crate::policy::seam::{Ask, Limiter, Pass, Sample};
 use crate::{ConfigError, Reason, Rejected};
 use state::Rule;
@@ -43,11 +43,10 @@ use state::Rule;
 pub struct RateLimiter(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     rule: Rule,
     clock: Arc<dyn Clock>,
     tick: Option<Tick>,
-    ear: Ear,
     /// When the next cell is due if cells come evenly, in nanoseconds of the clock.
     tat: CachePadded<AtomicU64>,
 }
@@ -59,14 +58,12 @@ const TICK: u64 = 1_000_000;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RateBuilder {
-    name: Arc<str>,
+    parts: Parts,
     cells: u32,
     per: Duration,
     burst: u32,
     coarse: bool,
     max_keys: u32,
-    clock: Arc<dyn Clock>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 /// More cells were asked for than the burst holds: waiting would never help.
@@ -114,21 +111,19 @@ impl RateLimiter {
     /// A limiter named `name`; the rate is required.
     pub fn builder(name: impl Into<Arc<str>>) -> RateBuilder {
         RateBuilder {
-            name: name.into(),
+            parts: Parts::new(name),
             cells: 0,
             per: Duration::ZERO,
             burst: 1,
             coarse: false,
             max_keys: keyed::MAX_KEYS,
-            clock: Arc::new(SystemClock::new()),
-            listener: None,
         }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// Takes one cell.
@@ -148,7 +143,7 @@ impl RateLimiter {
     pub fn check_n(&self, n: u32) -> Result<(), RateError> {
         let burst = self.0.rule.burst();
         if n > burst {
-            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.name), n, burst }));
+            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.voice.name), n, burst }));
         }
         if n == 0 {
             return Ok(());
@@ -226,10 +221,7 @@ impl Inner {
 
     #[cold]
     fn refuse(&self, wait: u64) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Rate)
-            .with_retry_after(Some(Duration::from_nanos(wait)));
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
+        self.voice.refuse(Reason::Rate, Some(Duration::from_nanos(wait)))
     }
 }
 
@@ -259,9 +251,11 @@ impl Drop for Turn<'_> {
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimiter").field("name", &self.0.name).field("rule", &self.0.rule).finish()
+        f.debug_struct("RateLimiter").field("name", &self.0.voice.name).field("rule", &self.0.rule).finish()
     }
 }
+
+setters!(RateBuilder);
 
 impl RateBuilder {
     /// At most `cells` per `per`, rounded down to whole nanoseconds per cell.
@@ -290,18 +284,6 @@ impl RateBuilder {
         self
     }
 
-    /// Clock. Default: the system's.
-    pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
-        self
-    }
-
-    /// Hears every refusal.
-    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
-        self
-    }
-
     /// The limiter.
     ///
     /// # Errors
@@ -309,12 +291,12 @@ impl RateBuilder {
     /// would take longer than 30 years.
     pub fn build(self) -> Result<RateLimiter, ConfigError> {
         let rule = Rule::new(self.cells, self.per, self.burst)?;
+        let clock = Arc::clone(self.parts.runtime().clock());
         Ok(RateLimiter(Arc::new(Inner {
             rule,
-            tick: self.coarse.then(|| self.clock.tick()),
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
-            clock: self.clock,
+            tick: self.coarse.then(|| clock.tick()),
+            voice: self.parts.voice(),
+            clock,
             tat: CachePadded::new(AtomicU64::new(0)),
         })))
     }
@@ -328,8 +310,8 @@ impl RateBuilder {
         if self.max_keys == 0 {
             return Err(ConfigError::new("max_keys", 0, "at least 1"));
         }
-        let ear = Ear::new(Kind::Limit, &self.name, self.listener.as_ref());
-        Ok(KeyedRateLimiter::new(self.name, rule, self.max_keys, self.clock, ear))
+        let clock = Arc::clone(self.parts.runtime().clock());
+        Ok(KeyedRateLimiter::new(self.parts.voice(), rule, self.max_keys, clock))
     }
 }
 

@@ -6,9 +6,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Deadline, Instant, Runtime};
+use mainstay_clock::{Clock, Deadline, Instant};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice, setters};
 use crate::sync::Mutex;
 use crate::{ConfigError, Reason, Rejected, Verdict};
 use state::State;
@@ -20,10 +20,11 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 ///
 /// As long as the service never throttles there is no bound. When it does ([`Verdict::Throttled`]), attempts are
 /// paced at 0.7 of the rate that was really sent, and from then on the rate grows along a cubic: fast back to where
-/// the service objected, slowly past that point, then faster. One token per attempt, first attempts included.
+/// the service objected, slowly past that point, then faster. One token per attempt, first attempts included. However
+/// many attempts are throttled at once, the rate falls once: what was sent before a decrease says nothing new.
 ///
 /// In the [`send_rate`](crate::policy::PolicyBuilder::send_rate) slot of a policy every attempt waits for its turn
-/// and reports its end by itself. Outside of one, call [`acquire`](Self::acquire) and [`report`](Self::report).
+/// and reports its end by itself. Outside of one, [`acquire`](Self::acquire) a ticket and report with it.
 ///
 /// Guarantees: turns are given in the order of the calls; none lies beyond the deadline or the longest wait; never
 /// less than one attempt in two seconds may be sent, so that a recovery is noticed. Not guaranteed: a rate. The
@@ -38,10 +39,12 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
 /// let rate = SendRate::builder("table").build().unwrap();
-/// rate.acquire(Deadline::NONE).await.unwrap(); // at once: nobody has been throttled
+/// let ticket = rate.acquire(Deadline::NONE).await.unwrap(); // at once: nobody has been throttled
 /// assert_eq!(rate.snapshot().rate, None);
-/// rate.report(Verdict::Throttled { after: None });
-/// assert_eq!(rate.snapshot().rate, Some(0.5)); // so little had been sent that this is the floor
+/// ticket.report(Verdict::Throttled { after: None });
+/// // One in half a second is a rate of two; a token is due in less than a second.
+/// assert_eq!(rate.snapshot().rate, Some(1.4));
+/// rate.acquire(Deadline::NONE).await.unwrap().report(Verdict::Ok);
 /// # });
 /// ```
 ///
@@ -53,10 +56,9 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 pub struct SendRate(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     clock: Arc<dyn Clock>,
     longest: Duration,
-    ear: Ear,
     state: Mutex<State>,
 }
 
@@ -64,10 +66,8 @@ struct Inner {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct SendBuilder {
-    name: Arc<str>,
+    parts: Parts,
     longest: Duration,
-    runtime: Option<Runtime>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 /// A send rate at one moment.
@@ -83,40 +83,47 @@ pub struct SendSnapshot {
 impl SendRate {
     /// Starts a send rate named `name`, without a bound until the service throttles.
     pub fn builder(name: impl Into<Arc<str>>) -> SendBuilder {
-        SendBuilder { name: name.into(), longest: Duration::from_secs(20), runtime: None, listener: None }
+        SendBuilder { parts: Parts::new(name), longest: Duration::from_secs(20) }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// The rate now.
     #[must_use]
     pub fn snapshot(&self) -> SendSnapshot {
-        SendSnapshot { name: Arc::clone(&self.0.name), rate: self.0.state.lock().rate() }
+        SendSnapshot { name: Arc::clone(&self.0.voice.name), rate: self.0.state.lock().rate() }
     }
 
-    /// Waits for the turn of one attempt, but neither past `deadline` nor longer than the longest wait.
+    /// Waits for the turn of one attempt, but neither past `deadline` nor longer than the longest wait. Tell the ticket
+    /// how the attempt ended; dropped, it tells nothing.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`] at once when the turn would come too late, with the time until then.
     ///
     /// # Cancel safety
     /// Dropping the future gives the token back; those who wait already keep their turns.
-    pub async fn acquire(&self, deadline: Deadline) -> Result<(), Rejected> {
-        let Some(at) = self.reserve(self.0.clock.now(), deadline)? else { return Ok(()) };
-        let turn = Turn(Some(self));
-        self.0.clock.sleep_until(at).await;
-        turn.keep();
-        Ok(())
+    pub async fn acquire(&self, deadline: Deadline) -> Result<SendTicket<'_>, Rejected> {
+        if let Some(at) = self.reserve(self.0.clock.now(), deadline)? {
+            let turn = Turn(Some(self));
+            self.0.clock.sleep_until(at).await;
+            turn.keep();
+        }
+        Ok(SendTicket { rate: self, epoch: self.epoch() })
     }
 
-    /// An attempt ended with `verdict`. Every end counts towards what is sent; only throttling lowers the rate.
-    pub fn report(&self, verdict: Verdict) {
+    /// An attempt that was sent in `epoch` ended with `verdict`.
+    pub(crate) fn report(&self, epoch: u32, verdict: Verdict) {
         let now = self.0.clock.now();
-        self.0.state.lock().report(matches!(verdict, Verdict::Throttled { .. }), now);
+        self.0.state.lock().report(epoch, matches!(verdict, Verdict::Throttled { .. }), now);
+    }
+
+    /// The epoch of an attempt that is sent now.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.0.state.lock().epoch()
     }
 
     /// Takes a token: when it may be used, `None` for now.
@@ -125,12 +132,7 @@ impl SendRate {
         let reserved = self.0.state.lock().reserve(now, self.0.longest.min(left));
         match reserved {
             Ok(wait) => Ok((!wait.is_zero()).then(|| now.saturating_add(wait))),
-            Err(wait) => {
-                let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Rate);
-                let rejected = rejected.with_retry_after(Some(wait));
-                self.0.ear.tell(&Event::Rejected(&rejected));
-                Err(rejected)
-            }
+            Err(wait) => Err(self.0.voice.refuse(Reason::Rate, Some(wait))),
         }
     }
 
@@ -142,6 +144,21 @@ impl SendRate {
     /// A token that was taken is not used.
     pub(crate) fn give_back(&self) {
         self.0.state.lock().give_back();
+    }
+}
+
+/// One attempt on its way.
+#[derive(Debug)]
+#[must_use = "the rate follows what is reported"]
+pub struct SendTicket<'a> {
+    rate: &'a SendRate,
+    epoch: u32,
+}
+
+impl SendTicket<'_> {
+    /// The attempt ended with `verdict`. Every end counts towards what is sent; only throttling lowers the rate.
+    pub fn report(self, verdict: Verdict) {
+        self.rate.report(self.epoch, verdict);
     }
 }
 
@@ -164,26 +181,16 @@ impl Drop for Turn<'_> {
 
 impl fmt::Debug for SendRate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SendRate").field("name", &self.0.name).finish_non_exhaustive()
+        f.debug_struct("SendRate").field("name", &self.0.voice.name).finish_non_exhaustive()
     }
 }
+
+setters!(SendBuilder);
 
 impl SendBuilder {
     /// The longest wait for a turn: an attempt that would have to wait longer is refused.
     pub fn longest_wait(mut self, d: Duration) -> Self {
         self.longest = d;
-        self
-    }
-
-    /// Clock. Default: the system's.
-    pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.runtime = Some(runtime.clone());
-        self
-    }
-
-    /// Hears every refusal.
-    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
         self
     }
 
@@ -200,11 +207,9 @@ impl SendBuilder {
                 format!("more than 0 s, at most {MAX_WAIT:?}"),
             ));
         }
-        let runtime = self.runtime.unwrap_or_else(Runtime::system);
-        let clock = Arc::clone(runtime.clock());
+        let clock = Arc::clone(self.parts.runtime().clock());
         Ok(SendRate(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
+            voice: self.parts.voice(),
             longest: self.longest,
             state: Mutex::new(State::new(clock.now())),
             clock,

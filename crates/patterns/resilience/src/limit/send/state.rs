@@ -32,6 +32,8 @@ pub(crate) struct State {
     /// Rate at which the service throttled last.
     peak: f64,
     throttled: Instant,
+    /// One decrease per round trip: what was sent before it says nothing new.
+    epoch: u32,
     meter: Meter,
 }
 
@@ -40,17 +42,23 @@ pub(crate) struct State {
 struct Meter {
     period: u64,
     count: f64,
-    rate: f64,
+    smoothed: f64,
 }
 
 impl State {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { rate: None, tokens: 0.0, filled: now, peak: 0.0, throttled: now, meter: Meter::default() }
+        let meter = Meter::default();
+        Self { rate: None, tokens: 0.0, filled: now, peak: 0.0, throttled: now, epoch: 0, meter }
     }
 
     /// Attempts per second that may be sent; `None` while there is no bound.
     pub(crate) fn rate(&self) -> Option<f64> {
         self.rate
+    }
+
+    /// The epoch of an attempt that is sent now.
+    pub(crate) fn epoch(&self) -> u32 {
+        self.epoch
     }
 
     /// Takes a token that is there or due within `patience`: how long until it is.
@@ -76,11 +84,15 @@ impl State {
         }
     }
 
-    /// An attempt ended.
-    pub(crate) fn report(&mut self, throttled: bool, now: Instant) {
+    /// An attempt that was sent in `epoch` ended.
+    pub(crate) fn report(&mut self, epoch: u32, throttled: bool, now: Instant) {
         self.meter.count(now);
         let next = if throttled {
-            let sent = self.meter.rate;
+            if epoch != self.epoch {
+                return;
+            }
+            self.epoch = self.epoch.wrapping_add(1);
+            let sent = self.meter.rate();
             self.peak = self.rate.map_or(sent, |rate| rate.min(sent));
             self.throttled = now;
             self.peak * SHRINK
@@ -96,7 +108,7 @@ impl State {
             Some(rate) => self.fill(rate, now),
             None => self.filled = now,
         }
-        let rate = next.min(HEADROOM * self.meter.rate).max(FLOOR);
+        let rate = next.min(HEADROOM * self.meter.rate()).max(FLOOR);
         self.rate = Some(rate);
         self.tokens = self.tokens.min(capacity(rate));
     }
@@ -123,6 +135,12 @@ fn seconds(s: f64) -> Duration {
 }
 
 impl Meter {
+    /// What is sent. The running period counts as far as it goes: a service that throttles in the first half second
+    /// must not find that nothing was sent.
+    fn rate(&self) -> f64 {
+        self.smoothed.max(self.count / PERIOD)
+    }
+
     fn count(&mut self, now: Instant) {
         let period = (now.as_nanos() as f64 / 1e9 / PERIOD) as u64;
         if self.period == 0 {
@@ -131,7 +149,7 @@ impl Meter {
         self.count += 1.0;
         if period > self.period {
             let current = self.count / ((period - self.period) as f64 * PERIOD);
-            self.rate = WEIGHT * current + (1.0 - WEIGHT) * self.rate;
+            self.smoothed = WEIGHT * current + (1.0 - WEIGHT) * self.smoothed;
             (self.period, self.count) = (period, 0.0);
         }
     }
@@ -152,7 +170,7 @@ mod tests {
     /// After `seconds` of ten attempts per second.
     fn busy(seconds: u64) -> State {
         let mut state = State::new(at(0));
-        (0..seconds * 10).for_each(|i| state.report(false, at(i * 100)));
+        (0..seconds * 10).for_each(|i| state.report(0, false, at(i * 100)));
         state
     }
 
@@ -160,9 +178,12 @@ mod tests {
     fn there_is_no_bound_until_the_service_throttles() {
         let mut state = busy(10);
         assert_eq!((state.rate(), state.reserve(at(10_000), Duration::ZERO)), (None, Ok(Duration::ZERO)));
-        state.report(true, at(10_000));
+        state.report(0, true, at(10_000));
         let rate = state.rate().unwrap();
         assert!((rate - 7.0).abs() < 0.1, "{rate}");
+        // Others that were sent before the decrease are the same news.
+        (0..10).for_each(|_| state.report(0, true, at(10_000)));
+        assert_eq!((state.rate(), state.epoch()), (Some(rate), 1));
         // Nothing is saved up yet: the first waits a whole token, the second two.
         let first = state.reserve(at(10_000), Duration::MAX).unwrap().as_secs_f64();
         let second = state.reserve(at(10_000), Duration::MAX).unwrap().as_secs_f64();
@@ -176,14 +197,14 @@ mod tests {
     #[test]
     fn it_grows_along_a_cubic_and_not_far_beyond_what_is_sent() {
         let mut state = busy(10);
-        state.report(true, at(10_000));
+        state.report(0, true, at(10_000));
         let at_peak = super::plateau(state.peak);
         assert!((at_peak - (10.0_f64 * 0.3 / 0.4).cbrt()).abs() < 0.02, "{at_peak}");
         for i in 1..=400 {
-            state.report(false, at(10_000 + i * 100));
+            state.report(1, false, at(10_000 + i * 100));
             let (rate, t) = (state.rate().unwrap(), i as f64 / 10.0);
             let cubic = 0.4 * (t - at_peak).powi(3) + state.peak;
-            let expected = cubic.min(2.0 * state.meter.rate).max(0.5);
+            let expected = cubic.min(2.0 * state.meter.rate()).max(0.5);
             assert!((rate - expected).abs() < 1e-9, "{t} s: {rate}");
             assert!(rate <= 20.5, "twice what is sent: {rate}");
         }
@@ -191,9 +212,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_sent_in_the_first_half_second_counts() {
+        let mut state = State::new(at(0));
+        (0..20).for_each(|i| state.report(0, false, at(i)));
+        state.report(0, true, at(20));
+        let rate = state.rate().unwrap();
+        assert!((rate - 0.7 * 42.0).abs() < 1e-9, "21 in half a second: {rate}");
+    }
+
+    #[test]
     fn it_never_falls_below_the_floor_and_saves_up_at_least_one_attempt() {
         let mut state = busy(10);
-        (0..50).for_each(|i| state.report(true, at(10_000 + i)));
+        (0..50).for_each(|i| state.report(state.epoch(), true, at(10_000 + i)));
         assert_eq!(state.rate(), Some(0.5));
         assert_eq!(state.reserve(at(30_000), Duration::ZERO), Ok(Duration::ZERO));
         assert_eq!(state.reserve(at(30_000), Duration::from_secs(2)), Ok(Duration::from_secs(2)));

@@ -7,10 +7,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mainstay_clock::{Rng, Runtime, SystemRng};
+use mainstay_clock::Rng;
 
 use super::AdaptiveLimiter;
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice, setters};
 use crate::sync::Mutex;
 use crate::{CallContext, ConfigError, Reason, Rejected};
 use state::chance;
@@ -41,10 +41,9 @@ use state::chance;
 pub struct Shedder(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     limit: Limit,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     load: AtomicU32,
     /// Permits out per tenant. Every entry has at least one, so there are at most three times the limit.
     tenants: Mutex<HashMap<Arc<str>, u32>>,
@@ -60,27 +59,20 @@ enum Limit {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ShedderBuilder {
-    name: Arc<str>,
+    parts: Parts,
     limit: Limit,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 impl Shedder {
     /// A shedder named `name`; the limit is required.
     pub fn builder(name: impl Into<Arc<str>>) -> ShedderBuilder {
-        ShedderBuilder {
-            name: name.into(),
-            limit: Limit::Fixed(0),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
-        }
+        ShedderBuilder { parts: Parts::new(name), limit: Limit::Fixed(0) }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// Permits out: calls in service and waiting.
@@ -110,7 +102,7 @@ impl Shedder {
         let p = chance(load, limit, cx.priority(), share, others);
         if p >= 1.0 || (p > 0.0 && self.0.rng.unit() < p) {
             drop(tenants);
-            return Err(self.refuse());
+            return Err(self.0.voice.refuse(Reason::Shed, None));
         }
         let tenant: Arc<str> = match tenants.get_key_value(tenant) {
             Some((known, _)) => Arc::clone(known),
@@ -119,13 +111,6 @@ impl Shedder {
         *tenants.entry(Arc::clone(&tenant)).or_insert(0) += 1;
         self.0.load.fetch_add(1, Ordering::AcqRel);
         Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
-    }
-
-    #[cold]
-    fn refuse(&self) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Shed);
-        self.0.ear.tell(&Event::Rejected(&rejected));
-        rejected
     }
 }
 
@@ -166,9 +151,11 @@ impl fmt::Debug for ShedPermit {
 
 impl fmt::Debug for Shedder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shedder").field("name", &self.0.name).field("load", &self.load()).finish()
+        f.debug_struct("Shedder").field("name", &self.0.voice.name).field("load", &self.load()).finish()
     }
 }
+
+setters!(ShedderBuilder);
 
 impl ShedderBuilder {
     /// Calls that the server can work on at once.
@@ -180,18 +167,6 @@ impl ShedderBuilder {
     /// Follows the limit of `limiter`.
     pub fn follow(mut self, limiter: &AdaptiveLimiter) -> Self {
         self.limit = Limit::Follow(limiter.clone());
-        self
-    }
-
-    /// Randomness. Default: seeded by the system.
-    pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.rng = Arc::clone(runtime.rng());
-        self
-    }
-
-    /// Hears every refusal.
-    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
         self
     }
 
@@ -208,10 +183,9 @@ impl ShedderBuilder {
             _ => {}
         }
         Ok(Shedder(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
+            rng: Arc::clone(self.parts.runtime().rng()),
+            voice: self.parts.voice(),
             limit: self.limit,
-            rng: self.rng,
             load: AtomicU32::new(0),
             tenants: Mutex::new(HashMap::new()),
         })))

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Rng, Runtime, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Rng};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice, setters};
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
 use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
@@ -41,12 +41,11 @@ use state::{Window, refusal};
 pub struct ClientThrottle(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     k: f64,
     trickle: f64,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     window: Mutex<Window>,
     /// Bits of the share to refuse: read without the lock.
     refusal: AtomicU64,
@@ -56,33 +55,22 @@ struct Inner {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ThrottleBuilder {
-    name: Arc<str>,
+    parts: Parts,
     k: f64,
     window: Duration,
     trickle: f64,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 impl ClientThrottle {
     /// A throttle named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> ThrottleBuilder {
-        ThrottleBuilder {
-            name: name.into(),
-            k: 2.0,
-            window: Duration::from_secs(120),
-            trickle: 0.01,
-            clock: Arc::new(SystemClock::new()),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
-        }
+        ThrottleBuilder { parts: Parts::new(name), k: 2.0, window: Duration::from_secs(120), trickle: 0.01 }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
     /// The share of requests that is refused now.
@@ -132,9 +120,7 @@ impl Inner {
         }
         // What is refused here was still asked for: the formula counts it as a request.
         self.count(false);
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Shed);
-        self.ear.tell(&Event::Rejected(&rejected));
-        Err(rejected)
+        Err(self.voice.refuse(Reason::Shed, None))
     }
 
     fn count(&self, accepted: bool) {
@@ -182,7 +168,7 @@ impl seam::Limiter for ClientThrottle {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientThrottle").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ClientThrottle").field("name", &self.voice.name).finish_non_exhaustive()
     }
 }
 
@@ -191,6 +177,8 @@ impl fmt::Debug for ClientThrottle {
         self.0.fmt(f)
     }
 }
+
+setters!(ThrottleBuilder);
 
 impl ThrottleBuilder {
     /// How many requests per accepted one are sent before the client refuses; above 1.
@@ -211,19 +199,6 @@ impl ThrottleBuilder {
         self
     }
 
-    /// Clock and randomness. Default: the system's.
-    pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
-        self.rng = Arc::clone(runtime.rng());
-        self
-    }
-
-    /// Hears every refusal.
-    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
-        self
-    }
-
     /// The throttle.
     ///
     /// # Errors
@@ -238,13 +213,13 @@ impl ThrottleBuilder {
         if !(self.trickle > 0.0 && self.trickle <= 1.0) {
             return Err(ConfigError::new("trickle", self.trickle, "a number in (0, 1]"));
         }
+        let runtime = self.parts.runtime();
         Ok(ClientThrottle(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
+            voice: self.parts.voice(),
             k: self.k,
             trickle: self.trickle,
-            clock: self.clock,
-            rng: self.rng,
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
             window: Mutex::new(Window::new(self.window)),
             refusal: AtomicU64::new(0),
         })))

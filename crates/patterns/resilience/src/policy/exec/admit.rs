@@ -94,12 +94,15 @@ where
 
     /// The start, unless the wait has used up the time.
     #[inline(never)]
-    fn start_admitted(self: Pin<&mut Self>) -> Step<T, E> {
-        let core: &Core = &self.core;
-        if core.is_hopeless(core.tick.read(), self.deadline) {
+    fn start_admitted(mut self: Pin<&mut Self>) -> Step<T, E> {
+        let this = self.as_mut().project();
+        let core: &Core = this.core;
+        if core.is_hopeless(core.tick.read(), *this.deadline) {
             let rejected = Rejected::new(core.name.clone(), Reason::Deadline);
-            let this = self.project();
-            return refuse_attempt(this.core, rejected, this.first.take(), *this.number);
+            return refuse_attempt(core, rejected, this.first.take(), *this.number);
+        }
+        if let Some(rate) = &core.send_rate {
+            this.held.epoch = rate.epoch();
         }
         self.start()
     }
@@ -140,7 +143,7 @@ impl Held {
     pub(super) fn fail_attempts(&mut self, core: &Core, verdict: Verdict) {
         self.leave_attempt(core, PRIMARY);
         self.leave_attempt(core, RIVAL);
-        core.report(verdict);
+        core.report(self.epoch, verdict);
     }
 
     /// The call has ended: leaves every line and gives every permit back.
@@ -161,16 +164,16 @@ impl Held {
         self.leave_attempt(core, PRIMARY);
         self.leave_attempt(core, RIVAL);
         if outcome == Outcome::Success {
-            core.report(Verdict::Ok);
+            core.report(self.epoch, Verdict::Ok);
         }
     }
 }
 
 impl Core {
     /// Tells the send rate how an attempt ended.
-    pub(super) fn report(&self, verdict: Verdict) {
+    pub(super) fn report(&self, epoch: u32, verdict: Verdict) {
         if let Some(rate) = &self.send_rate {
-            rate.report(verdict);
+            rate.report(epoch, verdict);
         }
     }
 }

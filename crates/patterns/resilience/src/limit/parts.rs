@@ -1,0 +1,71 @@
+//! What all limits are built from: a name, a clock, and somebody who hears refusals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+
+use crate::event::{Ear, Event, Kind, Listener};
+use crate::{Reason, Rejected};
+
+/// The settings that the builder of every limit has.
+#[derive(Clone, Debug)]
+pub(super) struct Parts {
+    name: Arc<str>,
+    pub(super) runtime: Option<Runtime>,
+    pub(super) listener: Option<Arc<dyn Listener>>,
+}
+
+impl Parts {
+    pub(super) fn new(name: impl Into<Arc<str>>) -> Self {
+        Self { name: name.into(), runtime: None, listener: None }
+    }
+
+    /// The runtime that was set, or the system's.
+    pub(super) fn runtime(&self) -> Runtime {
+        self.runtime.clone().unwrap_or_else(Runtime::system)
+    }
+
+    /// Who speaks for the limit.
+    pub(super) fn voice(self) -> Voice {
+        Voice { ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()), name: self.name }
+    }
+}
+
+/// The setters that the builder of every limit has.
+macro_rules! setters {
+    ($builder:ty) => {
+        impl $builder {
+            /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
+            pub fn runtime(mut self, runtime: &mainstay_clock::Runtime) -> Self {
+                self.parts.runtime = Some(runtime.clone());
+                self
+            }
+
+            /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+            /// [`Limit`](crate::Kind::Limit) with this limit's name.
+            pub fn listener(mut self, listener: std::sync::Arc<dyn crate::Listener>) -> Self {
+                self.parts.listener = Some(listener);
+                self
+            }
+        }
+    };
+}
+pub(super) use setters;
+
+/// Refuses in the name of a limit.
+#[derive(Debug)]
+pub(super) struct Voice {
+    pub(super) name: Arc<str>,
+    ear: Ear,
+}
+
+impl Voice {
+    /// A refusal, told to the listener; `wait` is when to come back, if known.
+    #[cold]
+    pub(super) fn refuse(&self, why: Reason, wait: Option<Duration>) -> Rejected {
+        let rejected = Rejected::new(Arc::clone(&self.name), why).with_retry_after(wait);
+        self.ear.tell(&Event::Rejected(&rejected));
+        rejected
+    }
+}
