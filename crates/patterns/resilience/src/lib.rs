@@ -2,8 +2,8 @@
 //! order.
 //!
 //! ```text
-//! fallback > deadline > rate/adaptive limit > bulkhead + queue > retry (+ budget) > hedge > breaker
-//!          > attempt timeout > operation
+//! fallback > deadline > rate/adaptive limit > bulkhead + queue > retry (+ budget) > hedge > send rate
+//!          > attempt bulkhead > breaker > attempt timeout > operation
 //! ```
 //!
 //! Every part also stands alone. All of them are `Clone` (a clone is the same object), `Send`, `Sync` and

@@ -104,6 +104,8 @@ impl fmt::Display for Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Layer {
+    /// The bulkhead of attempts: a pool of connections.
+    AttemptBulkhead,
     /// The bound of one attempt.
     AttemptTimeout,
     /// The breaker.
@@ -120,17 +122,21 @@ pub enum Layer {
     Limit,
     /// The retry.
     Retry,
+    /// The send rate.
+    SendRate,
 }
 
 impl Layer {
     /// All layers in the one right order, outside in.
-    pub const ORDER: [Self; 8] = [
+    pub const ORDER: [Self; 10] = [
         Self::Fallback,
         Self::Deadline,
         Self::Limit,
         Self::Bulkhead,
         Self::Retry,
         Self::Hedge,
+        Self::SendRate,
+        Self::AttemptBulkhead,
         Self::Breaker,
         Self::AttemptTimeout,
     ];
@@ -139,6 +145,7 @@ impl Layer {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::AttemptBulkhead => "attempt_bulkhead",
             Self::AttemptTimeout => "attempt_timeout",
             Self::Breaker => "breaker",
             Self::Bulkhead => "bulkhead",
@@ -147,6 +154,7 @@ impl Layer {
             Self::Hedge => "hedge",
             Self::Limit => "limit",
             Self::Retry => "retry",
+            Self::SendRate => "send_rate",
         }
     }
 }

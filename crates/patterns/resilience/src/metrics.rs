@@ -49,7 +49,8 @@ pub enum Naming {
 /// let metrics = MetricsListener::new();
 /// let breaker = Breaker::builder("payments").listener(metrics.clone()).build().unwrap();
 /// breaker.admit().unwrap().success();
-/// metrics.breaker(&breaker.snapshot());
+/// metrics.breaker(&breaker.snapshot()); // with every scrape
+/// assert_eq!(breaker.snapshot().lifetime.successes, Some(1));
 /// ```
 #[derive(Debug)]
 pub struct MetricsListener {

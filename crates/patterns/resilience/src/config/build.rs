@@ -7,11 +7,11 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_clock::backoff::Jitter;
 
-use super::spec::{BreakerSpec, BudgetUse, Idempotent, RetrySpec, Spec};
+use super::spec::{BreakerSpec, BudgetUse, BulkheadSpec, Idempotent, RetrySpec, Spec};
 use super::{FileError, Policies};
 use crate::breaker::HalfOpen;
 use crate::hedge::Hedge;
-use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter};
+use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter, SendRate};
 use crate::policy::{LimitSlot, PolicyBuilder};
 use crate::retry::RetryBuilder;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Policy, Retry};
@@ -66,15 +66,10 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
         policy = policy.breaker(&breaker(name, breaker_spec, spec.attempt_timeout, runtime)?);
     }
     if let Some(spec) = &spec.bulkhead {
-        let limit =
-            spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
-        let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
-        if let Some(queue) = spec.queue.filter(|n| *n > 0) {
-            let wait =
-                spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
-            builder = builder.queue(queue, wait);
-        }
-        policy = policy.bulkhead(&builder.build()?);
+        policy = policy.bulkhead(&bulkhead(name, spec, runtime)?);
+    }
+    if let Some(spec) = &spec.attempt_bulkhead {
+        policy = policy.attempt_bulkhead(&bulkhead(&format!("{name} attempts"), spec, runtime)?);
     }
     if let Some(spec) = &spec.hedge {
         let mut builder = match (spec.percentile, spec.after) {
@@ -86,6 +81,18 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
         policy = policy.hedge_plan(builder.build()?.plan());
     }
     limits(policy, name, spec, runtime)?.build()
+}
+
+fn bulkhead(name: &str, spec: &BulkheadSpec, runtime: &Runtime) -> Result<Bulkhead, ConfigError> {
+    let limit =
+        spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
+    let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
+    if let Some(queue) = spec.queue.filter(|n| *n > 0) {
+        let wait =
+            spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
+        builder = builder.queue(queue, wait);
+    }
+    builder.build()
 }
 
 fn set<B, V>(builder: B, value: Option<V>, f: impl FnOnce(B, V) -> B) -> B {
@@ -157,7 +164,13 @@ fn breaker(
     builder = builder.growing_open(base, spec.open_growth.unwrap_or(2.0), cap);
     builder = set(builder, spec.jitter, |b, share| b.jitter(share));
     let permits = spec.permits.unwrap_or(3);
-    builder = builder.half_open(HalfOpen::permits(permits).required(spec.required.unwrap_or(permits)));
+    builder = builder.half_open(match (spec.ramp, spec.required) {
+        (Some(_), Some(required)) => {
+            return Err(ConfigError::new("required", required, "nothing together with ramp: stages decide"));
+        }
+        (Some(stage), None) => HalfOpen::progressive(permits, stage),
+        (None, required) => HalfOpen::permits(permits).required(required.unwrap_or(permits)),
+    });
     builder = set(builder, spec.probe_lease, |b, lease| b.probe_lease(lease));
     set(builder, attempt_timeout, |b, d| b.attempt_timeout(d)).build()
 }
@@ -186,6 +199,10 @@ fn limits(
         builder = set(builder, spec.min, |b, n| b.min(n));
         let limiter = set(builder, spec.max, |b, n| b.max(n)).build()?;
         policy = policy.limit(LimitSlot::Adaptive, Arc::new(limiter));
+    }
+    if let Some(longest) = spec.send_rate {
+        let builder = SendRate::builder(name).runtime(runtime);
+        policy = policy.send_rate(&set(builder, longest, |b, d| b.longest_wait(d)).build()?);
     }
     if let Some(spec) = &spec.throttle {
         let mut builder = ClientThrottle::builder(name).runtime(runtime);

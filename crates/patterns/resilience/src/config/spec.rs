@@ -45,6 +45,9 @@ pub(super) struct Spec {
     pub(super) retry: Option<RetrySpec>,
     pub(super) breaker: Option<BreakerSpec>,
     pub(super) bulkhead: Option<BulkheadSpec>,
+    pub(super) attempt_bulkhead: Option<BulkheadSpec>,
+    /// The longest wait, if it is set.
+    pub(super) send_rate: Option<Option<Duration>>,
     pub(super) hedge: Option<HedgeSpec>,
     pub(super) rate: Option<RateSpec>,
     pub(super) adaptive: Option<AdaptiveSpec>,
@@ -80,6 +83,8 @@ pub(super) struct BreakerSpec {
     pub(super) permits: Option<u32>,
     pub(super) required: Option<u32>,
     pub(super) probe_lease: Option<Duration>,
+    /// Least time of a stage of a progressive half-open.
+    pub(super) ramp: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -32,27 +32,6 @@ impl Parts {
     }
 }
 
-/// The setters that the builder of every limit has.
-macro_rules! setters {
-    ($builder:ty) => {
-        impl $builder {
-            /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
-            pub fn runtime(mut self, runtime: &mainstay_clock::Runtime) -> Self {
-                self.parts.runtime = Some(runtime.clone());
-                self
-            }
-
-            /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
-            /// [`Limit`](crate::Kind::Limit) with this limit's name.
-            pub fn listener(mut self, listener: std::sync::Arc<dyn crate::Listener>) -> Self {
-                self.parts.listener = Some(listener);
-                self
-            }
-        }
-    };
-}
-pub(super) use setters;
-
 /// Refuses in the name of a limit.
 #[derive(Debug)]
 pub(super) struct Voice {

@@ -68,7 +68,8 @@ use crate::{Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict
 ///     }
 /// }
 /// let layer = Policy::builder("p").build().unwrap().layer().adapt::<Status>();
-/// # let _ = layer;
+/// assert_eq!(layer.policy().name(), "p");
+/// assert_eq!(<Status as Adapt<u32, u16, ()>>::verdict(&Ok(503)), Verdict::RETRYABLE);
 /// ```
 pub trait Adapt<Request, Response, Error> {
     /// The context of a call: its deadline, priority, idempotency key.

@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Instant, Rng};
+use mainstay_clock::{Clock, Instant, Rng, Runtime};
 
-use super::parts::{Parts, Voice, setters};
+use super::parts::{Parts, Voice};
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
-use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
+use crate::{CallError, Classify, ConfigError, Listener, Outcome, Reason, Rejected, Verdict};
 use baseline::ProbeConfig;
 use state::{Rule, Sample, Settings, State};
 
@@ -345,8 +345,6 @@ impl fmt::Debug for AdaptiveLimiter {
     }
 }
 
-setters!(AdaptiveBuilder);
-
 impl AdaptiveBuilder {
     /// How the limit follows the service.
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
@@ -382,6 +380,19 @@ impl AdaptiveBuilder {
     /// Samples per unit of the limit between two measurements of the baseline, before jitter.
     pub fn probe_every(mut self, samples: u32) -> Self {
         self.probe_every = Some(samples);
+        self
+    }
+
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.parts.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.parts.listener = Some(listener);
         self
     }
 

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Deadline, Instant, Tick};
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
-use super::parts::{Parts, Voice, setters};
+use super::parts::{Parts, Voice};
 use crate::policy::seam::{Ask, Limiter, Pass, Sample};
-use crate::{ConfigError, Reason, Rejected};
+use crate::{ConfigError, Listener, Reason, Rejected};
 use state::Rule;
 
 /// At most a rate of calls, with a burst.
@@ -255,8 +255,6 @@ impl fmt::Debug for RateLimiter {
     }
 }
 
-setters!(RateBuilder);
-
 impl RateBuilder {
     /// At most `cells` per `per`, rounded down to whole nanoseconds per cell.
     pub fn rate(mut self, cells: u32, per: Duration) -> Self {
@@ -281,6 +279,19 @@ impl RateBuilder {
     /// Most keys a [`KeyedRateLimiter`] remembers; further ones share one rate.
     pub fn max_keys(mut self, keys: u32) -> Self {
         self.max_keys = keys;
+        self
+    }
+
+    /// Clock. Default: the system's. Tests and simulations pass their own.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.parts.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.parts.listener = Some(listener);
         self
     }
 

@@ -6,11 +6,11 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Deadline, Instant};
+use mainstay_clock::{Clock, Deadline, Instant, Runtime};
 
-use super::parts::{Parts, Voice, setters};
+use super::parts::{Parts, Voice};
 use crate::sync::Mutex;
-use crate::{ConfigError, Reason, Rejected, Verdict};
+use crate::{ConfigError, Listener, Reason, Rejected, Verdict};
 use state::State;
 
 /// Longest wait for a turn that can be set: beyond an hour somebody meant another unit.
@@ -185,12 +185,23 @@ impl fmt::Debug for SendRate {
     }
 }
 
-setters!(SendBuilder);
-
 impl SendBuilder {
     /// The longest wait for a turn: an attempt that would have to wait longer is refused.
     pub fn longest_wait(mut self, d: Duration) -> Self {
         self.longest = d;
+        self
+    }
+
+    /// Clock. Default: the system's. Tests and simulations pass their own.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.parts.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.parts.listener = Some(listener);
         self
     }
 

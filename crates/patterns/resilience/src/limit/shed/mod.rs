@@ -7,12 +7,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mainstay_clock::Rng;
+use mainstay_clock::{Rng, Runtime};
 
 use super::AdaptiveLimiter;
-use super::parts::{Parts, Voice, setters};
+use super::parts::{Parts, Voice};
 use crate::sync::Mutex;
-use crate::{CallContext, ConfigError, Reason, Rejected};
+use crate::{CallContext, ConfigError, Listener, Reason, Rejected};
 use state::chance;
 
 /// Sheds load by priority, fairly among tenants.
@@ -155,8 +155,6 @@ impl fmt::Debug for Shedder {
     }
 }
 
-setters!(ShedderBuilder);
-
 impl ShedderBuilder {
     /// Calls that the server can work on at once.
     pub fn limit(mut self, limit: u32) -> Self {
@@ -167,6 +165,19 @@ impl ShedderBuilder {
     /// Follows the limit of `limiter`.
     pub fn follow(mut self, limiter: &AdaptiveLimiter) -> Self {
         self.limit = Limit::Follow(limiter.clone());
+        self
+    }
+
+    /// Randomness. Default: the system's. Tests and simulations pass their own.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.parts.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.parts.listener = Some(listener);
         self
     }
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Rng};
+use mainstay_clock::{Clock, Rng, Runtime};
 
-use super::parts::{Parts, Voice, setters};
+use super::parts::{Parts, Voice};
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
-use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
+use crate::{CallError, Classify, ConfigError, Listener, Outcome, Reason, Rejected, Verdict};
 use state::{Window, refusal};
 
 /// Client-side throttling: when a service accepts less than `1/k` of what it is sent, the client refuses the
@@ -178,8 +178,6 @@ impl fmt::Debug for ClientThrottle {
     }
 }
 
-setters!(ThrottleBuilder);
-
 impl ThrottleBuilder {
     /// How many requests per accepted one are sent before the client refuses; above 1.
     pub fn k(mut self, k: f64) -> Self {
@@ -196,6 +194,19 @@ impl ThrottleBuilder {
     /// The share that always passes.
     pub fn trickle(mut self, share: f64) -> Self {
         self.trickle = share;
+        self
+    }
+
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.parts.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
+    pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
+        self.parts.listener = Some(listener);
         self
     }
 
