@@ -87,7 +87,7 @@ impl CallContext {
         }
     }
 
-    /// Must have ended by `deadline`, or earlier if it already had to.
+    /// Must have ended by `deadline`, or earlier if it already had to: a deadline only ever shrinks on its way down.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Deadline) -> Self {
         self.deadline = self.deadline.min(deadline);
@@ -100,14 +100,14 @@ impl CallContext {
         self.with_deadline(Deadline::after(clock.now(), d))
     }
 
-    /// With this priority.
+    /// With this priority: who waits first in a bulkhead's line, and who is shed last.
     #[must_use]
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// On behalf of `tenant`; shedding is fair among tenants.
+    /// On behalf of `tenant`; shedding is fair among tenants. A name, not a secret: it appears in debug output.
     #[must_use]
     pub fn with_tenant(mut self, tenant: impl Into<Arc<str>>) -> Self {
         self.tenant = Some(tenant.into());
@@ -121,14 +121,16 @@ impl CallContext {
         self
     }
 
-    /// Declares that the operation may be repeated under this idempotency key, the same for every attempt.
+    /// Declares that the operation may be repeated under this idempotency key, the same for every attempt. The service must
+    /// honor it; nothing on this side can.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Shares `budget` with every layer below that has none of its own.
+    /// Shares `budget` with every layer below that has none of its own. Layers below get it through
+    /// [`Attempt::nest`](crate::Attempt::nest).
     #[must_use]
     pub fn with_budget(mut self, budget: &Budget) -> Self {
         self.budget = Some(budget.clone());

@@ -249,6 +249,24 @@ pub enum Stop {
 }
 
 /// A call that was, or could have been, retried: its first and last cause, and why it stopped.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, CallError, Policy, Retry, Stop, Verdict};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let retry = Retry::constant(Duration::from_millis(1)).attempts(2).build().unwrap();
+/// let policy = Policy::builder("shop").idempotent().retry(retry).build().unwrap();
+/// let all = |_: &Result<(), &str>| Verdict::RETRYABLE;
+/// let words = ["reset", "refused"];
+/// let cx = CallContext::new();
+/// let failed = policy.call_with(&cx, all, |a| async move { Err::<(), _>(words[a.number() as usize - 1]) }).await;
+/// let Err(CallError::GaveUp(gave_up)) = failed else { panic!("two attempts failed") };
+/// assert_eq!(gave_up.first().and_then(CallError::inner), Some(&"reset"));
+/// assert_eq!(gave_up.last().inner(), Some(&"refused"));
+/// assert_eq!((gave_up.attempts(), gave_up.stop()), (2, Stop::Attempts));
+/// # });
+/// ```
 #[derive(Debug)]
 pub struct GaveUp<E> {
     pub(crate) first: Option<CallError<E>>,
@@ -314,7 +332,7 @@ pub enum CallError<E> {
 }
 
 impl<E> CallError<E> {
-    /// The last cause: looks through [`CallError::GaveUp`].
+    /// The last cause: looks through [`CallError::GaveUp`], so that a `match` on it has three arms.
     #[must_use]
     pub fn last(&self) -> &Self {
         match self {
@@ -370,7 +388,8 @@ impl<E> CallError<E> {
         }
     }
 
-    /// Whether the operation was started at least once. If not, it certainly had no effect.
+    /// Whether the operation was started at least once. If not, it certainly had no effect; if so, only its own answer can
+    /// tell, and after a timeout nobody can.
     #[must_use]
     pub fn was_started(&self) -> bool {
         self.attempts() > 0

@@ -2,6 +2,9 @@
 //!
 //! A [`Policy`](crate::Policy) cannot be put together in a wrong order; files, hand-made tower stacks and
 //! pairs of policies can. [`stack`] looks at an order, `Policies::lint` (feature `serde`) at a whole file.
+//!
+//! Each rule has been an outage somewhere: a breaker that never opened because it saw one result per call, retries of a
+//! breaker's own refusals, a total deadline that every attempt got anew. The numbers are stable; quote them.
 
 use std::fmt;
 

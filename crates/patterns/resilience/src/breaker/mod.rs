@@ -62,7 +62,7 @@ use crate::{CallError, Classify, ConfigError, Rejected, Verdict};
 pub struct Breaker(Arc<Core>);
 
 impl Breaker {
-    /// Starts a breaker named `name`.
+    /// Starts a breaker named `name`: the name of refusals, events, metric labels and, in a fleet, of the dependency.
     pub fn builder(name: impl Into<Arc<str>>) -> BreakerBuilder {
         BreakerBuilder::new(name.into())
     }
@@ -75,7 +75,8 @@ impl Breaker {
         &self.0
     }
 
-    /// Admits or refuses one call. Takes no lock and allocates nothing while closed.
+    /// Admits or refuses one call. Takes no lock and allocates nothing while closed. For calls that are no single future:
+    /// tell the [`Ticket`] how it ended. Otherwise [`call`](Self::call) does.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
@@ -87,7 +88,7 @@ impl Breaker {
         }
     }
 
-    /// As [`admit`](Self::admit), with a ticket that may outlive the borrow.
+    /// As [`admit`](Self::admit), with a ticket that may outlive the borrow: for tasks and streams.
     ///
     /// # Errors
     /// As for [`admit`](Self::admit).
@@ -151,7 +152,7 @@ impl Breaker {
         self.0.snapshot()
     }
 
-    /// The transitions from now on.
+    /// The transitions from now on, as a stream and by [`next`](Transitions::next).
     pub fn transitions(&self) -> Transitions {
         Transitions::new(self.clone())
     }
@@ -162,12 +163,24 @@ impl Breaker {
         self.0.config()
     }
 
-    /// Refuses every call until [`release`](Self::release) or until `ttl` is over.
+    /// Refuses every call until [`release`](Self::release) or until `ttl` is over. Refusals quote `why`. Wins over whatever
+    /// the breaker has learned; calls that are under way may end and decide nothing.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, Reason};
+    ///
+    /// let breaker = Breaker::builder("billing").build().unwrap();
+    /// breaker.force_open("migration until noon", None);
+    /// let refused = breaker.admit().unwrap_err();
+    /// assert_eq!(refused.why(), &Reason::ForcedOpen { why: "migration until noon".into() });
+    /// breaker.release();
+    /// assert!(breaker.admit().is_ok());
+    /// ```
     pub fn force_open(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::ForcedOpen, why, ttl);
     }
 
-    /// Lets every call pass and counts none, until [`release`](Self::release) or until `ttl` is over.
+    /// Lets every call pass and counts none, whatever is known about the dependency, until [`release`](Self::release) or until `ttl` is over.
     pub fn force_closed(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::ForcedClosed, why, ttl);
     }

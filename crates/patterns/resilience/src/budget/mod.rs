@@ -20,6 +20,7 @@ use mainstay_clock::{Clock, Instant, Runtime, Tick};
 pub use state::Cost;
 use state::{AwsCosts, Credit};
 
+use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::window::Window;
 use crate::{ConfigError, Reason, Rejected, shard};
@@ -54,6 +55,7 @@ struct Core {
     tick: Tick,
     rule: Rule,
     refused: AtomicU64,
+    streak: Streak,
 }
 
 enum Rule {
@@ -75,6 +77,14 @@ pub(crate) struct Paid {
 /// # Defaults
 /// 20 % of first attempts plus 10 per second, one second of credit. A share alone starves slow clients, hence
 /// the floor; ten seconds of credit release their whole burst exactly when the dependency begins to fail.
+///
+/// | rule | numbers | for |
+/// |---|---|---|
+/// | [`ratio`](BudgetBuilder::ratio) | 0.2, 10 per second | nearly everything |
+/// | [`finagle`](BudgetBuilder::finagle) | the same, ten seconds of credit | whoever comes from there |
+/// | [`in_flight`](BudgetBuilder::in_flight) | none; Envoy has 0.2, 3 | slow calls: counts what runs, not what came |
+/// | [`grpc`](BudgetBuilder::grpc) | none | whoever comes from gRPC's retry throttling |
+/// | [`aws`](BudgetBuilder::aws) | 500 tokens | whoever talks to what AWS' SDKs talk to |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BudgetBuilder {
@@ -93,7 +103,8 @@ enum Setting {
 
 impl BudgetBuilder {
     /// First attempts earn `ratio` each, time earns `floor` per second; a retry or hedge costs 1. The credit
-    /// is capped at the income of one second.
+    /// is capped at the income of one second. `build` refuses a ratio outside `[0, 1]`, and both at 0: without income use
+    /// no retry.
     pub fn ratio(mut self, ratio: f64, floor: f64) -> Self {
         self.setting = Setting::Ratio { ratio, floor, credit: Duration::from_secs(1) };
         self
@@ -105,7 +116,7 @@ impl BudgetBuilder {
         self
     }
 
-    /// The time whose income caps the credit of a [`ratio`](Self::ratio) budget.
+    /// The time whose income caps the credit of a [`ratio`](Self::ratio) budget; 100 ms to an hour. Other rules ignore it.
     pub fn credit(mut self, d: Duration) -> Self {
         if let Setting::Ratio { credit, .. } = &mut self.setting {
             *credit = d;
@@ -192,6 +203,7 @@ impl BudgetBuilder {
             clock: Arc::clone(runtime.clock()),
             rule,
             refused: AtomicU64::new(0),
+            streak: Streak::new(),
         })))
     }
 }
@@ -232,21 +244,24 @@ pub struct BudgetSnapshot {
 }
 
 impl Budget {
-    /// Starts a budget named `name` with the default rule.
+    /// Starts a budget named `name` with the default rule: the name of the dependency, not of a layer.
     pub fn builder(name: impl Into<Arc<str>>) -> BudgetBuilder {
         let setting = Setting::Ratio { ratio: 0.2, floor: 10.0, credit: Duration::from_secs(1) };
         BudgetBuilder { name: name.into(), runtime: None, setting }
     }
 
-    /// Pays for one retry, hedge or probe from outside a policy.
+    /// Pays for one retry, hedge or probe from outside a policy: a reconnect, a poll, a request that somebody else
+    /// repeats. Policies pay by themselves.
     ///
     /// # Errors
     /// [`Reason::Budget`] when the rule does not allow it.
     pub fn spend(&self, cost: Cost) -> Result<(), Rejected> {
-        if self.pay(cost, &mut Paid::default(), self.0.clock.now()) {
+        let now = self.0.clock.now();
+        if self.pay(cost, &mut Paid::default(), now) {
             return Ok(());
         }
-        Err(Rejected::new(Arc::clone(&self.0.name), Reason::Budget))
+        let since = self.0.streak.hit(now);
+        Err(Rejected::new(Arc::clone(&self.0.name), Reason::Budget).with_since(Some(since)))
     }
 
     /// The configured name.
@@ -255,7 +270,7 @@ impl Budget {
         &self.0.name
     }
 
-    /// What it would pay right now.
+    /// What it would pay right now. Books what has been earned until now; for consoles and scrapers.
     #[must_use]
     pub fn snapshot(&self) -> BudgetSnapshot {
         let now = self.0.clock.now();
@@ -279,7 +294,7 @@ impl Budget {
         BudgetSnapshot { name: Arc::clone(&self.0.name), available, refused }
     }
 
-    /// The bare number of tokens of a bucket rule.
+    /// The bare number of tokens of a bucket rule (gRPC's, AWS'); `None` for the others.
     #[must_use]
     pub fn tokens(&self) -> Option<f64> {
         match &self.0.rule {

@@ -51,6 +51,18 @@ pub struct Bulkhead(Arc<Core>);
 /// |---|---|---|
 /// | limit | none, required | a guessed size bites under load |
 /// | queue | none | a queue hides overload unless somebody thought about its wait |
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::Bulkhead;
+///
+/// let ms = Duration::from_millis;
+/// let reports = Bulkhead::builder("reports", 4).queue(16, ms(250)).build().unwrap();
+/// assert_eq!((reports.snapshot().limit, reports.snapshot().max_queue), (4, 16));
+/// // Zero never means unlimited.
+/// assert_eq!(Bulkhead::builder("reports", 0).build().unwrap_err().to_string(), "limit = 0 is refused; allowed: 1 to 65535");
+/// assert_eq!(Bulkhead::builder("reports", 4).queue(16, ms(0)).build().unwrap_err().field(), "wait");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BulkheadBuilder {
@@ -96,7 +108,8 @@ pub struct BulkheadSnapshot {
 }
 
 impl BulkheadBuilder {
-    /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline.
+    /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline. As long as the wait you would
+    /// accept times the rate at which permits come free; longer only makes everybody late.
     pub fn queue(mut self, n: u32, wait: Duration) -> Self {
         self.queue = Some((n, wait));
         self
@@ -154,7 +167,8 @@ fn check_queue(n: u32) -> Result<(), ConfigError> {
 }
 
 impl Bulkhead {
-    /// Starts a bulkhead named `name` with `limit` permits.
+    /// Starts a bulkhead named `name` with `limit` permits, 1 to 65,535. There is no default: a guessed size bites under
+    /// load.
     pub fn builder(name: impl Into<Arc<str>>, limit: u32) -> BulkheadBuilder {
         BulkheadBuilder { name: name.into(), limit, queue: None, runtime: None, listener: None }
     }
@@ -163,7 +177,7 @@ impl Bulkhead {
         &self.0
     }
 
-    /// A permit now or never.
+    /// A permit now or never: one compare-and-swap. Never overtakes those who wait.
     ///
     /// # Errors
     /// [`Reason::Full`] when none is free or somebody already waits.
@@ -253,6 +267,18 @@ impl Bulkhead {
     ///
     /// # Errors
     /// [`ConfigError`] for 0 or a number beyond what it can count.
+    ///
+    /// ```
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let pool = Bulkhead::builder("pool", 2).build().unwrap();
+    /// let held = (pool.try_acquire().unwrap(), pool.try_acquire().unwrap());
+    /// pool.resize(1).unwrap();
+    /// drop(held.0);
+    /// assert!(pool.try_acquire().is_err()); // one is still inside, and there is room for one
+    /// drop(held.1);
+    /// assert!(pool.try_acquire().is_ok());
+    /// ```
     pub fn resize(&self, limit: u32) -> Result<(), ConfigError> {
         check_limit(limit)?;
         self.0.resize(limit);
@@ -334,7 +360,7 @@ impl Partitions {
         })
     }
 
-    /// Every partition, in the order of names.
+    /// Every partition, in the order of names: for a console, or for metrics.
     pub fn iter(&self) -> impl Iterator<Item = &Bulkhead> {
         self.0.values()
     }

@@ -13,7 +13,8 @@ use super::core::{Core, Entry};
 use super::queue::Waiter;
 use crate::{CallContext, Priority, Reason, Rejected};
 
-/// One call's place in a bulkhead. Dropping it gives it back, to the first in line if somebody waits.
+/// One call's place in a bulkhead. Dropping it gives it back, to the first in line if somebody waits, also while a panic
+/// unwinds. It borrows its bulkhead: for a task take an [`OwnedPermit`].
 #[must_use = "a permit that is dropped at once bounds nothing"]
 pub struct Permit<'a> {
     core: &'a Core,

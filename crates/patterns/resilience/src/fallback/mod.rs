@@ -84,7 +84,7 @@ impl Fallback {
         &self.0.name
     }
 
-    /// How many calls it answered or tried to.
+    /// How many calls it answered or tried to. Worth an alert: a fallback that always answers is an outage nobody sees.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
@@ -96,7 +96,8 @@ impl Fallback {
         self.0.failed.load(Ordering::Relaxed)
     }
 
-    /// Awaits `call`; if it fails in a way that counts, awaits what `with` makes of the error.
+    /// Awaits `call`; if it fails in a way that counts, awaits what `with` makes of the error. `with` is not called
+    /// otherwise, so it may be expensive.
     ///
     /// # Errors
     /// [`FallbackError`] with the error of the call and, if the fallback ran, its own.

@@ -68,6 +68,20 @@ const SAMPLES: u64 = 100;
 const REFRESH: u64 = 100_000_000;
 
 /// Settings of a [`Hedge`].
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::hedge::Hedge;
+///
+/// let hedge = Hedge::at_percentile(0.95)
+///     .initially(Duration::from_millis(80))
+///     .at_least(Duration::from_millis(5))
+///     .window(Duration::from_secs(60))
+///     .build()
+///     .unwrap();
+/// assert_eq!(hedge.delay(), Some(Duration::from_millis(80))); // no samples yet
+/// assert_eq!(Hedge::at_percentile(1.0).build().unwrap_err().field(), "percentile");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HedgeBuilder {
@@ -78,7 +92,7 @@ pub struct HedgeBuilder {
 }
 
 impl Hedge {
-    /// After a fixed delay.
+    /// After a fixed delay: the same for every call, whatever the service does. For services whose latency you know.
     pub fn after(delay: Duration) -> HedgeBuilder {
         HedgeBuilder {
             percentile: None,
@@ -88,7 +102,8 @@ impl Hedge {
         }
     }
 
-    /// After the time that a share `p` of the successes does not exceed; 0.95 adds at most 5 % of load.
+    /// After the time that a share `p` of the successes does not exceed; 0.95 adds at most 5 % of load. Follows the
+    /// service: it is computed from the successes of the window, at most every 100 ms.
     pub fn at_percentile(p: f64) -> HedgeBuilder {
         HedgeBuilder {
             percentile: Some(p),
@@ -98,13 +113,14 @@ impl Hedge {
         }
     }
 
-    /// For the slot of a policy. Policies that share a plan share its latencies.
+    /// For the slot of a policy. Policies that share a plan share its latencies, so share one only among policies that
+    /// call the same dependency for the same kind of answer.
     #[must_use]
     pub fn plan(&self) -> Arc<dyn HedgePlan> {
         Arc::<Inner>::clone(&self.0)
     }
 
-    /// The delay now; `None`: no hedge.
+    /// The delay now; `None`: no hedge, because there are too few samples and no [`initially`](HedgeBuilder::initially).
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {
         self.0.current()
@@ -169,19 +185,20 @@ impl fmt::Debug for Hedge {
 }
 
 impl HedgeBuilder {
-    /// The delay until 100 successes have been seen.
+    /// The delay until 100 successes have been seen. Without it nothing is hedged before that.
     pub fn initially(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// No percentile below this counts: hedging faster than the network is noise.
+    /// No percentile below this counts: hedging faster than the network is noise. Default 2 ms, twice the tick by which
+    /// latencies are measured.
     pub fn at_least(mut self, delay: Duration) -> Self {
         self.least = delay;
         self
     }
 
-    /// How far back successes count.
+    /// How far back successes count, in four slices. Default 30 s: a shift of the latency is followed within a minute.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::Runtime;
+use mainstay_clock::{Clock, Runtime};
 
 use crate::event::{Ear, Event, Kind, Listener};
+use crate::streak::Streak;
 use crate::{Reason, Rejected};
 
 /// The settings that the builder of every limit has.
@@ -28,7 +29,12 @@ impl Parts {
 
     /// Who speaks for the limit.
     pub(super) fn voice(self) -> Voice {
-        Voice { ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()), name: self.name }
+        Voice {
+            clock: Arc::clone(self.runtime().clock()),
+            streak: Streak::new(),
+            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
+            name: self.name,
+        }
     }
 }
 
@@ -36,6 +42,8 @@ impl Parts {
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) name: Arc<str>,
+    clock: Arc<dyn Clock>,
+    streak: Streak,
     ear: Ear,
 }
 
@@ -43,7 +51,9 @@ impl Voice {
     /// A refusal, told to the listener; `wait` is when to come back, if known.
     #[cold]
     pub(super) fn refuse(&self, why: Reason, wait: Option<Duration>) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.name), why).with_retry_after(wait);
+        let since = self.streak.hit(self.clock.now());
+        let rejected = Rejected::new(Arc::clone(&self.name), why);
+        let rejected = rejected.with_retry_after(wait).with_since(Some(since));
         self.ear.tell(&Event::Rejected(&rejected));
         rejected
     }

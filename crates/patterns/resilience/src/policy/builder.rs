@@ -98,7 +98,8 @@ impl PolicyBuilder {
     }
 
     /// Fills a limit slot: a [`RateLimiter`](crate::limit::RateLimiter), an
-    /// [`AdaptiveLimiter`](crate::limit::AdaptiveLimiter), a [`ClientThrottle`](crate::limit::ClientThrottle) or
+    /// [`AdaptiveLimiter`](crate::limit::AdaptiveLimiter), a [`ClientThrottle`](crate::limit::ClientThrottle), a
+    /// [`Shedder`](crate::limit::Shedder) or
     /// something of your own. Asked once per call, before the bulkhead: what is refused must not wait first.
     pub fn limit(mut self, slot: LimitSlot, limiter: Arc<dyn Limiter>) -> Self {
         self.limits[slot.index()] = Some(limiter);

@@ -9,6 +9,7 @@ mod admit;
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -273,7 +274,7 @@ where
             None => this.cx.deadline(),
         };
         if core.is_hopeless(now, *this.deadline) {
-            return refuse(core, Rejected::new(core.name.clone(), Reason::Deadline));
+            return refuse(core, core.too_late());
         }
         if core.limited
             && let Err(rejected) = core.pass_limits(this.cx, now, &mut this.held.passes)
@@ -303,7 +304,7 @@ where
             Ok(parity) => {
                 this.held.permit = Some(parity);
                 if core.is_hopeless(core.tick.read(), *this.deadline) {
-                    return Poll::Ready(refuse(core, Rejected::new(core.name.clone(), Reason::Deadline)));
+                    return Poll::Ready(refuse(core, core.too_late()));
                 }
                 Poll::Ready(Step::Go)
             }
@@ -639,6 +640,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The refusal of what cannot end in time.
+    #[cold]
+    fn too_late(&self) -> Rejected {
+        let since = self.stats.late_since(self.clock.now());
+        Rejected::new(Arc::clone(&self.name), Reason::Deadline).with_since(Some(since))
     }
 
     /// Remembers and tells a refusal.

@@ -91,28 +91,47 @@ pub struct RetryBuilder {
 }
 
 impl Retry {
-    /// Doubling delays from `base` to `cap`, with full jitter.
+    /// Doubling delays from `base` to `cap`, with full jitter: each is drawn from zero to what the doubling says.
     pub fn exponential(base: Duration, cap: Duration) -> RetryBuilder {
         RetryBuilder::new(base, cap, Growth::Exponential { factor: 2.0 }, Jitter::Full)
     }
 
-    /// Delays of `base`, twice `base`, and so on up to `cap`, with full jitter.
+    /// Delays of `base`, twice `base`, and so on up to `cap`, with full jitter. Gentler than doubling; for dependencies
+    /// that are back in a known time.
     pub fn linear(base: Duration, cap: Duration) -> RetryBuilder {
         RetryBuilder::new(base, cap, Growth::Linear, Jitter::Full)
     }
 
-    /// Always `delay`, without jitter.
+    /// Always `delay`, without jitter: for a single client. A fleet of them would retry in step; add
+    /// [`jitter`](RetryBuilder::jitter).
     pub fn constant(delay: Duration) -> RetryBuilder {
         RetryBuilder::new(delay, delay, Growth::Constant, Jitter::None)
     }
 
-    /// What we would choose: 3 attempts, 50 ms to 2 s.
+    /// What we would choose: 3 attempts, 50 ms to 2 s, doubling, full jitter.
     pub fn standard() -> RetryBuilder {
         Self::exponential(Duration::from_millis(50), Duration::from_secs(2))
     }
 
     /// AWS retry behaviour 2.1: 3 attempts, base 50 ms, after throttling 1 s, cap 20 s; advice is clamped to at
-    /// most 5 s above the own delay. Use it with [`BudgetBuilder::aws`](crate::budget::BudgetBuilder::aws).
+    /// most 5 s above the own delay. Use it with [`BudgetBuilder::aws`](crate::budget::BudgetBuilder::aws); the adaptive
+    /// mode of the same source is [`SendRate`](crate::limit::SendRate).
+    ///
+    /// Source: the AWS SDKs' reference on retry behavior.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, Policy, Retry, limit::SendRate};
+    ///
+    /// let policy = Policy::builder("table")
+    ///     .idempotent()
+    ///     .retry(Retry::aws().build().unwrap())
+    ///     .budget(&Budget::builder("table").aws().build().unwrap())
+    ///     .send_rate(&SendRate::builder("table").build().unwrap())
+    ///     .build()
+    ///     .unwrap();
+    /// // 500 tokens pay for 35 retries at 14.
+    /// assert_eq!(policy.snapshot().budget.unwrap().available, 35.0);
+    /// ```
     pub fn aws() -> RetryBuilder {
         let cap = Duration::from_secs(20);
         let mut aws = Self::exponential(Duration::from_millis(50), cap);
@@ -154,37 +173,41 @@ impl RetryBuilder {
         }
     }
 
-    /// Executions at most, the first included.
+    /// Executions at most, the first included. 1 is no retry at all; `build` refuses 0 and more than a million.
     pub fn attempts(mut self, n: u32) -> Self {
         self.attempts = n;
         self
     }
 
-    /// The jitter. It comes before the clamp: no delay exceeds the cap.
+    /// The jitter. It comes before the clamp: no delay exceeds the cap. Full jitter spreads a herd best; equal jitter
+    /// never retries at once; none is for tests.
     pub fn jitter(mut self, jitter: Jitter) -> Self {
         self.jitter = jitter;
         self
     }
 
-    /// The growth of an exponential schedule.
+    /// The growth of an exponential schedule: 2 doubles. `build` refuses what is not finite or below 1.
     pub fn factor(mut self, factor: f64) -> Self {
         self.growth = Growth::Exponential { factor };
         self
     }
 
-    /// No attempt starts later than this after the call began.
+    /// No attempt starts later than this after the call began. A policy's deadline also bounds the attempts themselves;
+    /// this one only says when to stop repeating.
     pub fn total_time(mut self, d: Duration) -> Self {
         self.total = Some(d);
         self
     }
 
-    /// Longest server advice that is followed; beyond it the call ends and hands the advice on.
+    /// Longest server advice that is followed; beyond it the call ends and hands the advice on as
+    /// [`CallError::retry_after`](crate::CallError::retry_after). The deadline bounds it in any case.
     pub fn max_retry_after(mut self, d: Duration) -> Self {
         self.advice = Advice::Followed { at_most: d };
         self
     }
 
-    /// Delays after throttling.
+    /// Delays after throttling, in place of the usual ones: a service that says "slow down" needs longer pauses than a
+    /// connection that broke.
     pub fn when_throttled(mut self, base: Duration, cap: Duration) -> Self {
         self.throttled = Some((base, cap));
         self
@@ -196,7 +219,26 @@ impl RetryBuilder {
         self
     }
 
-    /// A further condition, asked after the verdict allowed a retry.
+    /// A further condition, asked after the verdict allowed a retry. It can only say no.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{CallContext, CallError, Policy, Retry, Stop};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// // Resets may be repeated, timeouts not: too expensive here.
+    /// let retry = Retry::constant(Duration::from_millis(1)).when(|failed| !failed.timed_out).build().unwrap();
+    /// let policy = Policy::builder("report")
+    ///     .idempotent()
+    ///     .retry(retry)
+    ///     .attempt_timeout(Duration::from_millis(5))
+    ///     .build()
+    ///     .unwrap();
+    /// let hung = policy.call(&CallContext::new(), |_| std::future::pending::<Result<(), std::io::Error>>()).await;
+    /// let Err(CallError::GaveUp(gave_up)) = hung else { panic!("it may not be repeated") };
+    /// assert_eq!((gave_up.attempts(), gave_up.stop()), (1, Stop::When));
+    /// # });
+    /// ```
     pub fn when(mut self, when: impl Fn(&Failed) -> bool + Send + Sync + 'static) -> Self {
         self.when = Some(When(Arc::new(when)));
         self

@@ -46,7 +46,7 @@ use tower_service::Service;
 
 pub use future::PolicyFuture;
 
-use crate::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter};
+use crate::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter, Shedder};
 use crate::policy::LimitSlot;
 use crate::{Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict};
 
@@ -228,5 +228,14 @@ impl ClientThrottle {
     #[must_use]
     pub fn layer(&self) -> PolicyLayer {
         single(Policy::builder(self.name()).limit(LimitSlot::Throttle, Arc::new(self.clone())))
+    }
+}
+
+impl Shedder {
+    /// A layer with only this shedder (feature `tower`), for a server. Priority and tenant come from the request by
+    /// [`adapt`](PolicyLayer::adapt): without it all calls are alike.
+    #[must_use]
+    pub fn layer(&self) -> PolicyLayer {
+        single(Policy::builder(self.name()).limit(LimitSlot::Adaptive, Arc::new(self.clone())))
     }
 }

@@ -1,4 +1,8 @@
 //! Calls in flight, bounded by what the service behind can do.
+//!
+//! Sources: AIMD is Chiu and Jain (1989); Vegas is Brakmo and Peterson (1995) with the thresholds of Netflix'
+//! concurrency-limits; the gradient is that project's Gradient2, with a baseline that is measured instead of followed and
+//! growth only while no queue is visible: a baseline that follows an overload lets the limit creep up without end.
 
 mod baseline;
 mod state;
@@ -19,6 +23,12 @@ use baseline::ProbeConfig;
 use state::{Rule, Sample, Settings, State};
 
 /// How the limit follows the service.
+///
+/// | algorithm | needs | good for | not good for |
+/// |---|---|---|---|
+/// | gradient (default) | latencies that grow with the load | services that queue | latencies that vary tenfold by themselves |
+/// | Vegas | the same | large limits | small ones: it keeps 3 to 6 `log10` of the limit waiting |
+/// | AIMD | a service that refuses, or a timeout that says what too slow means | hard limits | services that only get slower |
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -45,13 +55,14 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Drops and 5 s; a drop leaves 0.9.
+    /// The reference's numbers: slower than 5 s is a drop, and a drop leaves 0.9 of the limit. Set the timeout to what
+    /// is too slow for your service.
     #[must_use]
     pub fn aimd() -> Self {
         Self::Aimd { timeout: Duration::from_secs(5), backoff: 0.9 }
     }
 
-    /// Tolerance 1.5, growth 4, smoothing 0.2.
+    /// The reference's numbers: tolerance 1.5, growth 4 per window, smoothing 0.2.
     #[must_use]
     pub fn gradient() -> Self {
         Self::Gradient { tolerance: 1.5, growth: 4.0, smoothing: 0.2 }
@@ -92,6 +103,24 @@ struct Inner {
 }
 
 /// Settings of an [`AdaptiveLimiter`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | algorithm | gradient | the only one that finds the knee of a plain queue, see the numbers in the guide |
+/// | initial | 20 | costs little either way: it is left within some hundred calls |
+/// | min, max | 1, 1000 | never locked out; beyond a thousand it is hardly the limit that protects |
+/// | probe concurrency | 4 | fewer give no stable measurement |
+/// | probe every | 100 samples per unit of the limit (Vegas: 30) | a probe costs up to half of the throughput for its time |
+///
+/// ```
+/// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
+///
+/// let limiter = AdaptiveLimiter::builder("search").algorithm(Algorithm::Vegas).initial(50).min(10).max(200).build();
+/// assert_eq!(limiter.unwrap().limit(), 50);
+/// let refused = AdaptiveLimiter::builder("search").min(30).build().unwrap_err();
+/// assert_eq!((refused.field(), refused.allowed()), ("initial", "min (30) to max (1000)"));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AdaptiveBuilder {
@@ -140,7 +169,7 @@ impl AdaptiveSnapshot {
 }
 
 impl AdaptiveLimiter {
-    /// A limiter named `name`.
+    /// Starts a limiter named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> AdaptiveBuilder {
         AdaptiveBuilder {
             parts: Parts::new(name),
@@ -159,7 +188,7 @@ impl AdaptiveLimiter {
         &self.0.voice.name
     }
 
-    /// Limit, permits out and baseline.
+    /// Limit, permits out and baseline. Takes the lock of the measurements; for consoles and scrapers.
     #[must_use]
     pub fn snapshot(&self) -> AdaptiveSnapshot {
         let state = self.0.state.lock();
@@ -171,7 +200,7 @@ impl AdaptiveLimiter {
         }
     }
 
-    /// The limit now.
+    /// The limit now: one load, for those who follow it as a [`Shedder`](super::Shedder) does.
     #[must_use]
     pub fn limit(&self) -> u32 {
         low(self.0.word.load(Ordering::Acquire))
@@ -346,25 +375,25 @@ impl fmt::Debug for AdaptiveLimiter {
 }
 
 impl AdaptiveBuilder {
-    /// How the limit follows the service.
+    /// How the limit follows the service. `build` refuses numbers of the algorithm that are out of range.
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
         self.algorithm = algorithm;
         self
     }
 
-    /// The first limit.
+    /// The first limit, between [`min`](Self::min) and [`max`](Self::max).
     pub fn initial(mut self, limit: u32) -> Self {
         self.initial = limit;
         self
     }
 
-    /// The smallest limit.
+    /// The smallest limit, at least 1: a limiter that admits nothing learns nothing.
     pub fn min(mut self, limit: u32) -> Self {
         self.min = limit;
         self
     }
 
-    /// The largest limit.
+    /// The largest limit, at most a million.
     pub fn max(mut self, limit: u32) -> Self {
         self.max = limit;
         self
@@ -377,7 +406,8 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// Samples per unit of the limit between two measurements of the baseline, before jitter.
+    /// Samples per unit of the limit between two measurements of the baseline, before jitter: many limiters in front of
+    /// one service must not measure together.
     pub fn probe_every(mut self, samples: u32) -> Self {
         self.probe_every = Some(samples);
         self

@@ -90,7 +90,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         &self.0.voice.name
     }
 
-    /// Takes one cell of `key`.
+    /// Takes one cell of `key`, now or never. Takes the short lock of one of sixteen shards.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`] and the time until a cell of this key is free.
@@ -120,13 +120,14 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.take(key, n).map_err(|wait| RateError::Rejected(self.refuse(wait)))
     }
 
-    /// Keys remembered now.
+    /// Keys remembered now. Locks each shard in turn.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.0.shards.iter().map(|shard| shard.lock().tats.len()).sum()
     }
 
-    /// Forgets every key that equals one never seen, and gives their memory back.
+    /// Forgets every key that equals one never seen, and gives their memory back. Insertions do it by themselves as the
+    /// map grows; call it when the memory shall come back in a lull.
     pub fn sweep(&self) {
         let now = self.0.clock.now().as_nanos();
         for shard in &self.0.shards {

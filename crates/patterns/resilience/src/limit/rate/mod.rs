@@ -1,4 +1,7 @@
 //! Calls per time: the generic cell rate algorithm, unkeyed and per key.
+//!
+//! Source: ITU-T I.371, virtual scheduling. The whole state of a limiter is one number, the instant at which the next
+//! cell is due if cells come evenly; there is no background task that refills anything.
 
 mod keyed;
 mod state;
@@ -55,6 +58,15 @@ struct Inner {
 const TICK: u64 = 1_000_000;
 
 /// Settings of a rate limiter; see [`RateLimiter`].
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::limit::RateLimiter;
+///
+/// let limiter = RateLimiter::builder("api").rate(100, Duration::from_secs(1)).burst(20).build().unwrap();
+/// assert!(limiter.check_n(20).is_ok());
+/// assert_eq!(RateLimiter::builder("api").build().unwrap_err().field(), "rate"); // only you know it
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RateBuilder {
@@ -108,7 +120,7 @@ pub enum RateError {
 }
 
 impl RateLimiter {
-    /// A limiter named `name`; the rate is required.
+    /// Starts a limiter named `name`; the rate is required.
     pub fn builder(name: impl Into<Arc<str>>) -> RateBuilder {
         RateBuilder {
             parts: Parts::new(name),
@@ -126,7 +138,7 @@ impl RateLimiter {
         &self.0.voice.name
     }
 
-    /// Takes one cell.
+    /// Takes one cell, now or never.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`] and the time until a cell is free.
@@ -135,7 +147,7 @@ impl RateLimiter {
         self.0.take(1).map_err(|wait| self.0.refuse(wait))
     }
 
-    /// Takes `n` cells or none.
+    /// Takes `n` cells or none: for calls that weigh more than one, by bytes or by rows.
     ///
     /// # Errors
     /// [`RateError::OverBurst`] when `n` exceeds the burst: it could never pass. [`RateError::Rejected`] with
@@ -151,7 +163,8 @@ impl RateLimiter {
         self.0.take(n).map_err(|wait| RateError::Rejected(self.0.refuse(wait)))
     }
 
-    /// Waits for one cell, in the order of the calls, but not past `deadline`.
+    /// Waits for one cell, in the order of the calls, but not past `deadline`. With [`Deadline::NONE`] the wait is as long
+    /// as the line of those before; bound it.
     ///
     /// # Errors
     /// [`Rejected`] at once when the cell is due after the deadline.

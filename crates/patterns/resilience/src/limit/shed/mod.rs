@@ -1,8 +1,11 @@
 //! What a server takes in beyond its limit, and whom it refuses first.
+//!
+//! The thresholds of two and three times the limit are those of failsafe-go's prioritizers; the fairness among tenants is
+//! by their shares of what is taken in.
 
 mod state;
+mod tenants;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,9 +14,11 @@ use mainstay_clock::{Rng, Runtime};
 
 use super::AdaptiveLimiter;
 use super::parts::{Parts, Voice};
+use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
 use crate::{CallContext, ConfigError, Listener, Reason, Rejected};
 use state::chance;
+use tenants::Tenants;
 
 /// Sheds load by priority, fairly among tenants.
 ///
@@ -45,8 +50,7 @@ struct Inner {
     limit: Limit,
     rng: Arc<dyn Rng>,
     load: AtomicU32,
-    /// Permits out per tenant. Every entry has at least one, so there are at most three times the limit.
-    tenants: Mutex<HashMap<Arc<str>, u32>>,
+    tenants: Mutex<Tenants>,
 }
 
 #[derive(Clone, Debug)]
@@ -56,6 +60,15 @@ enum Limit {
 }
 
 /// Settings of a [`Shedder`].
+///
+/// ```
+/// use mainstay_resilience::limit::{AdaptiveLimiter, Shedder};
+///
+/// let measured = AdaptiveLimiter::builder("database").initial(8).build().unwrap();
+/// let shedder = Shedder::builder("api").follow(&measured).build().unwrap();
+/// assert_eq!(shedder.load(), 0);
+/// assert_eq!(Shedder::builder("api").build().unwrap_err().field(), "limit"); // a number, or whom to follow
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ShedderBuilder {
@@ -64,7 +77,7 @@ pub struct ShedderBuilder {
 }
 
 impl Shedder {
-    /// A shedder named `name`; the limit is required.
+    /// Starts a shedder named `name`; the limit is required.
     pub fn builder(name: impl Into<Arc<str>>) -> ShedderBuilder {
         ShedderBuilder { parts: Parts::new(name), limit: Limit::Fixed(0) }
     }
@@ -75,7 +88,7 @@ impl Shedder {
         &self.0.voice.name
     }
 
-    /// Permits out: calls in service and waiting.
+    /// Permits out: calls in service and waiting, of all tenants.
     #[must_use]
     pub fn load(&self) -> u32 {
         self.0.load.load(Ordering::Acquire)
@@ -92,25 +105,45 @@ impl Shedder {
     /// # Errors
     /// [`Rejected`] with [`Reason::Shed`].
     pub fn admit(&self, cx: &CallContext) -> Result<ShedPermit, Rejected> {
-        let limit = self.0.limit.now();
+        let tenant = self.0.take(cx)?;
+        Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
+    }
+}
+
+impl Inner {
+    /// A permit; the number of its tenant.
+    fn take(&self, cx: &CallContext) -> Result<u64, Rejected> {
+        let limit = self.limit.now();
         let tenant = cx.tenant().unwrap_or_default();
-        let mut tenants = self.0.tenants.lock();
-        let load = self.0.load.load(Ordering::Acquire);
-        let share = tenants.get(tenant).copied().unwrap_or(0);
+        let mut tenants = self.tenants.lock();
+        let load = self.load.load(Ordering::Acquire);
+        let share = tenants.share(tenant);
         let others = tenants.len() + usize::from(share == 0);
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let p = chance(load, limit, cx.priority(), share, others);
-        if p >= 1.0 || (p > 0.0 && self.0.rng.unit() < p) {
+        if p >= 1.0 || (p > 0.0 && self.rng.unit() < p) {
             drop(tenants);
-            return Err(self.0.voice.refuse(Reason::Shed, None));
+            return Err(self.voice.refuse(Reason::Shed, None));
         }
-        let tenant: Arc<str> = match tenants.get_key_value(tenant) {
-            Some((known, _)) => Arc::clone(known),
-            None => tenant.into(),
-        };
-        *tenants.entry(Arc::clone(&tenant)).or_insert(0) += 1;
-        self.0.load.fetch_add(1, Ordering::AcqRel);
-        Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
+        self.load.fetch_add(1, Ordering::AcqRel);
+        Ok(tenants.take(tenant))
+    }
+
+    fn give_back(&self, tenant: u64) {
+        let mut tenants = self.tenants.lock();
+        self.load.fetch_sub(1, Ordering::AcqRel);
+        tenants.give_back(tenant);
+    }
+}
+
+/// In the adaptive slot of a policy: a place per call, by the context's priority and tenant.
+impl seam::Limiter for Shedder {
+    fn admit(&self, ask: &Ask<'_>) -> Result<Pass, Rejected> {
+        self.0.take(ask.cx).map(Pass)
+    }
+
+    fn done(&self, pass: Pass, _sample: seam::Sample) {
+        self.0.give_back(pass.0);
     }
 }
 
@@ -123,29 +156,22 @@ impl Limit {
     }
 }
 
-/// The right to be in the server. Dropping it gives the place back.
+/// The right to be in the server, from admission to the end of the answer. Dropping it gives the place back.
 #[must_use]
 pub struct ShedPermit {
     shedder: Arc<Inner>,
-    tenant: Arc<str>,
+    tenant: u64,
 }
 
 impl Drop for ShedPermit {
     fn drop(&mut self) {
-        let mut tenants = self.shedder.tenants.lock();
-        self.shedder.load.fetch_sub(1, Ordering::AcqRel);
-        if let Some(count) = tenants.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                tenants.remove(&self.tenant);
-            }
-        }
+        self.shedder.give_back(self.tenant);
     }
 }
 
 impl fmt::Debug for ShedPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShedPermit").field("tenant", &self.tenant).finish_non_exhaustive()
+        f.debug_struct("ShedPermit").field("shedder", &self.shedder.voice.name).finish_non_exhaustive()
     }
 }
 
@@ -156,13 +182,13 @@ impl fmt::Debug for Shedder {
 }
 
 impl ShedderBuilder {
-    /// Calls that the server can work on at once.
+    /// Calls that the server can work on at once: twice as many are taken in freely, three times as many never.
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = Limit::Fixed(limit);
         self
     }
 
-    /// Follows the limit of `limiter`.
+    /// Follows the limit of `limiter`, as it is at each admission, in place of a fixed number.
     pub fn follow(mut self, limiter: &AdaptiveLimiter) -> Self {
         self.limit = Limit::Follow(limiter.clone());
         self
@@ -198,7 +224,7 @@ impl ShedderBuilder {
             voice: self.parts.voice(),
             limit: self.limit,
             load: AtomicU32::new(0),
-            tenants: Mutex::new(HashMap::new()),
+            tenants: Mutex::new(Tenants::default()),
         })))
     }
 }

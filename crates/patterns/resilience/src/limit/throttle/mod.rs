@@ -1,4 +1,6 @@
 //! Refuses locally what the service would refuse anyway.
+//!
+//! Source: "Site Reliability Engineering" (2016), chapter 21, client-side throttling.
 
 mod state;
 
@@ -52,6 +54,20 @@ struct Inner {
 }
 
 /// Settings of a [`ClientThrottle`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | k | 2 | the book's: half of the requests may be refused before the client helps; smaller spares the service more and refuses sooner |
+/// | window | 2 minutes | the book's; shorter follows faster and is noisier |
+/// | trickle | 1 % | with less a recovery goes unnoticed for long |
+///
+/// ```
+/// use mainstay_resilience::limit::ClientThrottle;
+///
+/// assert!(ClientThrottle::builder("search").k(1.5).trickle(0.05).build().is_ok());
+/// assert_eq!(ClientThrottle::builder("search").k(1.0).build().unwrap_err().field(), "k");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ThrottleBuilder {
@@ -62,7 +78,7 @@ pub struct ThrottleBuilder {
 }
 
 impl ClientThrottle {
-    /// A throttle named `name`.
+    /// Starts a throttle named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> ThrottleBuilder {
         ThrottleBuilder { parts: Parts::new(name), k: 2.0, window: Duration::from_secs(120), trickle: 0.01 }
     }
@@ -73,7 +89,7 @@ impl ClientThrottle {
         &self.0.voice.name
     }
 
-    /// The share of requests that is refused now.
+    /// The share of requests that is refused now, between 0 and 1 less the trickle.
     #[must_use]
     pub fn refusal(&self) -> f64 {
         f64::from_bits(self.0.refusal.load(Ordering::Relaxed))
@@ -179,19 +195,19 @@ impl fmt::Debug for ClientThrottle {
 }
 
 impl ThrottleBuilder {
-    /// How many requests per accepted one are sent before the client refuses; above 1.
+    /// How many requests per accepted one are sent before the client refuses; above 1 and at most 1000.
     pub fn k(mut self, k: f64) -> Self {
         self.k = k;
         self
     }
 
-    /// How far back requests and accepts count.
+    /// How far back requests and accepts count, in twelve slices; 1 ms to 1 day.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The share that always passes.
+    /// The share that always passes, in `(0, 1]`; with 1 nothing is ever refused.
     pub fn trickle(mut self, share: f64) -> Self {
         self.trickle = share;
         self

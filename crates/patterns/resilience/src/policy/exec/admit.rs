@@ -11,7 +11,7 @@ use super::{Held, Run, Stage, Step, refuse_attempt};
 use crate::bulkhead::Wait;
 use crate::policy::Core;
 use crate::policy::running::Operation;
-use crate::{CallContext, Outcome, Reason, Rejected, Verdict};
+use crate::{CallContext, Outcome, Verdict};
 
 /// Places in [`Held::attempts`].
 pub(super) const PRIMARY: usize = 0;
@@ -98,8 +98,7 @@ where
         let this = self.as_mut().project();
         let core: &Core = this.core;
         if core.is_hopeless(core.tick.read(), *this.deadline) {
-            let rejected = Rejected::new(core.name.clone(), Reason::Deadline);
-            return refuse_attempt(core, rejected, this.first.take(), *this.number);
+            return refuse_attempt(core, core.too_late(), this.first.take(), *this.number);
         }
         if let Some(rate) = &core.send_rate {
             this.held.epoch = rate.epoch();
