@@ -5,6 +5,40 @@
 //! can open or close a breaker. A closed success costs two loads and one add on a line of the own thread;
 //! windows are summed only when a failure, a slow call or a reader asks.
 //!
+//! # States
+//!
+//! | event | closed | open | half-open |
+//! |---|---|---|---|
+//! | a call asks | ticket | before the time is over: refused, with the time left; then one caller moves it to half-open | a free permit: probe with a lease; else refused, until the earliest lease ends |
+//! | success | counted | - | one of the required; enough of them close, with an empty window |
+//! | failure | counted, may open | - | opens, the next open time grows |
+//! | slow success | success for one rate, slow for the other; may open | - | a failure, if slow calls trip |
+//! | ignored | nothing | - | permit back, no evidence |
+//! | dropped | by [`Abandoned`] | - | permit back; a failure only if that says so |
+//! | lease over | - | - | permit free; what that probe reports is void |
+//! | result of another generation | counted as late, decides nothing | the same | the same |
+//!
+//! A person's hold ([`force_open`](Breaker::force_open), [`force_closed`](Breaker::force_closed),
+//! [`metrics_only`](Breaker::metrics_only)) replaces any of them until [`release`](Breaker::release) or its end; then the
+//! breaker is closed, with an empty window.
+//!
+//! # When it opens
+//!
+//! ```text
+//! consecutive:  failures in a row >= k
+//! rates:        total >= min_calls  and  ( failures / total >= failure_rate  or  slow / total >= slow_rate )
+//! blind:        nothing conclusive in the window  and  dropped calls >= min_calls
+//! open time:    min(cap, base * growth^(failed half-open rounds)) * (1 +- jitter)
+//! ```
+//!
+//! # Evidence
+//!
+//! [`Verdict::Fail`] and [`Verdict::Throttled`] are failures, [`Verdict::Ignore`] is nothing: a validation error, a "not
+//! found", a declined card say nothing about the dependency. A panic is a failure. A local refusal of another policy (a
+//! full bulkhead, an open inner breaker) is never evidence, or one outage would trip the whole chain.
+//!
+//! # Sources
+//!
 //! The abandoned-call policy and the progressive half-open follow the ideas of Polly and of the crate
 //! `seatbelt`; count and time windows with failure and slow rates are those of Resilience4j.
 

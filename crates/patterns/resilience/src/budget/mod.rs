@@ -5,6 +5,15 @@
 //! nested policies share it through the [`CallContext`](crate::CallContext), and only the outermost first
 //! attempt earns.
 //!
+//! ```text
+//! ratio:      credit += ratio per first attempt + floor per second, at most what one second earns; a retry costs 1
+//! in flight:  retries and hedges in flight <= max(at_least, share * calls in flight)
+//! gRPC:       tokens -= 1 per failed attempt, += ratio per success; retries only above half of max
+//! AWS:        a retry takes 14 of 500 (5 when throttled); success after retries returns the last cost, at once adds 1
+//! ```
+//!
+//! The first attempt is free under every rule: a budget bounds what is added to the load, not the load.
+//!
 //! Sources of the rules: Finagle's `RetryBudget`; Envoy's retry budgets; gRFC A6 for gRPC; the AWS SDKs'
 //! retry behaviour 2.1.
 

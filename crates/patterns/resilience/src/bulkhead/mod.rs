@@ -1,4 +1,19 @@
 //! Bounds calls in flight per partition, so that one slow dependency cannot take every thread and socket.
+//!
+//! # How it decides
+//!
+//! Permits, holders and waiters are one atomic word. A free permit is one compare-and-swap; only who has to wait takes a
+//! lock. A permit that comes free goes to the first in line and never to somebody who just arrives, so nobody starves
+//! within a class; more important classes ([`Priority`](crate::Priority)) go first. Leaving the line and being granted a
+//! permit at the same moment is one decision: the permit goes to the next one, and no wake-up is lost.
+//!
+//! | asks | free permit, empty line | full, room in line | line full | wait limit over | deadline over |
+//! |---|---|---|---|---|---|
+//! | [`try_acquire`](Bulkhead::try_acquire) | permit | `Full` | `Full` | - | - |
+//! | [`acquire`](Bulkhead::acquire), [`call`](Bulkhead::call) | permit | waits | `Full` at once | `Waited` | `Deadline` |
+//!
+//! Who has been inside for how long is known between two bounds, without a timestamp per holder: holders are counted by
+//! the parity of a second that turns when nobody of the other parity is left.
 
 mod core;
 mod permit;

@@ -9,6 +9,15 @@
 //! The call path never waits for the network: it reads what the fleet's task last concluded. Losing the
 //! transport changes nothing; after three periods the reports of the others have expired and every breaker
 //! is as if it were alone.
+//!
+//! | conclusion | from | effect |
+//! |---|---|---|
+//! | failing | a peer's open breaker, or half of at least 3 calls of its last period failed | counts towards the quorum |
+//! | armed | failing peers are at least the quorum's share of those with evidence, and at least its number | thresholds halved for three periods |
+//! | share of probes | the permits, dealt to all nodes whose breakers are open: fewest failed rounds first | the gate lets so many pass |
+//!
+//! The order in which nodes probe is by rounds and then by a hash of node and dependency: the same on every machine, and
+//! another one for every dependency.
 
 mod state;
 mod transport;

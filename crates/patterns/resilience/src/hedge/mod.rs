@@ -5,6 +5,14 @@
 //! hedge at once, and when both fail the primary's error is returned. Only operations that are declared
 //! idempotent are hedged, and every hedge costs one from the budget.
 //!
+//! | what happens | then |
+//! |---|---|
+//! | the first attempt ends before the delay | nothing was spent, no timer was armed before its first `Pending` |
+//! | it is still running at the delay | budget, breaker and attempt bulkhead are asked; if all agree, a second one starts |
+//! | it fails early, in a way to retry | the same at once |
+//! | one of both succeeds | that is the result; the other is dropped and counts as abandoned |
+//! | both fail | the first one's error is the result, and the retry decides about the next round |
+//!
 //! Source of the idea and of the percentile: Dean and Barroso, "The Tail at Scale" (2013).
 
 mod state;

@@ -10,6 +10,23 @@
 //! Everything up to the retry happens once per call, everything after it once per attempt. A [`Fallback`] stands outside
 //! of all of it and is no slot: it is a function over the result.
 //!
+//! What a call goes through, and what each refusal means:
+//!
+//! | slot | asked | says no with | and then |
+//! |---|---|---|---|
+//! | deadline | before the call, before each attempt, while waiting | `deadline` | the operation is not started (again) |
+//! | throttle, rate, adaptive | once per call | `shed`, `rate`, `shed` | nothing has been queued |
+//! | bulkhead | once per call; held during backoff | `full`, `waited` | |
+//! | retry and budget | after a failed attempt | `GaveUp` with the reason | first and last cause are kept |
+//! | hedge | when an attempt is slow or fails early | no second attempt | the first goes on |
+//! | send rate | before each attempt | `rate` | the call ends |
+//! | attempt bulkhead | before each attempt; free during backoff | `full`, `waited` | the call ends |
+//! | breaker | before each attempt | `open`, `forced_open` | the call ends: its own breaker's "no" is not retried |
+//! | attempt timeout | while an attempt runs | `Timeout` | a failure; its outcome is unknown |
+//!
+//! Empty slots cost a branch. Parts stand alone too, and one part may be in many policies: a breaker, a bulkhead or a
+//! budget that is shared is the same object everywhere.
+//!
 //! [`Fallback`]: crate::fallback::Fallback
 
 mod attempt;
@@ -63,7 +80,8 @@ pub(crate) enum Repeat {
 /// - An operation is repeated only if it was declared repeatable, and only as often as the budget pays for.
 /// - Local refusals are no evidence for the breaker, are never retried and cost no budget.
 /// - A call that is dropped or panics gives every permit, ticket and pass back.
-/// - A call that succeeds at once takes no lock, allocates nothing and arms no timer.
+/// - A call that succeeds at once takes no lock, allocates nothing and arms no timer; a live percentile, a count window
+///   and a send rate, where they are set, take a short lock each.
 ///
 /// Not guaranteed: that an attempt that was cut off had no effect. Nobody on this side can know; see
 /// [`CallError::was_started`].
@@ -156,10 +174,10 @@ impl Policy {
     ///
     /// # Errors
     /// - [`CallError::Rejected`]: a part of the policy refused, and the operation was never started.
-    /// - [`CallError::Inner`]: the operation's own error, of the only attempt or of one that must not be repeated.
-    /// - [`CallError::Timeout`]: the only attempt was cut off; whether it took effect is unknown.
-    /// - [`CallError::GaveUp`]: attempts ended without success; it has the first and the last cause and why there was no
-    ///   further one.
+    /// - [`CallError::Inner`]: the operation's own error, without a retry, or of a kind that is not repeated.
+    /// - [`CallError::Timeout`]: without a retry, the attempt was cut off; whether it took effect is unknown.
+    /// - [`CallError::GaveUp`]: with a retry, attempts ended without success; it has the first and the last cause and why
+    ///   there was no further one.
     ///
     /// # Panics
     /// When `f` or its future does. The panic counts as a failure, permits and tickets come back, and it unwinds on.
@@ -167,8 +185,8 @@ impl Policy {
     /// # Cancel safety
     /// Dropped before its first poll the call has done nothing. Dropped later, at any await, it gives everything back at
     /// once: its place in a queue, permits, passes of limits, a turn at the send rate. A running attempt is dropped with
-    /// it and counts as abandoned for the breaker ([`Abandoned`](crate::breaker::Abandoned)); retries that the budget
-    /// has paid for stay paid. Whether a dropped attempt took effect is unknown.
+    /// it and counts as abandoned for the breaker ([`Abandoned`](crate::breaker::Abandoned)). What the budget has paid is
+    /// not refunded, but by budgets that count what is in flight. Whether a dropped attempt took effect is unknown.
     ///
     /// # Examples
     /// The future is `Send` if the operation's is, and needs no box. Where it is put into one all the same (a trait with

@@ -2,6 +2,33 @@
 //!
 //! A retry is a slot of a [`Policy`](crate::Policy): the loop itself lives there, because a retry without a
 //! deadline and a budget around it is what keeps overloads alive.
+//!
+//! # The decision
+//!
+//! After each failure, in this order; the first "no" ends the call, and [`Stop`](crate::Stop) says which it was:
+//!
+//! 1. Is the failure of a kind to retry ([`Verdict`](crate::Verdict)), and may the operation be repeated at all?
+//! 2. Are attempts left?
+//! 3. Does the predicate of [`when`](RetryBuilder::when) agree?
+//! 4. Is the server's advice within [`max_retry_after`](RetryBuilder::max_retry_after)?
+//! 5. Is there time: for the delay within [`total_time`](RetryBuilder::total_time), for the delay *and* an attempt before
+//!    the deadline?
+//! 6. Does the [budget](crate::budget) pay?
+//!
+//! # Delays
+//!
+//! ```text
+//! exp(n) = min(cap, base * factor^(n-1))     constant = base     linear = min(cap, base * n)
+//! full jitter  = U[0, exp(n)]                equal = exp(n)/2 + U[0, exp(n)/2]
+//! decorrelated = min(cap, U[base, 3 * previous])                 none = exp(n)
+//! ```
+//!
+//! `n` is the number of the retry, from 1. The clamp comes after the jitter, so no delay exceeds the cap, and the
+//! arithmetic saturates: attempt ten thousand is as harmless as the tenth. With server advice the wait is the longer of
+//! both.
+//!
+//! Sources: "Exponential Backoff And Jitter" (AWS Architecture Blog, 2015) for the jitters; RFC 9110 for `Retry-After`; gRFC
+//! A6 for push-back.
 
 mod after;
 mod state;

@@ -11,6 +11,13 @@
 //! - The request must be `Clone`: each attempt gets its own. A request that is not fails to compile instead of
 //!   being tried silently only once.
 //!
+//! | wants | takes |
+//! |---|---|
+//! | one pattern around a client | `breaker.layer()`, `bulkhead.layer()`, the limiters' `layer()` |
+//! | several of them | `policy.layer()`: the order is fixed; hand-made stacks are what [`lint::stack`](crate::lint::stack) is for |
+//! | deadlines, keys or priorities from requests, failures from `Ok` responses | [`adapt`](PolicyLayer::adapt) with an [`Adapt`] |
+//! | to shed load in a server | [`Shedder::layer`](crate::limit::Shedder::layer) with an `Adapt` that reads tenant and priority |
+//!
 //! ```
 //! use mainstay_resilience::Breaker;
 //! use tower::{Service as _, ServiceBuilder, ServiceExt as _, service_fn};

@@ -3,6 +3,15 @@
 //! Sources: AIMD is Chiu and Jain (1989); Vegas is Brakmo and Peterson (1995) with the thresholds of Netflix'
 //! concurrency-limits; the gradient is that project's Gradient2, with a baseline that is measured instead of followed and
 //! growth only while no queue is visible: a baseline that follows an overload lets the limit creep up without end.
+//!
+//! ```text
+//! AIMD:      drop, or slower than the timeout: max(min, min(L - 1, floor(backoff * L))), once per round trip
+//!            else, if 2 * in flight >= L: L + 1
+//! gradient:  r = baseline / mean of the window;  g = clamp(tolerance * r, 0.5, 1)
+//!            L * (1 - smoothing * (1 - g)), plus growth only while r, now and smoothed, is at least 0.95
+//! Vegas:     q = ceil(L * (1 - r));  q <= log10 L: L + 6 log10 L;  q < 3 log10 L: L + log10 L;  q > 6 log10 L: L - log10 L
+//! all:       no growth while less than half of L is in use; cancelled calls are no samples, timeouts are drops
+//! ```
 
 mod baseline;
 mod state;
