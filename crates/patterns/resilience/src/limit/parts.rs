@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Runtime};
+use mainstay_clock::{Instant, Runtime};
 
 use crate::event::{Ear, Event, Kind, Listener};
 use crate::streak::Streak;
@@ -30,7 +30,6 @@ impl Parts {
     /// Who speaks for the limit.
     pub(super) fn voice(self) -> Voice {
         Voice {
-            clock: Arc::clone(self.runtime().clock()),
             streak: Streak::new(),
             ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
             name: self.name,
@@ -42,7 +41,6 @@ impl Parts {
 #[derive(Debug)]
 pub(super) struct Voice {
     pub(super) name: Arc<str>,
-    clock: Arc<dyn Clock>,
     streak: Streak,
     ear: Ear,
 }
@@ -50,8 +48,8 @@ pub(super) struct Voice {
 impl Voice {
     /// A refusal, told to the listener; `wait` is when to come back, if known.
     #[cold]
-    pub(super) fn refuse(&self, why: Reason, wait: Option<Duration>) -> Rejected {
-        let since = self.streak.hit(self.clock.now());
+    pub(super) fn refuse(&self, why: Reason, wait: Option<Duration>, now: Instant) -> Rejected {
+        let since = self.streak.hit(now);
         let rejected = Rejected::new(Arc::clone(&self.name), why);
         let rejected = rejected.with_retry_after(wait).with_since(Some(since));
         self.ear.tell(&Event::Rejected(&rejected));

@@ -146,7 +146,20 @@ fn pl1_a_queued_call_dropped_at_every_await_leaves_the_line() {
             },
         )
         .await;
+        everywhere(
+            &w,
+            "acquire_owned",
+            || bulkhead.acquire_owned(&cx),
+            || {
+                assert_eq!((bulkhead.snapshot().in_flight, bulkhead.snapshot().queued), (1, 0));
+            },
+        )
+        .await;
         drop(held);
+        let owned = bulkhead.try_acquire_owned().unwrap();
+        assert_eq!(bulkhead.try_acquire_owned().unwrap_err().why().code(), "full");
+        drop(owned);
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
         let slow = || {
             bulkhead.call(&cx, || async {
                 Turns(5).await;

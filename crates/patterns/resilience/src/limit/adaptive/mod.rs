@@ -125,8 +125,9 @@ struct Inner {
 /// ```
 /// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
 ///
-/// let limiter = AdaptiveLimiter::builder("search").algorithm(Algorithm::Vegas).initial(50).min(10).max(200).build();
-/// assert_eq!(limiter.unwrap().limit(), 50);
+/// let vegas = AdaptiveLimiter::builder("search").algorithm(Algorithm::Vegas).initial(50).min(10).max(200);
+/// // It begins with a measurement of the baseline, at half of the limit.
+/// assert_eq!(vegas.build().unwrap().limit(), 25);
 /// let refused = AdaptiveLimiter::builder("search").min(30).build().unwrap_err();
 /// assert_eq!((refused.field(), refused.allowed()), ("initial", "min (30) to max (1000)"));
 /// ```
@@ -265,7 +266,7 @@ impl Inner {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         if before >= low(word) {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(self.voice.refuse(Reason::Shed, None));
+            return Err(self.voice.refuse(Reason::Shed, None, self.clock.now()));
         }
         Ok(Stamp { in_flight: before + 1, epoch: high(word) })
     }

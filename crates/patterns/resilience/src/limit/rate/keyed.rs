@@ -4,14 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mainstay_clock::Clock;
 
 use super::state::Rule;
-use super::{OverBurst, RateError, Voice};
+use super::{OverBurst, RateError, Refused, Voice};
+use crate::Rejected;
 use crate::sync::Mutex;
-use crate::{Reason, Rejected};
 
 /// Keys remembered unless told otherwise: a few MiB.
 pub(super) const MAX_KEYS: u32 = 100_000;
@@ -93,12 +92,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Takes one cell of `key`, now or never. Takes the short lock of one of sixteen shards.
     ///
     /// # Errors
-    /// [`Rejected`] with [`Reason::Rate`] and the time until a cell of this key is free.
+    /// [`Rejected`] with [`Reason::Rate`](crate::Reason::Rate) and the time until a cell of this key is free.
     pub fn check(&self, key: &K) -> Result<(), Rejected>
     where
         K: Clone,
     {
-        self.take(key, 1).map_err(|wait| self.refuse(wait))
+        self.take(key, 1).map_err(|refused| refused.by(&self.0.voice))
     }
 
     /// Takes `n` cells of `key` or none.
@@ -117,7 +116,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         if n == 0 {
             return Ok(());
         }
-        self.take(key, n).map_err(|wait| RateError::Rejected(self.refuse(wait)))
+        self.take(key, n).map_err(|refused| RateError::Rejected(refused.by(&self.0.voice)))
     }
 
     /// Keys remembered now. Locks each shard in turn.
@@ -137,17 +136,18 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
     }
 
-    fn take(&self, key: &K, n: u32) -> Result<(), u64>
+    fn take(&self, key: &K, n: u32) -> Result<(), Refused>
     where
         K: Clone,
     {
         let inner = &*self.0;
+        let decide = |tat, now| inner.rule.decide(tat, now, n).map_err(|wait| Refused { wait, now });
         let index = usize::try_from(inner.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         let mut shard = inner.shards[index].lock();
         // Read under the lock: nobody can have decided by a later reading.
         let now = inner.clock.now().as_nanos();
         if let Some(tat) = shard.tats.get_mut(key) {
-            *tat = inner.rule.decide(*tat, now, n)?;
+            *tat = decide(*tat, now)?;
             return Ok(());
         }
         if shard.tats.len() >= shard.sweep_at && now >= shard.quiet_until {
@@ -156,17 +156,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         if shard.tats.len() >= inner.max_per_shard {
             drop(shard);
             let mut tat = inner.overflow.lock();
-            *tat = inner.rule.decide(*tat, inner.clock.now().as_nanos(), n)?;
+            *tat = decide(*tat, inner.clock.now().as_nanos())?;
             return Ok(());
         }
-        let tat = inner.rule.decide(0, now, n)?;
+        let tat = decide(0, now)?;
         shard.tats.insert(key.clone(), tat);
         Ok(())
-    }
-
-    #[cold]
-    fn refuse(&self, wait: u64) -> Rejected {
-        self.0.voice.refuse(Reason::Rate, Some(Duration::from_nanos(wait)))
     }
 }
 

@@ -54,6 +54,19 @@ struct Inner {
     tat: CachePadded<AtomicU64>,
 }
 
+/// A refusal as it was decided: how long to wait, by which reading of the clock.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    wait: u64,
+    now: u64,
+}
+
+impl Refused {
+    fn by(self, voice: &Voice) -> Rejected {
+        voice.refuse(Reason::Rate, Some(Duration::from_nanos(self.wait)), Instant::from_nanos(self.now))
+    }
+}
+
 /// How far a running ticker may be behind; see `Inner::coarse`.
 const TICK: u64 = 1_000_000;
 
@@ -144,7 +157,7 @@ impl RateLimiter {
     /// [`Rejected`] with [`Reason::Rate`] and the time until a cell is free.
     #[inline]
     pub fn check(&self) -> Result<(), Rejected> {
-        self.0.take(1).map_err(|wait| self.0.refuse(wait))
+        self.0.take(1).map_err(|refused| self.0.refuse(refused))
     }
 
     /// Takes `n` cells or none: for calls that weigh more than one, by bytes or by rows.
@@ -160,7 +173,7 @@ impl RateLimiter {
         if n == 0 {
             return Ok(());
         }
-        self.0.take(n).map_err(|wait| RateError::Rejected(self.0.refuse(wait)))
+        self.0.take(n).map_err(|refused| RateError::Rejected(self.0.refuse(refused)))
     }
 
     /// Waits for one cell, in the order of the calls, but not past `deadline`. With [`Deadline::NONE`] the wait is as long
@@ -186,14 +199,15 @@ impl Inner {
     }
 
     #[inline]
-    fn take(&self, n: u32) -> Result<(), u64> {
+    fn take(&self, n: u32) -> Result<(), Refused> {
         if self.tick.as_ref().is_some_and(|tick| self.coarse(tick, n)) {
             return Ok(());
         }
         let mut tat = self.tat.load(Ordering::Acquire);
         loop {
             // Read anew in every round: a reading older than the lost race could admit too early.
-            let next = self.rule.decide(tat, self.now(), n)?;
+            let now = self.now();
+            let next = self.rule.decide(tat, now, n).map_err(|wait| Refused { wait, now })?;
             match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(seen) => tat = seen,
@@ -222,7 +236,7 @@ impl Inner {
             let wait = self.rule.decide(tat, now, 1).err();
             let at = Instant::from_nanos(now.saturating_add(wait.unwrap_or(0)));
             if let Some(wait) = wait.filter(|_| deadline.is_some() && at > deadline.instant()) {
-                return Err(self.refuse(wait));
+                return Err(self.refuse(Refused { wait, now }));
             }
             let next = self.rule.after(tat, now, 1);
             match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
@@ -233,8 +247,8 @@ impl Inner {
     }
 
     #[cold]
-    fn refuse(&self, wait: u64) -> Rejected {
-        self.voice.refuse(Reason::Rate, Some(Duration::from_nanos(wait)))
+    fn refuse(&self, refused: Refused) -> Rejected {
+        refused.by(&self.voice)
     }
 }
 

@@ -132,7 +132,7 @@ impl SendRate {
         let reserved = self.0.state.lock().reserve(now, self.0.longest.min(left));
         match reserved {
             Ok(wait) => Ok((!wait.is_zero()).then(|| now.saturating_add(wait))),
-            Err(wait) => Err(self.0.voice.refuse(Reason::Rate, Some(wait))),
+            Err(wait) => Err(self.0.voice.refuse(Reason::Rate, Some(wait), now)),
         }
     }
 

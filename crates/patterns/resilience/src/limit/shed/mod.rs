@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mainstay_clock::{Rng, Runtime};
+use mainstay_clock::{Clock, Rng, Runtime};
 
 use super::AdaptiveLimiter;
 use super::parts::{Parts, Voice};
@@ -48,6 +48,7 @@ pub struct Shedder(Arc<Inner>);
 struct Inner {
     voice: Voice,
     limit: Limit,
+    clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     load: AtomicU32,
     tenants: Mutex<Tenants>,
@@ -123,7 +124,7 @@ impl Inner {
         let p = chance(load, limit, cx.priority(), share, others);
         if p >= 1.0 || (p > 0.0 && self.rng.unit() < p) {
             drop(tenants);
-            return Err(self.voice.refuse(Reason::Shed, None));
+            return Err(self.voice.refuse(Reason::Shed, None, self.clock.now()));
         }
         self.load.fetch_add(1, Ordering::AcqRel);
         Ok(tenants.take(tenant))
@@ -194,7 +195,7 @@ impl ShedderBuilder {
         self
     }
 
-    /// Randomness. Default: the system's. Tests and simulations pass their own.
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.parts.runtime = Some(runtime.clone());
         self
@@ -219,8 +220,10 @@ impl ShedderBuilder {
             }
             _ => {}
         }
+        let runtime = self.parts.runtime();
         Ok(Shedder(Arc::new(Inner {
-            rng: Arc::clone(self.parts.runtime().rng()),
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
             voice: self.parts.voice(),
             limit: self.limit,
             load: AtomicU32::new(0),

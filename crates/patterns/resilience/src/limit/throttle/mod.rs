@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Rng, Runtime};
+use mainstay_clock::{Clock, Instant, Rng, Runtime};
 
 use super::parts::{Parts, Voice};
 use crate::policy::seam::{self, Ask, Pass};
@@ -135,12 +135,16 @@ impl Inner {
             return Ok(());
         }
         // What is refused here was still asked for: the formula counts it as a request.
-        self.count(false);
-        Err(self.voice.refuse(Reason::Shed, None))
+        let now = self.clock.now();
+        self.count(false, now);
+        Err(self.voice.refuse(Reason::Shed, None, now))
     }
 
-    fn count(&self, accepted: bool) {
-        let now = self.clock.now();
+    fn end(&self, accepted: bool) {
+        self.count(accepted, self.clock.now());
+    }
+
+    fn count(&self, accepted: bool, now: Instant) {
         let mut window = self.window.lock();
         window.count(now, accepted);
         let (requests, accepts) = window.totals(now);
@@ -157,12 +161,12 @@ pub struct ThrottleTicket<'a>(&'a Inner);
 impl ThrottleTicket<'_> {
     /// The service worked on it, whatever came out.
     pub fn accepted(self) {
-        self.0.count(true);
+        self.0.end(true);
     }
 
     /// The service refused it for load.
     pub fn refused(self) {
-        self.0.count(false);
+        self.0.end(false);
     }
 }
 
@@ -175,8 +179,8 @@ impl seam::Limiter for ClientThrottle {
 
     fn done(&self, _pass: Pass, sample: seam::Sample) {
         match sample.outcome {
-            Outcome::Success | Outcome::SlowSuccess => self.0.count(true),
-            Outcome::Failure | Outcome::Timeout(_) => self.0.count(false),
+            Outcome::Success | Outcome::SlowSuccess => self.0.end(true),
+            Outcome::Failure | Outcome::Timeout(_) => self.0.end(false),
             _ => {}
         }
     }
