@@ -66,6 +66,18 @@ pub(crate) fn loom() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The models that every test run can afford: those of the breaker's and the bulkhead's words, unoptimized, because
+/// building takes longer than running (15 s and 8 s on two cores; all models optimized: 80 s and 2 s).
+pub(crate) fn small_models() -> std::process::Command {
+    let mut models = cargo();
+    models
+        .args(["test", "-p", "mainstay-resilience", "--test", "loom", "--target-dir"])
+        .arg(crate::bench::target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    models
+}
+
 /// The long runs that are switches of ordinary tests: a hundred million calls of a breaker, a hundred thousand traces
 /// against the reference model, every length of a brown-out with every seed.
 pub(crate) fn soak() -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
-  loom      the models of lock-free cores
+  loom      all models of lock-free cores, optimized; `test` runs the small ones
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   full      ci, features, budget, loom, soak, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
@@ -136,6 +136,7 @@ fn test() -> anyhow::Result<()> {
     servers::bring()?;
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
     let mut ok = stream(&mut tests, &mut totals)?;
+    ok &= stream(&mut full::small_models(), &mut totals)?;
     for (package, program) in examples()? {
         let passed = run(cargo().args(["run", "-q", "-p", &package, "--bin", &program])).is_ok();
         ok &= passed;

@@ -17,6 +17,7 @@ mod drops;
 mod fallbacks;
 mod fleets;
 mod hedges;
+mod ids;
 #[cfg(feature = "tower")]
 mod layers;
 mod limits;
