@@ -47,21 +47,23 @@ fn sets(package: &Package) -> Vec<Vec<String>> {
     sets
 }
 
-/// Runs the loom models of every package that has them.
-pub(crate) fn loom() -> anyhow::Result<()> {
-    let mut modelled = 0;
-    for package in metadata()?.packages {
-        if !package.targets.iter().any(|t| t.name == "loom" && t.is_test()) {
-            continue;
+/// Runs the models of every package that has them: every schedule with loom, many random ones with shuttle.
+pub(crate) fn models() -> anyhow::Result<()> {
+    for tool in ["loom", "shuttle"] {
+        let mut modelled = 0;
+        for package in metadata()?.packages {
+            if !package.targets.iter().any(|t| t.name == tool && t.is_test()) {
+                continue;
+            }
+            modelled += 1;
+            run(cargo()
+                .args(["test", "--release", "-p", &package.name, "--test", tool])
+                .args(["--target-dir".as_ref(), crate::bench::target().join(tool).as_os_str()])
+                .env("RUSTFLAGS", format!("--cfg {tool}")))?;
         }
-        modelled += 1;
-        run(cargo()
-            .args(["test", "--release", "-p", &package.name, "--test", "loom"])
-            .args(["--target-dir".as_ref(), crate::bench::target().join("loom").as_os_str()])
-            .env("RUSTFLAGS", "--cfg loom"))?;
-    }
-    if modelled == 0 {
-        bail!("no package has a test target `loom`");
+        if modelled == 0 {
+            bail!("no package has a test target `{tool}`");
+        }
     }
     Ok(())
 }
@@ -92,7 +94,7 @@ pub(crate) fn full() -> anyhow::Result<()> {
     ci()?;
     features()?;
     budget::budget()?;
-    loom()?;
+    models()?;
     soak()?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }

@@ -23,8 +23,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
-  loom      all models of lock-free cores, optimized; `test` runs the small ones
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
+  loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
   full      ci, features, budget, loom, soak, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
-        "loom" => full::loom(),
+        "loom" => full::models(),
         "overload" => overload(),
         "sim" => sim::run(&root(), &words),
         "soak" => full::soak(),
