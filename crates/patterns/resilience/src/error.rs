@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
+/// Longest time of any setting that waits or bounds: beyond a day somebody meant another unit.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(86_400);
+
 /// A setting that was refused when something was built.
 ///
 /// ```
@@ -30,6 +33,15 @@ impl ConfigError {
     #[must_use]
     pub fn new(field: &'static str, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
         Self { field, value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// Refuses a time of zero, and one so long that somebody meant another unit.
+    pub(crate) fn check_time(field: &'static str, d: Duration) -> Result<(), Self> {
+        if d.is_zero() || d > MAX_TIME {
+            let allowed = format!("more than 0 s, at most {MAX_TIME:?}");
+            return Err(Self::new(field, format!("{d:?}"), allowed));
+        }
+        Ok(())
     }
 
     /// The name of the setting.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ConfigError;
+use crate::error::MAX_TIME;
 
 /// Shortest time window: its buckets must stay well above the coarse tick of about 1 ms.
 const MIN_WINDOW: Duration = Duration::from_millis(100);
@@ -10,8 +11,6 @@ const MIN_WINDOW: Duration = Duration::from_millis(100);
 const MAX_WINDOW: Duration = Duration::from_secs(3_600);
 /// Largest count window; every result is one byte.
 const MAX_COUNT: u32 = 100_000;
-/// Longest open time and lease: beyond a day somebody meant another unit.
-const MAX_TIME: Duration = Duration::from_secs(86_400);
 /// Most probes in flight: half-open is meant to be careful.
 const MAX_PERMITS: u32 = 10_000;
 
@@ -279,10 +278,10 @@ impl BreakerConfig {
         self.check_window()?;
         share("failure_rate", self.failure_rate)?;
         if let Some((threshold, rate)) = self.slow {
-            time("slow", threshold)?;
+            ConfigError::check_time("slow", threshold)?;
             share("slow_rate", rate)?;
         }
-        time("open_for", self.open_for)?;
+        ConfigError::check_time("open_for", self.open_for)?;
         if !(self.growth.is_finite() && self.growth >= 1.0) {
             return Err(ConfigError::new("open_growth", self.growth, "a finite number >= 1"));
         }
@@ -294,10 +293,10 @@ impl BreakerConfig {
             return Err(ConfigError::new("jitter", self.jitter, "a number in [0, 1)"));
         }
         if let Some(lease) = self.lease {
-            time("probe_lease", lease)?;
+            ConfigError::check_time("probe_lease", lease)?;
         }
         if let Some(timeout) = self.attempt_timeout {
-            time("attempt_timeout", timeout)?;
+            ConfigError::check_time("attempt_timeout", timeout)?;
             if self.probe_lease() < timeout {
                 let allowed = format!("at least the attempt timeout, {timeout:?}");
                 let lease = format!("{:?}", self.probe_lease());
@@ -341,7 +340,7 @@ impl BreakerConfig {
                 share("half_open.rate", rate)
             }
             ProbeRule::Progressive { stage, rate } => {
-                time("half_open.stage", stage)?;
+                ConfigError::check_time("half_open.stage", stage)?;
                 share("half_open.rate", rate)
             }
         }
@@ -350,17 +349,6 @@ impl BreakerConfig {
 
 fn share(field: &'static str, x: f64) -> Result<(), ConfigError> {
     if x > 0.0 && x <= 1.0 { Ok(()) } else { Err(ConfigError::new(field, x, "a number in (0, 1]")) }
-}
-
-fn time(field: &'static str, d: Duration) -> Result<(), ConfigError> {
-    if d.is_zero() || d > MAX_TIME {
-        return Err(ConfigError::new(
-            field,
-            format!("{d:?}"),
-            format!("more than 0 s, at most {MAX_TIME:?}"),
-        ));
-    }
-    Ok(())
 }
 
 fn count(field: &'static str, n: u32, most: u32) -> Result<(), ConfigError> {

@@ -126,6 +126,21 @@ impl Breaker {
     ///
     /// # Errors
     /// As for [`admit`](Self::admit).
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("feed").build().unwrap();
+    /// let ticket = breaker.admit_owned().unwrap();
+    /// let reader = tokio::spawn(async move {
+    ///     // A stream is read to its end, then the call is over.
+    ///     ticket.success();
+    /// });
+    /// reader.await.unwrap();
+    /// assert_eq!(breaker.snapshot().lifetime.successes, Some(1));
+    /// # });
+    /// ```
     pub fn admit_owned(&self) -> Result<OwnedTicket, Rejected> {
         self.0.admit().map(|raw| OwnedTicket::new(self.clone(), raw))
     }
@@ -221,6 +236,18 @@ impl Breaker {
 
     /// Lets every call pass and counts them without ever tripping, until [`release`](Self::release) or until
     /// `ttl` is over.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::State;
+    ///
+    /// let breaker = Breaker::builder("search").consecutive(1).build().unwrap();
+    /// breaker.metrics_only("a week of looking before it may act", None);
+    /// for _ in 0..10 {
+    ///     breaker.admit().unwrap().failure();
+    /// }
+    /// assert_eq!((breaker.state(), breaker.snapshot().lifetime.failures), (State::MetricsOnly, 10));
+    /// ```
     pub fn metrics_only(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::MetricsOnly, why, ttl);
     }
@@ -231,6 +258,16 @@ impl Breaker {
     }
 
     /// Declares the dependency recovered: closed, with an empty window, whatever the state was.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker = Breaker::builder("search").consecutive(1).build().unwrap();
+    /// breaker.admit().unwrap().failure();
+    /// assert!(breaker.admit().is_err());
+    /// breaker.reset("restarted by hand, answers again");
+    /// assert!(breaker.admit().is_ok());
+    /// ```
     pub fn reset(&self, why: &str) {
         self.0.reset(why);
     }
@@ -258,6 +295,20 @@ impl Breaker {
     ///
     /// # Errors
     /// [`ConfigError`] for a factor outside `(0, 1]`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::State;
+    ///
+    /// let breaker = Breaker::builder("search").failure_rate(0.5).min_calls(4).build().unwrap();
+    /// breaker.prearm(0.5, Duration::from_secs(3)).unwrap();
+    /// for failed in [false, false, false, true] {
+    ///     let ticket = breaker.admit().unwrap();
+    ///     if failed { ticket.failure() } else { ticket.success() }
+    /// }
+    /// assert_eq!(breaker.state(), State::Open); // a quarter is enough now
+    /// ```
     pub fn prearm(&self, factor: f64, ttl: Duration) -> Result<(), ConfigError> {
         self.0.prearm(factor, ttl)
     }

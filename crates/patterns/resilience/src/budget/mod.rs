@@ -120,6 +120,13 @@ impl BudgetBuilder {
     }
 
     /// Finagle's: 20 % plus 10 per second, credit of ten seconds.
+    ///
+    /// ```
+    /// use mainstay_resilience::Budget;
+    ///
+    /// let budget = Budget::builder("payments").finagle().build().unwrap();
+    /// assert_eq!(budget.snapshot().available, 100.0); // ten seconds of ten per second
+    /// ```
     pub fn finagle(mut self) -> Self {
         self.setting = Setting::Ratio { ratio: 0.2, floor: 10.0, credit: Duration::from_secs(10) };
         self
@@ -134,6 +141,15 @@ impl BudgetBuilder {
     }
 
     /// Envoy's: at most `share` of the calls in flight are retries or hedges, but `at_least` so many.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("reports").in_flight(0.2, 3).build().unwrap();
+    /// // Nothing is in flight, so the smallest number holds.
+    /// let paid = (0..10).filter(|_| budget.spend(Cost::Retry).is_ok()).count();
+    /// assert_eq!((paid, budget.snapshot().refused), (3, 7));
+    /// ```
     pub fn in_flight(mut self, share: f64, at_least: u32) -> Self {
         self.setting = Setting::InFlight { share, at_least };
         self
@@ -141,6 +157,20 @@ impl BudgetBuilder {
 
     /// gRPC's: starts at `max` tokens, an attempt that fails takes 1, one that succeeds gives `ratio`; retries
     /// only above half of `max`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Budget, CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let budget = Budget::builder("search").grpc(10, 0.1).build().unwrap();
+    /// let retry = Retry::constant(Duration::from_millis(1)).attempts(100).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).budget(&budget).build().unwrap();
+    /// let down = |_| async { Err::<(), _>(std::io::Error::from(std::io::ErrorKind::TimedOut)) };
+    /// let failed = policy.call(&CallContext::new(), down).await.unwrap_err();
+    /// assert_eq!((failed.attempts(), budget.tokens()), (5, Some(5.0))); // down to half
+    /// # });
+    /// ```
     pub fn grpc(mut self, max: u32, ratio: f64) -> Self {
         self.setting = Setting::Grpc { max, ratio };
         self
@@ -148,6 +178,15 @@ impl BudgetBuilder {
 
     /// The bucket of AWS retry behaviour 2.1: 500 tokens, a retry costs 14, a throttled one 5; a success after
     /// retries gets the last cost back, a success at once adds 1.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("table").aws().build().unwrap();
+    /// budget.spend(Cost::Retry).unwrap();
+    /// budget.spend(Cost::RetryThrottled).unwrap();
+    /// assert_eq!(budget.tokens(), Some(500.0 - 14.0 - 5.0));
+    /// ```
     pub fn aws(mut self) -> Self {
         self.setting = Setting::Aws { costs: AwsCosts::CURRENT, capacity: 500 };
         self

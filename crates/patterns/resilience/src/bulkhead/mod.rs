@@ -124,7 +124,8 @@ pub struct BulkheadSnapshot {
 
 impl BulkheadBuilder {
     /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline. As long as the wait you would
-    /// accept times the rate at which permits come free; longer only makes everybody late.
+    /// accept times the rate at which permits come free; longer only makes everybody late. `build` refuses a wait of zero
+    /// or above a day: nothing here waits for ever.
     pub fn queue(mut self, n: u32, wait: Duration) -> Self {
         self.queue = Some((n, wait));
         self
@@ -154,6 +155,7 @@ impl BulkheadBuilder {
             if wait.is_zero() {
                 return Err(ConfigError::new("wait", "0 s", "more than 0 s; without waiting use no queue"));
             }
+            ConfigError::check_time("wait", wait)?;
         }
         let runtime = self.runtime.clone().unwrap_or_else(Runtime::system);
         Ok(Bulkhead(Arc::new(Core::new(Parts {
@@ -263,6 +265,21 @@ impl Bulkhead {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the line or gives the permit back.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Bulkhead, CallContext};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let mail = Bulkhead::builder("mail", 1).queue(1, Duration::from_millis(5)).build().unwrap();
+    /// let held = mail.try_acquire().unwrap();
+    /// let cx = CallContext::new();
+    /// let waited = mail.call(&cx, || async { Ok::<_, std::io::Error>("sent") }).await.unwrap_err();
+    /// assert_eq!((waited.code(), waited.was_started()), ("waited", false));
+    /// drop(held);
+    /// assert_eq!(mail.call(&cx, || async { Ok::<_, std::io::Error>("sent") }).await.unwrap(), "sent");
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, cx: &CallContext, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         Fut: Future<Output = Result<T, E>>,
@@ -304,6 +321,15 @@ impl Bulkhead {
     ///
     /// # Errors
     /// [`ConfigError`] for 0, a number beyond what it can count, or a bulkhead built without a queue.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let mail = Bulkhead::builder("mail", 1).queue(8, Duration::from_secs(1)).build().unwrap();
+    /// mail.resize_queue(32).unwrap();
+    /// assert_eq!(mail.snapshot().max_queue, 32);
+    /// ```
     pub fn resize_queue(&self, n: u32) -> Result<(), ConfigError> {
         check_queue(n)?;
         if self.0.wait.is_zero() {

@@ -70,6 +70,22 @@ impl Fallback {
     ///
     /// # Errors
     /// [`ConfigError`] for an empty name.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::fallback::{Fallback, When};
+    /// use mainstay_resilience::{CallContext, CallError, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("prices").build().unwrap();
+    /// let refused_only = Fallback::when("cached prices", When::Refused).unwrap();
+    /// let cx = CallContext::new();
+    /// let live = policy.call(&cx, |_| async { Err::<u32, _>(Error::from(ErrorKind::TimedOut)) });
+    /// let failed = refused_only.call(live, |_: &CallError<Error>| async { Ok(42) }).await.unwrap_err();
+    /// assert!(failed.fallback().is_none()); // the operation was started: no second answer here
+    /// assert_eq!(refused_only.used(), 0);
+    /// # });
+    /// ```
     pub fn when(name: impl Into<Arc<str>>, when: When) -> Result<Self, ConfigError> {
         let name = name.into();
         if name.is_empty() {

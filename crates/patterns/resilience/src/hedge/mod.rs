@@ -25,6 +25,7 @@ use std::time::Duration;
 use mainstay_clock::Instant;
 
 use crate::ConfigError;
+use crate::error::MAX_TIME;
 use crate::policy::seam::HedgePlan;
 use crate::sync::Mutex;
 use state::Latencies;
@@ -215,17 +216,18 @@ impl HedgeBuilder {
     /// The hedge.
     ///
     /// # Errors
-    /// [`ConfigError`] for a delay of zero or above a day, a percentile outside `[0.5, 0.999]`, a window
+    /// [`ConfigError`] for a delay of zero or above a day, a least one above a day, a percentile outside `[0.5, 0.999]`, a window
     /// outside 1 s to 1 day.
     pub fn build(self) -> Result<Hedge, ConfigError> {
-        const DAY: Duration = Duration::from_secs(86_400);
-        if let Some(delay) = self.delay.filter(|d| d.is_zero() || *d > DAY) {
-            return Err(ConfigError::new("delay", format!("{delay:?}"), "above 0 to 1day"));
+        self.delay.map_or(Ok(()), |d| ConfigError::check_time("delay", d))?;
+        if self.least > MAX_TIME {
+            let allowed = format!("at most {MAX_TIME:?}");
+            return Err(ConfigError::new("at_least", format!("{:?}", self.least), allowed));
         }
         if let Some(p) = self.percentile.filter(|p| !(0.5..=0.999).contains(p)) {
             return Err(ConfigError::new("percentile", p, "a number in [0.5, 0.999]"));
         }
-        if self.window < Duration::from_secs(1) || self.window > DAY {
+        if self.window < Duration::from_secs(1) || self.window > MAX_TIME {
             return Err(ConfigError::new("window", format!("{:?}", self.window), "1s to 1day"));
         }
         let initial = self.delay.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));

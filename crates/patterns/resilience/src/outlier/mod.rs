@@ -12,6 +12,7 @@ use mainstay_clock::{Clock, Instant, Runtime, SystemClock};
 
 pub use state::Cause;
 
+use crate::error::MAX_TIME;
 use crate::sync::Mutex;
 use crate::{ConfigError, Reason, Rejected, Verdict};
 use state::{Settings, State};
@@ -153,6 +154,17 @@ impl OutlierDetector {
 
     /// Counts how a call to `endpoint` ended; [`Verdict::Ignore`] counts as nothing. Returns why the endpoint
     /// was ejected by this result, if it was.
+    ///
+    /// ```
+    /// use mainstay_resilience::Verdict;
+    /// use mainstay_resilience::outlier::{Cause, OutlierDetector};
+    ///
+    /// let hosts = OutlierDetector::builder("search").endpoints(["a", "b"]).consecutive(2).build().unwrap();
+    /// assert_eq!(hosts.record("b", Verdict::RETRYABLE), None);
+    /// assert_eq!(hosts.record("b", Verdict::Ignore), None); // says nothing, also not "well"
+    /// assert_eq!(hosts.record("b", Verdict::RETRYABLE), Some(Cause::Consecutive));
+    /// assert_eq!(hosts.ejections()[0].endpoint(), "b");
+    /// ```
     pub fn record(&self, endpoint: &str, verdict: Verdict) -> Option<Cause> {
         if verdict == Verdict::Ignore {
             return None;
@@ -263,18 +275,16 @@ impl OutlierBuilder {
     /// The detector.
     ///
     /// # Errors
-    /// [`ConfigError`] for zeros, a base above its cap, a share outside `(0, 1]`, deviations outside `(0, 10]`.
+    /// [`ConfigError`] for zeros, times above a day, a base above its cap, a share outside `(0, 1]`, deviations outside `(0, 10]`.
     pub fn build(self) -> Result<OutlierDetector, ConfigError> {
         let s = &self.settings;
         if s.consecutive == 0 {
             return Err(ConfigError::new("consecutive", 0, "at least 1"));
         }
-        if s.interval.is_zero() {
-            return Err(ConfigError::new("interval", "0s", "above 0"));
-        }
-        if s.base.is_zero() || s.base > s.cap {
+        ConfigError::check_time("interval", s.interval)?;
+        if s.base.is_zero() || s.base > s.cap || s.cap > MAX_TIME {
             let given = format!("{:?} to {:?}", s.base, s.cap);
-            return Err(ConfigError::new("ejection", given, "0 < base <= cap"));
+            return Err(ConfigError::new("ejection", given, format!("0 < base <= cap <= {MAX_TIME:?}")));
         }
         if !(s.max_share > 0.0 && s.max_share <= 1.0) {
             return Err(ConfigError::new("max_share", s.max_share, "a number in (0, 1]"));

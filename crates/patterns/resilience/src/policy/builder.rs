@@ -11,9 +11,6 @@ use crate::event::{Ear, Kind};
 use crate::limit::SendRate;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Retry};
 
-/// Longest deadline and attempt timeout: beyond a day somebody meant another unit.
-const MAX_TIME: Duration = Duration::from_secs(86_400);
-
 /// Fills the slots of a [`Policy`]. One slot per kind; the order is not an input, and filling a slot twice keeps the
 /// later content.
 ///
@@ -136,6 +133,17 @@ impl PolicyBuilder {
 
     /// The budget that retries and hedges spend. Default: the rule of [`Budget::builder`], one per policy, or the one
     /// that the context brings from above.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, Policy, Retry};
+    ///
+    /// // Two policies that call the same dependency share what may be added to its load.
+    /// let budget = Budget::builder("database").build().unwrap();
+    /// let retry = Retry::standard().build().unwrap();
+    /// let policy = |name| Policy::builder(name).idempotent().retry(retry.clone()).budget(&budget).build();
+    /// let (reads, searches) = (policy("reads").unwrap(), policy("searches").unwrap());
+    /// assert_eq!(reads.snapshot().budget.unwrap().name, searches.snapshot().budget.unwrap().name);
+    /// ```
     pub fn budget(mut self, budget: &Budget) -> Self {
         self.budget = BudgetSlot::Own(budget.clone());
         self
@@ -167,6 +175,19 @@ impl PolicyBuilder {
     /// The permit is held while the attempt runs and not during backoff. An attempt waits in line as the bulkhead
     /// says, before the breaker is asked; a refusal ends the call and is never retried. A second attempt of a hedge
     /// does not wait: without a free permit it does not start.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let connections = Bulkhead::builder("connections", 1).build().unwrap();
+    /// let policy = Policy::builder("shop").attempt_bulkhead(&connections).build().unwrap();
+    /// let held = connections.try_acquire().unwrap();
+    /// let refused = policy.call(&CallContext::new(), |_| async { Ok::<_, std::io::Error>(()) }).await;
+    /// assert_eq!(refused.unwrap_err().rejected().unwrap().policy(), "connections");
+    /// # drop(held);
+    /// # });
+    /// ```
     pub fn attempt_bulkhead(mut self, bulkhead: &Bulkhead) -> Self {
         self.attempt_bulkhead = Some(bulkhead.clone());
         self
@@ -240,10 +261,7 @@ impl PolicyBuilder {
 
     fn check(&self) -> Result<(), ConfigError> {
         for (field, value) in [("deadline", self.deadline), ("attempt_timeout", self.attempt_timeout)] {
-            if value.is_some_and(|d| d.is_zero() || d > MAX_TIME) {
-                let value = format!("{:?}", value.unwrap_or_default());
-                return Err(ConfigError::new(field, value, format!("more than 0 s, at most {MAX_TIME:?}")));
-            }
+            value.map_or(Ok(()), |d| ConfigError::check_time(field, d))?;
         }
         let attempts = self.retry.as_ref().map_or(1, Retry::max_attempts);
         if (attempts > 1 || self.hedge.is_some()) && self.repeat == Repeat::Undeclared {

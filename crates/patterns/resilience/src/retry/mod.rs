@@ -44,6 +44,7 @@ pub use state::Failed;
 pub(crate) use state::{Bounds, Decision, Used};
 
 use crate::ConfigError;
+use crate::error::MAX_TIME;
 
 /// Most attempts: beyond this somebody confused a retry with a loop.
 const MAX_ATTEMPTS: u32 = 1_000_000;
@@ -55,6 +56,15 @@ pub(crate) enum Advice {
     Followed { at_most: Duration },
     /// Wait as asked, but between the own delay and so much more.
     Clamped { extra: Duration },
+}
+
+impl Advice {
+    fn longest(self) -> Duration {
+        match self {
+            Self::Followed { at_most } => at_most,
+            Self::Clamped { extra } => extra,
+        }
+    }
 }
 
 /// How failed attempts are repeated. Cheap to clone.
@@ -280,8 +290,14 @@ impl RetryBuilder {
             let allowed = format!("1 to {MAX_ATTEMPTS}; 1 is the first call alone");
             return Err(ConfigError::new("attempts", self.attempts, allowed));
         }
-        if self.total == Some(Duration::ZERO) {
-            return Err(ConfigError::new("total_time", "0 s", "more than 0 s"));
+        self.total.map_or(Ok(()), |d| ConfigError::check_time("total_time", d))?;
+        let longest = [
+            ("cap", self.cap),
+            ("min_attempt_time", self.min_attempt_time),
+            ("max_retry_after", self.advice.longest()),
+        ];
+        if let Some((field, d)) = longest.into_iter().find(|(_, d)| *d > MAX_TIME) {
+            return Err(ConfigError::new(field, format!("{d:?}"), format!("at most {MAX_TIME:?}")));
         }
         let schedule = backoff(Backoff::new(self.base, self.cap, self.growth))?.with_jitter(self.jitter);
         let throttled = match self.throttled {

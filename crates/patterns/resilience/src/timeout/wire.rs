@@ -95,6 +95,15 @@ pub fn read_grpc(value: &str) -> Result<Duration, WireError> {
 }
 
 /// Writes [`TIMEOUT_MS`], rounded down.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::timeout::wire::{read_ms, write_ms};
+///
+/// assert_eq!(write_ms(Duration::from_micros(1_999)), "1"); // a deadline never grows on its way
+/// assert_eq!(read_ms(" 250 "), Ok(Duration::from_millis(250)));
+/// assert_eq!(read_ms("-1").unwrap_err().header(), "x-timeout-ms");
+/// ```
 #[must_use]
 pub fn write_ms(remaining: Duration) -> String {
     remaining.as_millis().to_string()

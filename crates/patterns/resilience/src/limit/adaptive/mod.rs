@@ -234,6 +234,24 @@ impl AdaptiveLimiter {
     ///
     /// # Cancel safety
     /// Dropping the future returns the permit; the call is not measured.
+    ///
+    /// ```
+    /// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
+    /// use mainstay_resilience::{Classify, Verdict};
+    ///
+    /// struct Busy;
+    /// impl Classify for Busy {
+    ///     fn verdict(&self) -> Verdict {
+    ///         Verdict::Throttled { after: None }
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let limiter = AdaptiveLimiter::builder("search").algorithm(Algorithm::aimd()).initial(10).build().unwrap();
+    /// assert!(limiter.call(|| async { Err::<(), _>(Busy) }).await.is_err());
+    /// assert_eq!(limiter.limit(), 9); // the service refused for load
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         E: Classify,
@@ -486,13 +504,13 @@ const PROBE_SAMPLES: u32 = 100;
 /// The validated rule, and how often it probes.
 fn rule(algorithm: Algorithm) -> Result<(Rule, u32), ConfigError> {
     match algorithm {
-        Algorithm::Aimd { timeout, .. } if timeout.is_zero() => {
-            Err(ConfigError::new("aimd.timeout", "0s", "above 0"))
-        }
         Algorithm::Aimd { backoff, .. } if !(0.5..1.0).contains(&backoff) => {
             Err(ConfigError::new("aimd.backoff", backoff, "a number in [0.5, 1)"))
         }
-        Algorithm::Aimd { timeout, backoff } => Ok((Rule::Aimd { timeout, backoff }, 1)),
+        Algorithm::Aimd { timeout, backoff } => {
+            ConfigError::check_time("aimd.timeout", timeout)?;
+            Ok((Rule::Aimd { timeout, backoff }, 1))
+        }
         Algorithm::Gradient { tolerance, .. } if !(1.0..=10.0).contains(&tolerance) => {
             Err(ConfigError::new("gradient.tolerance", tolerance, "a number in [1, 10]"))
         }

@@ -165,6 +165,16 @@ impl RateLimiter {
     /// # Errors
     /// [`RateError::OverBurst`] when `n` exceeds the burst: it could never pass. [`RateError::Rejected`] with
     /// the time until `n` cells are free. Zero cells always pass.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::limit::{RateError, RateLimiter};
+    ///
+    /// let rows = RateLimiter::builder("rows").rate(1_000, Duration::from_secs(60)).burst(500).build().unwrap();
+    /// assert!(rows.check_n(500).is_ok());
+    /// assert!(matches!(rows.check_n(100), Err(RateError::Rejected(_)))); // later
+    /// assert!(matches!(rows.check_n(501), Err(RateError::OverBurst(_)))); // never
+    /// ```
     pub fn check_n(&self, n: u32) -> Result<(), RateError> {
         let burst = self.0.rule.burst();
         if n > burst {
@@ -185,6 +195,25 @@ impl RateLimiter {
     /// # Cancel safety
     /// A dropped wait gives its cell back unless a later caller already stands behind it; then the cell
     /// passes unused. The limit is never exceeded.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_clock::{Clock as _, Deadline, SystemClock};
+    /// use mainstay_resilience::limit::RateLimiter;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let clock = SystemClock::new();
+    /// let limiter = RateLimiter::builder("api").rate(1, Duration::from_millis(5)).build().unwrap();
+    /// let begun = clock.now();
+    /// for _ in 0..3 {
+    ///     limiter.acquire(Deadline::NONE).await.unwrap();
+    /// }
+    /// assert!(clock.now().saturating_duration_since(begun) >= Duration::from_millis(10));
+    /// // Who has no time is told at once.
+    /// let now = Deadline::at(clock.now());
+    /// assert!(limiter.acquire(now).await.unwrap_err().retry_after().is_some());
+    /// # });
+    /// ```
     pub async fn acquire(&self, deadline: Deadline) -> Result<(), Rejected> {
         let Some(turn) = self.0.reserve(deadline)? else { return Ok(()) };
         self.0.clock.sleep_until(turn.at).await;

@@ -113,6 +113,17 @@ impl ClientThrottle {
     ///
     /// # Cancel safety
     /// A dropped call counts as nothing.
+    ///
+    /// ```
+    /// use mainstay_resilience::limit::ClientThrottle;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let throttle = ClientThrottle::builder("search").build().unwrap();
+    /// // A failure that is no throttling is still an answer: the service took the request.
+    /// let failed = throttle.call(|| async { Err::<(), _>(std::io::Error::other("no such index")) }).await;
+    /// assert_eq!((failed.unwrap_err().code(), throttle.refusal()), ("inner", 0.0));
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         E: Classify,
