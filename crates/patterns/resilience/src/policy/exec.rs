@@ -44,6 +44,8 @@ struct Held {
     attempts: [Option<u8>; 2],
     /// In which epoch of the send rate the last attempt was sent.
     epoch: u32,
+    /// Whether the last attempt that ended was refused for load.
+    throttled: bool,
     began: bool,
 }
 
@@ -190,7 +192,7 @@ fn give_back_passes(core: &Core, held: &mut Held, started: Instant, outcome: Out
     // Inside out.
     for (slot, pass) in held.passes.iter_mut().enumerate().rev() {
         if let (Some(pass), Some(limiter)) = (pass.take(), &core.limits[slot]) {
-            limiter.done(pass, Sample { outcome, elapsed });
+            limiter.done(pass, Sample { outcome, elapsed, throttled: held.throttled });
         }
     }
 }
@@ -414,6 +416,7 @@ where
         {
             budget.attempt(false);
         }
+        this.held.throttled = matches!(ended.verdict, Verdict::Throttled { .. });
         this.held.fail_attempts(core, ended.verdict);
         let timed_out = matches!(&ended.result, Err(CallError::Timeout(_)));
         let outcome = outcome_of(&ended);

@@ -72,6 +72,9 @@ pub struct Sample {
     pub outcome: Outcome,
     /// From admission to the end, by the coarse tick; queueing in the bulkhead included.
     pub elapsed: Duration,
+    /// Whether the last attempt was refused for load ([`Verdict::Throttled`](crate::Verdict::Throttled)); then the
+    /// outcome is a failure, unless a hedge or a retry made up for it.
+    pub throttled: bool,
 }
 
 /// Admits calls: a rate limit, an adaptive concurrency limit, a throttle.

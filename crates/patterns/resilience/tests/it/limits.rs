@@ -11,7 +11,7 @@ use mainstay_resilience::limit::{
     Shedder,
 };
 use mainstay_resilience::policy::LimitSlot;
-use mainstay_resilience::{Attempt, CallContext, Policy, Priority, Reason};
+use mainstay_resilience::{Attempt, CallContext, Policy, Priority, Reason, Verdict};
 
 use crate::manual::{Manual, Queueing};
 use crate::world::{now, poll_once};
@@ -587,4 +587,29 @@ fn a_shedder_in_a_policy_takes_in_by_priority_and_gives_every_place_back() {
     assert_eq!((shedder.load(), shedder.tenants()), (1, 1));
     drop(paid);
     assert_eq!((shedder.load(), shedder.tenants()), (0, 0));
+}
+
+#[test]
+fn limits_in_a_policy_tell_throttling_from_other_failures() {
+    let manual = Manual::new();
+    let runtime = manual.runtime(1);
+    let aimd = || AdaptiveLimiter::builder("a").algorithm(Algorithm::aimd()).initial(10).runtime(&runtime);
+    let throttle = || ClientThrottle::builder("t").k(1.5).runtime(&runtime).build().unwrap();
+    let verdict = |v: Verdict| move |_: &Result<(), ()>| v;
+    let cx = CallContext::new();
+    for (v, limit, refuses) in [
+        (Verdict::RETRYABLE, 10, false),
+        (Verdict::Ignore, 10, false),
+        (Verdict::Throttled { after: None }, 9, true),
+    ] {
+        let (adaptive, throttle) = (aimd().build().unwrap(), throttle());
+        let policy = Policy::builder("p")
+            .runtime(&runtime)
+            .limit(LimitSlot::Adaptive, Arc::new(adaptive.clone()))
+            .limit(LimitSlot::Throttle, Arc::new(throttle.clone()))
+            .build()
+            .unwrap();
+        assert!(now(policy.call_with(&cx, verdict(v), |_| async { Err::<(), ()>(()) })).is_err());
+        assert_eq!((adaptive.limit(), throttle.refusal() > 0.0), (limit, refuses), "{v:?}");
+    }
 }

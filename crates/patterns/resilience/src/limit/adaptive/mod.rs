@@ -385,6 +385,9 @@ impl seam::Limiter for AdaptiveLimiter {
                 self.0.success(stamp, sample.elapsed, self.0.clock.now());
             }
             Outcome::Timeout(_) => self.0.dropped(stamp, sample.elapsed, self.0.clock.now()),
+            Outcome::Failure if sample.throttled => {
+                self.0.dropped(stamp, sample.elapsed, self.0.clock.now());
+            }
             _ => {}
         }
     }

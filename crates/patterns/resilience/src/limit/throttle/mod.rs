@@ -181,8 +181,8 @@ impl ThrottleTicket<'_> {
     }
 }
 
-/// In the throttle slot of a policy: a call that ended well was accepted; one that failed or was cut off was
-/// not, because a policy does not tell throttling from other failures of a whole call.
+/// In the throttle slot of a policy: a call that was throttled or cut off was not accepted; one that ended well or failed
+/// otherwise was; one without evidence, or refused further inside, counts as nothing.
 impl seam::Limiter for ClientThrottle {
     fn admit(&self, _ask: &Ask<'_>) -> Result<Pass, Rejected> {
         self.0.admit().map(|()| Pass(0))
@@ -191,7 +191,8 @@ impl seam::Limiter for ClientThrottle {
     fn done(&self, _pass: Pass, sample: seam::Sample) {
         match sample.outcome {
             Outcome::Success | Outcome::SlowSuccess => self.0.end(true),
-            Outcome::Failure | Outcome::Timeout(_) => self.0.end(false),
+            Outcome::Failure => self.0.end(!sample.throttled),
+            Outcome::Timeout(_) => self.0.end(false),
             _ => {}
         }
     }
