@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_clock::backoff::Jitter;
 
-use super::spec::{BreakerSpec, BudgetUse, BulkheadSpec, Idempotent, RetrySpec, Spec};
+use super::spec::{BreakerSpec, BudgetSpec, BudgetUse, BulkheadSpec, Idempotent, RetrySpec, Spec};
 use super::{FileError, Policies};
 use crate::breaker::HalfOpen;
 use crate::hedge::Hedge;
@@ -25,14 +25,7 @@ pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc
     };
     let mut budgets = Budgets::new();
     for (name, spec) in &policies.budgets {
-        let mut builder = Budget::builder(name.as_str()).runtime(runtime);
-        if spec.ratio.is_some() || spec.floor.is_some() {
-            builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
-        }
-        if let Some(credit) = spec.credit {
-            builder = builder.credit(credit);
-        }
-        budgets.insert(name.clone(), builder.build().map_err(named(name))?);
+        budgets.insert(name.clone(), budget(name, spec, runtime).map_err(named(name))?);
     }
     let mut built = BTreeMap::new();
     for (name, spec) in &policies.targets {
@@ -40,6 +33,26 @@ pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc
         built.insert(Arc::from(name.as_str()), policy);
     }
     Ok(built)
+}
+
+fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, ConfigError> {
+    let mut builder = Budget::builder(name).runtime(runtime);
+    if let Some(preset) = &spec.preset {
+        if spec.ratio.is_some() || spec.floor.is_some() || spec.credit.is_some() {
+            return Err(ConfigError::new("preset", preset, "no other key beside it"));
+        }
+        builder = match preset.as_str() {
+            "aws" => builder.aws(),
+            "aws_legacy" => builder.aws_legacy(),
+            "finagle" => builder.finagle(),
+            other => return Err(ConfigError::new("preset", other, "aws, aws_legacy or finagle")),
+        };
+        return builder.build();
+    }
+    if spec.ratio.is_some() || spec.floor.is_some() {
+        builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
+    }
+    set(builder, spec.credit, |b, credit| b.credit(credit)).build()
 }
 
 fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Result<Policy, ConfigError> {
@@ -104,11 +117,23 @@ fn set<B, V>(builder: B, value: Option<V>, f: impl FnOnce(B, V) -> B) -> B {
 
 fn retry(spec: &RetrySpec) -> Result<Retry, ConfigError> {
     let (base, cap) = spec.delays();
-    let mut builder = match spec.growth.as_deref() {
-        None | Some("exponential") => Retry::exponential(base, cap),
-        Some("linear") => Retry::linear(base, cap),
-        Some("constant") => Retry::constant(base),
-        Some(other) => return Err(ConfigError::new("growth", other, "exponential, linear or constant")),
+    let own = spec.base.is_some() || spec.cap.is_some() || spec.growth.is_some();
+    let mut builder = match (spec.preset.as_deref(), spec.growth.as_deref()) {
+        (Some("aws"), _) if !own => Retry::aws(),
+        (Some("aws"), _) => {
+            return Err(ConfigError::new(
+                "preset",
+                "aws",
+                "no base, cap or growth beside it: it has its own",
+            ));
+        }
+        (Some(other), _) => return Err(ConfigError::new("preset", other, "aws")),
+        (None, None | Some("exponential")) => Retry::exponential(base, cap),
+        (None, Some("linear")) => Retry::linear(base, cap),
+        (None, Some("constant")) => Retry::constant(base),
+        (None, Some(other)) => {
+            return Err(ConfigError::new("growth", other, "exponential, linear or constant"));
+        }
     };
     if let Some(jitter) = &spec.jitter {
         builder = builder.jitter(match jitter.as_str() {

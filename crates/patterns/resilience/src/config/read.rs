@@ -31,7 +31,7 @@ const TARGET: &[&str] = &[
     "throttle",
     "within",
 ];
-const BUDGET: &[&str] = &["credit", "floor", "ratio"];
+const BUDGET: &[&str] = &["credit", "floor", "preset", "ratio"];
 const RETRY: &[&str] = &[
     "attempts",
     "base",
@@ -41,6 +41,7 @@ const RETRY: &[&str] = &[
     "max_retry_after",
     "min_attempt_time",
     "on",
+    "preset",
     "total_time",
 ];
 const BREAKER: &[&str] = &[
@@ -95,6 +96,7 @@ pub(super) fn file(text: &str) -> Result<Policies, FileError> {
             ratio: view.number("ratio")?,
             floor: view.number("floor")?,
             credit: view.time("credit")?,
+            preset: view.text("preset")?,
         };
         policies.budgets.insert(name.clone(), budget);
     }
@@ -269,6 +271,7 @@ fn retry(view: &View<'_>) -> Result<RetrySpec, FileError> {
         max_retry_after: view.time("max_retry_after")?,
         min_attempt_time: view.time("min_attempt_time")?,
         on: view.texts("on")?,
+        preset: view.text("preset")?,
     })
 }
 

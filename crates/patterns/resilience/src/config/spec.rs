@@ -27,6 +27,7 @@ pub(super) struct BudgetSpec {
     pub(super) ratio: Option<f64>,
     pub(super) floor: Option<f64>,
     pub(super) credit: Option<Duration>,
+    pub(super) preset: Option<String>,
 }
 
 /// One target, with the defaults already merged in.
@@ -65,6 +66,7 @@ pub(super) struct RetrySpec {
     pub(super) max_retry_after: Option<Duration>,
     pub(super) min_attempt_time: Option<Duration>,
     pub(super) on: Option<Vec<String>>,
+    pub(super) preset: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]

@@ -93,6 +93,30 @@ fn a_ramp_of_half_open_is_its_own_rule() {
 }
 
 #[test]
+fn rt12_the_aws_preset_is_three_words_of_a_file() {
+    let build = |text: &str| Policies::from_toml(text).unwrap().build(&Runtime::system());
+    let built = build(
+        "[budgets.table]\npreset = \"aws\"\n[targets.table]\nidempotent = \"always\"\nbudget = \"table\"\n\
+         retry = { preset = \"aws\" }\nsend_rate = {}\n",
+    )
+    .unwrap();
+    let table = built["table"].snapshot();
+    assert_eq!(
+        (table.max_attempts, table.budget.unwrap().available, table.send_rate.unwrap().rate),
+        (3, 35.0, None)
+    );
+    for (text, value) in [
+        ("[budgets.b]\npreset = \"azure\"\n", "azure"),
+        ("[budgets.b]\npreset = \"finagle\"\nratio = 0.5\n", "finagle"),
+        ("[targets.a]\nidempotent = \"always\"\nretry = { preset = \"gcp\" }\n", "gcp"),
+        ("[targets.a]\nidempotent = \"always\"\nretry = { preset = \"aws\", base = \"1s\" }\n", "aws"),
+    ] {
+        let Err(FileError::Config { error, .. }) = build(text) else { panic!("{text}") };
+        assert_eq!((error.field(), error.value()), ("preset", value));
+    }
+}
+
+#[test]
 fn unknown_keys_are_refused_with_a_suggestion() {
     let refused = |text: &str| match Policies::from_toml(text).unwrap_err() {
         FileError::UnknownKey { path, suggestion } => (path, suggestion),

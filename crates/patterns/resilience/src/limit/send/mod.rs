@@ -28,7 +28,8 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 ///
 /// Guarantees: turns are given in the order of the calls; none lies beyond the deadline or the longest wait; never
 /// less than one attempt in two seconds may be sent, so that a recovery is noticed. Not guaranteed: a rate. The
-/// service's own limit is the bound; this one only stops running into it.
+/// service's own limit is the bound; this one only stops running into it. Turns that were given before the rate fell are
+/// kept.
 ///
 /// Source: the adaptive retry mode of the AWS SDKs; the growth is that of CUBIC (RFC 9438). Not the same as
 /// [`ClientThrottle`](super::ClientThrottle), which refuses a share at once instead of spacing attempts out.
@@ -42,9 +43,8 @@ const MAX_WAIT: Duration = Duration::from_secs(3_600);
 /// let ticket = rate.acquire(Deadline::NONE).await.unwrap(); // at once: nobody has been throttled
 /// assert_eq!(rate.snapshot().rate, None);
 /// ticket.report(Verdict::Throttled { after: None });
-/// // One in half a second is a rate of two; a token is due in less than a second.
+/// // One in half a second is a rate of two, of which 0.7 remain.
 /// assert_eq!(rate.snapshot().rate, Some(1.4));
-/// rate.acquire(Deadline::NONE).await.unwrap().report(Verdict::Ok);
 /// # });
 /// ```
 ///
