@@ -26,7 +26,7 @@ impl Greeter {
 async fn main() -> anyhow::Result<()> {
     let greeter = Greeter::default();
     let breaker =
-        Breaker::builder("greeter").failure_rate(0.5).open_for(Duration::from_millis(50)).build()?;
+        Breaker::builder("greeter").failure_rate(0.5).open_for(Duration::from_millis(400)).build()?;
 
     // Thirty calls go well, then the dependency dies. Half of the window has failed after thirty more.
     for n in 0..60 {
@@ -45,7 +45,7 @@ async fn main() -> anyhow::Result<()> {
 
     // It is back. Three probes have to succeed before everybody may call again.
     greeter.down.store(false, Ordering::Relaxed);
-    SystemClock::new().sleep(Duration::from_millis(60)).await;
+    SystemClock::new().sleep(Duration::from_millis(450)).await;
     for state in [State::HalfOpen, State::HalfOpen, State::Closed] {
         ensure!(breaker.call(|| greeter.greet()).await.is_ok());
         ensure!(breaker.state() == state);

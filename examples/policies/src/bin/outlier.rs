@@ -13,7 +13,7 @@ async fn main() -> anyhow::Result<()> {
     let hosts = OutlierDetector::builder("search")
         .endpoints(["a:80", "b:80", "c:80", "d:80", "e:80"])
         .consecutive(5)
-        .ejection(ms(100), ms(400))
+        .ejection(ms(400), ms(800))
         .build()?;
 
     // A thousand calls; `c` fails each of its own.
@@ -32,7 +32,7 @@ async fn main() -> anyhow::Result<()> {
     ensure!(hosts.ejections()[0].endpoint() == "c:80");
 
     // It comes back by itself.
-    SystemClock::new().sleep(ms(120)).await;
+    SystemClock::new().sleep(ms(430)).await;
     ensure!(hosts.available().len() == 5);
 
     // Everything fails: one endpoint is left out, because a failure of all is no matter of endpoints.
