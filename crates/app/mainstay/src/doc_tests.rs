@@ -35,6 +35,10 @@ struct Layers;
 #[doc = include_str!("../../../../docs/order-and-budgets.md")]
 struct OrderAndBudgets;
 
+#[cfg(all(feature = "metrics", feature = "policies"))]
+#[doc = include_str!("../../../../docs/events-and-metrics.md")]
+struct EventsAndMetrics;
+
 #[doc = include_str!("../../../../docs/breaker.md")]
 struct Breakers;
 #[doc = include_str!("../../../../docs/bulkhead.md")]
@@ -45,3 +49,8 @@ struct Retries;
 struct Budgets;
 #[doc = include_str!("../../../../docs/timeout.md")]
 struct Timeouts;
+
+#[doc = include_str!("../../../../docs/lock.md")]
+struct Locks;
+#[doc = include_str!("../../../../docs/election.md")]
+struct Elections;

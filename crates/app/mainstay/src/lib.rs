@@ -1,12 +1,15 @@
 //! Everything between a service and its next failure.
 //!
-//! This crate re-exports the others; it adds nothing. Start with [`saga`].
+//! This crate re-exports the others; it adds nothing. Start with [`saga`], or with [`resilience`] and
+//! `use mainstay::prelude::*`.
 //!
 //! - [`clock`]: time, deadlines, randomness, backoff schedules.
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
+//! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
+//! - [`prelude`]: what most programs name.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
 //! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
@@ -14,12 +17,15 @@
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
+pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]
 pub use mainstay_sqlite as sqlite;
 pub use mainstay_store as store;
+
+pub mod prelude;
 
 #[cfg(doctest)]
 mod doc_tests;
