@@ -27,7 +27,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[partition::SUITE, saga::SUITE];
+const SUITES: &[Suite] = &[partition::SUITE, partition::REDIS, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]

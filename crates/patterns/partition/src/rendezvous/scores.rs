@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 
 use super::score::{cost, score};
-use super::vectors::{Arch, first_max};
+use super::vectors::{Arch, LANES, first_max};
 use crate::node::NodeIdx;
 
 /// Candidates found in one pass after the first.
@@ -13,6 +13,7 @@ pub(crate) const BATCH: usize = 4;
 /// Nodes with a weight, sorted by id.
 #[derive(Clone)]
 pub(crate) struct Scores {
+    /// The last one again until full blocks are reached: it scores no better and comes later.
     hashes: Vec<u32>,
     /// Empty when all weights are equal.
     weights: Vec<u64>,
@@ -53,6 +54,9 @@ impl Scores {
         if weights.windows(2).all(|w| w[0] == w[1]) {
             weights = Vec::new();
         }
+        if let Some(last) = hashes.last().copied() {
+            hashes.resize(hashes.len().next_multiple_of(LANES), last);
+        }
         Self { hashes, weights, nodes: indexes, arch: Arch::new() }
     }
 
@@ -71,7 +75,7 @@ impl Scores {
         Some(self.nodes[at])
     }
 
-    /// Largest score, then smallest id: the maximum of each chunk by vectors, then one chunk searched.
+    /// Largest score, then smallest id.
     #[inline]
     fn best_equal(&self, hash: u64) -> Option<usize> {
         if self.hashes.is_empty() {
@@ -81,8 +85,12 @@ impl Scores {
     }
 
     fn best_weighted(&self, hash: u64) -> Option<usize> {
-        let all = 0..u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
-        all.map(|at| self.candidate(at, hash)).min_by(Candidate::rank).map(|c| c.at as usize)
+        self.all().map(|at| self.candidate(at, hash)).min_by(Candidate::rank).map(|c| c.at as usize)
+    }
+
+    /// Positions of nodes.
+    fn all(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
     }
 
     #[inline]
@@ -97,7 +105,7 @@ impl Scores {
         let bar = last.map(|at| self.candidate(at, hash));
         let mut found: [Candidate; BATCH] = [Candidate { cost: 0, weight: 1, score: 0, at: 0 }; BATCH];
         let mut len = 0;
-        for at in 0..u32::try_from(self.hashes.len()).unwrap_or(u32::MAX) {
+        for at in self.all() {
             let new = self.candidate(at, hash);
             if bar.as_ref().is_some_and(|bar| new.rank(bar) != Ordering::Greater) {
                 continue;
@@ -121,8 +129,7 @@ impl Scores {
 
     #[cfg(test)]
     fn best_scalar(&self, hash: u64) -> Option<u32> {
-        let all = 0..u32::try_from(self.hashes.len()).unwrap();
-        let best = all.map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
+        let best = self.all().map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
         Some(self.nodes[best.at as usize])
     }
 }
@@ -199,7 +206,9 @@ impl Ranked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::Scores;
+    use pulp::Arch;
+
+    use super::{FirstMax, Scores};
     use crate::hash::mix64;
     use crate::node::NodeIdx;
 
@@ -218,6 +227,8 @@ mod tests {
                 let hash = mix64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let best = equal.best(hash);
                 assert_eq!(best, equal.best_scalar(hash));
+                let chunks = Arch::Scalar.dispatch(FirstMax { hashes: &equal.hashes, hash });
+                assert_eq!(best, Some(equal.nodes[chunks]));
                 assert_eq!(best, forced.best(hash));
             }
         }
@@ -229,7 +240,7 @@ mod tests {
             let mut s = scores(n, |_| 1);
             s.hashes.fill(77);
             assert_eq!(s.best(mix64(5)), Some(0));
-            let first = s.hashes.len() / 2;
+            let first = s.nodes.len() / 2;
             s.hashes[..first].fill(1);
             let all: Vec<u32> = std::iter::from_fn({
                 let mut walk = s.walk(mix64(5));

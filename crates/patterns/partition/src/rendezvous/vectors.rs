@@ -1,10 +1,13 @@
 //! Who scores best among nodes of equal weight: one function, compiled for every instruction set that the feature
-//! `simd` chooses from at run time. The answer does not depend on the set.
+//! `simd` chooses from at run time, or code of its own. The answer does not depend on the set.
 
 use super::score::score;
 
 /// Nodes that are scored together; the winner is then looked for among so many.
 const CHUNK: usize = 64;
+
+/// Nodes come in multiples of this: as many as the widest vectors in use hold.
+pub(crate) const LANES: usize = 8;
 
 /// The position of the first largest score. The compiler makes the vectors.
 #[inline(always)]
@@ -43,6 +46,10 @@ mod chosen {
 
     #[inline]
     pub(crate) fn first_max(arch: Arch, hashes: &[u32], hash: u64) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if let Arch::V3(v3) = arch {
+            return super::super::wide::first_max(v3, hashes.as_chunks().0, hash);
+        }
         arch.dispatch(FirstMax { hashes, hash })
     }
 }
