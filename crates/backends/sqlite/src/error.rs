@@ -27,6 +27,13 @@ pub(crate) fn store_error(e: rusqlite::Error) -> Error {
     Error::new(kind, text).with_source(e)
 }
 
+/// Whether the system could not make something durable: trying again would prove nothing.
+pub(crate) fn sync_failed(e: &rusqlite::Error) -> bool {
+    use rusqlite::ffi::{SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC};
+    let code = e.sqlite_error().map(|e| e.extended_code);
+    matches!(code, Some(SQLITE_IOERR_FSYNC | SQLITE_IOERR_DIR_FSYNC))
+}
+
 pub(crate) fn corrupt(text: impl Into<String>) -> Error {
     Error::new(ErrorKind::Corrupt, text)
 }

@@ -78,6 +78,8 @@ impl SqliteLeases {
     pub fn open(file: impl AsRef<Path>, driver: Driver, rt: &Runtime) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let conn = open::open(&file, true)?;
+        // Checkpoints are ours: a commit that makes one hides whether its sync failed.
+        conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
         let clock = Arc::clone(rt.clock());
         rows::prepare(&conn, clock.now())?;
         let combiner = Combiner::new(conn, driver, Arc::clone(&clock));
