@@ -6,6 +6,17 @@ use rusqlite::ErrorCode;
 /// Classifies a driver error of a statement that was rolled back or never wrote.
 pub(crate) fn store_error(e: rusqlite::Error) -> Error {
     let kind = match e.sqlite_error_code() {
+        // Only damage puts another type into a column than was written there.
+        None if matches!(
+            e,
+            rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..)
+        ) =>
+        {
+            ErrorKind::Corrupt
+        }
         Some(ErrorCode::DiskFull) => ErrorKind::Full,
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => ErrorKind::Corrupt,
         Some(ErrorCode::TooBig) => ErrorKind::TooLarge,

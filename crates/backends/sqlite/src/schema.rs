@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 3] = [V1, V2, V3];
+const MIGRATIONS: [&str; 4] = [V1, V2, V3, V4];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -58,6 +58,9 @@ create index reply_at on reply (at);
 
 /// Lists by attribute, newest first, without looking at every saga.
 const V3: &str = "create index attr_value on attr (key, value, rid);";
+
+/// Damage in a record is seen. Records of before have no checksum until they are written again.
+const V4: &str = "alter table kv add column sum blob;";
 
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -19,5 +19,6 @@ mod reload;
 mod ring;
 mod security;
 mod slow;
+mod supply;
 mod tls;
 mod webdriver;
