@@ -42,9 +42,11 @@ fn write(
     value: Option<&[u8]>,
     expires: Option<i64>,
 ) -> rusqlite::Result<()> {
-    conn.prepare_cached("insert or replace into kv (key, version, value, expires, sum) values (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![key, version, value, expires, sum(key, version, value, expires)])
-        .map(drop)
+    conn.prepare_cached(
+        "insert or replace into kv (key, version, value, expires, sum) values (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![key, version, value, expires, sum(key, version, value, expires)])
+    .map(drop)
 }
 
 /// Over everything that the row says.
@@ -79,8 +81,9 @@ impl RecordStore for SqliteStore {
         Box::pin(self.0.writer.write(value.len(), move |conn, now| {
             let found = read(conn, &key, now)?;
             let version = found.as_ref().map_or(0, |f| f.version);
-            let current = found
-                .and_then(|f| Some(VersionedRecord { key: key.clone(), version: f.version, value: f.value? }));
+            let current = found.and_then(|f| {
+                Some(VersionedRecord { key: key.clone(), version: f.version, value: f.value? })
+            });
             if current.as_ref().map(|c| c.version) != expected {
                 return Ok(PutIf::Conflict(current));
             }

@@ -14,6 +14,7 @@ mod end_to_end;
 mod golden;
 mod harness;
 mod ledger;
+mod power;
 mod recorder;
 mod reload;
 mod ring;
