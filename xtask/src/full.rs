@@ -72,6 +72,10 @@ pub(crate) fn full() -> anyhow::Result<()> {
     features()?;
     budget::budget()?;
     loom()?;
+    // A power cut after every operation, with every kind of loss.
+    run(cargo()
+        .args(["test", "-p", "mainstay-sqlite", "--test", "it", "power::"])
+        .env("MAINSTAY_FULL", "1"))?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }
 

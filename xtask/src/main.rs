@@ -24,7 +24,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
   loom      the models of lock-free cores
-  full      ci, features, budget, loom, and 100,000 seeds of each simulation
+  full      ci, features, budget, loom, every power cut, and 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   overload  the metastable scenario on a real server; both curves in target/overload.svg

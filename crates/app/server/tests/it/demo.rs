@@ -97,9 +97,9 @@ fn if_d09_the_exit_code_says_what_the_audit_found_or_that_there_was_none() {
     assert_eq!(code(&[&small[..], &["none", "--break-barrier"]].concat()), Some(2), "usage");
     assert_eq!(code(&["--orders", "0"]), Some(2), "usage");
     // Nowhere to put the ledgers: it could not run.
-    let dir = tempfile::tempdir().unwrap();
+    let file = tempfile::NamedTempFile::new().unwrap();
     let mut homeless = mainstay(&["demo"]);
-    homeless.args(small).arg("none").env("TMPDIR", dir.path().join("is-not-there"));
+    homeless.args(small).arg("none").env("TMPDIR", file.path());
     let output = homeless.output().unwrap();
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
     assert!(stderr(&output).contains("no verdict") && stdout(&output).is_empty(), "{}", stderr(&output));

@@ -88,7 +88,7 @@ fn recorded<F: Future<Output = ()>>(
 ) -> Option<Trace> {
     if set(CHILD) {
         #[allow(clippy::disallowed_methods, reason = "the child hears from its parent where to work")]
-        let root = std::env::var("MAINSTAY_POWER_ROOT").unwrap();
+        let root = std::env::var("POWER_CUT_ROOT").unwrap();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         runtime.block_on(work(PathBuf::from(root)));
         return None;
@@ -243,8 +243,8 @@ struct Swept {
     violations: Vec<String>,
 }
 
-/// Cuts the power of `trace` and compares what is found with what was told up to there: after answers (most of
-/// a short trace, 200 of a long one) with everything lost that was not synced, and at `points` drawn points
+/// Cuts the power of `trace` and compares what is found with what was told up to there: after answers (all of
+/// a short trace, about 80 of a long one) with everything lost that was not synced, and at `points` drawn points
 /// with what chance leaves.
 fn sweep<F: Future<Output = Result<(), String>>>(
     start: (Disk, Facts),
@@ -262,7 +262,7 @@ fn sweep<F: Future<Output = Result<(), String>>>(
     for (i, op) in trace.ops.iter().enumerate() {
         disk.apply(op);
         facts.hear(op);
-        let answered = self::answers(op) && rng.below(answers) < 200;
+        let answered = self::answers(op) && rng.below(answers) < 80;
         let drawn = rng.below(trace.ops.len() as u64) < points;
         let losses: &[Loss] = match (every, answered, drawn) {
             (true, ..) => &[Loss::Everything, Loss::Nothing, Loss::Tail, Loss::Sectors],
@@ -350,10 +350,10 @@ fn sg_f12_m_g5_a_power_cut_at_any_point_loses_nothing_that_was_told() {
     else {
         return;
     };
-    let swept = sweep(fresh(&bench.root()), &trace, 1, 150, found_again);
+    let swept = sweep(fresh(&bench.root()), &trace, 1, 90, found_again);
     println!("{} operations, {} images, {} lossy", trace.ops.len(), swept.images, swept.lossy);
     assert_eq!(swept.violations, Vec::<String>::new());
-    assert!(swept.lossy > 50 && swept.images > 300, "{swept:?}");
+    assert!(swept.lossy > 40 && swept.images > 200, "{swept:?}");
     assert!(starts(&trace) > 1, "a checkpoint is part of it, and what comes after it");
 }
 
@@ -409,9 +409,9 @@ fn sg_f12_m_g5_group_commits_and_checkpoints_beside_them_survive_power_cuts() {
     println!("{told} answers, {syncs} syncs of the log, it started {} times", starts(&trace));
     assert!(told == 1_200 && syncs < told, "calls share syncs: {syncs}");
     assert!(starts(&trace) > 1, "the log started over");
-    let swept = sweep(fresh(&bench.root()), &trace, 4, 100, found_again);
+    let swept = sweep(fresh(&bench.root()), &trace, 4, 60, found_again);
     assert_eq!(swept.violations, Vec::<String>::new());
-    assert!(swept.lossy > 50, "{swept:?}");
+    assert!(swept.lossy > 20, "{swept:?}");
 }
 
 /// Opening what a cut left writes too: it is cut again, at every operation.
@@ -425,7 +425,7 @@ fn m_g5_a_power_cut_during_the_recovery_of_another_loses_nothing() {
         work(open(&root, Driver::Inline).unwrap(), Diary::open(&root), who, 31, steps).await.unwrap();
     };
     let Some(trace) = recorded(name, &first.recorder, &first.root(), both) else { return };
-    for (seed, part) in [(1, 3), (2, 5), (3, 7)] {
+    for (seed, part) in [(1, 3), (2, 7)] {
         let cut = trace.ops.len() * part / 8;
         let (mut disk, mut facts) = fresh(&first.root());
         for op in &trace.ops[..cut] {
@@ -437,16 +437,18 @@ fn m_g5_a_power_cut_during_the_recovery_of_another_loses_nothing() {
         image.write(&second.root()).unwrap();
         let again = recorded(name, &second.recorder, &second.root(), both).unwrap();
         let start = (Disk::holding(second.root(), &image), facts);
-        let swept = sweep(start, &again, seed, 60, found_again);
+        let swept = sweep(start, &again, seed, 40, found_again);
         println!("cut {cut}: {} operations, {} images", again.ops.len(), swept.images);
         assert_eq!(swept.violations, Vec::<String>::new());
     }
 }
 
-/// Whether anything was asked of the disk after the first operation that failed.
-fn syncs_after_failure(trace: &Trace) -> usize {
-    let failed = trace.ops.iter().position(|op| matches!(op.kind, OpKind::SyncFailed(_))).unwrap();
-    trace.ops[failed..].iter().filter(|op| op.kind == OpKind::Sync).count()
+/// Successful syncs after the first one that failed: of the same file, and of all.
+fn syncs_after_failure(trace: &Trace, path_end: &str) -> (usize, usize) {
+    let failed = trace.ops.iter().find(|op| matches!(op.kind, OpKind::SyncFailed(_))).unwrap().end;
+    let later = |op: &&Op| op.end > failed && op.kind == OpKind::Sync;
+    let count = |ops: Vec<&Op>| ops.iter().filter(|op| later(op)).count();
+    (count(of(trace, path_end)), count(trace.ops.iter().collect()))
 }
 
 /// Works until the store stops; then nothing may be accepted any more.
@@ -474,8 +476,11 @@ fn stops_after_a_failed_sync(name: &str, driver: Driver, path_end: &str, nth: u3
         Bench::failing(Fault { sync: true, path_end: path_end.to_owned(), nth, errno: EIO, times: 1 });
     let work = |root| work_until_it_stops(root, driver);
     let Some(trace) = recorded(name, &bench.recorder, &bench.root(), work) else { return };
-    assert_eq!(syncs_after_failure(&trace), 0, "a sync was tried again");
-    let swept = sweep(fresh(&bench.root()), &trace, 5, 40, found_again);
+    let (again, others) = syncs_after_failure(&trace, path_end);
+    assert_eq!(again, 0, "a sync was tried again");
+    // A commit may be under way while the checkpoint beside it fails.
+    assert!(others <= usize::from(driver == Driver::Thread), "{others} more syncs");
+    let swept = sweep(fresh(&bench.root()), &trace, 5, 10, found_again);
     assert_eq!(swept.violations, Vec::<String>::new());
 }
 
@@ -527,7 +532,7 @@ fn m_g5_a_full_disk_is_refused_and_the_store_goes_on_when_there_is_room() {
     };
     let Some(trace) = recorded(name, &bench.recorder, &bench.root(), work) else { return };
     assert!(trace.ops.iter().any(|op| op.kind == OpKind::WriteFailed(ENOSPC)));
-    let swept = sweep(fresh(&bench.root()), &trace, 6, 60, found_again);
+    let swept = sweep(fresh(&bench.root()), &trace, 6, 20, found_again);
     assert_eq!(swept.violations, Vec::<String>::new());
 }
 
@@ -600,7 +605,7 @@ fn sg_f12_m_g5_a_power_cut_at_any_point_tells_no_token_twice_and_frees_no_lease(
     let work = |root| async move { lease_work(root, 100).await.unwrap() };
     let Some(trace) = recorded(name, &bench.recorder, &bench.root(), work) else { return };
     assert!(starts(&trace) > 1, "a checkpoint is part of it, and what comes after it");
-    let swept = sweep(fresh(&bench.root()), &trace, 7, 100, leases_found_again);
+    let swept = sweep(fresh(&bench.root()), &trace, 7, 60, leases_found_again);
     println!("{} operations, {} images, {} lossy", trace.ops.len(), swept.images, swept.lossy);
     assert_eq!(swept.violations, Vec::<String>::new());
     let lying = sweep(fresh(&bench.root()), &trace.without_syncs(), 8, 0, leases_found_again);
@@ -632,7 +637,7 @@ fn m_g5_a_failed_sync_stops_the_leases_and_is_not_tried_again() {
             assert!(stopped, "the failed sync was not told");
         };
         let Some(trace) = recorded(name, &bench.recorder, &root, work) else { return };
-        assert_eq!(syncs_after_failure(&trace), 0, "{folder}: a sync was tried again");
+        assert_eq!(syncs_after_failure(&trace, path_end), (0, 0), "{folder}: a sync was tried again");
     }
 }
 
@@ -699,10 +704,10 @@ fn m_g5_a_flipped_bit_in_the_log_is_refused_and_forgets_nothing_silently() {
             end = end.max(usize::try_from(*at).unwrap() + bytes.len());
         }
     }
-    let [refused, harmless, silent] = flip(&image, &facts, "node.db-wal", 0..end, 200);
+    let [refused, harmless, silent] = flip(&image, &facts, "node.db-wal", 0..end, 100);
     println!("{} refused, {} without effect of {end} bytes", refused.len(), harmless.len());
     assert_eq!(silent, Vec::<String>::new());
-    assert!(refused.len() > 190, "{harmless:?}");
+    assert!(refused.len() > 95, "{harmless:?}");
 }
 
 /// M-G5: what a flipped bit of the database does to records is never an answer.
@@ -723,8 +728,8 @@ fn m_g5_a_flipped_bit_in_the_database_never_gives_another_record() {
     drop(conn);
     let image = Image::read(dir.path()).unwrap();
     let size = image.files[Path::new("node.db")].len();
-    let [refused, harmless, silent] = flip(&image, &facts, "node.db", 0..size, 600);
+    let [refused, harmless, silent] = flip(&image, &facts, "node.db", 0..size, 300);
     println!("{} refused, {} without effect, silent: {silent:#?}", refused.len(), harmless.len());
     assert_eq!(silent, Vec::<String>::new());
-    assert!(refused.len() > 150, "{harmless:?}");
+    assert!(refused.len() > 70, "{harmless:?}");
 }

@@ -64,11 +64,11 @@ impl Recorder {
     /// Makes `command` note what it does under `root`. Programs that it starts are watched too.
     pub fn watch<'a>(&self, command: &'a mut Command, root: &Path) -> &'a mut Command {
         command.env("LD_PRELOAD", &self.library);
-        command.env("MAINSTAY_POWER_ROOT", root).env("MAINSTAY_POWER_TRACE", &self.trace);
+        command.env("POWER_CUT_ROOT", root).env("POWER_CUT_TRACE", &self.trace);
         if let Some(f) = &self.fault {
             let op = if f.sync { "sync" } else { "write" };
             let text = format!("{op} {} {} {} {}", f.path_end, f.nth, f.errno, f.times);
-            command.env("MAINSTAY_POWER_FAULT", OsString::from(text));
+            command.env("POWER_CUT_FAULT", OsString::from(text));
         }
         command
     }

@@ -2,9 +2,9 @@
  * Notes what a process does to the files under one folder, in the order in which it happens, and fails
  * single operations when it is told to. Preloaded into a child of a test; it is part of nothing that ships.
  *
- *   MAINSTAY_POWER_ROOT   the folder
- *   MAINSTAY_POWER_TRACE  the file that gets the notes
- *   MAINSTAY_POWER_FAULT  optional: "sync|write END-OF-PATH NTH ERRNO TIMES"
+ *   POWER_CUT_ROOT   the folder
+ *   POWER_CUT_TRACE  the file that gets the notes
+ *   POWER_CUT_FAULT  optional: "sync|write END-OF-PATH NTH ERRNO TIMES"
  *
  * A note: kind (1 byte), 3 zero bytes, fd (4), position or length (8), errno (4), payload length (4), payload.
  * Every operation and its note are one step under one lock, so the order of notes is the order of effects.
@@ -38,9 +38,9 @@ static long fault_nth, fault_times;
 static int fault_errno;
 
 __attribute__((constructor)) static void begin(void) {
-    const char *folder = getenv("MAINSTAY_POWER_ROOT");
-    const char *trace = getenv("MAINSTAY_POWER_TRACE");
-    const char *fault = getenv("MAINSTAY_POWER_FAULT");
+    const char *folder = getenv("POWER_CUT_ROOT");
+    const char *trace = getenv("POWER_CUT_TRACE");
+    const char *fault = getenv("POWER_CUT_FAULT");
     if (!folder || !trace || strlen(folder) >= sizeof root) return;
     strcpy(root, folder);
     if (fault && sscanf(fault, "%7s %63s %ld %d %ld", fault_op, fault_end, &fault_nth, &fault_errno,
