@@ -62,7 +62,7 @@ fn unsynced_writes_survive_in_any_order_in_pieces_and_as_garbage() {
     let two = [begun(), vec![(3, write(0, &"x".repeat(1_024))), (3, write(2_048, "end"))]].concat();
     let disk = after(&two);
     let mut seen = BTreeSet::new();
-    for seed in 0..300 {
+    for seed in 0..5_000 {
         let bytes = disk.cut(Loss::Sectors, seed).files[Path::new("a")].clone();
         let sector = |i: usize| match bytes.get(i * 512..bytes.len().min((i + 1) * 512)) {
             Some(part) if !part.is_empty() && part.iter().all(|b| *b == b'x') => "new",
