@@ -18,6 +18,12 @@ const MIN_WAL_BYTES: u64 = 64 * 1024;
 
 /// Journal, records and cells in one SQLite file. Clones share it.
 ///
+/// Guarantees: what was answered survives a power cut, as far as the disk honors a sync. After a sync that failed
+/// every write is refused until the file is opened again; no sync is tried twice. Damage to log rows, records,
+/// cells and the write-ahead log is an error, never another value or a shorter log. Not guaranteed: that damage
+/// inside the last transaction of the write-ahead log is told from one that a power cut tore, nor that a flipped
+/// bit in the row of a saga, outside its log, is seen.
+///
 /// ```
 /// use mainstay_clock::Runtime;
 /// use mainstay_sqlite::{SqliteConfig, SqliteStore};
