@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desk::Desk;
-use crate::error::store_error;
+use crate::error::{store_error, sync_failed};
 use crate::lockfile::LockFile;
 
 /// Most jobs of one transaction: bounds how long one sync makes others wait.
@@ -243,7 +243,11 @@ impl Core {
         let restarted = self.pen.conn.busy_timeout(READERS_WAIT).and_then(|()| {
             self.pen.conn.query_row("pragma wal_checkpoint(restart)", [], |r| r.get::<_, i64>(0))
         });
-        if !matches!(restarted, Ok(0)) {
+        if let Err(error) = &restarted
+            && sync_failed(error)
+        {
+            stop(&self.broken, &failure(error, Outcome::Unknown));
+        } else if !matches!(restarted, Ok(0)) {
             let bytes = left.unsigned_abs() * FRAME;
             tracing::warn!(target: "mainstay::sqlite", bytes, "a reader keeps the log from starting over");
         }
@@ -400,7 +404,7 @@ fn checkpoint_now(conn: &Connection, broken: &Stop) -> i64 {
     }
     conn.query_row("pragma wal_checkpoint(passive)", [], |r| r.get(1)).unwrap_or_else(|error| {
         tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
-        if crate::error::sync_failed(&error) {
+        if sync_failed(&error) {
             stop(broken, &failure(&error, Outcome::Unknown));
         }
         0
