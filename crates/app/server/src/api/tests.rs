@@ -1,6 +1,7 @@
 //! The API over an engine in memory with closures as steps; limits and authentication are tested on the
 //! real binary.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -316,7 +317,11 @@ async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
         "{\"definition\":\"two\",\"x\":1}",
         "\u{0}",
         "{\"a\":{\"a\":{}}}",
+        "{\"action\":\"pause\",\"reason\":\"r\"}",
     ];
+    let headers: [&[(&str, &str)]; 3] =
+        [&[("if-match", "\"x\""), ("idempotency-key", "k")], &[("idempotency-key", "k")], &[]];
+    let mut seen = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         for (method, described) in methods.as_object().unwrap() {
             if path == "/v1/events" {
@@ -326,9 +331,9 @@ async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
                 let target = ["{uid}", "{name}", "{code}", "{id}", "{step}"]
                     .iter()
                     .fold(path.clone(), |p, k| p.replace(k, name));
-                for body in bodies {
-                    let headers = [("if-match", "\"x\""), ("idempotency-key", "k")];
-                    let got = bench.send(&method.to_uppercase(), &target, &headers, body.into()).await;
+                for (body, headers) in bodies.iter().flat_map(|b| headers.map(|h| (*b, h))) {
+                    let got = bench.send(&method.to_uppercase(), &target, headers, body.into()).await;
+                    seen.insert(got.status);
                     assert!(got.status < 500, "{method} {target} {body}: {}", got.status);
                     let declared = described["responses"].get(got.status.to_string());
                     assert!(declared.is_some(), "{method} {target} {body}: {} is not declared", got.status);
@@ -336,6 +341,8 @@ async fn if_a10_malformed_requests_get_declared_answers_and_never_5xx() {
             }
         }
     }
+    let reached = [200, 400, 404, 412, 422, 428];
+    assert!(reached.iter().all(|status| seen.contains(status)), "{seen:?}");
 }
 
 #[tokio::test]
