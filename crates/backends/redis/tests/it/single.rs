@@ -1,0 +1,3 @@
+//! One server.
+use crate::Test;
+pub(crate) const TESTS: &[Test] = &[];
