@@ -108,7 +108,8 @@ impl RedisLeases {
         let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note));
         match request.share {
             Share::Exclusive => {
-                let required = self.required(request).map_err(|error| Failure { error, doubt: false })?;
+                let required = required(&self.0.options, request)
+                    .map_err(|error| Failure { error, doubt: false })?;
                 let fill = |cmd: &mut Cmd| {
                     acquire_keys(cmd, op, keys, &required);
                     cmd.arg(op).arg(ttl).arg("clock").arg(keys.len()).arg(&about);
@@ -132,16 +133,6 @@ impl RedisLeases {
                 node.eval(&node.scripts().share, Purpose::Grant, self.patience(), fill).await
             }
         }
-    }
-
-    /// Keys and counters that a request requires.
-    fn required(&self, request: &AcquireRequest) -> Result<Vec<(Keys, String)>> {
-        let one = |(name, token): &(String, FencingToken)| {
-            // A token of another epoch is nobody's here.
-            let counter = answer::counter(self.0.options.epoch, *token).map_or("none".to_owned(), |c| c.to_string());
-            Ok((self.0.options.profile.keys(name)?, counter))
-        };
-        request.require.iter().map(one).collect()
     }
 
     async fn grant(&self, request: AcquireRequest) -> Result<Acquired> {
@@ -278,6 +269,16 @@ pub(crate) async fn look(
     // Looking changes nothing, so nothing is in doubt.
     let reply = reply.map_err(|failure| failure.error.with_outcome(Outcome::NotApplied))?;
     answer::inspected(node.name(), options.epoch, name, reply.value)
+}
+
+/// Keys and counters that a request requires.
+pub(crate) fn required(options: &Options, request: &AcquireRequest) -> Result<Vec<(Keys, String)>> {
+    let one = |(name, token): &(String, FencingToken)| {
+        // A token of another epoch is nobody's here.
+        let counter = answer::counter(options.epoch, *token).map_or("none".to_owned(), |c| c.to_string());
+        Ok((options.profile.keys(name)?, counter))
+    };
+    request.require.iter().map(one).collect()
 }
 
 /// How long a release refuses its own acquisition, in milliseconds: until nothing of it can be on its way.

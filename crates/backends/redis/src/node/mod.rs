@@ -145,9 +145,6 @@ impl Node {
         &self.0.clock
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.0.timeout
-    }
 
     pub(crate) fn ears(&self) -> &Ears {
         &self.0.ears

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod conformance;
+mod fences;
+mod interop;
 mod single;
 mod world;
 
@@ -26,6 +28,6 @@ fn cover(server: &str, program: &str, tests: &[Test]) -> Cover {
 }
 
 fn main() -> ExitCode {
-    let redis: Vec<Test> = [conformance::TESTS, single::TESTS].concat();
+    let redis: Vec<Test> = [conformance::TESTS, fences::TESTS, interop::TESTS, single::TESTS].concat();
     servers::run(vec![cover("redis", "redis-server", &redis)])
 }

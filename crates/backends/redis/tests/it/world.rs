@@ -87,3 +87,33 @@ pub(crate) fn cli(server: &Server, words: &[&str]) -> String {
     let out = std::process::Command::new(program).args(["-h", &ip, "-p", &port]).args(words).output().unwrap();
     String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
 }
+
+/// How many scripts the server ran.
+pub(crate) async fn scripts_run(connection: &mut MultiplexedConnection) -> u64 {
+    let info: String =
+        redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let calls = |name: &str| -> u64 {
+        let line = info.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
+        line.and_then(|l| l.split(',').next()?.parse().ok()).unwrap_or(0)
+    };
+    calls("evalsha") + calls("eval")
+}
+
+pub(crate) async fn exists(connection: &mut MultiplexedConnection, key: &str) -> bool {
+    redis::cmd("EXISTS").arg(key).query_async(connection).await.unwrap()
+}
+
+pub(crate) async fn text(connection: &mut MultiplexedConnection, words: &[&str]) -> String {
+    let mut cmd = redis::cmd(words[0]);
+    let value: Option<String> = cmd.arg(&words[1..]).query_async(connection).await.unwrap();
+    value.unwrap_or_default()
+}
+
+pub(crate) async fn number(connection: &mut MultiplexedConnection, words: &[&str]) -> i64 {
+    let mut cmd = redis::cmd(words[0]);
+    cmd.arg(&words[1..]).query_async(connection).await.unwrap()
+}
+
+pub(crate) async fn pause(d: Duration) {
+    SystemClock::new().sleep(d).await;
+}
