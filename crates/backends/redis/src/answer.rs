@@ -74,7 +74,8 @@ fn sharer(text: &[u8]) -> Option<(u64, Holder)> {
 
 /// Names somebody who is none of ours.
 fn stranger(value: &[u8]) -> String {
-    let shown: String = value.iter().take(SHOWN).map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
+    let shown: String =
+        value.iter().take(SHOWN).map(|b| if b.is_ascii_graphic() { *b as char } else { '.' }).collect();
     format!("another client ({shown}..)")
 }
 
@@ -255,7 +256,8 @@ fn shared(reply: &Parts<'_>, epoch: u64, info: &mut LeaseInfo) {
         Value::BulkString(b) => b.clone(),
         _ => Vec::new(),
     };
-    let number = |v: &Value| String::from_utf8(bytes(v)).ok().and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
+    let number =
+        |v: &Value| String::from_utf8(bytes(v)).ok().and_then(|t| t.parse::<u64>().ok()).unwrap_or(0);
     let now = u64::try_from(reply.number(7)).unwrap_or(0);
     for end in list(6).chunks_exact(2) {
         let of = list(5).chunks_exact(2).find(|pair| pair[0] == end[0]);

@@ -22,7 +22,8 @@ pub(crate) async fn names(node: &Node, profile: &KeyProfile, prefix: &str) -> Re
             let mut cmd = redis::cmd("SCAN");
             cmd.arg(cursor).arg("MATCH").arg(format!("*:{side}")).arg("COUNT").arg(STEP);
             let reply = node.ask(&cmd).await?;
-            let page: redis::RedisResult<(u64, Vec<Vec<u8>>)> = redis::from_redis_value(reply).map_err(Into::into);
+            let page: redis::RedisResult<(u64, Vec<Vec<u8>>)> =
+                redis::from_redis_value(reply).map_err(Into::into);
             let (next, keys) = page.map_err(|e| garbled(node.name(), &e))?;
             for key in keys.into_iter().filter_map(|k| String::from_utf8(k).ok()) {
                 let info = key.strip_suffix(side).map(|stem| format!("{stem}{INFO}"));

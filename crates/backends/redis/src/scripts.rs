@@ -43,4 +43,19 @@ impl Scripts {
             share_renew: Script::new(include_str!("lua/share_renew.lua")),
         }
     }
+
+    pub(crate) fn all(&self) -> [&Script; 10] {
+        [
+            &self.acquire,
+            &self.annotate,
+            &self.break_lease,
+            &self.inspect,
+            &self.raise,
+            &self.release,
+            &self.renew,
+            &self.share,
+            &self.share_release,
+            &self.share_renew,
+        ]
+    }
 }

@@ -108,8 +108,8 @@ impl RedisLeases {
         let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note));
         match request.share {
             Share::Exclusive => {
-                let required = required(&self.0.options, request)
-                    .map_err(|error| Failure { error, doubt: false })?;
+                let required =
+                    required(&self.0.options, request).map_err(|error| Failure { error, doubt: false })?;
                 let fill = |cmd: &mut Cmd| {
                     acquire_keys(cmd, op, keys, &required);
                     cmd.arg(op).arg(ttl).arg("clock").arg(keys.len()).arg(&about);

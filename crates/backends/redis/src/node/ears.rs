@@ -118,7 +118,11 @@ pub(crate) struct Ears {
 }
 
 impl Ears {
-    pub(crate) fn new(client: &Client, node: String, timeout: Duration) -> std::result::Result<Self, RedisError> {
+    pub(crate) fn new(
+        client: &Client,
+        node: String,
+        timeout: Duration,
+    ) -> std::result::Result<Self, RedisError> {
         let info = client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client = Client::open(info.set_redis_settings(settings))?;

@@ -113,7 +113,8 @@ impl Node {
         admit: Admit,
     ) -> std::result::Result<Self, ConfigError> {
         // The URL may carry a password, so it is never repeated.
-        let refused = |e: RedisError| ConfigError::new("url", "(not shown)", format!("redis://host:port, not {e}"));
+        let refused =
+            |e: RedisError| ConfigError::new("url", "(not shown)", format!("redis://host:port, not {e}"));
         let client = Client::open(url).map_err(refused)?;
         let name = client.get_connection_info().addr().to_string();
         let ears = Ears::new(&client, name.clone(), timeout).map_err(refused)?;
@@ -144,7 +145,6 @@ impl Node {
     pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
         &self.0.clock
     }
-
 
     pub(crate) fn ears(&self) -> &Ears {
         &self.0.ears
@@ -322,6 +322,12 @@ impl Node {
         let mut connection =
             self.0.client.get_multiplexed_async_connection_with_config(&config).await.map_err(failed)?;
         let info: String = redis::cmd("INFO").query_async(&mut connection).await.map_err(failed)?;
+        let mut load = redis::pipe();
+        for script in self.0.scripts.all() {
+            load.cmd("SCRIPT").arg("LOAD").arg(script.source).ignore();
+        }
+        // Where that is forbidden, the first call of each sends its source.
+        let _: std::result::Result<(), RedisError> = load.query_async(&mut connection).await;
         let mut fsync = redis::cmd("CONFIG");
         fsync.arg("GET").arg("appendfsync");
         // Often forbidden; then nothing is assumed.

@@ -34,7 +34,10 @@ impl Report {
             return refuse(format!("has version `{}`; {MIN_MAJOR}.0 is needed", field("redis_version")));
         }
         if field("redis_mode") != "standalone" {
-            return refuse(format!("runs as `{}`; only a server of its own is supported", field("redis_mode")));
+            return refuse(format!(
+                "runs as `{}`; only a server of its own is supported",
+                field("redis_mode")
+            ));
         }
         if field("role") != "master" {
             // It may become one, so this one is worth another try.

@@ -104,7 +104,14 @@ impl RedisQuorum {
         }
     }
 
-    async fn raise(self, at: usize, op: String, keys: Arc<[Keys]>, to: Vec<u64>, limit: Duration) -> Result<bool> {
+    async fn raise(
+        self,
+        at: usize,
+        op: String,
+        keys: Arc<[Keys]>,
+        to: Vec<u64>,
+        limit: Duration,
+    ) -> Result<bool> {
         let node = &self.0.nodes[at];
         let fill = |cmd: &mut Cmd| {
             cmd.arg(2 * keys.len());
@@ -128,11 +135,13 @@ impl RedisQuorum {
             let text = format!("op id `{:.8}..` already stands for other names", request.op_id);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
+        let earlier = self.0.ops.get(&request.op_id).map(|op| op.grants).unwrap_or_default();
+        let known = earlier.iter().filter_map(|g| answer::counter(self.0.options.epoch, g.token)).collect();
         let about = answer::about(&request.owner, &request.note);
         let asking = Arc::new(Asking { request, keys, about, required });
         let drift = asking.request.ttl / DRIFT_DIVISOR + DRIFT_FLOOR;
         let deadline = sent.saturating_add(asking.request.ttl.saturating_sub(drift));
-        let mut round = Round::new(self.0.nodes.len(), self.0.fenced);
+        let mut round = Round::new(self.0.nodes.len(), self.0.fenced).again(known);
         let mut pending = self.all(|own, at| own.ask(at, Arc::clone(&asking)));
         let mut step = Step::Wait;
         while let (Step::Wait, Some((at, answer))) = (&step, pending.next().await) {
@@ -150,6 +159,9 @@ impl RedisQuorum {
                 Ok(Acquired::Granted(grants))
             }
             step => {
+                while let (false, Some((at, answer))) = (self.is_clear(&round), pending.next().await) {
+                    round.vote(at, vote(answer));
+                }
                 self.drain(pending);
                 self.withdraw(&asking.request.op_id, &round).await;
                 if matches!(step, Step::Won(_)) {
@@ -214,9 +226,16 @@ impl RedisQuorum {
         self.drain(pending);
     }
 
+    /// Whether it can be said why nothing was granted: others hold it, or too few answer.
+    fn is_clear(&self, round: &Round<Why>) -> bool {
+        let held = round.refusals().filter(|w| matches!(w, Why::Refused(_))).count();
+        held > self.0.nodes.len() - self.needed() || held + round.grants() >= self.needed()
+    }
+
     /// Held by others, or not to be had.
     fn refusal(&self, op_id: &str, round: Round<Why>) -> Result<Acquired> {
         self.0.ops.refused(op_id);
+        let clear = self.is_clear(&round);
         let mut holders: BTreeMap<&[u8], (usize, &str, Option<Duration>)> = BTreeMap::new();
         let (mut answered, mut cancelled) = (round.grants(), false);
         for why in round.refusals() {
@@ -237,7 +256,7 @@ impl RedisQuorum {
             answered += 1;
         }
         match holders.into_values().max_by_key(|(count, ..)| *count) {
-            Some((count, by, remaining)) if answered >= self.needed() => {
+            Some((count, by, remaining)) if clear => {
                 // Split: nobody holds it, and those who tried give back what they got.
                 let split = count < self.needed();
                 let pause = || Redlock::default().pause(&**self.0.rt.rng());
@@ -355,9 +374,9 @@ impl RedisQuorum {
                         failed.push(at);
                     }
                 }
-                let late = failed.into_iter().map(|at| {
-                    own.clone().release_in_time(at, id.clone(), Arc::clone(&op), until)
-                });
+                let late = failed
+                    .into_iter()
+                    .map(|at| own.clone().release_in_time(at, id.clone(), Arc::clone(&op), until));
                 futures_util::future::join_all(late).await;
             });
         }

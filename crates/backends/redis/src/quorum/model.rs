@@ -110,8 +110,12 @@ impl World {
 
 /// Tokens that came twice or went back, and grants, in `rounds` messages of two clients at a time.
 fn campaign(seed: u64, servers: usize, rounds: u32, weakness: Weakness) -> (u32, u32) {
-    let mut world =
-        World { rng: SeededRng::new(seed), weakness, servers: vec![Server::default(); servers], now: 1_000_000 };
+    let mut world = World {
+        rng: SeededRng::new(seed),
+        weakness,
+        servers: vec![Server::default(); servers],
+        now: 1_000_000,
+    };
     let (mut seen, mut highest, mut bad, mut grants, mut ops) = (BTreeSet::new(), 0_u64, 0, 0, 0_u32);
     let mut clients: Vec<Client> = Vec::new();
     for _ in 0..rounds {

@@ -13,8 +13,8 @@ use super::{MAX_PATIENCE, MIN_TTL, RedisQuorum};
 use crate::answer::{self, Inspected};
 use crate::keys::Keys;
 use crate::node::Purpose;
-use crate::store::{annotate_args, break_args, look};
 use crate::scan;
+use crate::store::{annotate_args, break_args, look};
 
 /// How often a break is tried: others may take the name as soon as it is free.
 const BREAKS: u32 = 5;
@@ -33,7 +33,7 @@ impl RedisQuorum {
                 Ok(inspected) => heard.push(inspected),
                 Err(error) => last = Some(error),
             }
-            if let Some(info) = self.agreed(name, &heard) {
+            if let Some(info) = self.agreed(name, &heard, pending.is_empty()) {
                 self.drain(pending);
                 return Ok(info);
             }
@@ -46,8 +46,8 @@ impl RedisQuorum {
         Ok(LeaseInfo::free(name, most))
     }
 
-    /// What a majority says, once it does.
-    fn agreed(&self, name: &str, heard: &[Inspected]) -> Option<LeaseInfo> {
+    /// What a majority says, once it does; when `all` were heard, the most of those that see one holder.
+    fn agreed(&self, name: &str, heard: &[Inspected], all: bool) -> Option<LeaseInfo> {
         let mut by_value: BTreeMap<(&[u8], bool), Vec<&Inspected>> = BTreeMap::new();
         for inspected in heard {
             let held = !inspected.info.holders.is_empty();
@@ -58,13 +58,15 @@ impl RedisQuorum {
             let most = heard.iter().map(|i| i.info.last_token).max().unwrap_or_default();
             return Some(LeaseInfo::free(name, most));
         }
-        // The second phase made a majority equal; one that granted too late to count may be ahead.
-        let mut counts: BTreeMap<u64, (usize, &Inspected)> = BTreeMap::new();
+        // A majority has the token and the last value attached to it; one that granted too late to count may
+        // be ahead or behind.
+        let mut counts: BTreeMap<(u64, &Option<Vec<u8>>), (usize, &Inspected)> = BTreeMap::new();
         for inspected in same {
-            counts.entry(inspected.counter).or_insert((0, inspected)).0 += 1;
+            let key = (inspected.counter, &inspected.info.annotation);
+            counts.entry(key).or_insert((0, inspected)).0 += 1;
         }
-        let (_, (_, most)) = counts.into_iter().max_by_key(|(counter, (count, _))| (*count, *counter))?;
-        Some(most.info.clone())
+        let (_, (count, most)) = counts.into_iter().max_by_key(|(key, (count, _))| (*count, *key))?;
+        (all || count >= self.needed()).then(|| most.info.clone())
     }
 
     pub(super) async fn write(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
@@ -109,7 +111,8 @@ impl RedisQuorum {
                 return Ok(grants.first().map_or(FencingToken::ZERO, |g| g.token));
             }
         }
-        let text = format!("`{name}` was freed, and taken by somebody else each time before a token was burned");
+        let text =
+            format!("`{name}` was freed, and taken by somebody else each time before a token was burned");
         Err(Error::new(ErrorKind::Unavailable, text).with_outcome(Outcome::Applied))
     }
 

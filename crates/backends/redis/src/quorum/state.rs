@@ -39,6 +39,8 @@ pub(crate) struct Round<R> {
     servers: usize,
     /// Whether tokens are made to agree.
     fenced: bool,
+    /// What the same acquisition was granted before, if it was.
+    known: Vec<u64>,
     votes: Vec<Option<Vote<R>>>,
     /// The first majority, in the order of its votes; only these count.
     counted: Vec<usize>,
@@ -51,8 +53,16 @@ pub(crate) struct Round<R> {
 
 impl<R> Round<R> {
     pub(crate) fn new(servers: usize, fenced: bool) -> Self {
+        let (known, counted, token) = (Vec::new(), Vec::new(), Vec::new());
         let votes = (0..servers).map(|_| None).collect();
-        Self { servers, fenced, votes, counted: Vec::new(), token: Vec::new(), agreed: 0, raising: 0 }
+        Self { servers, fenced, known, votes, counted, token, agreed: 0, raising: 0 }
+    }
+
+    /// The same acquisition asks again. Where a majority still answers with what was granted, nobody else
+    /// held it meanwhile, and the token stays; one that granted too late to count may be ahead of it.
+    pub(crate) fn again(mut self, known: Vec<u64>) -> Self {
+        self.known = known;
+        self
     }
 
     fn needed(&self) -> usize {
@@ -66,14 +76,38 @@ impl<R> Round<R> {
         if self.decided() {
             return Step::Wait;
         }
-        if granted {
+        let open = self.votes.iter().filter(|v| v.is_none()).count();
+        if !self.known.is_empty() {
+            if let Some(step) = self.recall(open) {
+                return step;
+            }
+        } else if granted {
             self.counted.push(server);
         }
         if self.counted.len() == self.needed() {
             return self.close();
         }
-        let open = self.votes.iter().filter(|v| v.is_none()).count();
         if self.counted.len() + open < self.needed() { Step::Lost } else { Step::Wait }
+    }
+
+    /// Whether the earlier token stands; none once it cannot any more. Then the servers that granted so far
+    /// are counted as in a first round.
+    fn recall(&mut self, open: usize) -> Option<Step> {
+        let same = |v: &&Option<Vote<R>>| matches!(v, Some(Vote::Granted(c)) if *c == self.known);
+        let same = self.votes.iter().filter(same).count();
+        if same >= self.needed() {
+            let granted = |s: &usize| matches!(self.votes[*s], Some(Vote::Granted(_)));
+            self.counted = (0..self.servers).filter(granted).collect();
+            self.token.clone_from(&self.known);
+            return Some(Step::Won(self.known.clone()));
+        }
+        if same + open >= self.needed() {
+            return Some(Step::Wait);
+        }
+        self.known.clear();
+        let granted = |s: &usize| matches!(self.votes[*s], Some(Vote::Granted(_)));
+        self.counted = (0..self.servers).filter(granted).take(self.needed()).collect();
+        None
     }
 
     fn decided(&self) -> bool {
@@ -162,6 +196,27 @@ mod tests {
         let mut plain = Round::new(3, false);
         plain.vote(1, granted(7));
         assert_eq!(plain.vote(0, granted(9)), Step::Won(vec![9]), "without fencing nothing is lifted");
+    }
+
+    #[test]
+    fn f04_asking_again_keeps_the_token_though_a_late_server_is_ahead() {
+        let again = || Round::new(3, true).again(vec![7]);
+        let mut round = again();
+        assert_eq!(round.vote(2, granted(9)), Step::Wait);
+        assert_eq!(round.vote(0, granted(7)), Step::Wait, "two granted, and they may still be two of three");
+        assert_eq!(round.vote(1, granted(7)), Step::Won(vec![7]));
+        // Somebody else held it meanwhile: a majority does not answer with it any more.
+        let mut round = again();
+        round.vote(0, granted(9));
+        assert_eq!(round.vote(1, granted(8)), Step::Raise(vec![1], vec![9]));
+        let mut round = again();
+        round.vote(0, granted(7));
+        round.vote(1, Vote::Refused("down"));
+        assert_eq!(round.vote(2, granted(8)), Step::Raise(vec![0], vec![8]));
+        let mut round = again();
+        round.vote(0, granted(7));
+        round.vote(1, Vote::Refused("held"));
+        assert_eq!(round.vote(2, Vote::Refused("held")), Step::Lost);
     }
 
     #[test]

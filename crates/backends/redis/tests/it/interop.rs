@@ -19,9 +19,9 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 const TTL: Duration = Duration::from_secs(10);
-const DELETE: &str = "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end";
-const EXTEND: &str =
-    "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) else return 0 end";
+const DELETE: &str =
+    "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end";
+const EXTEND: &str = "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) else return 0 end";
 
 fn families() {
     let server = redis(&[]);
@@ -36,7 +36,8 @@ fn families() {
     ];
     for (family, profile, key, value) in families {
         run(async {
-            let store = RedisLeases::builder(&url(&server)).profile(profile).build(&Runtime::system()).unwrap();
+            let store =
+                RedisLeases::builder(&url(&server)).profile(profile).build(&Runtime::system()).unwrap();
             // They hold, we wait for them, we do not release them.
             assert_eq!(cli(&server, &["SET", key, value, "NX", "PX", "20000"]), "OK", "{family}");
             let held = store.acquire(ask("job", "ours", TTL)).await.unwrap();
@@ -62,10 +63,19 @@ fn families() {
     run(async {
         let (store, mut raw) = (store(&server), other(&server).await);
         let value: Vec<u8> = (236..=255).collect();
-        let _: () = redis::cmd("SET").arg("job").arg(&value).arg("NX").arg("PX").arg(20_000).query_async(&mut raw).await.unwrap();
+        let _: () = redis::cmd("SET")
+            .arg("job")
+            .arg(&value)
+            .arg("NX")
+            .arg("PX")
+            .arg(20_000)
+            .query_async(&mut raw)
+            .await
+            .unwrap();
         assert!(try_take(&store, "job", "ours", TTL).await.is_none());
         assert_eq!(store.inspect("job").await.unwrap().holders.len(), 1);
-        let freed: i64 = redis::cmd("EVAL").arg(DELETE).arg(1).arg("job").arg(&value).query_async(&mut raw).await.unwrap();
+        let freed: i64 =
+            redis::cmd("EVAL").arg(DELETE).arg(1).arg("job").arg(&value).query_async(&mut raw).await.unwrap();
         assert_eq!(freed, 1);
         assert!(try_take(&store, "job", "ours", TTL).await.is_some());
         // Readers too keep a foreign mutex out.

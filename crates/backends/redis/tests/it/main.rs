@@ -2,9 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod clock;
 mod conformance;
 mod fences;
 mod interop;
+mod quorum;
+mod recipes;
 mod single;
 mod world;
 
@@ -15,7 +18,7 @@ use mainstay_sim::servers::{self, Cover, Trial, find};
 /// A test of this target.
 pub(crate) type Test = (&'static str, fn());
 
-fn cover(server: &str, program: &str, tests: &[Test]) -> Cover {
+fn cover(server: &str, is_there: bool, tests: &[Test]) -> Cover {
     let trial = |(name, run): &Test| {
         let run = *run;
         Trial::test(*name, move || {
@@ -23,11 +26,16 @@ fn cover(server: &str, program: &str, tests: &[Test]) -> Cover {
             Ok(())
         })
     };
-    let trials = if find(program).is_some() { tests.iter().map(trial).collect() } else { Vec::new() };
+    let trials = if is_there { tests.iter().map(trial).collect() } else { Vec::new() };
     Cover::new(server, tests.len(), trials)
 }
 
 fn main() -> ExitCode {
-    let redis: Vec<Test> = [conformance::TESTS, fences::TESTS, interop::TESTS, single::TESTS].concat();
-    servers::run(vec![cover("redis", "redis-server", &redis)])
+    let tests =
+        [conformance::TESTS, fences::TESTS, interop::TESTS, quorum::TESTS, recipes::TESTS, single::TESTS];
+    let redis = find("redis-server").is_some() && find("redis-cli").is_some();
+    servers::run(vec![
+        cover("redis", redis, &tests.concat()),
+        cover("redis with faketime", clock::is_there(), clock::TESTS),
+    ])
 }

@@ -89,7 +89,8 @@ fn one_connection() {
             assert_eq!(store.release(&op).await.unwrap(), Released::Clean);
         });
         join_all(pairs).await;
-        let info: String = redis::cmd("INFO").arg("stats").query_async(&mut other(&server).await).await.unwrap();
+        let info: String =
+            redis::cmd("INFO").arg("stats").query_async(&mut other(&server).await).await.unwrap();
         // The harness looked once, the store has one, the question is asked on one.
         let received = info.lines().find_map(|l| l.strip_prefix("total_connections_received:")).unwrap();
         assert_eq!(received.trim(), "3");
@@ -146,7 +147,8 @@ fn f05() {
 fn f05_order() {
     let server = redis(&[]);
     run(async {
-        let store = RedisLeases::builder(&url(&server)).request_timeout(ms(50)).build(&Runtime::system()).unwrap();
+        let store =
+            RedisLeases::builder(&url(&server)).request_timeout(ms(50)).build(&Runtime::system()).unwrap();
         store.ready().await.unwrap();
         server.pause().unwrap();
         assert_eq!(store.acquire(ask("a", "op", TTL)).await.unwrap_err().outcome(), Outcome::Unknown);
@@ -197,7 +199,8 @@ fn f12() {
     let server = redis(&[]);
     run(async {
         let mut other = other(&server).await;
-        let _: i64 = redis::cmd("HSET").arg("test/a").arg("uuid:1").arg(1).query_async(&mut other).await.unwrap();
+        let _: i64 =
+            redis::cmd("HSET").arg("test/a").arg("uuid:1").arg(1).query_async(&mut other).await.unwrap();
         number(&mut other, &["PEXPIRE", "test/a", "20000"]).await;
         let store = store(&server);
         let held = store.acquire(ask("test/a", "op", TTL)).await.unwrap();

@@ -84,14 +84,14 @@ pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
 pub(crate) fn cli(server: &Server, words: &[&str]) -> String {
     let (ip, port) = (server.address().ip().to_string(), server.address().port().to_string());
     let program = find("redis-cli").unwrap();
-    let out = std::process::Command::new(program).args(["-h", &ip, "-p", &port]).args(words).output().unwrap();
+    let out =
+        std::process::Command::new(program).args(["-h", &ip, "-p", &port]).args(words).output().unwrap();
     String::from_utf8(out.stdout).unwrap().trim_end().to_owned()
 }
 
 /// How many scripts the server ran.
 pub(crate) async fn scripts_run(connection: &mut MultiplexedConnection) -> u64 {
-    let info: String =
-        redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
+    let info: String = redis::cmd("INFO").arg("commandstats").query_async(connection).await.unwrap();
     let calls = |name: &str| -> u64 {
         let line = info.lines().find_map(|l| l.strip_prefix(&format!("cmdstat_{name}:calls=")));
         line.and_then(|l| l.split(',').next()?.parse().ok()).unwrap_or(0)
