@@ -7,12 +7,15 @@
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
+//! - `redis` (feature): leases on one Redis or a quorum.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
 pub use mainstay_partition as partition;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]

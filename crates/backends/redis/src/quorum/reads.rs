@@ -21,6 +21,9 @@ const BREAKS: u32 = 5;
 /// The burning lease is given back at once; should that fail, it ends within this time.
 const BURN_TTL: Duration = MIN_TTL;
 
+/// Servers that say the same, and one of them.
+type Same<'a> = (usize, &'a Inspected);
+
 impl RedisQuorum {
     pub(super) async fn look(&self, name: &str) -> Result<LeaseInfo> {
         let mut pending = self.all(|own, at| {
@@ -60,7 +63,7 @@ impl RedisQuorum {
         }
         // A majority has the token and the last value attached to it; one that granted too late to count may
         // be ahead or behind.
-        let mut counts: BTreeMap<(u64, &Option<Vec<u8>>), (usize, &Inspected)> = BTreeMap::new();
+        let mut counts: BTreeMap<(u64, &Option<Vec<u8>>), Same<'_>> = BTreeMap::new();
         for inspected in same {
             let key = (inspected.counter, &inspected.info.annotation);
             counts.entry(key).or_insert((0, inspected)).0 += 1;
