@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mainstay_clock::{Clock as _, Deadline, Runtime};
+use mainstay_clock::{Deadline, Runtime};
 use mainstay_coordination::Coordinator;
 use mainstay_redis::{RedisQuorum, fence};
 use mainstay_sim::servers::{Launch, Server, find};

@@ -108,6 +108,7 @@ impl BareQuorum {
             granted += usize::from(reply.is_ok_and(|r| yes(&r)));
         }
         if !pending.is_empty() {
+            #[allow(clippy::disallowed_methods, reason = "as a client without our runtime does")]
             tokio::task::spawn(async move { while pending.next().await.is_some() {} });
         }
         Ok(())

@@ -61,12 +61,14 @@ async fn turn(
     // Tasks of their own, so that callers use all cores as those of a service do.
     let tasks = (0..callers).map(|caller| {
         let locks = Arc::clone(locks);
+        #[allow(clippy::disallowed_methods, reason = "the result of the task is awaited")]
         tokio::task::spawn(async move {
             let mut times = Histogram::new();
             let name = format!("bench/{caller}");
             let mut count = 0_usize;
             while clock.now() < end {
-                let op = format!("{salt:08x}{caller:08x}{count:016x}");
+                // An op id is used once: the same one later is refused.
+                let op = format!("{:016x}{caller:08x}{salt:02x}{count:06x}", began.as_nanos());
                 let sent = clock.now();
                 locks.acquire(&name, &op).await?;
                 times.add(clock.now().saturating_duration_since(sent));
