@@ -213,7 +213,8 @@ impl RedisQuorum {
     /// included. No mark is left: the same op may ask again.
     async fn withdraw(&self, op_id: &str, round: &Round<Why>) {
         let Some(op) = self.0.ops.get(op_id) else { return };
-        if round.grants() == 0 && !op.in_doubt() {
+        // What was granted before and is asked for again in vain may still be held.
+        if !op.grants.is_empty() || (round.grants() == 0 && !op.in_doubt()) {
             return;
         }
         let op = Arc::new(op);

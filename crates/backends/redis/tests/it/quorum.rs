@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("any_minority_may_die_and_a_dead_majority_is_unreachable", deaths),
     ("a_partition_leaves_one_side_that_grants", partition),
     ("tokens_grow_while_servers_are_paused_killed_and_restarted", nemesis),
+    ("asking_again_in_vain_gives_nothing_back", in_vain),
     ("one_server_behind_two_addresses_is_no_quorum", one_behind_two),
     ("what_a_quorum_cannot_do_it_refuses", refusals),
     ("f01_a_split_is_contended_in_one_round_and_leaves_nothing", f01),
@@ -147,6 +148,23 @@ fn nemesis() {
             }
         }
         assert!(grants >= 50, "{grants} of 60");
+    });
+}
+
+fn in_vain() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        take(&store, "a", "op", 2 * TTL).await;
+        for server in &servers[1..] {
+            server.pause().unwrap();
+        }
+        assert!(store.acquire(ask("a", "op", 2 * TTL)).await.is_err());
+        for server in &servers[1..] {
+            server.resume().unwrap();
+        }
+        until("it is still held", async || matches!(store.renew("op").await, Ok(Renewed::Renewed(_)))).await;
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
     });
 }
 
