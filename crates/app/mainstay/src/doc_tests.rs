@@ -13,6 +13,8 @@ struct Sagas;
 struct Console;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[doc = include_str!("../../../../docs/redis.md")]
+struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]

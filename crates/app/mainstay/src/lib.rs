@@ -10,6 +10,7 @@
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
+//! - `redis` (feature): leases on one Redis or a quorum.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
 //! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
@@ -19,6 +20,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]

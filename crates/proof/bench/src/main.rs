@@ -4,6 +4,7 @@
 //! it gets [`Options`] and fills a [`Section`].
 
 mod child;
+mod coordination;
 mod floor;
 mod load;
 mod machine;
@@ -27,7 +28,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[partition::SUITE, partition::REDIS, saga::SUITE];
+const SUITES: &[Suite] = &[coordination::SUITE, partition::SUITE, partition::REDIS, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]

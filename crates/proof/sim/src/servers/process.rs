@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -73,6 +73,8 @@ impl Launch {
 #[derive(Debug)]
 pub struct Server {
     name: String,
+    program: PathBuf,
+    launch: Launch,
     child: Child,
     dir: TempDir,
     address: SocketAddr,
@@ -105,21 +107,22 @@ impl Server {
         for (name, text) in &launch.files {
             std::fs::write(dir.path().join(name), text)?;
         }
-        let log = File::create(dir.path().join("log"))?;
-        let mut command = guarded(program, dir.path())?;
-        let child = command
-            .args(&launch.args)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A group of its own: what the server forks is signalled with it.
-            .process_group(0)
-            .spawn()?;
+        let child = spawn(program, &launch, dir.path())?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut server = Self { name, child, dir, address };
+        let mut server = Self { name, program: program.to_owned(), launch, child, dir, address };
         server.wait_ready()?;
         Ok(server)
+    }
+
+    /// Ends it as [`kill`](Self::kill) does, if it has not ended, and starts it again in the same folder at
+    /// the same address. It dies with the calling thread.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start); somebody may have taken the port.
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.child = spawn(&self.program, &self.launch, self.dir.path())?;
+        self.wait_ready()
     }
 
     fn wait_ready(&mut self) -> io::Result<()> {
@@ -225,6 +228,19 @@ fn listens(address: SocketAddr) -> io::Result<bool> {
     // Number, local address, remote address, state: 0A listens.
     let mut rows = table.lines().map(|line| line.split_whitespace().skip(1));
     Ok(rows.any(|mut words| words.next() == Some(&ours) && words.nth(1) == Some("0A")))
+}
+
+fn spawn(program: &Path, launch: &Launch, dir: &Path) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("log"))?;
+    guarded(program, dir)?
+        .args(&launch.args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // A group of its own: what the server forks is signalled with it.
+        .process_group(0)
+        .spawn()
 }
 
 /// `setpriv` gives the server a parent-death signal, and another user when we are root, without any code
