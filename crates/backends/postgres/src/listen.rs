@@ -8,7 +8,6 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
-use mainstay_clock::Clock as _;
 use mainstay_store::{BoxFuture, Result};
 use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;

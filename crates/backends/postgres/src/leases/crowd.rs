@@ -1,7 +1,6 @@
 //! Everything beyond one exclusive name: the rules run on what was loaded under the rows' locks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
 use futures_util::future::{join3, join5};
 use mainstay_clock::Instant;
@@ -538,11 +537,11 @@ impl PostgresLeases {
     }
 }
 
-/// How long a crowd's time is told in tests.
 #[cfg(test)]
 mod tests {
-    use super::{at, duration, instant, since, us};
     use std::time::Duration;
+
+    use super::{at, duration, instant, since, us};
 
     #[test]
     fn time_goes_out_and_comes_back_in_micros() {

@@ -1,1 +1,28 @@
-fn main() {}
+//! PostgreSQL as a lease store, against real servers.
+
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
+mod conformance;
+mod rows;
+mod world;
+
+use std::process::ExitCode;
+
+use mainstay_sim::servers::{Cover, PostgresKit, Trial, run};
+use world::{Test, World};
+
+fn main() -> ExitCode {
+    let tests: Vec<Test> = [conformance::TESTS, rows::TESTS].concat();
+    // Servers die with the thread that starts them: this one, which ends last.
+    let world = PostgresKit::new().unwrap().map(World::start);
+    let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };
+    let trial = |&(name, test): &Test| {
+        let world = world.clone();
+        Trial::test(name, move || {
+            let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            rt.block_on(test(world));
+            Ok(())
+        })
+    };
+    run(vec![Cover::new("postgresql", tests.len(), tests.iter().map(trial).collect())])
+}

@@ -64,7 +64,8 @@ impl PostgresKit {
     /// # Errors
     /// `initdb` fails; the text has what it said.
     pub fn new() -> io::Result<Option<Self>> {
-        let Some(initdb) = find("initdb") else { return Ok(None) };
+        // A link on the path leads to the folder where the other programs are.
+        let Some(initdb) = find("initdb").and_then(|file| file.canonicalize().ok()) else { return Ok(None) };
         let bin = initdb.parent().unwrap_or(Path::new("/")).to_owned();
         let template = tempfile::Builder::new().prefix("mainstay-").tempdir()?;
         let mut command = guarded(&initdb, template.path())?;
@@ -94,7 +95,7 @@ impl PostgresKit {
             Launch::new().args(args).file("hba", HBA).folder("data", data)
         })?;
         let postgres = Postgres { kit: self.clone(), server };
-        postgres.wait("it answers", |p| p.sql("select 1").is_ok())?;
+        postgres.answers()?;
         Ok(postgres)
     }
 }
@@ -196,20 +197,23 @@ impl Postgres {
     pub fn caught_up(&self, primary: &Self) -> io::Result<()> {
         let position = primary.sql("select pg_current_wal_lsn()")?;
         let question = format!("select pg_last_wal_replay_lsn() >= '{}'", position.trim());
-        self.wait("it has caught up", |p| p.sql(&question).is_ok_and(|answer| answer.trim() == "t"))
+        self.wait("it has caught up", |p| p.sql(&question).map(|answer| answer.trim() == "t"))
     }
 
     /// Waits until `done` says so, for a minute at most.
-    fn wait(&self, what: &str, done: impl Fn(&Self) -> bool) -> io::Result<()> {
+    fn wait(&self, what: &str, done: impl Fn(&Self) -> io::Result<bool>) -> io::Result<()> {
         let end = os_boot_now().saturating_add(PATIENCE);
-        while !done(self) {
+        loop {
+            let answer = done(self);
+            if matches!(answer, Ok(true)) {
+                return Ok(());
+            }
             if os_boot_now() > end {
-                let text = format!("PostgreSQL: not yet: {what}: {}", self.log());
+                let text = format!("PostgreSQL: not yet: {what}: {answer:?}: {}", self.log());
                 return Err(io::Error::other(text));
             }
             std::thread::park_timeout(LOOK);
         }
-        Ok(())
     }
 
     /// Stops its clock with that of all its processes: connections stay open and nothing answers.
@@ -258,7 +262,11 @@ impl Postgres {
     /// As [`Server::start`].
     pub fn restart(&mut self) -> io::Result<()> {
         self.server.restart()?;
-        self.wait("it answers again", |p| p.sql("select 1").is_ok())
+        self.answers()
+    }
+
+    fn answers(&self) -> io::Result<()> {
+        self.wait("it answers", |p| p.sql("select 1").map(|_| true))
     }
 
     /// Its children lead sessions of their own, so no group reaches them.
