@@ -26,4 +26,4 @@ mod session;
 pub use config::{Builder, ConfigError, PostgresConfig, Wake};
 pub use connect::{Connected, Connector, Dial};
 pub use leases::PostgresLeases;
-pub use session::{AdvisoryKey, KeyError, KeyProfile, PostgresSessions};
+pub use session::{AdvisoryKey, KeyError, KeyProfile, Names, PostgresSessions};
