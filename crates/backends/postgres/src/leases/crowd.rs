@@ -73,14 +73,23 @@ struct PlaceRow {
     names: i32,
 }
 
+/// What never ends, in micros since 1970: past the year 2250, and a day below where nanoseconds overflow.
+const NEVER: i64 = 9_000_000_000_000_000;
+
 /// A point in time as micros since 1970; what never was is 0.
 fn us(column: &str) -> String {
-    format!("case when isfinite({column}) then (extract(epoch from {column}) * 1000000)::int8 else 0 end")
+    format!(
+        "case when isfinite({column}) then (extract(epoch from {column}) * 1000000)::int8
+              when {column} > 'epoch' then {NEVER} else 0 end"
+    )
 }
 
 /// The same back.
 fn at(column: &str) -> String {
-    format!("case when {column} > 0 then timestamptz 'epoch' + {column} * interval '1 microsecond' else '-infinity' end")
+    format!(
+        "case when {column} >= {NEVER} then 'infinity' when {column} > 0
+              then timestamptz 'epoch' + {column} * interval '1 microsecond' else '-infinity' end"
+    )
 }
 
 fn instant(micros: i64) -> Instant {

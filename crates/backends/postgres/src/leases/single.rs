@@ -59,8 +59,8 @@ impl Texts {
                  returning token, current_setting('synchronous_commit') <> 'off'"
             ),
             who: format!(
-                "select owner, case when expires_at > clock_timestamp()
-                          then (extract(epoch from expires_at - clock_timestamp()) * 1000000)::int8 else 0 end,
+                "select owner, case when expires_at <= clock_timestamp() then 0 when isfinite(expires_at)
+                          then (extract(epoch from expires_at - clock_timestamp()) * 1000000)::int8 end,
                         released_op is not distinct from $2, crowd_until > clock_timestamp()
                  from {lease} where name = $1"
             ),
@@ -251,9 +251,10 @@ fn read_who(row: Option<Row>, locked: bool) -> Result<Asked> {
     if row.get(3) {
         return Ok(Asked::Crowd);
     }
-    let left: i64 = row.get(1);
-    if left <= 0 {
+    // Somebody's row may have no end at all.
+    let left: Option<i64> = row.get(1);
+    if left.is_some_and(|micros| micros <= 0) {
         return Ok(Asked::Freed);
     }
-    Ok(Asked::Held { by: row.get(0), remaining: Some(duration(left)) })
+    Ok(Asked::Held { by: row.get(0), remaining: left.map(duration) })
 }

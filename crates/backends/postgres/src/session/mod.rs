@@ -195,9 +195,11 @@ impl PostgresSessions {
 
     /// Ends a session and waits until the server knows.
     async fn close(&self, session: &Session) -> Result<()> {
-        self.open_sessions().remove(&session.op);
         drop(session.end());
-        self.terminate(session.pid, session.started).await
+        // Until then it is in the list, so that whoever looks in between waits too.
+        self.terminate(session.pid, session.started).await?;
+        self.open_sessions().remove(&session.op);
+        Ok(())
     }
 
     async fn ask(&self, request: AcquireRequest) -> Result<Acquired> {
@@ -276,10 +278,22 @@ impl PostgresSessions {
     ) -> Result<Acquired> {
         let (pid, started) = (lent.conn.pid, lent.conn.started);
         let session = self.enter(request, op, Place::Waiting, Some((pid, started)));
-        let (this, request, of, session) =
-            (Arc::downgrade(&self.0), request.clone(), keys.clone(), Arc::downgrade(&session));
+        let (this, request, of) = (Arc::downgrade(&self.0), request.clone(), keys.clone());
+        let (mut changed, session) = (session.changed.subscribe(), Arc::downgrade(&session));
         self.0.rt.spawn("advisory-wait", async move {
-            let taken = Self::wait_for(&this, &lent, &request, &of).await;
+            let given_up = async {
+                // Nobody sends any more when the session is forgotten.
+                while changed.changed().await.is_ok() {
+                    if session.upgrade().is_none_or(|s| matches!(s.place(), Place::Gone)) {
+                        return;
+                    }
+                }
+            };
+            let taken = tokio::select! {
+                biased;
+                () = given_up => return,
+                taken = Self::wait_for(&this, &lent, &request, &of) => taken,
+            };
             let Some(session) = session.upgrade() else { return };
             let mut state = session.state();
             // Given up meanwhile: the connection goes, and the locks with it.

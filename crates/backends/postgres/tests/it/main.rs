@@ -3,7 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod conformance;
+mod failover;
+mod fences;
+mod recipes;
 mod rows;
+mod sessions;
 mod world;
 
 use std::process::ExitCode;
@@ -12,7 +16,8 @@ use mainstay_sim::servers::{Cover, PostgresKit, Trial, run};
 use world::{Test, World};
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> = [conformance::TESTS, rows::TESTS].concat();
+    let tests: Vec<Test> = 
+        [conformance::TESTS, failover::TESTS, fences::TESTS, recipes::TESTS, rows::TESTS, sessions::TESTS].concat();
     // Servers die with the thread that starts them: this one, which ends last.
     let world = PostgresKit::new().unwrap().map(World::start);
     let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };
