@@ -11,9 +11,14 @@ mod sessions;
 mod world;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
+use mainstay_clock::{Clock as _, SystemClock};
 use mainstay_sim::servers::{Cover, PostgresKit, Trial, run};
 use world::{Test, World};
+
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(20);
 
 fn main() -> ExitCode {
     let tests: Vec<Test> = 
@@ -25,8 +30,14 @@ fn main() -> ExitCode {
         let world = world.clone();
         Trial::test(name, move || {
             let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-            rt.block_on(test(world));
-            Ok(())
+            rt.block_on(async {
+                let late = SystemClock::new().sleep(LIMIT);
+                tokio::select! {
+                    biased;
+                    () = test(world) => Ok(()),
+                    () = late => Err(format!("not over after {LIMIT:?}").into()),
+                }
+            })
         })
     };
     run(vec![Cover::new("postgresql", tests.len(), tests.iter().map(trial).collect())])
