@@ -44,3 +44,8 @@ struct Retries;
 struct Budgets;
 #[doc = include_str!("../../../../docs/timeout.md")]
 struct Timeouts;
+
+#[doc = include_str!("../../../../docs/lock.md")]
+struct Locks;
+#[doc = include_str!("../../../../docs/election.md")]
+struct Elections;

@@ -5,6 +5,7 @@
 //! - [`clock`]: time, deadlines, randomness, backoff schedules.
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
+//! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
@@ -12,6 +13,7 @@
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
+pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;

@@ -6,8 +6,10 @@ mod config;
 mod console;
 mod demo;
 mod error;
+mod hold;
 mod http;
 mod participants;
+mod process;
 
 fn main() -> std::process::ExitCode {
     cli::main()

@@ -194,6 +194,14 @@ impl Term {
         self.guard.lost().await
     }
 
+    /// Resolves when the term was renewed beyond `known`; see [`Guard::renewed`].
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub async fn renewed(&self, known: Deadline) -> Deadline {
+        self.guard.renewed(known).await
+    }
+
     /// Runs `work` for as long as the term lasts; see [`Guard::run`].
     ///
     /// # Errors

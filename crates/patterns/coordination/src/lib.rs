@@ -9,6 +9,8 @@
 //! - [`election`]: one leader at a time, with a term.
 //! - [`Coordinator`]: where all of them come from; it names the store, the namespace and the owner.
 //!
+//! How to use them, with what each store guarantees: `docs/lock.md` and `docs/election.md`.
+//!
 //! Decisions are made in state machines without I/O (`lock/state.rs`, `guard/state.rs`); what surrounds
 //! them sends, waits and wakes.
 

@@ -4,6 +4,8 @@ mod audit;
 mod client;
 mod config;
 mod doctor;
+mod lease;
+mod lock;
 mod notify;
 mod output;
 mod progress;
@@ -11,6 +13,7 @@ mod reload;
 mod ring;
 mod saga;
 mod serve;
+mod store;
 mod token;
 
 use std::io::Write as _;
@@ -20,8 +23,8 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 pub(crate) use client::segment;
 pub(crate) use output::Output;
 
-use crate::demo;
 use crate::error::{Code, Error, Result};
+use crate::{demo, hold};
 
 /// Durable sagas, retries, breakers and locks: everything between a service and its next failure.
 #[derive(Debug, Parser)]
@@ -42,6 +45,16 @@ enum Verb {
     Saga(saga::Args),
     /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
     Ring(ring::Args),
+    /// Run a command while holding a lock.
+    Lock(lock::LockArgs),
+    /// Run a command while reading or writing under a lock of many readers or one writer.
+    Rwlock(lock::RwArgs),
+    /// Run a command while holding permits of a semaphore.
+    Sem(lock::SemArgs),
+    /// Run a command while leading an election.
+    Elect(lock::ElectArgs),
+    /// List, inspect and break leases.
+    Lease(lease::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
@@ -55,6 +68,12 @@ enum Verb {
     /// A service of the demo.
     #[command(hide = true)]
     DemoService(demo::ParticipantArgs),
+    /// The command under a lease, before it is executed.
+    #[command(hide = true)]
+    HoldExec(hold::ExecArgs),
+    /// Ends a job whose lease is lost.
+    #[command(hide = true)]
+    HoldWatchdog(hold::WatchdogArgs),
     /// Explain an error code such as MS0004.
     Explain {
         /// The code; without one: every code with its title.
@@ -81,7 +100,7 @@ pub(crate) fn main() -> ExitCode {
     mainstay_saga::http::install_tls();
     let cli = Cli::parse();
     if let Some(parent) = cli.die_with
-        && let Err(error) = demo::die_with_parent(parent)
+        && let Err(error) = crate::process::die_with_parent(parent)
     {
         eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
         return ExitCode::FAILURE;
@@ -92,6 +111,13 @@ pub(crate) fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
         Verb::Ring(args) => ring::run(&args),
+        Verb::Lock(args) => lock::lock(&args),
+        Verb::Rwlock(args) => lock::rwlock(&args),
+        Verb::Sem(args) => lock::sem(&args),
+        Verb::Elect(args) => lock::elect(&args),
+        Verb::Lease(args) => lease::run(&args),
+        Verb::HoldExec(args) => hold::exec(&args),
+        Verb::HoldWatchdog(args) => hold::watchdog(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Audit(args) => audit::run(&args),

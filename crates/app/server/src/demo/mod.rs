@@ -14,7 +14,6 @@ use std::process::ExitCode;
 use clap::ValueEnum;
 use mainstay_clock::{Rng as _, SystemRng};
 
-pub(crate) use children::die_with_parent;
 pub(crate) use participant::Args as ParticipantArgs;
 pub(crate) use participant::run as run_participant;
 

@@ -35,6 +35,8 @@ pub(crate) enum Code {
     TlsFiles,
     /// The audit chain is broken.
     AuditBroken,
+    /// The lease store cannot be used.
+    LeaseStore,
     /// The request is malformed.
     BadRequest,
     /// A token is needed.
@@ -137,6 +139,7 @@ table! {
     TokensFile "MS0014" 0 "The token file cannot be used",
     TlsFiles "MS0015" 0 "The certificate or its key cannot be used",
     AuditBroken "MS0016" 0 "The audit chain is broken",
+    LeaseStore "MS0017" 0 "The lease store cannot be used",
     BadRequest "MS0101" 400 "The request is malformed",
     Unauthenticated "MS0102" 401 "A token is needed",
     Forbidden "MS0103" 403 "The token may not do this",

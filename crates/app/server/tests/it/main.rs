@@ -13,6 +13,7 @@ mod edge;
 mod end_to_end;
 mod golden;
 mod harness;
+mod hold;
 mod ledger;
 mod recorder;
 mod reload;

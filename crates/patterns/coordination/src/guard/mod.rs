@@ -271,6 +271,24 @@ impl Guard {
         }
     }
 
+    /// Resolves when a renewal has moved the [`deadline`](Self::deadline) beyond `known`, with the new one:
+    /// for a holder that tells the deadline to somebody else. Never resolves once the right is gone.
+    ///
+    /// # Cancel safety
+    /// Changes nothing; ask again at any time.
+    pub async fn renewed(&self, known: Deadline) -> Deadline {
+        let mut changed = self.0.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let deadline = self.deadline();
+            if deadline.instant() > known.instant() && self.check().is_ok() {
+                return deadline;
+            }
+            // The sender lives in `self`: it cannot be gone.
+            let _ = changed.changed().await;
+        }
+    }
+
     /// Runs `work` for as long as the right is there.
     ///
     /// The clock is read before every poll, so that work does not go on after a pause. Work that is ready

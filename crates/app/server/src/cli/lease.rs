@@ -1,0 +1,145 @@
+//! `lease`: who holds what, and how to take it away.
+
+use std::process::ExitCode;
+
+use mainstay_clock::Runtime;
+use mainstay_store::LeaseStore;
+use mainstay_store::lease::LeaseInfo;
+use serde_json::{Value, json};
+
+use super::store::{StoreArgs, failed};
+use crate::cli::Output;
+use crate::error::{Code, Error, Result};
+
+/// Most leases of one listing.
+const LIMIT: usize = 10_000;
+
+/// Arguments of `lease`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// How to print.
+    #[arg(short, long, value_enum, default_value_t, global = true)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Verb {
+    /// List the leases of the namespace.
+    Ls {
+        /// Only names that begin so.
+        #[arg(default_value = "")]
+        prefix: String,
+    },
+    /// Show one lease: holders, token, time left, waiters, note.
+    Inspect {
+        /// The name; of an election: election/NAME.
+        name: String,
+    },
+    /// Take a lease away from whoever holds it. Its token is burned: the next holder has a higher one. The old
+    /// holder notices at its next renewal; until then only a resource that checks tokens refuses its writes.
+    Break {
+        /// The name; of an election: election/NAME.
+        name: String,
+        /// The name again: nobody breaks a lease by accident.
+        #[arg(long, value_name = "NAME")]
+        confirm: String,
+    },
+}
+
+/// Runs `lease`.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
+    let code = runtime.block_on(asked(args));
+    runtime.shutdown_background();
+    code
+}
+
+async fn asked(args: &Args) -> Result<ExitCode> {
+    let store = args.store.open(&Runtime::system())?;
+    let full = |name: &str| format!("{}/{name}", args.store.namespace);
+    match &args.verb {
+        Verb::Ls { prefix } => {
+            let leases = store.list(&full(prefix), LIMIT).await;
+            let leases = leases.map_err(|e| failed("the leases cannot be listed".to_owned(), e))?;
+            let rows = leases.iter().map(|l| row(args, l)).collect();
+            let json = leases.iter().map(|l| shown(args, l)).collect();
+            args.output.rows(&["NAME", "HOLDER", "TOKEN", "LEFT", "WAITING", "NOTE"], rows, &json)
+        }
+        Verb::Inspect { name } => {
+            let lease = store.inspect(&full(name)).await;
+            let lease = lease.map_err(|e| failed(format!("`{name}` cannot be inspected"), e))?;
+            let row = vec![row(args, &lease)];
+            let head = ["NAME", "HOLDER", "TOKEN", "LEFT", "WAITING", "NOTE"];
+            args.output.rows(&head, row, &shown(args, &lease))
+        }
+        Verb::Break { name, confirm } => {
+            if confirm != name {
+                let why = format!("--confirm `{confirm}` is not the name `{name}`: nothing was broken");
+                return Err(Error::new(Code::BadValue, why));
+            }
+            broken(args, store.as_ref(), &full(name), name).await
+        }
+    }
+}
+
+async fn broken(args: &Args, store: &dyn LeaseStore, full: &str, name: &str) -> Result<ExitCode> {
+    let broken = store.break_lease(full).await;
+    let token = broken.map_err(|e| failed(format!("`{name}` cannot be broken"), e))?.get().to_string();
+    eprintln!(
+        "mainstay: `{name}` is free. Its last token is {token}: tell it to the resource, so that the old holder \
+         is refused before somebody else writes"
+    );
+    args.output.rows(
+        &["NAME", "TOKEN"],
+        vec![vec![name.to_owned(), token.clone()]],
+        &json!({
+            "name": name, "token": token,
+        }),
+    )
+}
+
+/// The name as it was given.
+fn name<'a>(args: &Args, lease: &'a LeaseInfo) -> &'a str {
+    let name = lease.name.strip_prefix(&args.store.namespace).and_then(|n| n.strip_prefix('/'));
+    name.unwrap_or(&lease.name)
+}
+
+fn row(args: &Args, lease: &LeaseInfo) -> Vec<String> {
+    let lines = |cell: fn(&(String, mainstay_store::FencingToken, std::time::Duration)) -> String| {
+        lease.holders.iter().map(cell).collect::<Vec<_>>().join(", ")
+    };
+    vec![
+        name(args, lease).to_owned(),
+        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.0.clone()) },
+        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.1.get().to_string()) },
+        lines(|h| format!("{:.1} s", h.2.as_secs_f64())),
+        lease.waiting.to_string(),
+        lease.note.clone(),
+    ]
+}
+
+/// Tokens are text: a number beyond 2^53 does not survive every reader of JSON.
+fn shown(args: &Args, lease: &LeaseInfo) -> Value {
+    let holders: Vec<Value> = lease
+        .holders
+        .iter()
+        .map(|(owner, token, left)| {
+            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            json!({"owner": owner, "token": token.get().to_string(), "left_ms": left})
+        })
+        .collect();
+    json!({
+        "name": name(args, lease),
+        "holders": holders,
+        "last_token": lease.last_token.get().to_string(),
+        "waiting": lease.waiting,
+        "note": lease.note,
+    })
+}

@@ -1,0 +1,281 @@
+//! `lock`, `rwlock`, `sem` and `elect`: a command that runs only while a lease is held.
+
+use std::ffi::OsString;
+use std::future::Future;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use mainstay_clock::{Deadline, Runtime};
+use mainstay_coordination::lock::Builder;
+use mainstay_coordination::{ConfigError, Coordinator, ErrorKind, Lock};
+
+use super::store::{StoreArgs, duration};
+use crate::error::{Code, Error, Result};
+use crate::hold::{OnLost, Plan, Right, Signals};
+
+/// Not acquired in time; the code of timeout and flock.
+const EXIT_NOT_ACQUIRED: u8 = 124;
+/// The wrapper failed: the store refused, the watchdog is gone.
+const EXIT_FAILED: u8 = 125;
+/// Before this much waiting nobody wants to read about it.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// Options of every command under a lease.
+#[derive(Debug, clap::Args)]
+struct HoldArgs {
+    /// How long the lease lasts without renewal; it is renewed after each third.
+    #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
+    ttl: Duration,
+    /// Between TERM and KILL, when the lease is lost: the command is told so long before the lease ends.
+    #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    grace: Duration,
+    /// What happens to the command when the lease is lost.
+    #[arg(long, value_enum, default_value_t)]
+    on_lost: OnLost,
+    /// Give up waiting after this time, with exit code 124; without it: wait for as long as it takes.
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "no_wait")]
+    wait: Option<Duration>,
+    /// Do not wait at all.
+    #[arg(short = 'n', long)]
+    no_wait: bool,
+    /// The exit code in place of 124.
+    #[arg(short = 'E', long, value_name = "CODE")]
+    conflict_exit_code: Option<u8>,
+    /// Shown to others beside the holder.
+    #[arg(long, default_value = "")]
+    note: String,
+    #[command(flatten)]
+    store: StoreArgs,
+    /// A command line for sh, in place of the words of a command.
+    #[arg(short = 'c', long, value_name = "LINE", conflicts_with = "command")]
+    command_line: Option<String>,
+    /// The command and its arguments, started as they are, without a shell.
+    #[arg(last = true, required_unless_present = "command_line", value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Arguments of `lock`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct LockArgs {
+    /// The lock.
+    name: String,
+    #[command(flatten)]
+    hold: HoldArgs,
+}
+
+/// Arguments of `rwlock`.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("share").required(true))]
+pub(crate) struct RwArgs {
+    /// The lock.
+    name: String,
+    /// Share it with other readers.
+    #[arg(long, group = "share")]
+    read: bool,
+    /// Hold it alone. A waiting writer stops new readers.
+    #[arg(long, group = "share")]
+    write: bool,
+    #[command(flatten)]
+    hold: HoldArgs,
+}
+
+/// Arguments of `sem`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SemArgs {
+    /// The semaphore.
+    name: String,
+    /// How many commands may run at once; the same for all who use the name.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    hold: HoldArgs,
+}
+
+/// Arguments of `elect`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ElectArgs {
+    /// The election.
+    name: String,
+    #[command(flatten)]
+    hold: HoldArgs,
+}
+
+/// Runs `lock`.
+pub(crate) fn lock(args: &LockArgs) -> Result<ExitCode> {
+    under_lock(&args.name, &args.hold, |c| c.mutex(&args.name))
+}
+
+/// Runs `rwlock`.
+pub(crate) fn rwlock(args: &RwArgs) -> Result<ExitCode> {
+    under_lock(&args.name, &args.hold, |c| if args.write { c.write(&args.name) } else { c.read(&args.name) })
+}
+
+/// Runs `sem`.
+pub(crate) fn sem(args: &SemArgs) -> Result<ExitCode> {
+    under_lock(&args.name, &args.hold, |c| c.semaphore(&args.name, args.limit))
+}
+
+fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builder) -> Result<ExitCode> {
+    run(name, hold, async |coordinator| {
+        let lock = kind(&coordinator).ttl(hold.ttl).note(&hold.note).build().map_err(refused)?;
+        Ok(if hold.no_wait {
+            lock.try_acquire().await.map(Right::Lock)
+        } else {
+            announced(&lock, lock.acquire(hold.until(&Runtime::system()))).await.map(Right::Lock)
+        })
+    })
+}
+
+/// Runs `elect`.
+pub(crate) fn elect(args: &ElectArgs) -> Result<ExitCode> {
+    let hold = &args.hold;
+    run(&args.name, hold, async |coordinator| {
+        let election = coordinator.election(&args.name).ttl(hold.ttl).note(&hold.note);
+        let election = election.build().map_err(refused)?;
+        let limit = if hold.no_wait { Duration::ZERO } else { hold.wait.unwrap_or(Duration::MAX) };
+        let limit = Deadline::after(Runtime::system().clock().now(), limit);
+        Ok(election.campaign(limit).await.map(Right::Term))
+    })
+}
+
+fn refused(error: ConfigError) -> Error {
+    Error::with(Code::BadValue, "the lease cannot be asked for", error)
+}
+
+type Asked = std::result::Result<Right, mainstay_coordination::Error>;
+
+/// Says who stands in the way when the wait is long enough to be noticed.
+async fn announced<T>(lock: &Lock, ask: impl Future<Output = T>) -> T {
+    let mut ask = std::pin::pin!(ask);
+    let quiet = Runtime::system().clock().sleep(QUIET);
+    tokio::select! {
+        biased;
+        asked = &mut ask => return asked,
+        () = quiet => {}
+    }
+    if let Ok(stats) = lock.stats().await {
+        for (owner, _, _) in stats.iter().flat_map(|s| &s.info().holders) {
+            eprintln!("mainstay: waiting for {owner}");
+        }
+    }
+    ask.await
+}
+
+impl HoldArgs {
+    fn until(&self, rt: &Runtime) -> Deadline {
+        self.wait.map_or(Deadline::NONE, |d| Deadline::after(rt.clock().now(), d))
+    }
+
+    fn plan(&self, name: &str) -> Result<Plan> {
+        if self.grace >= self.ttl / 2 {
+            let why = format!(
+                "--grace {} must be less than half of --ttl {}: the command is told so long before the lease ends",
+                humantime::format_duration(self.grace),
+                humantime::format_duration(self.ttl),
+            );
+            return Err(Error::new(Code::BadValue, why));
+        }
+        let words = match &self.command_line {
+            Some(line) => vec!["sh".into(), "-c".into(), line.into()],
+            None => self.command.clone(),
+        };
+        let variables = vec![("MAINSTAY_LOCK_NAME", name.to_owned())];
+        Ok(Plan { words, variables, grace: self.grace, on_lost: self.on_lost })
+    }
+
+    fn not_acquired(&self) -> u8 {
+        self.conflict_exit_code.unwrap_or(EXIT_NOT_ACQUIRED)
+    }
+}
+
+/// On this thread, which lives as long as the wrapper: the command dies with the thread that made it.
+fn run<A>(name: &str, hold: &HoldArgs, ask: A) -> Result<ExitCode>
+where
+    A: AsyncFnOnce(Coordinator) -> Result<Asked>,
+{
+    let plan = hold.plan(name)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
+    let result = runtime.block_on(held(hold, plan, ask));
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => Ok(ExitCode::from(code)),
+        // The caller can change these; everything else is the wrapper's failure.
+        Err(error) if error.code() == Code::BadValue => Err(error),
+        Err(error) => {
+            eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
+            Ok(ExitCode::from(EXIT_FAILED))
+        }
+    }
+}
+
+async fn held<A>(hold: &HoldArgs, mut plan: Plan, ask: A) -> Result<u8>
+where
+    A: AsyncFnOnce(Coordinator) -> Result<Asked>,
+{
+    let rt = Runtime::system();
+    let mut signals = Signals::listen()?;
+    let ready = plan.prepare()?;
+    let store = hold.store.open(&rt)?;
+    let builder = Coordinator::builder(store, rt.clone()).namespace(&hold.store.namespace);
+    let coordinator = builder.owner(&owner()).build().map_err(refused)?;
+    let asked = tokio::select! {
+        biased;
+        code = signals.fatal() => {
+            settle(&rt, &coordinator).await;
+            return Ok(code);
+        }
+        asked = ask(coordinator.clone()) => asked?,
+    };
+    let right = match asked {
+        Ok(right) => right,
+        Err(error) => {
+            settle(&rt, &coordinator).await;
+            return refusal(hold, error);
+        }
+    };
+    let token = right.token().to_string();
+    let left = right.deadline().remaining(rt.clock().now()).unwrap_or_default();
+    let until = crate::api::instant(rt.clock().wall().saturating_add(left));
+    if matches!(right, Right::Term(_)) {
+        plan.variables.push(("MAINSTAY_LEADER_TERM", token.clone()));
+    }
+    plan.variables.push(("MAINSTAY_FENCING_TOKEN", token.clone()));
+    plan.variables.push(("FENCING_TOKEN", token));
+    plan.variables.push(("MAINSTAY_LEASE_DEADLINE", until));
+    let code = plan.run(right, ready, signals).await;
+    settle(&rt, &coordinator).await;
+    code
+}
+
+/// What others see: the host and this process.
+fn owner() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    format!("{host}:{}", std::process::id())
+}
+
+/// Lets what was given up be given back, within reason: what is left ends by itself.
+async fn settle(rt: &Runtime, coordinator: &Coordinator) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const LOOK: Duration = Duration::from_millis(2);
+    let until = rt.clock().now().saturating_add(PATIENCE);
+    while coordinator.in_background() > 0 && rt.clock().now() < until {
+        rt.clock().sleep(LOOK).await;
+    }
+}
+
+/// The exit code of a lease that was not got.
+fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
+    match error.kind() {
+        ErrorKind::Contended { holder, .. } => eprintln!("mainstay: not acquired: held by {holder}"),
+        ErrorKind::TimedOut { holder: Some(holder) } => {
+            eprintln!("mainstay: not acquired in time: held by {holder}");
+        }
+        ErrorKind::TimedOut { holder: None } => eprintln!("mainstay: not acquired in time"),
+        ErrorKind::ApiMisuse => return Err(Error::with(Code::BadValue, "the lease was refused", error)),
+        _ => return Err(Error::with(Code::LeaseStore, "the lease was not acquired", error)),
+    }
+    Ok(hold.not_acquired())
+}

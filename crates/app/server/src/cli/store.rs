@@ -1,0 +1,101 @@
+//! The lease store of a command, by URL.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+use mainstay_sqlite::{Driver, SqliteLeases};
+use mainstay_store::LeaseStore;
+
+use crate::error::{Code, Error, Result};
+
+/// Which store, which names.
+#[derive(Debug, clap::Args)]
+pub(crate) struct StoreArgs {
+    /// Where the leases are: sqlite:FILE, a file that the processes of one machine share.
+    /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
+    #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
+    store: Option<String>,
+    /// Keeps the names of applications apart.
+    #[arg(long, default_value = "default", env = "MAINSTAY_NAMESPACE")]
+    pub(super) namespace: String,
+}
+
+impl StoreArgs {
+    /// Opens the store.
+    ///
+    /// # Errors
+    /// `BadValue` for what is no URL of a store, else what the store says.
+    pub(super) fn open(&self, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+        let file = match &self.store {
+            Some(url) => PathBuf::from(sqlite_file(url)?),
+            None => users_file()?,
+        };
+        let leases = SqliteLeases::open(&file, Driver::Thread, rt)
+            .map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?;
+        Ok(Arc::new(leases))
+    }
+}
+
+/// The code of a store's error.
+pub(super) fn failed(what: String, error: mainstay_store::Error) -> Error {
+    let code = match error.kind() {
+        mainstay_store::ErrorKind::ApiMisuse => Code::BadValue,
+        mainstay_store::ErrorKind::Corrupt => Code::DatabaseCorrupt,
+        mainstay_store::ErrorKind::NewerVersion => Code::DatabaseNewer,
+        _ => Code::LeaseStore,
+    };
+    Error::with(code, what, error)
+}
+
+fn sqlite_file(url: &str) -> Result<&str> {
+    match url.split_once(':') {
+        Some(("sqlite", file)) if !file.trim_start_matches('/').is_empty() => {
+            Ok(file.strip_prefix("//").unwrap_or(file))
+        }
+        _ => {
+            let why =
+                format!("--store `{url}`: expected sqlite:FILE, for example sqlite:/var/lib/app/leases");
+            Err(Error::new(Code::BadValue, why))
+        }
+    }
+}
+
+fn users_file() -> Result<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v: &OsString| !v.is_empty()).map(PathBuf::from);
+    let state = set("XDG_STATE_HOME").or_else(|| Some(set("HOME")?.join(".local/state")));
+    let folder = state.map(|s| s.join("mainstay")).ok_or_else(|| {
+        Error::new(Code::BadValue, "neither --store nor XDG_STATE_HOME nor HOME says where the leases are")
+    })?;
+    std::fs::create_dir_all(&folder)
+        .map_err(|e| Error::with(Code::LeaseStore, format!("cannot make {}", folder.display()), e))?;
+    Ok(folder.join("leases.sqlite"))
+}
+
+/// A duration that is not zero.
+pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(d) if d.is_zero() => Err("expected more than 0".to_owned()),
+        Ok(d) => Ok(d),
+        Err(e) => Err(format!("{e}; expected a duration such as 15s or 500ms")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_stores() {
+        assert_eq!(sqlite_file("sqlite:leases").unwrap(), "leases");
+        assert_eq!(sqlite_file("sqlite:/a/b").unwrap(), "/a/b");
+        assert_eq!(sqlite_file("sqlite:///a/b").unwrap(), "/a/b");
+        for bad in ["", "leases", "sqlite:", "sqlite://", "mysql://x/y"] {
+            assert_eq!(sqlite_file(bad).unwrap_err().code(), Code::BadValue, "{bad}");
+        }
+        assert!(duration("0s").is_err() && duration("5").is_err());
+        assert_eq!(duration("1s 500ms").unwrap(), Duration::from_millis(1_500));
+    }
+}
