@@ -8,6 +8,7 @@
 //! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
+//! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
@@ -15,6 +16,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
+#[cfg(feature = "postgres")]
+pub use mainstay_postgres as postgres;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]

@@ -9,6 +9,7 @@
 //!
 //! Tokens carry the timeline of the cluster above a counter, so that they keep growing after a promotion that
 //! lost grants, and after a restore to an earlier point in time. PostgreSQL 14 or later.
+//! The page `docs/postgres.md` has the table of what goes wrong and what follows.
 
 #![forbid(unsafe_code)]
 

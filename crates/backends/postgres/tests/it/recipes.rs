@@ -22,15 +22,20 @@ pub(crate) const TESTS: &[Test] = &[
     ("f26_a_store_that_lost_its_state_and_its_clock_grants_nothing_to_whoever_saw_more", |w| Box::pin(f26(w))),
     ("f27_a_dropped_guard_is_released_in_the_background", |w| Box::pin(f27(w))),
     ("k01_a_renewal_never_extends_somebody_elses_lease", |w| Box::pin(k01(w))),
-    ("k02_a_leader_is_told_that_it_lost_and_k15_its_work_ends", |w| Box::pin(k02(w))),
+    ("k02_a_leader_is_told_that_it_lost", |w| Box::pin(k02(w))),
+    ("k03_the_renewer_ends_with_its_term_and_there_is_one_for_the_next", |w| Box::pin(k03(w))),
     ("k04_work_that_hangs_does_not_hold_for_ever", |w| Box::pin(k04(w))),
-    ("k05_a_follower_waits_and_k08_leads_after_one_notification", |w| Box::pin(k05(w))),
-    ("k06_renewals_that_fail_are_repeated_and_k12_work_stops_before_the_lease_passes_on", |w| Box::pin(k12(w))),
+    ("k05_a_follower_waits_for_a_leader_that_is_gone_without_a_word", |w| Box::pin(k05(w))),
+    ("k06_a_renewal_that_failed_is_repeated", |w| Box::pin(k06(w))),
     ("k07_a_restarted_node_inherits_nothing", |w| Box::pin(k07(w))),
-    ("k09_every_grant_has_a_token_and_k11_the_store_says_what_it_holds", |w| Box::pin(k09(w))),
+    ("k08_a_resignation_hands_over_by_one_notification", |w| Box::pin(k08(w))),
+    ("k09_every_grant_has_a_token", |w| Box::pin(k09(w))),
+    ("k11_the_store_says_what_it_holds_and_a_namespace_is_required", |w| Box::pin(k11(w))),
+    ("k12_work_stops_before_the_lease_passes_on", |w| Box::pin(k12(w))),
     ("k10_a_leader_that_was_read_is_only_a_hint", |w| Box::pin(k10(w))),
     ("k13_a_release_after_the_end_does_not_hide_the_works_result", |w| Box::pin(k13(w))),
     ("k14_the_callers_deadline_decides_how_long_it_waits", |w| Box::pin(k14(w))),
+    ("k15_work_is_dropped_when_its_right_is_lost", |w| Box::pin(k15(w))),
     ("k16_several_names_in_any_order_do_not_deadlock", |w| Box::pin(k16(w))),
     ("k17_held_and_unreachable_are_two_errors", |w| Box::pin(k17(w))),
 ];
@@ -132,31 +137,58 @@ async fn k01(world: World) {
     assert!(info.holders[0].2 <= before, "nothing was added");
 }
 
+/// Says that work is there until it is dropped.
+struct Mark(Arc<AtomicBool>);
+
+impl Mark {
+    fn on(flag: &Arc<AtomicBool>) -> Self {
+        flag.store(true, Ordering::SeqCst);
+        Self(Arc::clone(flag))
+    }
+}
+
+impl Drop for Mark {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 async fn k02(world: World) {
     let store = world.store().await;
     let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
     let term = election.campaign(within(10)).await.unwrap();
-    let dropped = Arc::new(AtomicBool::new(false));
-    struct Told(Arc<AtomicBool>);
-    impl Drop for Told {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::SeqCst);
-        }
-    }
-    let told = Told(Arc::clone(&dropped));
-    let work = term.run(|_| async move {
-        let _told = told;
-        std::future::pending::<()>().await;
-    });
-    let broken = async {
-        sleep(50).await;
-        store.break_lease("app/boss").await.unwrap()
-    };
-    let (done, burned) = tokio::join!(work, broken);
-    assert_eq!(done.unwrap_err().kind(), &ErrorKind::Lost(LossReason::TakenOver));
-    assert!(dropped.load(Ordering::SeqCst), "the work is gone");
+    let burned = store.break_lease("app/boss").await.unwrap();
     assert_eq!(term.lost().await, LossReason::TakenOver);
     assert!(term.token() < burned);
+    assert!(term.check().is_err() && term.proclaim("late").await.is_err());
+}
+
+async fn k03(world: World) {
+    let table = world.table();
+    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
+    let first = election.campaign(within(10)).await.unwrap().resign().await;
+    assert_eq!(first.unwrap(), Released::Clean);
+    let long = node(&store, "a").election("boss").ttl(Duration::from_secs(600)).build().unwrap();
+    let _term = long.campaign(within(10)).await.unwrap();
+    let row = || world.primary.sql(&format!("select token, expires_at from {table}")).unwrap();
+    let before = row();
+    sleep(700).await;
+    assert_eq!(row(), before, "nobody renews for the term that ended");
+}
+
+async fn k15(world: World) {
+    let store = world.store().await;
+    let guard = node(&store, "a").mutex("n").ttl(SHORT).build().unwrap().try_acquire().await.unwrap();
+    let running = Arc::new(AtomicBool::new(false));
+    let mark = Mark::on(&running);
+    store.break_lease("app/n").await.unwrap();
+    let work = guard.run(|_| async move {
+        let _mark = mark;
+        std::future::pending::<()>().await;
+    });
+    assert_eq!(work.await.unwrap_err().kind(), &ErrorKind::Lost(LossReason::TakenOver));
+    assert!(!running.load(Ordering::SeqCst), "the work is gone");
 }
 
 async fn k04(world: World) {
@@ -169,6 +201,20 @@ async fn k04(world: World) {
 }
 
 async fn k05(world: World) {
+    let proxy = proxied(&world).await;
+    let table = world.table();
+    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&table).wake(Wake::Timers);
+    let cut_off = open(config.request_timeout(Duration::from_millis(100))).await;
+    let there = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let leader = node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap().campaign(within(10)).await.unwrap();
+    proxy.set_mode(TcpMode::Blackhole);
+    let follower = node(&there, "b").election("boss").build().unwrap();
+    let short = Deadline::after(SystemClock::new().now(), Duration::from_millis(100));
+    assert!(follower.campaign(short).await.is_err(), "it still leads");
+    assert!(follower.campaign(within(20)).await.unwrap().token() > leader.token());
+}
+
+async fn k08(world: World) {
     let table = world.table();
     let config = || PostgresConfig::builder(&world.primary.url()).table(&table);
     let (here, there) = (open(config()).await, open(config()).await);
@@ -193,6 +239,20 @@ async fn k05(world: World) {
     term.resign().await.unwrap();
 }
 
+async fn k06(world: World) {
+    let proxy = proxied(&world).await;
+    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&world.table());
+    let store = open(config.request_timeout(Duration::from_millis(100)).wake(Wake::Timers)).await;
+    let lock = node(&store, "a").mutex("n").ttl(Duration::from_millis(1_500)).build().unwrap();
+    let guard = lock.try_acquire().await.unwrap();
+    proxy.set_mode(TcpMode::Blackhole);
+    sleep(800).await;
+    proxy.set_mode(TcpMode::Pass);
+    sleep(1_300).await;
+    assert!(guard.check().is_ok(), "without the repeated renewal it would have ended");
+    assert_eq!(guard.release().await.unwrap(), Released::Clean);
+}
+
 async fn k12(world: World) {
     let proxy = proxied(&world).await;
     let table = world.table();
@@ -200,22 +260,8 @@ async fn k12(world: World) {
     let cut_off = open(config.request_timeout(Duration::from_millis(100)).wake(Wake::Timers)).await;
     let other = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
     let guard = node(&cut_off, "a").mutex("n").ttl(Duration::from_secs(1)).build().unwrap().try_acquire().await.unwrap();
-    // A short failure: renewed again before the end.
-    proxy.set_mode(TcpMode::Blackhole);
-    sleep(500).await;
-    proxy.set_mode(TcpMode::Pass);
-    sleep(900).await;
-    assert!(guard.check().is_ok(), "a renewal that failed was repeated");
-    // Cut off for good.
     let running = Arc::new(AtomicBool::new(false));
-    struct Running(Arc<AtomicBool>);
-    impl Drop for Running {
-        fn drop(&mut self) {
-            self.0.store(false, Ordering::SeqCst);
-        }
-    }
-    running.store(true, Ordering::SeqCst);
-    let mark = Running(Arc::clone(&running));
+    let mark = Mark::on(&running);
     let work = guard.run(|_| async move {
         let _mark = mark;
         std::future::pending::<()>().await;
@@ -247,13 +293,25 @@ async fn k07(world: World) {
 
 async fn k09(world: World) {
     let store = world.store().await;
+    let node = node(&store, "a");
+    let strict = node.mutex("n").require(Fencing::Strict).build().unwrap();
+    assert_ne!(strict.try_acquire().await.unwrap().token().get(), 0);
+    let term = node.election("boss").build().unwrap().campaign(within(10)).await.unwrap();
+    assert_ne!(term.token().get(), 0);
+    for permit in [node.semaphore("s", 2), node.read("r")] {
+        assert_ne!(permit.build().unwrap().try_acquire().await.unwrap().token().get(), 0);
+    }
+}
+
+async fn k11(world: World) {
+    let store = world.store().await;
     let declared = store.guarantees();
     assert_eq!(declared.fencing, Fencing::Strict);
     assert!(declared.failover.contains("standby") && declared.clock.contains("server"));
-    let node = node(&store, "a");
-    assert_ne!(node.mutex("n").require(Fencing::Strict).build().unwrap().try_acquire().await.unwrap().token().get(), 0);
-    assert!(node.mutex("n").ttl(Duration::from_millis(10)).build().is_err(), "shorter than the store's shortest");
-    assert!(Coordinator::builder(Arc::new(store), Runtime::system()).owner("a").build().is_err(), "no namespace");
+    let short = node(&store, "a").mutex("n").ttl(Duration::from_millis(10)).build();
+    assert!(short.is_err(), "shorter than the store's shortest");
+    let nameless = Coordinator::builder(Arc::new(store), Runtime::system()).owner("a").build();
+    assert!(nameless.is_err(), "two applications on one server must not elect together");
 }
 
 async fn k10(world: World) {
