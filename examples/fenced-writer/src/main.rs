@@ -31,7 +31,8 @@ async fn main() -> anyhow::Result<()> {
         [url] => story(url).await,
         _ => {
             let kit = PostgresKit::new()?;
-            let kit = kit.context("PostgreSQL is not installed: give a URL, or apt-get install postgresql")?;
+            let kit =
+                kit.context("PostgreSQL is not installed: give a URL, or apt-get install postgresql")?;
             let server = kit.primary(&[])?;
             story(&server.url()).await
         }
@@ -40,7 +41,8 @@ async fn main() -> anyhow::Result<()> {
 
 async fn story(url: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
-    let table = "create table if not exists account (id int primary key, owner text not null, fence int8 not null);
+    let table =
+        "create table if not exists account (id int primary key, owner text not null, fence int8 not null);
                  insert into account values (1, 'nobody', 0) on conflict do nothing";
     client.batch_execute(table).await?;
 
@@ -89,7 +91,8 @@ async fn lock(url: &str, owner: &str) -> anyhow::Result<Guard> {
 /// The check and the write are one statement. False when somebody with a larger token has written.
 async fn write(client: &Client, owner: &str, token: FencingToken) -> anyhow::Result<bool> {
     let fence = Column::new("account", "fence")?;
-    let sql = format!("update account set owner = $1, {} where id = 1 and {}", fence.set(2), fence.accepts(2));
+    let sql =
+        format!("update account set owner = $1, {} where id = 1 and {}", fence.set(2), fence.accepts(2));
     Ok(client.execute(&sql, &[&owner, &i64::try_from(token.get())?]).await? == 1)
 }
 
@@ -121,7 +124,8 @@ impl Writer {
     fn hears(&mut self, what: &str) -> anyhow::Result<String> {
         let mut line = String::new();
         self.from.read_line(&mut line)?;
-        let said = line.trim_end().strip_prefix(what).with_context(|| format!("the first writer said {line:?}"))?;
+        let said =
+            line.trim_end().strip_prefix(what).with_context(|| format!("the first writer said {line:?}"))?;
         Ok(said.to_owned())
     }
 

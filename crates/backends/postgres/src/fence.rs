@@ -42,7 +42,8 @@ impl Column {
     /// # Errors
     /// A name that is more than lower-case letters, digits and `_`: the texts made of it go into statements.
     pub fn new(table: &str, column: &str) -> Result<Self, ConfigError> {
-        let allowed = "lower-case letters, digits and _, up to 40 bytes; a table may have a schema before a dot";
+        let allowed =
+            "lower-case letters, digits and _, up to 40 bytes; a table may have a schema before a dot";
         let parts: Vec<&str> = table.split('.').collect();
         if parts.len() > 2 || !parts.iter().all(|p| is_identifier(p)) {
             return Err(ConfigError::new("table", table, allowed));

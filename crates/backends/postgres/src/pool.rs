@@ -148,9 +148,11 @@ impl Pool {
     pub(crate) async fn lend_now(self: &Arc<Self>) -> Result<Lent> {
         let full = |_| Error::new(ErrorKind::Full, "every connection of this store holds a session lock");
         let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(full)?;
-        self.within("a connection", Outcome::NotApplied, self.conn())
-            .await
-            .map(|conn| Lent { conn, pool: Arc::clone(self), _turn: turn })
+        self.within("a connection", Outcome::NotApplied, self.conn()).await.map(|conn| Lent {
+            conn,
+            pool: Arc::clone(self),
+            _turn: turn,
+        })
     }
 
     async fn conn(&self) -> Result<Conn> {

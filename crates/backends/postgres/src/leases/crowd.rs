@@ -212,7 +212,11 @@ impl Loaded {
     }
 
     /// The rows and places as they are to be, after the rules ran.
-    fn after(&self, scope: &Scope, table: &Table) -> (BTreeMap<String, LeaseRow>, BTreeMap<(String, Op), PlaceRow>) {
+    fn after(
+        &self,
+        scope: &Scope,
+        table: &Table,
+    ) -> (BTreeMap<String, LeaseRow>, BTreeMap<(String, Op), PlaceRow>) {
         let ops: BTreeSet<Op> = self.entries.keys().copied().chain(scope.own).collect();
         let mut places = BTreeMap::new();
         let mut rows = self.rows.clone();
@@ -274,7 +278,9 @@ impl PostgresLeases {
     pub(super) async fn scope_of(&self, op: Op, released: Option<Op>) -> Result<Scope> {
         let lent = self.0.pool.lend().await?;
         let (lease, place) = (&self.0.tables.lease, &self.0.tables.place);
-        let sql = format!("select name from {lease} where op_id = $1 union select name from {place} where op_id = $1");
+        let sql = format!(
+            "select name from {lease} where op_id = $1 union select name from {place} where op_id = $1"
+        );
         let bytes = op.bytes();
         let parameters: [Parameter<'_>; 1] = [(&bytes, Type::BYTEA)];
         let found = lent.client().query_typed(&sql, &parameters);
@@ -366,7 +372,8 @@ impl PostgresLeases {
             let loaded = self.load(&lent, &scope).await.map_err(store_error)?;
             let mut table = loaded.table();
             let arrived = scope.own.is_some_and(|op| {
-                scope.released.is_none() && !loaded.entries.contains_key(&op)
+                scope.released.is_none()
+                    && !loaded.entries.contains_key(&op)
                     && loaded.rows.values().any(|row| row.released == Some(op))
             });
             let done = if arrived {
@@ -423,8 +430,10 @@ impl PostgresLeases {
         places: &BTreeMap<(String, Op), PlaceRow>,
     ) -> std::result::Result<(), tokio_postgres::Error> {
         let rows: Vec<_> = rows.iter().filter(|(name, row)| before.rows.get(*name) != Some(row)).collect();
-        let gone: Vec<_> = before.places.keys().filter(|key| places.get(*key) != before.places.get(*key)).collect();
-        let new: Vec<_> = places.iter().filter(|(key, place)| before.places.get(*key) != Some(place)).collect();
+        let gone: Vec<_> =
+            before.places.keys().filter(|key| places.get(*key) != before.places.get(*key)).collect();
+        let new: Vec<_> =
+            places.iter().filter(|(key, place)| before.places.get(*key) != Some(place)).collect();
         let (leases, leave, join) = (
             self.write_leases(client, &rows),
             self.remove_places(client, &gone),
@@ -523,7 +532,8 @@ impl PostgresLeases {
         let ops: Vec<&[u8]> = new.iter().map(|((_, op), _)| op.bytes()).collect();
         let text = |f: fn(&PlaceRow) -> &str| -> Vec<&str> { new.iter().map(|(_, row)| f(row)).collect() };
         let column = |f: fn(&PlaceRow) -> i64| -> Vec<i64> { new.iter().map(|(_, row)| f(row)).collect() };
-        let some = |f: fn(&PlaceRow) -> Option<i64>| -> Vec<_> { new.iter().map(|(_, row)| f(row)).collect() };
+        let some =
+            |f: fn(&PlaceRow) -> Option<i64>| -> Vec<_> { new.iter().map(|(_, row)| f(row)).collect() };
         let (owners, notes) = (text(|r| &r.owner), text(|r| &r.note));
         let (tokens, numbers) = (some(|r| r.token), some(|r| r.number));
         let (permits, untils, ttls) = (column(|r| r.permits), column(|r| r.until), column(|r| r.ttl));

@@ -105,7 +105,10 @@ pub(super) fn token(n: i64) -> FencingToken {
 }
 
 /// The connection goes back when it is as good as before.
-pub(super) fn settle<T>(lent: Lent, result: std::result::Result<T, tokio_postgres::Error>) -> Result<(Lent, T)> {
+pub(super) fn settle<T>(
+    lent: Lent,
+    result: std::result::Result<T, tokio_postgres::Error>,
+) -> Result<(Lent, T)> {
     match result {
         Ok(value) => Ok((lent, value)),
         Err(e) => {
@@ -141,8 +144,7 @@ impl PostgresLeases {
                 None => Ok(Err((self.who(lent.client(), &request.names[0], op).await?, false))),
             }
         };
-        let asked =
-            self.0.pool.within("an acquisition", Outcome::Unknown, async { Ok(work.await) }).await?;
+        let asked = self.0.pool.within("an acquisition", Outcome::Unknown, async { Ok(work.await) }).await?;
         let (lent, answer) = settle(lent, asked)?;
         match answer {
             Ok(row) => {
@@ -193,7 +195,8 @@ impl PostgresLeases {
         if elsewhere.get::<_, bool>(0) {
             return Ok(None);
         }
-        let grant = |row: &Row| Grant { name: row.get(0), token: token(row.get(1)), ttl: duration(row.get(2)) };
+        let grant =
+            |row: &Row| Grant { name: row.get(0), token: token(row.get(1)), ttl: duration(row.get(2)) };
         let mut grants: Vec<Grant> = rows.iter().map(grant).collect();
         grants.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(Some(if grants.is_empty() { Renewed::Lost } else { Renewed::Renewed(grants) }))
@@ -201,7 +204,11 @@ impl PostgresLeases {
 
     /// Frees the exclusive leases of the operation; none when it has a place elsewhere. `doubtful` are names that
     /// it may yet arrive at: it is buried there first.
-    pub(super) async fn release_single(&self, op: Op, doubtful: Option<&[String]>) -> Result<Option<Released>> {
+    pub(super) async fn release_single(
+        &self,
+        op: Op,
+        doubtful: Option<&[String]>,
+    ) -> Result<Option<Released>> {
         let lent = self.0.pool.lend().await?;
         let bytes = op.bytes();
         let texts = self.single();
@@ -215,8 +222,10 @@ impl PostgresLeases {
             {
                 return Ok((Err(e), None));
             }
-            let both =
-                join(client.query_typed(&texts.release, &by_op), client.query_typed_one(&texts.elsewhere, &by_op));
+            let both = join(
+                client.query_typed(&texts.release, &by_op),
+                client.query_typed_one(&texts.elsewhere, &by_op),
+            );
             let (rows, elsewhere) = both.await;
             Ok((rows, Some(elsewhere)))
         };
@@ -232,7 +241,8 @@ impl PostgresLeases {
         if elsewhere.get::<_, bool>(0) {
             return Ok(None);
         }
-        let whole = rows.iter().all(|row| row.get(2) && usize::try_from(row.get::<_, i32>(1)) == Ok(rows.len()));
+        let whole =
+            rows.iter().all(|row| row.get(2) && usize::try_from(row.get::<_, i32>(1)) == Ok(rows.len()));
         let clean = whole && !rows.is_empty();
         Ok(Some(if clean { Released::Clean } else { Released::AlreadyGone }))
     }

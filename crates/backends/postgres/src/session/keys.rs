@@ -174,7 +174,11 @@ mod tests {
     #[test]
     fn keys_are_those_that_the_libraries_publish() {
         // The documentation of sqlx's `PgAdvisoryLock::new`.
-        check(KeyProfile::Sqlx, "my first Postgres advisory lock!", AdvisoryKey::Int8(-5_560_419_505_042_474_287));
+        check(
+            KeyProfile::Sqlx,
+            "my first Postgres advisory lock!",
+            AdvisoryKey::Int8(-5_560_419_505_042_474_287),
+        );
         // The tests of DistributedLock.
         let hashing = KeyProfile::Medallion { hashing: true };
         check(hashing, &"\u{6f22}".repeat(18), AdvisoryKey::Int8(-5_707_277_204_051_710_361));
@@ -194,7 +198,11 @@ mod tests {
         check(KeyProfile::Dlock, "invoice/42", AdvisoryKey::Int8(-3_525_452_922_641_788_291));
         check(KeyProfile::NodeSha256, "jobs", AdvisoryKey::Pair(-887_645_603, 980_662_640));
         check(KeyProfile::NodeSha256, "invoice/42", AdvisoryKey::Pair(-1_889_392_806, 1_240_599_935));
-        check(KeyProfile::Medallion { hashing: false }, "ASCII", AdvisoryKey::Pair(-2_092_032_871, 805_306_367));
+        check(
+            KeyProfile::Medallion { hashing: false },
+            "ASCII",
+            AdvisoryKey::Pair(-2_092_032_871, 805_306_367),
+        );
     }
 
     #[test]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Share,
+    AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed,
+    Share,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 use tokio::sync::watch as tell;
@@ -150,7 +151,12 @@ impl PostgresSessions {
     ///
     /// # Cancel safety
     /// A dropped future may have made the table.
-    pub async fn open(config: PostgresConfig, profile: KeyProfile, names: Names, rt: &Runtime) -> Result<Self> {
+    pub async fn open(
+        config: PostgresConfig,
+        profile: KeyProfile,
+        names: Names,
+        rt: &Runtime,
+    ) -> Result<Self> {
         let table = format!("{}_session", config.table);
         let tables = Tables::new(&table, config.base_epoch);
         let sessions = Pool::new(&config, Use::Sessions, rt);
@@ -242,7 +248,12 @@ impl PostgresSessions {
     }
 
     /// An acquisition that is asked for again; none when it must begin anew.
-    async fn again(&self, session: &Arc<Session>, request: &AcquireRequest, keys: &[Key]) -> Result<Option<Acquired>> {
+    async fn again(
+        &self,
+        session: &Arc<Session>,
+        request: &AcquireRequest,
+        keys: &[Key],
+    ) -> Result<Option<Acquired>> {
         session.state().until = self.0.rt.clock().now().saturating_add(request.ttl);
         let mut changed = session.changed.subscribe();
         loop {
@@ -339,7 +350,13 @@ impl PostgresSessions {
         this.draw(lent, request, keys).await
     }
 
-    fn enter(&self, request: &AcquireRequest, op: Op, place: Place, waits: Option<(i32, i64)>) -> Arc<Session> {
+    fn enter(
+        &self,
+        request: &AcquireRequest,
+        op: Op,
+        place: Place,
+        waits: Option<(i32, i64)>,
+    ) -> Arc<Session> {
         let (pid, started) = match (&place, waits) {
             (Place::Holding { lent, .. }, _) => (lent.conn.pid, lent.conn.started),
             (_, waits) => waits.unwrap_or_default(),
@@ -355,7 +372,10 @@ impl PostgresSessions {
             changed: tell::Sender::new(()),
         });
         self.open_sessions().insert(op, Arc::clone(&session));
-        self.0.rt.spawn("advisory-ttl", keep(Arc::downgrade(&self.0), Arc::downgrade(&session), self.0.rt.clone()));
+        self.0.rt.spawn(
+            "advisory-ttl",
+            keep(Arc::downgrade(&self.0), Arc::downgrade(&session), self.0.rt.clone()),
+        );
         session
     }
 

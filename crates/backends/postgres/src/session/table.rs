@@ -16,7 +16,8 @@ use crate::schema::Tables;
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The advisory locks of this database; `{}` stands for a condition.
-const LOCKS: &str = "locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())
+const LOCKS: &str =
+    "locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())
                      and classid::int8::text || ':' || objid::int8::text || ':' || objsubid::text";
 
 #[derive(Debug)]
@@ -104,7 +105,12 @@ impl PostgresSessions {
     }
 
     /// Draws the tokens, under the locks that its connection holds.
-    pub(super) async fn draw(&self, lent: &Lent, request: &AcquireRequest, keys: &[Key]) -> Result<Vec<Grant>> {
+    pub(super) async fn draw(
+        &self,
+        lent: &Lent,
+        request: &AcquireRequest,
+        keys: &[Key],
+    ) -> Result<Vec<Grant>> {
         let op = Op::of(&request.op_id);
         let (bytes, ttl) = (op.bytes(), i64::try_from(request.ttl.as_micros()).unwrap_or(i64::MAX));
         let mut grants = Vec::with_capacity(keys.len());
@@ -203,7 +209,8 @@ impl PostgresSessions {
 
     pub(super) async fn is_held_with(&self, name: &str, token: FencingToken) -> Result<bool> {
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
-        let rows = self.control(&self.0.texts.held_with, &[(&name, Type::TEXT), (&token, Type::INT8)]).await?;
+        let rows =
+            self.control(&self.0.texts.held_with, &[(&name, Type::TEXT), (&token, Type::INT8)]).await?;
         Ok(rows.first().is_some_and(|row| row.get(0)))
     }
 
@@ -213,8 +220,9 @@ impl PostgresSessions {
         if let Some(row) = rows.first() {
             fill(&mut info, row);
         }
-        let sql =
-            format!("select count(*) from pg_locks where {LOCKS} = $1 and not granted and mode = 'ExclusiveLock'");
+        let sql = format!(
+            "select count(*) from pg_locks where {LOCKS} = $1 and not granted and mode = 'ExclusiveLock'"
+        );
         let rows = self.control(&sql, &[(&key.text, Type::TEXT)]).await?;
         info.waiting = rows.first().map_or(0, |row| u32::try_from(row.get::<_, i64>(0)).unwrap_or(u32::MAX));
         Ok(info)

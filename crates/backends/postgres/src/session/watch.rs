@@ -42,7 +42,8 @@ impl Watches {
     pub(super) fn watch(&self, key: Key) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
             let mut told = self.subscribe(key);
-            let ended = |_| Error::new(ErrorKind::Unavailable, "the session that waited for the lock has ended");
+            let ended =
+                |_| Error::new(ErrorKind::Unavailable, "the session that waited for the lock has ended");
             match *told.wait_for(Option::is_some).await.map_err(ended)? {
                 Some(true) => Ok(()),
                 _ => Err(Error::new(ErrorKind::Unavailable, "no session could wait for the lock")),

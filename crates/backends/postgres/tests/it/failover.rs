@@ -15,7 +15,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("f25_a_promotion_that_lost_the_grant_still_refuses_its_late_write", |w| Box::pin(f25_lossy(w))),
     ("f25_a_standby_grants_nothing_and_clients_follow_the_promotion", |w| Box::pin(f25_follow(w))),
     ("f25_a_server_that_was_killed_keeps_what_it_granted", |w| Box::pin(f25_killed(w))),
-    ("f25_a_paused_server_leaves_the_outcome_open_and_the_lease_ends_by_its_ttl", |w| Box::pin(f25_paused(w))),
+    ("f25_a_paused_server_leaves_the_outcome_open_and_the_lease_ends_by_its_ttl", |w| {
+        Box::pin(f25_paused(w))
+    }),
 ];
 
 const TTL: Duration = Duration::from_secs(60);
@@ -30,7 +32,8 @@ async fn f25_lossy(world: World) {
     let proxy = mainstay_chaos::proxy::TcpProxy::bind(Runtime::system(), 1).await.unwrap();
     proxy.set_upstream(Some(primary.address()));
     let standby = primary.standby_through(proxy.address(), &[]).unwrap();
-    let table = "create table t (id int primary key, v text, fence int8 not null); insert into t values (1, '', 0)";
+    let table =
+        "create table t (id int primary key, v text, fence int8 not null); insert into t values (1, '', 0)";
     primary.sql(table).unwrap();
     let old = open(PostgresConfig::builder(&primary.url())).await;
     take(&old, "n", "before").await.unwrap();
@@ -85,7 +88,11 @@ async fn f25_follow(world: World) {
         matches!(store.renew("op").await, Ok(Renewed::Renewed(g)) if g[0].token == grants[0].token)
     })
     .await;
-    assert_eq!(store.release("op").await.unwrap(), Released::Clean, "a grant that was replicated is still there");
+    assert_eq!(
+        store.release("op").await.unwrap(),
+        Released::Clean,
+        "a grant that was replicated is still there"
+    );
     let later = take(&store, "n", "next").await.unwrap();
     assert_eq!(later.get() >> 48, 2);
     second.caught_up(&first).unwrap();
@@ -100,9 +107,13 @@ async fn f25_killed(world: World) {
     primary.kill().unwrap();
     assert!(store.acquire(ask("n", "other")).await.unwrap_err().is_retryable());
     primary.restart().unwrap();
-    until("it is there again", || async { matches!(store.acquire(ask("n", "other")).await, Ok(Acquired::Held { .. })) })
-        .await;
-    let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else { panic!("a synced grant survives") };
+    until("it is there again", || async {
+        matches!(store.acquire(ask("n", "other")).await, Ok(Acquired::Held { .. }))
+    })
+    .await;
+    let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else {
+        panic!("a synced grant survives")
+    };
     assert_eq!(renewed[0].token, grants[0].token);
     store.release("op").await.unwrap();
     assert!(take(&store, "n", "next").await.unwrap() > grants[0].token);
@@ -110,7 +121,8 @@ async fn f25_killed(world: World) {
 
 async fn f25_paused(world: World) {
     let primary = world.kit.primary(&[]).unwrap();
-    let store = open(PostgresConfig::builder(&primary.url()).request_timeout(Duration::from_millis(300))).await;
+    let store =
+        open(PostgresConfig::builder(&primary.url()).request_timeout(Duration::from_millis(300))).await;
     take(&store, "n", "op").await.unwrap();
     store.release("op").await.unwrap();
     primary.pause().unwrap();

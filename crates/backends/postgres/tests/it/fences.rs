@@ -33,7 +33,8 @@ async fn columns(world: World) {
          set v = excluded.v, fence = excluded.fence where {}",
         column.accepts_conflict()
     );
-    let update = format!("update {table} set v = $1, {} where id = 1 and {}", column.set(2), column.accepts(2));
+    let update =
+        format!("update {table} set v = $1, {} where id = 1 and {}", column.set(2), column.accepts(2));
     // Token, statement, whether it is accepted.
     for (token, sql, accepted) in
         [(7, &upsert, true), (7, &upsert, true), (6, &upsert, false), (8, &update, true), (7, &update, false)]
@@ -67,7 +68,11 @@ async fn advances(world: World) {
     let late = client.transaction().await.unwrap();
     assert_eq!(fence::advance(&late, "advances", old).await.unwrap(), FenceCheck::Stale { seen: new });
     late.rollback().await.unwrap();
-    assert_eq!(fence::advance(&client, "advances", new).await.unwrap(), FenceCheck::Pass, "one holder writes often");
+    assert_eq!(
+        fence::advance(&client, "advances", new).await.unwrap(),
+        FenceCheck::Pass,
+        "one holder writes often"
+    );
     // A token that rolls back with its write was not stored.
     let undone = client.transaction().await.unwrap();
     assert_eq!(fence::advance(&undone, "advances", new.next()).await.unwrap(), FenceCheck::Pass);
@@ -77,7 +82,11 @@ async fn advances(world: World) {
 
 async fn f37(world: World) {
     let table = world.table();
-    let config = || PostgresConfig::builder(&world.primary.url()).table(&table).request_timeout(Duration::from_millis(800));
+    let config = || {
+        PostgresConfig::builder(&world.primary.url())
+            .table(&table)
+            .request_timeout(Duration::from_millis(800))
+    };
     let (holder, other) = (open(config()).await, open(config()).await);
     let short = |op: &str| AcquireRequest { ttl: Duration::from_millis(500), ..ask("n", op) };
     let Acquired::Granted(grants) = holder.acquire(short("a")).await.unwrap() else { panic!() };

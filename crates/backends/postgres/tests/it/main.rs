@@ -21,8 +21,9 @@ use world::{Test, World};
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> = 
-        [conformance::TESTS, failover::TESTS, fences::TESTS, recipes::TESTS, rows::TESTS, sessions::TESTS].concat();
+    let tests: Vec<Test> =
+        [conformance::TESTS, failover::TESTS, fences::TESTS, recipes::TESTS, rows::TESTS, sessions::TESTS]
+            .concat();
     // Servers die with the thread that starts them: this one, which ends last.
     let world = PostgresKit::new().unwrap().map(World::start);
     let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };

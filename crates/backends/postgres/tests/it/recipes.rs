@@ -19,7 +19,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("f03_a_grant_that_comes_too_late_is_given_back", |w| Box::pin(f03(w))),
     ("f15_without_any_notification_a_timer_wakes", |w| Box::pin(f15(w))),
     ("f17_nothing_is_renewed_after_the_release", |w| Box::pin(f17(w))),
-    ("f26_a_store_that_lost_its_state_and_its_clock_grants_nothing_to_whoever_saw_more", |w| Box::pin(f26(w))),
+    ("f26_a_store_that_lost_its_state_and_its_clock_grants_nothing_to_whoever_saw_more", |w| {
+        Box::pin(f26(w))
+    }),
     ("f27_a_dropped_guard_is_released_in_the_background", |w| Box::pin(f27(w))),
     ("k01_a_renewal_never_extends_somebody_elses_lease", |w| Box::pin(k01(w))),
     ("k02_a_leader_is_told_that_it_lost", |w| Box::pin(k02(w))),
@@ -111,7 +113,10 @@ async fn f26(world: World) {
     clock.jump(-3_600_000_000).await;
     let refused = lock.try_acquire().await.unwrap_err();
     assert_eq!(refused.kind(), &ErrorKind::StoreRegressed);
-    until("what was granted is given back", || async { store.inspect("app/n").await.unwrap().holders.is_empty() }).await;
+    until("what was granted is given back", || async {
+        store.inspect("app/n").await.unwrap().holders.is_empty()
+    })
+    .await;
 }
 
 async fn f27(world: World) {
@@ -157,7 +162,7 @@ async fn k02(world: World) {
     let store = world.store().await;
     let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
     let term = election.campaign(within(10)).await.unwrap();
-    let burned = store.break_lease("app/boss").await.unwrap();
+    let burned = store.break_lease("app/election/boss").await.unwrap();
     assert_eq!(term.lost().await, LossReason::TakenOver);
     assert!(term.token() < burned);
     assert!(term.check().is_err() && term.proclaim("late").await.is_err());
@@ -206,7 +211,8 @@ async fn k05(world: World) {
     let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&table).wake(Wake::Timers);
     let cut_off = open(config.request_timeout(Duration::from_millis(100))).await;
     let there = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
-    let leader = node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap().campaign(within(10)).await.unwrap();
+    let leader =
+        node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap().campaign(within(10)).await.unwrap();
     proxy.set_mode(TcpMode::Blackhole);
     let follower = node(&there, "b").election("boss").build().unwrap();
     let short = Deadline::after(SystemClock::new().now(), Duration::from_millis(100));
@@ -221,11 +227,13 @@ async fn k08(world: World) {
     let clock = SystemClock::new();
     // A lease so long that only a notification can be the reason.
     let long = Duration::from_secs(600);
-    let leader = node(&here, "a").election("boss").ttl(long).build().unwrap().campaign(within(10)).await.unwrap();
+    let leader =
+        node(&here, "a").election("boss").ttl(long).build().unwrap().campaign(within(10)).await.unwrap();
     let follower = node(&there, "b").election("boss").ttl(long).build().unwrap();
     let resign = async {
         until("the follower listens", || async {
-            let sql = format!("select count(*) from pg_stat_activity where query like 'listen \"{table}:app\"%'");
+            let sql =
+                format!("select count(*) from pg_stat_activity where query like 'listen \"{table}:app\"%'");
             world.primary.sql(&sql).unwrap().trim() == "2"
         })
         .await;
@@ -259,7 +267,14 @@ async fn k12(world: World) {
     let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&table);
     let cut_off = open(config.request_timeout(Duration::from_millis(100)).wake(Wake::Timers)).await;
     let other = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
-    let guard = node(&cut_off, "a").mutex("n").ttl(Duration::from_secs(1)).build().unwrap().try_acquire().await.unwrap();
+    let guard = node(&cut_off, "a")
+        .mutex("n")
+        .ttl(Duration::from_secs(1))
+        .build()
+        .unwrap()
+        .try_acquire()
+        .await
+        .unwrap();
     let running = Arc::new(AtomicBool::new(false));
     let mark = Mark::on(&running);
     let work = guard.run(|_| async move {

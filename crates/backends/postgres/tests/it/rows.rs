@@ -106,7 +106,10 @@ async fn f05(world: World) {
     })
     .await;
     let left = store.inspect("n").await.unwrap();
-    assert!(left.holders.is_empty() && left.last_token == FencingToken::ZERO, "refused when it came: {left:?}");
+    assert!(
+        left.holders.is_empty() && left.last_token == FencingToken::ZERO,
+        "refused when it came: {left:?}"
+    );
     assert!(take(&store, "n", "other").await.is_some());
 }
 
@@ -142,9 +145,10 @@ async fn f08(world: World) {
     for round in 0..20 {
         assert!(take(&stores[0], "n", &format!("dead-{round}")).await.is_some());
         clock.sleep(TTL).await;
-        let tries = stores.iter().enumerate().map(|(i, s)| async move {
-            take(s, "n", &format!("{round}-{i}")).await.map(|_| i)
-        });
+        let tries = stores
+            .iter()
+            .enumerate()
+            .map(|(i, s)| async move { take(s, "n", &format!("{round}-{i}")).await.map(|_| i) });
         let won: Vec<usize> = futures_util::future::join_all(tries).await.into_iter().flatten().collect();
         assert_eq!(won.len(), 1, "round {round}: {won:?}");
         stores[0].release(&format!("{round}-{}", won[0])).await.unwrap();
@@ -157,7 +161,9 @@ async fn f11(world: World) {
     let first = take(&store, "n", "a").await.unwrap();
     // An hour back: the lease is stuck, and that can be seen and ended.
     clock.jump(-3_600_000_000).await;
-    let Acquired::Held { remaining: Some(left), .. } = store.acquire(ask("n", "b")).await.unwrap() else { panic!() };
+    let Acquired::Held { remaining: Some(left), .. } = store.acquire(ask("n", "b")).await.unwrap() else {
+        panic!()
+    };
     assert!(left > Duration::from_secs(3_000), "{left:?}");
     let burned = store.break_lease("n").await.unwrap();
     let second = take(&store, "n", "b").await.unwrap();
@@ -175,10 +181,13 @@ async fn f12(world: World) {
     let config = PostgresConfig::builder(&world.primary.url()).table(&table).build().unwrap();
     let refused = mainstay_postgres::PostgresLeases::open(config, &Runtime::system()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
-    let columns = world.primary.sql(&format!("select count(*) from pg_attribute where attrelid = '{table}'::regclass and attnum > 0"));
+    let columns = world.primary.sql(&format!(
+        "select count(*) from pg_attribute where attrelid = '{table}'::regclass and attnum > 0"
+    ));
     assert_eq!(columns.unwrap().trim(), "1", "it was not touched");
     let table = world.table();
-    let newer = format!("create table {table} (n int); comment on table {table} is 'mainstay leases, version 2'");
+    let newer =
+        format!("create table {table} (n int); comment on table {table} is 'mainstay leases, version 2'");
     world.client().await.batch_execute(&newer).await.unwrap();
     let config = PostgresConfig::builder(&world.primary.url()).table(&table).build().unwrap();
     let refused = mainstay_postgres::PostgresLeases::open(config, &Runtime::system()).await.unwrap_err();
@@ -188,8 +197,9 @@ async fn f12(world: World) {
 async fn f14(world: World) {
     let url = format!("{}?options=-csynchronous_commit%3Doff", world.primary.url());
     let config = PostgresConfig::builder(&url).table(&world.table());
-    let refused =
-        mainstay_postgres::PostgresLeases::open(config.build().unwrap(), &Runtime::system()).await.unwrap_err();
+    let refused = mainstay_postgres::PostgresLeases::open(config.build().unwrap(), &Runtime::system())
+        .await
+        .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     assert!(refused.to_string().contains("synchronous_commit"), "{refused}");
     let weak = mainstay_store::lease::Fencing::WhileStateSurvives;
@@ -297,7 +307,10 @@ async fn f21(world: World) {
     clock.sleep(TTL / 2).await;
     assert!(matches!(store.renew("alive").await.unwrap(), Renewed::Renewed(_)));
     clock.sleep(TTL / 2).await;
-    assert!(matches!(store.acquire(permit("next")).await.unwrap(), Acquired::Granted(_)), "the dead one's permit");
+    assert!(
+        matches!(store.acquire(permit("next")).await.unwrap(), Acquired::Granted(_)),
+        "the dead one's permit"
+    );
     assert!(matches!(store.acquire(permit("more")).await.unwrap(), Acquired::Held { .. }), "and only that");
 }
 
@@ -419,7 +432,8 @@ async fn wakes(world: World) {
     // The first hint says that somebody listens now.
     hint.await.unwrap();
     hint = there.watch("space/n");
-    let listens = format!("select count(*) from pg_stat_activity where query like 'listen \"{table}:space\"%'");
+    let listens =
+        format!("select count(*) from pg_stat_activity where query like 'listen \"{table}:space\"%'");
     assert_eq!(admin.query_one(&listens, &[]).await.unwrap().get::<_, i64>(0), 1);
     here.release("a").await.unwrap();
     hint.await.unwrap();
@@ -430,7 +444,9 @@ async fn listens_again(world: World) {
     let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
     store.watch("space/n").await.unwrap();
     let hint = store.watch("space/n");
-    let cut = format!("select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen \"{table}:%'");
+    let cut = format!(
+        "select pg_terminate_backend(pid) from pg_stat_activity where query like 'listen \"{table}:%'"
+    );
     world.primary.sql(&cut).unwrap();
     // Nobody released anything; what happened meanwhile is unknown, so everybody looks.
     hint.await.unwrap();

@@ -240,7 +240,8 @@ async fn t08(world: World) {
 async fn lost(world: World) {
     let store = sessions(&world, KeyProfile::Raw(31)).await;
     let token = take(&store, "space/n", "op").await.unwrap();
-    let end = "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = 31";
+    let end =
+        "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = 31";
     world.primary.sql(end).unwrap();
     assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
     assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);

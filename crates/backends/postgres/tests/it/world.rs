@@ -9,9 +9,9 @@ use std::time::Duration;
 use mainstay_clock::{Clock, Instant, Runtime, Sleep, SystemClock, Tick, WallTime};
 use mainstay_postgres::{Builder, PostgresConfig, PostgresLeases};
 use mainstay_sim::servers::{Postgres, PostgresKit};
+use mainstay_store::FencingToken;
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{AcquireRequest, Acquired};
-use mainstay_store::FencingToken;
 use tokio_postgres::{Client, NoTls};
 
 /// A name and what it runs.
@@ -134,7 +134,8 @@ impl Clock for ServerClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        let step = deadline.as_nanos().saturating_sub(self.shift.fetch_max(deadline.as_nanos(), Ordering::SeqCst));
+        let step =
+            deadline.as_nanos().saturating_sub(self.shift.fetch_max(deadline.as_nanos(), Ordering::SeqCst));
         let text = format!("update {}.shift set micros = micros + {}", self.schema, step / 1_000);
         let admin = Arc::clone(&self.admin);
         Box::pin(async move { admin.batch_execute(&text).await.unwrap() })
