@@ -9,8 +9,10 @@ use crate::pool::{Lent, Pool};
 
 /// The version this program writes, as the comment on the table says it.
 const VERSION: u32 = 1;
-/// The largest counter: the bits of a token below its epoch.
-const COUNTER: i64 = (1 << 48) - 1;
+/// Bits of a token below its epoch.
+pub(crate) const COUNTER_BITS: u32 = 48;
+/// The largest counter.
+const COUNTER: i64 = (1 << COUNTER_BITS) - 1;
 
 /// The names of the tables, and texts made of them.
 #[derive(Clone, Debug)]

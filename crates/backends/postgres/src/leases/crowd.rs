@@ -15,6 +15,7 @@ use super::single::{Parameter, duration, micros, settle, token};
 use crate::error::store_error;
 use crate::op::Op;
 use crate::pool::Lent;
+use crate::schema::COUNTER_BITS;
 
 /// What a transaction may see and change.
 #[derive(Clone, Debug)]
@@ -371,6 +372,7 @@ impl PostgresLeases {
         let transaction = async {
             let loaded = self.load(&lent, &scope).await.map_err(store_error)?;
             let mut table = loaded.table();
+            let before = table.last_token();
             let arrived = scope.own.is_some_and(|op| {
                 scope.released.is_none()
                     && !loaded.entries.contains_key(&op)
@@ -382,6 +384,11 @@ impl PostgresLeases {
             } else {
                 work(&mut table)
             };
+            if table.last_token().get() >> COUNTER_BITS != before.get() >> COUNTER_BITS {
+                // Undone with the connection: a carry would forge an epoch.
+                let text = "the range of fencing tokens is used up for this name";
+                return Err(mainstay_store::Error::new(mainstay_store::ErrorKind::TooLarge, text));
+            }
             let (rows, places) = loaded.after(&scope, &table);
             self.write(lent.client(), &loaded, &rows, &places).await.map_err(store_error)?;
             Ok((done, table.take_changed()))

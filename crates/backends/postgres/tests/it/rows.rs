@@ -467,5 +467,7 @@ async fn used_up(world: World) {
     world.primary.sql(&format!("update {table} set token = {last}")).unwrap();
     let refused = store.acquire(ask("n", "b")).await.unwrap_err();
     assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::TooLarge, Outcome::NotApplied));
+    let shared = AcquireRequest { share: Share::Shared, ..ask("n", "b") };
+    assert_eq!(store.acquire(shared).await.unwrap_err().kind(), ErrorKind::TooLarge);
     assert!(store.inspect("n").await.unwrap().holders.is_empty());
 }
