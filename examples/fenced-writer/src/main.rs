@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use mainstay::clock::{Clock as _, Deadline, Runtime};
+use mainstay::clock::{Deadline, Runtime};
 use mainstay::coordination::{Coordinator, Guard};
 use mainstay::postgres::fence::Column;
 use mainstay::postgres::{PostgresConfig, PostgresLeases};

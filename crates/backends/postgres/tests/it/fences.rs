@@ -18,10 +18,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_guard_holds_only_for_whoever_holds_the_lease", |w| Box::pin(guards(w))),
 ];
 
-fn number(token: FencingToken) -> i64 {
-    i64::try_from(token.get()).unwrap()
-}
-
 async fn columns(world: World) {
     let client = world.client().await;
     let table = world.table();
