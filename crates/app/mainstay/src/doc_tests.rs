@@ -6,6 +6,7 @@ struct Readme;
 #[doc = include_str!("../../../../docs/planned-change.md")]
 struct PlannedChange;
 
+#[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]
@@ -36,6 +37,10 @@ struct Layers;
 #[cfg(feature = "policies")]
 #[doc = include_str!("../../../../docs/order-and-budgets.md")]
 struct OrderAndBudgets;
+
+#[cfg(all(feature = "metrics", feature = "policies"))]
+#[doc = include_str!("../../../../docs/events-and-metrics.md")]
+struct EventsAndMetrics;
 
 #[doc = include_str!("../../../../docs/breaker.md")]
 struct Breakers;

@@ -196,18 +196,25 @@ impl Core {
             job.work.refuse(&why);
             return Some(why);
         }
+        let mark = self.pen.desk.mark();
         let (answer, failed) = job.work.run(&mut self.pen);
         answers.push(answer);
         let Some(why) = failed else {
             return self.pen.execute("release job").err().map(|e| failure(&e, Outcome::NotApplied));
         };
         self.pen.desk.forget_all();
+        self.pen.desk.back_to(mark);
         let back = !self.pen.conn.is_autocommit()
             && self.pen.execute("rollback to job").and_then(|()| self.pen.execute("release job")).is_ok();
         (!back).then_some(why)
     }
 
     fn commit(&mut self) -> std::result::Result<(), Failure> {
+        let Pen { conn, desk, .. } = &mut self.pen;
+        if let Err(e) = desk.write_tally(conn) {
+            self.roll_back();
+            return Err(failure(&e, Outcome::NotApplied));
+        }
         let Err(e) = self.pen.execute("commit") else {
             self.commits += 1;
             self.changed.send_modify(|n| *n += 1);
@@ -255,6 +262,7 @@ impl Core {
 
     fn roll_back(&mut self) {
         self.pen.desk.forget_all();
+        self.pen.desk.back_to(0);
         if !self.pen.conn.is_autocommit()
             && let Err(e) = self.pen.execute("rollback")
         {

@@ -11,7 +11,7 @@ use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
 use crate::rendezvous::{Ranked, Scores};
 use crate::source::Source;
 use crate::warning::Warning;
@@ -215,12 +215,7 @@ impl Maglev {
         self.table.bytes()
     }
 
-    /// The owner of a key; `None` when there are no nodes.
-    #[must_use]
-    #[inline]
-    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        self.owner_of_hash(self.hash.key(key))
-    }
+    owned_by_hash!();
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -234,19 +229,7 @@ impl Maglev {
 impl sealed::Sealed for Maglev {}
 
 impl Place for Maglev {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
+    place_by_hash!();
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
         let first = Self::owner_of_hash(self, hash);
@@ -309,12 +292,7 @@ pub struct MaglevBuilder {
 }
 
 impl MaglevBuilder {
-    /// The nodes, in any order.
-    #[must_use]
-    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
-        self.nodes = nodes.into_iter().collect();
-        self
-    }
+    with_nodes!();
 
     /// Entries of the table: a prime, at least one per node, at most [`MAX_TABLE`].
     #[must_use]
@@ -323,12 +301,7 @@ impl MaglevBuilder {
         self
     }
 
-    /// How keys are hashed.
-    #[must_use]
-    pub fn hash(mut self, hash: Hash) -> Self {
-        self.hash = hash;
-        self
-    }
+    with_hash!();
 
     /// Checks everything and fills the table.
     ///

@@ -2,13 +2,16 @@
 
 mod score;
 mod scores;
+mod vectors;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod wide;
 
 use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
 use crate::source::Source;
 use crate::warning::Warning;
 
@@ -77,12 +80,7 @@ impl Rendezvous {
             .collect()
     }
 
-    /// The owner of a key; `None` when there are no nodes.
-    #[must_use]
-    #[inline]
-    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        self.owner_of_hash(self.hash.key(key))
-    }
+    owned_by_hash!();
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -99,19 +97,7 @@ impl Rendezvous {
 impl sealed::Sealed for Rendezvous {}
 
 impl Place for Rendezvous {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
+    place_by_hash!();
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
         let source = match &self.layout {
@@ -182,12 +168,7 @@ pub struct RendezvousBuilder {
 }
 
 impl RendezvousBuilder {
-    /// The nodes, in any order.
-    #[must_use]
-    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
-        self.nodes = nodes.into_iter().collect();
-        self
-    }
+    with_nodes!();
 
     /// Chooses a zone first, by the sum of its nodes' weights, then a node in it. A node that goes lowers its
     /// zone's weight, so a few keys of its neighbours leave the zone with it.
@@ -197,12 +178,7 @@ impl RendezvousBuilder {
         self
     }
 
-    /// How keys and names are hashed.
-    #[must_use]
-    pub fn hash(mut self, hash: Hash) -> Self {
-        self.hash = hash;
-        self
-    }
+    with_hash!();
 
     /// Checks everything.
     ///
