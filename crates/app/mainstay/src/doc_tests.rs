@@ -30,6 +30,9 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../../../../docs/postgres.md")]
+struct Postgres;
 #[cfg(feature = "tower")]
 #[doc = include_str!("../../../../docs/tower.md")]
 struct Layers;

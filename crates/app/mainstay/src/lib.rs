@@ -11,6 +11,7 @@
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
 //! - `redis` (feature): leases on one Redis or a quorum.
+//! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
 //! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
@@ -22,6 +23,8 @@ pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
 #[cfg(feature = "redis")]
 pub use mainstay_redis as redis;
+#[cfg(feature = "postgres")]
+pub use mainstay_postgres as postgres;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]

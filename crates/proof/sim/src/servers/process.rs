@@ -42,6 +42,7 @@ pub struct Setup<'a> {
 pub struct Launch {
     args: Vec<OsString>,
     files: Vec<(String, String)>,
+    folders: Vec<(String, PathBuf)>,
 }
 
 impl Launch {
@@ -64,6 +65,13 @@ impl Launch {
         self.files.push((name.into(), text.into()));
         self
     }
+
+    /// A folder to be copied into the folder first, with its owner and its permissions.
+    #[must_use]
+    pub fn folder(mut self, name: impl Into<String>, from: impl Into<PathBuf>) -> Self {
+        self.folders.push((name.into(), from.into()));
+        self
+    }
 }
 
 /// A running server. Dropped, it is killed and its folder removed.
@@ -74,7 +82,7 @@ impl Launch {
 pub struct Server {
     name: String,
     program: PathBuf,
-    launch: Launch,
+    args: Vec<OsString>,
     child: Child,
     dir: TempDir,
     address: SocketAddr,
@@ -107,21 +115,28 @@ impl Server {
         for (name, text) in &launch.files {
             std::fs::write(dir.path().join(name), text)?;
         }
-        let child = spawn(program, &launch, dir.path())?;
+        for (name, from) in &launch.folders {
+            let copied = Command::new("cp").arg("-a").arg(from).arg(dir.path().join(name)).status()?;
+            if !copied.success() {
+                return Err(io::Error::other(format!("cannot copy {}: {copied}", from.display())));
+            }
+        }
+        let child = spawn(program, &launch.args, dir.path())?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut server = Self { name, program: program.to_owned(), launch, child, dir, address };
+        let (program, args) = (program.to_owned(), launch.args);
+        let mut server = Self { name, program, args, child, dir, address };
         server.wait_ready()?;
         Ok(server)
     }
 
-    /// Ends it as [`kill`](Self::kill) does, if it has not ended, and starts it again in the same folder at
-    /// the same address. It dies with the calling thread.
+    /// Starts it again with the arguments, the folder and the address that it had, and waits until it accepts
+    /// connections. It dies with the calling thread.
     ///
     /// # Errors
-    /// As [`start`](Self::start); somebody may have taken the port.
+    /// As [`start`](Self::start).
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill()?;
-        self.child = spawn(&self.program, &self.launch, self.dir.path())?;
+        self.child = spawn(&self.program, &self.args, self.dir.path())?;
         self.wait_ready()
     }
 
@@ -196,17 +211,28 @@ impl Server {
     pub fn stop(&mut self) -> io::Result<()> {
         // A server that ended by itself is stopped too.
         let _ = self.signal(Signal::TERM);
-        let end = os_boot_now().saturating_add(STOP);
-        while self.child.try_wait()?.is_none() {
+        if self.ended_within(STOP) { Ok(()) } else { self.kill() }
+    }
+
+    /// Whether it has ended, after waiting for that at most so long.
+    pub(super) fn ended_within(&mut self, patience: Duration) -> bool {
+        let end = os_boot_now().saturating_add(patience);
+        while !matches!(self.child.try_wait(), Ok(Some(_))) {
             if os_boot_now() > end {
-                return self.kill();
+                return false;
             }
             std::thread::park_timeout(LOOK);
         }
-        Ok(())
+        true
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("no process"))?;
         Ok(kill_process_group(pid, signal)?)
@@ -230,10 +256,12 @@ fn listens(address: SocketAddr) -> io::Result<bool> {
     Ok(rows.any(|mut words| words.next() == Some(&ours) && words.nth(1) == Some("0A")))
 }
 
-fn spawn(program: &Path, launch: &Launch, dir: &Path) -> io::Result<Child> {
+/// What it prints is added to the log of its folder.
+fn spawn(program: &Path, args: &[OsString], dir: &Path) -> io::Result<Child> {
     let log = File::options().create(true).append(true).open(dir.join("log"))?;
-    guarded(program, dir)?
-        .args(&launch.args)
+    let mut command = guarded(program, dir)?;
+    command
+        .args(args)
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -245,7 +273,7 @@ fn spawn(program: &Path, launch: &Launch, dir: &Path) -> io::Result<Child> {
 
 /// `setpriv` gives the server a parent-death signal, and another user when we are root, without any code
 /// between fork and exec.
-fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
+pub(super) fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
     let setpriv = find("setpriv")
         .ok_or_else(|| io::Error::other("setpriv of util-linux is needed to guard servers of tests"))?;
     let mut command = Command::new(setpriv);
