@@ -1,0 +1,2 @@
+//! Anti-entropy.
+pub use crate::hash::DigestKey;
