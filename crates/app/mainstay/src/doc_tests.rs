@@ -44,3 +44,8 @@ struct Retries;
 struct Budgets;
 #[doc = include_str!("../../../../docs/timeout.md")]
 struct Timeouts;
+
+#[doc = include_str!("../../../../docs/conflict-resolution.md")]
+struct Conflicts;
+#[doc = include_str!("../../../../docs/crdt.md")]
+struct ReplicatedTypes;

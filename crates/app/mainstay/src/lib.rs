@@ -6,12 +6,14 @@
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
+//! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
+pub use mainstay_consistency as consistency;
 pub use mainstay_partition as partition;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;

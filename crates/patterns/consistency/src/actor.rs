@@ -137,11 +137,15 @@ impl Actor {
     pub(crate) fn check(&self, context: &Context) -> Result<()> {
         let known = context.top(self.id);
         if known < self.last {
-            let text = format!("actor {} is used with a second value; every value needs an actor of its own", self.id);
+            let text = format!(
+                "actor {} is used with a second value; every value needs an actor of its own",
+                self.id
+            );
             return Err(Error::new(ErrorKind::ForeignActor, text));
         }
         if known > self.last {
-            let text = format!("changes of actor {} exist that it did not make; take a new actor epoch", self.id);
+            let text =
+                format!("changes of actor {} exist that it did not make; take a new actor epoch", self.id);
             return Err(Error::new(ErrorKind::DuplicateActor, text));
         }
         Ok(())

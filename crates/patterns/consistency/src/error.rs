@@ -114,7 +114,11 @@ impl Error {
             Some(Source::Store(error)) => error.is_retryable(),
             _ => matches!(
                 self.kind,
-                ErrorKind::ClockBehind { .. } | ErrorKind::Full | ErrorKind::NoRights { .. } | ErrorKind::Skew { .. } | ErrorKind::Unbounded
+                ErrorKind::ClockBehind { .. }
+                    | ErrorKind::Full
+                    | ErrorKind::NoRights { .. }
+                    | ErrorKind::Skew { .. }
+                    | ErrorKind::Unbounded
             ),
         }
     }

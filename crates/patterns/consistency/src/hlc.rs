@@ -53,10 +53,6 @@ impl Timestamp {
         self.0 & ((1 << COUNTER_BITS) - 1)
     }
 
-    pub(crate) const fn from_bits(bits: u64) -> Self {
-        Self(bits)
-    }
-
     /// The eight bytes, for a log or a message. They order as the stamps do.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 8] {
@@ -117,8 +113,10 @@ struct State {
     last: AtomicU64,
     /// The first stamp that may not be handed out.
     bound: AtomicU64,
-    /// Wall time minus boot time in milliseconds, as last believed.
+    /// Wall time minus boot time in milliseconds, as last read.
     offset: AtomicI64,
+    /// The largest of these that was believed: a step back and its correction are no jump.
+    believed: AtomicI64,
 }
 
 /// Builds an [`Hlc`].
@@ -162,10 +160,11 @@ impl Builder {
             last: AtomicU64::new(0),
             bound: AtomicU64::new(u64::MAX),
             offset: AtomicI64::new(0),
+            believed: AtomicI64::new(0),
             clock: self.clock,
         };
         let hlc = Hlc(Arc::new(state));
-        hlc.0.offset.store(hlc.0.wall_now() - hlc.0.boot_now(), Ordering::Relaxed);
+        hlc.accept_jump();
         Ok(hlc)
     }
 }
@@ -188,14 +187,13 @@ impl State {
     /// Milliseconds of the wall clock, once it was compared with the monotonic one.
     #[inline]
     fn physical(&self) -> Result<u64> {
-        let believed = self.offset.load(Ordering::Relaxed);
         let wall = match self.source {
-            Source::Cached => self.boot_now() + believed,
+            Source::Cached => self.boot_now() + self.offset.load(Ordering::Relaxed),
             Source::Wall => {
                 let wall = self.wall_now();
                 let offset = wall - self.boot_now();
-                if offset != believed {
-                    self.believe(believed, offset)?;
+                if offset > self.believed.load(Ordering::Relaxed) {
+                    self.believe(offset)?;
                 }
                 wall
             }
@@ -205,14 +203,15 @@ impl State {
     }
 
     #[cold]
-    fn believe(&self, believed: i64, offset: i64) -> Result<()> {
+    fn believe(&self, offset: i64) -> Result<()> {
+        let believed = self.believed.load(Ordering::Relaxed);
         let ahead = u64::try_from(offset.saturating_sub(believed)).unwrap_or(0);
         if ahead > self.max_skew_ms {
             let ahead = Duration::from_millis(ahead);
             let text = format!("the wall clock jumped ahead by {ahead:?}; call accept_jump if that is right");
             return Err(Error::new(ErrorKind::ClockJump { ahead }, text));
         }
-        self.offset.store(offset, Ordering::Relaxed);
+        self.believed.fetch_max(offset, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -255,7 +254,10 @@ impl Hlc {
             return Error::new(ErrorKind::Unbounded, "no stamp before the next bound is durable");
         }
         let behind = Duration::from_millis((next >> COUNTER_BITS) - physical);
-        Error::new(ErrorKind::ClockBehind { behind }, format!("the wall clock is {behind:?} behind the newest stamp"))
+        Error::new(
+            ErrorKind::ClockBehind { behind },
+            format!("the wall clock is {behind:?} behind the newest stamp"),
+        )
     }
 
     /// Takes note of a stamp from elsewhere: every later one of this clock is larger.
@@ -283,13 +285,17 @@ impl Hlc {
     pub fn sync(&self) -> Result<()> {
         let state = &*self.0;
         let offset = state.wall_now() - state.boot_now();
-        state.believe(state.offset.load(Ordering::Relaxed), offset)
+        state.believe(offset)?;
+        state.offset.store(offset, Ordering::Relaxed);
+        Ok(())
     }
 
     /// A person says that the wall clock is right after all.
     pub fn accept_jump(&self) {
         let state = &*self.0;
-        state.offset.store(state.wall_now() - state.boot_now(), Ordering::Relaxed);
+        let offset = state.wall_now() - state.boot_now();
+        state.offset.store(offset, Ordering::Relaxed);
+        state.believed.store(offset, Ordering::Relaxed);
     }
 
     /// The newest stamp, made or observed.
@@ -324,7 +330,10 @@ impl Hlc {
 
 impl fmt::Debug for Hlc {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hlc").field("last", &self.last()).field("max_skew", &self.0.max_skew).finish_non_exhaustive()
+        f.debug_struct("Hlc")
+            .field("last", &self.last())
+            .field("max_skew", &self.0.max_skew)
+            .finish_non_exhaustive()
     }
 }
 
@@ -374,7 +383,8 @@ impl DurableHlc {
         let stored = match cell.load().await? {
             None => 0,
             Some(bytes) => {
-                let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| Error::malformed("the cell holds no clock bound"))?;
+                let bytes = <[u8; 8]>::try_from(bytes)
+                    .map_err(|_| Error::malformed("the cell holds no clock bound"))?;
                 u64::from_be_bytes(bytes)
             }
         };

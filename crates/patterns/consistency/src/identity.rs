@@ -76,7 +76,8 @@ impl Identity {
             // No state: whoever this was, it is somebody new now.
             None => (rng.next_u64(), 0),
             Some(bytes) => {
-                let bytes = <[u8; 12]>::try_from(bytes).map_err(|_| Error::malformed("the cell holds no identity"))?;
+                let bytes = <[u8; 12]>::try_from(bytes)
+                    .map_err(|_| Error::malformed("the cell holds no identity"))?;
                 let all = u128::from_be_bytes(std::array::from_fn(|i| if i < 4 { 0 } else { bytes[i - 4] }));
                 ((all >> 32) as u64, (all & u128::from(u32::MAX)) as u32)
             }

@@ -23,7 +23,12 @@ pub struct Stamp {
 
 impl Stamp {
     /// A stamp after `replaced`, whatever the wall clock says.
-    pub(crate) fn after<V: Wire>(replaced: Option<Self>, hlc: &Hlc, actor: ActorId, value: &V) -> Result<Self> {
+    pub(crate) fn after<V: Wire>(
+        replaced: Option<Self>,
+        hlc: &Hlc,
+        actor: ActorId,
+        value: &V,
+    ) -> Result<Self> {
         if let Some(stamp) = replaced {
             hlc.observe(stamp.at)?;
         }

@@ -71,7 +71,12 @@ impl<V: Value> Siblings<V> {
     /// No value under `name`. `key` is the cluster's secret: tokens of other clusters or keys are refused.
     #[must_use]
     pub fn new(key: DigestKey, name: &[u8]) -> Self {
-        Self { values: MvRegister::new(), scope: (key, name.to_vec()), warn: WARN_SIBLINGS, max: MAX_SIBLINGS }
+        Self {
+            values: MvRegister::new(),
+            scope: (key, name.to_vec()),
+            warn: WARN_SIBLINGS,
+            max: MAX_SIBLINGS,
+        }
     }
 
     /// The same with other limits.
@@ -124,7 +129,9 @@ impl<V: Value> Siblings<V> {
         let stays = self.values.store().entries().iter().filter(|e| !seen.contains(e.0)).count();
         let count = stays + 1;
         if count > self.max {
-            let text = format!("{count} siblings; read them, merge them and put the result with the token of that read");
+            let text = format!(
+                "{count} siblings; read them, merge them and put the result with the token of that read"
+            );
             return Err(Error::new(ErrorKind::TooManySiblings { count }, text));
         }
         let delta = self.values.mutate(actor, |register, mint| {

@@ -58,6 +58,11 @@ impl<K, V> Sorted<K, V> {
         self.chunks.iter().flat_map(|c| c.entries.iter())
     }
 
+    /// Entries in key order, in the slices that hold them.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = &[(K, V)]> {
+        self.chunks.iter().map(|c| c.entries.as_slice())
+    }
+
     /// Forgets every remembered sum.
     pub(crate) fn forget_sums(&mut self) {
         for chunk in &mut self.chunks {
@@ -226,7 +231,9 @@ mod tests {
                 if step % 64 == 0 {
                     let (lo, hi) = (rng.below(space), rng.below(space));
                     let (lo, hi) = (lo.min(hi), lo.max(hi));
-                    let wanted = model.range(lo..=hi).fold((0, 0_u128), |(n, s), (k, v)| (n + 1, s + u128::from(k ^ v)));
+                    let wanted = model
+                        .range(lo..=hi)
+                        .fold((0, 0_u128), |(n, s), (k, v)| (n + 1, s + u128::from(k ^ v)));
                     assert_eq!(ours.sum(&lo, &hi, |k, v| u128::from(k ^ v)), wanted);
                     assert!(ours.range(&lo, &hi).map(|e| e.0).eq(model.range(lo..=hi).map(|e| *e.0)));
                 }

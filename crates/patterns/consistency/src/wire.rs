@@ -205,6 +205,12 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    /// Leaves everything that follows unread.
+    pub(crate) fn skip(&mut self) {
+        self.rest = &[];
+        self.used = self.actors.len();
+    }
+
     /// How many bytes are left.
     #[must_use]
     pub fn left(&self) -> usize {
@@ -226,7 +232,8 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`ErrorKind::Malformed`] when there are fewer.
     pub fn raw(&mut self, n: usize) -> Result<&'a [u8]> {
-        let (first, rest) = self.rest.split_at_checked(n).ok_or_else(|| Error::malformed("ends too early"))?;
+        let (first, rest) =
+            self.rest.split_at_checked(n).ok_or_else(|| Error::malformed("ends too early"))?;
         self.rest = rest;
         Ok(first)
     }
@@ -275,7 +282,8 @@ impl<'a> Reader<'a> {
     /// [`ErrorKind::Malformed`] when the dictionary does not have it.
     pub fn actor(&mut self) -> Result<ActorId> {
         let index = usize::try_from(self.number()?).unwrap_or(usize::MAX);
-        let actor = *self.actors.get(index).ok_or_else(|| Error::malformed("an actor outside the dictionary"))?;
+        let actor =
+            *self.actors.get(index).ok_or_else(|| Error::malformed("an actor outside the dictionary"))?;
         if index >= self.known && index > self.used {
             return Err(Error::malformed("a dictionary out of order"));
         }
@@ -488,7 +496,9 @@ impl Wire for Context {
             for _ in 0..count {
                 let lo = end.checked_add(2).and_then(|n| n.checked_add(input.number().ok()?));
                 let hi = lo.and_then(|lo| lo.checked_add(input.number().ok()?));
-                let (Some(lo), Some(hi)) = (lo, hi) else { return Err(Error::malformed("an interval past the end")) };
+                let (Some(lo), Some(hi)) = (lo, hi) else {
+                    return Err(Error::malformed("an interval past the end"));
+                };
                 intervals.push((lo, hi));
                 end = hi;
             }

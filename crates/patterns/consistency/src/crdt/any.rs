@@ -112,7 +112,10 @@ macro_rules! typed {
 }
 
 fn mismatch(is: AnyKind, wanted: AnyKind) -> Error {
-    Error::new(ErrorKind::TypeMismatch, format!("{is:?} and {wanted:?} meet under one key; remove one of them"))
+    Error::new(
+        ErrorKind::TypeMismatch,
+        format!("{is:?} and {wanted:?} meet under one key; remove one of them"),
+    )
 }
 
 impl Any {

@@ -101,10 +101,6 @@ pub(crate) fn dots<S: DotStore>(store: &S) -> Vec<Dot> {
     all
 }
 
-pub(crate) fn has<S: DotStore>(store: &S, dot: Dot) -> bool {
-    store.any_dot(&mut |d| d == dot)
-}
-
 /// What one mutation mints and covers.
 #[derive(Debug)]
 pub struct Mint<'a> {
@@ -173,17 +169,17 @@ impl<S: DotStore> Causal<S> {
         &self.context
     }
 
-    pub(crate) fn from_parts(store: S, context: Context) -> Self {
-        Self { store, context }
-    }
-
     /// Applies `f` to the store: it reads the store and answers with a delta of it. Every mutator of this crate is one
     /// call of this; it is public for changes of several nested values in one delta.
     ///
     /// # Errors
     /// Whatever `f` answers, [`ForeignActor`](crate::ErrorKind::ForeignActor) or
     /// [`DuplicateActor`](crate::ErrorKind::DuplicateActor); nothing was changed then.
-    pub fn mutate(&mut self, actor: &mut Actor, f: impl FnOnce(&S, &mut Mint<'_>) -> Result<S>) -> Result<Self> {
+    pub fn mutate(
+        &mut self,
+        actor: &mut Actor,
+        f: impl FnOnce(&S, &mut Mint<'_>) -> Result<S>,
+    ) -> Result<Self> {
         actor.check(&self.context)?;
         let before = actor.minted();
         let mut mint = Mint { actor, dots: Vec::with_capacity(2) };
@@ -198,7 +194,9 @@ impl<S: DotStore> Causal<S> {
         };
         let context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
         let delta = Self { store, context };
-        if S::CHECKED && let Err(error) = self.store.compatible(&self.context, &delta.store, &delta.context) {
+        if S::CHECKED
+            && let Err(error) = self.store.compatible(&self.context, &delta.store, &delta.context)
+        {
             actor.rewind(before);
             return Err(error);
         }
@@ -292,7 +290,8 @@ impl<S: DotStore> Wire for Causal<S> {
         let _ = context.union(&live);
         let beyond = context.minus(&live);
         // Exactly the form that a writer chooses, and no visible dot that the context does not know.
-        let canonical = short == (beyond.pieces() < context.pieces()) && written == *(if short { &beyond } else { &context });
+        let canonical = short == (beyond.pieces() < context.pieces())
+            && written == *(if short { &beyond } else { &context });
         if !canonical {
             return Err(Error::malformed("a context that does not fit its store"));
         }

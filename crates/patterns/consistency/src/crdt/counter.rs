@@ -186,7 +186,8 @@ impl Lattice for PnCounter {
     }
 
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self {
-        let part = |down: bool, counter: &GCounter| counter.part(|actor, n| keep(&Item::of(&(down, actor), &n)));
+        let part =
+            |down: bool, counter: &GCounter| counter.part(|actor, n| keep(&Item::of(&(down, actor), &n)));
         Self { up: part(false, &self.up), down: part(true, &self.down) }
     }
 }

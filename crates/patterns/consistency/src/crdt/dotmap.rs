@@ -195,40 +195,44 @@ impl<K: Key, S: DotStore, B> DotMap<K, S, B> {
     /// Keys whose stores a join would touch, by a walk along both.
     fn differing(&self, mine: &Context, other: &Self, theirs: &Context) -> Vec<K> {
         let mut keys = Vec::new();
-        let (mut left, mut right) = (self.entries.iter(), other.entries.iter());
-        let (mut a, mut b) = (left.next(), right.next());
+        let (mut left, mut right) = (self.entries.slices(), other.entries.slices());
+        let (mut a, mut b): (&[(K, S)], &[(K, S)]) = (&[], &[]);
         loop {
-            let order = match (a, b) {
-                (None, None) => return keys,
-                (Some(_), None) => Ordering::Less,
-                (None, Some(_)) => Ordering::Greater,
+            if a.is_empty() {
+                a = left.next().unwrap_or(&[]);
+            }
+            if b.is_empty() {
+                b = right.next().unwrap_or(&[]);
+            }
+            // Most of two replicas is equal: these are the steps that count.
+            let equal = a.iter().zip(b).take_while(|(x, y)| x.0 == y.0 && x.1 == y.1).count();
+            (a, b) = (&a[equal..], &b[equal..]);
+            let order = match (a.first(), b.first()) {
+                (None, None) if equal == 0 => return keys,
                 (Some(x), Some(y)) => x.0.cmp(&y.0),
+                // One slice ended: the next one may go on where the other stands.
+                _ if equal > 0 => continue,
+                (Some(_), None) => Ordering::Less,
+                _ => Ordering::Greater,
             };
-            match order {
-                Ordering::Equal => {
-                    if let (Some(x), Some(y)) = (a, b)
-                        && x.1 != y.1
-                    {
+            match (order, a, b) {
+                (Ordering::Equal, [x, rest @ ..], [_, others @ ..]) => {
+                    keys.push(x.0.clone());
+                    (a, b) = (rest, others);
+                }
+                (Ordering::Less, [x, rest @ ..], _) => {
+                    if x.1.any_dot(&mut |dot| theirs.contains(dot)) {
                         keys.push(x.0.clone());
                     }
-                    (a, b) = (left.next(), right.next());
+                    a = rest;
                 }
-                Ordering::Less => {
-                    if let Some(x) = a
-                        && x.1.any_dot(&mut |dot| theirs.contains(dot))
-                    {
-                        keys.push(x.0.clone());
-                    }
-                    a = left.next();
-                }
-                Ordering::Greater => {
-                    if let Some(y) = b
-                        && y.1.any_dot(&mut |dot| !mine.contains(dot))
-                    {
+                (_, _, [y, others @ ..]) => {
+                    if y.1.any_dot(&mut |dot| !mine.contains(dot)) {
                         keys.push(y.0.clone());
                     }
-                    b = right.next();
+                    b = others;
                 }
+                _ => return keys,
             }
         }
     }
@@ -293,7 +297,8 @@ impl<K: Key, S: DotStore, B> DotStore for DotMap<K, S, B> {
     }
 
     fn keep(&self, f: &dyn Fn(Dot) -> bool) -> Self {
-        let kept = self.entries().filter(|(_, s)| s.any_dot(&mut |dot| f(dot))).map(|(k, s)| (k.clone(), s.keep(f)));
+        let kept =
+            self.entries().filter(|(_, s)| s.any_dot(&mut |dot| f(dot))).map(|(k, s)| (k.clone(), s.keep(f)));
         let mut map = Self { entries: kept.collect(), ..Self::default() };
         if map.size() >= INDEX_FROM {
             map.index = Some(map.build_index());
@@ -315,7 +320,9 @@ impl<K: Key, S: DotStore, B> DotStore for DotMap<K, S, B> {
             inner.map_or(0, |inner| under(name, inner, key))
         };
         match index {
-            Some(index) => index.column_mut(actor).map_or((0, 0), |c| c.sum(&lo, &hi, |n, name| of(*n, name))),
+            Some(index) => {
+                index.column_mut(actor).map_or((0, 0), |c| c.sum(&lo, &hi, |n, name| of(*n, name)))
+            }
             None => {
                 let mut found = (0, 0_u128);
                 for (name, store) in entries.iter().map(|e| (&e.0, &e.1)) {

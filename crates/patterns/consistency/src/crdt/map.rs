@@ -1,9 +1,9 @@
 //! Add-wins maps.
 
 use crate::Actor;
+use crate::crdt::Key;
 use crate::crdt::causal::{Causal, DotStore, Mint};
 use crate::crdt::dotmap::{AddWins, DotMap};
-use crate::crdt::Key;
 use crate::error::Result;
 
 /// A map of replicated values in which an update wins over a concurrent removal.

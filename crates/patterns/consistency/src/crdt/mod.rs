@@ -39,6 +39,7 @@ pub use dotfun::DotFun;
 pub use dotmap::{AddWins, DotMap, Latest, RemoveWins};
 pub use dotset::DotSet;
 pub use flag::{DwFlag, EwFlag, Vote};
+pub use lattice::{Item, Lattice};
 pub use lww_map::{LwwCell, LwwMap};
 pub use map::AwMap;
 pub use register::{LwwRegister, MaxRegister, MinRegister, MvRegister};

@@ -26,7 +26,11 @@ impl Votes {
 
     fn cast(mint: &mut Mint<'_>, present: bool) -> Self {
         let dot = DotSet::one(mint.dot());
-        if present { Self { yes: dot, no: DotSet::default() } } else { Self { yes: DotSet::default(), no: dot } }
+        if present {
+            Self { yes: dot, no: DotSet::default() }
+        } else {
+            Self { yes: DotSet::default(), no: dot }
+        }
     }
 }
 

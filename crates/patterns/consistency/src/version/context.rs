@@ -98,6 +98,12 @@ impl Context {
         VersionVector::from_sorted(self.0.iter().filter_map(prefix).collect())
     }
 
+    /// The gap-free part, as a context.
+    pub(crate) fn gap_free(&self) -> Self {
+        let prefix = |(actor, n): (ActorId, u64)| (actor, Runs::range(1, n));
+        Self(self.vector().iter().map(prefix).collect())
+    }
+
     /// How many changes lie beyond gaps.
     #[must_use]
     pub fn cloud_len(&self) -> u64 {
@@ -136,16 +142,6 @@ impl Context {
             }
         }
         Changed::from(changed)
-    }
-
-    pub(crate) fn insert(&mut self, dot: Dot) -> bool {
-        match self.0.binary_search_by_key(&dot.actor(), |e| e.0) {
-            Ok(at) => self.0[at].1.insert(dot.counter()),
-            Err(at) => {
-                self.0.insert(at, (dot.actor(), Runs::range(dot.counter(), dot.counter())));
-                true
-            }
-        }
     }
 
     /// What it knows and `other` does not.

@@ -227,7 +227,7 @@ mod tests {
         let rng = SeededRng::new(11);
         for round in 0..4_000_u64 {
             let density = 1 + rng.below(20);
-            let mut draw = || -> BTreeSet<u64> { (0..density).map(|_| 1 + rng.below(18)).collect() };
+            let draw = || -> BTreeSet<u64> { (0..density).map(|_| 1 + rng.below(18)).collect() };
             let (a, b) = (draw(), draw());
             let (x, y) = (of(&a), of(&b));
             let mut sum = x.clone();
