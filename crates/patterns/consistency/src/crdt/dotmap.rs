@@ -196,7 +196,7 @@ impl<K: Key, S: DotStore, B> DotMap<K, S, B> {
     fn differing(&self, mine: &Context, other: &Self, theirs: &Context) -> Vec<K> {
         let mut keys = Vec::new();
         let (mut left, mut right) = (self.entries.slices(), other.entries.slices());
-        let (mut a, mut b): (&[(K, S)], &[(K, S)]) = (&[], &[]);
+        let (mut a, mut b) = (&[][..], &[][..]);
         loop {
             if a.is_empty() {
                 a = left.next().unwrap_or(&[]);

@@ -137,6 +137,9 @@ impl<V: Value> Wire for LwwCell<V> {
 /// Also the form of a record whose fields are merged one by one: the key is the field. A write that saw another one
 /// always wins over it, whatever the wall clocks said. Removals leave tombstones until every member has seen them.
 ///
+/// Let the clock take note of what arrives, as [`Holdback::offer`](crate::lww::Holdback::offer) does: once a tombstone
+/// was collected only the clocks remember its stamp.
+///
 /// ```
 /// use std::sync::Arc;
 /// use mainstay_clock::SystemClock;

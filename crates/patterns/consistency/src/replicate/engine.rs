@@ -638,7 +638,8 @@ impl<T: Replicated> AntiEntropy<T> {
         let answer = self.state.answer(lo, hi, items, &self.config.key);
         self.send_repair(from, answer, send)?;
         let mine = self.state.list(lo, hi, &self.config.key);
-        if want && items.iter().any(|item| !mine.contains(item)) {
+        // What is here and not there may have been removed there: only the other side can tell.
+        if want && mine != items {
             // A range that is long here goes back as questions again.
             if mine.len() as u64 > 4 * LEAF {
                 self.ask_ranges(from, lo, hi, send);

@@ -84,7 +84,7 @@ impl<T: Replicated> Log<T> {
     /// Drops what every peer has.
     pub(super) fn trim(&mut self, acked: u64) {
         while !self.entries.is_empty()
-            && self.seq - self.entries.len() as u64 + 1 <= acked
+            && self.seq - (self.entries.len() as u64) < acked
             && let Some(old) = self.entries.pop_front()
         {
             self.bytes -= old.size;
