@@ -34,6 +34,10 @@ struct Layers;
 #[doc = include_str!("../../../../docs/order-and-budgets.md")]
 struct OrderAndBudgets;
 
+#[cfg(all(feature = "metrics", feature = "policies"))]
+#[doc = include_str!("../../../../docs/events-and-metrics.md")]
+struct EventsAndMetrics;
+
 #[doc = include_str!("../../../../docs/breaker.md")]
 struct Breakers;
 #[doc = include_str!("../../../../docs/bulkhead.md")]

@@ -1,6 +1,7 @@
 //! Everything between a service and its next failure.
 //!
-//! This crate re-exports the others; it adds nothing. Start with [`saga`].
+//! This crate re-exports the others; it adds nothing. Start with [`saga`], or with [`resilience`] and
+//! `use mainstay::prelude::*`.
 //!
 //! - [`clock`]: time, deadlines, randomness, backoff schedules.
 //! - [`store`]: the contracts backends implement.
@@ -8,6 +9,7 @@
 //! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
 //! - [`saga`]: durable sagas.
+//! - [`prelude`]: what most programs name.
 //! - `sqlite` (feature): the embedded store.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
@@ -20,6 +22,8 @@ pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]
 pub use mainstay_sqlite as sqlite;
 pub use mainstay_store as store;
+
+pub mod prelude;
 
 #[cfg(doctest)]
 mod doc_tests;
