@@ -13,7 +13,7 @@ use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_store::BoxFuture;
-use mainstay_store::memory::MemoryJournal;
+use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -79,6 +79,9 @@ pub(super) async fn bench() -> Bench {
     mainstay_saga::http::install_tls();
     let nowhere = AddressPolicy::only([""; 0]).unwrap();
     let participants = HttpParticipant::builder(nowhere, Arc::clone(rt.clock())).build().unwrap();
+    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+    let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
+    let desk = Arc::new(Desk::new(leases, grants, rt.clone()));
     let app = App {
         engine: engine.clone(),
         journal,
@@ -89,6 +92,7 @@ pub(super) async fn bench() -> Bench {
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        desk,
         stall: Duration::from_millis(200),
     };
     let app = Arc::new(app);
@@ -267,8 +271,10 @@ async fn if_a05_no_get_changes_anything() {
         if methods.get("get").is_some() && path != "/v1/events" {
             let path = path.replace("{uid}", &uid).replace("{name}", "two").replace("{code}", "MS0001");
             let path = path.replace("{id}", job["id"].as_str().unwrap());
-            assert_eq!(bench.get(&path).await.status, 200, "{path}");
-            assert_eq!(bench.send("HEAD", &path, &[], Vec::new()).await.status, 200, "{path}");
+            // The health of Dapr has nothing to say.
+            let fine = if path.starts_with("/v1.0/healthz") { 204 } else { 200 };
+            assert_eq!(bench.get(&path).await.status, fine, "{path}");
+            assert_eq!(bench.send("HEAD", &path, &[], Vec::new()).await.status, fine, "{path}");
         }
     }
     let get = bench.send("GET", &format!("/v1/sagas/{uid}/actions"), &[], Vec::new()).await;
