@@ -47,23 +47,46 @@ fn sets(package: &Package) -> Vec<Vec<String>> {
     sets
 }
 
-/// Runs the loom models of every package that has them.
-pub(crate) fn loom() -> anyhow::Result<()> {
-    let mut modelled = 0;
-    for package in metadata()?.packages {
-        if !package.targets.iter().any(|t| t.name == "loom" && t.is_test()) {
-            continue;
+/// Runs the models of every package that has them: every schedule with loom, many random ones with shuttle.
+pub(crate) fn models() -> anyhow::Result<()> {
+    for tool in ["loom", "shuttle"] {
+        let mut modelled = 0;
+        for package in metadata()?.packages {
+            if !package.targets.iter().any(|t| t.name == tool && t.is_test()) {
+                continue;
+            }
+            modelled += 1;
+            run(cargo()
+                .args(["test", "--release", "-p", &package.name, "--test", tool])
+                .args(["--target-dir".as_ref(), crate::bench::target().join(tool).as_os_str()])
+                .env("RUSTFLAGS", format!("--cfg {tool}")))?;
         }
-        modelled += 1;
-        run(cargo()
-            .args(["test", "--release", "-p", &package.name, "--test", "loom"])
-            .args(["--target-dir".as_ref(), crate::bench::target().join("loom").as_os_str()])
-            .env("RUSTFLAGS", "--cfg loom"))?;
-    }
-    if modelled == 0 {
-        bail!("no package has a test target `loom`");
+        if modelled == 0 {
+            bail!("no package has a test target `{tool}`");
+        }
     }
     Ok(())
+}
+
+/// The models that every test run can afford: those of the breaker's and the bulkhead's words, unoptimized, because
+/// building takes longer than running (15 s and 8 s on two cores; all models optimized: 80 s and 2 s).
+pub(crate) fn small_models() -> std::process::Command {
+    let mut models = cargo();
+    models
+        .args(["test", "-p", "mainstay-resilience", "--test", "loom", "--target-dir"])
+        .arg(crate::bench::target().join("loom"))
+        .env("RUSTFLAGS", "--cfg loom")
+        .env("CARGO_PROFILE_DEV_DEBUG", "0");
+    models
+}
+
+/// The long runs that are switches of ordinary tests: a hundred million calls of a breaker, a hundred thousand traces
+/// against the reference model, every length of a brown-out with every seed.
+pub(crate) fn soak() -> anyhow::Result<()> {
+    run(cargo()
+        .args(["test", "--release", "-p", "mainstay-resilience", "--test", "it", "--"])
+        .args(["t23_", "m_b4_", "ms2_"])
+        .env("MAINSTAY_SOAK", "1"))
 }
 
 /// Everything.
@@ -71,7 +94,16 @@ pub(crate) fn full() -> anyhow::Result<()> {
     ci()?;
     features()?;
     budget::budget()?;
-    loom()?;
+    models()?;
+    soak()?;
+    // A power cut after every operation, with every kind of loss.
+    run(cargo()
+        .args(["test", "-p", "mainstay-sqlite", "--test", "it", "power::"])
+        .env("MAINSTAY_FULL", "1"))?;
+    // A thousand wrappers stopped or killed while another one waits.
+    run(cargo()
+        .args(["test", "-p", "mainstay-server", "--test", "it", "hold::if_w6_a_stopped"])
+        .env("MAINSTAY_HOLD_ROUNDS", "1000"))?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }
 

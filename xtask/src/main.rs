@@ -20,11 +20,13 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
+  laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
-  loom      the models of lock-free cores
-  full      ci, features, budget, loom, and 100,000 seeds of each simulation
+  soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
+  loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
+  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   overload  the metastable scenario on a real server; both curves in target/overload.svg
@@ -42,9 +44,11 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
-        "loom" => full::loom(),
+        "laws" => laws(&words),
+        "loom" => full::models(),
         "overload" => overload(),
         "sim" => sim::run(&root(), &words),
+        "soak" => full::soak(),
         "style" => style::run(&root()),
         "test" => test(),
         _ => {
@@ -99,6 +103,34 @@ fn overload() -> anyhow::Result<()> {
         .arg(svg))
 }
 
+/// Batches of the laws; a printed seed with `--schedules 1` replays a violation.
+fn laws(words: &[String]) -> anyhow::Result<()> {
+    let mut test = cargo();
+    test.args([
+        "test",
+        "--release",
+        "-p",
+        "mainstay-consistency",
+        "--all-features",
+        "--test",
+        "it",
+        "--",
+        "--nocapture",
+        "laws::",
+    ]);
+    for pair in words.chunks(2) {
+        let [name, value] = pair else { bail!("{} lacks a value", pair[0]) };
+        let variable = match name.as_str() {
+            "--operations" => "MAINSTAY_LAWS_OPERATIONS",
+            "--schedules" => "MAINSTAY_LAWS_SCHEDULES",
+            "--seed" => "MAINSTAY_LAWS_SEED",
+            _ => bail!("`{name}` is no option of laws"),
+        };
+        test.env(variable, value.parse::<u64>().context(variable)?.to_string());
+    }
+    run(&mut test)
+}
+
 fn ci() -> anyhow::Result<()> {
     check()?;
     test()?;
@@ -134,9 +166,9 @@ fn test() -> anyhow::Result<()> {
     servers::bring()?;
     tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
     let mut ok = stream(&mut tests, &mut totals)?;
-    for example in std::fs::read_dir(root().join("examples")).context("there are no examples")? {
-        let name = format!("example-{}", example?.file_name().to_string_lossy());
-        let passed = run(cargo().args(["run", "-q", "-p", &name])).is_ok();
+    ok &= stream(&mut full::small_models(), &mut totals)?;
+    for (package, program) in examples()? {
+        let passed = run(cargo().args(["run", "-q", "-p", &package, "--bin", &program])).is_ok();
         ok &= passed;
         if passed { totals.passed += 1 } else { totals.failed += 1 }
     }
@@ -145,6 +177,21 @@ fn test() -> anyhow::Result<()> {
         bail!("there are failures");
     }
     Ok(())
+}
+
+/// Every program under `examples/`, with its package.
+fn examples() -> anyhow::Result<Vec<(String, String)>> {
+    let metadata = cargo_metadata::MetadataCommand::new().current_dir(root()).no_deps().exec()?;
+    let mut found = Vec::new();
+    for package in metadata.packages.iter().filter(|p| p.name.starts_with("example-")) {
+        let programs: Vec<_> = package.targets.iter().filter(|t| t.is_bin()).collect();
+        if programs.is_empty() {
+            bail!("{} has no program", package.name);
+        }
+        found.extend(programs.into_iter().map(|t| (package.name.to_string(), t.name.clone())));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Runs a command, passes its output on and reads the totals from it.
@@ -163,7 +210,18 @@ fn stream(command: &mut Command, totals: &mut Totals) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::Totals;
+    use super::{Totals, examples};
+
+    #[test]
+    fn every_example_is_run() {
+        let found = examples().unwrap();
+        for folder in std::fs::read_dir(super::root().join("examples")).unwrap() {
+            let name = format!("example-{}", folder.unwrap().file_name().to_string_lossy());
+            assert!(found.iter().any(|(package, _)| *package == name), "{name}");
+        }
+        let policies = found.iter().filter(|(package, _)| package == "example-policies").count();
+        assert!(policies >= 9, "one program per policy: {policies}");
+    }
 
     #[test]
     fn totals_are_read_from_the_runners_lines() {

@@ -6,12 +6,15 @@ struct Readme;
 #[doc = include_str!("../../../../docs/planned-change.md")]
 struct PlannedChange;
 
+#[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[doc = include_str!("../../../../docs/redis.md")]
+struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
@@ -27,12 +30,19 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../../../../docs/postgres.md")]
+struct Postgres;
 #[cfg(feature = "tower")]
 #[doc = include_str!("../../../../docs/tower.md")]
 struct Layers;
 #[cfg(feature = "policies")]
 #[doc = include_str!("../../../../docs/order-and-budgets.md")]
 struct OrderAndBudgets;
+
+#[cfg(all(feature = "metrics", feature = "policies"))]
+#[doc = include_str!("../../../../docs/events-and-metrics.md")]
+struct EventsAndMetrics;
 
 #[doc = include_str!("../../../../docs/breaker.md")]
 struct Breakers;
@@ -49,3 +59,7 @@ struct Timeouts;
 struct Locks;
 #[doc = include_str!("../../../../docs/election.md")]
 struct Elections;
+#[doc = include_str!("../../../../docs/conflict-resolution.md")]
+struct Conflicts;
+#[doc = include_str!("../../../../docs/crdt.md")]
+struct ReplicatedTypes;

@@ -1,25 +1,39 @@
 //! Everything between a service and its next failure.
 //!
-//! This crate re-exports the others; it adds nothing. Start with [`saga`].
+//! This crate re-exports the others; it adds nothing. Start with [`saga`], or with [`resilience`] and
+//! `use mainstay::prelude::*`.
 //!
 //! - [`clock`]: time, deadlines, randomness, backoff schedules.
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
+//! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
+//! - [`prelude`]: what most programs name.
+//! - `redis` (feature): leases on one Redis or a quorum.
+//! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
+//! - `definitions` (feature): saga definitions written in TOML.
+//! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
 pub use mainstay_coordination as coordination;
+pub use mainstay_consistency as consistency;
 pub use mainstay_partition as partition;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
+#[cfg(feature = "postgres")]
+pub use mainstay_postgres as postgres;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]
 pub use mainstay_sqlite as sqlite;
 pub use mainstay_store as store;
+
+pub mod prelude;
 
 #[cfg(doctest)]
 mod doc_tests;

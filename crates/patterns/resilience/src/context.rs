@@ -87,7 +87,18 @@ impl CallContext {
         }
     }
 
-    /// Must have ended by `deadline`, or earlier if it already had to.
+    /// Must have ended by `deadline`, or earlier if it already had to: a deadline only ever shrinks on its way down.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_clock::{Deadline, Instant};
+    /// use mainstay_resilience::CallContext;
+    ///
+    /// let at = |s: u64| Deadline::at(Instant::from_nanos(s * 1_000_000_000));
+    /// let cx = CallContext::new().with_deadline(at(5)).with_deadline(at(9));
+    /// assert_eq!(cx.deadline(), at(5)); // a later one does not extend it
+    /// assert_eq!(cx.deadline().remaining(Instant::from_nanos(2_000_000_000)), Some(Duration::from_secs(3)));
+    /// ```
     #[must_use]
     pub fn with_deadline(mut self, deadline: Deadline) -> Self {
         self.deadline = self.deadline.min(deadline);
@@ -100,14 +111,14 @@ impl CallContext {
         self.with_deadline(Deadline::after(clock.now(), d))
     }
 
-    /// With this priority.
+    /// With this priority: who waits first in a bulkhead's line, and who is shed last.
     #[must_use]
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
         self
     }
 
-    /// On behalf of `tenant`; shedding is fair among tenants.
+    /// On behalf of `tenant`; shedding is fair among tenants. A name, not a secret: it appears in debug output.
     #[must_use]
     pub fn with_tenant(mut self, tenant: impl Into<Arc<str>>) -> Self {
         self.tenant = Some(tenant.into());
@@ -121,14 +132,25 @@ impl CallContext {
         self
     }
 
-    /// Declares that the operation may be repeated under this idempotency key, the same for every attempt.
+    /// Declares that the operation may be repeated under this idempotency key, the same for every attempt. The service must
+    /// honor it; nothing on this side can.
+    ///
+    /// ```
+    /// use mainstay_resilience::CallContext;
+    ///
+    /// let cx = CallContext::new();
+    /// assert!(!cx.is_idempotent());
+    /// assert!(cx.clone().idempotent().is_idempotent());
+    /// assert!(cx.with_key("order-17/charge").is_idempotent());
+    /// ```
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Arc<str>>) -> Self {
         self.key = Some(key.into());
         self
     }
 
-    /// Shares `budget` with every layer below that has none of its own.
+    /// Shares `budget` with every layer below that has none of its own. Layers below get it through
+    /// [`Attempt::nest`](crate::Attempt::nest).
     #[must_use]
     pub fn with_budget(mut self, budget: &Budget) -> Self {
         self.budget = Some(budget.clone());

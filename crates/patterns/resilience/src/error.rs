@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
+/// Longest time of any setting that waits or bounds: beyond a day somebody meant another unit.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(86_400);
+
 /// A setting that was refused when something was built.
 ///
 /// ```
@@ -30,6 +33,15 @@ impl ConfigError {
     #[must_use]
     pub fn new(field: &'static str, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
         Self { field, value: value.to_string(), allowed: allowed.into() }
+    }
+
+    /// Refuses a time of zero, and one so long that somebody meant another unit.
+    pub(crate) fn check_time(field: &'static str, d: Duration) -> Result<(), Self> {
+        if d.is_zero() || d > MAX_TIME {
+            let allowed = format!("more than 0 s, at most {MAX_TIME:?}");
+            return Err(Self::new(field, format!("{d:?}"), allowed));
+        }
+        Ok(())
     }
 
     /// The name of the setting.
@@ -249,6 +261,24 @@ pub enum Stop {
 }
 
 /// A call that was, or could have been, retried: its first and last cause, and why it stopped.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, CallError, Policy, Retry, Stop, Verdict};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let retry = Retry::constant(Duration::from_millis(1)).attempts(2).build().unwrap();
+/// let policy = Policy::builder("shop").idempotent().retry(retry).build().unwrap();
+/// let all = |_: &Result<(), &str>| Verdict::RETRYABLE;
+/// let words = ["reset", "refused"];
+/// let cx = CallContext::new();
+/// let failed = policy.call_with(&cx, all, |a| async move { Err::<(), _>(words[a.number() as usize - 1]) }).await;
+/// let Err(CallError::GaveUp(gave_up)) = failed else { panic!("two attempts failed") };
+/// assert_eq!(gave_up.first().and_then(CallError::inner), Some(&"reset"));
+/// assert_eq!(gave_up.last().inner(), Some(&"refused"));
+/// assert_eq!((gave_up.attempts(), gave_up.stop()), (2, Stop::Attempts));
+/// # });
+/// ```
 #[derive(Debug)]
 pub struct GaveUp<E> {
     pub(crate) first: Option<CallError<E>>,
@@ -314,7 +344,7 @@ pub enum CallError<E> {
 }
 
 impl<E> CallError<E> {
-    /// The last cause: looks through [`CallError::GaveUp`].
+    /// The last cause: looks through [`CallError::GaveUp`], so that a `match` on it has three arms.
     #[must_use]
     pub fn last(&self) -> &Self {
         match self {
@@ -370,7 +400,8 @@ impl<E> CallError<E> {
         }
     }
 
-    /// Whether the operation was started at least once. If not, it certainly had no effect.
+    /// Whether the operation was started at least once. If not, it certainly had no effect; if so, only its own answer can
+    /// tell, and after a timeout nobody can.
     #[must_use]
     pub fn was_started(&self) -> bool {
         self.attempts() > 0

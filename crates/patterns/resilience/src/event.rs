@@ -1,4 +1,4 @@
-//! What policies tell the outside world.
+//! What policies tell the outside world. The guide `docs/events-and-metrics.md` has the whole table.
 
 use std::fmt;
 use std::sync::Arc;

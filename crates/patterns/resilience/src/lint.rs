@@ -2,6 +2,9 @@
 //!
 //! A [`Policy`](crate::Policy) cannot be put together in a wrong order; files, hand-made tower stacks and
 //! pairs of policies can. [`stack`] looks at an order, `Policies::lint` (feature `serde`) at a whole file.
+//!
+//! Each rule has been an outage somewhere: a breaker that never opened because it saw one result per call, retries of a
+//! breaker's own refusals, a total deadline that every attempt got anew. The numbers are stable; quote them.
 
 use std::fmt;
 
@@ -104,6 +107,8 @@ impl fmt::Display for Finding {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Layer {
+    /// The bulkhead of attempts: a pool of connections.
+    AttemptBulkhead,
     /// The bound of one attempt.
     AttemptTimeout,
     /// The breaker.
@@ -120,17 +125,21 @@ pub enum Layer {
     Limit,
     /// The retry.
     Retry,
+    /// The send rate.
+    SendRate,
 }
 
 impl Layer {
     /// All layers in the one right order, outside in.
-    pub const ORDER: [Self; 8] = [
+    pub const ORDER: [Self; 10] = [
         Self::Fallback,
         Self::Deadline,
         Self::Limit,
         Self::Bulkhead,
         Self::Retry,
         Self::Hedge,
+        Self::SendRate,
+        Self::AttemptBulkhead,
         Self::Breaker,
         Self::AttemptTimeout,
     ];
@@ -139,6 +148,7 @@ impl Layer {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::AttemptBulkhead => "attempt_bulkhead",
             Self::AttemptTimeout => "attempt_timeout",
             Self::Breaker => "breaker",
             Self::Bulkhead => "bulkhead",
@@ -147,6 +157,7 @@ impl Layer {
             Self::Hedge => "hedge",
             Self::Limit => "limit",
             Self::Retry => "retry",
+            Self::SendRate => "send_rate",
         }
     }
 }

@@ -13,6 +13,9 @@
 //! | `mainstay_bulkhead_in_flight`, `_limit`, `_queued` | name | from [`MetricsListener::bulkhead`] |
 //! | `mainstay_retry_budget_tokens` | name | from [`MetricsListener::budget`] |
 //!
+//! Counters are looked up once, when a policy is built with the listener; a call then adds to what it holds. Gauges of
+//! bulkheads, budgets and windows are read, not heard: call the methods for them whenever somebody scrapes.
+//!
 //! With [`Naming::Resilience4j`] breakers, bulkheads and retries report under the names of Resilience4j's
 //! Prometheus exporter, so that boards made for it go on working.
 
@@ -49,7 +52,8 @@ pub enum Naming {
 /// let metrics = MetricsListener::new();
 /// let breaker = Breaker::builder("payments").listener(metrics.clone()).build().unwrap();
 /// breaker.admit().unwrap().success();
-/// metrics.breaker(&breaker.snapshot());
+/// metrics.breaker(&breaker.snapshot()); // with every scrape
+/// assert_eq!(breaker.snapshot().lifetime.successes, Some(1));
 /// ```
 #[derive(Debug)]
 pub struct MetricsListener {
@@ -58,13 +62,13 @@ pub struct MetricsListener {
 }
 
 impl MetricsListener {
-    /// With our names.
+    /// With our names: the table above.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_naming(Naming::Mainstay)
     }
 
-    /// With these names.
+    /// With these names. A process may have both, on different policies.
     #[must_use]
     pub fn with_naming(naming: Naming) -> Arc<Self> {
         Arc::new(Self { naming, names: Mutex::new(BTreeSet::new()) })

@@ -6,6 +6,14 @@ use std::time::Duration;
 use crate::CallError;
 
 /// What an ended operation means.
+///
+/// | verdict | the breaker | the retry | adaptive limit |
+/// |---|---|---|---|
+/// | `Ok` | a success | done | a sample |
+/// | `Fail { retryable: true }` | a failure | may try again | nothing |
+/// | `Fail { retryable: false }` | a failure | stops | nothing |
+/// | `Throttled { after }` | a failure | may try again, not before `after` | a drop |
+/// | `Ignore` | no evidence | stops | nothing |
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

@@ -2,7 +2,8 @@
 
 mod score;
 mod scores;
-#[cfg(target_arch = "x86_64")]
+mod vectors;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
 mod wide;
 
 use crate::error::ConfigError;

@@ -3,15 +3,10 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::score::{cost, score};
+use super::vectors::{Arch, LANES, first_max};
 use crate::node::NodeIdx;
 
-/// Nodes that are scored together; the winner is then looked for among so many.
-const CHUNK: usize = 64;
-/// Nodes come in multiples of this: as many as the widest vectors in use hold.
-pub(super) const LANES: usize = 8;
 /// Candidates found in one pass after the first.
 pub(crate) const BATCH: usize = 4;
 
@@ -86,11 +81,7 @@ impl Scores {
         if self.hashes.is_empty() {
             return None;
         }
-        #[cfg(target_arch = "x86_64")]
-        if let Arch::V3(v3) = self.arch {
-            return Some(super::wide::first_max(v3, self.hashes.as_chunks().0, hash));
-        }
-        Some(self.arch.dispatch(FirstMax { hashes: &self.hashes, hash }))
+        Some(first_max(self.arch, &self.hashes, hash))
     }
 
     fn best_weighted(&self, hash: u64) -> Option<usize> {
@@ -140,42 +131,6 @@ impl Scores {
     fn best_scalar(&self, hash: u64) -> Option<u32> {
         let best = self.all().map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
         Some(self.nodes[best.at as usize])
-    }
-}
-
-/// The position of the first largest score: the maximum of each chunk, then one chunk searched. One function for
-/// every instruction set that has no code of its own: the compiler makes the vectors, and the answer does not
-/// depend on them.
-struct FirstMax<'a> {
-    hashes: &'a [u32],
-    hash: u64,
-}
-
-impl FirstMax<'_> {
-    #[inline(always)]
-    fn max(&self, chunk: &[u32]) -> u32 {
-        chunk.iter().fold(0, |max, node| max.max(score(*node, self.hash)))
-    }
-
-    #[inline(always)]
-    fn position(&self, chunk: &[u32], wanted: u32) -> usize {
-        chunk.iter().position(|node| score(*node, self.hash) == wanted).unwrap_or(0)
-    }
-}
-
-impl WithSimd for FirstMax<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        let (mut best, mut at) = (0, 0);
-        for (i, chunk) in self.hashes.chunks(CHUNK).enumerate() {
-            let max = self.max(chunk);
-            if i == 0 || max > best {
-                (best, at) = (max, i * CHUNK);
-            }
-        }
-        at + self.position(&self.hashes[at..(at + CHUNK).min(self.hashes.len())], best)
     }
 }
 
@@ -251,9 +206,8 @@ impl Ranked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use pulp::Arch;
-
-    use super::{FirstMax, Scores};
+    use super::super::vectors::search;
+    use super::Scores;
     use crate::hash::mix64;
     use crate::node::NodeIdx;
 
@@ -272,7 +226,7 @@ mod tests {
                 let hash = mix64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let best = equal.best(hash);
                 assert_eq!(best, equal.best_scalar(hash));
-                let chunks = Arch::Scalar.dispatch(FirstMax { hashes: &equal.hashes, hash });
+                let chunks = search(&equal.hashes, hash);
                 assert_eq!(best, Some(equal.nodes[chunks]));
                 assert_eq!(best, forced.best(hash));
             }

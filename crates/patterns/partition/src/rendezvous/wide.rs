@@ -5,7 +5,7 @@ use pulp::NullaryFnOnce;
 use pulp::x86::V3;
 
 use super::score::{FIRST, SECOND};
-use super::scores::LANES;
+use super::vectors::LANES;
 
 /// The position of the first largest score.
 #[inline]

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::ConfigError;
+use crate::error::MAX_TIME;
 
 /// Shortest time window: its buckets must stay well above the coarse tick of about 1 ms.
 const MIN_WINDOW: Duration = Duration::from_millis(100);
@@ -10,12 +11,10 @@ const MIN_WINDOW: Duration = Duration::from_millis(100);
 const MAX_WINDOW: Duration = Duration::from_secs(3_600);
 /// Largest count window; every result is one byte.
 const MAX_COUNT: u32 = 100_000;
-/// Longest open time and lease: beyond a day somebody meant another unit.
-const MAX_TIME: Duration = Duration::from_secs(86_400);
 /// Most probes in flight: half-open is meant to be careful.
 const MAX_PERMITS: u32 = 10_000;
 
-/// Which results decide.
+/// Which results decide. Conclusive ones only: what is ignored or late is in no window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Window {
@@ -28,7 +27,22 @@ pub enum Window {
     Time(Duration),
 }
 
-/// How a half-open breaker tests the water. Only probes count; at most `permits` are in flight.
+/// How a half-open breaker tests the water. Only probes count; at most `permits` are in flight, each with a lease.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::Breaker;
+/// use mainstay_resilience::breaker::HalfOpen;
+///
+/// let careful = HalfOpen::permits(1).required(5); // five in a row, one at a time
+/// let tolerant = HalfOpen::ratio(5, 20, 0.3); // of twenty results fewer than six may fail
+/// let ramp = HalfOpen::progressive(50, Duration::from_secs(1)); // more and more of the traffic
+/// for half_open in [careful, tolerant, ramp] {
+///     assert!(Breaker::builder("search").half_open(half_open).build().is_ok());
+/// }
+/// let refused = Breaker::builder("search").half_open(HalfOpen::permits(0)).build().unwrap_err();
+/// assert_eq!(refused.field(), "half_open.permits");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HalfOpen {
     pub(crate) permits: u32,
@@ -49,28 +63,36 @@ impl HalfOpen {
         Self { permits, rule: ProbeRule::Required(permits) }
     }
 
-    /// Closes after `successes` instead of as many as permits.
+    /// Closes after `successes` instead of as many as permits; still any failure opens again.
     #[must_use]
     pub const fn required(mut self, successes: u32) -> Self {
         self.rule = ProbeRule::Required(successes);
         self
     }
 
-    /// Decides after `samples` results: opens again when the share of failures is at least `rate`.
+    /// Decides after `samples` results: opens again when the share of failures is at least `rate`, else closes. For
+    /// dependencies of which a known part always fails.
     #[must_use]
     pub const fn ratio(permits: u32, samples: u32, rate: f64) -> Self {
         Self { permits, rule: ProbeRule::Ratio { samples, rate } }
     }
 
     /// Admits 0.1, 1, 5, 10, 25 and 50 % of calls in stages of at least `stage` and one result each, then
-    /// closes. Opens again as soon as half of a stage's results are failures.
+    /// closes. Opens again as soon as half of a stage's results are failures. For services that break again when everybody
+    /// comes back at once: cold caches, an empty queue in front of a slow store. The ladder is that of the crate
+    /// `seatbelt`.
     #[must_use]
     pub const fn progressive(permits: u32, stage: Duration) -> Self {
         Self { permits, rule: ProbeRule::Progressive { stage, rate: 0.5 } }
     }
 }
 
-/// What a call means that was dropped before it ended.
+/// What a call means that was dropped before it ended: by a caller who lost patience, by a hedge that won, by a deadline
+/// further up.
+///
+/// Whatever is chosen, a dropped probe gives its permit back. And where the window holds nothing but dropped calls, so
+/// many of them as [`min_calls`](BreakerConfig::min_calls) open the breaker: else a dead host whose every call is dropped
+/// in favor of another would stay invisible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Abandoned {
@@ -256,10 +278,10 @@ impl BreakerConfig {
         self.check_window()?;
         share("failure_rate", self.failure_rate)?;
         if let Some((threshold, rate)) = self.slow {
-            time("slow", threshold)?;
+            ConfigError::check_time("slow", threshold)?;
             share("slow_rate", rate)?;
         }
-        time("open_for", self.open_for)?;
+        ConfigError::check_time("open_for", self.open_for)?;
         if !(self.growth.is_finite() && self.growth >= 1.0) {
             return Err(ConfigError::new("open_growth", self.growth, "a finite number >= 1"));
         }
@@ -271,10 +293,10 @@ impl BreakerConfig {
             return Err(ConfigError::new("jitter", self.jitter, "a number in [0, 1)"));
         }
         if let Some(lease) = self.lease {
-            time("probe_lease", lease)?;
+            ConfigError::check_time("probe_lease", lease)?;
         }
         if let Some(timeout) = self.attempt_timeout {
-            time("attempt_timeout", timeout)?;
+            ConfigError::check_time("attempt_timeout", timeout)?;
             if self.probe_lease() < timeout {
                 let allowed = format!("at least the attempt timeout, {timeout:?}");
                 let lease = format!("{:?}", self.probe_lease());
@@ -318,7 +340,7 @@ impl BreakerConfig {
                 share("half_open.rate", rate)
             }
             ProbeRule::Progressive { stage, rate } => {
-                time("half_open.stage", stage)?;
+                ConfigError::check_time("half_open.stage", stage)?;
                 share("half_open.rate", rate)
             }
         }
@@ -327,17 +349,6 @@ impl BreakerConfig {
 
 fn share(field: &'static str, x: f64) -> Result<(), ConfigError> {
     if x > 0.0 && x <= 1.0 { Ok(()) } else { Err(ConfigError::new(field, x, "a number in (0, 1]")) }
-}
-
-fn time(field: &'static str, d: Duration) -> Result<(), ConfigError> {
-    if d.is_zero() || d > MAX_TIME {
-        return Err(ConfigError::new(
-            field,
-            format!("{d:?}"),
-            format!("more than 0 s, at most {MAX_TIME:?}"),
-        ));
-    }
-    Ok(())
 }
 
 fn count(field: &'static str, n: u32, most: u32) -> Result<(), ConfigError> {

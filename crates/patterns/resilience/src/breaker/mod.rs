@@ -5,6 +5,40 @@
 //! can open or close a breaker. A closed success costs two loads and one add on a line of the own thread;
 //! windows are summed only when a failure, a slow call or a reader asks.
 //!
+//! # States
+//!
+//! | event | closed | open | half-open |
+//! |---|---|---|---|
+//! | a call asks | ticket | before the time is over: refused, with the time left; then one caller moves it to half-open | a free permit: probe with a lease; else refused, until the earliest lease ends |
+//! | success | counted | - | one of the required; enough of them close, with an empty window |
+//! | failure | counted, may open | - | opens, the next open time grows |
+//! | slow success | success for one rate, slow for the other; may open | - | a failure, if slow calls trip |
+//! | ignored | nothing | - | permit back, no evidence |
+//! | dropped | by [`Abandoned`] | - | permit back; a failure only if that says so |
+//! | lease over | - | - | permit free; what that probe reports is void |
+//! | result of another generation | counted as late, decides nothing | the same | the same |
+//!
+//! A person's hold ([`force_open`](Breaker::force_open), [`force_closed`](Breaker::force_closed),
+//! [`metrics_only`](Breaker::metrics_only)) replaces any of them until [`release`](Breaker::release) or its end; then the
+//! breaker is closed, with an empty window.
+//!
+//! # When it opens
+//!
+//! ```text
+//! consecutive:  failures in a row >= k
+//! rates:        total >= min_calls  and  ( failures / total >= failure_rate  or  slow / total >= slow_rate )
+//! blind:        nothing conclusive in the window  and  dropped calls >= min_calls
+//! open time:    min(cap, base * growth^(failed half-open rounds)) * (1 +- jitter)
+//! ```
+//!
+//! # Evidence
+//!
+//! [`Verdict::Fail`] and [`Verdict::Throttled`] are failures, [`Verdict::Ignore`] is nothing: a validation error, a "not
+//! found", a declined card say nothing about the dependency. A panic is a failure. A local refusal of another policy (a
+//! full bulkhead, an open inner breaker) is never evidence, or one outage would trip the whole chain.
+//!
+//! # Sources
+//!
 //! The abandoned-call policy and the progressive half-open follow the ideas of Polly and of the crate
 //! `seatbelt`; count and time windows with failure and slow rates are those of Resilience4j.
 
@@ -62,7 +96,7 @@ use crate::{CallError, Classify, ConfigError, Rejected, Verdict};
 pub struct Breaker(Arc<Core>);
 
 impl Breaker {
-    /// Starts a breaker named `name`.
+    /// Starts a breaker named `name`: the name of refusals, events, metric labels and, in a fleet, of the dependency.
     pub fn builder(name: impl Into<Arc<str>>) -> BreakerBuilder {
         BreakerBuilder::new(name.into())
     }
@@ -75,7 +109,8 @@ impl Breaker {
         &self.0
     }
 
-    /// Admits or refuses one call. Takes no lock and allocates nothing while closed.
+    /// Admits or refuses one call. Takes no lock and allocates nothing while closed. For calls that are no single future:
+    /// tell the [`Ticket`] how it ended. Otherwise [`call`](Self::call) does.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
@@ -87,10 +122,25 @@ impl Breaker {
         }
     }
 
-    /// As [`admit`](Self::admit), with a ticket that may outlive the borrow.
+    /// As [`admit`](Self::admit), with a ticket that may outlive the borrow: for tasks and streams.
     ///
     /// # Errors
     /// As for [`admit`](Self::admit).
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("feed").build().unwrap();
+    /// let ticket = breaker.admit_owned().unwrap();
+    /// let reader = tokio::spawn(async move {
+    ///     // A stream is read to its end, then the call is over.
+    ///     ticket.success();
+    /// });
+    /// reader.await.unwrap();
+    /// assert_eq!(breaker.snapshot().lifetime.successes, Some(1));
+    /// # });
+    /// ```
     pub fn admit_owned(&self) -> Result<OwnedTicket, Rejected> {
         self.0.admit().map(|raw| OwnedTicket::new(self.clone(), raw))
     }
@@ -151,7 +201,7 @@ impl Breaker {
         self.0.snapshot()
     }
 
-    /// The transitions from now on.
+    /// The transitions from now on, as a stream and by [`next`](Transitions::next).
     pub fn transitions(&self) -> Transitions {
         Transitions::new(self.clone())
     }
@@ -162,18 +212,42 @@ impl Breaker {
         self.0.config()
     }
 
-    /// Refuses every call until [`release`](Self::release) or until `ttl` is over.
+    /// Refuses every call until [`release`](Self::release) or until `ttl` is over. Refusals quote `why`. Wins over whatever
+    /// the breaker has learned; calls that are under way may end and decide nothing.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, Reason};
+    ///
+    /// let breaker = Breaker::builder("billing").build().unwrap();
+    /// breaker.force_open("migration until noon", None);
+    /// let refused = breaker.admit().unwrap_err();
+    /// assert_eq!(refused.why(), &Reason::ForcedOpen { why: "migration until noon".into() });
+    /// breaker.release();
+    /// assert!(breaker.admit().is_ok());
+    /// ```
     pub fn force_open(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::ForcedOpen, why, ttl);
     }
 
-    /// Lets every call pass and counts none, until [`release`](Self::release) or until `ttl` is over.
+    /// Lets every call pass and counts none, whatever is known about the dependency, until [`release`](Self::release) or until `ttl` is over.
     pub fn force_closed(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::ForcedClosed, why, ttl);
     }
 
     /// Lets every call pass and counts them without ever tripping, until [`release`](Self::release) or until
     /// `ttl` is over.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::State;
+    ///
+    /// let breaker = Breaker::builder("search").consecutive(1).build().unwrap();
+    /// breaker.metrics_only("a week of looking before it may act", None);
+    /// for _ in 0..10 {
+    ///     breaker.admit().unwrap().failure();
+    /// }
+    /// assert_eq!((breaker.state(), breaker.snapshot().lifetime.failures), (State::MetricsOnly, 10));
+    /// ```
     pub fn metrics_only(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::MetricsOnly, why, ttl);
     }
@@ -184,6 +258,16 @@ impl Breaker {
     }
 
     /// Declares the dependency recovered: closed, with an empty window, whatever the state was.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker = Breaker::builder("search").consecutive(1).build().unwrap();
+    /// breaker.admit().unwrap().failure();
+    /// assert!(breaker.admit().is_err());
+    /// breaker.reset("restarted by hand, answers again");
+    /// assert!(breaker.admit().is_ok());
+    /// ```
     pub fn reset(&self, why: &str) {
         self.0.reset(why);
     }
@@ -211,6 +295,20 @@ impl Breaker {
     ///
     /// # Errors
     /// [`ConfigError`] for a factor outside `(0, 1]`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::State;
+    ///
+    /// let breaker = Breaker::builder("search").failure_rate(0.5).min_calls(4).build().unwrap();
+    /// breaker.prearm(0.5, Duration::from_secs(3)).unwrap();
+    /// for failed in [false, false, false, true] {
+    ///     let ticket = breaker.admit().unwrap();
+    ///     if failed { ticket.failure() } else { ticket.success() }
+    /// }
+    /// assert_eq!(breaker.state(), State::Open); // a quarter is enough now
+    /// ```
     pub fn prearm(&self, factor: f64, ttl: Duration) -> Result<(), ConfigError> {
         self.0.prearm(factor, ttl)
     }

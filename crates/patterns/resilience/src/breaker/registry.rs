@@ -72,7 +72,8 @@ impl Registry {
         self.0.breakers.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The breaker of `key`.
+    /// The breaker of `key`, made now if it is new. A handle that is kept stays valid when its key is forgotten; it is
+    /// then a breaker of its own, so ask anew for each call.
     #[must_use]
     pub fn get(&self, key: &str) -> Breaker {
         let now = self.0.tick.read();
@@ -128,7 +129,7 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Every remembered breaker, in the order of keys.
+    /// Every remembered breaker, in the order of keys: for a console that shows which are open.
     #[must_use]
     pub fn all(&self) -> Vec<(Arc<str>, Breaker)> {
         self.read().iter().map(|(key, entry)| (Arc::clone(key), entry.breaker.clone())).collect()

@@ -9,7 +9,8 @@ use mainstay_clock::Instant;
 
 use super::config::{BreakerConfig, ProbeRule};
 
-/// What a breaker does with calls.
+/// What a breaker does with calls. Three states are its own, three are a person's hold on it ([`is_held`](State::is_held))
+/// and win over them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -32,7 +33,7 @@ impl State {
     pub const ALL: [Self; 6] =
         [Self::Closed, Self::ForcedClosed, Self::ForcedOpen, Self::HalfOpen, Self::MetricsOnly, Self::Open];
 
-    /// A stable name.
+    /// A stable name, for labels and files.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {

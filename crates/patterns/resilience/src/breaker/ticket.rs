@@ -33,6 +33,19 @@ fn dropped() -> End {
 /// changed its state is counted as late and decides nothing.
 ///
 /// Dropped without a verdict it is *abandoned*, or a failure if the thread is panicking.
+///
+/// ```
+/// use mainstay_resilience::{Breaker, Verdict};
+///
+/// let breaker = Breaker::builder("search").consecutive(2).build().unwrap();
+/// let before = breaker.admit().unwrap(); // a call that will outlive the state it began in
+/// breaker.admit().unwrap().settle(Verdict::of_http(503, None));
+/// breaker.admit().unwrap().failure();
+/// assert!(breaker.admit().is_err()); // open
+/// before.success();
+/// assert!(breaker.admit().is_err()); // and still open: a straggler closes nothing
+/// assert_eq!(breaker.snapshot().lifetime.late, 1);
+/// ```
 #[must_use = "a ticket that is dropped at once reports an abandoned call"]
 pub struct Ticket<'a> {
     core: &'a Core,
@@ -57,12 +70,12 @@ impl<'a> Ticket<'a> {
         self.settle(Verdict::FATAL);
     }
 
-    /// The call says nothing about the dependency.
+    /// The call says nothing about the dependency. A probe's permit comes back, and nothing is counted but that.
     pub fn ignore(self) {
         self.settle(Verdict::Ignore);
     }
 
-    /// The call ended with `verdict`.
+    /// The call ended with `verdict`. Throttling counts as a failure.
     #[inline]
     pub fn settle(self, verdict: Verdict) {
         let (core, raw) = (self.core, self.raw);

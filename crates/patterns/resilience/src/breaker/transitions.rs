@@ -20,6 +20,19 @@ pub enum Followed {
 
 /// The transitions of a breaker from now on, in order. Never ends by itself; keeps the breaker alive. A
 /// reader that falls more than 32 behind is told how many it missed.
+///
+/// ```
+/// use mainstay_resilience::Breaker;
+/// use mainstay_resilience::breaker::{Followed, State};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let breaker = Breaker::builder("search").build().unwrap();
+/// let mut transitions = breaker.transitions();
+/// breaker.force_open("maintenance", None);
+/// let Followed::Transition(first) = transitions.next().await else { panic!("nothing was missed") };
+/// assert_eq!((first.from(), first.to()), (State::Closed, State::ForcedOpen));
+/// # });
+/// ```
 #[derive(Debug)]
 #[must_use = "a stream does nothing unless it is read"]
 pub struct Transitions {

@@ -5,6 +5,15 @@
 //! nested policies share it through the [`CallContext`](crate::CallContext), and only the outermost first
 //! attempt earns.
 //!
+//! ```text
+//! ratio:      credit += ratio per first attempt + floor per second, at most what one second earns; a retry costs 1
+//! in flight:  retries and hedges in flight <= max(at_least, share * calls in flight)
+//! gRPC:       tokens -= 1 per failed attempt, += ratio per success; retries only above half of max
+//! AWS:        a retry takes 14 of 500 (5 when throttled); success after retries returns the last cost, at once adds 1
+//! ```
+//!
+//! The first attempt is free under every rule: a budget bounds what is added to the load, not the load.
+//!
 //! Sources of the rules: Finagle's `RetryBudget`; Envoy's retry budgets; gRFC A6 for gRPC; the AWS SDKs'
 //! retry behaviour 2.1.
 
@@ -14,12 +23,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Runtime, Tick};
 
 pub use state::Cost;
 use state::{AwsCosts, Credit};
 
+use crate::pad::CachePadded;
+use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::window::Window;
 use crate::{ConfigError, Reason, Rejected, shard};
@@ -54,6 +64,7 @@ struct Core {
     tick: Tick,
     rule: Rule,
     refused: AtomicU64,
+    streak: Streak,
 }
 
 enum Rule {
@@ -75,6 +86,14 @@ pub(crate) struct Paid {
 /// # Defaults
 /// 20 % of first attempts plus 10 per second, one second of credit. A share alone starves slow clients, hence
 /// the floor; ten seconds of credit release their whole burst exactly when the dependency begins to fail.
+///
+/// | rule | numbers | for |
+/// |---|---|---|
+/// | [`ratio`](BudgetBuilder::ratio) | 0.2, 10 per second | nearly everything |
+/// | [`finagle`](BudgetBuilder::finagle) | the same, ten seconds of credit | whoever comes from there |
+/// | [`in_flight`](BudgetBuilder::in_flight) | none; Envoy has 0.2, 3 | slow calls: counts what runs, not what came |
+/// | [`grpc`](BudgetBuilder::grpc) | none | whoever comes from gRPC's retry throttling |
+/// | [`aws`](BudgetBuilder::aws) | 500 tokens | whoever talks to what AWS' SDKs talk to |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BudgetBuilder {
@@ -93,19 +112,27 @@ enum Setting {
 
 impl BudgetBuilder {
     /// First attempts earn `ratio` each, time earns `floor` per second; a retry or hedge costs 1. The credit
-    /// is capped at the income of one second.
+    /// is capped at the income of one second. `build` refuses a ratio outside `[0, 1]`, and both at 0: without income use
+    /// no retry.
     pub fn ratio(mut self, ratio: f64, floor: f64) -> Self {
         self.setting = Setting::Ratio { ratio, floor, credit: Duration::from_secs(1) };
         self
     }
 
     /// Finagle's: 20 % plus 10 per second, credit of ten seconds.
+    ///
+    /// ```
+    /// use mainstay_resilience::Budget;
+    ///
+    /// let budget = Budget::builder("payments").finagle().build().unwrap();
+    /// assert_eq!(budget.snapshot().available, 100.0); // ten seconds of ten per second
+    /// ```
     pub fn finagle(mut self) -> Self {
         self.setting = Setting::Ratio { ratio: 0.2, floor: 10.0, credit: Duration::from_secs(10) };
         self
     }
 
-    /// The time whose income caps the credit of a [`ratio`](Self::ratio) budget.
+    /// The time whose income caps the credit of a [`ratio`](Self::ratio) budget; 100 ms to an hour. Other rules ignore it.
     pub fn credit(mut self, d: Duration) -> Self {
         if let Setting::Ratio { credit, .. } = &mut self.setting {
             *credit = d;
@@ -114,6 +141,15 @@ impl BudgetBuilder {
     }
 
     /// Envoy's: at most `share` of the calls in flight are retries or hedges, but `at_least` so many.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("reports").in_flight(0.2, 3).build().unwrap();
+    /// // Nothing is in flight, so the smallest number holds.
+    /// let paid = (0..10).filter(|_| budget.spend(Cost::Retry).is_ok()).count();
+    /// assert_eq!((paid, budget.snapshot().refused), (3, 7));
+    /// ```
     pub fn in_flight(mut self, share: f64, at_least: u32) -> Self {
         self.setting = Setting::InFlight { share, at_least };
         self
@@ -121,6 +157,20 @@ impl BudgetBuilder {
 
     /// gRPC's: starts at `max` tokens, an attempt that fails takes 1, one that succeeds gives `ratio`; retries
     /// only above half of `max`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Budget, CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let budget = Budget::builder("search").grpc(10, 0.1).build().unwrap();
+    /// let retry = Retry::constant(Duration::from_millis(1)).attempts(100).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).budget(&budget).build().unwrap();
+    /// let down = |_| async { Err::<(), _>(std::io::Error::from(std::io::ErrorKind::TimedOut)) };
+    /// let failed = policy.call(&CallContext::new(), down).await.unwrap_err();
+    /// assert_eq!((failed.attempts(), budget.tokens()), (5, Some(5.0))); // down to half
+    /// # });
+    /// ```
     pub fn grpc(mut self, max: u32, ratio: f64) -> Self {
         self.setting = Setting::Grpc { max, ratio };
         self
@@ -128,6 +178,15 @@ impl BudgetBuilder {
 
     /// The bucket of AWS retry behaviour 2.1: 500 tokens, a retry costs 14, a throttled one 5; a success after
     /// retries gets the last cost back, a success at once adds 1.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("table").aws().build().unwrap();
+    /// budget.spend(Cost::Retry).unwrap();
+    /// budget.spend(Cost::RetryThrottled).unwrap();
+    /// assert_eq!(budget.tokens(), Some(500.0 - 14.0 - 5.0));
+    /// ```
     pub fn aws(mut self) -> Self {
         self.setting = Setting::Aws { costs: AwsCosts::CURRENT, capacity: 500 };
         self
@@ -192,6 +251,7 @@ impl BudgetBuilder {
             clock: Arc::clone(runtime.clock()),
             rule,
             refused: AtomicU64::new(0),
+            streak: Streak::new(),
         })))
     }
 }
@@ -232,21 +292,24 @@ pub struct BudgetSnapshot {
 }
 
 impl Budget {
-    /// Starts a budget named `name` with the default rule.
+    /// Starts a budget named `name` with the default rule: the name of the dependency, not of a layer.
     pub fn builder(name: impl Into<Arc<str>>) -> BudgetBuilder {
         let setting = Setting::Ratio { ratio: 0.2, floor: 10.0, credit: Duration::from_secs(1) };
         BudgetBuilder { name: name.into(), runtime: None, setting }
     }
 
-    /// Pays for one retry, hedge or probe from outside a policy.
+    /// Pays for one retry, hedge or probe from outside a policy: a reconnect, a poll, a request that somebody else
+    /// repeats. Policies pay by themselves.
     ///
     /// # Errors
     /// [`Reason::Budget`] when the rule does not allow it.
     pub fn spend(&self, cost: Cost) -> Result<(), Rejected> {
-        if self.pay(cost, &mut Paid::default(), self.0.clock.now()) {
+        let now = self.0.clock.now();
+        if self.pay(cost, &mut Paid::default(), now) {
             return Ok(());
         }
-        Err(Rejected::new(Arc::clone(&self.0.name), Reason::Budget))
+        let since = self.0.streak.hit(now);
+        Err(Rejected::new(Arc::clone(&self.0.name), Reason::Budget).with_since(Some(since)))
     }
 
     /// The configured name.
@@ -255,7 +318,7 @@ impl Budget {
         &self.0.name
     }
 
-    /// What it would pay right now.
+    /// What it would pay right now. Books what has been earned until now; for consoles and scrapers.
     #[must_use]
     pub fn snapshot(&self) -> BudgetSnapshot {
         let now = self.0.clock.now();
@@ -279,7 +342,7 @@ impl Budget {
         BudgetSnapshot { name: Arc::clone(&self.0.name), available, refused }
     }
 
-    /// The bare number of tokens of a bucket rule.
+    /// The bare number of tokens of a bucket rule (gRPC's, AWS'); `None` for the others.
     #[must_use]
     pub fn tokens(&self) -> Option<f64> {
         match &self.0.rule {

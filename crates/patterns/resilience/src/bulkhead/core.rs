@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Tick};
 
 use super::queue::{Place, Queue, Waiter};
 use super::state::Word;
 use super::{BulkheadSnapshot, HolderAge};
 use crate::event::Ear;
+use crate::pad::CachePadded;
 use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{Event, Priority, Reason, Rejected};

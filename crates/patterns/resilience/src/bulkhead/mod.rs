@@ -1,4 +1,19 @@
 //! Bounds calls in flight per partition, so that one slow dependency cannot take every thread and socket.
+//!
+//! # How it decides
+//!
+//! Permits, holders and waiters are one atomic word. A free permit is one compare-and-swap; only who has to wait takes a
+//! lock. A permit that comes free goes to the first in line and never to somebody who just arrives, so nobody starves
+//! within a class; more important classes ([`Priority`](crate::Priority)) go first. Leaving the line and being granted a
+//! permit at the same moment is one decision: the permit goes to the next one, and no wake-up is lost.
+//!
+//! | asks | free permit, empty line | full, room in line | line full | wait limit over | deadline over |
+//! |---|---|---|---|---|---|
+//! | [`try_acquire`](Bulkhead::try_acquire) | permit | `Full` | `Full` | - | - |
+//! | [`acquire`](Bulkhead::acquire), [`call`](Bulkhead::call) | permit | waits | `Full` at once | `Waited` | `Deadline` |
+//!
+//! Who has been inside for how long is known between two bounds, without a timestamp per holder: holders are counted by
+//! the parity of a second that turns when nobody of the other parity is left.
 
 mod core;
 mod permit;
@@ -14,8 +29,8 @@ use mainstay_clock::Runtime;
 
 pub(crate) use self::core::Core;
 use self::core::Parts;
-pub use permit::Permit;
 pub(crate) use permit::Wait;
+pub use permit::{OwnedPermit, Permit};
 use state::{MAX_LIMIT, MAX_QUEUE};
 
 use crate::event::{Ear, Kind};
@@ -51,6 +66,18 @@ pub struct Bulkhead(Arc<Core>);
 /// |---|---|---|
 /// | limit | none, required | a guessed size bites under load |
 /// | queue | none | a queue hides overload unless somebody thought about its wait |
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::Bulkhead;
+///
+/// let ms = Duration::from_millis;
+/// let reports = Bulkhead::builder("reports", 4).queue(16, ms(250)).build().unwrap();
+/// assert_eq!((reports.snapshot().limit, reports.snapshot().max_queue), (4, 16));
+/// // Zero never means unlimited.
+/// assert_eq!(Bulkhead::builder("reports", 0).build().unwrap_err().to_string(), "limit = 0 is refused; allowed: 1 to 65535");
+/// assert_eq!(Bulkhead::builder("reports", 4).queue(16, ms(0)).build().unwrap_err().field(), "wait");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct BulkheadBuilder {
@@ -96,7 +123,9 @@ pub struct BulkheadSnapshot {
 }
 
 impl BulkheadBuilder {
-    /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline.
+    /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline. As long as the wait you would
+    /// accept times the rate at which permits come free; longer only makes everybody late. `build` refuses a wait of zero
+    /// or above a day: nothing here waits for ever.
     pub fn queue(mut self, n: u32, wait: Duration) -> Self {
         self.queue = Some((n, wait));
         self
@@ -126,6 +155,7 @@ impl BulkheadBuilder {
             if wait.is_zero() {
                 return Err(ConfigError::new("wait", "0 s", "more than 0 s; without waiting use no queue"));
             }
+            ConfigError::check_time("wait", wait)?;
         }
         let runtime = self.runtime.clone().unwrap_or_else(Runtime::system);
         Ok(Bulkhead(Arc::new(Core::new(Parts {
@@ -154,7 +184,8 @@ fn check_queue(n: u32) -> Result<(), ConfigError> {
 }
 
 impl Bulkhead {
-    /// Starts a bulkhead named `name` with `limit` permits.
+    /// Starts a bulkhead named `name` with `limit` permits, 1 to 65,535. There is no default: a guessed size bites under
+    /// load.
     pub fn builder(name: impl Into<Arc<str>>, limit: u32) -> BulkheadBuilder {
         BulkheadBuilder { name: name.into(), limit, queue: None, runtime: None, listener: None }
     }
@@ -163,7 +194,7 @@ impl Bulkhead {
         &self.0
     }
 
-    /// A permit now or never.
+    /// A permit now or never: one compare-and-swap. Never overtakes those who wait.
     ///
     /// # Errors
     /// [`Reason::Full`] when none is free or somebody already waits.
@@ -191,6 +222,42 @@ impl Bulkhead {
         permit::Acquire::new(&self.0, cx).await
     }
 
+    /// As [`try_acquire`](Self::try_acquire), with a permit that may outlive the borrow.
+    ///
+    /// # Errors
+    /// As for [`try_acquire`](Self::try_acquire).
+    pub fn try_acquire_owned(&self) -> Result<OwnedPermit, Rejected> {
+        self.try_acquire().map(|permit| OwnedPermit::new(self.clone(), permit))
+    }
+
+    /// As [`acquire`](Self::acquire), with a permit that may outlive the borrow.
+    ///
+    /// # Errors
+    /// As for [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// As for [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, CallContext};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let uploads = Bulkhead::builder("uploads", 1).build().unwrap();
+    /// let permit = uploads.acquire_owned(&CallContext::new()).await.unwrap();
+    /// let task = tokio::spawn(async move {
+    ///     let _permit = permit; // held until the task ends
+    ///     "uploaded"
+    /// });
+    /// assert_eq!(uploads.snapshot().in_flight, 1);
+    /// assert_eq!(task.await.unwrap(), "uploaded");
+    /// assert_eq!(uploads.snapshot().in_flight, 0);
+    /// # });
+    /// ```
+    pub async fn acquire_owned(&self, cx: &CallContext) -> Result<OwnedPermit, Rejected> {
+        let permit = self.acquire(cx).await?;
+        Ok(OwnedPermit::new(self.clone(), permit))
+    }
+
     /// Runs the operation that `f` makes under a permit; `f` is not called without one.
     ///
     /// # Errors
@@ -198,6 +265,21 @@ impl Bulkhead {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the line or gives the permit back.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Bulkhead, CallContext};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let mail = Bulkhead::builder("mail", 1).queue(1, Duration::from_millis(5)).build().unwrap();
+    /// let held = mail.try_acquire().unwrap();
+    /// let cx = CallContext::new();
+    /// let waited = mail.call(&cx, || async { Ok::<_, std::io::Error>("sent") }).await.unwrap_err();
+    /// assert_eq!((waited.code(), waited.was_started()), ("waited", false));
+    /// drop(held);
+    /// assert_eq!(mail.call(&cx, || async { Ok::<_, std::io::Error>("sent") }).await.unwrap(), "sent");
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, cx: &CallContext, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         Fut: Future<Output = Result<T, E>>,
@@ -217,6 +299,18 @@ impl Bulkhead {
     ///
     /// # Errors
     /// [`ConfigError`] for 0 or a number beyond what it can count.
+    ///
+    /// ```
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let pool = Bulkhead::builder("pool", 2).build().unwrap();
+    /// let held = (pool.try_acquire().unwrap(), pool.try_acquire().unwrap());
+    /// pool.resize(1).unwrap();
+    /// drop(held.0);
+    /// assert!(pool.try_acquire().is_err()); // one is still inside, and there is room for one
+    /// drop(held.1);
+    /// assert!(pool.try_acquire().is_ok());
+    /// ```
     pub fn resize(&self, limit: u32) -> Result<(), ConfigError> {
         check_limit(limit)?;
         self.0.resize(limit);
@@ -227,6 +321,15 @@ impl Bulkhead {
     ///
     /// # Errors
     /// [`ConfigError`] for 0, a number beyond what it can count, or a bulkhead built without a queue.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let mail = Bulkhead::builder("mail", 1).queue(8, Duration::from_secs(1)).build().unwrap();
+    /// mail.resize_queue(32).unwrap();
+    /// assert_eq!(mail.snapshot().max_queue, 32);
+    /// ```
     pub fn resize_queue(&self, n: u32) -> Result<(), ConfigError> {
         check_queue(n)?;
         if self.0.wait.is_zero() {
@@ -298,7 +401,7 @@ impl Partitions {
         })
     }
 
-    /// Every partition, in the order of names.
+    /// Every partition, in the order of names: for a console, or for metrics.
     pub fn iter(&self) -> impl Iterator<Item = &Bulkhead> {
         self.0.values()
     }

@@ -8,11 +8,13 @@ use std::task::{Context, Poll};
 
 use mainstay_clock::{Deadline, Instant, Sleep};
 
+use super::Bulkhead;
 use super::core::{Core, Entry};
 use super::queue::Waiter;
 use crate::{CallContext, Priority, Reason, Rejected};
 
-/// One call's place in a bulkhead. Dropping it gives it back, to the first in line if somebody waits.
+/// One call's place in a bulkhead. Dropping it gives it back, to the first in line if somebody waits, also while a panic
+/// unwinds. It borrows its bulkhead: for a task take an [`OwnedPermit`].
 #[must_use = "a permit that is dropped at once bounds nothing"]
 pub struct Permit<'a> {
     core: &'a Core,
@@ -35,6 +37,34 @@ impl Drop for Permit<'_> {
 impl fmt::Debug for Permit<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Permit").field("bulkhead", &self.core.name).finish_non_exhaustive()
+    }
+}
+
+/// A [`Permit`] without a lifetime, at the price of a shared counter: for work that outlives its scope, such as a task
+/// or a streamed body. Dropping it gives it back.
+#[must_use = "a permit that is dropped at once bounds nothing"]
+pub struct OwnedPermit {
+    bulkhead: Bulkhead,
+    parity: u8,
+}
+
+impl OwnedPermit {
+    pub(super) fn new(bulkhead: Bulkhead, permit: Permit<'_>) -> Self {
+        let parity = permit.parity;
+        std::mem::forget(permit);
+        Self { bulkhead, parity }
+    }
+}
+
+impl Drop for OwnedPermit {
+    fn drop(&mut self) {
+        self.bulkhead.core().leave(self.parity);
+    }
+}
+
+impl fmt::Debug for OwnedPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnedPermit").field("bulkhead", &self.bulkhead.name()).finish_non_exhaustive()
     }
 }
 

@@ -7,11 +7,11 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_clock::backoff::Jitter;
 
-use super::spec::{BreakerSpec, BudgetUse, Idempotent, RetrySpec, Spec};
+use super::spec::{BreakerSpec, BudgetSpec, BudgetUse, BulkheadSpec, Idempotent, RetrySpec, Spec};
 use super::{FileError, Policies};
 use crate::breaker::HalfOpen;
 use crate::hedge::Hedge;
-use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter};
+use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter, SendRate};
 use crate::policy::{LimitSlot, PolicyBuilder};
 use crate::retry::RetryBuilder;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Policy, Retry};
@@ -25,14 +25,7 @@ pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc
     };
     let mut budgets = Budgets::new();
     for (name, spec) in &policies.budgets {
-        let mut builder = Budget::builder(name.as_str()).runtime(runtime);
-        if spec.ratio.is_some() || spec.floor.is_some() {
-            builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
-        }
-        if let Some(credit) = spec.credit {
-            builder = builder.credit(credit);
-        }
-        budgets.insert(name.clone(), builder.build().map_err(named(name))?);
+        budgets.insert(name.clone(), budget(name, spec, runtime).map_err(named(name))?);
     }
     let mut built = BTreeMap::new();
     for (name, spec) in &policies.targets {
@@ -40,6 +33,26 @@ pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc
         built.insert(Arc::from(name.as_str()), policy);
     }
     Ok(built)
+}
+
+fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, ConfigError> {
+    let mut builder = Budget::builder(name).runtime(runtime);
+    if let Some(preset) = &spec.preset {
+        if spec.ratio.is_some() || spec.floor.is_some() || spec.credit.is_some() {
+            return Err(ConfigError::new("preset", preset, "no other key beside it"));
+        }
+        builder = match preset.as_str() {
+            "aws" => builder.aws(),
+            "aws_legacy" => builder.aws_legacy(),
+            "finagle" => builder.finagle(),
+            other => return Err(ConfigError::new("preset", other, "aws, aws_legacy or finagle")),
+        };
+        return builder.build();
+    }
+    if spec.ratio.is_some() || spec.floor.is_some() {
+        builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
+    }
+    set(builder, spec.credit, |b, credit| b.credit(credit)).build()
 }
 
 fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Result<Policy, ConfigError> {
@@ -66,15 +79,10 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
         policy = policy.breaker(&breaker(name, breaker_spec, spec.attempt_timeout, runtime)?);
     }
     if let Some(spec) = &spec.bulkhead {
-        let limit =
-            spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
-        let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
-        if let Some(queue) = spec.queue.filter(|n| *n > 0) {
-            let wait =
-                spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
-            builder = builder.queue(queue, wait);
-        }
-        policy = policy.bulkhead(&builder.build()?);
+        policy = policy.bulkhead(&bulkhead(name, spec, runtime)?);
+    }
+    if let Some(spec) = &spec.attempt_bulkhead {
+        policy = policy.attempt_bulkhead(&bulkhead(&format!("{name} attempts"), spec, runtime)?);
     }
     if let Some(spec) = &spec.hedge {
         let mut builder = match (spec.percentile, spec.after) {
@@ -88,6 +96,18 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
     limits(policy, name, spec, runtime)?.build()
 }
 
+fn bulkhead(name: &str, spec: &BulkheadSpec, runtime: &Runtime) -> Result<Bulkhead, ConfigError> {
+    let limit =
+        spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
+    let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
+    if let Some(queue) = spec.queue.filter(|n| *n > 0) {
+        let wait =
+            spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
+        builder = builder.queue(queue, wait);
+    }
+    builder.build()
+}
+
 fn set<B, V>(builder: B, value: Option<V>, f: impl FnOnce(B, V) -> B) -> B {
     match value {
         Some(value) => f(builder, value),
@@ -97,11 +117,23 @@ fn set<B, V>(builder: B, value: Option<V>, f: impl FnOnce(B, V) -> B) -> B {
 
 fn retry(spec: &RetrySpec) -> Result<Retry, ConfigError> {
     let (base, cap) = spec.delays();
-    let mut builder = match spec.growth.as_deref() {
-        None | Some("exponential") => Retry::exponential(base, cap),
-        Some("linear") => Retry::linear(base, cap),
-        Some("constant") => Retry::constant(base),
-        Some(other) => return Err(ConfigError::new("growth", other, "exponential, linear or constant")),
+    let own = spec.base.is_some() || spec.cap.is_some() || spec.growth.is_some();
+    let mut builder = match (spec.preset.as_deref(), spec.growth.as_deref()) {
+        (Some("aws"), _) if !own => Retry::aws(),
+        (Some("aws"), _) => {
+            return Err(ConfigError::new(
+                "preset",
+                "aws",
+                "no base, cap or growth beside it: it has its own",
+            ));
+        }
+        (Some(other), _) => return Err(ConfigError::new("preset", other, "aws")),
+        (None, None | Some("exponential")) => Retry::exponential(base, cap),
+        (None, Some("linear")) => Retry::linear(base, cap),
+        (None, Some("constant")) => Retry::constant(base),
+        (None, Some(other)) => {
+            return Err(ConfigError::new("growth", other, "exponential, linear or constant"));
+        }
     };
     if let Some(jitter) = &spec.jitter {
         builder = builder.jitter(match jitter.as_str() {
@@ -157,7 +189,13 @@ fn breaker(
     builder = builder.growing_open(base, spec.open_growth.unwrap_or(2.0), cap);
     builder = set(builder, spec.jitter, |b, share| b.jitter(share));
     let permits = spec.permits.unwrap_or(3);
-    builder = builder.half_open(HalfOpen::permits(permits).required(spec.required.unwrap_or(permits)));
+    builder = builder.half_open(match (spec.ramp, spec.required) {
+        (Some(_), Some(required)) => {
+            return Err(ConfigError::new("required", required, "nothing together with ramp: stages decide"));
+        }
+        (Some(stage), None) => HalfOpen::progressive(permits, stage),
+        (None, required) => HalfOpen::permits(permits).required(required.unwrap_or(permits)),
+    });
     builder = set(builder, spec.probe_lease, |b, lease| b.probe_lease(lease));
     set(builder, attempt_timeout, |b, d| b.attempt_timeout(d)).build()
 }
@@ -186,6 +224,10 @@ fn limits(
         builder = set(builder, spec.min, |b, n| b.min(n));
         let limiter = set(builder, spec.max, |b, n| b.max(n)).build()?;
         policy = policy.limit(LimitSlot::Adaptive, Arc::new(limiter));
+    }
+    if let Some(longest) = spec.send_rate {
+        let builder = SendRate::builder(name).runtime(runtime);
+        policy = policy.send_rate(&set(builder, longest, |b, d| b.longest_wait(d)).build()?);
     }
     if let Some(spec) = &spec.throttle {
         let mut builder = ClientThrottle::builder(name).runtime(runtime);

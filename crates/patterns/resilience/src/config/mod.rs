@@ -4,6 +4,27 @@
 //! `retry = false`. Unknown keys are refused with the nearest known one. [`Policies::lint`] names the ten
 //! mis-compositions; [`Policies::build`] refuses a file that has any.
 //!
+//! Keys of `[defaults]` and `[targets.NAME]`; what is not set has the default of the builder named:
+//!
+//! | key | value | builder |
+//! |---|---|---|
+//! | `deadline`, `attempt_timeout` | duration | [`PolicyBuilder`](crate::policy::PolicyBuilder) |
+//! | `idempotent` | `"always"`, `"per_call"` or `"never"` (default) | the same |
+//! | `budget` | `"own"` (default), `"none"` or a name of `[budgets]` | the same |
+//! | `retry` | `attempts base cap growth jitter max_retry_after min_attempt_time on preset total_time`; the preset is `aws` | [`RetryBuilder`](crate::retry::RetryBuilder) |
+//! | `breaker` | `window`, `count` or `consecutive`; `failure_rate jitter min_calls open_cap open_for open_growth permits probe_lease ramp required slow_after slow_rate` | [`BreakerBuilder`](crate::breaker::BreakerBuilder) |
+//! | `bulkhead`, `attempt_bulkhead` | `limit queue wait` | [`BulkheadBuilder`](crate::bulkhead::BulkheadBuilder) |
+//! | `hedge` | `percentile` or `after`, or both; `window` | [`HedgeBuilder`](crate::hedge::HedgeBuilder) |
+//! | `rate` | `cells per burst` | [`RateBuilder`](crate::limit::RateBuilder) |
+//! | `adaptive` | `algorithm initial min max` | [`AdaptiveBuilder`](crate::limit::AdaptiveBuilder) |
+//! | `throttle` | `k window trickle` | [`ThrottleBuilder`](crate::limit::ThrottleBuilder) |
+//! | `send_rate` | `longest_wait`; an empty table switches it on | [`SendBuilder`](crate::limit::SendBuilder) |
+//!
+//! `[budgets.NAME]` has `ratio`, `floor` and `credit`, or `preset` (`aws`, `aws_legacy`, `finagle`), of
+//! [`BudgetBuilder`](crate::budget::BudgetBuilder). Three keys only
+//! inform the linter: `within` (the target around this one), `expected_rate` (calls per second) and `order` (how a
+//! hand-made stack is layered, outermost first).
+//!
 //! ```
 //! use mainstay_clock::Runtime;
 //! use mainstay_resilience::config::Policies;
@@ -118,7 +139,17 @@ impl std::error::Error for FileError {
 }
 
 impl Policies {
-    /// Reads a file. Does not look at how the settings fit together: see [`lint`](Policies::lint).
+    /// Reads a file. Does not look at how the settings fit together: see [`lint`](Policies::lint). Nothing is built, so a
+    /// running service may read a new file and keep its policies when this one is refused.
+    ///
+    /// ```
+    /// use mainstay_resilience::config::{FileError, Policies};
+    ///
+    /// let refused = Policies::from_toml("[targets.shop.retry]\nattempt = 3\n").unwrap_err();
+    /// assert_eq!(refused.to_string(), "unknown key `targets.shop.retry.attempt`; did you mean `attempts`?");
+    /// let refused = Policies::from_toml("[targets.shop]\ndeadline = \"2 parsecs\"\n").unwrap_err();
+    /// assert!(matches!(refused, FileError::Value { path, .. } if path == "targets.shop.deadline"));
+    /// ```
     ///
     /// # Errors
     /// [`FileError`]: not TOML, an unknown key with a suggestion, or a value of the wrong type.
@@ -126,18 +157,29 @@ impl Policies {
         read::file(text)
     }
 
-    /// The names of the targets.
+    /// The names of the targets, in order.
     pub fn targets(&self) -> impl Iterator<Item = &str> {
         self.targets.keys().map(String::as_str)
     }
 
-    /// The mis-compositions of the file, by target and rule.
+    /// The mis-compositions of the file, by target and rule; empty when [`build`](Policies::build) would not refuse it for
+    /// one.
+    ///
+    /// ```
+    /// use mainstay_resilience::config::Policies;
+    /// use mainstay_resilience::lint::Rule;
+    ///
+    /// let policies = Policies::from_toml("[targets.shop]\nretry = {}\n").unwrap();
+    /// let found = policies.lint();
+    /// assert_eq!((found.len(), found[0].rule(), found[0].target()), (1, Rule::M7, "shop"));
+    /// ```
     #[must_use]
     pub fn lint(&self) -> Vec<Finding> {
         check::all(self)
     }
 
-    /// Builds one policy per target. All or nothing.
+    /// Builds one policy per target. All or nothing. Policies of two calls share nothing, not even a named budget: keep
+    /// what you built.
     ///
     /// # Errors
     /// [`FileError::Lint`] if anything is found, [`FileError::Config`] for a refused setting.

@@ -15,6 +15,7 @@ use crate::lint::Layer;
 const TOP: &[&str] = &["budgets", "defaults", "targets"];
 const TARGET: &[&str] = &[
     "adaptive",
+    "attempt_bulkhead",
     "attempt_timeout",
     "breaker",
     "budget",
@@ -26,10 +27,11 @@ const TARGET: &[&str] = &[
     "order",
     "rate",
     "retry",
+    "send_rate",
     "throttle",
     "within",
 ];
-const BUDGET: &[&str] = &["credit", "floor", "ratio"];
+const BUDGET: &[&str] = &["credit", "floor", "preset", "ratio"];
 const RETRY: &[&str] = &[
     "attempts",
     "base",
@@ -39,6 +41,7 @@ const RETRY: &[&str] = &[
     "max_retry_after",
     "min_attempt_time",
     "on",
+    "preset",
     "total_time",
 ];
 const BREAKER: &[&str] = &[
@@ -52,6 +55,7 @@ const BREAKER: &[&str] = &[
     "open_growth",
     "permits",
     "probe_lease",
+    "ramp",
     "required",
     "slow_after",
     "slow_rate",
@@ -61,15 +65,18 @@ const BULKHEAD: &[&str] = &["limit", "queue", "wait"];
 const HEDGE: &[&str] = &["after", "percentile", "window"];
 const RATE: &[&str] = &["burst", "cells", "per"];
 const ADAPTIVE: &[&str] = &["algorithm", "initial", "max", "min"];
+const SEND_RATE: &[&str] = &["longest_wait"];
 const THROTTLE: &[&str] = &["k", "trickle", "window"];
 /// The slots that are tables of their own, and their keys.
 const SLOTS: &[(&str, &[&str])] = &[
     ("adaptive", ADAPTIVE),
+    ("attempt_bulkhead", BULKHEAD),
     ("breaker", BREAKER),
     ("bulkhead", BULKHEAD),
     ("hedge", HEDGE),
     ("rate", RATE),
     ("retry", RETRY),
+    ("send_rate", SEND_RATE),
     ("throttle", THROTTLE),
 ];
 /// Least similarity of a suggestion: below it the nearest key is no help.
@@ -89,6 +96,7 @@ pub(super) fn file(text: &str) -> Result<Policies, FileError> {
             ratio: view.number("ratio")?,
             floor: view.number("floor")?,
             credit: view.time("credit")?,
+            preset: view.text("preset")?,
         };
         policies.budgets.insert(name.clone(), budget);
     }
@@ -233,6 +241,8 @@ fn target(path: &str, table: &Table, budgets: &BTreeMap<String, BudgetSpec>) -> 
         retry: view.slot("retry")?.map(|v| retry(&v)).transpose()?,
         breaker: view.slot("breaker")?.map(|v| breaker(&v)).transpose()?,
         bulkhead: view.slot("bulkhead")?.map(|v| bulkhead(&v)).transpose()?,
+        attempt_bulkhead: view.slot("attempt_bulkhead")?.map(|v| bulkhead(&v)).transpose()?,
+        send_rate: view.slot("send_rate")?.map(|v| v.time("longest_wait")).transpose()?,
         hedge: view.slot("hedge")?.map(|v| hedge(&v)).transpose()?,
         rate: view.slot("rate")?.map(|v| rate(&v)).transpose()?,
         adaptive: view.slot("adaptive")?.map(|v| adaptive(&v)).transpose()?,
@@ -261,6 +271,7 @@ fn retry(view: &View<'_>) -> Result<RetrySpec, FileError> {
         max_retry_after: view.time("max_retry_after")?,
         min_attempt_time: view.time("min_attempt_time")?,
         on: view.texts("on")?,
+        preset: view.text("preset")?,
     })
 }
 
@@ -280,6 +291,7 @@ fn breaker(view: &View<'_>) -> Result<BreakerSpec, FileError> {
         permits: view.count("permits")?,
         required: view.count("required")?,
         probe_lease: view.time("probe_lease")?,
+        ramp: view.time("ramp")?,
     })
 }
 

@@ -27,6 +27,7 @@ pub(super) struct BudgetSpec {
     pub(super) ratio: Option<f64>,
     pub(super) floor: Option<f64>,
     pub(super) credit: Option<Duration>,
+    pub(super) preset: Option<String>,
 }
 
 /// One target, with the defaults already merged in.
@@ -45,6 +46,9 @@ pub(super) struct Spec {
     pub(super) retry: Option<RetrySpec>,
     pub(super) breaker: Option<BreakerSpec>,
     pub(super) bulkhead: Option<BulkheadSpec>,
+    pub(super) attempt_bulkhead: Option<BulkheadSpec>,
+    /// The longest wait, if it is set.
+    pub(super) send_rate: Option<Option<Duration>>,
     pub(super) hedge: Option<HedgeSpec>,
     pub(super) rate: Option<RateSpec>,
     pub(super) adaptive: Option<AdaptiveSpec>,
@@ -62,6 +66,7 @@ pub(super) struct RetrySpec {
     pub(super) max_retry_after: Option<Duration>,
     pub(super) min_attempt_time: Option<Duration>,
     pub(super) on: Option<Vec<String>>,
+    pub(super) preset: Option<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -80,6 +85,8 @@ pub(super) struct BreakerSpec {
     pub(super) permits: Option<u32>,
     pub(super) required: Option<u32>,
     pub(super) probe_lease: Option<Duration>,
+    /// Least time of a stage of a progressive half-open.
+    pub(super) ramp: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Default)]

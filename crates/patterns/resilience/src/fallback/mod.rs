@@ -70,6 +70,22 @@ impl Fallback {
     ///
     /// # Errors
     /// [`ConfigError`] for an empty name.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::fallback::{Fallback, When};
+    /// use mainstay_resilience::{CallContext, CallError, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("prices").build().unwrap();
+    /// let refused_only = Fallback::when("cached prices", When::Refused).unwrap();
+    /// let cx = CallContext::new();
+    /// let live = policy.call(&cx, |_| async { Err::<u32, _>(Error::from(ErrorKind::TimedOut)) });
+    /// let failed = refused_only.call(live, |_: &CallError<Error>| async { Ok(42) }).await.unwrap_err();
+    /// assert!(failed.fallback().is_none()); // the operation was started: no second answer here
+    /// assert_eq!(refused_only.used(), 0);
+    /// # });
+    /// ```
     pub fn when(name: impl Into<Arc<str>>, when: When) -> Result<Self, ConfigError> {
         let name = name.into();
         if name.is_empty() {
@@ -84,7 +100,7 @@ impl Fallback {
         &self.0.name
     }
 
-    /// How many calls it answered or tried to.
+    /// How many calls it answered or tried to. Worth an alert: a fallback that always answers is an outage nobody sees.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.0.used.load(Ordering::Relaxed)
@@ -96,7 +112,8 @@ impl Fallback {
         self.0.failed.load(Ordering::Relaxed)
     }
 
-    /// Awaits `call`; if it fails in a way that counts, awaits what `with` makes of the error.
+    /// Awaits `call`; if it fails in a way that counts, awaits what `with` makes of the error. `with` is not called
+    /// otherwise, so it may be expensive.
     ///
     /// # Errors
     /// [`FallbackError`] with the error of the call and, if the fallback ran, its own.

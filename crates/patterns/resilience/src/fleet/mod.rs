@@ -9,6 +9,15 @@
 //! The call path never waits for the network: it reads what the fleet's task last concluded. Losing the
 //! transport changes nothing; after three periods the reports of the others have expired and every breaker
 //! is as if it were alone.
+//!
+//! | conclusion | from | effect |
+//! |---|---|---|
+//! | failing | a peer's open breaker, or half of at least 3 calls of its last period failed | counts towards the quorum |
+//! | armed | failing peers are at least the quorum's share of those with evidence, and at least its number | thresholds halved for three periods |
+//! | share of probes | the permits, dealt to all nodes whose breakers are open: fewest failed rounds first | the gate lets so many pass |
+//!
+//! The order in which nodes probe is by rounds and then by a hash of node and dependency: the same on every machine, and
+//! another one for every dependency.
 
 mod state;
 mod transport;
@@ -95,6 +104,13 @@ struct Watched {
 }
 
 /// Settings of a [`Fleet`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | period | 1 s | a second of delay against a few hundred bytes per node |
+/// | quorum | half of the peers with evidence, at least 2 | one broken network card is no quorum |
+/// | probes | 3, all nodes together | what a single breaker would send |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FleetBuilder {
@@ -106,7 +122,8 @@ pub struct FleetBuilder {
 }
 
 impl Fleet {
-    /// The part of the node named `node`; the name must be unique in the fleet.
+    /// The part of the node named `node`; the name must be unique in the fleet, or two nodes overwrite each other's
+    /// reports.
     pub fn builder(node: impl Into<Arc<str>>, transport: Arc<dyn Transport>) -> FleetBuilder {
         FleetBuilder {
             node: node.into(),
@@ -117,7 +134,8 @@ impl Fleet {
         }
     }
 
-    /// The gate to build breakers with; without it their probes are not rationed.
+    /// The gate to build breakers with ([`probe_gate`](crate::breaker::BreakerBuilder::probe_gate)); without it their
+    /// probes are not rationed. It does not keep the fleet alive.
     #[must_use]
     pub fn gate(&self) -> Arc<dyn ProbeGate> {
         Arc::new(Gate(Arc::downgrade(&self.0)))
@@ -302,7 +320,7 @@ impl fmt::Debug for Fleet {
 }
 
 impl FleetBuilder {
-    /// How often this node publishes; it reads its peers four times as often.
+    /// How often this node publishes; it reads its peers four times as often. 10 ms to 1 min; reports expire after three.
     pub fn period(mut self, period: Duration) -> Self {
         self.period = period;
         self
@@ -314,7 +332,7 @@ impl FleetBuilder {
         self
     }
 
-    /// Probes in flight to one dependency, all nodes together.
+    /// Probes in flight to one dependency, all nodes together, at least 1. As exact as the reports are fresh.
     pub fn probes(mut self, permits: u32) -> Self {
         self.settings.permits = permits;
         self

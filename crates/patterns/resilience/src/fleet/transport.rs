@@ -33,7 +33,8 @@ impl PeerReport {
 ///
 /// Neither method may block for long: they are called from the fleet's own task, never on the path of a call.
 /// A transport that loses, delays or repeats reports only makes the fleet's advice older; one that is gone
-/// leaves every breaker to itself.
+/// leaves every breaker to itself. Reports are small (some tens of bytes per breaker) and only the last one of a peer
+/// counts, so a transport may drop all others.
 pub trait Transport: Send + Sync + fmt::Debug {
     /// Makes `bytes` the last report of this node, best effort.
     fn publish(&self, bytes: &[u8]);

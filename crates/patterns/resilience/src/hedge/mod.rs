@@ -5,6 +5,14 @@
 //! hedge at once, and when both fail the primary's error is returned. Only operations that are declared
 //! idempotent are hedged, and every hedge costs one from the budget.
 //!
+//! | what happens | then |
+//! |---|---|
+//! | the first attempt ends before the delay | nothing was spent, no timer was armed before its first `Pending` |
+//! | it is still running at the delay | budget, breaker and attempt bulkhead are asked; if all agree, a second one starts |
+//! | it fails early, in a way to retry | the same at once |
+//! | one of both succeeds | that is the result; the other is dropped and counts as abandoned |
+//! | both fail | the first one's error is the result, and the retry decides about the next round |
+//!
 //! Source of the idea and of the percentile: Dean and Barroso, "The Tail at Scale" (2013).
 
 mod state;
@@ -17,6 +25,7 @@ use std::time::Duration;
 use mainstay_clock::Instant;
 
 use crate::ConfigError;
+use crate::error::MAX_TIME;
 use crate::policy::seam::HedgePlan;
 use crate::sync::Mutex;
 use state::Latencies;
@@ -68,6 +77,20 @@ const SAMPLES: u64 = 100;
 const REFRESH: u64 = 100_000_000;
 
 /// Settings of a [`Hedge`].
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::hedge::Hedge;
+///
+/// let hedge = Hedge::at_percentile(0.95)
+///     .initially(Duration::from_millis(80))
+///     .at_least(Duration::from_millis(5))
+///     .window(Duration::from_secs(60))
+///     .build()
+///     .unwrap();
+/// assert_eq!(hedge.delay(), Some(Duration::from_millis(80))); // no samples yet
+/// assert_eq!(Hedge::at_percentile(1.0).build().unwrap_err().field(), "percentile");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct HedgeBuilder {
@@ -78,7 +101,7 @@ pub struct HedgeBuilder {
 }
 
 impl Hedge {
-    /// After a fixed delay.
+    /// After a fixed delay: the same for every call, whatever the service does. For services whose latency you know.
     pub fn after(delay: Duration) -> HedgeBuilder {
         HedgeBuilder {
             percentile: None,
@@ -88,7 +111,8 @@ impl Hedge {
         }
     }
 
-    /// After the time that a share `p` of the successes does not exceed; 0.95 adds at most 5 % of load.
+    /// After the time that a share `p` of the successes does not exceed; 0.95 adds at most 5 % of load. Follows the
+    /// service: it is computed from the successes of the window, at most every 100 ms.
     pub fn at_percentile(p: f64) -> HedgeBuilder {
         HedgeBuilder {
             percentile: Some(p),
@@ -98,13 +122,14 @@ impl Hedge {
         }
     }
 
-    /// For the slot of a policy. Policies that share a plan share its latencies.
+    /// For the slot of a policy. Policies that share a plan share its latencies, so share one only among policies that
+    /// call the same dependency for the same kind of answer.
     #[must_use]
     pub fn plan(&self) -> Arc<dyn HedgePlan> {
         Arc::<Inner>::clone(&self.0)
     }
 
-    /// The delay now; `None`: no hedge.
+    /// The delay now; `None`: no hedge, because there are too few samples and no [`initially`](HedgeBuilder::initially).
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {
         self.0.current()
@@ -169,19 +194,20 @@ impl fmt::Debug for Hedge {
 }
 
 impl HedgeBuilder {
-    /// The delay until 100 successes have been seen.
+    /// The delay until 100 successes have been seen. Without it nothing is hedged before that.
     pub fn initially(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// No percentile below this counts: hedging faster than the network is noise.
+    /// No percentile below this counts: hedging faster than the network is noise. Default 2 ms, twice the tick by which
+    /// latencies are measured.
     pub fn at_least(mut self, delay: Duration) -> Self {
         self.least = delay;
         self
     }
 
-    /// How far back successes count.
+    /// How far back successes count, in four slices. Default 30 s: a shift of the latency is followed within a minute.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
@@ -190,17 +216,18 @@ impl HedgeBuilder {
     /// The hedge.
     ///
     /// # Errors
-    /// [`ConfigError`] for a delay of zero or above a day, a percentile outside `[0.5, 0.999]`, a window
+    /// [`ConfigError`] for a delay of zero or above a day, a least one above a day, a percentile outside `[0.5, 0.999]`, a window
     /// outside 1 s to 1 day.
     pub fn build(self) -> Result<Hedge, ConfigError> {
-        const DAY: Duration = Duration::from_secs(86_400);
-        if let Some(delay) = self.delay.filter(|d| d.is_zero() || *d > DAY) {
-            return Err(ConfigError::new("delay", format!("{delay:?}"), "above 0 to 1day"));
+        self.delay.map_or(Ok(()), |d| ConfigError::check_time("delay", d))?;
+        if self.least > MAX_TIME {
+            let allowed = format!("at most {MAX_TIME:?}");
+            return Err(ConfigError::new("at_least", format!("{:?}", self.least), allowed));
         }
         if let Some(p) = self.percentile.filter(|p| !(0.5..=0.999).contains(p)) {
             return Err(ConfigError::new("percentile", p, "a number in [0.5, 0.999]"));
         }
-        if self.window < Duration::from_secs(1) || self.window > DAY {
+        if self.window < Duration::from_secs(1) || self.window > MAX_TIME {
             return Err(ConfigError::new("window", format!("{:?}", self.window), "1s to 1day"));
         }
         let initial = self.delay.map_or(0, |d| u64::try_from(d.as_nanos()).unwrap_or(u64::MAX));

@@ -1,4 +1,6 @@
 //! Leaves out the endpoints that fail while the others work.
+//!
+//! Source: the outlier detection of Envoy, its two rules (failures in a row, success rate) and its defaults.
 
 mod state;
 
@@ -10,6 +12,7 @@ use mainstay_clock::{Clock, Instant, Runtime, SystemClock};
 
 pub use state::Cause;
 
+use crate::error::MAX_TIME;
 use crate::sync::Mutex;
 use crate::{ConfigError, Reason, Rejected, Verdict};
 use state::{Settings, State};
@@ -75,6 +78,34 @@ impl Ejection {
 }
 
 /// Settings of an [`OutlierDetector`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | consecutive | 5 | one failure is an accident |
+/// | interval | 10 s | success rates of less time are noise |
+/// | ejection | 30 s, times the number of ejections in a row, at most 300 s | back by itself; longer away if it must |
+/// | max share | 0.1, at least one endpoint, never the last | a failure of all is no matter of endpoints |
+/// | deviations | 1.9 | Envoy's factor |
+/// | minimum | 5 endpoints, 100 requests each | a deviation of a few numbers says nothing |
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::outlier::OutlierDetector;
+///
+/// let secs = Duration::from_secs;
+/// let detector = OutlierDetector::builder("search")
+///     .endpoints(["a:80", "b:80", "c:80", "d:80"])
+///     .consecutive(3)
+///     .ejection(secs(5), secs(60))
+///     .max_share(0.5)
+///     .without_success_rate()
+///     .build()
+///     .unwrap();
+/// assert_eq!(detector.available().len(), 4);
+/// let refused = OutlierDetector::builder("search").ejection(secs(60), secs(5)).build().unwrap_err();
+/// assert_eq!(refused.field(), "ejection");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct OutlierBuilder {
@@ -85,7 +116,7 @@ pub struct OutlierBuilder {
 }
 
 impl OutlierDetector {
-    /// A detector named `name`.
+    /// Starts a detector named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> OutlierBuilder {
         OutlierBuilder {
             name: name.into(),
@@ -111,18 +142,29 @@ impl OutlierDetector {
         &self.0.name
     }
 
-    /// Watches one more endpoint; returns whether it is new.
+    /// Watches one more endpoint, with a clean slate; returns whether it is new.
     pub fn add(&self, endpoint: impl Into<Arc<str>>) -> bool {
         self.0.state.lock().add(endpoint.into())
     }
 
-    /// Forgets an endpoint; returns whether it was known.
+    /// Forgets an endpoint; returns whether it was known. Results of its calls that are under way count as nothing.
     pub fn remove(&self, endpoint: &str) -> bool {
         self.0.state.lock().remove(endpoint)
     }
 
     /// Counts how a call to `endpoint` ended; [`Verdict::Ignore`] counts as nothing. Returns why the endpoint
     /// was ejected by this result, if it was.
+    ///
+    /// ```
+    /// use mainstay_resilience::Verdict;
+    /// use mainstay_resilience::outlier::{Cause, OutlierDetector};
+    ///
+    /// let hosts = OutlierDetector::builder("search").endpoints(["a", "b"]).consecutive(2).build().unwrap();
+    /// assert_eq!(hosts.record("b", Verdict::RETRYABLE), None);
+    /// assert_eq!(hosts.record("b", Verdict::Ignore), None); // says nothing, also not "well"
+    /// assert_eq!(hosts.record("b", Verdict::RETRYABLE), Some(Cause::Consecutive));
+    /// assert_eq!(hosts.ejections()[0].endpoint(), "b");
+    /// ```
     pub fn record(&self, endpoint: &str, verdict: Verdict) -> Option<Cause> {
         if verdict == Verdict::Ignore {
             return None;
@@ -155,10 +197,11 @@ impl OutlierDetector {
         ejected.into_iter().map(public).collect()
     }
 
-    /// The next available endpoint in turn.
+    /// The next available endpoint in turn: a balancer for those who have none. Others ask
+    /// [`is_available`](Self::is_available).
     ///
     /// # Errors
-    /// [`Rejected`] with [`Reason::Open`] when no endpoint is known.
+    /// [`Rejected`] with [`Reason::Open`] when no endpoint is known. Known ones are never all ejected.
     pub fn pick(&self) -> Result<Arc<str>, Rejected> {
         let available = self.available();
         let turn = self.0.turn.fetch_add(1, crate::sync::Ordering::Relaxed);
@@ -232,18 +275,16 @@ impl OutlierBuilder {
     /// The detector.
     ///
     /// # Errors
-    /// [`ConfigError`] for zeros, a base above its cap, a share outside `(0, 1]`, deviations outside `(0, 10]`.
+    /// [`ConfigError`] for zeros, times above a day, a base above its cap, a share outside `(0, 1]`, deviations outside `(0, 10]`.
     pub fn build(self) -> Result<OutlierDetector, ConfigError> {
         let s = &self.settings;
         if s.consecutive == 0 {
             return Err(ConfigError::new("consecutive", 0, "at least 1"));
         }
-        if s.interval.is_zero() {
-            return Err(ConfigError::new("interval", "0s", "above 0"));
-        }
-        if s.base.is_zero() || s.base > s.cap {
+        ConfigError::check_time("interval", s.interval)?;
+        if s.base.is_zero() || s.base > s.cap || s.cap > MAX_TIME {
             let given = format!("{:?} to {:?}", s.base, s.cap);
-            return Err(ConfigError::new("ejection", given, "0 < base <= cap"));
+            return Err(ConfigError::new("ejection", given, format!("0 < base <= cap <= {MAX_TIME:?}")));
         }
         if !(s.max_share > 0.0 && s.max_share <= 1.0) {
             return Err(ConfigError::new("max_share", s.max_share, "a number in (0, 1]"));

@@ -8,6 +8,30 @@ use super::Core;
 use crate::CallContext;
 
 /// What an operation is told about the attempt it runs in. Copy it into the future.
+///
+/// Whatever goes to another layer goes through [`nest`](Attempt::nest), whatever goes to another machine through
+/// [`wire::headers`](crate::timeout::wire::headers).
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, Policy};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let policy = Policy::builder("shop").attempt_timeout(Duration::from_millis(100)).build().unwrap();
+/// let cx = CallContext::new().with_key("order-17");
+/// let seen = policy
+///     .call(&cx, |attempt| async move {
+///         let below = attempt.nest();
+///         assert_eq!((below.depth(), below.key()), (1, Some("order-17")));
+///         assert_eq!(below.deadline(), attempt.deadline());
+///         Ok::<_, std::io::Error>((attempt.number(), attempt.is_hedge(), attempt.remaining()))
+///     })
+///     .await
+///     .unwrap();
+/// assert_eq!((seen.0, seen.1), (1, false));
+/// assert!(seen.2.unwrap() <= Duration::from_millis(100));
+/// # });
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Attempt<'a> {
     pub(crate) head: Head,

@@ -8,12 +8,28 @@ use mainstay_clock::Runtime;
 use super::stats::Stats;
 use super::{Core, HedgePlan, LimitSlot, Limiter, Policy, Repeat};
 use crate::event::{Ear, Kind};
+use crate::limit::SendRate;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Retry};
 
-/// Longest deadline and attempt timeout: beyond a day somebody meant another unit.
-const MAX_TIME: Duration = Duration::from_secs(86_400);
-
-/// Fills the slots of a [`Policy`]. One slot per kind; the order is not an input.
+/// Fills the slots of a [`Policy`]. One slot per kind; the order is not an input, and filling a slot twice keeps the
+/// later content.
+///
+/// # Defaults
+/// | slot | default | why |
+/// |---|---|---|
+/// | deadline, attempt timeout | none | only you know what the caller waits, and the observed 99.9th percentile |
+/// | limits, bulkheads, send rate, hedge, breaker | none | each guards against something; take what you need |
+/// | retry | none: one attempt | a repeated operation must be declared harmless first |
+/// | budget | [`Budget::builder`]'s rule as soon as something can be repeated | without one an overload feeds itself |
+/// | idempotence | undeclared: together with a retry or hedge `build` refuses | an error is no proof of no effect |
+///
+/// ```
+/// use mainstay_resilience::{Policy, Retry};
+///
+/// let retry = Retry::standard().build().unwrap();
+/// let refused = Policy::builder("payments").retry(retry).build().unwrap_err();
+/// assert_eq!((refused.field(), refused.value()), ("idempotent", "undeclared"));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct PolicyBuilder {
@@ -26,6 +42,8 @@ pub struct PolicyBuilder {
     repeat: Repeat,
     budget: BudgetSlot,
     hedge: Option<Arc<dyn HedgePlan>>,
+    send_rate: Option<SendRate>,
+    attempt_bulkhead: Option<Bulkhead>,
     breaker: Option<Breaker>,
     attempt_timeout: Option<Duration>,
     listener: Option<Arc<dyn Listener>>,
@@ -50,51 +68,64 @@ impl PolicyBuilder {
             repeat: Repeat::Undeclared,
             budget: BudgetSlot::Default,
             hedge: None,
+            send_rate: None,
+            attempt_bulkhead: None,
             breaker: None,
             attempt_timeout: None,
             listener: None,
         }
     }
 
-    /// Clock and randomness. Default: the system's.
+    /// Clock and randomness of the policy and of its default budget. Default: the system's. Give the parts that are
+    /// built apart (breaker, bulkhead, budget) the same one.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.runtime = Some(runtime.clone());
         self
     }
 
     /// Bounds the whole call: queueing, attempts, backoff and hedges. The earlier of this and the context's
-    /// deadline holds.
+    /// deadline holds, and travels on through [`Attempt::nest`](crate::Attempt::nest) and
+    /// [`wire`](crate::timeout::wire). Read from the tick of about 1 ms when the call begins.
+    ///
+    /// `build` refuses zero and more than a day, and a retry whose first delay or whose attempts leave no time for a
+    /// second attempt.
     pub fn deadline(mut self, d: Duration) -> Self {
         self.deadline = Some(d);
         self
     }
 
-    /// Fills a limit slot.
+    /// Fills a limit slot: a [`RateLimiter`](crate::limit::RateLimiter), an
+    /// [`AdaptiveLimiter`](crate::limit::AdaptiveLimiter), a [`ClientThrottle`](crate::limit::ClientThrottle), a
+    /// [`Shedder`](crate::limit::Shedder) or
+    /// something of your own. Asked once per call, before the bulkhead: what is refused must not wait first.
     pub fn limit(mut self, slot: LimitSlot, limiter: Arc<dyn Limiter>) -> Self {
         self.limits[slot.index()] = Some(limiter);
         self
     }
 
-    /// Bounds logical calls in flight; the permit is held during backoff.
+    /// Bounds logical calls in flight; the permit is held during backoff, or a storm of retries would queue anew with
+    /// each attempt. For a pool of connections see [`attempt_bulkhead`](Self::attempt_bulkhead).
     pub fn bulkhead(mut self, bulkhead: &Bulkhead) -> Self {
         self.bulkhead = Some(bulkhead.clone());
         self
     }
 
     /// Repeats failed attempts. Needs [`idempotent`](Self::idempotent) or
-    /// [`idempotent_per_call`](Self::idempotent_per_call).
+    /// [`idempotent_per_call`](Self::idempotent_per_call), or `build` refuses; spends the [`budget`](Self::budget).
     pub fn retry(mut self, retry: Retry) -> Self {
         self.retry = Some(retry);
         self
     }
 
-    /// Declares that every operation under this policy may be executed more than once.
+    /// Declares that every operation under this policy may be executed more than once: reads, and writes that say what
+    /// the result shall be and not what to add.
     pub fn idempotent(mut self) -> Self {
         self.repeat = Repeat::Always;
         self
     }
 
-    /// Only calls whose context declares it, or carries an idempotency key, are repeated.
+    /// Only calls whose context declares it ([`CallContext::idempotent`](crate::CallContext::idempotent)), or carries an
+    /// idempotency key ([`with_key`](crate::CallContext::with_key)), are repeated; the others get one attempt.
     pub fn idempotent_per_call(mut self) -> Self {
         self.repeat = Repeat::PerCall;
         self
@@ -102,36 +133,86 @@ impl PolicyBuilder {
 
     /// The budget that retries and hedges spend. Default: the rule of [`Budget::builder`], one per policy, or the one
     /// that the context brings from above.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, Policy, Retry};
+    ///
+    /// // Two policies that call the same dependency share what may be added to its load.
+    /// let budget = Budget::builder("database").build().unwrap();
+    /// let retry = Retry::standard().build().unwrap();
+    /// let policy = |name| Policy::builder(name).idempotent().retry(retry.clone()).budget(&budget).build();
+    /// let (reads, searches) = (policy("reads").unwrap(), policy("searches").unwrap());
+    /// assert_eq!(reads.snapshot().budget.unwrap().name, searches.snapshot().budget.unwrap().name);
+    /// ```
     pub fn budget(mut self, budget: &Budget) -> Self {
         self.budget = BudgetSlot::Own(budget.clone());
         self
     }
 
-    /// Retries without a budget. Under overload this multiplies the load by the number of attempts.
+    /// Retries without a budget. Under overload this multiplies the load by the number of attempts, and with nested
+    /// layers by their product. For a batch job that is alone on its dependency.
     pub fn without_budget(mut self) -> Self {
         self.budget = BudgetSlot::None;
         self
     }
 
-    /// Starts a second attempt beside a slow one.
+    /// Starts a second attempt beside a slow one: [`Hedge::plan`](crate::hedge::Hedge::plan). The first success wins.
+    /// Needs a declaration as a retry does, and spends the same budget.
     pub fn hedge_plan(mut self, plan: Arc<dyn HedgePlan>) -> Self {
         self.hedge = Some(plan);
         self
     }
 
-    /// Asked once per attempt.
+    /// Spaces attempts out by what the service throttles: AWS' adaptive mode, see [`SendRate`]. One turn per attempt,
+    /// the first included; the wait counts against the deadline and not against the attempt's timeout. A second
+    /// attempt of a hedge does not wait: without a token it does not start.
+    pub fn send_rate(mut self, rate: &SendRate) -> Self {
+        self.send_rate = Some(rate.clone());
+        self
+    }
+
+    /// Bounds attempts in flight, as a pool of connections does; [`bulkhead`](Self::bulkhead) bounds whole calls.
+    /// The permit is held while the attempt runs and not during backoff. An attempt waits in line as the bulkhead
+    /// says, before the breaker is asked; a refusal ends the call and is never retried. A second attempt of a hedge
+    /// does not wait: without a free permit it does not start.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let connections = Bulkhead::builder("connections", 1).build().unwrap();
+    /// let policy = Policy::builder("shop").attempt_bulkhead(&connections).build().unwrap();
+    /// let held = connections.try_acquire().unwrap();
+    /// let refused = policy.call(&CallContext::new(), |_| async { Ok::<_, std::io::Error>(()) }).await;
+    /// assert_eq!(refused.unwrap_err().rejected().unwrap().policy(), "connections");
+    /// # drop(held);
+    /// # });
+    /// ```
+    pub fn attempt_bulkhead(mut self, bulkhead: &Bulkhead) -> Self {
+        self.attempt_bulkhead = Some(bulkhead.clone());
+        self
+    }
+
+    /// Asked once per attempt, hedges included, and told how each ended. An attempt that it refuses ends the call: the
+    /// own breaker's "no" is not retried.
+    ///
+    /// `build` refuses a breaker whose probe lease is shorter than the attempt timeout: its probes would be void.
     pub fn breaker(mut self, breaker: &Breaker) -> Self {
         self.breaker = Some(breaker.clone());
         self
     }
 
-    /// Bounds one attempt.
+    /// Bounds one attempt, from its start to its end. The timer is armed at the first `Pending`: an operation that is
+    /// ready at once costs none. What is cut off counts as a failure, may be retried, and its outcome is unknown.
+    ///
+    /// `build` refuses zero, more than a day, and together with a retry one that is not shorter than the deadline.
     pub fn attempt_timeout(mut self, d: Duration) -> Self {
         self.attempt_timeout = Some(d);
         self
     }
 
-    /// Hears the events of this policy.
+    /// Hears the events of this policy: ended calls, refusals, retries, hedges. A breaker and a bulkhead have listeners
+    /// of their own.
     pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
         self.listener = Some(listener);
         self
@@ -140,7 +221,9 @@ impl PolicyBuilder {
     /// Checks the settings and builds.
     ///
     /// # Errors
-    /// [`ConfigError`] names the refused field, its value and what is allowed.
+    /// [`ConfigError`] names the refused field, its value and what is allowed: a time of zero or above a day, a retry or
+    /// hedge without a declaration, or slots that contradict each other (rules M4, M7, M8 and M9 of
+    /// [`lint`](crate::lint)).
     pub fn build(self) -> Result<Policy, ConfigError> {
         self.check()?;
         let runtime = self.runtime.unwrap_or_else(Runtime::system);
@@ -167,6 +250,9 @@ impl PolicyBuilder {
             budget,
             own_budget,
             hedge: self.hedge,
+            gated: self.send_rate.is_some() || self.attempt_bulkhead.is_some(),
+            send_rate: self.send_rate,
+            attempt_bulkhead: self.attempt_bulkhead,
             breaker: self.breaker,
             attempt_timeout: self.attempt_timeout,
             stats: Stats::new(),
@@ -175,10 +261,7 @@ impl PolicyBuilder {
 
     fn check(&self) -> Result<(), ConfigError> {
         for (field, value) in [("deadline", self.deadline), ("attempt_timeout", self.attempt_timeout)] {
-            if value.is_some_and(|d| d.is_zero() || d > MAX_TIME) {
-                let value = format!("{:?}", value.unwrap_or_default());
-                return Err(ConfigError::new(field, value, format!("more than 0 s, at most {MAX_TIME:?}")));
-            }
+            value.map_or(Ok(()), |d| ConfigError::check_time(field, d))?;
         }
         let attempts = self.retry.as_ref().map_or(1, Retry::max_attempts);
         if (attempts > 1 || self.hedge.is_some()) && self.repeat == Repeat::Undeclared {

@@ -4,14 +4,18 @@
 //! The future holds plain marks (a parity, a ticket's word) instead of borrowing guards, so it can own its policy;
 //! its drop gives back whatever the marks say is held.
 
+mod admit;
+
 use std::future::Future;
 use std::ops::Deref;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant, Sleep};
 
+use self::admit::Line;
 use super::running::{Ended, Operation, Running, Start, Watch};
 use super::seam::{Ask, LimitSlot, Pass, Sample};
 use super::{Core, Repeat};
@@ -25,6 +29,7 @@ use crate::{CallContext, CallError, Event, GaveUp, Outcome, Reason, Rejected, St
 enum Stage {
     Start,
     Queue(Wait),
+    Line(Line),
     Attempt,
     Backoff(Sleep),
     Over,
@@ -35,6 +40,12 @@ enum Stage {
 struct Held {
     passes: [Option<Pass>; LimitSlot::COUNT],
     permit: Option<u8>,
+    /// Permits of the attempts: the primary's, its rival's.
+    attempts: [Option<u8>; 2],
+    /// In which epoch of the send rate the last attempt was sent.
+    epoch: u32,
+    /// Whether the last attempt that ended was refused for load.
+    throttled: bool,
     began: bool,
 }
 
@@ -146,6 +157,9 @@ where
     fn give_back(self: Pin<&mut Self>, outcome: Outcome) {
         let this = self.project();
         let core: &Core = this.core;
+        if core.gated {
+            this.held.end_attempts(core, this.stage, outcome);
+        }
         if let (Stage::Queue(wait), Some(bulkhead)) = (&mut *this.stage, &core.bulkhead)
             && let Some(parity) = wait.cancel(bulkhead.core())
         {
@@ -178,7 +192,7 @@ fn give_back_passes(core: &Core, held: &mut Held, started: Instant, outcome: Out
     // Inside out.
     for (slot, pass) in held.passes.iter_mut().enumerate().rev() {
         if let (Some(pass), Some(limiter)) = (pass.take(), &core.limits[slot]) {
-            limiter.done(pass, Sample { outcome, elapsed });
+            limiter.done(pass, Sample { outcome, elapsed, throttled: held.throttled });
         }
     }
 }
@@ -219,6 +233,7 @@ where
                 Stage::Start => self.as_mut().begin(),
                 Stage::Attempt => ready!(self.as_mut().poll_attempt(cx)),
                 Stage::Queue(_) => ready!(self.as_mut().poll_queue(cx)),
+                Stage::Line(_) => ready!(self.as_mut().poll_line(cx)),
                 Stage::Backoff(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
                     self.as_mut().attempt()
@@ -261,7 +276,7 @@ where
             None => this.cx.deadline(),
         };
         if core.is_hopeless(now, *this.deadline) {
-            return refuse(core, Rejected::new(core.name.clone(), Reason::Deadline));
+            return refuse(core, core.too_late());
         }
         if core.limited
             && let Err(rejected) = core.pass_limits(this.cx, now, &mut this.held.passes)
@@ -291,7 +306,7 @@ where
             Ok(parity) => {
                 this.held.permit = Some(parity);
                 if core.is_hopeless(core.tick.read(), *this.deadline) {
-                    return Poll::Ready(refuse(core, Rejected::new(core.name.clone(), Reason::Deadline)));
+                    return Poll::Ready(refuse(core, core.too_late()));
                 }
                 Poll::Ready(Step::Go)
             }
@@ -299,9 +314,15 @@ where
         }
     }
 
-    /// Starts the next attempt.
+    /// The next attempt: what it needs, then its start.
     #[inline(always)]
     fn attempt(self: Pin<&mut Self>) -> Step<T, E> {
+        if self.core.gated { self.admit() } else { self.start() }
+    }
+
+    /// Starts the next attempt.
+    #[inline(always)]
+    fn start(self: Pin<&mut Self>) -> Step<T, E> {
         let mut this = self.project();
         let core: &Core = this.core;
         *this.stage = Stage::Attempt;
@@ -374,6 +395,8 @@ where
     /// The primary has ended without success.
     #[cold]
     fn ended(mut self: Pin<&mut Self>, ended: Box<Ended<T, E>>) -> Step<T, E> {
+        let this = self.as_mut().project();
+        this.held.leave_attempt(this.core, admit::PRIMARY);
         if self.core.hedge.is_some() && can_retry(ended.verdict) && self.as_mut().has_rival() {
             *self.project().ended = Some(ended);
             return Step::Go;
@@ -393,6 +416,8 @@ where
         {
             budget.attempt(false);
         }
+        this.held.throttled = matches!(ended.verdict, Verdict::Throttled { .. });
+        this.held.fail_attempts(core, ended.verdict);
         let timed_out = matches!(&ended.result, Err(CallError::Timeout(_)));
         let outcome = outcome_of(&ended);
         let Some(retry) = &core.retry else { return Step::end(ended.result, outcome) };
@@ -454,7 +479,11 @@ where
         if !core.may_repeat(this.cx) || core.is_hopeless(now, *this.deadline) {
             return;
         }
+        if !this.held.admit_rival(core, now) {
+            return;
+        }
         if core.budget_for(this.cx).is_some_and(|budget| !budget.pay(Cost::Hedge, this.paid, now)) {
+            this.held.recall_rival(core);
             return;
         }
         let start = Start { number: *this.number, hedge: true, deadline: *this.deadline };
@@ -466,6 +495,8 @@ where
             core.ear.tell(&Event::Hedged { after: now.saturating_duration_since(after) });
             core.stats.hedged();
             *this.rival = Rival::Runs(Box::pin(running));
+        } else {
+            this.held.recall_rival(core);
         }
     }
 
@@ -485,14 +516,19 @@ where
         let this = self.as_mut().project();
         let Rival::Runs(rival) = this.rival else { return Poll::Pending };
         let running = rival.as_mut().project();
-        if let Ok(value) = ready!(running.watch.poll(running.operation, this.core, this.classify, cx)) {
-            this.core.ear.tell(&Event::HedgeWon);
-            // The plan learns how long an unhedged call would have taken at least: counted from the primary's
-            // start. Were the rival's own time counted, the percentile would fall with every hedge.
-            self.observe();
-            return Poll::Ready(Step::Value(value));
-        }
+        let failed = match ready!(running.watch.poll(running.operation, this.core, this.classify, cx)) {
+            Ok(value) => {
+                this.core.ear.tell(&Event::HedgeWon);
+                // The plan learns how long an unhedged call would have taken at least: counted from the primary's
+                // start. Were the rival's own time counted, the percentile would fall with every hedge.
+                self.observe();
+                return Poll::Ready(Step::Value(value));
+            }
+            Err(ended) => ended.verdict,
+        };
         *this.rival = Rival::Done;
+        this.held.leave_attempt(this.core, admit::RIVAL);
+        this.core.report(this.held.epoch, failed);
         match this.ended.take() {
             Some(primary) => Poll::Ready(self.failed(*primary)),
             None => Poll::Pending,
@@ -607,6 +643,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// The refusal of what cannot end in time.
+    #[cold]
+    fn too_late(&self) -> Rejected {
+        let since = self.stats.late_since(self.clock.now());
+        Rejected::new(Arc::clone(&self.name), Reason::Deadline).with_since(Some(since))
     }
 
     /// Remembers and tells a refusal.

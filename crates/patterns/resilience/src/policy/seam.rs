@@ -72,11 +72,52 @@ pub struct Sample {
     pub outcome: Outcome,
     /// From admission to the end, by the coarse tick; queueing in the bulkhead included.
     pub elapsed: Duration,
+    /// Whether the last attempt was refused for load ([`Verdict::Throttled`](crate::Verdict::Throttled)); then the
+    /// outcome is a failure, unless a hedge or a retry made up for it.
+    pub throttled: bool,
 }
 
 /// Admits calls: a rate limit, an adaptive concurrency limit, a throttle.
 ///
 /// Both methods are on the path of every call: no lock that is held long, no allocation, no waiting.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicU32, Ordering};
+/// use mainstay_resilience::policy::seam::{Ask, LimitSlot, Limiter, Pass, Sample};
+/// use mainstay_resilience::{CallContext, Policy, Reason, Rejected};
+///
+/// /// Lets nobody in after closing time, and knows who is still inside.
+/// #[derive(Debug, Default)]
+/// struct Door {
+///     inside: AtomicU32,
+///     closed: std::sync::atomic::AtomicBool,
+/// }
+///
+/// impl Limiter for Door {
+///     fn admit(&self, _: &Ask<'_>) -> Result<Pass, Rejected> {
+///         if self.closed.load(Ordering::Relaxed) {
+///             return Err(Rejected::new("door".into(), Reason::Shed));
+///         }
+///         Ok(Pass(u64::from(self.inside.fetch_add(1, Ordering::Relaxed))))
+///     }
+///
+///     fn done(&self, _: Pass, _: Sample) {
+///         self.inside.fetch_sub(1, Ordering::Relaxed);
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let door = Arc::new(Door::default());
+/// let policy = Policy::builder("shop").limit(LimitSlot::Adaptive, door.clone()).build().unwrap();
+/// let cx = CallContext::new();
+/// let inside = || async { Ok::<_, std::io::Error>(door.inside.load(Ordering::Relaxed)) };
+/// assert_eq!(policy.call(&cx, |_| inside()).await.unwrap(), 1);
+/// door.closed.store(true, Ordering::Relaxed);
+/// assert_eq!(policy.call(&cx, |_| inside()).await.unwrap_err().code(), "shed");
+/// assert_eq!(door.inside.load(Ordering::Relaxed), 0);
+/// # });
+/// ```
 pub trait Limiter: Send + Sync + fmt::Debug {
     /// Admits or refuses one logical call.
     ///

@@ -10,6 +10,8 @@ use crate::Rejected;
 use crate::breaker::BreakerSnapshot;
 use crate::budget::BudgetSnapshot;
 use crate::bulkhead::BulkheadSnapshot;
+use crate::limit::SendSnapshot;
+use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Refusals that are remembered: a page of a console.
@@ -21,12 +23,20 @@ pub(crate) struct Stats {
     hedges: AtomicU64,
     rejected: AtomicU64,
     last: Mutex<VecDeque<(Instant, Rejected)>>,
+    /// Of refusals because there is no time.
+    late: Streak,
 }
 
 impl Stats {
     pub(crate) fn new() -> Self {
         let zero = || AtomicU64::new(0);
-        Self { retries: zero(), hedges: zero(), rejected: zero(), last: Mutex::new(VecDeque::new()) }
+        Self {
+            retries: zero(),
+            hedges: zero(),
+            rejected: zero(),
+            last: Mutex::new(VecDeque::new()),
+            late: Streak::new(),
+        }
     }
 
     pub(crate) fn retried(&self) {
@@ -35,6 +45,11 @@ impl Stats {
 
     pub(crate) fn hedged(&self) {
         self.hedges.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Since when calls come too late.
+    pub(crate) fn late_since(&self, now: Instant) -> Instant {
+        self.late.hit(now)
     }
 
     pub(crate) fn rejected(&self, rejected: &Rejected, now: Instant) {
@@ -74,8 +89,12 @@ pub struct PolicySnapshot {
     pub hedged: bool,
     /// The limit slots that are filled.
     pub limits: Vec<super::LimitSlot>,
-    /// The bulkhead.
+    /// The bulkhead of whole calls.
     pub bulkhead: Option<BulkheadSnapshot>,
+    /// The bulkhead of attempts.
+    pub attempt_bulkhead: Option<BulkheadSnapshot>,
+    /// The send rate.
+    pub send_rate: Option<SendSnapshot>,
     /// The budget.
     pub budget: Option<BudgetSnapshot>,
     /// The breaker.

@@ -5,6 +5,11 @@
 //!
 //! A timeout drops the future. Work that blocks its thread, or that runs elsewhere, goes on: that is why a
 //! timeout's outcome is unknown.
+//!
+//! | bound | begins | covers | ends in |
+//! |---|---|---|---|
+//! | attempt timeout | when the attempt starts, after it got what it waited for | one execution | a failure that may be retried |
+//! | deadline | with the call, or earlier in a service above | queueing, attempts, backoff, hedges | the end of the call |
 
 pub mod wire;
 

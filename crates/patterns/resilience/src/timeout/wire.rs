@@ -95,6 +95,15 @@ pub fn read_grpc(value: &str) -> Result<Duration, WireError> {
 }
 
 /// Writes [`TIMEOUT_MS`], rounded down.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::timeout::wire::{read_ms, write_ms};
+///
+/// assert_eq!(write_ms(Duration::from_micros(1_999)), "1"); // a deadline never grows on its way
+/// assert_eq!(read_ms(" 250 "), Ok(Duration::from_millis(250)));
+/// assert_eq!(read_ms("-1").unwrap_err().header(), "x-timeout-ms");
+/// ```
 #[must_use]
 pub fn write_ms(remaining: Duration) -> String {
     remaining.as_millis().to_string()
@@ -143,6 +152,23 @@ pub fn read<'h>(header: impl Fn(&str) -> Option<&'h str>, now: Instant) -> Resul
 
 /// The headers of an attempt: time remaining in both forms, previous attempts if there were any, and the
 /// idempotency key, which is the same for every attempt.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, Policy, timeout::wire};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let policy = Policy::builder("shop").attempt_timeout(Duration::from_secs(1)).build().unwrap();
+/// let cx = CallContext::new().with_key("order-17");
+/// let sent = policy.call(&cx, |attempt| {
+///     let headers = wire::headers(&attempt);
+///     async move { Ok::<_, std::io::Error>(headers) }
+/// });
+/// let sent = sent.await.unwrap();
+/// let names: Vec<_> = sent.iter().map(|(name, _)| *name).collect();
+/// assert_eq!(names, ["grpc-timeout", "x-timeout-ms", "idempotency-key"]);
+/// # });
+/// ```
 #[must_use]
 pub fn headers(attempt: &Attempt<'_>) -> Vec<(&'static str, String)> {
     let mut headers = Vec::with_capacity(4);

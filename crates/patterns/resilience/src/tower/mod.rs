@@ -11,6 +11,13 @@
 //! - The request must be `Clone`: each attempt gets its own. A request that is not fails to compile instead of
 //!   being tried silently only once.
 //!
+//! | wants | takes |
+//! |---|---|
+//! | one pattern around a client | `breaker.layer()`, `bulkhead.layer()`, the limiters' `layer()` |
+//! | several of them | `policy.layer()`: the order is fixed; hand-made stacks are what [`lint::stack`](crate::lint::stack) is for |
+//! | deadlines, keys or priorities from requests, failures from `Ok` responses | [`adapt`](PolicyLayer::adapt) with an [`Adapt`] |
+//! | to shed load in a server | [`Shedder::layer`](crate::limit::Shedder::layer) with an `Adapt` that reads tenant and priority |
+//!
 //! ```
 //! use mainstay_resilience::Breaker;
 //! use tower::{Service as _, ServiceBuilder, ServiceExt as _, service_fn};
@@ -46,7 +53,7 @@ use tower_service::Service;
 
 pub use future::PolicyFuture;
 
-use crate::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter};
+use crate::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter, Shedder};
 use crate::policy::LimitSlot;
 use crate::{Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict};
 
@@ -68,7 +75,8 @@ use crate::{Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict
 ///     }
 /// }
 /// let layer = Policy::builder("p").build().unwrap().layer().adapt::<Status>();
-/// # let _ = layer;
+/// assert_eq!(layer.policy().name(), "p");
+/// assert_eq!(<Status as Adapt<u32, u16, ()>>::verdict(&Ok(503)), Verdict::RETRYABLE);
 /// ```
 pub trait Adapt<Request, Response, Error> {
     /// The context of a call: its deadline, priority, idempotency key.
@@ -227,5 +235,14 @@ impl ClientThrottle {
     #[must_use]
     pub fn layer(&self) -> PolicyLayer {
         single(Policy::builder(self.name()).limit(LimitSlot::Throttle, Arc::new(self.clone())))
+    }
+}
+
+impl Shedder {
+    /// A layer with only this shedder (feature `tower`), for a server. Priority and tenant come from the request by
+    /// [`adapt`](PolicyLayer::adapt): without it all calls are alike.
+    #[must_use]
+    pub fn layer(&self) -> PolicyLayer {
+        single(Policy::builder(self.name()).limit(LimitSlot::Adaptive, Arc::new(self.clone())))
     }
 }

@@ -1,7 +1,8 @@
 //! What the types promise without running: auto traits, object safety, sizes of bounds.
 
 use mainstay_resilience::breaker::{OwnedTicket, Registry, Ticket, Transitions};
-use mainstay_resilience::bulkhead::{Partitions, Permit};
+use mainstay_resilience::bulkhead::{OwnedPermit, Partitions, Permit};
+use mainstay_resilience::limit::{SendRate, SendTicket};
 use mainstay_resilience::policy::{HedgePlan, Limiter, PolicyBuilder, ProbeGate};
 use mainstay_resilience::{
     Breaker, Budget, Bulkhead, CallContext, CallError, Classify, Listener, Policy, Rejected, Retry,
@@ -23,6 +24,7 @@ fn what_users_share_is_clone_send_sync_debug() {
     shared::<Policy>();
     shared::<PolicyBuilder>();
     shared::<Retry>();
+    shared::<SendRate>();
     shared::<Registry>();
     shared::<Partitions>();
     shared::<CallContext>();
@@ -30,6 +32,8 @@ fn what_users_share_is_clone_send_sync_debug() {
     sendable::<Ticket<'_>>();
     sendable::<OwnedTicket>();
     sendable::<Permit<'_>>();
+    sendable::<OwnedPermit>();
+    sendable::<SendTicket<'_>>();
     sendable::<Transitions>();
     sendable::<CallError<Oops>>();
     let _: [Option<&dyn Listener>; 0] = [];

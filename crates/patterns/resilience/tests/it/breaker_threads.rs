@@ -6,7 +6,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use mainstay_resilience::breaker::{HalfOpen, State, Transition};
 use mainstay_resilience::{Breaker, Event, Listener, Source};
 
-use crate::world::{HandClock, ms, secs};
+use crate::world::{HandClock, is_soak, ms, secs};
 
 fn open(permits: u32) -> (HandClock, Breaker) {
     let (clock, runtime) = HandClock::runtime();
@@ -207,16 +207,9 @@ fn t21_a_shorter_count_window_keeps_the_newest_results() {
     assert_eq!(other.unwrap_err().field(), "window");
 }
 
-/// Calls of the soak: a hundred million when `MAINSTAY_SOAK` is set, which takes seconds in release.
-fn soak_calls() -> u64 {
-    #[allow(clippy::disallowed_methods, reason = "the switch of the long run")]
-    let long = std::env::var("MAINSTAY_SOAK").is_ok();
-    if long { 100_000_000 } else { 1_000_000 }
-}
-
 #[test]
 fn t23_memory_is_constant_and_counters_do_not_wrap() {
-    let calls = soak_calls();
+    let calls = if is_soak() { 100_000_000 } else { 1_000_000 };
     let (clock, runtime) = HandClock::runtime();
     let b = Breaker::builder("b").runtime(&runtime).window(secs(1)).failure_rate(1.0).build().unwrap();
     let mut sum = AtomicU64::new(0);

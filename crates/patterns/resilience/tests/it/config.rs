@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use mainstay_clock::backoff::Jitter;
 use mainstay_resilience::breaker::{BreakerBuilder, HalfOpen};
+use mainstay_resilience::hedge::Hedge;
+use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, SendRate};
+use mainstay_resilience::outlier::OutlierDetector;
+use mainstay_resilience::policy::PolicyBuilder;
 use mainstay_resilience::retry::RetryBuilder;
-use mainstay_resilience::{Breaker, Bulkhead, Retry};
+use mainstay_resilience::{Breaker, Budget, Bulkhead, ConfigError, Policy, Retry};
 
 use crate::world::{ms, secs};
 
@@ -68,6 +72,10 @@ fn l7_retries_and_bulkheads_refuse_what_means_nothing() {
         (r().factor(f64::NAN), "factor"),
         (r().total_time(ms(0)), "total_time"),
         (r().when_throttled(secs(2), secs(1)), "cap"),
+        (r().total_time(Duration::MAX), "total_time"),
+        (r().min_attempt_time(Duration::MAX), "min_attempt_time"),
+        (r().max_retry_after(Duration::MAX), "max_retry_after"),
+        (Retry::exponential(secs(1), Duration::MAX), "cap"),
     ];
     for (builder, field) in cases {
         assert_eq!(builder.build().unwrap_err().field(), field);
@@ -77,6 +85,33 @@ fn l7_retries_and_bulkheads_refuse_what_means_nothing() {
     assert_eq!(b(1).queue(0, secs(1)).build().unwrap_err().field(), "queue");
     assert_eq!(b(1).queue(32_768, secs(1)).build().unwrap_err().field(), "queue");
     assert_eq!(b(1).queue(1, ms(0)).build().unwrap_err().field(), "wait");
+    assert_eq!(b(1).queue(1, Duration::MAX).build().unwrap_err().field(), "wait");
     assert_eq!(b(1).build().unwrap().resize_queue(5).unwrap_err().field(), "queue");
     assert_eq!(b(1).build().unwrap().resize(0).unwrap_err().field(), "limit");
+}
+
+#[test]
+fn times_that_overflow_are_refused_wherever_one_is_set() {
+    let refused = |made: Result<(), ConfigError>| made.unwrap_err().field();
+    for (d, what) in [(Duration::ZERO, "zero"), (Duration::MAX, "endless")] {
+        let policy = |b: PolicyBuilder| refused(b.build().map(drop));
+        assert_eq!(policy(Policy::builder("p").deadline(d)), "deadline", "{what}");
+        assert_eq!(policy(Policy::builder("p").attempt_timeout(d)), "attempt_timeout", "{what}");
+        assert_eq!(refused(Hedge::after(d).build().map(drop)), "delay", "{what}");
+        let outlier = || OutlierDetector::builder("o").endpoints(["a"]);
+        assert_eq!(refused(outlier().interval(d).build().map(drop)), "interval", "{what}");
+        assert_eq!(refused(outlier().ejection(d, d).build().map(drop)), "ejection", "{what}");
+        assert_eq!(
+            refused(SendRate::builder("s").longest_wait(d).build().map(drop)),
+            "longest_wait",
+            "{what}"
+        );
+        let aimd = Algorithm::Aimd { timeout: d, backoff: 0.9 };
+        let adaptive = AdaptiveLimiter::builder("a").algorithm(aimd);
+        assert_eq!(refused(adaptive.build().map(drop)), "aimd.timeout", "{what}");
+        assert_eq!(refused(ClientThrottle::builder("t").window(d).build().map(drop)), "window", "{what}");
+        assert_eq!(refused(Budget::builder("b").credit(d).build().map(drop)), "credit", "{what}");
+    }
+    let hedge = Hedge::at_percentile(0.9).at_least(Duration::MAX);
+    assert_eq!(refused(hedge.build().map(drop)), "at_least");
 }

@@ -1,6 +1,7 @@
 //! Policies as TOML, and the linter.
 
 use mainstay_clock::Runtime;
+use mainstay_resilience::breaker::HalfOpen;
 use mainstay_resilience::config::{FileError, Policies};
 use mainstay_resilience::lint::{Layer, Rule, stack};
 
@@ -35,6 +36,10 @@ open_for = "5s"
 limit = 64
 queue = 128
 wait = "1s"
+[targets.shop.attempt_bulkhead]
+limit = 16
+[targets.shop.send_rate]
+longest_wait = "500ms"
 [targets.shop.hedge]
 percentile = 0.95
 after = "80ms"
@@ -64,9 +69,51 @@ fn a_good_file_builds_what_it_says() {
     assert_eq!(breaker.config.min_calls(), 20);
     assert_eq!((payments.max_attempts, reports.max_attempts), (3, 1));
     assert_eq!(shop.bulkhead.unwrap().limit, 64);
+    let attempts = shop.attempt_bulkhead.unwrap();
+    assert_eq!((&*attempts.name, attempts.limit), ("shop attempts", 16));
+    assert!(shop.send_rate.is_some() && payments.send_rate.is_none());
     assert!(shop.hedged && !payments.hedged);
     assert_eq!(reports.limits.len(), 3);
     assert_eq!(reports.deadline, Some(std::time::Duration::from_secs(30)));
+}
+
+#[test]
+fn a_ramp_of_half_open_is_its_own_rule() {
+    let build = |breaker: &str| {
+        let text = format!("[targets.a]\nattempt_timeout = \"1s\"\nbreaker = {{ {breaker} }}\n");
+        Policies::from_toml(&text).unwrap().build(&Runtime::system())
+    };
+    let built = build("permits = 5, ramp = \"2s\"").unwrap();
+    let config = built["a"].snapshot().breaker.unwrap().config;
+    let mut expected = config.clone();
+    expected.set_half_open(HalfOpen::progressive(5, std::time::Duration::from_secs(2)));
+    assert_eq!(config, expected);
+    let Err(FileError::Config { error, .. }) = build("required = 2, ramp = \"2s\"") else { panic!() };
+    assert_eq!((error.field(), error.value()), ("required", "2"));
+}
+
+#[test]
+fn rt12_the_aws_preset_is_three_words_of_a_file() {
+    let build = |text: &str| Policies::from_toml(text).unwrap().build(&Runtime::system());
+    let built = build(
+        "[budgets.table]\npreset = \"aws\"\n[targets.table]\nidempotent = \"always\"\nbudget = \"table\"\n\
+         retry = { preset = \"aws\" }\nsend_rate = {}\n",
+    )
+    .unwrap();
+    let table = built["table"].snapshot();
+    assert_eq!(
+        (table.max_attempts, table.budget.unwrap().available, table.send_rate.unwrap().rate),
+        (3, 35.0, None)
+    );
+    for (text, value) in [
+        ("[budgets.b]\npreset = \"azure\"\n", "azure"),
+        ("[budgets.b]\npreset = \"finagle\"\nratio = 0.5\n", "finagle"),
+        ("[targets.a]\nidempotent = \"always\"\nretry = { preset = \"gcp\" }\n", "gcp"),
+        ("[targets.a]\nidempotent = \"always\"\nretry = { preset = \"aws\", base = \"1s\" }\n", "aws"),
+    ] {
+        let Err(FileError::Config { error, .. }) = build(text) else { panic!("{text}") };
+        assert_eq!((error.field(), error.value()), ("preset", value));
+    }
 }
 
 #[test]
@@ -188,6 +235,7 @@ fn the_order_of_a_policy_passes_its_own_linter() {
     // What the crate's documentation draws is what the linter calls right.
     assert_eq!(
         Layer::ORDER.map(Layer::name).join(" > "),
-        "fallback > deadline > limit > bulkhead > retry > hedge > breaker > attempt_timeout"
+        "fallback > deadline > limit > bulkhead > retry > hedge > send_rate > attempt_bulkhead > breaker \
+         > attempt_timeout"
     );
 }

@@ -7,11 +7,14 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant};
+use mainstay_resilience::breaker::Followed;
+use mainstay_resilience::fallback::Fallback;
+use mainstay_resilience::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter};
 use mainstay_resilience::policy::seam::HedgePlan;
 use mainstay_resilience::timeout::bounded;
-use mainstay_resilience::{Breaker, Budget, Bulkhead, CallContext, Policy, Retry};
+use mainstay_resilience::{Breaker, Budget, Bulkhead, CallContext, CallError, Policy, Retry};
 
-use crate::world::{Oops, World, ms, secs, world};
+use crate::world::{Oops, World, ms, now, poll_once, secs, world};
 
 /// Polls what `make` makes `polls` times, a millisecond apart, and drops it. True when it ended before.
 async fn drop_after<F: Future>(w: &World, polls: usize, make: impl FnOnce() -> F) -> bool {
@@ -27,7 +30,7 @@ async fn drop_after<F: Future>(w: &World, polls: usize, make: impl FnOnce() -> F
 }
 
 /// Drops it at every poll until it ends by itself; `clean` looks after each.
-async fn everywhere<F: Future>(w: &World, what: &str, make: impl Fn() -> F, clean: impl Fn()) {
+pub(crate) async fn everywhere<F: Future>(w: &World, what: &str, make: impl Fn() -> F, clean: impl Fn()) {
     for polls in 0..2_000 {
         let ended = drop_after(w, polls, &make).await;
         clean();
@@ -146,7 +149,20 @@ fn pl1_a_queued_call_dropped_at_every_await_leaves_the_line() {
             },
         )
         .await;
+        everywhere(
+            &w,
+            "acquire_owned",
+            || bulkhead.acquire_owned(&cx),
+            || {
+                assert_eq!((bulkhead.snapshot().in_flight, bulkhead.snapshot().queued), (1, 0));
+            },
+        )
+        .await;
         drop(held);
+        let owned = bulkhead.try_acquire_owned().unwrap();
+        assert_eq!(bulkhead.try_acquire_owned().unwrap_err().why().code(), "full");
+        drop(owned);
+        assert_eq!(bulkhead.snapshot().in_flight, 0);
         let slow = || {
             bulkhead.call(&cx, || async {
                 Turns(5).await;
@@ -204,6 +220,73 @@ fn pl1_a_panic_inside_a_policy_is_a_failure_and_gives_everything_back() {
             assert!(std::panic::AssertUnwindSafe(call).catch_unwind().await.is_err());
             assert_eq!(breaker.snapshot().lifetime.failures, before + 1);
             assert_eq!(bulkhead.snapshot().in_flight, 0);
+        }
+    });
+}
+
+#[test]
+fn pl1_limits_fallbacks_and_readers_dropped_at_every_await() {
+    world(|w| async move {
+        let turns = || async {
+            Turns(5).await;
+            Ok::<_, Oops>(())
+        };
+        // A turn that is not waited for goes to the next one: nobody ever waits for two.
+        let rate = RateLimiter::builder("r").rate(1, ms(20)).runtime(&w.runtime).build().unwrap();
+        rate.check().unwrap();
+        let next = || {
+            if let Err(refused) = rate.check() {
+                assert!(refused.retry_after() <= Some(ms(20)), "{refused:?}");
+            }
+        };
+        everywhere(&w, "rate", || rate.acquire(Deadline::NONE), next).await;
+
+        let adaptive = AdaptiveLimiter::builder("a").runtime(&w.runtime).build().unwrap();
+        everywhere(
+            &w,
+            "adaptive",
+            || adaptive.call(turns),
+            || assert_eq!(adaptive.snapshot().in_flight(), 0),
+        )
+        .await;
+
+        let throttle = ClientThrottle::builder("t").runtime(&w.runtime).build().unwrap();
+        let refused = || {
+            throttle.call(|| async {
+                Turns(5).await;
+                Err::<(), _>(Oops::Slow(None))
+            })
+        };
+        for polls in 0..5 {
+            assert!(!drop_after(&w, polls, refused).await);
+            assert_eq!(throttle.refusal(), 0.0, "a dropped call counts as nothing");
+        }
+        assert!(drop_after(&w, 6, refused).await && throttle.refusal() > 0.0);
+
+        let kept = std::rc::Rc::new(());
+        let fallback = Fallback::new("f").unwrap();
+        let twice = || {
+            let (first, second) = (std::rc::Rc::clone(&kept), std::rc::Rc::clone(&kept));
+            let call = async move {
+                Turns(3).await;
+                drop(first);
+                Err::<(), _>(CallError::Inner(Oops::Broken))
+            };
+            fallback.call(call, |_| async move {
+                Turns(3).await;
+                drop(second);
+                Ok(())
+            })
+        };
+        everywhere(&w, "fallback", twice, || assert_eq!(std::rc::Rc::strong_count(&kept), 1)).await;
+
+        let breaker = Breaker::builder("b").runtime(&w.runtime).build().unwrap();
+        let mut transitions = breaker.transitions();
+        for generation in 2..10 {
+            assert!(poll_once(transitions.next()).is_pending());
+            breaker.reset("a transition");
+            let Followed::Transition(seen) = now(transitions.next()) else { panic!("nothing was missed") };
+            assert_eq!(seen.generation(), generation, "a dropped wait loses nothing");
         }
     });
 }

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use futures_util::future::poll_fn;
 use mainstay_clock::{Runtime, SeededRng, virtual_time::VirtualClock};
+use mainstay_resilience::limit::{RateLimiter, Shedder};
 use mainstay_resilience::tower::{Adapt, PolicyService};
 use mainstay_resilience::{
-    Breaker, Budget, Bulkhead, CallContext, Classify, Policy, Reason, Retry, Verdict, limit::RateLimiter,
+    Breaker, Budget, Bulkhead, CallContext, Classify, Policy, Priority, Reason, Retry, Verdict,
 };
 use tower::{Layer as _, Service, ServiceExt as _, service_fn};
+
+use crate::world::{now, poll_once};
 
 #[derive(Debug, PartialEq)]
 struct Down;
@@ -267,4 +270,47 @@ async fn if_l03_half_open_admits_exactly_its_permits_through_any_number_of_layer
         admitted += usize::from(futures_util::poll!(call.as_mut()).is_pending());
     }
     assert_eq!(admitted, 3, "three permits, fifty layers");
+}
+
+/// Tenant and priority of a request: its number says who sends it.
+struct Tenants;
+
+impl<T, E> Adapt<u32, T, E> for Tenants {
+    fn context(request: &u32) -> CallContext {
+        let priority = if *request == 0 { Priority::Low } else { Priority::Critical };
+        CallContext::new().with_tenant(format!("tenant {request}")).with_priority(priority)
+    }
+
+    fn verdict(result: &Result<T, E>) -> Verdict {
+        if result.is_ok() { Verdict::Ok } else { Verdict::RETRYABLE }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_sheds_by_what_its_requests_say() {
+    let shedder = Shedder::builder("api").limit(4).runtime(&runtime()).build().unwrap();
+    let hang = service_fn(|_: u32| std::future::pending::<Result<(), Down>>());
+    let mut server = shedder.layer().adapt::<Tenants>().layer(hang);
+    let mut inside: Vec<_> = (0..12).map(|i| Box::pin(server.call(u32::from(i % 2 == 0)))).collect();
+    // Eight are taken freely; of four more only those that matter.
+    let taken = inside.iter_mut().map(poll_once).filter(Poll::is_pending).count();
+    assert_eq!(shedder.load() as usize, taken);
+    assert!((10..12).contains(&taken), "{taken}");
+    let refused = now(server.call(0)).unwrap_err();
+    assert_eq!(refused.rejected().unwrap().why(), &Reason::Shed);
+    drop(inside);
+    assert_eq!((shedder.load(), shedder.tenants()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_of_a_layer_have_a_bulkhead_of_their_own() {
+    let attempts = Bulkhead::builder("pool", 1).runtime(&runtime()).build().unwrap();
+    let policy = Policy::builder("p").runtime(&runtime()).attempt_bulkhead(&attempts).build().unwrap();
+    let hang = service_fn(|_: u32| std::future::pending::<Result<(), Down>>());
+    let mut service = policy.layer().layer(hang);
+    let mut first = Box::pin(service.call(1));
+    assert!(poll_once(&mut first).is_pending());
+    assert_eq!(now(service.call(2)).unwrap_err().code(), "full");
+    drop(first);
+    assert_eq!(attempts.snapshot().in_flight, 0);
 }

@@ -10,9 +10,11 @@ use mainstay_resilience::limit::{
     AdaptiveLimiter, AdaptivePermit, Algorithm, ClientThrottle, KeyedRateLimiter, RateError, RateLimiter,
     Shedder,
 };
-use mainstay_resilience::{CallContext, Priority, Reason};
+use mainstay_resilience::policy::LimitSlot;
+use mainstay_resilience::{Attempt, CallContext, Policy, Priority, Reason, Verdict};
 
 use crate::manual::{Manual, Queueing};
+use crate::world::{now, poll_once};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -560,4 +562,54 @@ async fn if_l10_a_panic_under_a_limit_poisons_nothing() {
     assert!(panicked.is_err());
     assert_eq!(limiter.snapshot().in_flight(), 0);
     assert!(limiter.call(|| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
+}
+
+#[test]
+fn a_shedder_in_a_policy_takes_in_by_priority_and_gives_every_place_back() {
+    let shedder = Shedder::builder("api").limit(1).build().unwrap();
+    let policy =
+        Policy::builder("api").limit(LimitSlot::Adaptive, Arc::new(shedder.clone())).build().unwrap();
+    let (batch, shop) = (
+        CallContext::new().with_tenant("batch").with_priority(Priority::Low),
+        CallContext::new().with_tenant("shop").with_priority(Priority::Critical),
+    );
+    // Three places at most: two are free for all, the third is for what matters.
+    let pending = |_: Attempt<'_>| std::future::pending::<Result<(), std::io::Error>>();
+    let mut held: Vec<_> = (0..2).map(|_| Box::pin(policy.call(&batch, pending))).collect();
+    held.iter_mut().for_each(|call| assert!(poll_once(call).is_pending()));
+    assert_eq!((shedder.load(), shedder.tenants()), (2, 1));
+    let mut paid = Box::pin(policy.call(&shop, pending));
+    assert!(poll_once(&mut paid).is_pending());
+    let refused = now(policy.call(&shop, pending)).unwrap_err();
+    assert_eq!((refused.code(), refused.rejected().unwrap().policy()), ("shed", "api"));
+    assert_eq!((shedder.load(), shedder.tenants()), (3, 2));
+    drop(held);
+    assert_eq!((shedder.load(), shedder.tenants()), (1, 1));
+    drop(paid);
+    assert_eq!((shedder.load(), shedder.tenants()), (0, 0));
+}
+
+#[test]
+fn limits_in_a_policy_tell_throttling_from_other_failures() {
+    let manual = Manual::new();
+    let runtime = manual.runtime(1);
+    let aimd = || AdaptiveLimiter::builder("a").algorithm(Algorithm::aimd()).initial(10).runtime(&runtime);
+    let throttle = || ClientThrottle::builder("t").k(1.5).runtime(&runtime).build().unwrap();
+    let verdict = |v: Verdict| move |_: &Result<(), ()>| v;
+    let cx = CallContext::new();
+    for (v, limit, refuses) in [
+        (Verdict::RETRYABLE, 10, false),
+        (Verdict::Ignore, 10, false),
+        (Verdict::Throttled { after: None }, 9, true),
+    ] {
+        let (adaptive, throttle) = (aimd().build().unwrap(), throttle());
+        let policy = Policy::builder("p")
+            .runtime(&runtime)
+            .limit(LimitSlot::Adaptive, Arc::new(adaptive.clone()))
+            .limit(LimitSlot::Throttle, Arc::new(throttle.clone()))
+            .build()
+            .unwrap();
+        assert!(now(policy.call_with(&cx, verdict(v), |_| async { Err::<(), ()>(()) })).is_err());
+        assert_eq!((adaptive.limit(), throttle.refusal() > 0.0), (limit, refuses), "{v:?}");
+    }
 }

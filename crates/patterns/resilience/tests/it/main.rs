@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod api;
+mod attempts;
 mod breaker;
 mod breaker_threads;
 mod budget;
@@ -16,6 +17,7 @@ mod drops;
 mod fallbacks;
 mod fleets;
 mod hedges;
+mod ids;
 #[cfg(feature = "tower")]
 mod layers;
 mod limits;

@@ -5,8 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant};
+use mainstay_resilience::budget::Cost;
+use mainstay_resilience::limit::{AdaptiveLimiter, RateLimiter, Shedder};
 use mainstay_resilience::policy::seam::{Ask, HedgePlan, LimitSlot, Limiter, Pass, Sample};
-use mainstay_resilience::{Breaker, Budget, Bulkhead, CallContext, Policy, Reason, Rejected, Retry};
+use mainstay_resilience::{
+    Breaker, Budget, Bulkhead, CallContext, Policy, Priority, Reason, Rejected, Retry,
+};
 
 use crate::world::{HandClock, Heard, Oops, World, ms, now, secs, world};
 
@@ -179,12 +183,45 @@ fn pl3_every_refusal_names_policy_reason_time_and_begin() {
         let p = Policy::builder("the-policy").runtime(&w.runtime).build().unwrap();
         let over = CallContext::new().with_deadline(Deadline::at(w.now()));
         let r = p.call(&over, op).await.unwrap_err().rejected().cloned().unwrap();
-        assert_eq!((r.policy(), r.why()), ("the-policy", &Reason::Deadline));
+        assert_eq!((r.policy(), r.why(), r.since()), ("the-policy", &Reason::Deadline, Some(w.now())));
         for _ in 0..200 {
             assert!(p.call(&over, op).await.is_err());
         }
         let s = p.snapshot();
         assert_eq!((s.rejected, s.last_rejected.len()), (201, 100));
+    });
+}
+
+#[test]
+fn pl3_a_limit_a_shedder_and_a_budget_say_since_when_they_refuse() {
+    world(|w| async move {
+        let rate = RateLimiter::builder("rate").rate(1, secs(60)).runtime(&w.runtime).build().unwrap();
+        let adaptive = AdaptiveLimiter::builder("adaptive").initial(1).runtime(&w.runtime).build().unwrap();
+        let shedder = Shedder::builder("shedder").limit(1).runtime(&w.runtime).build().unwrap();
+        let budget = Budget::builder("budget").ratio(0.0, 1.0).runtime(&w.runtime).build().unwrap();
+        let cx = CallContext::new();
+        rate.check().unwrap();
+        let _inside = adaptive.acquire().unwrap();
+        let _taken: Vec<_> = (0..10).map_while(|_| shedder.admit(&cx).ok()).collect();
+        budget.spend(Cost::Retry).unwrap();
+        let refusals = || {
+            [
+                rate.check().unwrap_err(),
+                adaptive.acquire().unwrap_err(),
+                shedder.admit(&cx.clone().with_priority(Priority::Low)).unwrap_err(),
+                budget.spend(Cost::Retry).unwrap_err(),
+            ]
+        };
+        let begin = w.now();
+        for _ in 0..3 {
+            let told = refusals().map(|r| (r.policy().to_owned(), r.since()));
+            let names = ["rate", "adaptive", "shedder", "budget"].map(|name| (name.to_owned(), Some(begin)));
+            assert_eq!(told, names);
+            w.advance(ms(300)).await;
+        }
+        // A pause ends the streak.
+        w.advance(secs(2)).await;
+        assert_eq!(rate.check().unwrap_err().since(), Some(w.now()));
     });
 }
 

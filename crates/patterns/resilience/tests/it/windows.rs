@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use mainstay_clock::{Rng as _, SeededRng};
 use mainstay_resilience::Breaker;
 use mainstay_resilience::breaker::{State, Window};
 use proptest::prelude::{Strategy, any, prop_oneof};
 use proptest::{prop_assert_eq, proptest};
 
-use crate::world::{HandClock, ms};
+use crate::world::{HandClock, is_soak, ms};
 
 #[derive(Clone, Copy, Debug)]
 enum Op {
@@ -122,5 +123,35 @@ proptest! {
     #[test]
     fn t16_a_run_equals_the_model(ops in ops(), k in 1_u32..8) {
         check(Window::Consecutive(k), &ops, 20, 0.5)?;
+    }
+}
+
+/// A trace of up to 120 steps from one seed: bursts, pauses around the edges of buckets, idle gaps; about `fails` per
+/// cent of the results are failures.
+fn trace(rng: &SeededRng, fails: u64) -> Vec<Op> {
+    let step = |_| match rng.below(8) {
+        0 => Op::Wait(rng.below(400)),
+        // A bucket has 20 ms: one less, exactly, one more.
+        1 => Op::Wait(19 + rng.below(3)),
+        2 => Op::Wait(rng.below(40)),
+        _ if rng.below(100) < fails => Op::Fail { slow: rng.below(10) == 0 },
+        _ => Op::Ok { slow: rng.below(10) == 0 },
+    };
+    (0..rng.below(120)).map(step).collect()
+}
+
+#[test]
+fn m_b4_random_traces_around_the_threshold_trip_exactly_by_the_spec() {
+    // A hundred thousand in the long run.
+    let traces = if is_soak() { 100_000 } else { 2_000 };
+    for seed in 0..traces {
+        let rng = SeededRng::new(seed);
+        let ops = trace(&rng, 45 + rng.below(11));
+        let min = u32::try_from(1 + rng.below(15)).unwrap();
+        let window = match rng.below(3) {
+            0 => Window::Count(min.max(2) + 10),
+            _ => Window::Time(ms(200)),
+        };
+        check(window, &ops, min, 0.5).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
     }
 }

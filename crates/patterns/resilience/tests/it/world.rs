@@ -33,6 +33,12 @@ impl World {
     }
 }
 
+/// Whether the long runs were asked for (`MAINSTAY_SOAK`, set by `cargo xtask soak`).
+pub(crate) fn is_soak() -> bool {
+    #[allow(clippy::disallowed_methods, reason = "the switch of the long runs")]
+    std::env::var_os("MAINSTAY_SOAK").is_some()
+}
+
 /// Runs `f` in virtual time with a fixed seed.
 pub(crate) fn world<F: Future>(f: impl FnOnce(World) -> F) -> F::Output {
     let tokio =

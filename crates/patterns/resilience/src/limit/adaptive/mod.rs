@@ -1,4 +1,17 @@
 //! Calls in flight, bounded by what the service behind can do.
+//!
+//! Sources: AIMD is Chiu and Jain (1989); Vegas is Brakmo and Peterson (1995) with the thresholds of Netflix'
+//! concurrency-limits; the gradient is that project's Gradient2, with a baseline that is measured instead of followed and
+//! growth only while no queue is visible: a baseline that follows an overload lets the limit creep up without end.
+//!
+//! ```text
+//! AIMD:      drop, or slower than the timeout: max(min, min(L - 1, floor(backoff * L))), once per round trip
+//!            else, if 2 * in flight >= L: L + 1
+//! gradient:  r = baseline / mean of the window;  g = clamp(tolerance * r, 0.5, 1)
+//!            L * (1 - smoothing * (1 - g)), plus growth only while r, now and smoothed, is at least 0.95
+//! Vegas:     q = ceil(L * (1 - r));  q <= log10 L: L + 6 log10 L;  q < 3 log10 L: L + log10 L;  q > 6 log10 L: L - log10 L
+//! all:       no growth while less than half of L is in use; cancelled calls are no samples, timeouts are drops
+//! ```
 
 mod baseline;
 mod state;
@@ -8,17 +21,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Instant, Rng, Runtime, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Instant, Rng, Runtime};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice};
+use crate::pad::CachePadded;
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
-use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
+use crate::{CallError, Classify, ConfigError, Listener, Outcome, Reason, Rejected, Verdict};
 use baseline::ProbeConfig;
 use state::{Rule, Sample, Settings, State};
 
 /// How the limit follows the service.
+///
+/// | algorithm | needs | good for | not good for |
+/// |---|---|---|---|
+/// | gradient (default) | latencies that grow with the load | services that queue | latencies that vary tenfold by themselves |
+/// | Vegas | the same | large limits | small ones: it keeps 3 to 6 `log10` of the limit waiting |
+/// | AIMD | a service that refuses, or a timeout that says what too slow means | hard limits | services that only get slower |
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Algorithm {
@@ -45,13 +64,14 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
-    /// Drops and 5 s; a drop leaves 0.9.
+    /// The reference's numbers: slower than 5 s is a drop, and a drop leaves 0.9 of the limit. Set the timeout to what
+    /// is too slow for your service.
     #[must_use]
     pub fn aimd() -> Self {
         Self::Aimd { timeout: Duration::from_secs(5), backoff: 0.9 }
     }
 
-    /// Tolerance 1.5, growth 4, smoothing 0.2.
+    /// The reference's numbers: tolerance 1.5, growth 4 per window, smoothing 0.2.
     #[must_use]
     pub fn gradient() -> Self {
         Self::Gradient { tolerance: 1.5, growth: 4.0, smoothing: 0.2 }
@@ -82,10 +102,9 @@ impl Algorithm {
 pub struct AdaptiveLimiter(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     in_flight: CachePadded<AtomicU32>,
     /// `epoch << 32 | limit` of the state, for admissions that take no lock.
     word: CachePadded<AtomicU64>,
@@ -93,19 +112,35 @@ struct Inner {
 }
 
 /// Settings of an [`AdaptiveLimiter`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | algorithm | gradient | the only one that finds the knee of a plain queue, see the numbers in the guide |
+/// | initial | 20 | costs little either way: it is left within some hundred calls |
+/// | min, max | 1, 1000 | never locked out; beyond a thousand it is hardly the limit that protects |
+/// | probe concurrency | 4 | fewer give no stable measurement |
+/// | probe every | 100 samples per unit of the limit (Vegas: 30) | a probe costs up to half of the throughput for its time |
+///
+/// ```
+/// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
+///
+/// let vegas = AdaptiveLimiter::builder("search").algorithm(Algorithm::Vegas).initial(50).min(10).max(200);
+/// // It begins with a measurement of the baseline, at half of the limit.
+/// assert_eq!(vegas.build().unwrap().limit(), 25);
+/// let refused = AdaptiveLimiter::builder("search").min(30).build().unwrap_err();
+/// assert_eq!((refused.field(), refused.allowed()), ("initial", "min (30) to max (1000)"));
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct AdaptiveBuilder {
-    name: Arc<str>,
+    parts: Parts,
     algorithm: Algorithm,
     initial: u32,
     min: u32,
     max: u32,
     probe_concurrency: u32,
     probe_every: Option<u32>,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 /// What an adaptive limiter looks like now.
@@ -144,29 +179,26 @@ impl AdaptiveSnapshot {
 }
 
 impl AdaptiveLimiter {
-    /// A limiter named `name`.
+    /// Starts a limiter named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> AdaptiveBuilder {
         AdaptiveBuilder {
-            name: name.into(),
+            parts: Parts::new(name),
             algorithm: Algorithm::gradient(),
             initial: 20,
             min: 1,
             max: 1000,
             probe_concurrency: 4,
             probe_every: None,
-            clock: Arc::new(SystemClock::new()),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
         }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
-    /// Limit, permits out and baseline.
+    /// Limit, permits out and baseline. Takes the lock of the measurements; for consoles and scrapers.
     #[must_use]
     pub fn snapshot(&self) -> AdaptiveSnapshot {
         let state = self.0.state.lock();
@@ -178,7 +210,7 @@ impl AdaptiveLimiter {
         }
     }
 
-    /// The limit now.
+    /// The limit now: one load, for those who follow it as a [`Shedder`](super::Shedder) does.
     #[must_use]
     pub fn limit(&self) -> u32 {
         low(self.0.word.load(Ordering::Acquire))
@@ -202,6 +234,24 @@ impl AdaptiveLimiter {
     ///
     /// # Cancel safety
     /// Dropping the future returns the permit; the call is not measured.
+    ///
+    /// ```
+    /// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
+    /// use mainstay_resilience::{Classify, Verdict};
+    ///
+    /// struct Busy;
+    /// impl Classify for Busy {
+    ///     fn verdict(&self) -> Verdict {
+    ///         Verdict::Throttled { after: None }
+    ///     }
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let limiter = AdaptiveLimiter::builder("search").algorithm(Algorithm::aimd()).initial(10).build().unwrap();
+    /// assert!(limiter.call(|| async { Err::<(), _>(Busy) }).await.is_err());
+    /// assert_eq!(limiter.limit(), 9); // the service refused for load
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         E: Classify,
@@ -234,16 +284,9 @@ impl Inner {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         if before >= low(word) {
             self.in_flight.fetch_sub(1, Ordering::AcqRel);
-            return Err(self.refuse());
+            return Err(self.voice.refuse(Reason::Shed, None, self.clock.now()));
         }
         Ok(Stamp { in_flight: before + 1, epoch: high(word) })
-    }
-
-    #[cold]
-    fn refuse(&self) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Shed);
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
     }
 
     fn release(&self) {
@@ -342,6 +385,9 @@ impl seam::Limiter for AdaptiveLimiter {
                 self.0.success(stamp, sample.elapsed, self.0.clock.now());
             }
             Outcome::Timeout(_) => self.0.dropped(stamp, sample.elapsed, self.0.clock.now()),
+            Outcome::Failure if sample.throttled => {
+                self.0.dropped(stamp, sample.elapsed, self.0.clock.now());
+            }
             _ => {}
         }
     }
@@ -349,7 +395,7 @@ impl seam::Limiter for AdaptiveLimiter {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AdaptiveLimiter").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("AdaptiveLimiter").field("name", &self.voice.name).finish_non_exhaustive()
     }
 }
 
@@ -360,25 +406,25 @@ impl fmt::Debug for AdaptiveLimiter {
 }
 
 impl AdaptiveBuilder {
-    /// How the limit follows the service.
+    /// How the limit follows the service. `build` refuses numbers of the algorithm that are out of range.
     pub fn algorithm(mut self, algorithm: Algorithm) -> Self {
         self.algorithm = algorithm;
         self
     }
 
-    /// The first limit.
+    /// The first limit, between [`min`](Self::min) and [`max`](Self::max).
     pub fn initial(mut self, limit: u32) -> Self {
         self.initial = limit;
         self
     }
 
-    /// The smallest limit.
+    /// The smallest limit, at least 1: a limiter that admits nothing learns nothing.
     pub fn min(mut self, limit: u32) -> Self {
         self.min = limit;
         self
     }
 
-    /// The largest limit.
+    /// The largest limit, at most a million.
     pub fn max(mut self, limit: u32) -> Self {
         self.max = limit;
         self
@@ -391,22 +437,23 @@ impl AdaptiveBuilder {
         self
     }
 
-    /// Samples per unit of the limit between two measurements of the baseline, before jitter.
+    /// Samples per unit of the limit between two measurements of the baseline, before jitter: many limiters in front of
+    /// one service must not measure together.
     pub fn probe_every(mut self, samples: u32) -> Self {
         self.probe_every = Some(samples);
         self
     }
 
-    /// Clock and randomness. Default: the system's.
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
-        self.rng = Arc::clone(runtime.rng());
+        self.parts.runtime = Some(runtime.clone());
         self
     }
 
-    /// Hears every refusal.
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
     pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
+        self.parts.listener = Some(listener);
         self
     }
 
@@ -442,11 +489,11 @@ impl AdaptiveBuilder {
             samples: PROBE_SAMPLES,
         };
         let state = State::new(Settings { rule, initial: self.initial, min: self.min, max: self.max, probe });
+        let runtime = self.parts.runtime();
         Ok(AdaptiveLimiter(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
-            clock: self.clock,
-            rng: self.rng,
+            voice: self.parts.voice(),
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
             in_flight: CachePadded::new(AtomicU32::new(0)),
             word: CachePadded::new(AtomicU64::new(u64::from(state.limit()))),
             state: Mutex::new(state),
@@ -460,13 +507,13 @@ const PROBE_SAMPLES: u32 = 100;
 /// The validated rule, and how often it probes.
 fn rule(algorithm: Algorithm) -> Result<(Rule, u32), ConfigError> {
     match algorithm {
-        Algorithm::Aimd { timeout, .. } if timeout.is_zero() => {
-            Err(ConfigError::new("aimd.timeout", "0s", "above 0"))
-        }
         Algorithm::Aimd { backoff, .. } if !(0.5..1.0).contains(&backoff) => {
             Err(ConfigError::new("aimd.backoff", backoff, "a number in [0.5, 1)"))
         }
-        Algorithm::Aimd { timeout, backoff } => Ok((Rule::Aimd { timeout, backoff }, 1)),
+        Algorithm::Aimd { timeout, backoff } => {
+            ConfigError::check_time("aimd.timeout", timeout)?;
+            Ok((Rule::Aimd { timeout, backoff }, 1))
+        }
         Algorithm::Gradient { tolerance, .. } if !(1.0..=10.0).contains(&tolerance) => {
             Err(ConfigError::new("gradient.tolerance", tolerance, "a number in [1, 10]"))
         }

@@ -4,15 +4,13 @@ use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher as _, Hash, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
 
 use mainstay_clock::Clock;
 
 use super::state::Rule;
-use super::{OverBurst, RateError};
-use crate::event::{Ear, Event};
+use super::{OverBurst, RateError, Refused, Voice};
+use crate::Rejected;
 use crate::sync::Mutex;
-use crate::{Reason, Rejected};
 
 /// Keys remembered unless told otherwise: a few MiB.
 pub(super) const MAX_KEYS: u32 = 100_000;
@@ -51,10 +49,9 @@ impl<K> Clone for KeyedRateLimiter<K> {
 }
 
 struct Inner<K> {
-    name: Arc<str>,
+    voice: Voice,
     rule: Rule,
     clock: Arc<dyn Clock>,
-    ear: Ear,
     hasher: RandomState,
     shards: Vec<Mutex<Shard<K>>>,
     /// Shared by the keys beyond the bound.
@@ -71,15 +68,14 @@ struct Shard<K> {
 }
 
 impl<K: Hash + Eq> KeyedRateLimiter<K> {
-    pub(super) fn new(name: Arc<str>, rule: Rule, max_keys: u32, clock: Arc<dyn Clock>, ear: Ear) -> Self {
+    pub(super) fn new(voice: Voice, rule: Rule, max_keys: u32, clock: Arc<dyn Clock>) -> Self {
         let max_per_shard = (max_keys as usize).div_ceil(SHARDS);
         let sweep_at = SWEEP_FROM.min(max_per_shard);
         let shard = || Mutex::new(Shard { tats: HashMap::default(), sweep_at, quiet_until: 0 });
         Self(Arc::new(Inner {
-            name,
+            voice,
             rule,
             clock,
-            ear,
             hasher: RandomState::new(),
             shards: (0..SHARDS).map(|_| shard()).collect(),
             overflow: Mutex::new(0),
@@ -90,18 +86,18 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
-    /// Takes one cell of `key`.
+    /// Takes one cell of `key`, now or never. Takes the short lock of one of sixteen shards.
     ///
     /// # Errors
-    /// [`Rejected`] with [`Reason::Rate`] and the time until a cell of this key is free.
+    /// [`Rejected`] with [`Reason::Rate`](crate::Reason::Rate) and the time until a cell of this key is free.
     pub fn check(&self, key: &K) -> Result<(), Rejected>
     where
         K: Clone,
     {
-        self.take(key, 1).map_err(|wait| self.refuse(wait))
+        self.take(key, 1).map_err(|refused| refused.by(&self.0.voice))
     }
 
     /// Takes `n` cells of `key` or none.
@@ -115,21 +111,22 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         let burst = self.0.rule.burst();
         if n > burst {
-            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.name), n, burst }));
+            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.voice.name), n, burst }));
         }
         if n == 0 {
             return Ok(());
         }
-        self.take(key, n).map_err(|wait| RateError::Rejected(self.refuse(wait)))
+        self.take(key, n).map_err(|refused| RateError::Rejected(refused.by(&self.0.voice)))
     }
 
-    /// Keys remembered now.
+    /// Keys remembered now. Locks each shard in turn.
     #[must_use]
     pub fn keys(&self) -> usize {
         self.0.shards.iter().map(|shard| shard.lock().tats.len()).sum()
     }
 
-    /// Forgets every key that equals one never seen, and gives their memory back.
+    /// Forgets every key that equals one never seen, and gives their memory back. Insertions do it by themselves as the
+    /// map grows; call it when the memory shall come back in a lull.
     pub fn sweep(&self) {
         let now = self.0.clock.now().as_nanos();
         for shard in &self.0.shards {
@@ -139,17 +136,18 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
     }
 
-    fn take(&self, key: &K, n: u32) -> Result<(), u64>
+    fn take(&self, key: &K, n: u32) -> Result<(), Refused>
     where
         K: Clone,
     {
         let inner = &*self.0;
+        let decide = |tat, now| inner.rule.decide(tat, now, n).map_err(|wait| Refused { wait, now });
         let index = usize::try_from(inner.hasher.hash_one(key) % SHARDS as u64).unwrap_or(0);
         let mut shard = inner.shards[index].lock();
         // Read under the lock: nobody can have decided by a later reading.
         let now = inner.clock.now().as_nanos();
         if let Some(tat) = shard.tats.get_mut(key) {
-            *tat = inner.rule.decide(*tat, now, n)?;
+            *tat = decide(*tat, now)?;
             return Ok(());
         }
         if shard.tats.len() >= shard.sweep_at && now >= shard.quiet_until {
@@ -158,20 +156,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         if shard.tats.len() >= inner.max_per_shard {
             drop(shard);
             let mut tat = inner.overflow.lock();
-            *tat = inner.rule.decide(*tat, inner.clock.now().as_nanos(), n)?;
+            *tat = decide(*tat, inner.clock.now().as_nanos())?;
             return Ok(());
         }
-        let tat = inner.rule.decide(0, now, n)?;
+        let tat = decide(0, now)?;
         shard.tats.insert(key.clone(), tat);
         Ok(())
-    }
-
-    #[cold]
-    fn refuse(&self, wait: u64) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Rate)
-            .with_retry_after(Some(Duration::from_nanos(wait)));
-        self.0.ear.tell(&Event::Rejected(&rejected));
-        rejected
     }
 }
 
@@ -185,6 +175,6 @@ impl<K: Hash + Eq> Shard<K> {
 
 impl<K> fmt::Debug for KeyedRateLimiter<K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("KeyedRateLimiter").field("name", &self.0.name).finish_non_exhaustive()
+        f.debug_struct("KeyedRateLimiter").field("name", &self.0.voice.name).finish_non_exhaustive()
     }
 }

@@ -1,4 +1,7 @@
 //! Calls per time: the generic cell rate algorithm, unkeyed and per key.
+//!
+//! Source: ITU-T I.371, virtual scheduling. The whole state of a limiter is one number, the instant at which the next
+//! cell is due if cells come evenly; there is no background task that refills anything.
 
 mod keyed;
 mod state;
@@ -8,14 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Deadline, Instant, Runtime, SystemClock, Tick};
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice};
+use crate::pad::CachePadded;
 use crate::policy::seam::{Ask, Limiter, Pass, Sample};
-use crate::{ConfigError, Reason, Rejected};
+use crate::{ConfigError, Listener, Reason, Rejected};
 use state::Rule;
 
 /// At most a rate of calls, with a burst.
@@ -43,30 +46,49 @@ use state::Rule;
 pub struct RateLimiter(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     rule: Rule,
     clock: Arc<dyn Clock>,
     tick: Option<Tick>,
-    ear: Ear,
     /// When the next cell is due if cells come evenly, in nanoseconds of the clock.
     tat: CachePadded<AtomicU64>,
+}
+
+/// A refusal as it was decided: how long to wait, by which reading of the clock.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    wait: u64,
+    now: u64,
+}
+
+impl Refused {
+    fn by(self, voice: &Voice) -> Rejected {
+        voice.refuse(Reason::Rate, Some(Duration::from_nanos(self.wait)), Instant::from_nanos(self.now))
+    }
 }
 
 /// How far a running ticker may be behind; see `Inner::coarse`.
 const TICK: u64 = 1_000_000;
 
 /// Settings of a rate limiter; see [`RateLimiter`].
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::limit::RateLimiter;
+///
+/// let limiter = RateLimiter::builder("api").rate(100, Duration::from_secs(1)).burst(20).build().unwrap();
+/// assert!(limiter.check_n(20).is_ok());
+/// assert_eq!(RateLimiter::builder("api").build().unwrap_err().field(), "rate"); // only you know it
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RateBuilder {
-    name: Arc<str>,
+    parts: Parts,
     cells: u32,
     per: Duration,
     burst: u32,
     coarse: bool,
     max_keys: u32,
-    clock: Arc<dyn Clock>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 /// More cells were asked for than the burst holds: waiting would never help.
@@ -111,52 +133,61 @@ pub enum RateError {
 }
 
 impl RateLimiter {
-    /// A limiter named `name`; the rate is required.
+    /// Starts a limiter named `name`; the rate is required.
     pub fn builder(name: impl Into<Arc<str>>) -> RateBuilder {
         RateBuilder {
-            name: name.into(),
+            parts: Parts::new(name),
             cells: 0,
             per: Duration::ZERO,
             burst: 1,
             coarse: false,
             max_keys: keyed::MAX_KEYS,
-            clock: Arc::new(SystemClock::new()),
-            listener: None,
         }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
-    /// Takes one cell.
+    /// Takes one cell, now or never.
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`] and the time until a cell is free.
     #[inline]
     pub fn check(&self) -> Result<(), Rejected> {
-        self.0.take(1).map_err(|wait| self.0.refuse(wait))
+        self.0.take(1).map_err(|refused| self.0.refuse(refused))
     }
 
-    /// Takes `n` cells or none.
+    /// Takes `n` cells or none: for calls that weigh more than one, by bytes or by rows.
     ///
     /// # Errors
     /// [`RateError::OverBurst`] when `n` exceeds the burst: it could never pass. [`RateError::Rejected`] with
     /// the time until `n` cells are free. Zero cells always pass.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::limit::{RateError, RateLimiter};
+    ///
+    /// let rows = RateLimiter::builder("rows").rate(1_000, Duration::from_secs(60)).burst(500).build().unwrap();
+    /// assert!(rows.check_n(500).is_ok());
+    /// assert!(matches!(rows.check_n(100), Err(RateError::Rejected(_)))); // later
+    /// assert!(matches!(rows.check_n(501), Err(RateError::OverBurst(_)))); // never
+    /// ```
     pub fn check_n(&self, n: u32) -> Result<(), RateError> {
         let burst = self.0.rule.burst();
         if n > burst {
-            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.name), n, burst }));
+            return Err(RateError::OverBurst(OverBurst { policy: Arc::clone(&self.0.voice.name), n, burst }));
         }
         if n == 0 {
             return Ok(());
         }
-        self.0.take(n).map_err(|wait| RateError::Rejected(self.0.refuse(wait)))
+        self.0.take(n).map_err(|refused| RateError::Rejected(self.0.refuse(refused)))
     }
 
-    /// Waits for one cell, in the order of the calls, but not past `deadline`.
+    /// Waits for one cell, in the order of the calls, but not past `deadline`. With [`Deadline::NONE`] the wait is as long
+    /// as the line of those before; bound it.
     ///
     /// # Errors
     /// [`Rejected`] at once when the cell is due after the deadline.
@@ -164,6 +195,25 @@ impl RateLimiter {
     /// # Cancel safety
     /// A dropped wait gives its cell back unless a later caller already stands behind it; then the cell
     /// passes unused. The limit is never exceeded.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_clock::{Clock as _, Deadline, SystemClock};
+    /// use mainstay_resilience::limit::RateLimiter;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let clock = SystemClock::new();
+    /// let limiter = RateLimiter::builder("api").rate(1, Duration::from_millis(5)).build().unwrap();
+    /// let begun = clock.now();
+    /// for _ in 0..3 {
+    ///     limiter.acquire(Deadline::NONE).await.unwrap();
+    /// }
+    /// assert!(clock.now().saturating_duration_since(begun) >= Duration::from_millis(10));
+    /// // Who has no time is told at once.
+    /// let now = Deadline::at(clock.now());
+    /// assert!(limiter.acquire(now).await.unwrap_err().retry_after().is_some());
+    /// # });
+    /// ```
     pub async fn acquire(&self, deadline: Deadline) -> Result<(), Rejected> {
         let Some(turn) = self.0.reserve(deadline)? else { return Ok(()) };
         self.0.clock.sleep_until(turn.at).await;
@@ -178,14 +228,15 @@ impl Inner {
     }
 
     #[inline]
-    fn take(&self, n: u32) -> Result<(), u64> {
+    fn take(&self, n: u32) -> Result<(), Refused> {
         if self.tick.as_ref().is_some_and(|tick| self.coarse(tick, n)) {
             return Ok(());
         }
         let mut tat = self.tat.load(Ordering::Acquire);
         loop {
             // Read anew in every round: a reading older than the lost race could admit too early.
-            let next = self.rule.decide(tat, self.now(), n)?;
+            let now = self.now();
+            let next = self.rule.decide(tat, now, n).map_err(|wait| Refused { wait, now })?;
             match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => return Ok(()),
                 Err(seen) => tat = seen,
@@ -214,7 +265,7 @@ impl Inner {
             let wait = self.rule.decide(tat, now, 1).err();
             let at = Instant::from_nanos(now.saturating_add(wait.unwrap_or(0)));
             if let Some(wait) = wait.filter(|_| deadline.is_some() && at > deadline.instant()) {
-                return Err(self.refuse(wait));
+                return Err(self.refuse(Refused { wait, now }));
             }
             let next = self.rule.after(tat, now, 1);
             match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
@@ -225,11 +276,8 @@ impl Inner {
     }
 
     #[cold]
-    fn refuse(&self, wait: u64) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Rate)
-            .with_retry_after(Some(Duration::from_nanos(wait)));
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
+    fn refuse(&self, refused: Refused) -> Rejected {
+        refused.by(&self.voice)
     }
 }
 
@@ -259,7 +307,7 @@ impl Drop for Turn<'_> {
 
 impl fmt::Debug for RateLimiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RateLimiter").field("name", &self.0.name).field("rule", &self.0.rule).finish()
+        f.debug_struct("RateLimiter").field("name", &self.0.voice.name).field("rule", &self.0.rule).finish()
     }
 }
 
@@ -290,15 +338,16 @@ impl RateBuilder {
         self
     }
 
-    /// Clock. Default: the system's.
+    /// Clock. Default: the system's. Tests and simulations pass their own.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
+        self.parts.runtime = Some(runtime.clone());
         self
     }
 
-    /// Hears every refusal.
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
     pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
+        self.parts.listener = Some(listener);
         self
     }
 
@@ -309,12 +358,12 @@ impl RateBuilder {
     /// would take longer than 30 years.
     pub fn build(self) -> Result<RateLimiter, ConfigError> {
         let rule = Rule::new(self.cells, self.per, self.burst)?;
+        let clock = Arc::clone(self.parts.runtime().clock());
         Ok(RateLimiter(Arc::new(Inner {
             rule,
-            tick: self.coarse.then(|| self.clock.tick()),
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
-            clock: self.clock,
+            tick: self.coarse.then(|| clock.tick()),
+            voice: self.parts.voice(),
+            clock,
             tat: CachePadded::new(AtomicU64::new(0)),
         })))
     }
@@ -328,8 +377,8 @@ impl RateBuilder {
         if self.max_keys == 0 {
             return Err(ConfigError::new("max_keys", 0, "at least 1"));
         }
-        let ear = Ear::new(Kind::Limit, &self.name, self.listener.as_ref());
-        Ok(KeyedRateLimiter::new(self.name, rule, self.max_keys, self.clock, ear))
+        let clock = Arc::clone(self.parts.runtime().clock());
+        Ok(KeyedRateLimiter::new(self.parts.voice(), rule, self.max_keys, clock))
     }
 }
 

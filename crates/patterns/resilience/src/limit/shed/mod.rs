@@ -1,19 +1,24 @@
 //! What a server takes in beyond its limit, and whom it refuses first.
+//!
+//! The thresholds of two and three times the limit are those of failsafe-go's prioritizers; the fairness among tenants is
+//! by their shares of what is taken in.
 
 mod state;
+mod tenants;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use mainstay_clock::{Rng, Runtime, SystemRng};
+use mainstay_clock::{Clock, Rng, Runtime};
 
 use super::AdaptiveLimiter;
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice};
+use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
-use crate::{CallContext, ConfigError, Reason, Rejected};
+use crate::{CallContext, ConfigError, Listener, Reason, Rejected};
 use state::chance;
+use tenants::Tenants;
 
 /// Sheds load by priority, fairly among tenants.
 ///
@@ -41,13 +46,12 @@ use state::chance;
 pub struct Shedder(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     limit: Limit,
+    clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     load: AtomicU32,
-    /// Permits out per tenant. Every entry has at least one, so there are at most three times the limit.
-    tenants: Mutex<HashMap<Arc<str>, u32>>,
+    tenants: Mutex<Tenants>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,33 +61,35 @@ enum Limit {
 }
 
 /// Settings of a [`Shedder`].
+///
+/// ```
+/// use mainstay_resilience::limit::{AdaptiveLimiter, Shedder};
+///
+/// let measured = AdaptiveLimiter::builder("database").initial(8).build().unwrap();
+/// let shedder = Shedder::builder("api").follow(&measured).build().unwrap();
+/// assert_eq!(shedder.load(), 0);
+/// assert_eq!(Shedder::builder("api").build().unwrap_err().field(), "limit"); // a number, or whom to follow
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ShedderBuilder {
-    name: Arc<str>,
+    parts: Parts,
     limit: Limit,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 impl Shedder {
-    /// A shedder named `name`; the limit is required.
+    /// Starts a shedder named `name`; the limit is required.
     pub fn builder(name: impl Into<Arc<str>>) -> ShedderBuilder {
-        ShedderBuilder {
-            name: name.into(),
-            limit: Limit::Fixed(0),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
-        }
+        ShedderBuilder { parts: Parts::new(name), limit: Limit::Fixed(0) }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
-    /// Permits out: calls in service and waiting.
+    /// Permits out: calls in service and waiting, of all tenants.
     #[must_use]
     pub fn load(&self) -> u32 {
         self.0.load.load(Ordering::Acquire)
@@ -100,32 +106,45 @@ impl Shedder {
     /// # Errors
     /// [`Rejected`] with [`Reason::Shed`].
     pub fn admit(&self, cx: &CallContext) -> Result<ShedPermit, Rejected> {
-        let limit = self.0.limit.now();
+        let tenant = self.0.take(cx)?;
+        Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
+    }
+}
+
+impl Inner {
+    /// A permit; the number of its tenant.
+    fn take(&self, cx: &CallContext) -> Result<u64, Rejected> {
+        let limit = self.limit.now();
         let tenant = cx.tenant().unwrap_or_default();
-        let mut tenants = self.0.tenants.lock();
-        let load = self.0.load.load(Ordering::Acquire);
-        let share = tenants.get(tenant).copied().unwrap_or(0);
+        let mut tenants = self.tenants.lock();
+        let load = self.load.load(Ordering::Acquire);
+        let share = tenants.share(tenant);
         let others = tenants.len() + usize::from(share == 0);
         let others = u32::try_from(others).unwrap_or(u32::MAX);
         let p = chance(load, limit, cx.priority(), share, others);
-        if p >= 1.0 || (p > 0.0 && self.0.rng.unit() < p) {
+        if p >= 1.0 || (p > 0.0 && self.rng.unit() < p) {
             drop(tenants);
-            return Err(self.refuse());
+            return Err(self.voice.refuse(Reason::Shed, None, self.clock.now()));
         }
-        let tenant: Arc<str> = match tenants.get_key_value(tenant) {
-            Some((known, _)) => Arc::clone(known),
-            None => tenant.into(),
-        };
-        *tenants.entry(Arc::clone(&tenant)).or_insert(0) += 1;
-        self.0.load.fetch_add(1, Ordering::AcqRel);
-        Ok(ShedPermit { shedder: Arc::clone(&self.0), tenant })
+        self.load.fetch_add(1, Ordering::AcqRel);
+        Ok(tenants.take(tenant))
     }
 
-    #[cold]
-    fn refuse(&self) -> Rejected {
-        let rejected = Rejected::new(Arc::clone(&self.0.name), Reason::Shed);
-        self.0.ear.tell(&Event::Rejected(&rejected));
-        rejected
+    fn give_back(&self, tenant: u64) {
+        let mut tenants = self.tenants.lock();
+        self.load.fetch_sub(1, Ordering::AcqRel);
+        tenants.give_back(tenant);
+    }
+}
+
+/// In the adaptive slot of a policy: a place per call, by the context's priority and tenant.
+impl seam::Limiter for Shedder {
+    fn admit(&self, ask: &Ask<'_>) -> Result<Pass, Rejected> {
+        self.0.take(ask.cx).map(Pass)
+    }
+
+    fn done(&self, pass: Pass, _sample: seam::Sample) {
+        self.0.give_back(pass.0);
     }
 }
 
@@ -138,60 +157,54 @@ impl Limit {
     }
 }
 
-/// The right to be in the server. Dropping it gives the place back.
+/// The right to be in the server, from admission to the end of the answer. Dropping it gives the place back.
 #[must_use]
 pub struct ShedPermit {
     shedder: Arc<Inner>,
-    tenant: Arc<str>,
+    tenant: u64,
 }
 
 impl Drop for ShedPermit {
     fn drop(&mut self) {
-        let mut tenants = self.shedder.tenants.lock();
-        self.shedder.load.fetch_sub(1, Ordering::AcqRel);
-        if let Some(count) = tenants.get_mut(&self.tenant) {
-            *count -= 1;
-            if *count == 0 {
-                tenants.remove(&self.tenant);
-            }
-        }
+        self.shedder.give_back(self.tenant);
     }
 }
 
 impl fmt::Debug for ShedPermit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ShedPermit").field("tenant", &self.tenant).finish_non_exhaustive()
+        f.debug_struct("ShedPermit").field("shedder", &self.shedder.voice.name).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for Shedder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shedder").field("name", &self.0.name).field("load", &self.load()).finish()
+        f.debug_struct("Shedder").field("name", &self.0.voice.name).field("load", &self.load()).finish()
     }
 }
 
 impl ShedderBuilder {
-    /// Calls that the server can work on at once.
+    /// Calls that the server can work on at once: twice as many are taken in freely, three times as many never.
     pub fn limit(mut self, limit: u32) -> Self {
         self.limit = Limit::Fixed(limit);
         self
     }
 
-    /// Follows the limit of `limiter`.
+    /// Follows the limit of `limiter`, as it is at each admission, in place of a fixed number.
     pub fn follow(mut self, limiter: &AdaptiveLimiter) -> Self {
         self.limit = Limit::Follow(limiter.clone());
         self
     }
 
-    /// Randomness. Default: seeded by the system.
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.rng = Arc::clone(runtime.rng());
+        self.parts.runtime = Some(runtime.clone());
         self
     }
 
-    /// Hears every refusal.
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
     pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
+        self.parts.listener = Some(listener);
         self
     }
 
@@ -207,13 +220,14 @@ impl ShedderBuilder {
             }
             _ => {}
         }
+        let runtime = self.parts.runtime();
         Ok(Shedder(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
+            voice: self.parts.voice(),
             limit: self.limit,
-            rng: self.rng,
             load: AtomicU32::new(0),
-            tenants: Mutex::new(HashMap::new()),
+            tenants: Mutex::new(Tenants::default()),
         })))
     }
 }

@@ -1,4 +1,6 @@
 //! Refuses locally what the service would refuse anyway.
+//!
+//! Source: "Site Reliability Engineering" (2016), chapter 21, client-side throttling.
 
 mod state;
 
@@ -7,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Rng, Runtime, SystemClock, SystemRng};
+use mainstay_clock::{Clock, Instant, Rng, Runtime};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use super::parts::{Parts, Voice};
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
-use crate::{CallError, Classify, ConfigError, Outcome, Reason, Rejected, Verdict};
+use crate::{CallError, Classify, ConfigError, Listener, Outcome, Reason, Rejected, Verdict};
 use state::{Window, refusal};
 
 /// Client-side throttling: when a service accepts less than `1/k` of what it is sent, the client refuses the
@@ -41,51 +43,53 @@ use state::{Window, refusal};
 pub struct ClientThrottle(Arc<Inner>);
 
 struct Inner {
-    name: Arc<str>,
+    voice: Voice,
     k: f64,
     trickle: f64,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
-    ear: Ear,
     window: Mutex<Window>,
     /// Bits of the share to refuse: read without the lock.
     refusal: AtomicU64,
 }
 
 /// Settings of a [`ClientThrottle`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | k | 2 | the book's: half of the requests may be refused before the client helps; smaller spares the service more and refuses sooner |
+/// | window | 2 minutes | the book's; shorter follows faster and is noisier |
+/// | trickle | 1 % | with less a recovery goes unnoticed for long |
+///
+/// ```
+/// use mainstay_resilience::limit::ClientThrottle;
+///
+/// assert!(ClientThrottle::builder("search").k(1.5).trickle(0.05).build().is_ok());
+/// assert_eq!(ClientThrottle::builder("search").k(1.0).build().unwrap_err().field(), "k");
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ThrottleBuilder {
-    name: Arc<str>,
+    parts: Parts,
     k: f64,
     window: Duration,
     trickle: f64,
-    clock: Arc<dyn Clock>,
-    rng: Arc<dyn Rng>,
-    listener: Option<Arc<dyn Listener>>,
 }
 
 impl ClientThrottle {
-    /// A throttle named `name`.
+    /// Starts a throttle named `name`.
     pub fn builder(name: impl Into<Arc<str>>) -> ThrottleBuilder {
-        ThrottleBuilder {
-            name: name.into(),
-            k: 2.0,
-            window: Duration::from_secs(120),
-            trickle: 0.01,
-            clock: Arc::new(SystemClock::new()),
-            rng: Arc::new(SystemRng::new()),
-            listener: None,
-        }
+        ThrottleBuilder { parts: Parts::new(name), k: 2.0, window: Duration::from_secs(120), trickle: 0.01 }
     }
 
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.voice.name
     }
 
-    /// The share of requests that is refused now.
+    /// The share of requests that is refused now, between 0 and 1 less the trickle.
     #[must_use]
     pub fn refusal(&self) -> f64 {
         f64::from_bits(self.0.refusal.load(Ordering::Relaxed))
@@ -109,6 +113,17 @@ impl ClientThrottle {
     ///
     /// # Cancel safety
     /// A dropped call counts as nothing.
+    ///
+    /// ```
+    /// use mainstay_resilience::limit::ClientThrottle;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let throttle = ClientThrottle::builder("search").build().unwrap();
+    /// // A failure that is no throttling is still an answer: the service took the request.
+    /// let failed = throttle.call(|| async { Err::<(), _>(std::io::Error::other("no such index")) }).await;
+    /// assert_eq!((failed.unwrap_err().code(), throttle.refusal()), ("inner", 0.0));
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
     where
         E: Classify,
@@ -131,14 +146,16 @@ impl Inner {
             return Ok(());
         }
         // What is refused here was still asked for: the formula counts it as a request.
-        self.count(false);
-        let rejected = Rejected::new(Arc::clone(&self.name), Reason::Shed);
-        self.ear.tell(&Event::Rejected(&rejected));
-        Err(rejected)
+        let now = self.clock.now();
+        self.count(false, now);
+        Err(self.voice.refuse(Reason::Shed, None, now))
     }
 
-    fn count(&self, accepted: bool) {
-        let now = self.clock.now();
+    fn end(&self, accepted: bool) {
+        self.count(accepted, self.clock.now());
+    }
+
+    fn count(&self, accepted: bool, now: Instant) {
         let mut window = self.window.lock();
         window.count(now, accepted);
         let (requests, accepts) = window.totals(now);
@@ -155,17 +172,17 @@ pub struct ThrottleTicket<'a>(&'a Inner);
 impl ThrottleTicket<'_> {
     /// The service worked on it, whatever came out.
     pub fn accepted(self) {
-        self.0.count(true);
+        self.0.end(true);
     }
 
     /// The service refused it for load.
     pub fn refused(self) {
-        self.0.count(false);
+        self.0.end(false);
     }
 }
 
-/// In the throttle slot of a policy: a call that ended well was accepted; one that failed or was cut off was
-/// not, because a policy does not tell throttling from other failures of a whole call.
+/// In the throttle slot of a policy: a call that was throttled or cut off was not accepted; one that ended well or failed
+/// otherwise was; one without evidence, or refused further inside, counts as nothing.
 impl seam::Limiter for ClientThrottle {
     fn admit(&self, _ask: &Ask<'_>) -> Result<Pass, Rejected> {
         self.0.admit().map(|()| Pass(0))
@@ -173,8 +190,9 @@ impl seam::Limiter for ClientThrottle {
 
     fn done(&self, _pass: Pass, sample: seam::Sample) {
         match sample.outcome {
-            Outcome::Success | Outcome::SlowSuccess => self.0.count(true),
-            Outcome::Failure | Outcome::Timeout(_) => self.0.count(false),
+            Outcome::Success | Outcome::SlowSuccess => self.0.end(true),
+            Outcome::Failure => self.0.end(!sample.throttled),
+            Outcome::Timeout(_) => self.0.end(false),
             _ => {}
         }
     }
@@ -182,7 +200,7 @@ impl seam::Limiter for ClientThrottle {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ClientThrottle").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("ClientThrottle").field("name", &self.voice.name).finish_non_exhaustive()
     }
 }
 
@@ -193,34 +211,34 @@ impl fmt::Debug for ClientThrottle {
 }
 
 impl ThrottleBuilder {
-    /// How many requests per accepted one are sent before the client refuses; above 1.
+    /// How many requests per accepted one are sent before the client refuses; above 1 and at most 1000.
     pub fn k(mut self, k: f64) -> Self {
         self.k = k;
         self
     }
 
-    /// How far back requests and accepts count.
+    /// How far back requests and accepts count, in twelve slices; 1 ms to 1 day.
     pub fn window(mut self, window: Duration) -> Self {
         self.window = window;
         self
     }
 
-    /// The share that always passes.
+    /// The share that always passes, in `(0, 1]`; with 1 nothing is ever refused.
     pub fn trickle(mut self, share: f64) -> Self {
         self.trickle = share;
         self
     }
 
-    /// Clock and randomness. Default: the system's.
+    /// Clock and randomness. Default: the system's. Tests and simulations pass their own.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
-        self.clock = Arc::clone(runtime.clock());
-        self.rng = Arc::clone(runtime.rng());
+        self.parts.runtime = Some(runtime.clone());
         self
     }
 
-    /// Hears every refusal.
+    /// Hears every refusal, as [`Event::Rejected`](crate::Event::Rejected) from a source of the kind
+    /// [`Limit`](crate::Kind::Limit) with this limit's name.
     pub fn listener(mut self, listener: Arc<dyn Listener>) -> Self {
-        self.listener = Some(listener);
+        self.parts.listener = Some(listener);
         self
     }
 
@@ -238,13 +256,13 @@ impl ThrottleBuilder {
         if !(self.trickle > 0.0 && self.trickle <= 1.0) {
             return Err(ConfigError::new("trickle", self.trickle, "a number in (0, 1]"));
         }
+        let runtime = self.parts.runtime();
         Ok(ClientThrottle(Arc::new(Inner {
-            ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
-            name: self.name,
+            voice: self.parts.voice(),
             k: self.k,
             trickle: self.trickle,
-            clock: self.clock,
-            rng: self.rng,
+            clock: Arc::clone(runtime.clock()),
+            rng: Arc::clone(runtime.rng()),
             window: Mutex::new(Window::new(self.window)),
             refusal: AtomicU64::new(0),
         })))

@@ -1,0 +1,53 @@
+//! A table takes forty requests per second and answers "slow down" to the rest. Attempts are paced until it hardly has
+//! to.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use anyhow::ensure;
+use futures_util::future::join_all;
+use mainstay::clock::{Clock as _, SystemClock};
+use mainstay::resilience::limit::{RateLimiter, SendRate};
+use mainstay::resilience::{CallContext, Classify, Policy, Verdict};
+
+/// The table refused for load.
+#[derive(Debug)]
+struct SlowDown;
+
+impl Classify for SlowDown {
+    fn verdict(&self) -> Verdict {
+        Verdict::Throttled { after: None }
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let clock = SystemClock::new();
+    let table = RateLimiter::builder("table").rate(40, Duration::from_secs(1)).burst(10).build()?;
+    let rate = SendRate::builder("table").build()?;
+    let policy = Policy::builder("table").send_rate(&rate).build()?;
+
+    // Twenty callers who never stop, for a second and a half.
+    let (sent, throttled, begun) = (Cell::new(0_u32), Cell::new(0_u32), clock.now());
+    let caller = |_| async {
+        while clock.now().saturating_duration_since(begun) < Duration::from_millis(1_500) {
+            let cx = CallContext::new().within(Duration::from_millis(300), &clock);
+            let call = policy.call(&cx, |_| {
+                sent.set(sent.get() + 1);
+                std::future::ready(table.check().map_err(|_| SlowDown))
+            });
+            match call.await {
+                Err(error) if error.was_started() => throttled.set(throttled.get() + 1),
+                _ => {}
+            }
+            clock.sleep(Duration::from_millis(5)).await;
+        }
+    };
+    join_all((0..20).map(caller)).await;
+
+    // Unpaced, twenty callers would send some thousands, and nearly all of them for nothing.
+    println!("{} sent, {} throttled; the rate is {:?}", sent.get(), throttled.get(), rate.snapshot().rate);
+    ensure!((10..=150).contains(&sent.get()), "{} sent", sent.get());
+    ensure!(throttled.get() > 0 && rate.snapshot().rate.is_some());
+    Ok(())
+}
