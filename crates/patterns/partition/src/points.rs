@@ -41,17 +41,17 @@ impl<N: Number> Bucket<N> {
     /// The first lane that is not below `piece`, or [`LANES`].
     #[inline]
     fn lane(&self, piece: i16) -> usize {
-        #[cfg(target_arch = "x86_64")]
+        #[cfg(all(feature = "simd", target_arch = "x86_64"))]
         if let Some(sse) = pulp::core_arch::x86::Sse2::try_new() {
             let lanes = pulp::cast(self.pieces);
             let below = sse._mm_movemask_epi8(sse._mm_cmpgt_epi16(sse._mm_set1_epi16(piece), lanes));
             // Two bits per lane; above the sixteenth there are only ones.
             return ((!below).trailing_zeros() / 2) as usize;
         }
+        // Without the feature, and on other processors.
         self.lane_by_hand(piece)
     }
 
-    #[cfg_attr(target_arch = "x86_64", allow(dead_code, reason = "every processor of this kind has vectors"))]
     fn lane_by_hand(&self, piece: i16) -> usize {
         self.pieces.iter().position(|p| *p >= piece).unwrap_or(LANES)
     }
