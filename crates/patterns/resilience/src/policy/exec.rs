@@ -107,7 +107,6 @@ pub(super) struct Marks {
     pub(super) permit: Option<u8>,
     pub(super) began: bool,
     ticket: Raw,
-    attempt: Instant,
 }
 
 /// Writes the marks down when the operation panics, so that the drop of the call finds them.
@@ -118,11 +117,30 @@ struct Parking<'a, F, T, E> {
 }
 
 impl<F, T, E> Drop for Parking<'_, F, T, E> {
-    #[cold]
+    #[inline(always)]
     fn drop(&mut self) {
-        let watch = Watch::running(self.marks.ticket, self.marks.attempt, self.polling);
-        *self.stage = Stage::Live(Live::first(Phase::Attempt, self.marks, watch));
+        let Marks { started, deadline, permit, began, ticket } = self.marks;
+        park(self.stage, started, deadline, permit, began, ticket.word, ticket.stamp, self.polling);
     }
+}
+
+/// Writes down a call in its first attempt.
+#[cold]
+#[inline(never)]
+#[allow(clippy::too_many_arguments, reason = "one register each; together they would have to be in memory")]
+fn park<F, T, E>(
+    stage: &mut Stage<F, T, E>,
+    started: Instant,
+    deadline: Deadline,
+    permit: Option<u8>,
+    began: bool,
+    word: u64,
+    stamp: u64,
+    polling: bool,
+) {
+    let ticket = Raw { word, stamp };
+    let marks = Marks { started, deadline, permit, began, ticket };
+    *stage = Stage::Live(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling)));
 }
 
 impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
@@ -178,16 +196,17 @@ where
         }
         let budget = core.budget_for(cx);
         let began = budget.is_some_and(|budget| core.feed(budget, cx, started));
-        let attempt = core.tick.read();
-        let marks = Marks { started, deadline, permit, began, ticket, attempt };
+        // Nothing has waited since the call began, so the attempt begins at the same tick.
+        let marks = Marks { started, deadline, permit, began, ticket };
         let mut parking = Parking { stage: this.stage, marks, polling: true };
-        let (until, _) = core.attempt_until(attempt, deadline);
+        let (until, _) = core.attempt_until(started, deadline);
         let head = Head { number: 1, hedge: false, deadline: Deadline::at(until) };
         this.primary.set(Some(this.op.start(head, core, cx)));
         let Some(operation) = this.primary.as_mut().as_pin_mut() else { return Poll::Pending };
         let Poll::Ready(result) = operation.poll(waker) else {
             std::mem::forget(parking);
-            return self.wait(waker, marks);
+            park(this.stage, started, deadline, permit, began, ticket.word, ticket.stamp, false);
+            return self.wait(waker);
         };
         let verdict = (this.classify)(&result);
         (parking.polling, parking.marks.ticket.word) = (false, Raw::NONE.word);
@@ -198,11 +217,12 @@ where
             (Ok(value), Verdict::Ok) => {
                 if let Some(hedge) = &core.hedge {
                     let now = core.tick.read();
-                    hedge.succeeded(now, now.saturating_duration_since(attempt));
+                    hedge.succeeded(now, now.saturating_duration_since(started));
                 }
                 this.primary.set(None);
                 std::mem::forget(parking);
-                *this.stage = Stage::Over;
+                // It is `New`: there is nothing to drop, which the compiler cannot know.
+                std::mem::forget(std::mem::replace(this.stage, Stage::Over));
                 core.give_back(permit, budget, Paid::default(), began, Outcome::Success);
                 core.tell_end(Outcome::Success, started, 1);
                 Poll::Ready(Ok(value))
@@ -224,7 +244,7 @@ where
         deadline: Deadline,
         permit: Option<u8>,
     ) -> Poll<Result<T, CallError<E>>> {
-        let marks = Marks { started, deadline, permit, began: false, ticket: Raw::NONE, attempt: started };
+        let marks = Marks { started, deadline, permit, began: false, ticket: Raw::NONE };
         let phase = match bar {
             Bar::Start => Phase::Start,
             Bar::Queue => Phase::queue(),
@@ -246,9 +266,7 @@ where
 
     /// The operation was pending at its first poll.
     #[inline(never)]
-    fn wait(mut self: Pin<&mut Self>, waker: &mut Context<'_>, marks: Marks) -> Poll<Result<T, CallError<E>>> {
-        let watch = Watch::running(marks.ticket, marks.attempt, false);
-        *self.as_mut().project().stage = Stage::Live(Live::first(Phase::Attempt, marks, watch));
+    fn wait(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Poll<Result<T, CallError<E>>> {
         let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
         let polled = machine.wait(waker);
         self.over(polled)

@@ -37,8 +37,9 @@ use state::Rule;
 /// ```
 ///
 /// # Defaults
-/// `burst` 1: a burst is load that arrives at once, so whoever wants one says so. The exact clock:
-/// [`coarse_clock`](RateBuilder::coarse_clock) is cheaper.
+/// `burst` 1: a burst is load that arrives at once, so whoever wants one says so. The exact clock where it can
+/// change the answer: while 100 ms or more of the burst are used up the coarse tick gives the same one.
+/// [`coarse_clock`](RateBuilder::coarse_clock) is cheaper for short bursts too.
 #[derive(Clone)]
 pub struct RateLimiter(Arc<Inner>);
 
@@ -46,7 +47,8 @@ struct Inner {
     name: Arc<str>,
     rule: Rule,
     clock: Arc<dyn Clock>,
-    tick: Option<Tick>,
+    tick: Tick,
+    coarse: bool,
     ear: Ear,
     /// When the next cell is due if cells come evenly, in nanoseconds of the clock.
     tat: CachePadded<AtomicU64>,
@@ -54,6 +56,9 @@ struct Inner {
 
 /// How far a running ticker may be behind; see `Inner::coarse`.
 const TICK: u64 = 1_000_000;
+/// How far a ticker may be behind before `Inner::ahead` charges too little: longer than a container that used up
+/// its share of the processor stands still.
+const LATE: u64 = 100_000_000;
 
 /// Settings of a rate limiter; see [`RateLimiter`].
 #[derive(Clone, Debug)]
@@ -179,9 +184,31 @@ impl Inner {
 
     #[inline]
     fn take(&self, n: u32) -> Result<(), u64> {
-        if self.tick.as_ref().is_some_and(|tick| self.coarse(tick, n)) {
+        if self.ahead(n) || (self.coarse && self.coarse(n)) {
             return Ok(());
         }
+        self.take_exactly(n)
+    }
+
+    /// Passes cells without the clock where it cannot change the answer: the coarse tick is early, so whatever it
+    /// lets pass may pass; and where the next cell is due later than now can be, now is not charged.
+    #[inline]
+    fn ahead(&self, n: u32) -> bool {
+        let mut tat = self.tat.load(Ordering::Acquire);
+        loop {
+            let now = self.tick.read().as_nanos();
+            if tat < now.saturating_add(LATE) {
+                return false;
+            }
+            let Ok(next) = self.rule.decide(tat, now, n) else { return false };
+            match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => tat = seen,
+            }
+        }
+    }
+
+    fn take_exactly(&self, n: u32) -> Result<(), u64> {
         let mut tat = self.tat.load(Ordering::Acquire);
         loop {
             // Read anew in every round: a reading older than the lost race could admit too early.
@@ -196,9 +223,9 @@ impl Inner {
     /// One try with the coarse clock. It decides by the earliest and charges by the latest instant that can
     /// be now, so it never admits more than the exact rule while the ticker is at most [`TICK`] behind.
     /// Whatever it does not admit, the exact rule decides.
-    fn coarse(&self, tick: &Tick, n: u32) -> bool {
+    fn coarse(&self, n: u32) -> bool {
         let tat = self.tat.load(Ordering::Acquire);
-        let now = tick.read().as_nanos();
+        let now = self.tick.read().as_nanos();
         if self.rule.decide(tat, now, n).is_err() {
             return false;
         }
@@ -277,7 +304,7 @@ impl RateBuilder {
         self
     }
 
-    /// Reads the coarse tick (about 1 ms) where that is enough. It charges an idle limiter up to 1 ms more,
+    /// Reads the coarse tick (about 1 ms) for short bursts too. It charges an idle limiter up to 1 ms more,
     /// never less; should the ticker thread itself be delayed by `x`, up to `rate * x` cells more can pass.
     pub fn coarse_clock(mut self) -> Self {
         self.coarse = true;
@@ -311,7 +338,8 @@ impl RateBuilder {
         let rule = Rule::new(self.cells, self.per, self.burst)?;
         Ok(RateLimiter(Arc::new(Inner {
             rule,
-            tick: self.coarse.then(|| self.clock.tick()),
+            tick: self.clock.tick(),
+            coarse: self.coarse,
             ear: Ear::new(Kind::Limit, &self.name, self.listener.as_ref()),
             name: self.name,
             clock: self.clock,
