@@ -9,6 +9,7 @@ mod load;
 mod machine;
 mod partition;
 mod report;
+mod resilience;
 mod saga;
 
 use std::path::PathBuf;
@@ -26,7 +27,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[partition::SUITE, saga::SUITE];
+const SUITES: &[Suite] = &[partition::SUITE, resilience::SUITE, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]
