@@ -51,7 +51,7 @@ fn breakers(quick: bool) -> Vec<Row> {
         one(SYSTEM, &|| built(Breaker::builder("b").build())),
         one("mainstay, consecutive", &|| built(Breaker::builder("b").consecutive(5).build())),
         one("mainstay, slow calls", &|| {
-            built(Breaker::builder("b").slow_calls(Duration::from_millis(500), 0.8).build())
+            built(Breaker::builder("b").slow(Duration::from_millis(500), 0.8).build())
         }),
         one("mainstay, exact last 128", &|| built(Breaker::builder("b").count_window(128).build())),
     ]
@@ -149,7 +149,7 @@ pub(super) fn sizes() -> Vec<(&'static str, u64)> {
         ("time window (default)", size(&|| built(Breaker::builder("b").build()))),
         (
             "time window, slow calls",
-            size(&|| built(Breaker::builder("b").slow_calls(Duration::from_millis(500), 0.8).build())),
+            size(&|| built(Breaker::builder("b").slow(Duration::from_millis(500), 0.8).build())),
         ),
         ("time window, 10 probes", size(&|| built(Breaker::builder("b").half_open(ten).build()))),
         ("consecutive failures", size(&|| built(Breaker::builder("b").consecutive(5).build()))),
@@ -173,7 +173,7 @@ pub(super) fn subjects() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Subject>>
             })
         })
     }
-    let base = || Breaker::builder("b").open_for(OPEN).jitter(0.0).half_open(HalfOpen::permits(1));
+    let base = || Breaker::builder("b").open_for(OPEN).jitter(0.0).half_open(HalfOpen::permits(1).required(1));
     vec![
         (
             "mainstay, count",
