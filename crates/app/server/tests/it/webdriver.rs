@@ -75,12 +75,8 @@ impl Browser {
     pub(crate) fn start(scripts: Scripts) -> Self {
         let profile = tempfile::tempdir().unwrap();
         let (driver, port) = listening(profile.path());
-        let mut browser = Self {
-            driver,
-            address: format!("127.0.0.1:{port}"),
-            session: String::new(),
-            _profile: profile,
-        };
+        let mut browser =
+            Self { driver, address: format!("127.0.0.1:{port}"), session: String::new(), _profile: profile };
         let data = browser._profile.path().join("data");
         let args = [
             "--headless",

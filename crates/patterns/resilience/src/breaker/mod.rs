@@ -107,7 +107,10 @@ impl Breaker {
     /// Dropped before its first poll it has done nothing. Dropped later, the call is abandoned: a probe's
     /// permit comes back, and [`Abandoned`] says what it means.
     #[inline(always)]
-    pub fn call<T, E, F, Fut>(&self, f: F) -> impl Future<Output = Result<T, CallError<E>>> + use<'_, T, E, F, Fut>
+    pub fn call<T, E, F, Fut>(
+        &self,
+        f: F,
+    ) -> impl Future<Output = Result<T, CallError<E>>> + use<'_, T, E, F, Fut>
     where
         E: Classify,
         F: FnOnce() -> Fut,

@@ -215,9 +215,8 @@ where
         }
         match (result, verdict) {
             (Ok(value), Verdict::Ok) => {
-                if let Some(hedge) = &core.hedge {
-                    let now = core.tick.read();
-                    hedge.succeeded(now, now.saturating_duration_since(started));
+                if core.hedge.is_some() {
+                    core.observe(started);
                 }
                 this.primary.set(None);
                 std::mem::forget(parking);
@@ -286,10 +285,7 @@ where
         self.over(polled)
     }
 
-    fn over(
-        self: Pin<&mut Self>,
-        polled: Poll<Result<T, CallError<E>>>,
-    ) -> Poll<Result<T, CallError<E>>> {
+    fn over(self: Pin<&mut Self>, polled: Poll<Result<T, CallError<E>>>) -> Poll<Result<T, CallError<E>>> {
         if polled.is_ready() {
             *self.project().stage = Stage::Over;
         }
@@ -344,12 +340,21 @@ impl Core {
         if let (Some(parity), Some(bulkhead)) = (permit, &self.bulkhead) {
             bulkhead.core().leave(parity);
         }
-        if let Some(budget) = budget {
+        if let Some(budget) = budget.filter(|budget| !budget.is_indifferent()) {
             let success = outcome == Outcome::Success;
             if success {
                 budget.attempt(true);
             }
             budget.end(paid, began, success);
+        }
+    }
+
+    /// Tells the hedge's plan of a success at the first poll.
+    #[cold]
+    fn observe(&self, started: Instant) {
+        if let Some(hedge) = &self.hedge {
+            let now = self.tick.read();
+            hedge.succeeded(now, now.saturating_duration_since(started));
         }
     }
 

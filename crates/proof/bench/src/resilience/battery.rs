@@ -253,7 +253,11 @@ fn t7(test: &Test<'_>) -> Answer {
     test.end(straggler, SUCCEEDS);
     let admitted = (0..5).filter(|_| test.once(SUCCEEDS)).count();
     drop(probe);
-    answer(admitted == 0, "ok", if admitted == 5 { "closes".to_owned() } else { format!("admits {admitted}") })
+    answer(
+        admitted == 0,
+        "ok",
+        if admitted == 5 { "closes".to_owned() } else { format!("admits {admitted}") },
+    )
 }
 
 fn t8(test: &Test<'_>) -> Answer {

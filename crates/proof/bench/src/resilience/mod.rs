@@ -99,9 +99,11 @@ pub(crate) fn child(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
 impl Said {
     fn read(&mut self, text: &str) -> anyhow::Result<()> {
         for line in text.lines() {
-            let found: Value = serde_json::from_str(line).with_context(|| format!("a program said `{line}`"))?;
+            let found: Value =
+                serde_json::from_str(line).with_context(|| format!("a program said `{line}`"))?;
             let word = |name: &str| found[name].as_str().map(str::to_owned);
-            let number = |name: &str| found[name].as_f64().with_context(|| format!("no `{name}` in `{line}`"));
+            let number =
+                |name: &str| found[name].as_f64().with_context(|| format!("no `{name}` in `{line}`"));
             if let Some(missing) = word("missing") {
                 self.missing.push(missing);
             } else if let Some(system) = word("battery") {
@@ -171,7 +173,9 @@ fn sizes(section: &mut Section) {
     let cells: Vec<Vec<String>> =
         sizes.iter().map(|(what, bytes)| vec![(*what).to_owned(), bytes.to_string()]).collect();
     let shards = std::thread::available_parallelism().map_or(1, usize::from).min(4).next_power_of_two();
-    section.note(&format!("Heap of one of our breakers by setting, with {shards} shards (one per core, at most 4)."));
+    section.note(&format!(
+        "Heap of one of our breakers by setting, with {shards} shards (one per core, at most 4)."
+    ));
     section.table(&["breaker", "heap, bytes"], &cells);
     let largest = sizes.iter().map(|(_, bytes)| *bytes).max().unwrap_or(0);
     let found = format!("at most {largest} bytes");

@@ -67,9 +67,14 @@ fn limits(quick: bool) -> Vec<Row> {
         limiter
     };
     vec![
-        row(("bulkhead", SYSTEM), quick, || built(Bulkhead::builder("k", 64).build()), |k| {
-            drop(k.try_acquire().expect("a permit is free"));
-        }),
+        row(
+            ("bulkhead", SYSTEM),
+            quick,
+            || built(Bulkhead::builder("k", 64).build()),
+            |k| {
+                drop(k.try_acquire().expect("a permit is free"));
+            },
+        ),
         row(("rate limit", SYSTEM), quick, busy, check),
         row(("rate limit", "mainstay, clock needed"), quick, || built(rate(MOST + 1).build()), check),
         row(
@@ -173,13 +178,12 @@ pub(super) fn subjects() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Subject>>
             })
         })
     }
-    let base = || Breaker::builder("b").open_for(OPEN).jitter(0.0).half_open(HalfOpen::permits(1).required(1));
+    let base =
+        || Breaker::builder("b").open_for(OPEN).jitter(0.0).half_open(HalfOpen::permits(1).required(1));
     vec![
         (
             "mainstay, count",
-            Box::new(move || {
-                subject(built(base().count_window(10).failure_rate(0.5).min_calls(10).build()))
-            }),
+            Box::new(move || subject(built(base().count_window(10).failure_rate(0.5).min_calls(10).build()))),
         ),
         ("mainstay, consecutive", Box::new(move || subject(built(base().consecutive(5).build())))),
     ]
