@@ -37,11 +37,11 @@ fn called<E: std::fmt::Debug>(future: impl Future<Output = Result<u64, E>>) {
 }
 
 /// All paths.
-pub(super) fn rows(quick: bool) -> anyhow::Result<Vec<Row>> {
+pub(super) fn rows(quick: bool) -> Vec<Row> {
     let mut rows = breakers(quick);
     rows.extend(limits(quick));
     rows.extend(policies(quick));
-    Ok(rows)
+    rows
 }
 
 fn breakers(quick: bool) -> Vec<Row> {
