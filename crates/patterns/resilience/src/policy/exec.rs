@@ -21,6 +21,7 @@ use crate::budget::{Budget, Paid};
 use crate::{CallContext, CallError, Outcome, TimeoutKind, Verdict};
 
 /// Where a call stands.
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for every call that has to wait")]
 enum Stage<F, T, E> {
     /// Not polled yet: it has done nothing and holds nothing.
     New,
