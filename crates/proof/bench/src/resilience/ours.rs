@@ -164,8 +164,11 @@ pub(super) fn sizes() -> Vec<(&'static str, u64)> {
     ]
 }
 
+/// Makes a fresh breaker per question.
+type Make = Box<dyn Fn() -> Box<dyn Subject>>;
+
 /// The breakers that answer the battery.
-pub(super) fn subjects() -> Vec<(&'static str, Box<dyn Fn() -> Box<dyn Subject>>)> {
+pub(super) fn subjects() -> Vec<(&'static str, Make)> {
     fn subject(breaker: Breaker) -> Box<dyn Subject> {
         Box::new(move |script: Script| -> Call {
             let breaker = breaker.clone();
