@@ -7,7 +7,7 @@ use std::time::Duration;
 use failsafe::futures::CircuitBreaker as _;
 use layered::{Execute, Service as _, Stack as _};
 use recloser::{AsyncRecloser, Recloser};
-use seatbelt::breaker::Breaker;
+use seatbelt::breaker::{Breaker, HalfOpenMode};
 use seatbelt::{RecoveryInfo, ResilienceContext};
 use throttle_net::{CircuitBreaker, Throttle, Trip};
 use tower::ServiceExt as _;
@@ -73,7 +73,8 @@ macro_rules! seatbelt {
                 .failure_threshold(0.5)
                 .min_throughput(10)
                 .sampling_duration(SAMPLING)
-                .break_duration(OPEN),
+                .break_duration(OPEN)
+                .half_open_mode(HalfOpenMode::quick()),
             Execute::new($operation),
         );
         Arc::new(stack.into_service())
