@@ -12,6 +12,7 @@ mod machine;
 mod partition;
 mod piece;
 mod report;
+mod resilience;
 mod saga;
 
 use std::path::PathBuf;
@@ -29,8 +30,14 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] =
-    &[consistency::SUITE, coordination::SUITE, partition::SUITE, partition::REDIS, saga::SUITE];
+const SUITES: &[Suite] = &[
+    consistency::SUITE,
+    coordination::SUITE,
+    partition::SUITE,
+    partition::REDIS,
+    resilience::SUITE,
+    saga::SUITE,
+];
 
 /// How suites are run.
 #[derive(Debug)]

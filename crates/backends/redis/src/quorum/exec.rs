@@ -144,7 +144,9 @@ impl RedisQuorum {
         let mut round = Round::new(self.0.nodes.len(), self.0.fenced).again(known);
         let mut pending = self.all(|own, at| own.ask(at, Arc::clone(&asking)));
         let mut step = Step::Wait;
-        while let (Step::Wait, Some((at, answer))) = (&step, pending.next().await) {
+        // Nobody is waited for once it is decided.
+        while step == Step::Wait {
+            let Some((at, answer)) = pending.next().await else { break };
             step = round.vote(at, vote(answer));
         }
         if let Step::Raise(behind, to) = step {
@@ -159,7 +161,8 @@ impl RedisQuorum {
                 Ok(Acquired::Granted(grants))
             }
             step => {
-                while let (false, Some((at, answer))) = (self.is_clear(&round), pending.next().await) {
+                while !self.is_clear(&round) {
+                    let Some((at, answer)) = pending.next().await else { break };
                     round.vote(at, vote(answer));
                 }
                 self.drain(pending);
@@ -182,7 +185,8 @@ impl RedisQuorum {
             pending.push(Box::pin(async move { (at, raise.await) }));
         }
         let mut step = Step::Wait;
-        while let (Step::Wait, Some((_, lifted))) = (&step, pending.next().await) {
+        while step == Step::Wait {
+            let Some((_, lifted)) = pending.next().await else { break };
             step = round.raised(lifted.unwrap_or(false));
         }
         self.drain(pending);

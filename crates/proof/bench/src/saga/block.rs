@@ -17,6 +17,9 @@ use crate::piece;
 /// Concurrent sagas of the points.
 pub(crate) const CONCURRENCY: [usize; 3] = [1, 32, 64];
 
+/// Fewer sagas than that say little about a rate.
+const FEW: u64 = 100;
+
 /// A system at one concurrency, over the rounds.
 #[derive(Clone, Debug)]
 pub(crate) struct Point {
@@ -46,10 +49,12 @@ impl Point {
         let millis = |micros: f64| format!("{:.2}", micros / 1_000.0);
         let cpu = if best.done == 0 { 0.0 } else { best.cpu_seconds * 1_000.0 / best.done as f64 };
         let failed = if best.failed > 0 { format!(" ({} failed)", best.failed) } else { String::new() };
+        // A system whose sagas take as long as the point lasts is counted short: the reader must see that.
+        let few = if best.done < FEW { format!(" (of {} sagas)", best.done) } else { String::new() };
         vec![
             self.system.clone(),
             self.concurrency.to_string(),
-            format!("{:.0}{failed}", rate(best)),
+            format!("{:.0}{failed}{few}", rate(best)),
             format!("{:.0}", self.median()),
             millis(best.p50),
             millis(best.p99),
