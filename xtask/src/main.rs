@@ -20,12 +20,13 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
+  laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
-  full      ci, features, budget, loom, soak, and 100,000 seeds of each simulation
+  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   overload  the metastable scenario on a real server; both curves in target/overload.svg
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
+        "laws" => laws(&words),
         "loom" => full::models(),
         "overload" => overload(),
         "sim" => sim::run(&root(), &words),
@@ -99,6 +101,34 @@ fn overload() -> anyhow::Result<()> {
     run(cargo()
         .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
         .arg(svg))
+}
+
+/// Batches of the laws; a printed seed with `--schedules 1` replays a violation.
+fn laws(words: &[String]) -> anyhow::Result<()> {
+    let mut test = cargo();
+    test.args([
+        "test",
+        "--release",
+        "-p",
+        "mainstay-consistency",
+        "--all-features",
+        "--test",
+        "it",
+        "--",
+        "--nocapture",
+        "laws::",
+    ]);
+    for pair in words.chunks(2) {
+        let [name, value] = pair else { bail!("{} lacks a value", pair[0]) };
+        let variable = match name.as_str() {
+            "--operations" => "MAINSTAY_LAWS_OPERATIONS",
+            "--schedules" => "MAINSTAY_LAWS_SCHEDULES",
+            "--seed" => "MAINSTAY_LAWS_SEED",
+            _ => bail!("`{name}` is no option of laws"),
+        };
+        test.env(variable, value.parse::<u64>().context(variable)?.to_string());
+    }
+    run(&mut test)
 }
 
 fn ci() -> anyhow::Result<()> {

@@ -13,6 +13,8 @@ struct Sagas;
 struct Console;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[doc = include_str!("../../../../docs/redis.md")]
+struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
@@ -57,3 +59,7 @@ struct Timeouts;
 struct Locks;
 #[doc = include_str!("../../../../docs/election.md")]
 struct Elections;
+#[doc = include_str!("../../../../docs/conflict-resolution.md")]
+struct Conflicts;
+#[doc = include_str!("../../../../docs/crdt.md")]
+struct ReplicatedTypes;

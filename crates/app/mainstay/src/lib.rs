@@ -8,8 +8,10 @@
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
+//! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
+//! - `redis` (feature): leases on one Redis or a quorum.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -19,7 +21,10 @@
 
 pub use mainstay_clock as clock;
 pub use mainstay_coordination as coordination;
+pub use mainstay_consistency as consistency;
 pub use mainstay_partition as partition;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;
 pub use mainstay_resilience as resilience;

@@ -535,7 +535,38 @@ pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<S
 
 #[cfg(test)]
 mod tests {
+    use mainstay_clock::{Rng as _, SeededRng};
+
     use super::*;
+
+    /// Bytes behind a checksum that fits are still bytes: no panic, and nothing that was not written.
+    #[test]
+    fn sec_30_the_decoder_of_log_rows_survives_any_bytes() {
+        let rng = SeededRng::new(30);
+        let bytes = |n| (0..rng.below(n)).map(|_| rng.below(256) as u8).collect::<Vec<_>>();
+        let (mut refused, mut read) = (0, 0);
+        for _ in 0..20_000 {
+            let records: Vec<NewRecord> =
+                (0..rng.below(4)).map(|kind| NewRecord { kind: kind as u16, bytes: bytes(20) }).collect();
+            let mut packed = pack(&records);
+            let back: Vec<_> = records.iter().map(|r| (r.kind, r.bytes.clone())).collect();
+            assert_eq!(unpack(&packed), Some(back));
+            match rng.below(3) {
+                0 => packed.truncate(rng.below(packed.len() as u64 + 1) as usize),
+                1 => packed.extend(bytes(12)),
+                _ => packed.iter_mut().for_each(|b| *b ^= u8::from(rng.below(8) == 0) << rng.below(8)),
+            }
+            match unpack(&packed) {
+                // A row is read whole or not at all.
+                Some(found) => {
+                    assert_eq!(found.iter().map(|(_, b)| 6 + b.len()).sum::<usize>(), packed.len());
+                    read += 1;
+                }
+                None => refused += 1,
+            }
+        }
+        assert!(refused > 1_000 && read > 1_000, "{refused} {read}");
+    }
 
     /// How a page is found, as SQLite tells.
     fn plan(conn: &Connection, filter: &Filter) -> String {

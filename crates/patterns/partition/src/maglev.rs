@@ -11,7 +11,7 @@ use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::rendezvous::{Ranked, Scores};
 use crate::source::Source;
 use crate::warning::Warning;
@@ -215,7 +215,12 @@ impl Maglev {
         self.table.bytes()
     }
 
-    owned_by_hash!();
+    /// The owner of a key; `None` when there are no nodes.
+    #[must_use]
+    #[inline]
+    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
+        self.owner_of_hash(self.hash.key(key))
+    }
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -292,7 +297,12 @@ pub struct MaglevBuilder {
 }
 
 impl MaglevBuilder {
-    with_nodes!();
+    /// The nodes, in any order.
+    #[must_use]
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
+    }
 
     /// Entries of the table: a prime, at least one per node, at most [`MAX_TABLE`].
     #[must_use]
@@ -301,7 +311,12 @@ impl MaglevBuilder {
         self
     }
 
-    with_hash!();
+    /// How keys are hashed.
+    #[must_use]
+    pub fn hash(mut self, hash: Hash) -> Self {
+        self.hash = hash;
+        self
+    }
 
     /// Checks everything and fills the table.
     ///

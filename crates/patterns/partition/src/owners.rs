@@ -52,6 +52,7 @@ impl Seen {
     }
 
     #[inline]
+    #[allow(clippy::manual_contains, reason = "the other form reads widely; see below")]
     fn contains(&self, n: u32) -> bool {
         if self.len <= INLINE {
             // One by one: a wide read would wait for the narrow writes just before.

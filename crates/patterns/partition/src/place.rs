@@ -57,18 +57,6 @@ pub trait Place: sealed::Sealed + fmt::Debug + Send + Sync {
     fn fingerprint(&self) -> u128;
 }
 
-/// The owner of a key, where `hash` and `owner_of_hash` exist: on the type itself, so that it needs no import.
-macro_rules! owned_by_hash {
-    () => {
-        /// The owner of a key; `None` when there are no nodes.
-        #[must_use]
-        #[inline]
-        pub fn owner(&self, key: &[u8]) -> Option<$crate::NodeIdx> {
-            self.owner_of_hash(self.hash.key(key))
-        }
-    };
-}
-
 /// What [`Place`] asks of every placement that has `nodes` and `hash` and answers itself.
 macro_rules! place_by_hash {
     () => {
@@ -93,31 +81,7 @@ macro_rules! place_by_hash {
     };
 }
 
-/// The setter of every builder over named nodes.
-macro_rules! with_nodes {
-    () => {
-        /// The nodes, in any order.
-        #[must_use]
-        pub fn nodes(mut self, nodes: impl IntoIterator<Item = $crate::Node>) -> Self {
-            self.nodes = nodes.into_iter().collect();
-            self
-        }
-    };
-}
-
-/// The setter of every builder with a hash.
-macro_rules! with_hash {
-    () => {
-        /// How keys, and where names have points or scores also names, are hashed.
-        #[must_use]
-        pub fn hash(mut self, hash: $crate::Hash) -> Self {
-            self.hash = hash;
-            self
-        }
-    };
-}
-
-pub(crate) use {owned_by_hash, place_by_hash, with_hash, with_nodes};
+pub(crate) use place_by_hash;
 
 /// The part of the key space of each node.
 #[derive(Clone, Debug, PartialEq)]

@@ -340,8 +340,8 @@ mod tests {
     fn l7_hostile_points_that_crowd_or_coincide_are_found_too() {
         let crowd: Vec<_> = (0..3_000).map(|i| ((1 << 40) + i, i as u32)).collect();
         check(&crowd, 3_000);
-        // A bucket of this ring is 2^53 wide, a lane's piece 2^38: these differ below.
-        let twins: Vec<_> = (0..4_000).map(|i| (mix64(i / 3) >> 32 << 32 | i % 3, i as u32)).collect();
+        // A bucket of this ring is about 2^54 wide, a lane's piece 2^39: these differ below.
+        let twins: Vec<_> = (0..4_000).map(|i| ((mix64(i / 3) >> 32 << 32) | (i % 3), i as u32)).collect();
         check(&twins, 4_000);
         let ends: Vec<_> = [0, 0, 1, u64::MAX - 1, u64::MAX, u64::MAX].into_iter().zip(0..).collect();
         check(&ends, 6);

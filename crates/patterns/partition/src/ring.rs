@@ -5,7 +5,7 @@ use crate::fingerprint::Canon;
 use crate::hash::{Hash, mix64};
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::points::Points;
 use crate::source::Source;
 use crate::warning::Warning;
@@ -82,7 +82,12 @@ impl Ring {
             .collect()
     }
 
-    owned_by_hash!();
+    /// The owner of a key; `None` when there are no nodes.
+    #[must_use]
+    #[inline]
+    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
+        self.owner_of_hash(self.hash.key(key))
+    }
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -165,7 +170,12 @@ impl Default for RingBuilder {
 }
 
 impl RingBuilder {
-    with_nodes!();
+    /// The nodes, in any order.
+    #[must_use]
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
+    }
 
     /// Points of a node per `weight_unit` of weight.
     #[must_use]
@@ -187,7 +197,12 @@ impl RingBuilder {
         self
     }
 
-    with_hash!();
+    /// How keys and names are hashed.
+    #[must_use]
+    pub fn hash(mut self, hash: Hash) -> Self {
+        self.hash = hash;
+        self
+    }
 
     /// Checks everything and sorts the points.
     ///

@@ -4,6 +4,8 @@
 //! it gets [`Options`] and fills a [`Section`].
 
 mod child;
+mod consistency;
+mod coordination;
 mod floor;
 mod load;
 mod machine;
@@ -27,7 +29,8 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[partition::SUITE, partition::REDIS, saga::SUITE];
+const SUITES: &[Suite] =
+    &[consistency::SUITE, coordination::SUITE, partition::SUITE, partition::REDIS, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]

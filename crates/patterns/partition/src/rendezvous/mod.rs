@@ -11,7 +11,7 @@ use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, owned_by_hash, place_by_hash, sealed, with_hash, with_nodes};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::source::Source;
 use crate::warning::Warning;
 
@@ -80,7 +80,12 @@ impl Rendezvous {
             .collect()
     }
 
-    owned_by_hash!();
+    /// The owner of a key; `None` when there are no nodes.
+    #[must_use]
+    #[inline]
+    pub fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
+        self.owner_of_hash(self.hash.key(key))
+    }
 
     /// The owner of a key that is hashed already.
     #[must_use]
@@ -168,7 +173,12 @@ pub struct RendezvousBuilder {
 }
 
 impl RendezvousBuilder {
-    with_nodes!();
+    /// The nodes, in any order.
+    #[must_use]
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
+    }
 
     /// Chooses a zone first, by the sum of its nodes' weights, then a node in it. A node that goes lowers its
     /// zone's weight, so a few keys of its neighbours leave the zone with it.
@@ -178,7 +188,12 @@ impl RendezvousBuilder {
         self
     }
 
-    with_hash!();
+    /// How keys and names are hashed.
+    #[must_use]
+    pub fn hash(mut self, hash: Hash) -> Self {
+        self.hash = hash;
+        self
+    }
 
     /// Checks everything.
     ///

@@ -206,9 +206,8 @@ impl Ranked<'_> {
 
 #[cfg(test)]
 mod tests {
-    use pulp::Arch;
-
-    use super::{FirstMax, Scores};
+    use super::super::vectors::search;
+    use super::Scores;
     use crate::hash::mix64;
     use crate::node::NodeIdx;
 
@@ -227,7 +226,7 @@ mod tests {
                 let hash = mix64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let best = equal.best(hash);
                 assert_eq!(best, equal.best_scalar(hash));
-                let chunks = Arch::Scalar.dispatch(FirstMax { hashes: &equal.hashes, hash });
+                let chunks = search(&equal.hashes, hash);
                 assert_eq!(best, Some(equal.nodes[chunks]));
                 assert_eq!(best, forced.best(hash));
             }

@@ -11,7 +11,7 @@ pub(crate) const LANES: usize = 8;
 
 /// The position of the first largest score. The compiler makes the vectors.
 #[inline(always)]
-fn search(hashes: &[u32], hash: u64) -> usize {
+pub(super) fn search(hashes: &[u32], hash: u64) -> usize {
     let chunk_max = |chunk: &[u32]| chunk.iter().fold(0, |max, node| max.max(score(*node, hash)));
     let (mut best, mut at) = (0, 0);
     for (i, chunk) in hashes.chunks(CHUNK).enumerate() {

@@ -7,7 +7,7 @@ use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeId, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed, with_nodes};
+use crate::place::{Place, Shares, sealed};
 use crate::source::Source;
 
 /// The profile's version.
@@ -213,7 +213,12 @@ pub struct SlotMapBuilder {
 }
 
 impl SlotMapBuilder {
-    with_nodes!();
+    /// The nodes, in any order.
+    #[must_use]
+    pub fn nodes(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
+        self.nodes = nodes.into_iter().collect();
+        self
+    }
 
     /// How many slots: a power of two from [`MIN_SLOTS`] to [`MAX_SLOTS`]. Set it before
     /// [`SlotMapBuilder::replicas`]; a map never changes it.

@@ -147,7 +147,8 @@ impl Server {
                 let text = format!("{} ended, {status}: {}", self.name, self.log());
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
             }
-            if TcpStream::connect(self.address).is_ok() {
+            // Somebody who listens on every address answers, too, before our server finds the port taken.
+            if listens(self.address)? && TcpStream::connect(self.address).is_ok() {
                 return Ok(());
             }
             if os_boot_now() > end {
@@ -243,6 +244,16 @@ impl Drop for Server {
         // One that ended before is gone already.
         let _ = self.kill();
     }
+}
+
+/// Whether exactly this address is listened on. It was drawn for this process, so by nobody but its servers.
+fn listens(address: SocketAddr) -> io::Result<bool> {
+    let SocketAddr::V4(v4) = address else { return Err(io::Error::other("addresses of servers are IPv4")) };
+    let ours = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    // Number, local address, remote address, state: 0A listens.
+    let mut rows = table.lines().map(|line| line.split_whitespace().skip(1));
+    Ok(rows.any(|mut words| words.next() == Some(&ours) && words.nth(1) == Some("0A")))
 }
 
 /// What it prints is added to the log of its folder.
