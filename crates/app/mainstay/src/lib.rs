@@ -20,13 +20,13 @@
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
-pub use mainstay_coordination as coordination;
 pub use mainstay_consistency as consistency;
+pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
-#[cfg(feature = "redis")]
-pub use mainstay_redis as redis;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]
