@@ -287,7 +287,15 @@ fn f25() {
         let granted = async |store: &RedisQuorum, op: &str| {
             matches!(store.acquire(ask("a", op, TTL)).await, Ok(Acquired::Granted(_)))
         };
-        until("they may grant", async || granted(&ours, "op").await).await;
+        // Each ends its silence for itself; a majority is not enough for what follows.
+        until("all may grant", async || {
+            let mut all = granted(&ours, "op").await;
+            for server in &servers {
+                all &= exists(&mut other(server).await, "a").await;
+            }
+            all
+        })
+        .await;
         until("nobody is heard any more", async || ours.in_background() == 0).await;
         // Held on the first two; the third has not heard of it, the second forgets it.
         number(&mut other(&servers[2]).await, &["DEL", "a"]).await;
