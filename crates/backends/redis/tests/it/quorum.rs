@@ -263,11 +263,10 @@ fn f07() {
         servers[1].pause().unwrap();
         let mut behind = 0;
         for round in 0..6 {
-            let op = format!("op{round}");
+            let name = format!("a{round}");
             until("nobody is heard any more", async || store.in_background() == 0).await;
-            take(&store, "a", &op, TTL).await;
+            take(&store, &name, &name, TTL).await;
             behind += store.in_background();
-            store.release(&op).await.unwrap();
         }
         // Not all, on a machine that stands still for as long as the hung one is heard.
         assert!(behind >= 4, "the hung one is heard behind the caller's back: {behind} of 6");
@@ -287,7 +286,15 @@ fn f25() {
         let granted = async |store: &RedisQuorum, op: &str| {
             matches!(store.acquire(ask("a", op, TTL)).await, Ok(Acquired::Granted(_)))
         };
-        until("they may grant", async || granted(&ours, "op").await).await;
+        // Each ends its silence for itself; a majority is not enough for what follows.
+        until("all may grant", async || {
+            let mut all = granted(&ours, "op").await;
+            for server in &servers {
+                all &= exists(&mut other(server).await, "a").await;
+            }
+            all
+        })
+        .await;
         until("nobody is heard any more", async || ours.in_background() == 0).await;
         // Held on the first two; the third has not heard of it, the second forgets it.
         number(&mut other(&servers[2]).await, &["DEL", "a"]).await;
@@ -379,7 +386,8 @@ fn k14() {
         let held = store.redlock(ask("a", "op", TTL), &preset).await.unwrap();
         assert!(matches!(held, Acquired::Held { .. }));
         until("all tries arrived", async || scripts_run(&mut first.clone()).await - before >= 11).await;
-        assert_eq!(scripts_run(&mut first).await - before, 11);
+        let ran = scripts_run(&mut first).await - before;
+        assert!((11..=22).contains(&ran), "11 tries, each given back where one had not answered: {ran}");
         store.release("holder").await.unwrap();
         let granted = store.redlock(ask("a", "op", TTL), &preset).await.unwrap();
         assert!(matches!(granted, Acquired::Granted(_)));
