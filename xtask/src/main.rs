@@ -20,6 +20,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
+  laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
   ci        check, test, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
+        "laws" => laws(&words),
         "loom" => full::models(),
         "overload" => overload(),
         "sim" => sim::run(&root(), &words),
@@ -99,6 +101,34 @@ fn overload() -> anyhow::Result<()> {
     run(cargo()
         .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
         .arg(svg))
+}
+
+/// Batches of the laws; a printed seed with `--schedules 1` replays a violation.
+fn laws(words: &[String]) -> anyhow::Result<()> {
+    let mut test = cargo();
+    test.args([
+        "test",
+        "--release",
+        "-p",
+        "mainstay-consistency",
+        "--all-features",
+        "--test",
+        "it",
+        "--",
+        "--nocapture",
+        "laws::",
+    ]);
+    for pair in words.chunks(2) {
+        let [name, value] = pair else { bail!("{} lacks a value", pair[0]) };
+        let variable = match name.as_str() {
+            "--operations" => "MAINSTAY_LAWS_OPERATIONS",
+            "--schedules" => "MAINSTAY_LAWS_SCHEDULES",
+            "--seed" => "MAINSTAY_LAWS_SEED",
+            _ => bail!("`{name}` is no option of laws"),
+        };
+        test.env(variable, value.parse::<u64>().context(variable)?.to_string());
+    }
+    run(&mut test)
 }
 
 fn ci() -> anyhow::Result<()> {

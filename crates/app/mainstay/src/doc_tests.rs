@@ -53,3 +53,7 @@ struct Timeouts;
 struct Locks;
 #[doc = include_str!("../../../../docs/election.md")]
 struct Elections;
+#[doc = include_str!("../../../../docs/conflict-resolution.md")]
+struct Conflicts;
+#[doc = include_str!("../../../../docs/crdt.md")]
+struct ReplicatedTypes;

@@ -8,6 +8,7 @@
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`coordination`]: fenced locks and elections on any lease store.
 //! - [`partition`]: who owns a key, who else holds it, what moves when the fleet changes.
+//! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
 //! - `sqlite` (feature): the embedded store.
@@ -15,6 +16,7 @@
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
 pub use mainstay_clock as clock;
+pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
 pub use mainstay_resilience as resilience;

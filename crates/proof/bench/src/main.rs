@@ -4,6 +4,7 @@
 //! it gets [`Options`] and fills a [`Section`].
 
 mod child;
+mod consistency;
 mod floor;
 mod load;
 mod machine;
@@ -26,7 +27,7 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[partition::SUITE, saga::SUITE];
+const SUITES: &[Suite] = &[consistency::SUITE, partition::SUITE, saga::SUITE];
 
 /// How suites are run.
 #[derive(Debug)]

@@ -1,0 +1,297 @@
+//! Schedules: made from seeds or all of them, run, judged, made smaller.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mainstay_clock::{Rng, SeededRng};
+
+use crate::hlc::Hlc;
+use crate::laws::{Law, ManualClock, Subject, Violation};
+use crate::{Actor, ActorId};
+
+/// What a replica of a schedule has besides its state.
+#[derive(Debug)]
+pub struct Replica {
+    /// Its actor.
+    pub actor: Actor,
+    /// Its clock.
+    pub hlc: Hlc,
+    /// The actors of all replicas.
+    pub all: Vec<ActorId>,
+    wall: Arc<ManualClock>,
+}
+
+impl Replica {
+    /// Replica `index` of `count`. The clocks differ: later replicas are slower.
+    pub(super) fn new(index: usize, count: usize) -> Option<Self> {
+        let id = |i: usize| ActorId::new(i as u64 + 1, 1, 0);
+        let wall = Arc::new(ManualClock::new(1_000_000 - index as i64));
+        let hlc = Hlc::builder(wall.clone()).build().ok()?;
+        Some(Self { actor: Actor::new(id(index)), hlc, all: (0..count).map(id).collect(), wall })
+    }
+
+    /// Lets its wall clock show another millisecond.
+    pub fn set_wall(&self, ms: i64) {
+        self.wall.set(ms);
+    }
+}
+
+/// How much is tried.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Profile {
+    /// The first seed.
+    pub seed: u64,
+    /// How many schedules.
+    pub schedules: u64,
+    /// Steps of a schedule.
+    pub steps: usize,
+    /// Replicas.
+    pub replicas: usize,
+}
+
+impl Profile {
+    /// 500 schedules of 24 steps on three replicas: a second or so in a debug build.
+    #[must_use]
+    pub const fn standard() -> Self {
+        Self { seed: 1, schedules: 500, steps: 24, replicas: 3 }
+    }
+
+    /// The same with `schedules`, from `seed` on.
+    #[must_use]
+    pub const fn batch(seed: u64, schedules: u64) -> Self {
+        Self { seed, schedules, steps: 24, replicas: 3 }
+    }
+}
+
+/// How much was tried without a violation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// Schedules.
+    pub schedules: u64,
+    /// Changes made in them.
+    pub changes: u64,
+}
+
+#[derive(Clone)]
+enum Move<O> {
+    /// A replica makes a change.
+    Change(usize, O),
+    /// A replica joins the whole state of another.
+    Pull { to: usize, from: usize },
+    /// A replica joins one delta, known or not.
+    Deliver { to: usize, delta: usize },
+}
+
+impl<O: fmt::Debug> fmt::Debug for Move<O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Change(at, op) => write!(f, "r{at}: {op:?}"),
+            Self::Pull { to, from } => write!(f, "r{to} joins r{from}"),
+            Self::Deliver { to, delta } => write!(f, "r{to} joins delta {delta}"),
+        }
+    }
+}
+
+/// Runs L1 to L10, L12 and L20 over random schedules with full and partial exchanges, repetitions and reordering.
+///
+/// # Errors
+/// The first violation, with its seed and the smallest schedule that shows it.
+pub fn check<T: Subject>(profile: Profile) -> Result<Report, Violation> {
+    let alphabet = T::alphabet();
+    let mut report = Report { schedules: 0, changes: 0 };
+    for seed in profile.seed..profile.seed.saturating_add(profile.schedules) {
+        let schedule = draw(&alphabet, profile, seed);
+        match run::<T>(&schedule, profile.replicas, seed) {
+            Ok(changes) => report.changes += changes,
+            Err(found) => return Err(shrink::<T>(schedule, profile.replicas, seed, found)),
+        }
+        report.schedules += 1;
+    }
+    Ok(report)
+}
+
+fn draw<O: Clone>(alphabet: &[O], profile: Profile, seed: u64) -> Vec<Move<O>> {
+    let rng = SeededRng::new(seed);
+    let index = |n: usize| rng.below(n as u64) as usize;
+    let one = |_| {
+        let to = index(profile.replicas);
+        match index(10) {
+            0..=4 if !alphabet.is_empty() => Move::Change(to, alphabet[index(alphabet.len())].clone()),
+            5..=7 => Move::Deliver { to, delta: index(profile.steps) },
+            _ => Move::Pull { to, from: index(profile.replicas) },
+        }
+    };
+    (0..profile.steps).map(one).collect()
+}
+
+/// Runs every schedule of `operations` changes on three replicas, where the replica that makes the change first joins
+/// any of the others. The first change is at the first replica: the others are the same by renaming.
+///
+/// # Errors
+/// The first violation, with the smallest schedule that shows it.
+pub fn exhaustive<T: Subject>(operations: u32) -> Result<Report, Violation> {
+    const REPLICAS: usize = 3;
+    let alphabet = T::alphabet();
+    // Per operation: who, what, and which of the two others are joined before.
+    let choices = alphabet.len() * REPLICAS * 4;
+    let first = alphabet.len();
+    let total = (choices as u64).saturating_pow(operations.saturating_sub(1)).saturating_mul(first as u64);
+    let mut report = Report { schedules: 0, changes: 0 };
+    for number in 0..total {
+        let mut rest = number;
+        let mut digit = |base: usize| {
+            let digit = (rest % base as u64) as usize;
+            rest /= base as u64;
+            digit
+        };
+        let mut schedule = vec![Move::Change(0, alphabet[digit(first)].clone())];
+        for _ in 1..operations {
+            let choice = digit(choices);
+            let (at, op) = (choice % REPLICAS, choice / REPLICAS % alphabet.len());
+            let pulls = choice / (REPLICAS * alphabet.len());
+            for other in 1..REPLICAS {
+                if pulls & other != 0 {
+                    schedule.push(Move::Pull { to: at, from: (at + other) % REPLICAS });
+                }
+            }
+            schedule.push(Move::Change(at, alphabet[op].clone()));
+        }
+        match run::<T>(&schedule, REPLICAS, 0) {
+            Ok(changes) => report.changes += changes,
+            Err(found) => return Err(shrink::<T>(schedule, REPLICAS, 0, found)),
+        }
+        report.schedules += 1;
+    }
+    Ok(report)
+}
+
+/// Drops every step without which some law is still broken.
+fn shrink<T: Subject>(
+    mut schedule: Vec<Move<T::Op>>,
+    replicas: usize,
+    seed: u64,
+    mut found: Violation,
+) -> Violation {
+    let mut at = schedule.len();
+    while at > 0 {
+        at -= 1;
+        let mut fewer = schedule.clone();
+        fewer.remove(at);
+        if let Err(still) = run::<T>(&fewer, replicas, seed) {
+            (schedule, found) = (fewer, still);
+            at = at.min(schedule.len());
+        }
+    }
+    found.seed = seed;
+    found.schedule = schedule.iter().map(|step| format!("{step:?}")).collect();
+    found
+}
+
+fn run<T: Subject>(schedule: &[Move<T::Op>], count: usize, seed: u64) -> Result<u64, Violation> {
+    let mut states = vec![T::default(); count];
+    let mut replicas: Vec<Replica> = (0..count).filter_map(|i| Replica::new(i, count)).collect();
+    let mut deltas: Vec<T> = Vec::new();
+    for step in schedule {
+        match step {
+            Move::Change(at, op) => {
+                let before = states[*at].clone();
+                if let Some(delta) = states[*at].apply(op, &mut replicas[*at]) {
+                    changed(&before, &states[*at], &delta)?;
+                    deltas.push(delta);
+                }
+            }
+            Move::Pull { to, from } => {
+                let other = states[*from].clone();
+                joined(&mut states[*to], &other)?;
+            }
+            Move::Deliver { to, delta } => {
+                if let Some(delta) = deltas.get(*delta) {
+                    joined(&mut states[*to], delta)?;
+                }
+            }
+        }
+    }
+    algebra(&states, deltas.last())?;
+    streams(&states, &deltas, seed)?;
+    Ok(deltas.len() as u64)
+}
+
+fn sum<T: Subject>(a: &T, b: &T) -> T {
+    let mut sum = a.clone();
+    sum.merge(b);
+    sum
+}
+
+fn expect<T: PartialEq + fmt::Debug>(law: Law, is: &T, should: &T) -> Result<(), Violation> {
+    if is == should { Ok(()) } else { Err(Violation::of(law, format!("{is:?} instead of {should:?}"))) }
+}
+
+/// L6, L7.
+fn changed<T: Subject>(before: &T, after: &T, delta: &T) -> Result<(), Violation> {
+    expect(Law::L7, &sum(before, delta), after)?;
+    expect(Law::L6, &sum(before, after), after)?;
+    expect(Law::L6, &sum(after, before), after)
+}
+
+/// L4, L9.
+fn joined<T: Subject>(state: &mut T, other: &T) -> Result<(), Violation> {
+    let before = state.clone();
+    let (said, contained) = (state.merge(other), other.leq(&before));
+    let did = *state != before;
+    expect(Law::L9, &said, &did)?;
+    if let Some(contained) = contained {
+        expect(Law::L4, &contained, &!did)?;
+        expect(Law::L4, &(before.leq(state), other.leq(state)), &(Some(true), Some(true)))?;
+    }
+    Ok(())
+}
+
+/// L1 to L5, L12, L20 over the states that a schedule led to.
+fn algebra<T: Subject>(states: &[T], delta: Option<&T>) -> Result<(), Violation> {
+    let all: Vec<&T> = states.iter().chain(delta).collect();
+    let bottom = T::default();
+    for a in &all {
+        expect(Law::L1, &sum(*a, *a), *a)?;
+        expect(Law::L5, &sum(*a, &bottom), *a)?;
+        expect(Law::L5, &sum(&bottom, *a), *a)?;
+        if let Some((bytes, back)) = a.round_trip() {
+            expect(Law::L20, &back.as_ref(), &Some(*a))?;
+            let again = back.and_then(|back| back.round_trip());
+            expect(Law::L20, &again.map(|r| r.0), &Some(bytes))?;
+        }
+        for b in &all {
+            let ab = sum(*a, *b);
+            expect(Law::L2, &sum(*b, *a), &ab)?;
+            if let Some(missing) = b.missing_at(a) {
+                expect(Law::L12, &sum(*a, &missing), &ab)?;
+            }
+            for c in &all {
+                expect(Law::L3, &sum(&ab, *c), &sum(*a, &sum(*b, *c)))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// L8, L10: the deltas, backwards and shuffled with repetitions, give what the states give together.
+fn streams<T: Subject>(states: &[T], deltas: &[T], seed: u64) -> Result<(), Violation> {
+    let whole = states.iter().fold(T::default(), |all, state| sum(&all, state));
+    let backwards = states.iter().rev().fold(T::default(), |all, state| sum(&all, state));
+    expect(Law::L3, &backwards, &whole)?;
+    let reversed = deltas.iter().rev().fold(T::default(), |all, delta| sum(&all, delta));
+    expect(Law::L10, &reversed, &whole)?;
+    let rng = SeededRng::new(!seed);
+    let mut order: Vec<&T> = deltas.iter().chain(deltas.iter().step_by(2)).collect();
+    for i in (1..order.len()).rev() {
+        order.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+    let shuffled = order.into_iter().fold(T::default(), |all, delta| sum(&all, delta));
+    expect(Law::L8, &shuffled, &whole)?;
+    // Equal values, reached on different ways, are equal bytes.
+    if let (Some(one), Some(other)) = (shuffled.round_trip(), whole.round_trip()) {
+        expect(Law::L20, &one.0, &other.0)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,173 @@
+//! The types of this crate as subjects: few keys and values, every mutator.
+
+use crate::crdt::{
+    Any, AwMap, AwSet, BoundedCounter, Causal, DeltaState, Document, DotFun, DotMap, DotSet, DotStore,
+    DwFlag, EwFlag, GCounter, GSet, Join, Lattice, LwwMap, LwwRegister, MaxRegister, MinRegister, MvRegister,
+    PnCounter, ResettableCounter, RwMap, RwSet, Tally, TwoPhaseSet,
+};
+use crate::error::Result;
+use crate::laws::{Replica, Subject};
+use crate::version::Context;
+use crate::wire::{Wire, decode, encode};
+
+/// What a subject needs beside its operations; every type here has it.
+trait Ours: DeltaState + Wire {
+    fn seen(&self) -> Context;
+}
+
+impl<S: DotStore> Ours for Causal<S> {
+    fn seen(&self) -> Context {
+        self.context().clone()
+    }
+}
+
+impl<T: Lattice> Ours for T {
+    fn seen(&self) -> Context {
+        Context::new()
+    }
+}
+
+/// A subject from its operations: `(name, (value, actor) -> delta)`.
+macro_rules! subject {
+    ($type:ty, [$(($name:literal, |$v:ident, $r:ident| $body:expr)),* $(,)?]) => {
+        impl Subject for $type {
+            type Op = &'static str;
+
+            fn alphabet() -> Vec<Self::Op> {
+                vec![$($name),*]
+            }
+
+            fn apply(&mut self, op: &Self::Op, replica: &mut Replica) -> Option<Self> {
+                let made: Result<Self> = match *op {
+                    $($name => { let ($v, $r) = (self, replica); $body })*
+                    _ => return None,
+                };
+                made.ok()
+            }
+
+            fn merge(&mut self, other: &Self) -> bool {
+                self.join(other).is_ok_and(crate::Changed::is_yes)
+            }
+
+            fn leq(&self, other: &Self) -> Option<bool> {
+                Some(Join::leq(self, other))
+            }
+
+            fn missing_at(&self, other: &Self) -> Option<Self> {
+                Some(self.delta_since(&other.seen()))
+            }
+
+            fn round_trip(&self) -> Option<(Vec<u8>, Option<Self>)> {
+                let bytes = encode(self);
+                let back = decode(&bytes).ok();
+                Some((bytes, back))
+            }
+        }
+    };
+}
+
+subject!(EwFlag, [("on", |v, r| v.enable(&mut r.actor)), ("off", |v, r| v.disable(&mut r.actor))]);
+subject!(DwFlag, [("on", |v, r| v.enable(&mut r.actor)), ("off", |v, r| v.disable(&mut r.actor))]);
+subject!(
+    MvRegister<u64>,
+    [("write 1", |v, r| v.write(&mut r.actor, 1)), ("write 2", |v, r| v.write(&mut r.actor, 2))]
+);
+subject!(
+    ResettableCounter,
+    [
+        ("inc", |v, r| v.inc(&mut r.actor, 3)),
+        ("dec", |v, r| v.dec(&mut r.actor, 1)),
+        ("reset", |v, r| v.reset(&mut r.actor)),
+    ]
+);
+subject!(
+    AwSet<u64>,
+    [
+        ("add 1", |v, r| v.add(&mut r.actor, 1)),
+        ("add 2", |v, r| v.add(&mut r.actor, 2)),
+        ("remove 1", |v, r| v.remove(&mut r.actor, &1)),
+        ("clear", |v, r| v.clear(&mut r.actor)),
+    ]
+);
+subject!(
+    RwSet<u64>,
+    [
+        ("add 1", |v, r| v.add(&mut r.actor, 1)),
+        ("add 2", |v, r| v.add(&mut r.actor, 2)),
+        ("remove 1", |v, r| v.remove(&mut r.actor, 1)),
+    ]
+);
+subject!(AwMap<u64, DotFun<u64>>, [
+    ("write 1", |v, r| v.update(&mut r.actor, 7, |s, m| s.write_value(m, 1))),
+    ("write 2", |v, r| v.update(&mut r.actor, 7, |s, m| s.write_value(m, 2))),
+    ("write other", |v, r| v.update(&mut r.actor, 8, |s, m| s.write_value(m, 3))),
+    ("remove", |v, r| v.remove(&mut r.actor, &7)),
+]);
+subject!(AwMap<u64, DotMap<u64, DotSet>>, [
+    ("add 1", |v, r| v.update(&mut r.actor, 7, |s, m| s.insert(m, 1))),
+    ("add 2", |v, r| v.update(&mut r.actor, 7, |s, m| s.insert(m, 2))),
+    ("remove inner", |v, r| v.update(&mut r.actor, 7, |s, m| s.remove_key(m, &1))),
+    ("remove", |v, r| v.remove(&mut r.actor, &7)),
+]);
+subject!(AwMap<u64, DotFun<Tally>>, [
+    ("inc", |v, r| v.update(&mut r.actor, 7, |s, m| s.count(m, 3, 0))),
+    ("reset", |v, r| v.update(&mut r.actor, 7, |s, m| s.reset_all(m))),
+    ("remove", |v, r| v.remove(&mut r.actor, &7)),
+]);
+subject!(AwMap<u64, DotFun<GCounter>>, [
+    ("max", |v, r| {
+        let id = r.actor.id();
+        v.update(&mut r.actor, 7, |s, m| s.apply(m, |c| {
+            let delta = c.clone().inc(&mut crate::Actor::new(id), 1)?;
+            let _ = c.join(&delta)?;
+            Ok(())
+        }))
+    }),
+    ("remove", |v, r| v.remove(&mut r.actor, &7)),
+]);
+subject!(RwMap<u64, DotMap<u64, DotSet>>, [
+    ("add 1", |v, r| v.update(&mut r.actor, 7, |s, m| s.insert(m, 1))),
+    ("add 2", |v, r| v.update(&mut r.actor, 7, |s, m| s.insert(m, 2))),
+    ("remove", |v, r| v.remove(&mut r.actor, 7)),
+]);
+subject!(LwwMap<u64, u64>, [
+    ("set 1", |v, r| v.set(&mut r.actor, &r.hlc, 7, 1)),
+    ("set 2", |v, r| v.set(&mut r.actor, &r.hlc, 7, 2)),
+    ("set other", |v, r| v.set(&mut r.actor, &r.hlc, 8, 3)),
+    ("remove", |v, r| v.remove(&mut r.actor, &r.hlc, 7)),
+]);
+subject!(
+    Document,
+    [
+        ("count", |v, r| v.update(&mut r.actor, "a".into(), |s, m| s.counter(m, |c, m| c.count(m, 1, 0)))),
+        ("list", |v, r| v.update(&mut r.actor, "b".into(), |s, m| s.set(m, |c, m| c.insert(m, vec![1])))),
+        ("nest", |v, r| v.update(&mut r.actor, "c".into(), |s: &Any, m| {
+            s.map(m, |c, m| c.update_value(m, "d".into(), |x, m| x.flag(m, |f, m| f.turn_on(m))))
+        })),
+        ("remove", |v, r| v.remove(&mut r.actor, &"c".to_owned())),
+    ]
+);
+subject!(GCounter, [("inc", |v, r| v.inc(&mut r.actor, 2))]);
+subject!(PnCounter, [("inc", |v, r| v.inc(&mut r.actor, 2)), ("dec", |v, r| v.dec(&mut r.actor, 3))]);
+subject!(
+    BoundedCounter,
+    [
+        ("inc", |v, r| v.inc(&mut r.actor, 2)),
+        ("dec", |v, r| v.dec(&mut r.actor, 1)),
+        ("transfer", |v, r| {
+            let to = r.all[r.all.len() - 1];
+            v.transfer(&mut r.actor, to, 1)
+        }),
+    ]
+);
+subject!(
+    LwwRegister<u64>,
+    [("set 1", |v, r| v.set(&r.hlc, r.actor.id(), 1)), ("set 2", |v, r| v.set(&r.hlc, r.actor.id(), 2)),]
+);
+subject!(MaxRegister<u64>, [("raise 1", |v, _r| Ok(v.raise(1))), ("raise 2", |v, _r| Ok(v.raise(2)))]);
+subject!(MinRegister<u64>, [("lower 1", |v, _r| Ok(v.lower(1))), ("lower 2", |v, _r| Ok(v.lower(2)))]);
+subject!(GSet<u64>, [("add 1", |v, _r| Ok(v.add(1))), ("add 2", |v, _r| Ok(v.add(2)))]);
+subject!(
+    TwoPhaseSet<u64>,
+    [("add 1", |v, _r| Ok(v.add(1))), ("add 2", |v, _r| Ok(v.add(2))), ("remove 1", |v, _r| v.remove(&1)),]
+);

@@ -1,0 +1,36 @@
+//! The same state everywhere, whatever the network did; and clocks and merges that never lie about order.
+//!
+//! - [`hlc`]: hybrid logical clocks: eight bytes, lock-free, bounded skew, a durable bound.
+//! - [`version`]: dots, version vectors, causal contexts.
+//! - [`identity`]: actors whose identity no restored backup can repeat.
+//! - [`lww`]: last writer wins by a total order, and what holds stamps from the future back.
+//! - [`siblings`]: values that conflict are kept until somebody merges them, within limits.
+//! - [`crdt`]: delta-state replicated data types: counters, registers, flags, sets, maps.
+//! - [`replicate`]: anti-entropy without sockets: what to send to whom, and what to do with what came.
+//! - [`laws`] (feature `laws`): the laws all of this obeys, as a harness for types and merge functions of users.
+//! - [`wire`]: the canonical encoding.
+//!
+//! Nothing here waits, reads a clock of the system or draws random numbers: clocks and generators are handed in. The
+//! two exceptions that wait for a store are named `open` and `extend` ([`identity`] and [`hlc::DurableHlc`]).
+//!
+//! What this is not: a database or consensus. A replica holds everything in memory, up to about a million
+//! elements; no invariant holds across replicas except that of [`crdt::BoundedCounter`].
+
+mod actor;
+pub mod crdt;
+mod error;
+mod hash;
+pub mod hlc;
+pub mod identity;
+#[cfg(feature = "laws")]
+pub mod laws;
+pub mod lww;
+pub mod replicate;
+pub mod siblings;
+mod sorted;
+pub mod version;
+pub mod wire;
+
+pub use actor::{Actor, ActorId};
+pub use crdt::{Changed, DeltaState, Join};
+pub use error::{ConfigError, Error, ErrorKind, Result};

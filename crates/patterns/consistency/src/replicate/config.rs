@@ -1,0 +1,152 @@
+//! Options of anti-entropy.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use crate::error::ConfigError;
+use crate::hash::DigestKey;
+use crate::replicate::{AntiEntropy, Replicated};
+
+/// Largest message by default: one datagram on every network.
+const MAX_MESSAGE: usize = 1_200;
+/// Smallest allowed: a root, or a range with its sums, must fit.
+const MIN_MESSAGE: usize = 512;
+/// Largest allowed: what one read of a stream takes without a second thought.
+const LARGEST_MESSAGE: usize = 64 << 10;
+/// Bytes of deltas kept for peers that are behind; what a minute of heavy writing makes.
+const LOG_BYTES: usize = 1 << 20;
+/// Bytes for one peer per tick: at three ticks a second, under 200 KiB per second even in a repair.
+const BUDGET: usize = 64 << 10;
+/// Peers per tick, as the rivals have it.
+const FANOUT: usize = 3;
+
+/// The options; made by [`AntiEntropyConfig::builder`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `max_message` | 1,200 bytes | one datagram |
+/// | `log_bytes` | 1 MiB | peers that are further behind repair by digests |
+/// | `budget` | 64 KiB | for one peer and tick; deltas first, repairs with the rest |
+/// | `fanout` | 3 | rounds to converge grow with the logarithm of the fleet |
+/// | `merge_version`, `accepts` | 1, only 1 | nodes with other merge code are refused by name |
+#[derive(Clone, Debug)]
+pub struct AntiEntropyConfig {
+    pub(super) me: u64,
+    pub(super) members: BTreeSet<u64>,
+    pub(super) key: DigestKey,
+    pub(super) session: u64,
+    pub(super) max_message: usize,
+    pub(super) log_bytes: usize,
+    pub(super) budget: usize,
+    pub(super) fanout: usize,
+    pub(super) schema: u32,
+    pub(super) merge_version: u32,
+    pub(super) accepts: RangeInclusive<u32>,
+}
+
+impl AntiEntropyConfig {
+    /// Options of the node `me`. `session` must differ at every start of the node: draw it at random. It is what makes
+    /// sequence numbers of an earlier run meaningless.
+    #[must_use]
+    pub fn builder(me: u64, session: u64, key: DigestKey) -> Builder {
+        Builder(Self {
+            me,
+            members: BTreeSet::from([me]),
+            key,
+            session,
+            max_message: MAX_MESSAGE,
+            log_bytes: LOG_BYTES,
+            budget: BUDGET,
+            fanout: FANOUT,
+            schema: 1,
+            merge_version: 1,
+            accepts: 1..=1,
+        })
+    }
+}
+
+/// Builds an [`AntiEntropy`].
+#[derive(Clone, Debug)]
+pub struct Builder(AntiEntropyConfig);
+
+impl Builder {
+    /// The configured members. They, and only they, decide what may be forgotten.
+    #[must_use]
+    pub fn members(mut self, members: impl IntoIterator<Item = u64>) -> Self {
+        self.0.members.extend(members);
+        self
+    }
+
+    /// Largest message in bytes.
+    #[must_use]
+    pub fn max_message(mut self, bytes: usize) -> Self {
+        self.0.max_message = bytes;
+        self
+    }
+
+    /// Bytes of deltas kept for peers that are behind.
+    #[must_use]
+    pub fn log_bytes(mut self, bytes: usize) -> Self {
+        self.0.log_bytes = bytes;
+        self
+    }
+
+    /// Bytes for one peer per tick.
+    #[must_use]
+    pub fn budget(mut self, bytes: usize) -> Self {
+        self.0.budget = bytes;
+        self
+    }
+
+    /// Peers per tick.
+    #[must_use]
+    pub fn fanout(mut self, peers: usize) -> Self {
+        self.0.fanout = peers;
+        self
+    }
+
+    /// The version of the data's schema: nodes with another one are refused by name.
+    #[must_use]
+    pub fn schema(mut self, version: u32) -> Self {
+        self.0.schema = version;
+        self
+    }
+
+    /// The version of the merge code, and those it gets along with.
+    #[must_use]
+    pub fn merge_version(mut self, version: u32, accepts: RangeInclusive<u32>) -> Self {
+        (self.0.merge_version, self.0.accepts) = (version, accepts);
+        self
+    }
+
+    /// Starts with `state`: empty, or what a snapshot held.
+    ///
+    /// # Errors
+    /// `max_message` outside 512 bytes to 64 KiB, a `budget` below one message, a `fanout` of zero, `accepts` without
+    /// the own version.
+    pub fn build<T: Replicated>(self, state: T) -> Result<AntiEntropy<T>, ConfigError> {
+        let c = self.0;
+        if !(MIN_MESSAGE..=LARGEST_MESSAGE).contains(&c.max_message) {
+            return Err(ConfigError::new("max_message", c.max_message, "512 to 65536"));
+        }
+        if c.budget < c.max_message {
+            return Err(ConfigError::new(
+                "budget",
+                c.budget,
+                format!("at least max_message ({})", c.max_message),
+            ));
+        }
+        if c.fanout == 0 {
+            return Err(ConfigError::new("fanout", c.fanout, "at least 1"));
+        }
+        if !c.accepts.contains(&c.merge_version) {
+            return Err(ConfigError::new(
+                "accepts",
+                format!("{:?}", c.accepts),
+                format!("contains {}", c.merge_version),
+            ));
+        }
+        Ok(AntiEntropy::start(c, state))
+    }
+}

@@ -1,0 +1,671 @@
+//! The engine: one replicated value, and what it tells its peers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mainstay_clock::Instant;
+
+use crate::ActorId;
+use crate::crdt::Changed;
+use crate::error::{Error, ErrorKind, Result};
+use crate::hash;
+use crate::replicate::config::AntiEntropyConfig;
+use crate::replicate::log::Log;
+use crate::replicate::message::{Body, Header, Mark, Message, Stand};
+use crate::replicate::replicated::pieces;
+use crate::replicate::stability::Stability;
+use crate::replicate::{Place, Replicated};
+use crate::version::{Context, VersionVector};
+use crate::wire::{decode, encode};
+
+/// Sub-ranges per question: with their sums they fill about half a datagram.
+const FAN: usize = 8;
+/// From so few items on a range is listed instead of split.
+const LEAF: u64 = 8;
+/// Most parts of one delta that a receiver puts together.
+const MAX_PARTS: u64 = 64;
+/// What a message needs beside its state: header, marks, parts.
+const OVERHEAD: usize = 64;
+
+/// A message for a peer.
+pub type Outgoing = (u64, Vec<u8>);
+
+/// Something a person may want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// So many tombstones were dropped.
+    Collected(usize),
+    /// A peer has another schema or merge version; nothing is exchanged with it.
+    Incompatible {
+        /// Who.
+        peer: u64,
+        /// Its schema and merge version.
+        theirs: (u32, u32),
+    },
+    /// A message was no message.
+    Malformed {
+        /// From whom.
+        peer: u64,
+    },
+    /// A join was refused: a type under one key differs. Remove the key on one side.
+    Mismatch {
+        /// With whom.
+        peer: u64,
+    },
+    /// A peer refuses to talk to this node; `removed` says that this node is no member there any more, and must
+    /// [rejoin](AntiEntropy::rejoin).
+    Refused {
+        /// Who.
+        peer: u64,
+        /// Whether this node was removed.
+        removed: bool,
+    },
+    /// A removed member tried to come back.
+    Returned {
+        /// Who.
+        peer: u64,
+    },
+    /// One change does not fit into a message: raise `max_message`, or make smaller changes.
+    TooLarge,
+}
+
+/// What a message did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Step {
+    /// Whether the value changed.
+    pub changed: Changed,
+    /// Answers.
+    pub send: Vec<Outgoing>,
+    /// What a person may want to know.
+    pub events: Vec<Event>,
+}
+
+/// What a node that rejoined lost.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct Rejoined<T> {
+    /// Its own changes that the cluster never accepted.
+    pub lost: Context,
+    /// Its value before.
+    pub before: T,
+}
+
+/// One replicated value and its peers.
+///
+/// ```
+/// use mainstay_clock::Instant;
+/// use mainstay_consistency::{Actor, ActorId, crdt::AwSet};
+/// use mainstay_consistency::replicate::{AntiEntropy, AntiEntropyConfig, DigestKey};
+///
+/// let node = |me: u64| {
+///     AntiEntropyConfig::builder(me, 100 + me, DigestKey::new([7; 16])).members([1, 2]).build(AwSet::<String>::new())
+/// };
+/// let (mut one, mut two) = (node(1)?, node(2)?);
+/// let mut actor = Actor::new(ActorId::new(1, 1, 0));
+/// one.change(|set| set.add(&mut actor, "hello".into()))?;
+///
+/// for (_, message) in one.on_tick(Instant::ZERO) {
+///     for (_, answer) in two.on_msg(1, &message, Instant::ZERO).send {
+///         one.on_msg(2, &answer, Instant::ZERO);
+///     }
+/// }
+/// assert_eq!(one.state(), two.state());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct AntiEntropy<T> {
+    config: AntiEntropyConfig,
+    state: T,
+    log: Log<T>,
+    peers: BTreeMap<u64, Peer<T>>,
+    removed: BTreeSet<u64>,
+    stability: Stability,
+    turn: usize,
+    events: Vec<Event>,
+}
+
+#[derive(Debug)]
+struct Peer<T> {
+    /// How much of my log it has.
+    acked: u64,
+    /// How much of its log I have.
+    applied: Mark,
+    /// Parts of a delta that is not complete.
+    parts: Vec<T>,
+    /// Whether it lacks my present stand.
+    owed: bool,
+    /// The hash of the collected cut it last named.
+    collected: u64,
+    /// Bytes it may still get before the next tick.
+    budget: usize,
+}
+
+impl<T> Peer<T> {
+    fn new(budget: usize) -> Self {
+        Self { acked: 0, applied: Mark::default(), parts: Vec::new(), owed: true, collected: 0, budget }
+    }
+}
+
+fn cut_hash(cut: &VersionVector) -> u64 {
+    if cut.is_empty() { 0 } else { hash::of_value(cut) }
+}
+
+impl<T: Replicated> AntiEntropy<T> {
+    pub(super) fn start(config: AntiEntropyConfig, state: T) -> Self {
+        let peers = config.members.iter().filter(|m| **m != config.me);
+        let peers = peers.map(|m| (*m, Peer::new(config.budget))).collect();
+        let log = Log::new(config.log_bytes);
+        Self {
+            config,
+            state,
+            log,
+            peers,
+            removed: BTreeSet::new(),
+            stability: Stability::default(),
+            turn: 0,
+            events: Vec::new(),
+        }
+    }
+
+    /// The value.
+    #[must_use]
+    pub fn state(&self) -> &T {
+        &self.state
+    }
+
+    /// Makes a change: `f` changes the value and answers with the delta, as every mutator does.
+    ///
+    /// # Errors
+    /// What `f` answers.
+    pub fn change(&mut self, f: impl FnOnce(&mut T) -> Result<T>) -> Result<()> {
+        let delta = f(&mut self.state)?;
+        self.note(delta, None);
+        Ok(())
+    }
+
+    fn note(&mut self, delta: T, origin: Option<u64>) {
+        self.log.push(delta, origin);
+        for peer in self.peers.values_mut() {
+            peer.owed = true;
+        }
+    }
+
+    /// The digests of contents and context.
+    pub fn digest(&mut self) -> (u128, u64) {
+        let sum = self.state.sum(Place::FIRST, Place::LAST, &self.config.key).1;
+        let context = self.state.known().map_or(0, hash::of_value);
+        (sum, context)
+    }
+
+    /// Deltas that are kept for peers.
+    #[must_use]
+    pub fn log_len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The configured members, this node included.
+    pub fn members(&self) -> impl Iterator<Item = u64> + '_ {
+        self.config.members.iter().copied()
+    }
+
+    /// Adds a member: from now on nothing is forgotten that it has not seen.
+    pub fn add_member(&mut self, member: u64) {
+        self.removed.remove(&member);
+        self.config.members.insert(member);
+        if member != self.config.me {
+            self.peers.entry(member).or_insert_with(|| Peer::new(self.config.budget));
+        }
+    }
+
+    /// Removes a member for good: it no longer holds collection up, and is refused when it returns. Log who did this and
+    /// why: changes that only that member had are lost to the others.
+    pub fn remove_member(&mut self, member: u64) {
+        self.config.members.remove(&member);
+        self.peers.remove(&member);
+        self.stability.forget(member);
+        self.removed.insert(member);
+    }
+
+    /// Takes the full state of a member in place of the own one, after this node was removed. Make later changes with an
+    /// actor of a new epoch; [`Rejoined::lost`] names what the cluster never saw.
+    pub fn rejoin(&mut self, full: T) -> Rejoined<T> {
+        let before = std::mem::replace(&mut self.state, full);
+        let known = self.state.known().cloned().unwrap_or_default();
+        let lost = before.known().map(|had| had.minus(&known)).unwrap_or_default();
+        self.log = Log::new(self.config.log_bytes);
+        // What was acknowledged in the former life says nothing now.
+        self.config.session = hash::of_value(&(self.config.session, 1_u64));
+        for peer in self.peers.values_mut() {
+            *peer = Peer::new(self.config.budget);
+        }
+        self.stability = Stability::default();
+        Rejoined { lost, before }
+    }
+
+    /// What should be said now. Call it every few hundred milliseconds; the time is for the budget only.
+    pub fn on_tick(&mut self, _now: Instant) -> Vec<Outgoing> {
+        let ids: Vec<u64> = self.peers.keys().copied().collect();
+        let mut send = Vec::new();
+        if ids.is_empty() {
+            return send;
+        }
+        self.settle();
+        let least = self.peers.values().map(|p| p.acked).min().unwrap_or(0);
+        self.log.trim(least);
+        for peer in self.peers.values_mut() {
+            peer.budget = self.config.budget;
+        }
+        for i in 0..ids.len().min(self.config.fanout) {
+            let peer = ids[(self.turn + i) % ids.len()];
+            self.tell(peer, &mut send);
+        }
+        self.turn = (self.turn + self.config.fanout) % ids.len();
+        send
+    }
+
+    /// New changes if there are, the digest otherwise.
+    fn tell(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+        let mut from = self.peers.get(&peer).map_or(0, |p| p.acked);
+        if from < self.log.seq() && self.log.reaches(from) {
+            // One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again.
+            while from < self.log.seq()
+                && self.peers.get(&peer).is_some_and(|p| p.budget >= self.config.max_message)
+            {
+                match self.send_delta(peer, from, send) {
+                    Some(to) => from = to,
+                    None => return,
+                }
+            }
+            return;
+        }
+        let (sum, context) = self.digest();
+        let mark = self.mark();
+        self.push(peer, Body::Root { sum, context, mark }, send);
+        if self.peers.get(&peer).is_some_and(|p| p.owed) {
+            self.send_ack(peer, send);
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        Mark { session: self.config.session, seq: self.log.seq() }
+    }
+
+    /// Where the interval ends that was sent.
+    fn send_delta(&mut self, peer: u64, acked: u64, send: &mut Vec<Outgoing>) -> Option<u64> {
+        let collected = self.collected_for(peer);
+        let room = self.config.max_message - OVERHEAD;
+        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
+        let made = self.log.interval(acked, peer, room).and_then(|interval| {
+            let state = interval.delta.unwrap_or_default();
+            Ok((interval.to, pieces(state, room)?))
+        });
+        let Ok((to, states)) = made else {
+            self.events.push(Event::TooLarge);
+            return None;
+        };
+        let parts = states.len() as u64;
+        let mark = Mark { session: self.config.session, seq: to };
+        for (part, state) in states.into_iter().enumerate() {
+            let body = Body::Delta {
+                from: acked,
+                mark,
+                collected: collected.clone(),
+                part: part as u64,
+                parts,
+                state,
+            };
+            self.push(peer, body, send);
+        }
+        Some(to)
+    }
+
+    /// The collected cut, unless the peer has it.
+    fn collected_for(&self, peer: u64) -> Option<VersionVector> {
+        let cut = self.stability.collected();
+        let known = self.peers.get(&peer).is_some_and(|p| p.collected == cut_hash(cut));
+        (!known && !cut.is_empty()).then(|| cut.clone())
+    }
+
+    fn send_ack(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+        let knows = self.state.known().map(Context::vector).unwrap_or_default();
+        let stand = Stand { knows, stable: self.stability.stable().clone() };
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        entry.owed = false;
+        let (applied, collected) = (entry.applied, cut_hash(self.stability.collected()));
+        // Above some hundred actors the vectors no longer fit; then only equal digests move stability.
+        let fits =
+            encode(&(stand.knows.clone(), stand.stable.clone())).len() + OVERHEAD <= self.config.max_message;
+        self.push(peer, Body::Ack { applied, stand: fits.then_some(stand), collected }, send);
+    }
+
+    fn push(&mut self, peer: u64, body: Body<T>, send: &mut Vec<Outgoing>) {
+        let header = Header { schema: self.config.schema, merge_version: self.config.merge_version };
+        let bytes = encode(&Message { header, body });
+        let Some(entry) = self.peers.get_mut(&peer) else { return };
+        // What does not fit is asked for again.
+        if let Some(left) = entry.budget.checked_sub(bytes.len()) {
+            entry.budget = left;
+            send.push((peer, bytes));
+        }
+    }
+
+    /// Takes a message in.
+    pub fn on_msg(&mut self, from: u64, bytes: &[u8], _now: Instant) -> Step {
+        let mut send = Vec::new();
+        let changed = match self.receive(from, bytes, &mut send) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.events.push(match error.kind() {
+                    ErrorKind::TypeMismatch => Event::Mismatch { peer: from },
+                    ErrorKind::TooLarge => Event::TooLarge,
+                    _ => Event::Malformed { peer: from },
+                });
+                false
+            }
+        };
+        self.settle();
+        Step { changed: Changed::from(changed), send, events: std::mem::take(&mut self.events) }
+    }
+
+    fn receive(&mut self, from: u64, bytes: &[u8], send: &mut Vec<Outgoing>) -> Result<bool> {
+        let ours = Header { schema: self.config.schema, merge_version: self.config.merge_version };
+        // Versions are compared before anything else is believed.
+        let header = decode::<Peek>(bytes)?.0;
+        let accepted = header.schema == ours.schema && self.config.accepts.contains(&header.merge_version);
+        if from == self.config.me {
+            return Err(Error::malformed("a message from this node"));
+        }
+        if self.removed.contains(&from) {
+            self.events.push(Event::Returned { peer: from });
+            send.push((from, encode(&Message { header: ours, body: Body::<T>::Refused { removed: true } })));
+            return Ok(false);
+        }
+        if !accepted {
+            self.events
+                .push(Event::Incompatible { peer: from, theirs: (header.schema, header.merge_version) });
+            return Ok(false);
+        }
+        let message: Message<T> = decode(bytes)?;
+        let budget = self.config.budget;
+        self.peers.entry(from).or_insert_with(|| Peer::new(budget));
+        match message.body {
+            Body::Root { sum, context, mark } => self.on_root(from, sum, context, mark, send),
+            Body::Delta { from: start, mark, collected, part, parts, state } => {
+                return self.on_delta(from, (start, mark), collected.as_ref(), (part, parts), state, send);
+            }
+            Body::Ack { applied, stand, collected } => self.on_ack(from, applied, stand.as_ref(), collected),
+            Body::Repair { collected, state } => {
+                self.collect_up_to(collected.as_ref());
+                return self.join(from, state);
+            }
+            Body::Known { from: lo, to: hi, context, want } => {
+                self.on_known(from, (lo, hi), &context, want, send)?
+            }
+            Body::Ranges { lo, parts } => self.on_ranges(from, lo, &parts, send),
+            Body::Items { lo, hi, items, want } => self.on_items(from, (lo, hi), &items, want, send)?,
+            Body::Refused { removed } => self.events.push(Event::Refused { peer: from, removed }),
+        }
+        Ok(false)
+    }
+
+    fn join(&mut self, from: u64, state: T) -> Result<bool> {
+        let changed = self.state.join(&state)?.is_yes();
+        if changed {
+            self.note(state, Some(from));
+        }
+        Ok(changed)
+    }
+
+    fn on_root(&mut self, from: u64, sum: u128, context: u64, mark: Mark, send: &mut Vec<Outgoing>) {
+        let (my_sum, my_context) = self.digest();
+        if (sum, context) == (my_sum, my_context) {
+            let (seq, knows) = (self.log.seq(), self.state.known().map(Context::vector).unwrap_or_default());
+            if let Some(peer) = self.peers.get_mut(&from) {
+                // It has everything I have, and I everything it has.
+                peer.acked = seq;
+                peer.owed |= peer.applied != mark;
+                peer.applied = mark;
+                peer.parts.clear();
+            }
+            let stand = Stand { knows, stable: VersionVector::new() };
+            if self.stability.report(from, &stand) {
+                self.owe();
+            }
+            if self.peers.get(&from).is_some_and(|p| p.owed) {
+                self.send_ack(from, send);
+            }
+        } else if context != my_context {
+            self.send_known(from, true, send);
+        } else {
+            self.ask_ranges(from, Place::FIRST, Place::LAST, send);
+        }
+    }
+
+    fn owe(&mut self) {
+        for peer in self.peers.values_mut() {
+            peer.owed = true;
+        }
+    }
+
+    fn on_delta(
+        &mut self,
+        from: u64,
+        (start, mark): (u64, Mark),
+        collected: Option<&VersionVector>,
+        (part, parts): (u64, u64),
+        state: T,
+        send: &mut Vec<Outgoing>,
+    ) -> Result<bool> {
+        let Some(peer) = self.peers.get_mut(&from) else { return Ok(false) };
+        if peer.applied.session != mark.session {
+            // The sender started anew: its numbers mean something else now.
+            peer.applied = Mark { session: mark.session, seq: 0 };
+            peer.parts.clear();
+        }
+        let fresh = start <= peer.applied.seq && peer.applied.seq < mark.seq;
+        if !fresh || parts == 0 || parts > MAX_PARTS || part != peer.parts.len() as u64 {
+            // A gap, a duplicate, or parts out of order: say where to go on.
+            peer.parts.clear();
+            self.send_ack(from, send);
+            return Ok(false);
+        }
+        peer.parts.push(state);
+        if part + 1 < parts {
+            return Ok(false);
+        }
+        let mut whole = T::default();
+        for part in std::mem::take(&mut peer.parts) {
+            let _ = whole.join(&part)?;
+        }
+        self.collect_up_to(collected);
+        let changed = self.join(from, whole)?;
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.applied = mark;
+        }
+        self.send_ack(from, send);
+        Ok(changed)
+    }
+
+    fn on_ack(&mut self, from: u64, applied: Mark, stand: Option<&Stand>, collected: u64) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            if applied.session == self.config.session {
+                peer.acked = applied.seq.min(self.log.seq());
+            }
+            peer.collected = collected;
+        }
+        if let Some(stand) = stand
+            && self.stability.report(from, stand)
+        {
+            self.settle();
+        }
+    }
+
+    /// Moves stability, and forgets what every member may forget.
+    fn settle(&mut self) {
+        let knows = self.state.known().map(Context::vector).unwrap_or_default();
+        let me = self.config.me;
+        if self.stability.advance(me, self.config.members.iter().copied(), &knows) {
+            self.owe();
+        }
+        let cut = self.stability.collectable(me, self.config.members.iter().copied());
+        self.collect_up_to(Some(&cut));
+    }
+
+    fn collect_up_to(&mut self, cut: Option<&VersionVector>) {
+        let Some(cut) = cut.filter(|cut| !cut.is_empty()) else { return };
+        if self.stability.collect(cut) {
+            let stable = self.stability.collected();
+            let dropped = self.state.collect(&|dot| stable.contains(dot));
+            if dropped > 0 {
+                self.events.push(Event::Collected(dropped));
+            }
+            self.owe();
+        }
+    }
+
+    /// What this replica knows, by actor, in as many messages as it takes.
+    fn send_known(&mut self, peer: u64, want: bool, send: &mut Vec<Outgoing>) {
+        let first = ActorId::from_bytes([0; 16]);
+        let last = ActorId::from_bytes([u8::MAX; 16]);
+        let context = self.state.known().cloned().unwrap_or_default();
+        self.send_known_between(peer, (first, last), &context, want, send);
+    }
+
+    fn send_known_between(
+        &mut self,
+        peer: u64,
+        (first, last): (ActorId, ActorId),
+        context: &Context,
+        want: bool,
+        send: &mut Vec<Outgoing>,
+    ) {
+        let part = context.between(first, last);
+        let actors: Vec<ActorId> = part.entries().iter().map(|e| e.0).collect();
+        let size = encode(&part).len() + OVERHEAD;
+        if size > self.config.max_message && actors.len() > 1 {
+            let middle = actors[actors.len() / 2];
+            let before = actors[actors.len() / 2 - 1];
+            // Between two actors of the list there may be others that the peer knows: the first half reaches up to the
+            // second.
+            self.send_known_between(peer, (first, just_before(middle).max(before)), context, want, send);
+            self.send_known_between(peer, (middle, last), context, want, send);
+            return;
+        }
+        // One actor's gaps may be too many: what it knows without gaps is enough to go on.
+        let context = if size > self.config.max_message { part.gap_free() } else { part };
+        self.push(peer, Body::Known { from: first, to: last, context, want }, send);
+    }
+
+    fn on_known(
+        &mut self,
+        from: u64,
+        (lo, hi): (ActorId, ActorId),
+        theirs: &Context,
+        want: bool,
+        send: &mut Vec<Outgoing>,
+    ) -> Result<()> {
+        let missing = self.state.missing(lo, hi, theirs);
+        self.send_repair(from, missing, send)?;
+        let lacks = self.state.known().is_none_or(|mine| !mine.covers(theirs));
+        if want && lacks {
+            let context = self.state.known().cloned().unwrap_or_default();
+            self.send_known_between(from, (lo, hi), &context, false, send);
+        }
+        Ok(())
+    }
+
+    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) -> Result<()> {
+        if state.is_nothing() {
+            return Ok(());
+        }
+        let collected = self.collected_for(peer);
+        let room = self.config.max_message - OVERHEAD;
+        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
+        for state in pieces(state, room)? {
+            self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
+        }
+        Ok(())
+    }
+
+    /// Sends sums of `lo..=hi` in parts of about equal size.
+    fn ask_ranges(&mut self, peer: u64, lo: Place, hi: Place, send: &mut Vec<Outgoing>) {
+        let places = self.state.list(lo, hi, &self.config.key);
+        let step = places.len().div_ceil(FAN).max(1);
+        let mut ends: Vec<Place> = places.iter().skip(step - 1).step_by(step).map(|e| e.0).collect();
+        ends.pop();
+        ends.push(hi);
+        let (mut start, mut parts) = (lo, Vec::new());
+        for end in ends {
+            let (count, sum) = self.state.sum(start, end, &self.config.key);
+            parts.push((end, count, sum));
+            start = end.next();
+        }
+        self.push(peer, Body::Ranges { lo, parts }, send);
+    }
+
+    fn on_ranges(&mut self, from: u64, lo: Place, parts: &[(Place, u64, u128)], send: &mut Vec<Outgoing>) {
+        let mut start = lo;
+        for (end, count, sum) in parts.iter().take(2 * FAN) {
+            if *end < start {
+                return;
+            }
+            let mine = self.state.sum(start, *end, &self.config.key);
+            if mine != (*count, *sum) {
+                if mine.0.max(*count) <= LEAF || mine.0 == 0 {
+                    self.send_items(from, start, *end, true, send);
+                } else {
+                    self.ask_ranges(from, start, *end, send);
+                }
+            }
+            start = end.next();
+        }
+    }
+
+    fn send_items(&mut self, peer: u64, lo: Place, hi: Place, want: bool, send: &mut Vec<Outgoing>) {
+        let items = self.state.list(lo, hi, &self.config.key);
+        self.push(peer, Body::Items { lo, hi, items, want }, send);
+    }
+
+    fn on_items(
+        &mut self,
+        from: u64,
+        (lo, hi): (Place, Place),
+        items: &[(Place, u64)],
+        want: bool,
+        send: &mut Vec<Outgoing>,
+    ) -> Result<()> {
+        let answer = self.state.answer(lo, hi, items, &self.config.key);
+        self.send_repair(from, answer, send)?;
+        let mine = self.state.list(lo, hi, &self.config.key);
+        // What is here and not there may have been removed there: only the other side can tell.
+        if want && mine != items {
+            // A range that is long here goes back as questions again.
+            if mine.len() as u64 > 4 * LEAF {
+                self.ask_ranges(from, lo, hi, send);
+            } else {
+                self.send_items(from, lo, hi, false, send);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn just_before(actor: ActorId) -> ActorId {
+    ActorId::from_bytes((u128::from_be_bytes(actor.to_bytes()).saturating_sub(1)).to_be_bytes())
+}
+
+/// The header of a message, whatever follows.
+struct Peek(Header);
+
+impl crate::wire::Wire for Peek {
+    fn write(&self, out: &mut crate::wire::Writer) {
+        self.0.write(out);
+    }
+
+    fn read(input: &mut crate::wire::Reader<'_>) -> Result<Self> {
+        let header = Header::read(input)?;
+        input.skip();
+        Ok(Self(header))
+    }
+}

@@ -1,0 +1,226 @@
+//! What anti-entropy asks of a state.
+
+use std::collections::BTreeMap;
+
+use crate::ActorId;
+use crate::crdt::{Causal, DeltaState, DotStore, Item, Lattice};
+use crate::error::{Error, Result};
+use crate::hash::DigestKey;
+use crate::version::{Context, Dot};
+use crate::wire::{Reader, Wire, Writer, encode};
+
+/// A place in the order in which ranges are compared: a dot, or the hash of an element without dots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place(u64, u64, u64);
+
+impl Place {
+    pub(super) const FIRST: Self = Self(0, 0, 0);
+    pub(super) const LAST: Self = Self(u64::MAX, u64::MAX, u64::MAX);
+
+    fn of(dot: Dot) -> Self {
+        let (node, rest) = dot.actor().words();
+        Self(node, rest, dot.counter())
+    }
+
+    fn actor(self) -> ActorId {
+        ActorId::new(self.0, (self.1 >> 32) as u32, self.1 as u32)
+    }
+
+    fn dot(self) -> Dot {
+        Dot::new(self.actor(), self.2)
+    }
+
+    /// The place right after this one.
+    pub(super) fn next(self) -> Self {
+        match (self.2.checked_add(1), self.1.checked_add(1)) {
+            (Some(n), _) => Self(self.0, self.1, n),
+            (None, Some(rest)) => Self(self.0, rest, 0),
+            (None, None) => Self(self.0.saturating_add(1), 0, 0),
+        }
+    }
+}
+
+impl Wire for Place {
+    fn write(&self, out: &mut Writer) {
+        for word in [self.0, self.1] {
+            out.raw(&word.to_be_bytes());
+        }
+        out.number(self.2);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        Ok(Self(u64::from_be_bytes(input.array()?), u64::from_be_bytes(input.array()?), input.number()?))
+    }
+}
+
+/// A state that [`AntiEntropy`](crate::replicate::AntiEntropy) can keep equal on many nodes. Implemented for every
+/// [`Causal`] type and every [`Lattice`]; the methods are for the engine.
+pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt::Debug {
+    /// The changes it knows, if it keeps track of them.
+    fn known(&self) -> Option<&Context>;
+
+    /// Count and sum of hashes of what lies in `lo..=hi`.
+    fn sum(&mut self, lo: Place, hi: Place, key: &DigestKey) -> (u64, u128);
+
+    /// What lies in `lo..=hi`, in order, with hashes of the contents.
+    fn list(&self, lo: Place, hi: Place, key: &DigestKey) -> Vec<(Place, u64)>;
+
+    /// What somebody lacks who holds exactly `theirs` in `lo..=hi`: additions and removals.
+    fn answer(&self, lo: Place, hi: Place, theirs: &[(Place, u64)], key: &DigestKey) -> Self;
+
+    /// What somebody lacks who, of the actors in `from..=to`, knows exactly `theirs`.
+    fn missing(&self, from: ActorId, to: ActorId, theirs: &Context) -> Self;
+
+    /// Two smaller states whose join it is; `None` when it cannot be smaller.
+    fn halves(&self) -> Option<(Self, Self)>;
+
+    /// Drops what is hidden and rests on changes that satisfy `stable` only; how much.
+    fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize;
+
+    /// Whether nothing is in it.
+    fn is_nothing(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl<S: DotStore> Replicated for Causal<S> {
+    fn known(&self) -> Option<&Context> {
+        Some(self.context())
+    }
+
+    fn sum(&mut self, lo: Place, hi: Place, key: &DigestKey) -> (u64, u128) {
+        let mut total = (0, 0_u128);
+        for actor in self.store().actors() {
+            let Some((from, to)) = within(actor, lo, hi) else { continue };
+            let (count, sum) = self.store_mut().sum(actor, from, to, key);
+            total = (total.0 + count, total.1.wrapping_add(sum));
+        }
+        total
+    }
+
+    fn list(&self, lo: Place, hi: Place, key: &DigestKey) -> Vec<(Place, u64)> {
+        let mut all = Vec::new();
+        for actor in self.store().actors() {
+            let Some((from, to)) = within(actor, lo, hi) else { continue };
+            for dot in self.store().live(actor, from, to) {
+                let content = self.store().fingerprint(dot, key).unwrap_or(0);
+                all.push((Place::of(dot), content as u64));
+            }
+        }
+        all
+    }
+
+    fn answer(&self, lo: Place, hi: Place, theirs: &[(Place, u64)], key: &DigestKey) -> Self {
+        let theirs: BTreeMap<Place, u64> = theirs.iter().copied().collect();
+        let mine: BTreeMap<Place, u64> = self.list(lo, hi, key).into_iter().collect();
+        let lacks = mine.keys().filter(|place| !theirs.contains_key(*place));
+        let gone =
+            theirs.keys().filter(|p| !mine.contains_key(*p) && p.2 > 0 && self.context().contains(p.dot()));
+        self.about(&Context::of_dots(lacks.chain(gone).map(|place| place.dot()).collect()))
+    }
+
+    fn missing(&self, from: ActorId, to: ActorId, theirs: &Context) -> Self {
+        self.about(&self.context().between(from, to).minus(theirs))
+    }
+
+    fn halves(&self) -> Option<(Self, Self)> {
+        if self.context().count() < 2 {
+            return None;
+        }
+        let (first, second) = self.context().halves();
+        Some((self.about(&first), self.about(&second)))
+    }
+
+    fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize {
+        Causal::collect(self, stable)
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.context().is_empty()
+    }
+}
+
+/// The counters of `actor` between two places.
+fn within(actor: ActorId, lo: Place, hi: Place) -> Option<(u64, u64)> {
+    let (node, rest) = actor.words();
+    let from = if (node, rest) > (lo.0, lo.1) { 1 } else { lo.2 };
+    let to = if (node, rest) < (hi.0, hi.1) { u64::MAX } else { hi.2 };
+    ((node, rest) >= (lo.0, lo.1) && (node, rest) <= (hi.0, hi.1) && from <= to).then_some((from, to))
+}
+
+impl<T: Lattice> Replicated for T {
+    fn known(&self) -> Option<&Context> {
+        None
+    }
+
+    fn sum(&mut self, lo: Place, hi: Place, key: &DigestKey) -> (u64, u128) {
+        let mut total = (0, 0_u128);
+        self.each_item(&mut |item| {
+            if (lo..=hi).contains(&place(&item)) {
+                let hash = key.hash(&[item.place.to_be_bytes(), item.content.to_be_bytes()].concat());
+                total = (total.0 + 1, total.1.wrapping_add(hash));
+            }
+        });
+        total
+    }
+
+    fn list(&self, lo: Place, hi: Place, _key: &DigestKey) -> Vec<(Place, u64)> {
+        let mut all = Vec::new();
+        self.each_item(&mut |item| {
+            if (lo..=hi).contains(&place(&item)) {
+                all.push((place(&item), item.content));
+            }
+        });
+        all.sort_unstable();
+        all
+    }
+
+    fn answer(&self, lo: Place, hi: Place, theirs: &[(Place, u64)], _key: &DigestKey) -> Self {
+        let lacks =
+            |item: &Item| (lo..=hi).contains(&place(item)) && !theirs.contains(&(place(item), item.content));
+        self.subset(&lacks)
+    }
+
+    fn missing(&self, _from: ActorId, _to: ActorId, _theirs: &Context) -> Self {
+        self.clone()
+    }
+
+    fn halves(&self) -> Option<(Self, Self)> {
+        let mut places = Vec::new();
+        self.each_item(&mut |item| places.push((item.place, item.content)));
+        places.sort_unstable();
+        places.dedup();
+        let middle = *places.get(places.len() / 2).filter(|_| places.len() > 1)?;
+        let first = |item: &Item| (item.place, item.content) < middle;
+        Some((self.subset(&first), self.subset(&|item| !first(item))))
+    }
+
+    fn collect(&mut self, _stable: &dyn Fn(Dot) -> bool) -> usize {
+        0
+    }
+}
+
+fn place(item: &Item) -> Place {
+    Place(item.place, 0, 0)
+}
+
+/// The encodings of `state` in pieces of at most `max` bytes.
+///
+/// # Errors
+/// [`TooLarge`](crate::ErrorKind::TooLarge) when one change alone is larger.
+pub(super) fn pieces<T: Replicated>(state: T, max: usize) -> Result<Vec<T>> {
+    let (mut open, mut done) = (vec![state], Vec::new());
+    while let Some(state) = open.pop() {
+        let size = encode(&state).len();
+        if size <= max {
+            done.push(state);
+            continue;
+        }
+        let Some((first, second)) = state.halves() else {
+            let text = format!("one change takes {size} bytes, a message holds {max}");
+            return Err(Error::new(crate::ErrorKind::TooLarge, text));
+        };
+        open.extend([second, first]);
+    }
+    Ok(done)
+}

@@ -1,0 +1,328 @@
+//! Anti-entropy over networks that lose, double, delay and cut.
+
+use mainstay_clock::{Instant, Rng, SeededRng};
+use mainstay_consistency::crdt::{AwSet, Document, GSet, LwwMap, PnCounter, RwSet};
+use mainstay_consistency::laws::network::{Network, Weather};
+use mainstay_consistency::replicate::{AntiEntropyConfig, DigestKey, Event};
+use mainstay_consistency::{Actor, Join as _};
+
+use crate::{actor, clock};
+
+fn actors(count: u64) -> Vec<Actor> {
+    (1..=count).map(actor).collect()
+}
+
+/// Random additions and removals at every node, while the network does what `weather` says.
+fn churn(net: &mut Network<AwSet<u64>>, actors: &mut [Actor], rng: &SeededRng, rounds: usize) {
+    for _ in 0..rounds {
+        for (i, at) in actors.iter_mut().enumerate() {
+            let n = rng.below(40);
+            let change =
+                |set: &mut AwSet<u64>| if rng.below(3) == 0 { set.remove(at, &n) } else { set.add(at, n) };
+            net.node_mut(i).change(change).unwrap();
+        }
+        net.round();
+    }
+}
+
+#[test]
+fn g5_half_of_everything_lost_doubled_and_shuffled_converges() {
+    for seed in 1..=8 {
+        let mut net = Network::<AwSet<u64>>::new(4, seed, |c| c).unwrap();
+        let (mut actors, rng) = (actors(4), SeededRng::new(seed));
+        net.weather = Weather::STORM;
+        churn(&mut net, &mut actors, &rng, 15);
+        let rounds = net.converge(200).unwrap_or_else(|v| panic!("seed {seed}: {v}"));
+        println!("seed {seed}: {rounds} rounds in the storm");
+    }
+}
+
+#[test]
+fn g5_a_one_way_partition_heals() {
+    let mut net = Network::<AwSet<u64>>::new(3, 5, |c| c).unwrap();
+    let (mut actors, rng) = (actors(3), SeededRng::new(5));
+    net.cut(0, 1);
+    net.cut(0, 2);
+    churn(&mut net, &mut actors, &rng, 10);
+    assert!(!net.agrees());
+    net.heal();
+    net.converge(10).unwrap();
+}
+
+#[test]
+fn g5_old_packets_replayed_take_nothing_back() {
+    let mut one = AntiEntropyConfig::builder(1, 11, DigestKey::new([1; 16]))
+        .members([1, 2])
+        .build(AwSet::<u64>::new())
+        .unwrap();
+    let mut two = AntiEntropyConfig::builder(2, 12, DigestKey::new([1; 16]))
+        .members([1, 2])
+        .build(AwSet::<u64>::new())
+        .unwrap();
+    let mut at = actor(1);
+    let mut packets = Vec::new();
+    for n in 0..10 {
+        one.change(|set| set.add(&mut at, n)).unwrap();
+        if n % 2 == 0 {
+            one.change(|set| set.remove(&mut at, &n)).unwrap();
+        }
+        for (_, packet) in one.on_tick(Instant::ZERO) {
+            for (_, answer) in two.on_msg(1, &packet, Instant::ZERO).send {
+                one.on_msg(2, &answer, Instant::ZERO);
+            }
+            packets.push(packet);
+        }
+    }
+    assert_eq!(one.state(), two.state());
+    let before = two.state().clone();
+    for packet in packets.iter().rev() {
+        assert!(!two.on_msg(1, packet, Instant::ZERO).changed.is_yes());
+    }
+    assert_eq!(*two.state(), before);
+}
+
+#[test]
+fn l11_equal_states_exchange_digests_of_constant_size_only() {
+    let mut net = Network::<AwSet<u64>>::new(3, 3, |c| c).unwrap();
+    let mut at = actor(1);
+    for n in 0..1_000 {
+        net.node_mut(0).change(|set| set.add(&mut at, n)).unwrap();
+    }
+    net.converge(300).unwrap();
+    net.run(12); // acknowledgements of what was learned
+    let (bytes, messages) = (net.bytes(), net.messages());
+    net.run(10);
+    let each = (net.bytes() - bytes) / (net.messages() - messages);
+    assert_eq!(net.messages() - messages, 10 * 3 * 2, "one root for each peer");
+    assert!(each <= 48, "{each} bytes");
+}
+
+#[test]
+fn g1_a_digest_does_not_grow_with_the_state_or_the_fleet() {
+    let sizes = [10_u64, 600].map(|elements| {
+        let mut net = Network::<AwSet<u64>>::new(20, 3, |c| c).unwrap();
+        let mut actors = actors(20);
+        for n in 0..elements {
+            net.node_mut((n % 20) as usize).change(|set| set.add(&mut actors[(n % 20) as usize], n)).unwrap();
+        }
+        net.converge(200).unwrap();
+        assert!(net.largest() <= 1_200, "{} bytes", net.largest());
+        net.run(60);
+        let (bytes, messages) = (net.bytes(), net.messages());
+        net.round();
+        (net.bytes() - bytes) / (net.messages() - messages)
+    });
+    assert!(sizes.iter().all(|each| *each <= 48), "{sizes:?}");
+}
+
+#[test]
+fn c24_equal_contexts_with_different_stores_are_noticed_and_repaired() {
+    // The log holds nothing, so that only digests can find the difference.
+    let mut net = Network::<AwSet<u64>>::new(2, 3, |c| c.log_bytes(0)).unwrap();
+    let mut at = actor(1);
+    for n in 0..500 {
+        net.node_mut(0).change(|set| set.add(&mut at, n)).unwrap();
+    }
+    net.converge(50).unwrap();
+    net.node_mut(0).change(|set| set.remove(&mut at, &77)).unwrap();
+    assert_eq!(net.node(0).state().context(), net.node(1).state().context());
+    assert!(!net.agrees());
+    let before = net.bytes();
+    net.converge(5).unwrap();
+    assert!(!net.node(1).state().contains(&77));
+    assert!(net.bytes() - before < 6_000, "{} bytes for one removal of 500", net.bytes() - before);
+}
+
+#[test]
+fn g2_a_part_never_claims_the_whole() {
+    // Messages so small that every exchange is in parts, half of them lost.
+    for seed in 1..=4 {
+        let mut net = Network::<AwSet<u64>>::new(3, seed, |c| c.max_message(512).budget(2_048)).unwrap();
+        let (mut actors, rng) = (actors(3), SeededRng::new(seed));
+        net.weather = Weather::new(50, 10, 10);
+        churn(&mut net, &mut actors, &rng, 8);
+        for n in 100..400 {
+            net.node_mut(0).change(|set| set.add(&mut actors[0], n)).unwrap();
+        }
+        net.converge(600).unwrap_or_else(|v| panic!("seed {seed}: {v}"));
+        assert!(net.largest() <= 512, "{}", net.largest());
+        assert!((100..400).all(|n| net.node(2).state().contains(&n)));
+    }
+}
+
+#[test]
+fn g3_a_heavy_key_does_not_starve_a_rare_one() {
+    let mut net = Network::<LwwMap<u64, String>>::new(2, 3, |c| c.budget(4_096)).unwrap();
+    let ((hlc, _), mut at) = (clock(1_000), actor(1));
+    net.node_mut(0).change(|map| map.set(&mut at, &hlc, 1, "rare".into())).unwrap();
+    let mut seen_after = None;
+    for round in 0..20 {
+        for n in 0..20 {
+            let text = format!("{n:0>500}");
+            net.node_mut(0).change(|map| map.set(&mut at, &hlc, 2, text)).unwrap();
+        }
+        net.round();
+        if net.node(1).state().get(&1).is_some() {
+            seen_after.get_or_insert(round);
+        }
+    }
+    assert_eq!(seen_after, Some(0), "the oldest goes first");
+}
+
+#[test]
+fn g7_digests_settle_while_writes_go_on() {
+    let mut net = Network::<AwSet<u64>>::new(3, 3, |c| c).unwrap();
+    let mut actors = actors(3);
+    for n in 0..2_000 {
+        net.node_mut(0).change(|set| set.add(&mut actors[0], n)).unwrap();
+    }
+    net.converge(200).unwrap();
+    net.run(3);
+    let before = net.bytes();
+    for n in 0..30_u64 {
+        net.node_mut((n % 3) as usize)
+            .change(|set| set.add(&mut actors[(n % 3) as usize], 10_000 + n))
+            .unwrap();
+        net.round();
+    }
+    // Live changes travel as deltas; the 2,000 others are not talked about again.
+    let each = (net.bytes() - before) / 30;
+    assert!(each < 2_500, "{each} bytes per change and round in a fleet of three");
+    net.converge(5).unwrap();
+}
+
+#[test]
+fn g8_a_mass_change_keeps_to_its_budget() {
+    let mut net = Network::<AwSet<u64>>::new(2, 3, |c| c.budget(8_192)).unwrap();
+    let mut at = actor(1);
+    for n in 0..3_000 {
+        net.node_mut(0).change(|set| set.add(&mut at, n)).unwrap();
+    }
+    for _ in 0..5 {
+        let before = net.bytes();
+        net.round();
+        assert!(net.bytes() - before <= 2 * 8_192);
+    }
+    net.converge(200).unwrap();
+}
+
+#[test]
+fn g9_a_restart_reuses_no_sequence_number() {
+    let key = DigestKey::new([1; 16]);
+    let start = |me: u64, session: u64, state: AwSet<u64>| {
+        AntiEntropyConfig::builder(me, session, key).members([1, 2]).build(state).unwrap()
+    };
+    let (mut one, mut two) = (start(1, 11, AwSet::new()), start(2, 12, AwSet::new()));
+    let mut at = actor(1);
+    let talk = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>,
+                two: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>| {
+        for _ in 0..4 {
+            for (_, packet) in one.on_tick(Instant::ZERO) {
+                for (_, answer) in two.on_msg(1, &packet, Instant::ZERO).send {
+                    for (_, last) in one.on_msg(2, &answer, Instant::ZERO).send {
+                        two.on_msg(1, &last, Instant::ZERO);
+                    }
+                }
+            }
+        }
+    };
+    for n in 0..5 {
+        one.change(|set| set.add(&mut at, n)).unwrap();
+    }
+    talk(&mut one, &mut two);
+    assert_eq!(one.state(), two.state());
+    // It comes back from its snapshot with an empty log, and counts from one again, in another session.
+    let mut one = start(1, 99, one.state().clone());
+    one.change(|set| set.add(&mut at, 100)).unwrap();
+    talk(&mut one, &mut two);
+    assert!(two.state().contains(&100));
+    assert_eq!(one.state(), two.state());
+}
+
+#[test]
+fn c17_l21_versions_converge_or_refuse_by_name() {
+    let key = DigestKey::new([1; 16]);
+    let build = |me: u64, version: u32, accepts| {
+        let config = AntiEntropyConfig::builder(me, me, key).members([1, 2]).merge_version(version, accepts);
+        config.build(AwSet::<u64>::new()).unwrap()
+    };
+    let mut at = actor(1);
+    let mut old = build(1, 1, 1..=1);
+    old.change(|set| set.add(&mut at, 5)).unwrap();
+    let packet = old.on_tick(Instant::ZERO).remove(0).1;
+    // N+1 that knows N.
+    let mut both = build(2, 2, 1..=2);
+    assert!(both.on_msg(1, &packet, Instant::ZERO).changed.is_yes());
+    // N+1 that does not.
+    let mut new = build(2, 2, 2..=2);
+    let step = new.on_msg(1, &packet, Instant::ZERO);
+    assert_eq!(step.events, [Event::Incompatible { peer: 1, theirs: (1, 1) }]);
+    assert!(!step.changed.is_yes() && new.state().elements().next().is_none());
+}
+
+#[test]
+fn malformed_and_foreign_messages_are_named_and_harmless() {
+    let mut net = Network::<AwSet<u64>>::new(2, 3, |c| c).unwrap();
+    let mut at = actor(1);
+    net.node_mut(0).change(|set| set.add(&mut at, 5)).unwrap();
+    let before = net.node(0).state().clone();
+    let rng = SeededRng::new(8);
+    let real = net.node_mut(0).on_tick(Instant::ZERO).remove(0).1;
+    for _ in 0..3_000 {
+        let mut packet = real.clone();
+        for _ in 0..=rng.below(3) {
+            let at = rng.below(packet.len() as u64) as usize;
+            packet[at] = rng.next_u64() as u8;
+        }
+        packet.truncate(1 + rng.below(packet.len() as u64) as usize);
+        net.node_mut(0).on_msg(2, &packet, Instant::ZERO);
+    }
+    let step = net.node_mut(0).on_msg(2, b"\x01\x00nonsense", Instant::ZERO);
+    assert!(step.events.iter().any(|e| matches!(e, Event::Malformed { .. } | Event::Incompatible { .. })));
+    assert!(before.leq(net.node(0).state()));
+}
+
+#[test]
+fn types_without_dots_replicate_too() {
+    let mut sets = Network::<GSet<u64>>::new(3, 3, |c| c.log_bytes(0)).unwrap();
+    let mut counters = Network::<PnCounter>::new(3, 3, |c| c).unwrap();
+    let mut actors = actors(3);
+    for n in 0..300_u64 {
+        let at = (n % 3) as usize;
+        sets.node_mut(at).change(|set| Ok(set.add(n))).unwrap();
+        counters.node_mut(at).change(|c| c.inc(&mut actors[at], n)).unwrap();
+    }
+    sets.weather = Weather::new(20, 10, 10);
+    sets.converge(200).unwrap();
+    assert_eq!(sets.node(1).state().len(), 300);
+    counters.converge(20).unwrap();
+    assert_eq!(counters.node(2).state().value(), (0..300).sum::<i128>());
+}
+
+#[test]
+fn a_type_mismatch_is_reported_and_does_not_stop_the_rest() {
+    let mut net = Network::<Document>::new(2, 3, |c| c).unwrap();
+    let mut actors = actors(2);
+    net.node_mut(0)
+        .change(|d| d.update(&mut actors[0], "x".into(), |a, m| a.flag(m, |f, m| f.turn_on(m))))
+        .unwrap();
+    net.node_mut(1)
+        .change(|d| d.update(&mut actors[1], "x".into(), |a, m| a.counter(m, |c, m| c.count(m, 1, 0))))
+        .unwrap();
+    net.run(3);
+    assert!(net.events().iter().any(|(_, e)| matches!(e, Event::Mismatch { .. })), "{:?}", net.events());
+    net.node_mut(0).change(|d| d.remove(&mut actors[0], &"x".into())).unwrap();
+    net.converge(10).unwrap();
+}
+
+#[test]
+fn a_change_larger_than_a_message_is_named() {
+    let mut net = Network::<RwSet<String>>::new(2, 3, |c| c).unwrap();
+    let mut at = actor(1);
+    net.node_mut(0).change(|set| set.add(&mut at, "x".repeat(5_000))).unwrap();
+    net.run(2);
+    // The event is reported with the next message that node takes in.
+    net.node_mut(1).change(|set| set.add(&mut actor(2), "small".into())).unwrap();
+    net.run(2);
+    assert!(net.events().iter().any(|(_, e)| *e == Event::TooLarge), "{:?}", net.events());
+}

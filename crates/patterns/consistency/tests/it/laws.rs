@@ -1,0 +1,140 @@
+//! The laws over every type. `MAINSTAY_LAWS_SCHEDULES`, `MAINSTAY_LAWS_SEED` and `MAINSTAY_LAWS_OPERATIONS` make the
+//! batches larger; run those in release.
+
+use mainstay_consistency::crdt::{
+    AwMap, AwSet, BoundedCounter, Document, DotFun, DotMap, DotSet, DwFlag, EwFlag, GCounter, GSet, LwwMap,
+    LwwRegister, MaxRegister, MinRegister, MvRegister, PnCounter, ResettableCounter, RwMap, RwSet, Tally,
+    TwoPhaseSet,
+};
+use mainstay_consistency::laws::network::{Weather, converges};
+use mainstay_consistency::laws::{self, Law, Profile, Replica, Subject};
+use mainstay_consistency::replicate::Replicated;
+
+#[allow(clippy::disallowed_methods, reason = "the switch of long campaigns")]
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+}
+
+fn holds<T: Subject>(name: &str) {
+    let profile = Profile::batch(number("MAINSTAY_LAWS_SEED", 1), number("MAINSTAY_LAWS_SCHEDULES", 150));
+    match laws::check::<T>(profile) {
+        Ok(report) => {
+            println!(
+                "{name}: {} schedules from seed {}, {} changes",
+                report.schedules, profile.seed, report.changes
+            );
+            assert!(report.changes > 0, "{name}: nothing was changed");
+        }
+        Err(violation) => panic!("{name}: {violation}"),
+    }
+    let operations = u32::try_from(number("MAINSTAY_LAWS_OPERATIONS", 2)).unwrap();
+    match laws::exhaustive::<T>(operations) {
+        Ok(report) => println!("{name}: all {} schedules of {operations} operations", report.schedules),
+        Err(violation) => panic!("{name}: {violation}"),
+    }
+}
+
+macro_rules! laws_of {
+    ($($test:ident: $type:ty),* $(,)?) => {$(
+        #[test]
+        fn $test() {
+            holds::<$type>(stringify!($type));
+        }
+    )*};
+}
+
+laws_of! {
+    l1_to_l12_and_l20_of_enable_wins_flags: EwFlag,
+    l1_to_l12_and_l20_of_disable_wins_flags: DwFlag,
+    l1_to_l12_and_l20_of_multi_value_registers: MvRegister<u64>,
+    l1_to_l12_and_l20_of_resettable_counters: ResettableCounter,
+    l1_to_l12_and_l20_of_add_wins_sets: AwSet<u64>,
+    l1_to_l12_and_l20_of_remove_wins_sets: RwSet<u64>,
+    l1_to_l12_and_l20_of_maps_of_registers: AwMap<u64, DotFun<u64>>,
+    l1_to_l12_and_l20_of_maps_of_sets: AwMap<u64, DotMap<u64, DotSet>>,
+    l1_to_l12_and_l20_of_maps_of_counters: AwMap<u64, DotFun<Tally>>,
+    l1_to_l12_and_l20_of_maps_of_wrapped_values: AwMap<u64, DotFun<GCounter>>,
+    l1_to_l12_and_l20_of_remove_wins_maps: RwMap<u64, DotMap<u64, DotSet>>,
+    l1_to_l12_and_l20_of_lww_maps: LwwMap<u64, u64>,
+    l1_to_l12_and_l20_of_documents: Document,
+    l1_to_l12_and_l20_of_growing_counters: GCounter,
+    l1_to_l12_and_l20_of_pn_counters: PnCounter,
+    l1_to_l12_and_l20_of_bounded_counters: BoundedCounter,
+    l1_to_l12_and_l20_of_lww_registers: LwwRegister<u64>,
+    l1_to_l12_and_l20_of_max_registers: MaxRegister<u64>,
+    l1_to_l12_and_l20_of_min_registers: MinRegister<u64>,
+    l1_to_l12_and_l20_of_growing_sets: GSet<u64>,
+    l1_to_l12_and_l20_of_two_phase_sets: TwoPhaseSet<u64>,
+}
+
+#[test]
+fn l11_every_type_converges_in_the_storm() {
+    fn one<T: Replicated + Subject>(name: &str) {
+        match converges::<T>(0..number("MAINSTAY_LAWS_NETWORKS", 4), Weather::STORM) {
+            Ok(rounds) => println!("{name}: at most {rounds} rounds"),
+            Err(violation) => panic!("{name}: {violation}"),
+        }
+    }
+    one::<EwFlag>("EwFlag");
+    one::<DwFlag>("DwFlag");
+    one::<MvRegister<u64>>("MvRegister");
+    one::<ResettableCounter>("ResettableCounter");
+    one::<AwSet<u64>>("AwSet");
+    one::<RwSet<u64>>("RwSet");
+    one::<AwMap<u64, DotMap<u64, DotSet>>>("AwMap");
+    one::<RwMap<u64, DotMap<u64, DotSet>>>("RwMap");
+    one::<LwwMap<u64, u64>>("LwwMap");
+    one::<Document>("Document");
+    one::<GCounter>("GCounter");
+    one::<PnCounter>("PnCounter");
+    one::<BoundedCounter>("BoundedCounter");
+    one::<LwwRegister<u64>>("LwwRegister");
+    one::<MaxRegister<u64>>("MaxRegister");
+    one::<MinRegister<u64>>("MinRegister");
+    one::<GSet<u64>>("GSet");
+    one::<TwoPhaseSet<u64>>("TwoPhaseSet");
+}
+
+/// A set whose join is silent about what came from a larger one.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Careless(std::collections::BTreeSet<u64>);
+
+impl Subject for Careless {
+    type Op = u64;
+
+    fn alphabet() -> Vec<u64> {
+        vec![1, 2]
+    }
+
+    fn apply(&mut self, op: &u64, _: &mut Replica) -> Option<Self> {
+        self.0.insert(*op);
+        Some(Self([*op].into()))
+    }
+
+    fn merge(&mut self, other: &Self) -> bool {
+        // Says that nothing changed when the other one is larger.
+        let before = self.0.len();
+        self.0.extend(&other.0);
+        self.0.len() > before && other.0.len() < 2
+    }
+}
+
+#[test]
+fn a_broken_law_is_found_with_the_smallest_schedule() {
+    let violation = laws::check::<Careless>(Profile::standard()).unwrap_err();
+    assert_eq!(violation.law, Law::L9);
+    assert!(violation.schedule.len() <= 3, "{violation}");
+    assert!(violation.seed > 0, "{violation}");
+    let again = laws::check::<Careless>(Profile::batch(violation.seed, 1)).unwrap_err();
+    assert_eq!(again, violation, "a seed replays");
+}
+
+#[test]
+fn l17_total_orders_are_told_from_others() {
+    assert_eq!(laws::total_order(&[3, 1, 2], |a, b| a < b), Ok(()));
+    // The textbook's tie-break, which compares what both sides share.
+    let textbook = |a: &(u64, &str), b: &(u64, &str)| a.0 <= b.0;
+    let found = laws::total_order(&[(1, "x"), (1, "y")], textbook).unwrap_err();
+    assert_eq!(found.law, Law::L17);
+    assert_eq!(laws::total_order(&[1, 2, 3], |a, b| (b + 3 - a) % 3 == 1).unwrap_err().law, Law::L17);
+}
