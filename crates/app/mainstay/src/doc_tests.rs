@@ -57,3 +57,5 @@ struct Elections;
 struct Conflicts;
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
+#[doc = include_str!("../../../../docs/sessions.md")]
+struct Sessions;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
-use crate::replicated::{Mark, Observed, Position, TimelineSwitch};
+use crate::replicated::{Mark, Observed, Position, Role, TimelineSwitch};
 use crate::{Error, ErrorKind, Result};
 
 /// Most entries of one log: the model keeps all of it.
@@ -31,6 +31,8 @@ struct Node {
     applied: usize,
     lag: Duration,
     cut: bool,
+    /// Counts the times this node threw away what it had.
+    incarnation: u64,
 }
 
 pub(super) struct State {
@@ -44,7 +46,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(system: &str, replicas: usize) -> Self {
         let first = Timeline { name: "1".to_owned(), log: Vec::new(), history: Vec::new() };
-        let node = Node { timeline: 0, applied: 0, lag: Duration::ZERO, cut: false };
+        let node = Node { timeline: 0, applied: 0, lag: Duration::ZERO, cut: false, incarnation: 0 };
         let nodes = vec![node; replicas + 1];
         Self { system: system.to_owned(), timelines: vec![first], nodes, primary: 0, now: Instant::ZERO }
     }
@@ -104,7 +106,12 @@ impl State {
 
     pub(super) fn observe(&self, node: usize) -> Observed {
         let history = self.timelines[self.nodes[node].timeline].history.clone();
-        Observed::new(self.mark(node), history)
+        let role = if node == self.primary { Role::Primary } else { Role::Replica };
+        Observed::new(self.mark(node), history).with_role(role).with_incarnation(self.incarnation(node))
+    }
+
+    pub(super) fn incarnation(&self, node: usize) -> u64 {
+        self.nodes[node].incarnation
     }
 
     /// When the next entry reaches `node` by itself.
@@ -162,5 +169,6 @@ impl State {
         });
         self.nodes[node].timeline = new;
         self.nodes[node].applied = kept;
+        self.nodes[node].incarnation += 1;
     }
 }
