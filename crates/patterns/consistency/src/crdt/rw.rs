@@ -63,16 +63,26 @@ impl DotStore for Votes {
     }
 
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool, moved: &mut Vec<(Dot, bool)>) -> usize {
-        if self.no.is_bottom() || self.any_dot(&mut |dot| !stable(dot)) {
+        let rest = self.keep(&|dot| !stable(dot));
+        // What a stable removal hides may show only together with nothing, or behind a later removal.
+        if self.no.is_bottom() || (rest.no.is_bottom() && !rest.is_bottom()) {
             return 0;
         }
-        self.any_dot(&mut |dot| {
-            moved.push((dot, false));
-            false
-        });
-        *self = Self::default();
-        1
+        drop_to(self, rest, moved)
     }
+}
+
+/// Keeps `rest` of `store` and notes what went; whether something did.
+fn drop_to<S: DotStore>(store: &mut S, rest: S, moved: &mut Vec<(Dot, bool)>) -> usize {
+    let start = moved.len();
+    store.any_dot(&mut |dot| {
+        if !rest.any_dot(&mut |kept| kept == dot) {
+            moved.push((dot, false));
+        }
+        false
+    });
+    *store = rest;
+    usize::from(moved.len() > start)
 }
 
 impl Wire for Votes {
@@ -200,14 +210,10 @@ impl<S: DotStore> DotStore for Guarded<S> {
     }
 
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool, moved: &mut Vec<(Dot, bool)>) -> usize {
-        let hidden = !self.votes.is_present();
-        if hidden && !self.any_dot(&mut |dot| !stable(dot)) {
-            self.any_dot(&mut |dot| {
-                moved.push((dot, false));
-                false
-            });
-            *self = Self::default();
-            return 1;
+        let rest = self.keep(&|dot| !stable(dot));
+        let hidden = !self.votes.no.is_bottom();
+        if hidden && (rest.is_bottom() || !rest.votes.no.is_bottom()) {
+            return drop_to(self, rest, moved);
         }
         self.value.collect(stable, moved)
     }

@@ -9,6 +9,7 @@ use mainstay_consistency::crdt::{
 use mainstay_consistency::laws::network::{Weather, converges};
 use mainstay_consistency::laws::{self, Law, Profile, Replica, Subject};
 use mainstay_consistency::replicate::Replicated;
+use mainstay_consistency::{DeltaState as _, Join as _};
 
 #[allow(clippy::disallowed_methods, reason = "the switch of long campaigns")]
 fn number(name: &str, default: u64) -> u64 {
@@ -65,6 +66,56 @@ laws_of! {
     l1_to_l12_and_l20_of_min_registers: MinRegister<u64>,
     l1_to_l12_and_l20_of_growing_sets: GSet<u64>,
     l1_to_l12_and_l20_of_two_phase_sets: TwoPhaseSet<u64>,
+}
+
+/// An add-wins set of sets with more keys than fit without an index.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Wide(AwMap<u64, DotMap<u64, DotSet>>);
+
+impl Subject for Wide {
+    type Op = (&'static str, u64);
+
+    fn alphabet() -> Vec<Self::Op> {
+        let single = |n| [("add", n), ("remove", n)];
+        (0..4).flat_map(single).chain([("fill", 0), ("fill", 1), ("clear", 0)]).collect()
+    }
+
+    fn apply(&mut self, (what, n): &Self::Op, replica: &mut Replica) -> Option<Self> {
+        let at = &mut replica.actor;
+        let map = &mut self.0;
+        let delta = match *what {
+            "add" => map.update(at, *n, |set, mint| set.insert(mint, *n)),
+            "remove" => map.remove(at, n),
+            "clear" => map.clear(at),
+            _ => {
+                let mut all = AwMap::new();
+                for key in 0..24 {
+                    let one = map.update(at, key, |set, mint| set.insert(mint, *n)).ok()?;
+                    let _ = all.join(&one).ok()?;
+                }
+                Ok(all)
+            }
+        };
+        delta.ok().map(Self)
+    }
+
+    fn merge(&mut self, other: &Self) -> bool {
+        self.0.join(&other.0).is_ok_and(mainstay_consistency::Changed::is_yes)
+    }
+
+    fn leq(&self, other: &Self) -> Option<bool> {
+        Some(mainstay_consistency::Join::leq(&self.0, &other.0))
+    }
+
+    fn missing_at(&self, other: &Self) -> Option<Self> {
+        Some(Self(self.0.delta_since(other.0.context())))
+    }
+}
+
+#[test]
+fn l1_to_l12_of_maps_with_an_index() {
+    let profile = Profile::batch(number("MAINSTAY_LAWS_SEED", 1), number("MAINSTAY_LAWS_SCHEDULES", 150) / 3);
+    laws::check::<Wide>(profile).unwrap_or_else(|violation| panic!("{violation}"));
 }
 
 #[test]
