@@ -305,7 +305,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         });
         if let Some(primary) = view.primary().and_then(|p| view.sample(p)) {
             for floors in [&mut self.writes, &mut self.reads] {
-                if floors.len() > 1 {
+                if floors.iter().any(|f| f.timeline != primary.observed.mark.timeline) {
                     settle(floors, &primary.observed);
                 }
             }

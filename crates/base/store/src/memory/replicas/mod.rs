@@ -156,7 +156,7 @@ impl MemoryCluster {
     }
 
     /// Lets a node of an older history follow the primary; what it has beyond is thrown away, and a new incarnation
-    /// of the node begins.
+    /// of the node begins. Nothing happens to a node that follows already.
     ///
     /// # Errors
     /// [`ErrorKind::ApiMisuse`] when there is no such node.

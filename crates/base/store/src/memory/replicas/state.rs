@@ -159,9 +159,12 @@ impl State {
     pub(super) fn rejoin(&mut self, node: usize) {
         let new = self.nodes[self.primary].timeline;
         let at = &self.nodes[node];
+        if at.timeline == new {
+            return;
+        }
         let name = &self.timelines[at.timeline].name;
         let mut later = self.timelines[new].history.iter().skip_while(|s| s.timeline != *name).peekable();
-        let known = at.timeline == new || later.peek().is_some();
+        let known = later.peek().is_some();
         // Every switch since may have cut: the deepest cut counts.
         let kept = later.fold(if known { at.applied } else { 0 }, |kept, switch| match switch.position {
             Position::Counter(n) => kept.min(usize::try_from(n).unwrap_or(usize::MAX)),
