@@ -395,7 +395,7 @@ fn unhex(name: &str) -> Option<Vec<u8>> {
         b'a'..=b'f' => Some(b - b'a' + 10),
         _ => None,
     };
-    if name.is_empty() || name.len() % 2 != 0 {
+    if name.is_empty() || !name.len().is_multiple_of(2) {
         return None;
     }
     name.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
