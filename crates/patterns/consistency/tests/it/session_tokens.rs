@@ -20,7 +20,7 @@ fn mark(system: &str, timeline: &str, position: Position) -> Mark {
 fn samples() -> Vec<Mark> {
     let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
     vec![
-        mark("7231980518912837461", "3", Position::Lsn(0x3_06EE_2A0)),
+        mark("7231980518912837461", "3", Position::Lsn(0x306E_E2A0)),
         mark("orders", "8d3f0a2b8d3f0a2b8d3f0a2b8d3f0a2b8d3f0a2b", Position::Offset(4_711)),
         mark("orders", "1", Position::Counter(12)),
         mark("orders", uuid, Position::Gtid([(uuid.to_owned(), 23)].into())),
