@@ -11,7 +11,7 @@ use syn::{Attribute, Fields, ImplItem, Item, Visibility};
 
 /// Crates that may show in a public signature, besides std and ours: each is stable or is what the crate
 /// is about.
-const FOREIGN: [&str; 15] = [
+const FOREIGN: [&str; 16] = [
     "axum",
     "bytes",
     "futures_util",
@@ -19,6 +19,7 @@ const FOREIGN: [&str; 15] = [
     "http_body",
     "http_body_util",
     "libtest_mimic",
+    "redis",
     "reqwest",
     "rusqlite",
     "secrecy",

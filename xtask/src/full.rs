@@ -96,6 +96,14 @@ pub(crate) fn full() -> anyhow::Result<()> {
     budget::budget()?;
     models()?;
     soak()?;
+    // A power cut after every operation, with every kind of loss.
+    run(cargo()
+        .args(["test", "-p", "mainstay-sqlite", "--test", "it", "power::"])
+        .env("MAINSTAY_FULL", "1"))?;
+    // A thousand wrappers stopped or killed while another one waits.
+    run(cargo()
+        .args(["test", "-p", "mainstay-server", "--test", "it", "hold::if_w6_a_stopped"])
+        .env("MAINSTAY_HOLD_ROUNDS", "1000"))?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }
 

@@ -26,7 +26,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
-  full      ci, features, budget, loom, soak, and 100,000 seeds of each simulation
+  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, 100,000 seeds of each simulation
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   overload  the metastable scenario on a real server; both curves in target/overload.svg

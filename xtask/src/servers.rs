@@ -1,17 +1,20 @@
 //! The servers that tests run against: installed when we may, named when we may not.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 6] = [
+const SERVERS: [(&str, &str); 8] = [
     // The browser of the console's tests.
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
+    // Shifts the clock of a Redis by a preload.
+    ("faketime", "faketime"),
     ("haproxy", "haproxy"),
     ("nginx", "nginx"),
+    ("postgres", "postgresql"),
     ("redis-server", "redis-server"),
     // Not a server: it gives them a parent-death signal.
     ("setpriv", "util-linux"),
@@ -52,8 +55,14 @@ pub(crate) fn bring() -> anyhow::Result<()> {
 
 fn is_there(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(ALSO.map(Into::into));
+    let folders = std::env::split_paths(&path).chain(ALSO.map(Into::into)).chain(postgres_folders());
     folders.map(|folder| folder.join(program)).any(|file| file.is_file())
+}
+
+/// Where Debian puts the programs of each version of PostgreSQL.
+fn postgres_folders() -> Vec<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("bin")).collect()
 }
 
 /// The owner of our own process folder is who we are.

@@ -6,12 +6,15 @@ struct Readme;
 #[doc = include_str!("../../../../docs/planned-change.md")]
 struct PlannedChange;
 
+#[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[doc = include_str!("../../../../docs/redis.md")]
+struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
 struct Design;
 #[doc = include_str!("../../../../COMPARE.md")]
@@ -27,6 +30,9 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[cfg(feature = "postgres")]
+#[doc = include_str!("../../../../docs/postgres.md")]
+struct Postgres;
 #[cfg(feature = "tower")]
 #[doc = include_str!("../../../../docs/tower.md")]
 struct Layers;
@@ -57,5 +63,6 @@ struct Elections;
 struct Conflicts;
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
+#[cfg(feature = "tokens")]
 #[doc = include_str!("../../../../docs/sessions.md")]
 struct Sessions;

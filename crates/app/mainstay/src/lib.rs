@@ -11,7 +11,11 @@
 //! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
+//! - `redis` (feature): leases on one Redis or a quorum.
+//! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
+//! - `definitions` (feature): saga definitions written in TOML.
+//! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
 //! - `http` (feature): the caller of HTTP participants, in [`saga`].
 //! - `tower` (feature): the participant's half as middleware, in [`saga`].
 
@@ -19,6 +23,10 @@ pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
 pub use mainstay_partition as partition;
+#[cfg(feature = "postgres")]
+pub use mainstay_postgres as postgres;
+#[cfg(feature = "redis")]
+pub use mainstay_redis as redis;
 pub use mainstay_resilience as resilience;
 pub use mainstay_saga as saga;
 #[cfg(feature = "sqlite")]

@@ -8,6 +8,7 @@ mod demo;
 mod error;
 mod hold;
 mod http;
+mod leases;
 mod participants;
 mod process;
 

@@ -1,6 +1,7 @@
 //! The journal: writes here, reads in `query`.
 
 use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::WallTime;
@@ -236,6 +237,7 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
         status: row.status,
         due: due(row),
         last_n: 0,
+        definition: pen.desk.name(&c.definition),
     };
     head.last_n = write_log(pen, &head, row.status, &c.records)?;
     head.next_seq += c.records.len() as u64;
@@ -262,6 +264,7 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
     if let Some(reply) = &c.reply {
         keep_reply(conn, reply, now)?;
     }
+    pen.desk.ended(&head);
     let created = Created::Created { epoch: u64::try_from(head.epoch).unwrap_or(0), next_seq: head.next_seq };
     pen.desk.keep(&c.uid, head);
     Ok(created)
@@ -278,7 +281,7 @@ fn due(row: &Row) -> Option<i64> {
 }
 
 /// Epoch, sequence and locks, evaluated where the append happens.
-fn admit(pen: &Pen, a: &Append) -> Write<std::result::Result<Head, Appended>> {
+fn admit(pen: &mut Pen, a: &Append) -> Write<std::result::Result<Head, Appended>> {
     let Some(head) = pen.desk.head(&pen.conn, &a.saga)? else { return Ok(Err(Appended::Fenced)) };
     if head.epoch != int(a.epoch) {
         return Ok(Err(Appended::Fenced));
@@ -307,12 +310,19 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
         head.posts -= i64::try_from(drained).unwrap_or(0);
     }
     // Most appends move the saga in no index: then none is touched.
-    if head.status != a.row.status || head.due != due(&a.row) {
+    let before = head.status;
+    if before != a.row.status || head.due != due(&a.row) {
         (head.status, head.due) = (a.row.status, due(&a.row));
         move_saga(conn, &head, now)?;
     }
     write_row(conn, &head, &a.row, now)?;
     keep_side_effects(conn, a, &head, now)?;
+    if before != head.status {
+        if before.is_final() {
+            pen.desk.count(Arc::clone(&head.definition), before, -1);
+        }
+        pen.desk.ended(&head);
+    }
     let (next_seq, posts) = (head.next_seq, head.posts > 0);
     pen.desk.keep(&a.saga, head);
     Ok(Appended::Appended { next_seq, posts })
@@ -471,9 +481,9 @@ fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
     Ok(claimed)
 }
 
-/// Finished sagas of one status, the oldest first.
+/// Finished sagas of one status and definition, the oldest first.
 pub(crate) const OLD_SAGAS: &str =
-    "select rid from saga where status = ?1 and ended < ?2 order by ended limit ?3";
+    "select rid from saga where status = ?1 and definition = ?2 and ended < ?3 order by ended limit ?4";
 /// Identities and replies that nobody asks for any more: as many as the batch allows.
 pub(crate) const OLD_IDENTITIES: [&str; 2] = [
     "delete from tombstone where (definition, id) in
@@ -481,24 +491,33 @@ pub(crate) const OLD_IDENTITIES: [&str; 2] = [
     "delete from reply where key in (select key from reply where at < ?1 order by at limit ?2)",
 ];
 
-fn old_sagas(conn: &Connection, p: &PurgeRequest) -> rusqlite::Result<Vec<i64>> {
+/// A finished saga to be purged.
+struct Old {
+    rid: i64,
+    definition: Arc<str>,
+    status: SagaStatus,
+}
+
+fn old_sagas(conn: &Connection, p: &PurgeRequest) -> Write<Vec<Old>> {
     let mut old = Vec::new();
-    for status in SagaStatus::ALL.into_iter().filter(|s| s.is_final()) {
+    for (definition, status, _) in query::tally(conn)? {
+        let definition: Arc<str> = definition.into();
         let before = if status == SagaStatus::Completed { p.completed_before } else { p.compensated_before };
         let mut statement = conn.prepare_cached(OLD_SAGAS)?;
         let left = p.limit.saturating_sub(old.len());
-        let found =
-            statement.query_map(params![status.as_str(), before.unix_millis(), left], |r| r.get(0))?;
+        let found = statement
+            .query_map(params![status.as_str(), definition, before.unix_millis(), left], |r| r.get(0))?;
         for rid in found {
-            old.push(rid?);
+            old.push(Old { rid: rid?, definition: Arc::clone(&definition), status });
         }
     }
     Ok(old)
 }
 
-fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
+fn purge(pen: &mut Pen, p: &PurgeRequest) -> Write<Purged> {
+    let conn = &pen.conn;
     let old = old_sagas(conn, p)?;
-    for rid in &old {
+    for Old { rid, .. } in &old {
         conn.prepare_cached(
             "insert or replace into tombstone select definition, id, uid, input_hash, status, updated from saga where rid = ?1",
         )?
@@ -525,7 +544,11 @@ fn purge(conn: &Connection, p: &PurgeRequest) -> Write<Purged> {
     for sql in OLD_IDENTITIES {
         tombstones += conn.prepare_cached(sql)?.execute(params![before, p.limit])?;
     }
-    Ok(Purged { sagas: old.len(), tombstones })
+    let sagas = old.len();
+    for Old { definition, status, .. } in old {
+        pen.desk.count(definition, status, -1);
+    }
+    Ok(Purged { sagas, tombstones })
 }
 
 fn put_definition(conn: &Connection, d: &StoredDefinition) -> Write<PutDefinition> {
@@ -542,6 +565,10 @@ fn put_definition(conn: &Connection, d: &StoredDefinition) -> Write<PutDefinitio
 }
 
 impl Journal for SqliteStore {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(self.0.writer.write(0, |_, now| Ok(Some(WallTime::from_unix_millis(now)))))
+    }
+
     fn create(&self, c: Create) -> BoxFuture<'_, Result<Created>> {
         Box::pin(self.0.writer.work(size(&c.records), move |pen| create(pen, &c)))
     }
@@ -587,7 +614,8 @@ impl Journal for SqliteStore {
         Box::pin(self.0.writer.write(0, move |conn, _| {
             for uid in &sagas {
                 conn.prepare_cached(
-                    "update saga set owner = null, incarnation = 0 where uid = ?1 and owner = ?2 and incarnation = ?3",
+                    "update saga set owner = null, incarnation = 0, strikes = 0
+                     where uid = ?1 and owner = ?2 and incarnation = ?3",
                 )?
                 .execute(params![uid.as_str(), node, int(incarnation)])?;
             }
@@ -626,7 +654,7 @@ impl Journal for SqliteStore {
     }
 
     fn purge(&self, p: PurgeRequest) -> BoxFuture<'_, Result<Purged>> {
-        Box::pin(self.0.writer.write(0, move |conn, _| purge(conn, &p)))
+        Box::pin(self.0.writer.work(0, move |pen| purge(pen, &p)))
     }
 
     fn put_definition(&self, d: StoredDefinition) -> BoxFuture<'_, Result<PutDefinition>> {

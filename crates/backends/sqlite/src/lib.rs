@@ -3,7 +3,7 @@
 //! One writer with group commit: whatever is queued goes into one transaction with one sync, and each item
 //! is answered for itself. WAL with `synchronous=FULL`, read back on every connection: an answered write
 //! survives power loss, as far as the disk honors a sync. Readers have their own connections and never wait
-//! for the writer.
+//! for the writer. A sync that fails stops the store; a log that was damaged is refused, not read in part.
 
 pub mod barrier;
 mod config;
@@ -12,6 +12,7 @@ mod error;
 mod journal;
 mod leases;
 mod lockfile;
+mod log;
 mod open;
 mod query;
 mod records;

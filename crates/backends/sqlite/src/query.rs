@@ -357,24 +357,65 @@ pub(crate) fn page(
     Ok(Page { rows, next })
 }
 
-pub(crate) fn counts(conn: &Connection) -> Result<Vec<StatusCount>> {
-    conn.prepare_cached(
-        "select definition, status, sum(retrying), count(*), min(updated) from saga group by definition, status order by 1, 2",
-    )
-    .and_then(|mut s| {
-        s.query_map([], |r| {
-            let status: String = r.get(1)?;
-            Ok(StatusCount {
-                definition: r.get(0)?,
-                status: SagaStatus::parse(&status).unwrap_or(SagaStatus::NeedsAttention),
-                retrying: r.get(2)?,
-                count: r.get(3)?,
-                oldest: WallTime::from_unix_millis(r.get(4)?),
-            })
-        })?
+const TALLY: &str = "select definition, status, count from tally where count > 0";
+
+/// Finished sagas by definition and status, counted as they finish.
+pub(crate) fn tally(conn: &Connection) -> Result<Vec<(String, SagaStatus, u64)>> {
+    let rows: Vec<(String, String, u64)> = conn
+        .prepare_cached(TALLY)
+        .and_then(|mut s| s.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?.collect())
+        .map_err(store_error)?;
+    rows.into_iter()
+        .map(|(definition, status, count)| {
+            let known = SagaStatus::parse(&status);
+            Ok((definition, known.ok_or_else(|| corrupt(format!("status `{status}` is unknown")))?, count))
+        })
         .collect()
-    })
-    .map_err(store_error)
+}
+
+/// The oldest finished saga of a status and definition.
+pub(crate) const OLDEST: &str = "select ended from saga where status = ?1 and definition = ?2 and ended is not null order by ended limit 1";
+
+/// Counts what has not finished, by the index of statuses.
+fn open_counts() -> String {
+    let open: Vec<&str> = SagaStatus::ALL.iter().filter(|s| !s.is_final()).map(|s| s.as_str()).collect();
+    // Names of a closed set, not input.
+    format!(
+        "select definition, status, sum(retrying), count(*), min(updated) from saga indexed by saga_status
+         where status in ('{}') group by definition, status",
+        open.join("', '")
+    )
+}
+
+/// Costs as much as there are unfinished sagas, however many are kept that finished.
+pub(crate) fn counts(conn: &Connection) -> Result<Vec<StatusCount>> {
+    let tx = conn.unchecked_transaction().map_err(store_error)?;
+    let mut counts: Vec<StatusCount> = tx
+        .prepare_cached(&open_counts())
+        .and_then(|mut s| {
+            s.query_map([], |r| {
+                let status: String = r.get(1)?;
+                Ok(StatusCount {
+                    definition: r.get(0)?,
+                    status: SagaStatus::parse(&status).unwrap_or(SagaStatus::NeedsAttention),
+                    retrying: r.get(2)?,
+                    count: r.get(3)?,
+                    oldest: WallTime::from_unix_millis(r.get(4)?),
+                })
+            })?
+            .collect()
+        })
+        .map_err(store_error)?;
+    for (definition, status, count) in tally(&tx)? {
+        let oldest: Option<i64> = tx
+            .prepare_cached(OLDEST)
+            .and_then(|mut s| s.query_row(params![status.as_str(), definition], |r| r.get(0)).optional())
+            .map_err(store_error)?;
+        let oldest = WallTime::from_unix_millis(oldest.unwrap_or_default());
+        counts.push(StatusCount { definition, status, retrying: 0, count, oldest });
+    }
+    counts.sort_by(|a, b| (&a.definition, a.status.as_str()).cmp(&(&b.definition, b.status.as_str())));
+    Ok(counts)
 }
 
 pub(crate) fn definitions(conn: &Connection) -> Result<Vec<StoredDefinition>> {
@@ -494,7 +535,38 @@ pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<S
 
 #[cfg(test)]
 mod tests {
+    use mainstay_clock::{Rng as _, SeededRng};
+
     use super::*;
+
+    /// Bytes behind a checksum that fits are still bytes: no panic, and nothing that was not written.
+    #[test]
+    fn sec_30_the_decoder_of_log_rows_survives_any_bytes() {
+        let rng = SeededRng::new(30);
+        let bytes = |n| (0..rng.below(n)).map(|_| rng.below(256) as u8).collect::<Vec<_>>();
+        let (mut refused, mut read) = (0, 0);
+        for _ in 0..20_000 {
+            let records: Vec<NewRecord> =
+                (0..rng.below(4)).map(|kind| NewRecord { kind: kind as u16, bytes: bytes(20) }).collect();
+            let mut packed = pack(&records);
+            let back: Vec<_> = records.iter().map(|r| (r.kind, r.bytes.clone())).collect();
+            assert_eq!(unpack(&packed), Some(back));
+            match rng.below(3) {
+                0 => packed.truncate(rng.below(packed.len() as u64 + 1) as usize),
+                1 => packed.extend(bytes(12)),
+                _ => packed.iter_mut().for_each(|b| *b ^= u8::from(rng.below(8) == 0) << rng.below(8)),
+            }
+            match unpack(&packed) {
+                // A row is read whole or not at all.
+                Some(found) => {
+                    assert_eq!(found.iter().map(|(_, b)| 6 + b.len()).sum::<usize>(), packed.len());
+                    read += 1;
+                }
+                None => refused += 1,
+            }
+        }
+        assert!(refused > 1_000 && read > 1_000, "{refused} {read}");
+    }
 
     /// How a page is found, as SQLite tells.
     fn plan(conn: &Connection, filter: &Filter) -> String {
@@ -548,5 +620,41 @@ mod tests {
             ids(Filter { definition: Some("common".to_owned()), ..Filter::default() }),
             ["i4999", "i4998"]
         );
+    }
+
+    fn finished(conn: &Connection, sagas: i64) {
+        conn.execute_batch(&format!(
+            "with recursive n(i) as (select ifnull(max(rid), 0) + 1 from saga union all
+               select i + 1 from n where i <= (select ifnull(max(rid), 0) + {sagas} - 1 from saga))
+             insert into saga (rid, uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes,
+               incarnation, strikes, created, updated, ended, status, retrying, paused, attempt, last_n)
+             select i, printf('u%d', i), iif(i % 3, 'a', 'b'), 1, zeroblob(32), printf('i%d', i), zeroblob(32), 1, 1, 0,
+               0, 0, 0, i, i, iif(i % 2, 'completed', 'compensated'), 0, 0, 0, 0 from n;
+             delete from tally;
+             insert into tally select definition, status, count(*) from saga where ended is not null group by 1, 2;"
+        ))
+        .unwrap();
+    }
+
+    /// Steps of SQLite's machine that counting takes.
+    fn effort(conn: &Connection) -> i32 {
+        use rusqlite::StatementStatus::VmStep;
+        conn.flush_prepared_statement_cache();
+        counts(conn).unwrap();
+        let steps = |sql: &str| conn.prepare_cached(sql).unwrap().get_status(VmStep);
+        steps(&open_counts()) + steps(OLDEST) + steps(TALLY)
+    }
+
+    #[test]
+    fn if_c12_counting_costs_the_same_however_many_sagas_have_finished() {
+        let conn = Connection::open_in_memory().unwrap();
+        crate::schema::migrate(&conn).unwrap();
+        finished(&conn, 100);
+        let few = effort(&conn);
+        finished(&conn, 20_000);
+        assert_eq!(counts(&conn).unwrap().iter().map(|c| c.count).sum::<u64>(), 20_100);
+        assert_eq!(counts(&conn).unwrap().len(), 4);
+        let many = effort(&conn);
+        assert!(many <= few, "{few} steps for a hundred, {many} for twenty thousand");
     }
 }

@@ -3,20 +3,61 @@
 use std::time::Duration;
 
 use mainstay_store::{BoxFuture, DurableCell, PutIf, RecordStore, Result, VersionedRecord};
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::{corrupt, store_error};
 use crate::store::SqliteStore;
+use crate::writer::Step;
 
-/// `(version, value)`: a missing value is a deleted or expired record whose version lives on.
-fn read(conn: &Connection, key: &str, now: i64) -> rusqlite::Result<Option<(u64, Option<Vec<u8>>)>> {
-    conn.prepare_cached("select version, value, expires from kv where key = ?1")?
-        .query_row([key], |r| {
-            let expires: Option<i64> = r.get(2)?;
-            let value: Option<Vec<u8>> = r.get(1)?;
-            Ok((r.get(0)?, value.filter(|_| expires.is_none_or(|e| e > now))))
-        })
-        .optional()
+/// What a row of `kv` says: a missing value is a deleted or expired record whose version lives on.
+struct Found {
+    version: u64,
+    value: Option<Vec<u8>>,
+}
+
+/// Reads `version, value, expires, sum` of a row.
+fn row(r: &Row<'_>, key: &str, now: i64) -> rusqlite::Result<Result<Found>> {
+    let (version, value, expires): (u64, Option<Vec<u8>>, Option<i64>) = (r.get(0)?, r.get(1)?, r.get(2)?);
+    let said: Option<[u8; 32]> = r.get(3)?;
+    // Rows from before there were checksums have none.
+    if said.is_some_and(|said| said != sum(key, version, value.as_deref(), expires)) {
+        return Ok(Err(corrupt(format!("record `{key}` fails its checksum"))));
+    }
+    let value = value.filter(|_| expires.is_none_or(|e| e > now));
+    Ok(Ok(Found { version, value }))
+}
+
+fn read(conn: &Connection, key: &str, now: i64) -> std::result::Result<Option<Found>, Step> {
+    let found = conn
+        .prepare_cached("select version, value, expires, sum from kv where key = ?1")?
+        .query_row([key], |r| row(r, key, now))
+        .optional()?;
+    Ok(found.transpose()?)
+}
+
+fn write(
+    conn: &Connection,
+    key: &str,
+    version: u64,
+    value: Option<&[u8]>,
+    expires: Option<i64>,
+) -> rusqlite::Result<()> {
+    conn.prepare_cached(
+        "insert or replace into kv (key, version, value, expires, sum) values (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![key, version, value, expires, sum(key, version, value, expires)])
+    .map(drop)
+}
+
+/// Over everything that the row says.
+fn sum(key: &str, version: u64, value: Option<&[u8]>, expires: Option<i64>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in [Some(key.as_bytes()), value, expires.map(i64::to_le_bytes).as_ref().map(|b| &b[..])] {
+        // The length first, so that no two rows give the same bytes.
+        let length = part.map_or(u64::MAX, |p| p.len() as u64);
+        hasher.update(&length.to_le_bytes()).update(part.unwrap_or_default());
+    }
+    *hasher.update(&version.to_le_bytes()).finalize().as_bytes()
 }
 
 impl RecordStore for SqliteStore {
@@ -25,7 +66,7 @@ impl RecordStore for SqliteStore {
         // On the writer: its clock decides what has expired.
         Box::pin(self.0.writer.write(0, move |conn, now| {
             let found = read(conn, &key, now)?;
-            Ok(found.and_then(|(version, value)| Some(VersionedRecord { key, version, value: value? })))
+            Ok(found.and_then(|f| Some(VersionedRecord { key, version: f.version, value: f.value? })))
         }))
     }
 
@@ -39,20 +80,15 @@ impl RecordStore for SqliteStore {
         let key = key.to_owned();
         Box::pin(self.0.writer.write(value.len(), move |conn, now| {
             let found = read(conn, &key, now)?;
-            let version = found.as_ref().map_or(0, |(v, _)| *v);
-            let current = found.and_then(|(version, value)| {
-                Some(VersionedRecord { key: key.clone(), version, value: value? })
+            let version = found.as_ref().map_or(0, |f| f.version);
+            let current = found.and_then(|f| {
+                Some(VersionedRecord { key: key.clone(), version: f.version, value: f.value? })
             });
             if current.as_ref().map(|c| c.version) != expected {
                 return Ok(PutIf::Conflict(current));
             }
             let expires = ttl.map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
-            conn.prepare_cached("insert or replace into kv values (?1, ?2, ?3, ?4)")?.execute(params![
-                key,
-                version + 1,
-                value,
-                expires
-            ])?;
+            write(conn, &key, version + 1, Some(&value), expires)?;
             Ok(PutIf::Stored(version + 1))
         }))
     }
@@ -60,11 +96,10 @@ impl RecordStore for SqliteStore {
     fn delete_if(&self, key: &str, expected: u64) -> BoxFuture<'_, Result<bool>> {
         let key = key.to_owned();
         Box::pin(self.0.writer.write(0, move |conn, now| {
-            let held = read(conn, &key, now)?.is_some_and(|(v, value)| v == expected && value.is_some());
+            let held = read(conn, &key, now)?.is_some_and(|f| f.version == expected && f.value.is_some());
             if held {
                 // The version stays, so that it is never reused.
-                conn.prepare_cached("update kv set value = null, expires = null where key = ?1")?
-                    .execute([&key])?;
+                write(conn, &key, expected, None, None)?;
             }
             Ok(held)
         }))
@@ -80,14 +115,21 @@ impl RecordStore for SqliteStore {
         Box::pin(self.0.writer.write(0, move |conn, now| {
             let found = conn
                 .prepare_cached(
-                    "select key, version, value from kv where substr(key, 1, length(?1)) = ?1 and key > ?2
-                     and value is not null and (expires is null or expires > ?3) order by key limit ?4",
+                    "select version, value, expires, sum, key from kv where substr(key, 1, length(?1)) = ?1
+                     and key > ?2 and value is not null and (expires is null or expires > ?3) order by key limit ?4",
                 )?
                 .query_map(params![prefix, after, now, limit], |r| {
-                    Ok(VersionedRecord { key: r.get(0)?, version: r.get(1)?, value: r.get(2)? })
+                    let key: String = r.get(4)?;
+                    let found = row(r, &key, now)?;
+                    Ok(found.map(|f| (key, f)))
                 })?
-                .collect::<rusqlite::Result<_>>()?;
-            Ok(found)
+                .collect::<rusqlite::Result<Vec<_>>>()?;
+            let mut records = Vec::with_capacity(found.len());
+            for record in found {
+                let (key, Found { version, value }) = record?;
+                records.extend(value.map(|value| VersionedRecord { key, version, value }));
+            }
+            Ok(records)
         }))
     }
 }

@@ -1,7 +1,7 @@
 //! The writer: a thread-free batching core with two drivers.
 
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::Clock;
@@ -10,7 +10,7 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::desk::Desk;
-use crate::error::store_error;
+use crate::error::{store_error, sync_failed};
 use crate::lockfile::LockFile;
 
 /// Most jobs of one transaction: bounds how long one sync makes others wait.
@@ -20,7 +20,10 @@ const MAX_BATCH_BYTES: usize = 1024 * 1024;
 /// Jobs that may wait for the writer; more callers wait in their own tasks.
 const QUEUE: usize = 4_096;
 /// A checkpoint is due after this many commits; about 4 MiB of log at usual sizes.
-const CHECKPOINT_EVERY: u32 = 256;
+pub(crate) const CHECKPOINT_EVERY: u32 = 256;
+
+/// What a checkpoint leaves when it met a sync that failed.
+type Stop = Arc<OnceLock<Failure>>;
 
 /// Bytes of a frame of the log: a page and its head.
 const FRAME: u64 = 4_096 + 24;
@@ -114,7 +117,7 @@ pub(crate) struct Core {
     pen: Pen,
     clock: Arc<dyn Clock>,
     /// After a failed sync nothing is certain any more; the process must reopen the file.
-    broken: Option<Failure>,
+    broken: Stop,
     commits: u32,
     /// Counts commits, for those who wait for one.
     changed: watch::Sender<u64>,
@@ -145,7 +148,7 @@ impl Core {
             )
             .map_err(store_error)?;
         let pen = Pen { desk: Desk::open(&conn)?, conn, now };
-        Ok(Self { pen, clock, broken: None, commits: 0, changed, _lock: lock })
+        Ok(Self { pen, clock, broken: Stop::default(), commits: 0, changed, _lock: lock })
     }
 
     /// Runs `jobs` in one transaction and answers each.
@@ -159,7 +162,7 @@ impl Core {
 
     fn transact(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> std::result::Result<(), Failure> {
         self.pen.now = self.pen.now.max(self.clock.wall().unix_millis());
-        let mut failed = self.broken.clone();
+        let mut failed = self.broken.get().cloned();
         if failed.is_none()
             && let Err(e) = self.pen.execute("begin immediate")
         {
@@ -196,18 +199,25 @@ impl Core {
             job.work.refuse(&why);
             return Some(why);
         }
+        let mark = self.pen.desk.mark();
         let (answer, failed) = job.work.run(&mut self.pen);
         answers.push(answer);
         let Some(why) = failed else {
             return self.pen.execute("release job").err().map(|e| failure(&e, Outcome::NotApplied));
         };
         self.pen.desk.forget_all();
+        self.pen.desk.back_to(mark);
         let back = !self.pen.conn.is_autocommit()
             && self.pen.execute("rollback to job").and_then(|()| self.pen.execute("release job")).is_ok();
         (!back).then_some(why)
     }
 
     fn commit(&mut self) -> std::result::Result<(), Failure> {
+        let Pen { conn, desk, .. } = &mut self.pen;
+        if let Err(e) = desk.write_tally(conn) {
+            self.roll_back();
+            return Err(failure(&e, Outcome::NotApplied));
+        }
         let Err(e) = self.pen.execute("commit") else {
             self.commits += 1;
             self.changed.send_modify(|n| *n += 1);
@@ -217,17 +227,13 @@ impl Core {
         self.roll_back();
         // A frame that could not be written is no commit: SQLite writes the one that commits last, and no reader
         // looks behind it. With room again the log goes on from the last commit.
-        if full && self.broken.is_none() {
+        if full && self.broken.get().is_none() {
             return Err(failure(&e, Outcome::NotApplied));
         }
         // A sync that failed is not tried again: the lost pages are marked clean already.
-        let broken = failure(&e, Outcome::Unknown);
-        self.broken = Some(Failure {
-            outcome: Outcome::NotApplied,
-            text: format!("the store stopped after: {}", broken.text),
-            ..broken.clone()
-        });
-        Err(broken)
+        let unknown = failure(&e, Outcome::Unknown);
+        stop(&self.broken, &unknown);
+        Err(unknown)
     }
 
     /// Lets a log of `frames` start over when it is longer than `max`.
@@ -236,7 +242,7 @@ impl Core {
             return;
         }
         // Beside the commits nearly all was moved; between two of them the rest is small.
-        let left = checkpoint_now(&self.pen.conn);
+        let left = checkpoint_now(&self.pen.conn, &self.broken);
         if left <= max.saturating_mul(2) {
             return;
         }
@@ -244,7 +250,11 @@ impl Core {
         let restarted = self.pen.conn.busy_timeout(READERS_WAIT).and_then(|()| {
             self.pen.conn.query_row("pragma wal_checkpoint(restart)", [], |r| r.get::<_, i64>(0))
         });
-        if !matches!(restarted, Ok(0)) {
+        if let Err(error) = &restarted
+            && sync_failed(error)
+        {
+            stop(&self.broken, &failure(error, Outcome::Unknown));
+        } else if !matches!(restarted, Ok(0)) {
             let bytes = left.unsigned_abs() * FRAME;
             tracing::warn!(target: "mainstay::sqlite", bytes, "a reader keeps the log from starting over");
         }
@@ -255,10 +265,19 @@ impl Core {
 
     fn roll_back(&mut self) {
         self.pen.desk.forget_all();
+        self.pen.desk.back_to(0);
         if !self.pen.conn.is_autocommit()
             && let Err(e) = self.pen.execute("rollback")
         {
-            self.broken = Some(failure(&e, Outcome::Unknown));
+            stop(&self.broken, &failure(&e, Outcome::Unknown));
+        }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.broken.get().is_some() {
+            leave_log(&self.pen.conn);
         }
     }
 }
@@ -290,7 +309,7 @@ impl Writer {
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let (due, checkpoints) = std::sync::mpsc::sync_channel::<()>(1);
         let frames = Arc::new(AtomicI64::new(0));
-        let measured = Arc::clone(&frames);
+        let (measured, broken) = (Arc::clone(&frames), Arc::clone(&core.broken));
         let unable = |e: std::io::Error| {
             Error::new(ErrorKind::Unavailable, "a thread cannot be started").with_source(e)
         };
@@ -299,7 +318,10 @@ impl Writer {
             .spawn(move || {
                 while checkpoints.recv().is_ok() {
                     // Beside the commits: it moves what it can, but never catches up with a busy writer.
-                    measured.store(checkpoint_now(&checkpoint), Ordering::Relaxed);
+                    measured.store(checkpoint_now(&checkpoint, &broken), Ordering::Relaxed);
+                }
+                if broken.get().is_some() {
+                    leave_log(&checkpoint);
                 }
             })
             .map_err(unable)?;
@@ -342,7 +364,14 @@ impl Writer {
         let (sender, answer) = oneshot::channel();
         let job = Job { bytes, work: Box::new(Asked { sender, work }) };
         match self {
-            Self::Inline(core) => core.lock().unwrap_or_else(PoisonError::into_inner).run(vec![job]),
+            Self::Inline(core) => {
+                let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
+                core.run(vec![job]);
+                if core.commits >= CHECKPOINT_EVERY {
+                    core.commits = 0;
+                    checkpoint_now(&core.pen.conn, &core.broken);
+                }
+            }
             Self::Thread(queue) => {
                 let closed = |_| Error::new(ErrorKind::Unavailable, "the writer has stopped");
                 queue.send(job).await.map_err(closed)?;
@@ -376,12 +405,33 @@ impl From<Error> for Step {
     }
 }
 
-/// A passive checkpoint; the frames in the log after it.
-fn checkpoint_now(conn: &Connection) -> i64 {
+/// A passive checkpoint; the frames in the log after it. A sync that fails in it stops the store.
+fn checkpoint_now(conn: &Connection, broken: &Stop) -> i64 {
+    if broken.get().is_some() {
+        return 0;
+    }
     conn.query_row("pragma wal_checkpoint(passive)", [], |r| r.get(1)).unwrap_or_else(|error| {
         tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
+        if sync_failed(&error) {
+            stop(broken, &failure(&error, Outcome::Unknown));
+        }
         0
     })
+}
+
+/// A sync that failed is not tried again: the lost pages are marked clean already.
+fn stop(broken: &Stop, why: &Failure) {
+    let text = format!("the store stopped after: {}", why.text);
+    // The first reason stays.
+    let _ = broken.set(Failure { outcome: Outcome::NotApplied, text, ..why.clone() });
+}
+
+/// The last connection to close would move the log, and sync.
+pub(crate) fn leave_log(conn: &Connection) {
+    if let Err(error) = conn.set_db_config(rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+    {
+        tracing::warn!(target: "mainstay::sqlite", %error, "the log may be moved when the file is closed");
+    }
 }
 
 /// Whatever is queued, within the limits; nothing is waited for.

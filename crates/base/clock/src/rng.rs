@@ -60,7 +60,19 @@ impl SystemRng {
     /// Seeds from the operating system; falls back to the boot clock if it has no entropy to give.
     #[must_use]
     pub fn new() -> Self {
-        Self(SeededRng::new(getrandom::u64().unwrap_or_else(|_| crate::os_boot_now().as_nanos())))
+        Self(SeededRng::new(entropy().unwrap_or_else(|| crate::os_boot_now().as_nanos())))
+    }
+}
+
+/// Eight bytes from the operating system. So few are never cut short.
+fn entropy() -> Option<u64> {
+    let mut bytes = [0; 8];
+    loop {
+        match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(8) => return Some(u64::from_ne_bytes(bytes)),
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return None,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+use crate::hash::mix64;
 use crate::node::{NodeIdx, Nodes};
 use crate::place::Place;
 
@@ -12,6 +13,11 @@ use crate::place::Place;
 const MAX_FACTOR: f64 = 1000.0;
 /// Walks over the owners when concurrent calls change the counters under a walk.
 const WALKS: usize = 3;
+/// Counters of calls in flight by key, 8 KiB of them: a key shares its own with one in a thousand others, which
+/// hardly ever have as many calls in flight as a hot key.
+const CELLS: usize = 1 << 10;
+/// A key is hot when its calls could fill this part of one node.
+const HOT_PART: u64 = 4;
 
 /// What happens when no owner has room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,11 +35,12 @@ pub enum WhenFull {
 /// # Defaults
 /// | option | default | why |
 /// |---|---|---|
-/// | `factor` | 1.25 | the busiest node carries 1.3 times the mean, at about 2 points of cache hits |
+/// | `factor` | 1.25 | the busiest node carries 1.3 times the mean, at 2 to 4 points of cache hits, less when hot keys yield |
 /// | `min_gap` | 2 | an idle fleet must not spill: with one call in flight the relative bound would be 1 |
 /// | `max_probes` | all owners | one always accepts |
 /// | `hard_limit` | none | the relative bound needs none |
 /// | `when_full` | refuse | a caller that queues or sheds knows better than a guess |
+/// | `hot_keys_yield` | off | one more counter per call; worth it where a spilled key is a cache miss |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     factor: f64,
@@ -41,6 +48,7 @@ pub struct Load {
     max_probes: usize,
     hard_limit: Option<u64>,
     when_full: WhenFull,
+    hot_keys_yield: bool,
 }
 
 impl Default for Load {
@@ -51,6 +59,7 @@ impl Default for Load {
             max_probes: usize::MAX,
             hard_limit: None,
             when_full: WhenFull::Refuse,
+            hot_keys_yield: false,
         }
     }
 }
@@ -91,6 +100,18 @@ impl Load {
         self
     }
 
+    /// Keeps the room above a node's even share and `min_gap` for keys that are not hot.
+    ///
+    /// A hot key is at home on many nodes soon; every other key that its calls displace is a cache miss. With
+    /// this, a key whose calls in flight could fill a quarter of a node goes on to its next owner earlier, and
+    /// the others stay. The bound is the same: when no owner has room below its even share, a hot key takes what
+    /// is left up to the bound.
+    #[must_use]
+    pub fn hot_keys_yield(mut self) -> Self {
+        self.hot_keys_yield = true;
+        self
+    }
+
     fn check(&self) -> Result<(), ConfigError> {
         if !self.factor.is_finite() {
             let allowed = format!("1 to {MAX_FACTOR}");
@@ -109,13 +130,15 @@ impl Load {
         Ok(())
     }
 
-    /// The load at which a node of weight `part` of the whole is full, with `all` calls in flight.
-    fn cap(&self, all: u64, part: f64) -> u64 {
+    /// The load at which a node of weight `part` of the whole is full, with `all` calls in flight: for any key,
+    /// and for one that yields.
+    fn caps(&self, all: u64, part: f64) -> (u64, u64) {
         let all = all as f64;
         let relative = self.factor * (all + 1.0) * part;
         let absolute = all * part + f64::from(self.min_gap);
-        let cap = relative.max(absolute).ceil().max(1.0) as u64;
-        self.hard_limit.map_or(cap, |limit| cap.min(limit))
+        let limit = self.hard_limit.unwrap_or(u64::MAX);
+        let whole = |calls: f64| (calls.ceil().max(1.0) as u64).min(limit);
+        (whole(relative.max(absolute)), whole(absolute))
     }
 }
 
@@ -123,6 +146,8 @@ impl Load {
 struct Counters {
     total: Arc<AtomicU64>,
     of: Vec<Arc<AtomicU64>>,
+    /// Calls in flight by key; empty unless hot keys yield.
+    keys: Arc<[Arc<AtomicU64>]>,
 }
 
 /// A placement whose nodes never carry much more than their share (Mirrokni, Thorup, Zadimoghaddam:
@@ -159,7 +184,9 @@ impl<P: Place> Bounded<P> {
     pub fn new(place: P, load: Load) -> Result<Self, ConfigError> {
         let fresh = || Arc::new(AtomicU64::new(0));
         let of = (0..place.nodes().len()).map(|_| fresh()).collect();
-        Self::with(place, load, Counters { total: fresh(), of })
+        let cells = if load.hot_keys_yield { CELLS } else { 0 };
+        let keys = (0..cells).map(|_| fresh()).collect();
+        Self::with(place, load, Counters { total: fresh(), of, keys })
     }
 
     fn with(place: P, load: Load, counters: Counters) -> Result<Self, ConfigError> {
@@ -180,8 +207,8 @@ impl<P: Place> Bounded<P> {
         let old = self.place.nodes();
         let keep = |id: &str| old.find(id).map(|i| Arc::clone(&self.counters.of[i.as_usize()]));
         let of = place.nodes().as_slice().iter().map(|n| keep(n.id.as_str()).unwrap_or_default()).collect();
-        let total = Arc::clone(&self.counters.total);
-        Self::with(place, self.load.clone(), Counters { total, of })
+        let (total, keys) = (Arc::clone(&self.counters.total), Arc::clone(&self.counters.keys));
+        Self::with(place, self.load.clone(), Counters { total, of, keys })
     }
 
     /// The placement below.
@@ -251,9 +278,10 @@ impl<P: Place> Bounded<P> {
         // Counted first: the sum over nodes never passes the total that caps are computed from.
         let total = Room::take(&self.counters.total);
         let all = total.before;
+        let cell = self.counters.keys.get(mix64(hash) as usize % CELLS).map(Room::take);
         let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
         let mut least: Option<(f64, NodeIdx, usize)> = None;
-        for _ in 0..WALKS {
+        for walk in 0..WALKS {
             least = None;
             let owners = self.place.owners_of_hash(hash).healthy(&up);
             for (probe, node) in owners.take(self.load.max_probes).enumerate() {
@@ -262,8 +290,11 @@ impl<P: Place> Bounded<P> {
                     continue;
                 }
                 let counter = &self.counters.of[node.as_usize()];
-                if let Some(room) = Room::below(counter, self.load.cap(all, weight / sum)) {
-                    return Ok(Lease { node, probe, room, _total: total });
+                let (cap, yielding) = self.load.caps(all, weight / sum);
+                let hot = cell.as_ref().is_some_and(|c| c.before >= cap.div_ceil(HOT_PART).max(2));
+                let cap = if hot && walk == 0 { yielding } else { cap };
+                if let Some(room) = Room::below(counter, cap) {
+                    return Ok(Lease { node, probe, room, _total: total, _key: cell });
                 }
                 let relative = counter.load(Ordering::Acquire) as f64 / weight;
                 if least.is_none_or(|(load, ..)| relative < load) {
@@ -279,7 +310,7 @@ impl<P: Place> Bounded<P> {
             let counter = &self.counters.of[node.as_usize()];
             let limit = self.load.hard_limit.unwrap_or(u64::MAX);
             if let Some(room) = Room::below(counter, limit) {
-                return Ok(Lease { node, probe, room, _total: total });
+                return Ok(Lease { node, probe, room, _total: total, _key: cell });
             }
         }
         Err(Error::new(ErrorKind::AllFull, format!("every owner that may be asked is full; {all} in flight")))
@@ -334,6 +365,7 @@ pub struct Lease {
     // Before the total: the sum over nodes stays below it.
     room: Room,
     _total: Room,
+    _key: Option<Room>,
 }
 
 impl Lease {

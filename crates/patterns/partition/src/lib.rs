@@ -1,6 +1,6 @@
 //! Who owns a key, who else holds it, and what moves when the fleet changes.
 //!
-//! - [`Ring`]: virtual nodes, found through a radix index.
+//! - [`Ring`]: virtual nodes, found through buckets of equal width.
 //! - [`Rendezvous`]: every node scores every key.
 //! - [`Maglev`]: a prime table of owners.
 //! - [`Jump`]: numbered shards without a table.

@@ -11,7 +11,7 @@ use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::rendezvous::{Ranked, Scores};
 use crate::source::Source;
 use crate::warning::Warning;
@@ -234,19 +234,7 @@ impl Maglev {
 impl sealed::Sealed for Maglev {}
 
 impl Place for Maglev {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
+    place_by_hash!();
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
         let first = Self::owner_of_hash(self, hash);

@@ -52,9 +52,11 @@ impl Seen {
     }
 
     #[inline]
+    #[allow(clippy::manual_contains, reason = "the other form reads widely; see below")]
     fn contains(&self, n: u32) -> bool {
         if self.len <= INLINE {
-            self.few[..self.len].contains(&n)
+            // One by one: a wide read would wait for the narrow writes just before.
+            self.few[..self.len].iter().any(|old| *old == n)
         } else {
             self.many.get(n as usize / 64).is_some_and(|word| word >> (n % 64) & 1 == 1)
         }
@@ -131,7 +133,7 @@ pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
 }
 
 impl<'a> Owners<'a> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn new(nodes: &'a Nodes, source: Source<'a>) -> Self {
         Self { nodes, source, seen: Seen::new(), spreading: false, spread: Spread::Any, healthy: None }
     }
@@ -201,7 +203,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     }
 
     /// The next node of the walk that is new, up and, while zones are missing, in a new zone.
-    #[inline]
+    #[inline(always)]
     fn advance(&mut self, new_zone: bool) -> Option<NodeIdx> {
         loop {
             let n = self.source.next()?;
@@ -221,6 +223,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     }
 
     /// The next one while zones are to be covered.
+    #[inline(never)]
     fn spread_on(&mut self) -> Option<NodeIdx> {
         let want = self.spread.zones();
         if self.seen.len < want {
@@ -241,7 +244,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
 impl<F: Fn(NodeIdx) -> bool> Iterator for Owners<'_, F> {
     type Item = NodeIdx;
 
-    #[inline]
+    #[inline(always)]
     fn next(&mut self) -> Option<NodeIdx> {
         if self.spreading {
             return self.spread_on();

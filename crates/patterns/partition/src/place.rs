@@ -57,6 +57,32 @@ pub trait Place: sealed::Sealed + fmt::Debug + Send + Sync {
     fn fingerprint(&self) -> u128;
 }
 
+/// What [`Place`] asks of every placement that has `nodes` and `hash` and answers itself.
+macro_rules! place_by_hash {
+    () => {
+        fn nodes(&self) -> &$crate::Nodes {
+            &self.nodes
+        }
+
+        #[inline]
+        fn hash_of(&self, key: &[u8]) -> u64 {
+            self.hash.key(key)
+        }
+
+        #[inline]
+        fn owner_of_hash(&self, hash: u64) -> Option<$crate::NodeIdx> {
+            Self::owner_of_hash(self, hash)
+        }
+
+        #[inline]
+        fn owner(&self, key: &[u8]) -> Option<$crate::NodeIdx> {
+            Self::owner(self, key)
+        }
+    };
+}
+
+pub(crate) use place_by_hash;
+
 /// The part of the key space of each node.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shares {

@@ -5,14 +5,14 @@ use crate::fingerprint::Canon;
 use crate::hash::{Hash, mix64};
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::points::Points;
 use crate::source::Source;
 use crate::warning::Warning;
 
 /// The profile's version: a changed default, seed or tie rule is a new one.
 const VERSION: u64 = 1;
-/// Most points of one ring. At about 14 bytes each that is 56 MiB.
+/// Most points of one ring. At about 19 bytes each that is 76 MiB.
 pub const MAX_POINTS: usize = 1 << 22;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Below it the share of a node deviates by more than 16% (`1/sqrt(v)`), and with a handful of points a node
@@ -65,7 +65,8 @@ impl Ring {
         self.points.bytes()
     }
 
-    /// The most points that a lookup looks at before it halves what is left. Even names give 9 at most.
+    /// The most points in one bucket of the index. Even names give about 20 at most; above seven, the lookups that
+    /// pass the seventh halve what is left.
     #[must_use]
     pub fn longest_scan(&self) -> u32 {
         self.points.longest()
@@ -97,12 +98,12 @@ impl Ring {
 
     /// Every node with points, each once, clockwise from the key.
     #[must_use]
-    #[inline]
+    #[inline(always)]
     pub fn owners(&self, key: &[u8]) -> Owners<'_> {
         self.walk(self.hash.key(key))
     }
 
-    #[inline]
+    #[inline(always)]
     fn walk(&self, hash: u64) -> Owners<'_> {
         Owners::new(&self.nodes, Source::Points(self.points.walk(hash)))
     }
@@ -125,24 +126,7 @@ fn count(points_per_unit: u32, weight: u32, weight_unit: u32) -> u64 {
 impl sealed::Sealed for Ring {}
 
 impl Place for Ring {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
-
-    #[inline]
-    fn owner(&self, key: &[u8]) -> Option<NodeIdx> {
-        Self::owner(self, key)
-    }
+    place_by_hash!();
 
     #[inline]
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {

@@ -26,8 +26,17 @@ pub(crate) enum Source<'a> {
 }
 
 impl Source<'_> {
-    #[inline]
+    #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
+        // The walk over points is short enough to be part of every caller; the others are not.
+        match self {
+            Self::Points(walk) => walk.next(),
+            other => other.next_other(),
+        }
+    }
+
+    #[inline(never)]
+    fn next_other(&mut self) -> Option<u32> {
         match self {
             Self::Chain(chain) => chain.next(),
             Self::Hops(hops) => hops.next(),

@@ -90,6 +90,7 @@ pub mod lint;
 pub mod metrics;
 mod outcome;
 pub mod outlier;
+mod pad;
 pub mod policy;
 pub mod retry;
 mod shard;

@@ -133,6 +133,7 @@ impl<E: Classify> Classify for CallError<E> {
 }
 
 /// The closure form of [`Classify`]: sees the whole result, so that an `Ok` response may be a failure.
+#[inline(always)]
 pub(crate) fn by_trait<T, E: Classify>(result: &Result<T, E>) -> Verdict {
     match result {
         Ok(_) => Verdict::Ok,

@@ -21,14 +21,14 @@ pub(crate) fn thread() -> usize {
     thread_local! {
         static NUMBER: Cell<usize> = const { Cell::new(usize::MAX) };
     }
-    NUMBER.with(|number| match number.get() {
+    match NUMBER.get() {
         usize::MAX => {
             let found = ask();
-            number.set(found);
+            NUMBER.set(found);
             found
         }
         known => known,
-    })
+    }
 }
 
 #[cold]

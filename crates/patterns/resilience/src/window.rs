@@ -8,9 +8,9 @@
 
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::Instant;
 
+use crate::pad::CachePadded;
 use crate::shard;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 

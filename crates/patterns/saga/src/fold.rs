@@ -336,9 +336,10 @@ impl State {
         }
     }
 
-    /// Whether anything runs or will run without a person.
+    /// Whether anything runs or will run without a person. What is tried slowly behind an open item does not
+    /// count: the saga needs a person before such an attempt, during it and after it.
     fn active(&self, definition: &Definition) -> bool {
-        if self.nodes.iter().any(|n| n.running.is_some() || n.undoing.is_some()) {
+        if self.nodes.iter().any(|n| n.item.is_none() && (n.running.is_some() || n.undoing.is_some())) {
             return true;
         }
         let steps = definition.steps().iter().zip(&self.nodes);

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::load::{Figures, Order};
-use crate::{floor, saga};
+use crate::{floor, resilience, saga};
 
 /// A program that measures one system: ourselves, or a rival's.
 #[derive(Clone, Debug)]
@@ -28,6 +28,13 @@ impl Program {
         file.exists().then_some(Self { file, first: Vec::new() })
     }
 
+    /// The command without an order.
+    pub(crate) fn bare(&self) -> Command {
+        let mut command = Command::new(&self.file);
+        command.args(&self.first);
+        command
+    }
+
     /// The command that does as ordered.
     pub(crate) fn command(&self, order: &Order) -> Command {
         let numbers = [
@@ -41,8 +48,7 @@ impl Program {
             ("--variant", &order.variant),
             ("--server", &order.server),
         ];
-        let mut command = Command::new(&self.file);
-        command.args(&self.first);
+        let mut command = self.bare();
         for (name, value) in &numbers {
             command.args([name, value.as_str()]);
         }
@@ -90,6 +96,9 @@ pub(crate) fn serve(mut words: impl Iterator<Item = String>) -> anyhow::Result<(
     let name = words.next().context("a child needs a name")?;
     if name == "block" {
         return saga::block::child(words);
+    }
+    if name == "resilience" {
+        return resilience::child(words);
     }
     let order = Order::read(words).map_err(anyhow::Error::msg)?;
     if name == "fill" {

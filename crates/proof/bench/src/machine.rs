@@ -1,9 +1,23 @@
 //! Where and when a figure was measured.
 
+use crate::Options;
+
 /// One paragraph: date, machine, command.
-pub(crate) fn conditions(suite: &str) -> String {
-    let day = jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC");
-    format!("{day}; {}; `cargo xtask bench {suite}`.", describe())
+pub(crate) fn conditions(suite: &str, options: &Options) -> String {
+    let pieces = if options.pieces.is_some() { " --pieces DIR" } else { "" };
+    let (seconds, repeat) = (options.seconds, options.repeat);
+    let command = format!("cargo xtask bench {suite} --seconds {seconds} --repeat {repeat}{pieces}");
+    format!("{}; {}; `{command}`.", minute(), describe())
+}
+
+/// Now.
+pub(crate) fn minute() -> String {
+    jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC").to_string()
+}
+
+/// How busy the machine is, over the last minute.
+pub(crate) fn load() -> String {
+    read("/proc/loadavg").split_whitespace().next().unwrap_or("?").to_owned()
 }
 
 fn describe() -> String {
@@ -16,8 +30,7 @@ fn describe() -> String {
         .find_map(|l| l.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok())
         .unwrap_or(0);
     let kernel = read("/proc/sys/kernel/osrelease");
-    let load = read("/proc/loadavg");
-    let load = load.split_whitespace().next().unwrap_or("?");
+    let load = load();
     format!(
         "{cores} cores of {model}, {} GiB, Linux {}, load {load} at the end",
         memory / 1024 / 1024,

@@ -5,11 +5,14 @@
 
 mod child;
 mod consistency;
+mod coordination;
 mod floor;
 mod load;
 mod machine;
 mod partition;
+mod piece;
 mod report;
+mod resilience;
 mod saga;
 
 use std::path::PathBuf;
@@ -27,7 +30,14 @@ struct Suite {
 }
 
 /// Every suite, by name.
-const SUITES: &[Suite] = &[consistency::SUITE, partition::SUITE, saga::SUITE];
+const SUITES: &[Suite] = &[
+    consistency::SUITE,
+    coordination::SUITE,
+    partition::SUITE,
+    partition::REDIS,
+    resilience::SUITE,
+    saga::SUITE,
+];
 
 /// How suites are run.
 #[derive(Debug)]
@@ -44,6 +54,10 @@ struct Options {
     server: Option<PathBuf>,
     /// A program that each block of points runs through, for machines that are shared: it waits for quiet.
     through: Option<String>,
+    /// Where measured pieces are kept until the report.
+    pieces: Option<PathBuf>,
+    /// Pieces to measure now; a report needs all of them. Empty: all.
+    only: Vec<String>,
     /// BENCHMARKS.md, unless smoking.
     write: Option<PathBuf>,
     /// Suites asked for; empty: all.
@@ -59,6 +73,8 @@ impl Options {
             rivals: None,
             server: None,
             through: None,
+            pieces: None,
+            only: Vec::new(),
             write: None,
             names: Vec::new(),
         };
@@ -71,6 +87,8 @@ impl Options {
                 "--rivals" => options.rivals = Some(value()?.into()),
                 "--server" => options.server = Some(value()?.into()),
                 "--through" => options.through = Some(value()?),
+                "--pieces" => options.pieces = Some(value()?.into()),
+                "--only" => options.only.push(value()?),
                 "--write" => options.write = Some(value()?.into()),
                 name if SUITES.iter().any(|s| s.name == name) => options.names.push(word),
                 _ => bail!("`{word}` is neither an option nor a suite; suites: {}", suite_names()),
@@ -117,12 +135,12 @@ fn run() -> anyhow::Result<usize> {
         println!("\n# {}\n", suite.name);
         let mut section = Section::new(options.smoke);
         (suite.run)(&options, &mut section).with_context(|| format!("suite {}", suite.name))?;
-        if options.smoke {
+        if options.smoke || !options.only.is_empty() {
             continue;
         }
         missed += section.missed();
         if let Some(file) = &options.write {
-            section.write(file, suite.name, suite.about, &machine::conditions(suite.name))?;
+            section.write(file, suite.name, suite.about, &machine::conditions(suite.name, &options))?;
         }
     }
     Ok(missed)

@@ -3,6 +3,7 @@
 //! - [`history`]: what happened, as JSON lines, with outcomes as the callers knew them.
 //! - [`check`]: streaming, object-safe checkers; [`verdict`]: what they answer. An empty history is never a
 //!   pass.
+//! - `power` (feature `power`): records what a real process does to its files and cuts the power at any point.
 //! - [`conformance`]: one suite per contract of the store crate, one section per capability.
 //! - `sim` (feature `virtual-time`): the real library code on virtual time that jumps, with seeded faults;
 //!   one seed is one execution.
@@ -12,6 +13,8 @@
 pub mod check;
 pub mod conformance;
 pub mod history;
+#[cfg(feature = "power")]
+pub mod power;
 #[cfg(feature = "servers")]
 pub mod servers;
 #[cfg(feature = "virtual-time")]

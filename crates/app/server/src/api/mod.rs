@@ -2,10 +2,12 @@
 
 pub(crate) mod actions;
 mod complete;
+mod dapr;
 mod definitions;
 mod events;
 mod jobs;
 pub(crate) mod json;
+pub(crate) mod locks;
 mod metrics;
 mod openapi;
 pub(crate) mod operation;
@@ -18,7 +20,10 @@ mod system;
 mod tests;
 #[cfg(test)]
 mod tests_actions;
+#[cfg(test)]
+mod tests_locks;
 pub(crate) mod view;
+mod wait;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -35,6 +40,7 @@ pub(crate) use running::RunningKeys;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::Tokens;
+use crate::leases::Desk;
 use crate::participants::Participants;
 
 /// What the handlers share.
@@ -51,6 +57,8 @@ pub(crate) struct App {
     /// Keys of requests that are not answered yet.
     pub(crate) running: RunningKeys,
     pub(crate) jobs: Jobs,
+    /// Leases that clients hold.
+    pub(crate) desk: Arc<Desk>,
     /// How long an event reader may take nothing.
     pub(crate) stall: Duration,
 }
@@ -60,9 +68,11 @@ pub(crate) fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(actions::routes())
         .merge(complete::routes())
+        .merge(dapr::routes())
         .merge(definitions::routes())
         .merge(events::routes())
         .merge(jobs::routes())
+        .merge(locks::routes())
         .merge(metrics::routes())
         .merge(openapi::routes())
         .merge(sagas::routes())

@@ -62,9 +62,19 @@ operations! {
     "get" "/v1/definitions" "Every definition" &[], &[], &[200];
     "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];
     "put" "/v1/definitions/{name}" "Store a version; its graph never changes" &[], &["If-Match"], &[200, 201, 409, 412, 415, 422, 428];
+    "get" "/v1/elections/{name}" "Who leads; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
+    "put" "/v1/elections/{name}" "Stand as a candidate" &["wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "patch" "/v1/elections/{name}" "Renew a term, and proclaim a value" &[], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/elections/{name}" "End a term" &[], &["If-Match"], &[200, 412, 428];
+    "post" "/v1/elections/{name}/step-down" "Hand leadership to a candidate, or take it away" &[], &[], &[200, 409, 412];
     "get" "/v1/events" "Server-sent events" &["after", "definition", "saga"], &["Last-Event-ID"], &[200];
     "get" "/v1/jobs" "Bulk actions of this node, newest first" &[], &[], &[200];
     "get" "/v1/jobs/{id}" "A bulk action" &[], &[], &[200];
+    "get" "/v1/locks" "Every lock" &["prefix"], &[], &[200];
+    "get" "/v1/locks/{name}" "A lock: holder, waiters, note" &[], &[], &[200];
+    "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait" &["wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/locks/{name}" "Release; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/sagas" "A page of sagas, newest first" FILTERS, &[], &[200];
     "post" "/v1/sagas" "Start a saga" &[], &["Idempotency-Key"], &[202, 409, 422];
     "post" "/v1/sagas/actions" "One action on every saga that matches" &[], &[], &[200, 202, 422];
@@ -73,6 +83,11 @@ operations! {
     "get" "/v1/sagas/{uid}/export" "Everything about a saga in one document" &[], &[], &[200];
     "get" "/v1/sagas/{uid}/history" "Every record of a saga" &[], &[], &[200];
     "post" "/v1/sagas/{uid}/steps/{step}/complete" "A participant reports how an accepted step ended" &[], &[], &[200, 409];
+    "get" "/v1.0/healthz" "Up, for clients of Dapr" &[], &[], &[204];
+    "get" "/v1.0/healthz/outbound" "Up, for clients of Dapr" &[], &[], &[204];
+    "get" "/v1.0/metadata" "Which lock stores there are, for clients of Dapr" &[], &[], &[200];
+    "post" "/v1.0-alpha1/lock/{store}" "Dapr: try to lock" &[], &[], &[200];
+    "post" "/v1.0-alpha1/unlock/{store}" "Dapr: unlock" &[], &[], &[200];
     "get" "/version" "Name, version, mode" &[], &[], &[200];
 }
 
@@ -98,7 +113,8 @@ fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": {"Problem": problem_schema(&codes), "Start": start_schema(), "Action": action_schema(),
-                "Bulk": bulk_schema(), "Report": report_schema()},
+                "Bulk": bulk_schema(), "Report": report_schema(), "Lease": lease_schema(),
+                "StepDown": step_down_schema(), "DaprLock": dapr_schema()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{"token": []}, {}],
@@ -134,6 +150,13 @@ fn describe(operation: &Operation) -> Value {
     let schema = match (operation.method, operation.path) {
         ("post", "/v1/sagas") => Some(json!({"$ref": "#/components/schemas/Start"})),
         ("post", "/v1/sagas/actions") => Some(json!({"$ref": "#/components/schemas/Bulk"})),
+        ("post", path) if path.ends_with("/step-down") => {
+            Some(json!({"$ref": "#/components/schemas/StepDown"}))
+        }
+        ("post", path) if path.starts_with("/v1.0") => Some(json!({"$ref": "#/components/schemas/DaprLock"})),
+        ("put", path) if path.contains("{name}") && !path.starts_with("/v1/definitions") => {
+            Some(json!({"$ref": "#/components/schemas/Lease"}))
+        }
         ("post", path) if path.ends_with("/complete") => Some(json!({"$ref": "#/components/schemas/Report"})),
         ("post", _) => Some(json!({"$ref": "#/components/schemas/Action"})),
         ("put", _) => Some(json!({"type": "object"})),
@@ -170,6 +193,31 @@ fn start_schema() -> Value {
         "properties": {
             "definition": {"type": "string"}, "version": {"type": "integer"}, "id": {"type": "string"},
             "input": {}, "attrs": {"type": "object", "additionalProperties": {"type": "string"}},
+        },
+    })
+}
+
+fn lease_schema() -> Value {
+    let text = || json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["owner", "ttl"],
+        "additionalProperties": false,
+        "properties": {"owner": text(), "ttl": text(), "note": text(), "value": text()},
+    })
+}
+
+fn step_down_schema() -> Value {
+    json!({"type": "object", "additionalProperties": false, "properties": {"to": {"type": "string"}}})
+}
+
+fn dapr_schema() -> Value {
+    json!({
+        "type": "object",
+        "required": ["resourceId", "lockOwner"],
+        "properties": {
+            "resourceId": {"type": "string"}, "lockOwner": {"type": "string"},
+            "expiryInSeconds": {"type": "integer"}, "renew": {"type": "boolean"},
         },
     })
 }

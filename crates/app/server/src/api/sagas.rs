@@ -1,7 +1,6 @@
 //! Reading sagas: lists, one, its history, its export, what needs a person, the audit.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, RawQuery, State};
@@ -13,12 +12,10 @@ use serde_json::{Value, json};
 
 use crate::api::json::{reply, store_problem};
 use crate::api::query::Query;
+use crate::api::wait::Wait;
 use crate::api::{App, instant, view};
 use crate::error::Code;
 use crate::http::Problem;
-
-/// Longest wait for a saga in one request: longer ones ask again.
-const MAX_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -86,27 +83,21 @@ async fn show(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
-    let asked = query.take("wait");
+    let wait = Wait::asked(&mut query, &headers)?;
     query.end()?;
-    let preferred =
-        headers.get("prefer").and_then(|v| v.to_str().ok()?.strip_prefix("wait=")).map(|s| format!("{s}s"));
-    let Some(wait) = asked.or_else(|| preferred.clone()) else {
+    let Some(wait) = wait else {
         return Ok(answer(&app, &load(&app, &uid).await?));
     };
-    let wait = humantime::parse_duration(&wait)
-        .map_err(|_| Problem::new(Code::BadQuery, "`wait` is a duration such as 30s"))?;
     let uid_of = Uid::new(uid.as_str());
     tokio::select! {
         biased;
         // One that does not exist answers at once; so does the look behind the wait.
         _ = app.engine.outcome(&uid_of) => {}
         () = app.drain.cancelled() => {}
-        () = app.rt.clock().sleep(wait.min(MAX_WAIT)) => {}
+        () = app.rt.clock().sleep(wait.time) => {}
     }
     let mut response = answer(&app, &load(&app, &uid).await?);
-    if preferred.is_some() {
-        response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
-    }
+    wait.applied(&mut response);
     Ok(response)
 }
 

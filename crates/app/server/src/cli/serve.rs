@@ -13,9 +13,8 @@ use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
 use mainstay_saga::participant::Participant;
-use mainstay_sqlite::{SqliteConfig, SqliteStore};
-use mainstay_store::ErrorKind;
-use mainstay_store::Journal;
+use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
+use mainstay_store::{ErrorKind, Journal, LeaseStore};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +29,7 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
 use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
+use crate::leases::Desk;
 use crate::participants::Participants;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
@@ -117,7 +117,9 @@ async fn node(
     let drain = CancellationToken::new();
     let listener = http::bind(config.text("server.listen")).await?;
     let hangup = watch_signals(&rt, drain.clone())?;
-    let journal = open_journal(&config, &rt)?;
+    let store = Arc::new(open_store(&config, &rt)?);
+    let journal = Arc::clone(&store) as Arc<dyn Journal>;
+    let desk = Arc::new(Desk::new(open_leases(&config, &rt)?, store, rt.clone()));
     let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let app = Arc::new(App {
@@ -130,6 +132,7 @@ async fn node(
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        desk,
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
@@ -217,19 +220,27 @@ fn announce(scheme: &str, address: SocketAddr) {
     let _ = std::io::stderr().write_all((api + &console).as_bytes());
 }
 
-/// The journal of the data folder; one process at a time.
-fn open_journal(config: &Config, rt: &Runtime) -> Result<Arc<dyn Journal>> {
+/// The store of the data folder; one process at a time.
+fn open_store(config: &Config, rt: &Runtime) -> Result<SqliteStore> {
     let file = Path::new(config.text("store.data")).join("mainstay.db");
-    let store = SqliteStore::open(SqliteConfig::new(&file), rt).map_err(|e| {
-        let code = match e.kind() {
-            ErrorKind::Corrupt => Code::DatabaseCorrupt,
-            ErrorKind::NewerVersion => Code::DatabaseNewer,
-            ErrorKind::Occupied => Code::InUse,
-            _ => Code::DataDir,
-        };
-        Error::with(code, format!("cannot open {}", file.display()), e)
-    })?;
-    Ok(Arc::new(store))
+    SqliteStore::open(SqliteConfig::new(&file), rt).map_err(|e| unusable(&file, e))
+}
+
+/// The lease file of the data folder, which `mainstay lock --store` may share.
+fn open_leases(config: &Config, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+    let file = Path::new(config.text("store.data")).join("leases.sqlite");
+    let leases = SqliteLeases::open(&file, Driver::Thread, rt).map_err(|e| unusable(&file, e))?;
+    Ok(Arc::new(leases))
+}
+
+fn unusable(file: &Path, error: mainstay_store::Error) -> Error {
+    let code = match error.kind() {
+        ErrorKind::Corrupt => Code::DatabaseCorrupt,
+        ErrorKind::NewerVersion => Code::DatabaseNewer,
+        ErrorKind::Occupied => Code::InUse,
+        _ => Code::DataDir,
+    };
+    Error::with(code, format!("cannot open {}", file.display()), error)
 }
 
 async fn open_engine(

@@ -26,7 +26,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for this long is cut; it comes back by itself.
 const STALL: Duration = Duration::from_secs(10);
 
-/// The stream, for everything or for one saga.
+/// The stream: for everything, for one saga, or by the clock.
 pub(super) async fn stream(
     State(console): State<Arc<Console>>,
     RawQuery(raw): RawQuery,
@@ -34,11 +34,12 @@ pub(super) async fn stream(
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let saga = query.take("saga").map(|s| Uid::new(s.as_str()));
+    let every = query.take_as::<u64>("every")?.map(|s| Duration::from_secs(s.clamp(1, 60)));
     query.end()?;
     let at = console.app.journal.last_cursor().await.map_err(|e| store_problem(&e))?;
     let (sender, receiver) = mpsc::channel(1);
     let rt = console.app.rt.clone();
-    let reader = Reader { console, saga, sender };
+    let reader = Reader { console, saga, every, sender };
     rt.spawn("console-events", async move {
         // The end of the stream is the only answer there is; the browser comes back.
         let _ = reader.run(at).await;
@@ -53,6 +54,8 @@ pub(super) async fn stream(
 struct Reader {
     console: Arc<Console>,
     saga: Option<Uid>,
+    /// For pages about what changes without an event.
+    every: Option<Duration>,
     sender: mpsc::Sender<Bytes>,
 }
 
@@ -72,8 +75,9 @@ impl Reader {
                 () = self.console.app.drain.cancelled() => return Err(End),
                 () = self.sender.closed() => return Err(End),
                 changed = journal.changed(&at) => changed.map_err(|_| End)?,
-                () = clock.sleep(HEARTBEAT) => {
-                    self.send(": heartbeat\n\n").await?;
+                () = clock.sleep(self.every.unwrap_or(HEARTBEAT)) => {
+                    let due = self.every.is_some();
+                    self.send(if due { "event: changed\ndata:\n\n" } else { ": heartbeat\n\n" }).await?;
                     continue;
                 }
             }

@@ -8,6 +8,7 @@ mod attention;
 mod audit;
 mod events;
 mod graph;
+mod leases;
 mod login;
 mod now;
 mod page;
@@ -91,6 +92,9 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/sagas/{uid}", get(saga::show))
         .route("/sagas/{uid}/act", get(act::show).post(act::submit))
         .route("/sagas/{uid}/export", get(saga::export))
+        .route("/locks", get(leases::locks))
+        .route("/elections", get(leases::elections))
+        .route("/leases/break", get(leases::ask).post(leases::submit))
         .route("/audit", get(audit::show))
         .route("/system", get(system::show))
         .route("/login", get(login::show).post(login::submit))

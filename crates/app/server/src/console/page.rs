@@ -15,15 +15,19 @@ use crate::http::Problem;
 pub(super) enum Place {
     Attention,
     Audit,
+    Elections,
+    Locks,
     Now,
     Sagas,
     System,
 }
 
-const PLACES: [(Place, &str, &str); 5] = [
+const PLACES: [(Place, &str, &str); 7] = [
     (Place::Now, "now", "Now"),
     (Place::Attention, "attention", "Attention"),
     (Place::Sagas, "sagas", "Sagas"),
+    (Place::Locks, "locks", "Locks"),
+    (Place::Elections, "elections", "Elections"),
     (Place::Audit, "audit", "Audit"),
     (Place::System, "system", "System"),
 ];

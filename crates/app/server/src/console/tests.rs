@@ -11,7 +11,7 @@ use mainstay_saga::engine::StartOptions;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::{Engine, LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_store::journal::{Loaded, Uid};
-use mainstay_store::memory::MemoryJournal;
+use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +20,7 @@ use tower::ServiceExt as _;
 use super::*;
 use crate::api::{EVENT_STALL, Jobs, RunningKeys};
 use crate::http::{Caller, FormToken, Scope, Sessions, Tokens};
+use crate::leases::{Ask, Desk};
 use crate::participants::Participants;
 
 /// A name that needs care everywhere.
@@ -54,6 +55,7 @@ impl LocalStep for Scripted {
 struct Bench {
     router: Router,
     engine: Engine,
+    desk: Arc<Desk>,
     form: FormToken,
     mount: &'static str,
     caller: Caller,
@@ -89,6 +91,8 @@ async fn bench_at(mount: &'static str) -> Bench {
     let nowhere = AddressPolicy::only([""; 0]).unwrap();
     let participants = HttpParticipant::builder(nowhere, Arc::clone(rt.clock())).build().unwrap();
     let tokens = Arc::new(Tokens::of(dir.path()));
+    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+    let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
     let app = Arc::new(App {
         engine: engine.clone(),
         journal,
@@ -99,15 +103,17 @@ async fn bench_at(mount: &'static str) -> Bench {
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
         stall: EVENT_STALL,
     });
+    let desk = Arc::clone(&app.desk);
     let sessions = Sessions::new(false).unwrap();
     let form = sessions.form_token(None);
     let access = Arc::new(Access::new(tokens, sessions));
     let config = Config::load(None, [], &[]).unwrap();
     let console = Arc::new(Console::new(app, access, &config));
     let router = Router::new().nest(mount, router(console));
-    Bench { router, engine, form, mount, caller: Caller::anonymous(), _dir: dir }
+    Bench { router, engine, desk, form, mount, caller: Caller::anonymous(), _dir: dir }
 }
 
 async fn bench() -> Bench {
@@ -136,6 +142,19 @@ impl Bench {
     /// A page below the mount.
     async fn get(&self, page: &str) -> Got {
         self.send("GET", &format!("{}/{page}", self.mount), String::new()).await
+    }
+
+    /// Takes a lease, with its namespace.
+    async fn hold(&self, name: &str, owner: &str) -> u64 {
+        let ask = Ask {
+            name: name.to_owned(),
+            owner: owner.to_owned(),
+            op_id: uuid::Uuid::now_v7().simple().to_string(),
+            ttl: std::time::Duration::from_secs(3_600),
+            note: "why <b>not</b>".to_owned(),
+            wait: std::time::Duration::ZERO,
+        };
+        self.desk.take(&ask).await.unwrap().token.get()
     }
 
     /// Starts a saga and waits until it ends or needs a person.
@@ -565,9 +584,52 @@ async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() 
     let assets = include_str!("assets/console.css").len()
         + include_str!("assets/console.js").len()
         + include_str!("assets/icon.svg").len();
-    for page in ["now", "attention", "sagas", "audit", "system"] {
+    for n in 0..60 {
+        bench.hold(&format!("default/order/{n:06}"), "node-a.example:4711").await;
+    }
+    for page in ["now", "attention", "sagas", "locks", "elections", "audit", "system"] {
         let html = bench.get(page).await.body.len();
         println!("{page}: {html} bytes of HTML, {} with everything", html + assets);
         assert!(html + assets <= 60 * 1024, "{page}: {html} + {assets}");
     }
+}
+
+#[tokio::test]
+async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_name() {
+    let mut bench = bench().await;
+    let empty = bench.get("locks").await;
+    assert!(empty.status == 200 && empty.body.contains("Nothing is locked."), "{}", empty.body);
+    let token = bench.hold(&format!("default/{ODD}"), "node <a>").await;
+    let term = bench.hold("default/election/boss", "node-b").await;
+    let locks = bench.get("locks").await.body;
+    assert!(locks.contains("node &lt;a&gt;") && locks.contains(&token.to_string()), "{locks}");
+    assert!(locks.contains("why &lt;b&gt;not&lt;/b&gt;") && !locks.contains("boss"), "{locks}");
+    let elections = bench.get("elections").await.body;
+    assert!(elections.contains("led by") && elections.contains(&term.to_string()), "{elections}");
+    assert!(!elections.contains("node &lt;a&gt;"), "{elections}");
+
+    let ask = format!("leases/break?name={}", words::encode(ODD));
+    assert!(locks.contains(&ask.replace('&', "&amp;")), "{locks}");
+    let form = bench.get(&ask).await;
+    assert_eq!(form.status, 200, "{}", form.body);
+    let path = format!("{}/leases/break", bench.mount);
+    let mut fields = hidden(&form.body);
+    fields.insert("name".to_owned(), "another".to_owned());
+    let wrong = bench.submit(&path, &fields).await;
+    assert_eq!(wrong.status, 422, "{}", wrong.body);
+    fields.insert("name".to_owned(), ODD.to_owned());
+    let mut forged = fields.clone();
+    forged.insert("form".to_owned(), "forged".to_owned());
+    assert_eq!(bench.submit(&path, &forged).await.status, 403);
+    assert!(bench.get("locks").await.body.contains(&token.to_string()), "nothing was taken away");
+    let done = bench.submit(&path, &fields).await;
+    assert_eq!((done.status, done.location.starts_with("../locks?did=")), (303, true), "{}", done.location);
+    assert!(!bench.get("locks").await.body.contains("node &lt;a&gt;"));
+    assert!(bench.hold(&format!("default/{ODD}"), "next").await > token);
+
+    bench.caller = Caller { name: "op".to_owned(), scope: Scope::Operate };
+    assert!(!bench.get("elections").await.body.contains("step down"), "not offered");
+    assert_eq!(bench.get("leases/break?name=election%2Fboss").await.status, 403);
+    let boss = BTreeMap::from([("lease".to_owned(), "election/boss".to_owned())]);
+    assert_eq!(bench.submit(&path, &boss).await.status, 403);
 }

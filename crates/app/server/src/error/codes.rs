@@ -93,6 +93,10 @@ pub(crate) enum Code {
     KeyBusy,
     /// A bulk action matches more sagas than one job takes.
     BulkTooLarge,
+    /// Somebody else holds the lease.
+    LeaseHeld,
+    /// The token is not that of the holder.
+    LeaseGone,
     /// The placement input is not valid.
     PlacementInput,
     /// The placement rules cannot be kept.
@@ -168,6 +172,8 @@ table! {
     TimedOut "MS0128" 503 "The request took too long",
     KeyBusy "MS0129" 409 "A request with this key is still running",
     BulkTooLarge "MS0130" 422 "Too many sagas match",
+    LeaseHeld "MS0131" 409 "Somebody else holds it",
+    LeaseGone "MS0132" 412 "The lease is gone",
     PlacementInput "MS0301" 0 "The placement input is not valid",
     PlacementImpossible "MS0302" 0 "The placement rules cannot be kept",
     PlacementConflict "MS0303" 0 "Two placements disagree",

@@ -53,7 +53,7 @@ impl Caller {
 pub(crate) fn required(method: &Method, path: &str) -> Option<Scope> {
     let safe = matches!(*method, Method::GET | Method::HEAD);
     match path {
-        "/livez" | "/readyz" if safe => None,
+        "/livez" | "/readyz" | "/v1.0/healthz" | "/v1.0/healthz/outbound" if safe => None,
         // The way in: the form, its style, its answer.
         "/console/login" => None,
         _ if safe && path.starts_with("/console/assets/") => None,
@@ -198,7 +198,11 @@ impl Access {
     }
 }
 
+/// The token of a request; clients of Dapr send it in a header of their own.
 fn bearer(headers: &HeaderMap) -> Option<&str> {
+    if let Some(token) = headers.get("dapr-api-token") {
+        return token.to_str().ok().map(str::trim);
+    }
     let (scheme, token) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }

@@ -22,6 +22,11 @@ use crate::http::{Access, Problem, Trace, guard};
 const MAX_URL: usize = 8 * 1024;
 /// Most bytes of header names and values.
 const MAX_HEADERS: usize = 16 * 1024;
+/// Slowest pace of a request body, in bytes a second: below it is nobody who wants an answer. Apache's default
+/// is 500.
+const MIN_BODY_RATE: u64 = 512;
+/// What a body may be late before its pace counts: lost packets and slow starts.
+const BODY_GRACE: Duration = Duration::from_secs(2);
 /// Advice to a client that met the cap on requests in flight.
 const OVERLOAD_RETRY: u64 = 1;
 
@@ -175,18 +180,33 @@ impl Gate {
         if matches!(*method, Method::GET | Method::HEAD) {
             return Ok(Body::empty());
         }
-        let late = self.rt.clock().sleep(self.limits.body_timeout);
-        let read = Limited::new(body, limit).collect();
-        tokio::select! {
-            biased;
-            whole = read => match whole {
-                Ok(whole) => Ok(Body::from(whole.to_bytes())),
-                Err(e) if e.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-                Err(_) => Err(Problem::new(Code::BadRequest, "the body broke off")),
-            },
-            () = late => Err(Problem::new(Code::BodyTimeout, "the body did not arrive in time")),
+        let clock = self.rt.clock();
+        let begun = clock.now();
+        let end = begun.saturating_add(self.limits.body_timeout);
+        let (mut body, mut whole) = (Limited::new(body, limit), Vec::new());
+        loop {
+            let due = begun.saturating_add(patience(whole.len())).min(end);
+            let frame = tokio::select! {
+                biased;
+                frame = body.frame() => frame,
+                () = clock.sleep_until(due) => {
+                    return Err(Problem::new(Code::BodyTimeout, "the body did not arrive in time"));
+                }
+            };
+            match frame {
+                None => return Ok(Body::from(whole)),
+                // What is no data are trailers, which nobody here reads.
+                Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+                Some(Err(e)) if e.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
+                Some(Err(_)) => return Err(Problem::new(Code::BadRequest, "the body broke off")),
+            }
         }
     }
+}
+
+/// How long after its begin a body of which so much is there may let us wait for more.
+fn patience(received: usize) -> Duration {
+    BODY_GRACE + Duration::from_millis(received as u64 * 1_000 / MIN_BODY_RATE)
 }
 
 fn is_health(path: &str) -> bool {

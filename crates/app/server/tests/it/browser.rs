@@ -225,6 +225,11 @@ fn if_c12_no_accessibility_violation_on_wide_and_narrow_in_light_and_dark() {
     let node = impatient(dir.path(), &ledger);
     let uid = stuck(&node, "order-stuck");
     start(&node, &"x".repeat(250), &json!({"no": "charge"}));
+    let held = r#"{"owner": "node-a:4711", "ttl": "1h", "note": "nightly"}"#;
+    for path in ["/v1/locks/backup", "/v1/elections/scheduler"] {
+        let put = Request::new("PUT", path).header("content-type", "application/json").body(held);
+        assert_eq!(node.send(&put).status, 200);
+    }
     let browser = Browser::start(Scripts::On);
     let seen = node.get(&format!("/v1/sagas/{uid}")).json()["next_seq"].as_str().unwrap().to_owned();
     let act = |what: &str| format!("sagas/{uid}/act?do={what}&seen={seen}");
@@ -237,6 +242,9 @@ fn if_c12_no_accessibility_violation_on_wide_and_narrow_in_light_and_dark() {
         act("skip&step=charge"),
         act("retry_with_input&step=charge"),
         format!("sagas/{uid}/act?do=pause&seen=1"),
+        "locks".to_owned(),
+        "elections".to_owned(),
+        "leases/break?name=backup".to_owned(),
         "audit".to_owned(),
         "system".to_owned(),
         "sagas/nope".to_owned(),

@@ -12,7 +12,7 @@ use crate::ledger::Ledger;
 const KILLS: u32 = 50;
 
 /// Starts a saga; the same key for every try, so a lost reply cannot start a second one.
-fn start(address: &str, number: u64) -> Option<String> {
+pub(crate) fn start(address: &str, number: u64) -> Option<String> {
     let no = match number % 5 {
         0 => "charge",
         1 => "ship",
@@ -27,7 +27,7 @@ fn start(address: &str, number: u64) -> Option<String> {
 }
 
 /// Waits until no saga is at work.
-fn drained(node: &Node) {
+pub(crate) fn drained(node: &Node) {
     let open = || node.get("/v1/sagas?status=running,waiting,compensating&limit=1").json()["items"].clone();
     eventually("every saga ends", || open().as_array().unwrap().is_empty().then_some(()));
 }

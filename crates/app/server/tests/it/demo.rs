@@ -87,6 +87,30 @@ fn if_d08_without_the_barrier_the_audit_names_orders_charged_twice_whatever_the_
     assert!(stderr(&usage).contains("--break-barrier needs faults"), "{}", stderr(&usage));
 }
 
+/// 0 and 1 say what the audit found; all else says that there was none.
+#[test]
+fn if_d09_the_exit_code_says_what_the_audit_found_or_that_there_was_none() {
+    let small = ["--seed", "14", "--orders", "3", "--faults"];
+    let code = |args: &[&str]| demo(args).status.code();
+    assert_eq!(code(&[&small[..], &["none"]].concat()), Some(0), "everything holds");
+    assert_eq!(code(&[&small[..], &["harsh", "--break-barrier"]].concat()), Some(1), "a violation was found");
+    assert_eq!(code(&[&small[..], &["none", "--break-barrier"]].concat()), Some(2), "usage");
+    assert_eq!(code(&["--orders", "0"]), Some(2), "usage");
+    // Nowhere to put the ledgers: it could not run.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let mut homeless = mainstay(&["demo"]);
+    homeless.args(small).arg("none").env("TMPDIR", file.path());
+    let output = homeless.output().unwrap();
+    assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
+    assert!(stderr(&output).contains("no verdict") && stdout(&output).is_empty(), "{}", stderr(&output));
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = prepared(&dir, &["--seed", "15", "--orders", "5000", "--json"]).spawn().unwrap();
+        eventually("it is under way", || (children_of(child.id()).len() == 4).then_some(()));
+        assert_eq!(end(&mut child, signal), Some(code), "interrupted");
+    }
+}
+
 #[test]
 fn if_d06_the_verdict_leaves_evidence_and_the_command_that_repeats_it() {
     let dir = tempfile::tempdir().unwrap();

@@ -121,6 +121,52 @@ fn sec_08_a_slow_body_is_cut() {
 }
 
 #[test]
+fn sec_08_a_body_that_trickles_is_cut_long_before_its_time_is_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[server]\nbody_timeout = \"1h\"\n").unwrap();
+    let node = Node::start(dir.path(), &["--config", file.to_str().unwrap()]);
+    let mut stream = TcpStream::connect(&node.address).unwrap();
+    let head = format!("POST /livez HTTP/1.1\r\nhost: {}\r\ncontent-length: 100000\r\n\r\n", node.address);
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut answer = [0; 12];
+    eventually("it is cut for its pace", || {
+        // A byte with each look: never silent, and never fast enough.
+        let _ = stream.write(b"x");
+        matches!(stream.read(&mut answer), Ok(12)).then_some(())
+    });
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
+/// A body may be neither longer nor deeper than what is read, and what is refused leaves the node as it was.
+#[test]
+fn sec_09_bodies_are_bounded_in_size_and_depth() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let mib = 1024 * 1024;
+    let start = |body: Vec<u8>| {
+        let request = Request::new("POST", "/v1/sagas").header("idempotency-key", "k");
+        node.send(&request.header("content-type", "application/json").body(body))
+    };
+    let longest = start([b"{\"definition\":\"none\"", vec![b' '; mib - 22].as_slice(), b"}"].concat());
+    assert_eq!((longest.status, longest.problem().as_str()), (422, "MS0121"), "as long as may be");
+    let longer = start(vec![b' '; mib + 1]);
+    assert_eq!((longer.status, longer.problem().as_str()), (413, "MS0109"));
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        for depth in [200, 100_000] {
+            let nested = format!("{}1{}", open.repeat(depth), close.repeat(depth));
+            let deep = start(format!("{{\"definition\":\"none\",\"input\":{nested}}}").into_bytes());
+            assert_eq!(deep.status, 400, "{open} {depth}: {}", deep.text());
+        }
+    }
+    let toml = format!("name = \"x\"\nversion = 1\nlabels = {}{}", "[".repeat(50_000), "]".repeat(50_000));
+    let put = Request::new("PUT", "/v1/definitions/x").header("content-type", "application/toml");
+    assert_eq!(node.send(&put.body(toml)).status, 422);
+    assert_eq!(node.get("/readyz").status, 200);
+}
+
+#[test]
 fn sec_06_connections_of_one_address_are_capped() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");

@@ -7,7 +7,7 @@ use crate::harness::{Node, Request, run, stderr, stdout};
 use crate::ledger::Ledger;
 
 #[track_caller]
-fn golden(name: &str, text: &str) {
+pub(crate) fn golden(name: &str, text: &str) {
     let file = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden")).join(name);
     if std::env::var_os("MAINSTAY_BLESS").is_some() {
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::golden::golden;
 use crate::harness::{run, stderr, stdout};
 
 fn ok(args: &[&str]) -> String {
@@ -240,4 +241,71 @@ fn maps_that_are_damaged_or_in_conflict_are_named() {
     refused(&["ring", "plan", "--map", &one, "--load", &loads], 2, "MS0301", "load is `2 values`");
     std::fs::write(&loads, "[\"NaN\"]").unwrap();
     refused(&["ring", "plan", "--map", &one, "--load", &loads], 2, "MS0301", "loads.json");
+}
+
+/// Every verb as table and as JSON, word for word; placement has no chance in it, so nothing is replaced but the
+/// folder.
+#[test]
+fn every_verb_as_people_and_programs_see_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, two) = (path(dir.path(), "1.json"), path(dir.path(), "2.json"));
+    let (svg, answers) = (path(dir.path(), "shares.svg"), path(dir.path(), "answers.tsv"));
+    std::fs::write(&answers, "/index.html\t10.0.0.1:8080\n/a\t10.0.0.2:8080\n/b\t10.0.0.2:8080\n").unwrap();
+    let fleet = "a@north,b*2@north,c@south,d@south";
+    let start = ["ring", "plan", "--target", fleet, "--slots", "4096", "--rf", "2", "--zones", "hard:2"];
+    ok(&[&start[..], &["--write", &one]].concat());
+    let grown = format!("{fleet},e@south");
+    let verbs: [(&str, Vec<&str>); 8] = [
+        (
+            "plan",
+            vec![
+                "plan", "--map", &one, "--target", &grown, "--rf", "2", "--zones", "hard:2", "--write", &two,
+            ],
+        ),
+        ("diff", vec!["diff", &one, &two]),
+        ("where", vec!["where", "user:17", "--map", &two]),
+        ("verify", vec!["verify", "--map", &two, "--against", &one, "--rf", "2", "--zones", "hard:2"]),
+        (
+            "verify-answers",
+            vec![
+                "verify",
+                "--profile",
+                "nginx",
+                "--nodes",
+                "10.0.0.1:8080,10.0.0.2:8080*2",
+                "--answers",
+                &answers,
+            ],
+        ),
+        (
+            "simulate",
+            vec!["simulate", "--nodes", "a,b*2,c", "--to", "a,b*2,c,d", "--keys", "10000", "--svg", &svg],
+        ),
+        (
+            "advise",
+            vec!["advise", "--purpose", "own-data", "--nodes", "12", "--replicas", "3", "--zones", "3"],
+        ),
+        (
+            "advise-cache",
+            vec!["advise", "--purpose", "cache", "--nodes", "300", "--hot-keys", "--no-shared-map"],
+        ),
+    ];
+    let mut tables = String::new();
+    for (name, args) in &verbs {
+        let args = [&["ring"], &args[..]].concat();
+        let plain = |text: String| text.replace(dir.path().to_str().unwrap(), "DIR");
+        let table = run(&args);
+        let line = plain(format!("$ mainstay {}\n{}{}\n", args.join(" "), stdout(&table), stderr(&table)));
+        tables.push_str(&line);
+        let data = run(&[&args[..], &["-o", "json"]].concat());
+        let mut value: Value = serde_json::from_str(&stdout(&data)).unwrap();
+        // Hundreds of moves: the first ones show their shape.
+        if let Some(moves) = value.get_mut("moves").and_then(Value::as_array_mut) {
+            assert!(moves.len() > 100);
+            moves.truncate(3);
+        }
+        golden(&format!("ring/{name}.json"), &format!("{value:#}\n"));
+    }
+    golden("ring/tables.txt", &tables);
+    golden("ring/shares.svg", &std::fs::read_to_string(&svg).unwrap());
 }

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use mainstay_clock::Clock;
 use mainstay_store::lease::table::Table;
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
-use rusqlite::Connection;
+use rusqlite::{Connection, ErrorCode};
 use tokio::sync::oneshot;
 
 use super::rows::{Scope, Session};
 use crate::config::Driver;
-use crate::error::store_error;
+use crate::error::{store_error, sync_failed};
+use crate::writer::{CHECKPOINT_EVERY, leave_log};
 
 /// Most jobs of one transaction: bounds how long one sync makes the first of them wait.
 const MAX_BATCH: usize = 256;
@@ -28,6 +29,7 @@ trait Job: Send {
 }
 
 /// Why a transaction did not happen, or may have.
+#[derive(Clone)]
 struct Fate {
     kind: ErrorKind,
     outcome: Outcome,
@@ -73,9 +75,41 @@ where
     }
 }
 
+/// The connection, and what became of it.
+struct Held {
+    conn: Connection,
+    /// Since the last checkpoint.
+    commits: u32,
+    /// After a failed sync nothing is certain any more; the process must reopen the file.
+    stopped: Option<Fate>,
+}
+
+impl Held {
+    fn stop(&mut self, why: &Fate) {
+        let text = format!("the lease file was given up after: {}", why.text);
+        self.stopped = Some(Fate { outcome: Outcome::NotApplied, text, ..why.clone() });
+        leave_log(&self.conn);
+    }
+
+    /// Moves the log into the file; what fails in it is no failure of a commit, but a sync that fails ends all.
+    fn checkpoint(&mut self) {
+        self.commits += 1;
+        if self.commits < CHECKPOINT_EVERY {
+            return;
+        }
+        self.commits = 0;
+        if let Err(error) = self.conn.query_row("pragma wal_checkpoint(passive)", [], |_| Ok(())) {
+            tracing::warn!(target: "mainstay::sqlite", %error, "checkpoint failed");
+            if sync_failed(&error) {
+                self.stop(&Fate::of(error, Outcome::Unknown));
+            }
+        }
+    }
+}
+
 #[derive(Clone)]
 pub(super) struct Combiner {
-    conn: Arc<Mutex<Connection>>,
+    held: Arc<Mutex<Held>>,
     queue: Arc<Mutex<Vec<Box<dyn Job>>>>,
     clock: Arc<dyn Clock>,
     driver: Driver,
@@ -87,7 +121,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Combiner {
     pub(super) fn new(conn: Connection, driver: Driver, clock: Arc<dyn Clock>) -> Self {
-        Self { conn: Arc::new(Mutex::new(conn)), queue: Arc::default(), clock, driver }
+        let held = Held { conn, commits: 0, stopped: None };
+        Self { held: Arc::new(Mutex::new(held)), queue: Arc::default(), clock, driver }
     }
 
     /// Runs `work` on the operations of `scope` and answers once that is committed.
@@ -116,15 +151,15 @@ impl Combiner {
         look: impl FnOnce(&Connection) -> T + Send + 'static,
     ) -> Result<T> {
         if self.driver == Driver::Inline {
-            return Ok(look(&locked(&self.conn)));
+            return Ok(look(&locked(&self.held).conn));
         }
-        let conn = Arc::clone(&self.conn);
+        let held = Arc::clone(&self.held);
         let ended = |_| Error::new(ErrorKind::Internal, "a look panicked");
-        tokio::task::spawn_blocking(move || look(&locked(&conn))).await.map_err(ended)
+        tokio::task::spawn_blocking(move || look(&locked(&held).conn)).await.map_err(ended)
     }
 
     fn drain(&self) {
-        let conn = locked(&self.conn);
+        let mut held = locked(&self.held);
         loop {
             let mut batch: Vec<Box<dyn Job>> = {
                 let mut queue = locked(&self.queue);
@@ -134,11 +169,11 @@ impl Combiner {
             if batch.is_empty() {
                 return;
             }
-            let fate = self.transact(&conn, &mut batch);
+            let fate = self.transact(&mut held, &mut batch);
             if batch.len() > 1 && matches!(&fate, Err(f) if f.outcome == Outcome::NotApplied) {
                 // One of them spoiled it for the others: each for itself.
                 for mut job in batch {
-                    let fate = self.transact(&conn, std::slice::from_mut(&mut job));
+                    let fate = self.transact(&mut held, std::slice::from_mut(&mut job));
                     job.finish(&fate);
                 }
             } else {
@@ -147,8 +182,11 @@ impl Combiner {
         }
     }
 
-    fn transact(&self, conn: &Connection, jobs: &mut [Box<dyn Job>]) -> std::result::Result<(), Fate> {
-        let undone = |e| Fate::of(e, Outcome::NotApplied);
+    fn transact(&self, held: &mut Held, jobs: &mut [Box<dyn Job>]) -> std::result::Result<(), Fate> {
+        if let Some(why) = &held.stopped {
+            return Err(why.clone());
+        }
+        let (conn, undone) = (&held.conn, |e| Fate::of(e, Outcome::NotApplied));
         conn.execute_batch("begin immediate").map_err(undone)?;
         let done = (|| {
             let mut session = Session::begin(conn, &*self.clock)?;
@@ -161,15 +199,19 @@ impl Combiner {
             let rolled_back = conn.execute_batch("rollback");
             return Err(undone(rolled_back.err().unwrap_or(e)));
         }
-        conn.execute_batch("commit").map_err(|e| {
-            // After a failed sync nobody knows; a transaction that is still open did not happen.
-            let open = !conn.is_autocommit();
-            let outcome = if open && conn.execute_batch("rollback").is_ok() {
-                Outcome::NotApplied
-            } else {
-                Outcome::Unknown
-            };
-            Fate::of(e, outcome)
-        })
+        let Err(e) = conn.execute_batch("commit") else {
+            held.checkpoint();
+            return Ok(());
+        };
+        let full = e.sqlite_error_code() == Some(ErrorCode::DiskFull);
+        let back = conn.is_autocommit() || conn.execute_batch("rollback").is_ok();
+        // A frame that could not be written is no commit; see the writer of the journal.
+        if full && back {
+            return Err(undone(e));
+        }
+        // After a failed sync nobody knows, and asking again would prove nothing.
+        let unknown = Fate::of(e, Outcome::Unknown);
+        held.stop(&unknown);
+        Err(unknown)
     }
 }

@@ -38,7 +38,9 @@ const LOOK: Duration = Duration::from_millis(20);
 /// Guarantees: as [`LeaseStore`], with [`Fencing::Strict`]: a grant is synced before it is answered, and
 /// tokens grow over a crash of the machine as far as the disk honors a sync; should it have lied, the clock
 /// in every token and the epoch of the next boot keep them growing. Waiters are served in the order in which
-/// they came, across processes. Not guaranteed: anything on a network file system.
+/// they came, across processes. After a sync that failed this handle refuses everything: nobody knows what the
+/// file holds until it is opened again. Not guaranteed: anything on a network file system; that damage to the
+/// file's log is told from its end (a [`SqliteStore`](crate::SqliteStore) looks: it alone writes its file).
 ///
 /// ```
 /// use mainstay_clock::Runtime;
@@ -78,6 +80,8 @@ impl SqliteLeases {
     pub fn open(file: impl AsRef<Path>, driver: Driver, rt: &Runtime) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let conn = open::open(&file, true)?;
+        // Checkpoints are ours: a commit that makes one hides whether its sync failed.
+        conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
         let clock = Arc::clone(rt.clock());
         rows::prepare(&conn, clock.now())?;
         let combiner = Combiner::new(conn, driver, Arc::clone(&clock));

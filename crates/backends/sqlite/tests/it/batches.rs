@@ -248,3 +248,66 @@ async fn a_record_over_the_limit_is_refused_and_the_saga_goes_on() {
     assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::TooLarge, Outcome::NotApplied));
     assert!(matches!(store.append(append("a", 2, 5)).await.unwrap(), Appended::Appended { .. }));
 }
+
+/// The counts are kept as sagas finish: they must say what a count of all rows says, also beside a neighbor that
+/// fails, after a restart and after a purge.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn if_c12_the_counts_say_what_the_rows_say() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    let conn = Connection::open(&file).unwrap();
+    let agree = async |store: &SqliteStore, when: &str| {
+        let kept = store
+            .counts()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|c| (c.definition, c.status.as_str().to_owned(), c.count, c.oldest.unix_millis()));
+        let sql = "select definition, status, count(*), min(updated) from saga group by 1, 2 order by 1, 2";
+        let mut rows = conn.prepare(sql).unwrap();
+        let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?))).unwrap();
+        assert_eq!(kept.collect::<Vec<_>>(), rows.collect::<rusqlite::Result<Vec<_>>>().unwrap(), "{when}");
+    };
+    agree(&store, "empty").await;
+    for i in 0..40 {
+        let mut new = create(&i.to_string());
+        new.definition = if i % 3 == 0 { "rare" } else { "order" }.to_owned();
+        store.create(new).await.unwrap();
+    }
+    agree(&store, "created").await;
+    conn.execute_batch(
+        "create trigger planted before update of status on saga when new.rid = 7 begin select raise(fail, 'no'); end;",
+    )
+    .unwrap();
+    let (held, holder) = Held::take(&store).await;
+    let batch = (0..30).map(|i| {
+        let mut end = append(&i.to_string(), 2, 10);
+        end.row.status = if i % 4 == 0 { SagaStatus::Compensated } else { SagaStatus::Completed };
+        end.row.due = None;
+        store.append(end)
+    });
+    let (answers, ()) = tokio::join!(futures_util::future::join_all(batch), async { held.release() });
+    holder.await.unwrap();
+    assert_eq!(answers.iter().filter(|a| a.is_err()).count(), 1);
+    agree(&store, "finished").await;
+    drop(store);
+    // The writer ends by itself, and with it the lock of the file.
+    let store = loop {
+        match open(&file) {
+            Ok(store) => break store,
+            Err(e) if e.kind() == ErrorKind::Occupied => tokio::task::yield_now().await,
+            Err(e) => panic!("{e}"),
+        }
+    };
+    agree(&store, "opened again").await;
+    let far = mainstay_clock::WallTime::from_unix_millis(i64::MAX);
+    let never = mainstay_clock::WallTime::from_unix_millis(0);
+    let request =
+        PurgeRequest { completed_before: far, compensated_before: never, tombstones_before: never, limit: 9 };
+    assert_eq!(store.purge(request).await.unwrap().sagas, 9);
+    agree(&store, "purged a part").await;
+    let request = PurgeRequest { compensated_before: far, limit: 100, ..request };
+    assert_eq!(store.purge(request).await.unwrap().sagas, 20);
+    agree(&store, "purged all").await;
+}

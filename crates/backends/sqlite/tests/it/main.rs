@@ -8,3 +8,4 @@ mod batching;
 mod conformance;
 mod durability;
 mod leases;
+mod power;

@@ -7,6 +7,8 @@ use std::fmt;
 
 pub use types::*;
 
+use mainstay_clock::WallTime;
+
 use crate::{BoxFuture, Error, ErrorKind, Result};
 
 /// Work that runs inside the transaction of an append, on the driver's own transaction type.
@@ -46,8 +48,18 @@ impl fmt::Debug for TxWork {
 /// ever appears behind an issued [`Cursor`]. The journal checks sequence, epoch and size; whether a record
 /// is *legal* is the caller's business.
 ///
-/// Time (`due`, claims) is the store's clock.
+/// Time (`due`, claims) is the store's clock. Callers compute due times from [`now`](Journal::now), not from
+/// the clock of their own machine.
 pub trait Journal: Send + Sync + fmt::Debug {
+    /// The store's time now: the clock that judges when a saga is due, when claims end and what is past its
+    /// retention. `None` from a store that does not tell; its callers must then trust their own clock.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// Creates a saga, claimed by `create.owner` when given. Idempotent by (definition, id) and by
     /// idempotency key.
     ///
@@ -84,7 +96,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     fn post(&self, saga: &Uid, message: &str, kind: u16, bytes: Vec<u8>) -> BoxFuture<'_, Result<Posted>>;
 
     /// Claims up to `limit` due sagas that nobody holds; each claim raises the saga's epoch and strike
-    /// counter and puts it behind the other due ones. An append clears the strikes.
+    /// counter and puts it behind the other due ones. An append clears the strikes, and so does
+    /// [`hand_back`](Journal::hand_back): what is left are claims whose holder vanished.
     ///
     /// # Errors
     /// [`ErrorKind::ApiMisuse`] when a newer incarnation of `node` is known.
@@ -101,7 +114,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
         ttl: std::time::Duration,
     ) -> BoxFuture<'_, Result<bool>>;
 
-    /// Gives claims back, so that any node may take them at once.
+    /// Gives claims back, so that any node may take them at once, and clears their strikes: a holder that can
+    /// say so did not die of them.
     ///
     /// # Errors
     /// When the store fails.

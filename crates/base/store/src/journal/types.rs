@@ -585,7 +585,7 @@ pub struct StatusCount {
     pub retrying: u64,
     /// How many.
     pub count: u64,
-    /// When the oldest of them was last appended to.
+    /// When the oldest of them was last appended to; of finished ones, when the oldest ended.
     pub oldest: WallTime,
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mainstay_clock::Clock;
+use mainstay_clock::{Clock, WallTime};
 
 use super::state::State;
 use crate::journal::{
@@ -69,6 +69,10 @@ impl fmt::Debug for MemoryJournal {
 }
 
 impl Journal for MemoryJournal {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        self.write(|_, now| Ok(Some(WallTime::from_unix_millis(now))))
+    }
+
     fn create(&self, create: Create) -> BoxFuture<'_, Result<Created>> {
         self.write(|s, now| s.create(create, now))
     }

@@ -303,6 +303,7 @@ impl State {
                 && saga.incarnation == incarnation
             {
                 saga.summary.owner = None;
+                saga.strikes = 0;
             }
         }
     }

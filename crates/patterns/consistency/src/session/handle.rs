@@ -9,8 +9,12 @@ use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
 
 use super::config::{Consistency, Guarantees, SessionEvent, cap};
 use super::router::{Router, within};
+#[cfg(feature = "tokens")]
+use super::seal::TokenKeys;
 use super::state::{Rule, Seen, Step, Verdict, Why, decide, settle, verdict, worst, worst_on_primary};
-use super::token::{Refusal, SessionToken, TokenKeys, rise};
+#[cfg(feature = "tokens")]
+use super::token::Refusal;
+use super::token::{SessionToken, rise};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Why a read or a write has no result.
@@ -151,6 +155,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
 
     /// Goes on from the text of a token. What cannot be read makes every read of this session one of the primary, and
     /// is told to the router's listener; it never means "any replica".
+    #[cfg(feature = "tokens")]
     #[must_use]
     pub fn resume_sealed(mut self, text: &str, keys: &TokenKeys) -> Self {
         let now = self.router.clock().wall();

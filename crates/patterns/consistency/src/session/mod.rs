@@ -6,9 +6,9 @@
 //!
 //! - [`Router`]: samples of every node, taken by a poller, so that reads cost no round trip.
 //! - [`Session`]: the four [`Guarantees`] of one user; [`Consistency`] for single reads.
-//! - [`TokenKeys`]: seal and open tokens; what cannot be opened means the primary.
+//! - `TokenKeys` (feature `tokens`): seal and open tokens; what cannot be opened means the primary.
 //! - [`SessionConsistency`]: two calls, `write` and `read`, that take and give a token.
-//! - [`carrier`] (feature `tower`): tokens in headers and cookies.
+//! - `carrier` (feature `tower`): tokens in headers and cookies.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -46,6 +46,8 @@ pub mod carrier;
 mod config;
 mod handle;
 mod router;
+#[cfg(feature = "tokens")]
+mod seal;
 mod simple;
 mod state;
 mod token;
@@ -53,6 +55,8 @@ mod token;
 pub use config::{Consistency, Guarantees, RouterBuilder, SessionEvent};
 pub use handle::{CallError, Session};
 pub use router::{NodeStatus, Poller, Router};
+#[cfg(feature = "tokens")]
+pub use seal::{TokenKeys, TokenKeysBuilder};
 pub use simple::SessionConsistency;
 pub use state::{Verdict, Why, verdict};
-pub use token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, TokenKeys, TokenKeysBuilder};
+pub use token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken};

@@ -1,6 +1,6 @@
 //! The hash functions of other systems, written from their definitions.
 
-use md5::{Digest as _, Md5};
+pub(super) use super::md5::words as md5_words;
 
 use crate::hash::mix64;
 
@@ -15,13 +15,6 @@ pub(super) fn jenkins(key: &[u8]) -> u32 {
     h = h.wrapping_add(h << 3);
     h ^= h >> 11;
     h.wrapping_add(h << 15)
-}
-
-/// The four little-endian words of an MD5 digest.
-pub(super) fn md5_words(key: &[u8]) -> [u32; 4] {
-    let digest: [u8; 16] = Md5::digest(key).into();
-    let word = |i: usize| u32::from_le_bytes([digest[i], digest[i + 1], digest[i + 2], digest[i + 3]]);
-    [word(0), word(4), word(8), word(12)]
 }
 
 /// The hash of the sdbm database library.

@@ -21,6 +21,7 @@ mod envoy;
 mod haproxy;
 mod hashes;
 mod ketama;
+mod md5;
 mod nginx;
 mod redis;
 mod ring;

@@ -2,13 +2,16 @@
 
 mod score;
 mod scores;
+mod vectors;
+#[cfg(all(feature = "simd", target_arch = "x86_64"))]
+mod wide;
 
 use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Owners;
-use crate::place::{Place, Shares, sealed};
+use crate::place::{Place, Shares, place_by_hash, sealed};
 use crate::source::Source;
 use crate::warning::Warning;
 
@@ -99,19 +102,7 @@ impl Rendezvous {
 impl sealed::Sealed for Rendezvous {}
 
 impl Place for Rendezvous {
-    fn nodes(&self) -> &Nodes {
-        &self.nodes
-    }
-
-    #[inline]
-    fn hash_of(&self, key: &[u8]) -> u64 {
-        self.hash.key(key)
-    }
-
-    #[inline]
-    fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx> {
-        Self::owner_of_hash(self, hash)
-    }
+    place_by_hash!();
 
     fn owners_of_hash(&self, hash: u64) -> Owners<'_> {
         let source = match &self.layout {

@@ -3,13 +3,17 @@
 //! Two formulas would remap the fleet when the first weight appears, and a logarithm of the platform would
 //! remap it when the toolchain changes; so weights are compared through an integer table.
 
+/// The multipliers of the score, those of `MurmurHash3`'s 32-bit finalizer.
+pub(super) const FIRST: u32 = 0x85eb_ca6b;
+pub(super) const SECOND: u32 = 0xc2b2_ae35;
+
 /// The score of a node, given the high 32 bits of its name's hash and a key's hash.
 #[inline]
 pub(super) const fn score(node: u32, hash: u64) -> u32 {
     let (high, low) = ((hash >> 32) as u32, hash as u32);
-    let mut x = (node ^ high).wrapping_mul(0x85eb_ca6b);
+    let mut x = (node ^ high).wrapping_mul(FIRST);
     x ^= x >> 15;
-    x = x.wrapping_add(low).wrapping_mul(0xc2b2_ae35);
+    x = x.wrapping_add(low).wrapping_mul(SECOND);
     x ^ (x >> 16)
 }
 

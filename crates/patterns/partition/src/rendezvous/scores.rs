@@ -3,19 +3,17 @@
 use std::cmp::Ordering;
 use std::fmt;
 
-use pulp::{Arch, Simd, WithSimd};
-
 use super::score::{cost, score};
+use super::vectors::{Arch, LANES, first_max};
 use crate::node::NodeIdx;
 
-/// Nodes that are scored together; the winner is then looked for among so many.
-const CHUNK: usize = 64;
 /// Candidates found in one pass after the first.
 pub(crate) const BATCH: usize = 4;
 
 /// Nodes with a weight, sorted by id.
 #[derive(Clone)]
 pub(crate) struct Scores {
+    /// The last one again until full blocks are reached: it scores no better and comes later.
     hashes: Vec<u32>,
     /// Empty when all weights are equal.
     weights: Vec<u64>,
@@ -56,6 +54,9 @@ impl Scores {
         if weights.windows(2).all(|w| w[0] == w[1]) {
             weights = Vec::new();
         }
+        if let Some(last) = hashes.last().copied() {
+            hashes.resize(hashes.len().next_multiple_of(LANES), last);
+        }
         Self { hashes, weights, nodes: indexes, arch: Arch::new() }
     }
 
@@ -74,18 +75,22 @@ impl Scores {
         Some(self.nodes[at])
     }
 
-    /// Largest score, then smallest id: the maximum of each chunk by vectors, then one chunk searched.
+    /// Largest score, then smallest id.
     #[inline]
     fn best_equal(&self, hash: u64) -> Option<usize> {
         if self.hashes.is_empty() {
             return None;
         }
-        Some(self.arch.dispatch(FirstMax { hashes: &self.hashes, hash }))
+        Some(first_max(self.arch, &self.hashes, hash))
     }
 
     fn best_weighted(&self, hash: u64) -> Option<usize> {
-        let all = 0..u32::try_from(self.hashes.len()).unwrap_or(u32::MAX);
-        all.map(|at| self.candidate(at, hash)).min_by(Candidate::rank).map(|c| c.at as usize)
+        self.all().map(|at| self.candidate(at, hash)).min_by(Candidate::rank).map(|c| c.at as usize)
+    }
+
+    /// Positions of nodes.
+    fn all(&self) -> std::ops::Range<u32> {
+        0..u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
     }
 
     #[inline]
@@ -100,7 +105,7 @@ impl Scores {
         let bar = last.map(|at| self.candidate(at, hash));
         let mut found: [Candidate; BATCH] = [Candidate { cost: 0, weight: 1, score: 0, at: 0 }; BATCH];
         let mut len = 0;
-        for at in 0..u32::try_from(self.hashes.len()).unwrap_or(u32::MAX) {
+        for at in self.all() {
             let new = self.candidate(at, hash);
             if bar.as_ref().is_some_and(|bar| new.rank(bar) != Ordering::Greater) {
                 continue;
@@ -124,40 +129,8 @@ impl Scores {
 
     #[cfg(test)]
     fn best_scalar(&self, hash: u64) -> Option<u32> {
-        let all = 0..u32::try_from(self.hashes.len()).unwrap();
-        let best = all.map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
+        let best = self.all().map(|at| self.candidate(at, hash)).min_by(Candidate::rank)?;
         Some(self.nodes[best.at as usize])
-    }
-}
-
-/// The position of the first largest score. One function for every instruction set: the compiler makes the
-/// vectors, and the answer does not depend on them.
-struct FirstMax<'a> {
-    hashes: &'a [u32],
-    hash: u64,
-}
-
-impl FirstMax<'_> {
-    #[inline(always)]
-    fn chunk_max(&self, chunk: &[u32]) -> u32 {
-        chunk.iter().fold(0, |max, node| max.max(score(*node, self.hash)))
-    }
-}
-
-impl WithSimd for FirstMax<'_> {
-    type Output = usize;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        let (mut best, mut at) = (0, 0);
-        for (i, chunk) in self.hashes.chunks(CHUNK).enumerate() {
-            let max = self.chunk_max(chunk);
-            if i == 0 || max > best {
-                (best, at) = (max, i * CHUNK);
-            }
-        }
-        let winners = &self.hashes[at..(at + CHUNK).min(self.hashes.len())];
-        at + winners.iter().position(|node| score(*node, self.hash) == best).unwrap_or(0)
     }
 }
 
@@ -233,6 +206,7 @@ impl Ranked<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::vectors::search;
     use super::Scores;
     use crate::hash::mix64;
     use crate::node::NodeIdx;
@@ -252,6 +226,8 @@ mod tests {
                 let hash = mix64(key.wrapping_mul(0x9e37_79b9_7f4a_7c15));
                 let best = equal.best(hash);
                 assert_eq!(best, equal.best_scalar(hash));
+                let chunks = search(&equal.hashes, hash);
+                assert_eq!(best, Some(equal.nodes[chunks]));
                 assert_eq!(best, forced.best(hash));
             }
         }
@@ -263,7 +239,7 @@ mod tests {
             let mut s = scores(n, |_| 1);
             s.hashes.fill(77);
             assert_eq!(s.best(mix64(5)), Some(0));
-            let first = s.hashes.len() / 2;
+            let first = s.nodes.len() / 2;
             s.hashes[..first].fill(1);
             let all: Vec<u32> = std::iter::from_fn({
                 let mut walk = s.walk(mix64(5));

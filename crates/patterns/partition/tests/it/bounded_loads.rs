@@ -93,6 +93,40 @@ fn f12_every_node_accepts_at_least_one() {
 }
 
 #[test]
+fn hot_keys_yield_so_that_the_others_stay_at_home() {
+    // A hot key has 600 of 1,000 calls on 10 nodes; the rest are a thousand keys, one call at a time.
+    let flood = |load: Load| {
+        let bounded = Bounded::new(ring(nodes(10)), load).unwrap();
+        let mut leases = Vec::new();
+        let mut displaced = 0;
+        for i in 0..1_000_u32 {
+            if i % 5 < 3 {
+                leases.push(bounded.acquire(b"hot").unwrap());
+            } else {
+                let lease = bounded.acquire(&i.to_le_bytes()).unwrap();
+                displaced += usize::from(lease.spilled() > 0);
+                leases.push(lease);
+            }
+        }
+        let loads: Vec<u64> = bounded.nodes().iter().map(|(n, _)| bounded.in_flight(n)).collect();
+        assert!(loads.iter().all(|l| *l <= 126), "the bound holds: {loads:?}");
+        leases.clear();
+        assert_eq!(bounded.total_in_flight(), 0);
+        // Nothing of the flood is left: the key is as cold as any other.
+        assert_eq!(bounded.acquire(b"hot").unwrap().spilled(), 0);
+        displaced
+    };
+    let (plain, yielding) = (flood(Load::default()), flood(Load::default().hot_keys_yield()));
+    assert!(plain > 100 && yielding * 4 < plain, "{plain} displaced, {yielding} when the hot key yields");
+    // With nobody else there, the hot key may fill every node up to the bound and no further.
+    let alone = Bounded::new(ring(nodes(3)), Load::default().hot_keys_yield().hard_limit(5)).unwrap();
+    let all: Vec<_> = (0..15).map(|_| alone.acquire(b"hot").unwrap()).collect();
+    assert_eq!(alone.acquire(b"hot").unwrap_err().kind(), ErrorKind::AllFull);
+    drop(all);
+    assert_eq!(alone.total_in_flight(), 0);
+}
+
+#[test]
 fn zero_weights_and_ramps_are_left_out_of_the_bound_and_not_of_the_ring() {
     let mut list = nodes(4);
     list[2].weight = 0;

@@ -1,9 +1,9 @@
-//! Answers recorded from the real libraries.
+//! Answers recorded from the real libraries, or published in their tests.
 
 use mainstay_partition::Place;
 use mainstay_partition::compat::{
-    CompatRing, KetamaHash, KetamaMode, cassandra_composite, cassandra_murmur3, cassandra_token, guava_jump,
-    ketama, redis_slot, redis_slots,
+    self, CompatRing, KetamaHash, KetamaMode, cassandra_composite, cassandra_murmur3, cassandra_token,
+    guava_jump, ketama, redis_slot, redis_slots,
 };
 
 /// The keys of the recording: some hold bytes above 127.
@@ -150,4 +150,57 @@ fn guava_buckets_by_md5() {
     // The first eight bytes of MD5("hello") are 5d41402abc4b2a76.
     let place = guava_jump(1_000).build().unwrap();
     assert_eq!(place.hash_of(b"hello"), u64::from_le_bytes([0x5d, 0x41, 0x40, 0x2a, 0xbc, 0x4b, 0x2a, 0x76]));
+}
+
+/// Hosts `127.0.0.1:90` and up, as Envoy's own tests have them.
+fn envoy_host(at: usize) -> String {
+    format!("127.0.0.1:{}", 90 + at)
+}
+
+#[test]
+fn envoy_maglev_tables_are_those_of_envoys_own_tests() {
+    let check = |names: &[(String, u32)], size: u32, table: &[usize]| {
+        let start = compat::envoy_maglev(size);
+        let place = names.iter().fold(start, |b, (name, weight)| b.host(name, *weight)).build().unwrap();
+        for hash in 0..3 * u64::from(size) {
+            let owner = place.owner_of_hash(hash).unwrap();
+            let wanted = &names[table[(hash % u64::from(size)) as usize]].0;
+            assert_eq!(place.nodes()[owner].id.as_str(), wanted, "hash {hash} of {names:?}");
+        }
+    };
+    let addresses: Vec<_> = (0..6).map(|i| (envoy_host(i), 1)).collect();
+    check(&addresses, 7, &[2, 4, 0, 1, 5, 0, 3]);
+    let hostnames: Vec<_> = (90..96).map(|n: u32| (n.to_string(), 1)).collect();
+    check(&hostnames, 7, &[2, 5, 0, 3, 4, 1, 0]);
+    let weighted = [(envoy_host(0), 1), (envoy_host(1), 2)];
+    check(&weighted, 17, &[1, 0, 0, 1, 0, 1, 1, 0, 1, 1, 1, 1, 1, 0, 1, 0, 1]);
+    let alike = [(envoy_host(0), 1), (envoy_host(1), 1)];
+    check(&alike, 17, &[1, 0, 0, 1, 0, 1, 1, 0, 0, 1, 0, 1, 0, 0, 1, 0, 1]);
+    let apart = [(envoy_host(0), 8), (envoy_host(1), 2)];
+    check(&apart, 17, &[1, 0, 0, 0, 0, 0, 1, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0]);
+}
+
+#[test]
+fn envoy_ring_points_are_those_of_envoys_own_tests() {
+    let points: [(u64, usize); 12] = [
+        (833_437_586_790_550_860, 4),
+        (928_266_305_478_181_108, 2),
+        (1_033_482_794_131_418_490, 0),
+        (3_551_244_743_356_806_947, 5),
+        (3_851_675_632_748_031_481, 3),
+        (5_583_722_120_771_150_861, 1),
+        (6_311_230_543_546_372_928, 1),
+        (7_700_377_290_971_790_572, 3),
+        (13_144_177_310_400_110_813, 5),
+        (13_444_792_449_719_432_967, 2),
+        (15_516_499_411_664_133_160, 4),
+        (16_117_243_373_044_804_889, 0),
+    ];
+    let ring =
+        (0..6).fold(compat::envoy_ring(12, 8_388_608), |b, i| b.host(envoy_host(i), 1)).build().unwrap();
+    assert_eq!(ring.points(), points.len());
+    for ((point, host), (_, next)) in points.iter().zip(points.iter().cycle().skip(1)) {
+        assert_eq!(ring.owner_of_hash(*point).unwrap().as_usize(), *host);
+        assert_eq!(ring.owner_of_hash(*point + 1).unwrap().as_usize(), *next);
+    }
 }

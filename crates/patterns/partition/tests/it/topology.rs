@@ -429,7 +429,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 #[test]
-fn m_h4_f14_a_member_that_flaps_every_second_moves_nothing_and_its_return_is_slow() {
+fn f14_m_h4_a_member_that_flaps_every_second_moves_nothing_and_its_return_is_slow() {
     let all = || ["a", "b", "c"].map(Node::new).to_vec();
     let two = || ["a", "b"].map(Node::new).to_vec();
     let mut damper = Damper::new(all(), DamperConfig::new(), at(0)).unwrap();

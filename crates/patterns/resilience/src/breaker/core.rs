@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Rng, Tick};
 
 use super::config::{Abandoned, BreakerConfig};
@@ -13,6 +12,7 @@ use super::snapshot::{BreakerSnapshot, Lifetime};
 use super::state::{Cause, Logged, Machine, Probe, ProbeEnd, State, Transition, Trip, Word};
 use super::tally::{Mark, Tally};
 use crate::event::Ear;
+use crate::pad::CachePadded;
 use crate::policy::ProbeGate;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{ConfigError, Event, Outcome, Reason, Rejected};

@@ -156,12 +156,17 @@ impl Breaker {
     /// # Cancel safety
     /// Dropped before its first poll it has done nothing. Dropped later, the call is abandoned: a probe's
     /// permit comes back, and [`Abandoned`] says what it means.
-    pub async fn call<T, E, Fut>(&self, f: impl FnOnce() -> Fut) -> Result<T, CallError<E>>
+    #[inline(always)]
+    pub fn call<T, E, F, Fut>(
+        &self,
+        f: F,
+    ) -> impl Future<Output = Result<T, CallError<E>>> + use<'_, T, E, F, Fut>
     where
         E: Classify,
+        F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        self.call_with(crate::outcome::by_trait, f).await
+        self.call_with(crate::outcome::by_trait, f)
     }
 
     /// As [`call`](Self::call); `classify` says what a result means, also of an `Ok`.
@@ -171,16 +176,18 @@ impl Breaker {
     ///
     /// # Cancel safety
     /// As for [`call`](Self::call).
-    pub async fn call_with<T, E, Fut>(
+    #[inline(always)]
+    pub fn call_with<T, E, F, Fut, K>(
         &self,
-        classify: impl Fn(&Result<T, E>) -> Verdict,
-        f: impl FnOnce() -> Fut,
-    ) -> Result<T, CallError<E>>
+        classify: K,
+        f: F,
+    ) -> impl Future<Output = Result<T, CallError<E>>> + use<'_, T, E, F, Fut, K>
     where
+        K: Fn(&Result<T, E>) -> Verdict,
+        F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, E>>,
     {
-        let raw = self.0.admit()?;
-        ticket::Guarded::new(&self.0, raw, classify, f).await.map_err(CallError::Inner)
+        ticket::Guarded::new(&self.0, classify, f)
     }
 
     /// The state. A look, nothing more: an open breaker whose time is over stays open until a call asks.

@@ -7,9 +7,10 @@ use std::task::{Context, Poll};
 
 use super::Breaker;
 use super::core::{Core, End, Raw};
-use crate::Verdict;
+use crate::{CallError, Verdict};
 
 /// What a verdict means to a breaker.
+#[inline(always)]
 pub(crate) fn end_of(verdict: Verdict) -> End {
     match verdict {
         Verdict::Ok => End::Success,
@@ -145,56 +146,102 @@ impl fmt::Debug for OwnedTicket {
     }
 }
 
+/// A ticket whose operation runs right now. It is dropped only when the operation panics.
+struct Running<'a> {
+    core: &'a Core,
+    raw: Raw,
+}
+
+impl Running<'_> {
+    /// The operation came back.
+    #[inline(always)]
+    fn back(self) -> Raw {
+        let raw = self.raw;
+        std::mem::forget(self);
+        raw
+    }
+}
+
+impl Drop for Running<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.core.end(self.raw, End::Failure);
+    }
+}
+
+/// Where a guarded call stands.
+enum Stage<F> {
+    /// Not polled yet: it has done nothing.
+    New(F),
+    Runs(Raw),
+    Over,
+}
+
 pin_project_lite::pin_project! {
-    /// An operation under a ticket. A panic of the operation is told apart from a drop by a flag: where the
-    /// panic is caught outside, the drop comes later, when the thread is not panicking any more.
-    pub(super) struct Guarded<'a, Fut, K> {
+    /// One call under a breaker. A call that is ready at once is admitted, run and settled within one poll, out of
+    /// registers: nothing of it is written down to be read again.
+    pub(super) struct Guarded<'a, F, Fut, K> {
         core: &'a Core,
-        // `Raw::NONE` once it is settled.
-        raw: Raw,
         classify: K,
-        polling: bool,
+        stage: Stage<F>,
         #[pin]
-        operation: Fut,
+        operation: Option<Fut>,
     }
 
-    impl<Fut, K> PinnedDrop for Guarded<'_, Fut, K> {
+    impl<F, Fut, K> PinnedDrop for Guarded<'_, F, Fut, K> {
         fn drop(this: Pin<&mut Self>) {
             let this = this.project();
-            if this.raw.word != Raw::NONE.word {
-                this.core.end(*this.raw, if *this.polling { End::Failure } else { End::Abandoned });
+            if let Stage::Runs(raw) = *this.stage {
+                this.core.end(raw, End::Abandoned);
             }
         }
     }
 }
 
-impl<'a, Fut, K> Guarded<'a, Fut, K> {
-    /// `start` makes the operation; its panics count too.
-    pub(super) fn new(core: &'a Core, raw: Raw, classify: K, start: impl FnOnce() -> Fut) -> Self {
-        let ticket = Ticket::of(core, raw);
-        let operation = start();
-        std::mem::forget(ticket);
-        Self { core, raw, classify, polling: false, operation }
+impl<'a, F, Fut, K> Guarded<'a, F, Fut, K> {
+    #[inline(always)]
+    pub(super) fn new(core: &'a Core, classify: K, start: F) -> Self {
+        Self { core, classify, stage: Stage::New(start), operation: None }
     }
 }
 
-impl<T, E, Fut, K> Future for Guarded<'_, Fut, K>
+impl<T, E, F, Fut, K> Future for Guarded<'_, F, Fut, K>
 where
+    F: FnOnce() -> Fut,
     Fut: Future<Output = Result<T, E>>,
     K: Fn(&Result<T, E>) -> Verdict,
 {
-    type Output = Result<T, E>;
+    type Output = Result<T, CallError<E>>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        *this.polling = true;
-        let polled = this.operation.poll(cx);
-        if let Poll::Ready(result) = &polled {
-            let verdict = (this.classify)(result);
-            let raw = Raw { word: std::mem::take(&mut this.raw.word), stamp: this.raw.stamp };
-            finish(this.core, raw, end_of(verdict));
+        let mut this = self.project();
+        let core: &Core = this.core;
+        // While the operation runs the ticket is on the stack: a panic settles it at once.
+        let running = match std::mem::replace(this.stage, Stage::Over) {
+            Stage::New(start) => {
+                let raw = match core.admit_closed() {
+                    Some(raw) => raw,
+                    None => core.admit_slow()?,
+                };
+                let running = Running { core, raw };
+                this.operation.set(Some(start()));
+                running
+            }
+            Stage::Runs(raw) => Running { core, raw },
+            Stage::Over => return Poll::Pending,
+        };
+        let Some(operation) = this.operation.as_mut().as_pin_mut() else { return Poll::Pending };
+        match operation.poll(cx) {
+            Poll::Pending => {
+                *this.stage = Stage::Runs(running.back());
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                let verdict = (this.classify)(&result);
+                finish(core, running.back(), end_of(verdict));
+                Poll::Ready(result.map_err(CallError::Inner))
+            }
         }
-        *this.polling = false;
-        polled
     }
 }

@@ -23,12 +23,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Runtime, Tick};
 
 pub use state::Cost;
 use state::{AwsCosts, Credit};
 
+use crate::pad::CachePadded;
 use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::window::Window;
@@ -370,7 +370,6 @@ impl Budget {
     }
 
     /// What [`begin`](Self::begin) said is over; `paid` is given back where the rule says so.
-    #[inline]
     pub(crate) fn end(&self, paid: Paid, began: bool, success: bool) {
         match &self.0.rule {
             Rule::Ratio { .. } | Rule::Grpc { .. } => {}
@@ -391,8 +390,13 @@ impl Budget {
         }
     }
 
+    /// Whether the end of a call that paid nothing changes nothing.
+    #[inline(always)]
+    pub(crate) fn is_indifferent(&self) -> bool {
+        matches!(self.0.rule, Rule::Ratio { .. })
+    }
+
     /// An attempt ended.
-    #[inline]
     pub(crate) fn attempt(&self, success: bool) {
         if let Rule::Grpc { max, ratio, tokens } = &self.0.rule {
             if success {

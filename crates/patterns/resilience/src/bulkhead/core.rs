@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Instant, Tick};
 
 use super::queue::{Place, Queue, Waiter};
 use super::state::Word;
 use super::{BulkheadSnapshot, HolderAge};
 use crate::event::Ear;
+use crate::pad::CachePadded;
 use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{Event, Priority, Reason, Rejected};
@@ -134,23 +134,34 @@ impl Core {
             return Ok(Entry::In { parity });
         }
         let mut slow = self.slow.lock();
+        // A permit that came back a moment ago may not have been handed on yet.
+        let woken = self.hand_out(&mut slow);
+        let entry = self.enter_locked(&mut slow, priority, waker, now);
+        drop(slow);
+        woken.into_iter().for_each(Waker::wake);
+        entry.map_err(|full| {
+            let (in_flight, queued, limit) = (full.in_flight(), full.waiters(), full.limit());
+            self.refuse(Reason::Full { in_flight, queued, limit }, now)
+        })
+    }
+
+    fn enter_locked(
+        &self,
+        slow: &mut Slow,
+        priority: Priority,
+        waker: &Waker,
+        now: Instant,
+    ) -> Result<Entry, Word> {
         let max_queue = slow.max_queue;
         // One step decides: a permit that came free meanwhile, or one waiter more.
-        let step = self.update(|w| w.enter().or_else(|| (w.waiters() < max_queue).then(|| w.wait())));
-        match step {
-            Ok(before) if before.enter().is_some() => Ok(Entry::In { parity: before.parity() }),
-            Ok(before) => {
-                let place = Mutex::new(Place::Waiting { waker: waker.clone() });
-                let waiter = Arc::new(Waiter { place, since: now });
-                slow.queue.push(priority, Arc::clone(&waiter), before.waiters() + 1);
-                Ok(Entry::Queued(waiter))
-            }
-            Err(full) => {
-                drop(slow);
-                let (in_flight, queued, limit) = (full.in_flight(), full.waiters(), full.limit());
-                Err(self.refuse(Reason::Full { in_flight, queued, limit }, now))
-            }
+        let before = self.update(|w| w.enter().or_else(|| (w.waiters() < max_queue).then(|| w.wait())))?;
+        if before.enter().is_some() {
+            return Ok(Entry::In { parity: before.parity() });
         }
+        let place = Mutex::new(Place::Waiting { waker: waker.clone() });
+        let waiter = Arc::new(Waiter { place, since: now });
+        slow.queue.push(priority, Arc::clone(&waiter), before.waiters() + 1);
+        Ok(Entry::Queued(waiter))
     }
 
     /// Whether a waiter has got its permit; registers `waker` if not.
@@ -184,26 +195,20 @@ impl Core {
         }
     }
 
-    /// Gives a permit back, to the first in line if somebody waits.
+    /// Gives a permit back, to the first in line if somebody waits: one subtraction.
     #[inline(always)]
     pub(crate) fn leave(&self, parity: u8) {
-        let mut seen = self.word();
-        while seen.waiters() == 0 {
-            let next = seen.leave(parity);
-            match self.hot.word.compare_exchange_weak(seen.0, next.0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(now) => seen = Word(now),
-            }
+        let before = Word(self.hot.word.fetch_sub(Word::one(parity), Ordering::AcqRel));
+        if before.waiters() > 0 {
+            self.serve();
         }
-        self.leave_slow(parity);
     }
 
+    /// A permit is free and somebody waits. Whoever begins to wait later sees the free permit.
     #[cold]
     #[inline(never)]
-    fn leave_slow(&self, parity: u8) {
+    fn serve(&self) {
         let mut slow = self.slow.lock();
-        // Never refuses: the closure always returns `Some`.
-        let _ = self.update(|w| Some(w.leave(parity)));
         let woken = self.hand_out(&mut slow);
         drop(slow);
         woken.into_iter().for_each(Waker::wake);

@@ -50,7 +50,9 @@ impl Word {
         self.part(PARITY, 1) as u8
     }
 
-    fn one(parity: u8) -> u64 {
+    /// One holder of `parity`, as a difference of words.
+    #[inline(always)]
+    pub(crate) fn one(parity: u8) -> u64 {
         1 << (FIRST + COUNT_BITS * u32::from(parity & 1))
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 
 use super::stats::Stats;
-use super::{Core, HedgePlan, LimitSlot, Limiter, Policy, Repeat};
+use super::{Core, HedgePlan, LimitSlot, Limiter, Policy, Repeat, Spans};
 use crate::event::{Ear, Kind};
 use crate::limit::SendRate;
 use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Retry};
@@ -241,6 +241,7 @@ impl PolicyBuilder {
             tick: runtime.clock().tick(),
             clock: Arc::clone(runtime.clock()),
             rng: Arc::clone(runtime.rng()),
+            spans: Spans::of(self.deadline, self.attempt_timeout, self.retry.as_ref()),
             deadline: self.deadline,
             limited: self.limits.iter().any(Option::is_some),
             limits: self.limits,

@@ -29,9 +29,11 @@
 //!
 //! [`Fallback`]: crate::fallback::Fallback
 
+mod admit;
 mod attempt;
 mod builder;
 mod exec;
+mod machine;
 mod running;
 pub mod seam;
 mod stats;
@@ -132,6 +134,7 @@ pub(crate) struct Core {
     pub(crate) attempt_bulkhead: Option<Bulkhead>,
     pub(crate) breaker: Option<Breaker>,
     pub(crate) attempt_timeout: Option<Duration>,
+    pub(crate) spans: Spans,
     /// Whether any limit slot is filled.
     pub(crate) limited: bool,
     /// Whether an attempt needs anything before it starts: a turn at the send rate, a permit of its own.
@@ -140,8 +143,34 @@ pub(crate) struct Core {
     pub(crate) stats: Stats,
 }
 
+/// No bound: later than any instant.
+const NEVER: u64 = u64::MAX;
+
+/// The bounds of [`Core`] in nanoseconds, so that a call adds instead of converting.
+#[derive(Clone, Copy)]
+pub(crate) struct Spans {
+    /// [`NEVER`] without a deadline.
+    pub(crate) deadline: u64,
+    /// [`NEVER`] without an attempt timeout.
+    pub(crate) attempt: u64,
+    /// The least time in which an attempt can succeed.
+    pub(crate) least: u64,
+}
+
+impl Spans {
+    fn of(deadline: Option<Duration>, attempt: Option<Duration>, retry: Option<&Retry>) -> Self {
+        let nanos = |d: Duration| u64::try_from(d.as_nanos()).unwrap_or(NEVER);
+        Self {
+            deadline: deadline.map_or(NEVER, nanos),
+            attempt: attempt.map_or(NEVER, nanos),
+            least: retry.map_or(0, |retry| nanos(retry.min_attempt_time())),
+        }
+    }
+}
+
 impl Core {
     /// The budget that retries and hedges of this call spend.
+    #[inline(always)]
     pub(crate) fn budget_for<'a>(&'a self, cx: &'a CallContext) -> Option<&'a Budget> {
         match cx.budget() {
             Some(above) if !self.own_budget => Some(above),
@@ -210,6 +239,7 @@ impl Policy {
     /// assert_eq!(ask(&policy, &CallContext::new()).await, Some(42));
     /// # });
     /// ```
+    #[inline(always)]
     pub fn call<'a, T, E, F, Fut>(
         &'a self,
         cx: &'a CallContext,
@@ -255,6 +285,7 @@ impl Policy {
     /// assert_eq!(breaker.state(), State::Open); // of 404 it took no notice
     /// # });
     /// ```
+    #[inline(always)]
     pub fn call_with<'a, T, E, F, Fut, K>(
         &'a self,
         cx: &'a CallContext,

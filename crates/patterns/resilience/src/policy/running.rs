@@ -38,7 +38,7 @@ where
     type Error = E;
     type Future = Fut;
 
-    #[inline]
+    #[inline(always)]
     fn start(&mut self, head: Head, _core: &Core, _cx: &CallContext) -> Fut {
         (self.f)(Attempt { head, core: self.core, cx: self.cx })
     }
@@ -70,7 +70,6 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    #[inline(always)]
     pub(crate) const fn idle() -> Self {
         Self {
             ticket: Raw::NONE,
@@ -81,8 +80,19 @@ impl Watch {
         }
     }
 
+    /// Of an attempt that is under way already, without a bound yet.
+    pub(crate) fn running(ticket: Raw, started: Instant, polling: bool) -> Self {
+        Self { ticket, started, polling, ..Self::idle() }
+    }
+
+    /// Sets until when it may run, of a call that must have ended by `deadline`.
+    pub(crate) fn bound(&mut self, core: &Core, deadline: Deadline) {
+        let (until, kind) = core.attempt_until(self.started, deadline);
+        self.kind = kind;
+        self.timer.reset(until);
+    }
+
     /// Takes the ticket and starts the operation.
-    #[inline(always)]
     pub(crate) fn start<O: Operation>(
         &mut self,
         op: &mut O,
@@ -99,19 +109,13 @@ impl Watch {
         }
         self.ticket = ticket;
         self.started = core.tick.read();
-        let mut until = start.deadline;
-        self.kind = TimeoutKind::Deadline;
-        if let Some(timeout) = core.attempt_timeout {
-            let own = Deadline::after(self.started, timeout);
-            if own.instant() < until.instant() {
-                (until, self.kind) = (own, TimeoutKind::Attempt);
-            }
-        }
-        self.timer.reset(until.instant());
+        let (until, kind) = core.attempt_until(self.started, start.deadline);
+        self.kind = kind;
+        self.timer.reset(until);
         // A panic while the operation is being made is a failure too.
         self.polling = true;
-        let operation =
-            op.start(Head { number: start.number, hedge: start.hedge, deadline: until }, core, cx);
+        let head = Head { number: start.number, hedge: start.hedge, deadline: Deadline::at(until) };
+        let operation = op.start(head, core, cx);
         self.polling = false;
         Ok(operation)
     }
@@ -129,7 +133,6 @@ impl Watch {
         panicked
     }
 
-    #[inline(always)]
     fn settle(&mut self, core: &Core, end: End) {
         let raw = Raw { word: std::mem::take(&mut self.ticket.word), stamp: self.ticket.stamp };
         if let Some(breaker) = &core.breaker
@@ -140,7 +143,6 @@ impl Watch {
     }
 
     /// The value, or how it ended otherwise: boxed, because the success path should not carry it around.
-    #[inline(always)]
     pub(crate) fn poll<T, E, F: Future<Output = Result<T, E>>>(
         &mut self,
         operation: Pin<&mut F>,
@@ -164,7 +166,7 @@ impl Watch {
     }
 
     /// The operation waits: so does its timer.
-    fn pending<T, E>(&mut self, core: &Core, cx: &mut Context<'_>) -> Poll<Box<Ended<T, E>>> {
+    pub(crate) fn pending<T, E>(&mut self, core: &Core, cx: &mut Context<'_>) -> Poll<Box<Ended<T, E>>> {
         if self.timer.poll(&*core.clock, cx).is_pending() {
             return Poll::Pending;
         }
@@ -185,7 +187,7 @@ pin_project_lite::pin_project! {
 }
 
 #[cold]
-fn not_ok<T, E>(result: Result<T, E>, verdict: Verdict) -> Box<Ended<T, E>> {
+pub(crate) fn not_ok<T, E>(result: Result<T, E>, verdict: Verdict) -> Box<Ended<T, E>> {
     // An error that is classified as `Ok` says nothing against the dependency, and is still an error.
     let verdict = if result.is_err() && verdict == Verdict::Ok { Verdict::Ignore } else { verdict };
     Box::new(Ended { result: result.map_err(CallError::Inner), verdict })

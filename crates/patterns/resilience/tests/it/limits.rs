@@ -97,6 +97,68 @@ impl Clock for Stale {
     }
 }
 
+/// A clock that is behind another by a fixed time; its tick is even later.
+#[derive(Debug)]
+struct Late {
+    inner: Manual,
+    behind: Duration,
+    tick_behind: Duration,
+}
+
+impl Clock for Late {
+    fn now(&self) -> Instant {
+        self.inner.now().saturating_sub(self.behind)
+    }
+
+    fn wall(&self) -> mainstay_clock::WallTime {
+        self.inner.wall()
+    }
+
+    fn tick(&self) -> mainstay_clock::Tick {
+        let (inner, behind) = (self.inner.clone(), self.behind + self.tick_behind);
+        mainstay_clock::Tick::of(Arc::new(Self { inner, behind, tick_behind: Duration::ZERO }))
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> mainstay_clock::Sleep {
+        self.inner.sleep_until(deadline)
+    }
+}
+
+#[test]
+fn rl2_a_tick_that_is_late_changes_no_answer_of_the_exact_rule() {
+    use mainstay_clock::Rng as _;
+    // 1,000 per second, a burst of two seconds: the tick decides while 100 ms of it are used up.
+    let (cell, tau) = (1_000_000_u64, 1_999_000_000_u64);
+    for (seed, late) in [(1, 0), (2, 1), (3, 60), (4, 99)] {
+        let (manual, rng) = (Manual::new(), SeededRng::new(seed));
+        let clock = Late { inner: manual.clone(), behind: Duration::ZERO, tick_behind: ms(late) };
+        let limiter = RateLimiter::builder("x")
+            .rate(1_000, SECOND)
+            .burst(2_000)
+            .runtime(&Runtime::on_tokio(Arc::new(clock), Arc::new(SeededRng::new(1))))
+            .build()
+            .unwrap();
+        let (mut tat, mut admitted) = (0_u64, 0);
+        for step in 0..40_000 {
+            let now = manual.now().as_nanos();
+            let may = now >= tat.saturating_sub(tau);
+            if may {
+                tat = tat.max(now) + cell;
+                admitted += 1;
+            }
+            assert_eq!(limiter.check().is_ok(), may, "seed {seed}, step {step}, tick {late} ms late");
+            // Bursts, calls at about the rate, and pauses that refill.
+            let pause = match rng.unit() {
+                u if u < 0.95 => 0,
+                u if u < 0.999 => 2,
+                _ => 700,
+            };
+            manual.advance(ms(pause));
+        }
+        assert!(admitted > 20_000 && admitted < 40_000, "{admitted}: both answers occur");
+    }
+}
+
 #[test]
 fn rl2_an_old_reading_neither_admits_early_nor_steps_back() {
     let manual = Manual::new();

@@ -175,6 +175,7 @@ fn is_default(value: &OnUnknown) -> bool {
     *value == OnUnknown::default()
 }
 
+#[cfg(feature = "toml")]
 pub(super) fn parse_toml(text: &str) -> Result<DefinitionData, DefinitionError> {
     toml::from_str(text).map_err(|e| DefinitionError::one(Problem::Syntax { message: e.to_string() }))
 }

@@ -175,10 +175,11 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// Reads and checks a definition written in TOML.
+    /// Reads and checks a definition written in TOML. Needs the feature `toml`.
     ///
     /// # Errors
     /// [`DefinitionError`] with every problem found.
+    #[cfg(feature = "toml")]
     pub fn from_toml(text: &str) -> Result<Self, DefinitionError> {
         check::build(data::parse_toml(text)?)
     }

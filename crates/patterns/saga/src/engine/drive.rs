@@ -562,6 +562,10 @@ impl Drive {
             if let Some(leave) = self.append(append).await {
                 return Some(leave);
             }
+            #[cfg(feature = "test-util")]
+            if let Some(observer) = &self.inner.observer {
+                observer(&self.uid, &self.state);
+            }
             let settled = status.is_final() || status == SagaStatus::NeedsAttention;
             let outcome = settled.then(|| outcome_of(&definition, &self.state, status));
             self.active.outcome.send_replace(outcome);

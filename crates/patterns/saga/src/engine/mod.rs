@@ -74,6 +74,8 @@ pub(crate) struct Inner {
     recovered: AtomicBool,
     /// The last look for due sagas was cut short by the limit in memory: every end is a reason to look again.
     crowded: AtomicBool,
+    #[cfg(feature = "test-util")]
+    observer: Option<Observer>,
 }
 
 /// A saga in memory.
@@ -89,6 +91,10 @@ struct Active {
 /// Where the answer to a message is sent.
 type Waiter = oneshot::Sender<Result<(), Refusal>>;
 
+/// Shown the state in memory after every append.
+#[cfg(feature = "test-util")]
+pub(crate) type Observer = Arc<dyn Fn(&Uid, &crate::fold::State) + Send + Sync>;
+
 /// Closures by step name.
 type Steps = BTreeMap<String, Arc<dyn LocalStep>>;
 
@@ -99,6 +105,8 @@ pub struct EngineBuilder {
     config: Config,
     participant: Option<Arc<dyn Participant>>,
     definitions: Vec<(Definition, Steps)>,
+    #[cfg(feature = "test-util")]
+    observer: Option<Observer>,
 }
 
 impl EngineBuilder {
@@ -127,6 +135,12 @@ impl EngineBuilder {
         self
     }
 
+    #[cfg(feature = "test-util")]
+    pub(crate) fn observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
+        self
+    }
+
     /// Opens the engine: stores the definitions, takes back the claims of an earlier run of this node and
     /// starts the background tasks.
     ///
@@ -138,7 +152,7 @@ impl EngineBuilder {
     /// A dropped future may have stored definitions; nothing runs.
     pub async fn open(self) -> Result<Engine, Error> {
         self.config.check()?;
-        let time = Time::new(Arc::clone(self.runtime.clock()));
+        let time = Time::of_store(self.journal.as_ref(), Arc::clone(self.runtime.clock())).await?;
         let mut inner = Inner {
             incarnation: u64::try_from(time.now()).unwrap_or(0),
             time,
@@ -157,6 +171,8 @@ impl EngineBuilder {
             emptied: Notify::new(),
             recovered: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
+            #[cfg(feature = "test-util")]
+            observer: self.observer,
         };
         for stored in inner.journal.definitions().await? {
             inner.adopt(&stored);
@@ -183,6 +199,8 @@ impl Engine {
             config: Config::default(),
             participant: None,
             definitions: Vec::new(),
+            #[cfg(feature = "test-util")]
+            observer: None,
         }
     }
 

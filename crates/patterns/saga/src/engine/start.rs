@@ -146,12 +146,8 @@ impl Drop for Unlaunched<'_> {
 impl Inner {
     /// A uid that sorts by time: UUIDv7 (RFC 9562) over our clock and generator.
     pub(super) fn new_uid(&self) -> Uid {
-        let mut random = [0_u8; 10];
-        let (a, b) = (self.runtime.rng().next_u64(), self.runtime.rng().next_u64());
-        random[..8].copy_from_slice(&a.to_le_bytes());
-        random[8..].copy_from_slice(&b.to_le_bytes()[..2]);
-        let millis = u64::try_from(self.time.now()).unwrap_or(0);
-        Uid::new(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid().to_string())
+        let random = (self.runtime.rng().next_u64(), self.runtime.rng().next_u64());
+        Uid::new(uuid_v7(u64::try_from(self.time.now()).unwrap_or(0), random))
     }
 
     fn prepare(
@@ -228,4 +224,32 @@ fn check(started: &Started, carried: &[Carried], options: &StartOptions) -> Resu
     // A run of its own: the saga that it repeats and the steps that it takes over are part of what it is.
     let steps: Vec<&str> = carried.iter().map(|c| c.step.as_str()).collect();
     Ok(Hash::of(format!("{again} {} {}", steps.join(" "), started.input).as_bytes()))
+}
+
+/// The text of a UUIDv7: 48 bits of time, 74 random ones, version and variant between them.
+fn uuid_v7(millis: u64, (a, b): (u64, u64)) -> String {
+    let head = (millis << 16) | 0x7000 | (a & 0x0fff);
+    let tail = (0b10 << 62) | (b >> 2);
+    let (time, rest) = (head >> 32, head & 0xffff_ffff);
+    format!(
+        "{time:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        rest >> 16,
+        rest & 0xffff,
+        tail >> 48,
+        tail & 0xffff_ffff_ffff
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::uuid_v7;
+
+    /// The example of RFC 9562, A.6.
+    #[test]
+    fn uids_are_uuids_of_version_7() {
+        let random = (0xcc3, 0x18c4_dc0c_0c07_398f << 2);
+        assert_eq!(uuid_v7(0x017f_22e2_79b0, random), "017f22e2-79b0-7cc3-98c4-dc0c0c07398f");
+        assert_eq!(uuid_v7(0, (0, 0)), "00000000-0000-7000-8000-000000000000");
+        assert_eq!(uuid_v7(u64::MAX, (u64::MAX, u64::MAX)), "ffffffff-ffff-7fff-bfff-ffffffffffff");
+    }
 }

@@ -10,17 +10,20 @@ use futures_util::future::FutureExt;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Runtime, SeededRng};
 use mainstay_store::Journal;
+use mainstay_store::journal::Uid;
 use mainstay_store::memory::MemoryJournal;
 
-use super::cut::CutJournal;
+use super::cut::Cut;
 use super::gate::Process;
 use super::plan::{Case, Stop};
 use super::probe::{Control, Probe, deliver};
+use super::tap::TapJournal;
 use super::{Exhaust, Parts};
 use crate::definition::Definition;
-use crate::engine::{ActionRequest, Config, StartOptions};
+use crate::engine::{ActionRequest, Config, Observer, StartOptions};
+use crate::fold::State;
 use crate::step::LocalStep;
-use crate::wire::Operation;
+use crate::wire::{Operation, decode};
 use crate::{Engine, Error, ErrorKind, Outcome};
 
 /// A saga that has not ended after a virtual year never will.
@@ -72,6 +75,9 @@ pub(super) fn run_one<W: Send + Sync + 'static>(kit: &Exhaust<W>, case: &Case, s
         let checked = AssertUnwindSafe(async {
             let outcome = run.to_the_end().await?;
             run.judge(&outcome)?;
+            if let Some(differs) = control.state().differs.take() {
+                return Err(differs);
+            }
             let late = std::mem::take(&mut control.state().late);
             deliver(late).await;
             let holds = kit.invariant.as_ref().map_or(Ok(()), |holds| holds(&world, &outcome));
@@ -136,13 +142,43 @@ impl Run {
     async fn open(&self, node: &str, process: &Process) -> Result<Engine, String> {
         let rng = Arc::new(SeededRng::new(self.seed));
         let runtime = Runtime::new(Arc::new(self.clock.clone()), rng, Arc::new(process.clone()));
-        let journal: Arc<dyn Journal> =
-            Arc::new(CutJournal { inner: self.journal.clone(), control: Arc::clone(&self.control) });
+        let cut = Arc::new(Cut(Arc::clone(&self.control)));
+        let journal = Arc::new(TapJournal::new(Arc::new(self.journal.clone()), cut));
         let config = Config { node: node.to_owned(), claim_ttl: CLAIM, poll: CLAIM / 3, ..Config::default() };
         let builder = Engine::builder(journal, runtime)
             .config(config)
+            .observer(self.observer())
             .definition(self.definition.clone(), self.steps.clone());
         builder.open().await.map_err(|e| Self::fail(&e))
+    }
+
+    /// Compares the state in memory with the one that the log folds to, after every append: what a crash there
+    /// would recover is what was lived.
+    fn observer(&self) -> Observer {
+        let (journal, definition) = (self.journal.clone(), self.definition.clone());
+        let control = Arc::clone(&self.control);
+        Arc::new(move |uid: &Uid, live: &State| {
+            // Up to its cut a run does what the same run without one did, which was compared.
+            if control.stop != Stop::Never && !control.was_cut.load(Ordering::Acquire) {
+                return;
+            }
+            // A journal in memory answers at once.
+            let Some(Ok(Some(loaded))) = journal.load(uid).now_or_never() else {
+                control.state().differs = Some("the log could not be read".to_owned());
+                return;
+            };
+            // A process that froze looks late: others may have written since.
+            let lived = loaded.records.iter().take_while(|r| r.seq <= live.seq);
+            let facts: Result<Vec<_>, _> = lived.map(decode).collect();
+            let folded = facts
+                .map_err(|e| e.to_string())
+                .and_then(|facts| State::fold(&definition, &facts).map_err(|e| e.to_string()));
+            if folded.as_ref() != Ok(live) {
+                let text =
+                    format!("the log folds to another state than was lived: {folded:?}, lived {live:?}");
+                control.state().differs.get_or_insert(text);
+            }
+        })
     }
 
     /// Starts the saga, as a caller repeats it after a crash, and waits for its end; a person repairs what

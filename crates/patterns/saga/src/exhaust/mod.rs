@@ -12,7 +12,8 @@
 //!    is taken over, and goes on afterwards;
 //! 7. all subsets of up to four parallel steps failing in all orders; larger groups sampled by seed.
 //!
-//! After each run your invariant must hold. A run that does not end in virtual years is a failure too, and
+//! After each run your invariant must hold, and after each append of it the log must fold to exactly the state that
+//! the engine has in memory. A run that does not end in virtual years is a failure too, and
 //! so is a saga some undo of which never ran: an undo that no test has executed is a guess.
 //!
 //! Guarantees: the same seed gives the same runs in the same order. Not covered: what your closures do
@@ -79,6 +80,7 @@ mod gate;
 mod lint;
 mod plan;
 mod probe;
+mod tap;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,6 +99,7 @@ use drive::{Ran, run_one};
 use plan::{Case, Stop, cases};
 
 pub use lint::{Lint, lint};
+pub use tap::{Tap, TapJournal, Write};
 
 /// Most runs of one kit; more are sampled by seed. A ten-step saga needs about ten thousand.
 const MOST_RUNS: usize = 50_000;

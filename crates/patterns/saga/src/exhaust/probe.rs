@@ -41,6 +41,8 @@ pub(super) struct Control {
 pub(super) struct State {
     pub(super) log: Vec<String>,
     pub(super) undos: BTreeMap<String, u64>,
+    /// How the log and the state in memory differed first.
+    pub(super) differs: Option<String>,
     pub(super) late: Vec<(Arc<dyn LocalStep>, Delivery)>,
     once: Vec<(usize, Fault)>,
 }

@@ -133,9 +133,10 @@ async fn sec_15_a_redirect_is_an_answer_and_not_a_way() {
 
 #[tokio::test]
 async fn what_nobody_listens_to_was_not_sent() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    // Bound, so that nobody else gets the port, and not listening.
+    let held = tokio::net::TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = held.local_addr().unwrap().port();
     let reply =
         call(&caller(port, Names::of(&[&["127.0.0.1"]])), format!("http://shop.example:{port}/a")).await;
     assert!(matches!(reply, Reply::NotSent(_)), "{reply:?}");

@@ -85,8 +85,7 @@ async fn sg_s03_sg_f08_if_k4_an_undo_that_fails_is_retried_then_asks_a_person() 
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoRefused]);
     let definition = order();
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps: vec!["charge".to_owned()] });
     let tries = world.calls().iter().filter(|c| c.starts_with("undo charge")).count();
     assert_eq!(tries, 3);
@@ -185,6 +184,37 @@ async fn sg_s09_sg_s10_past_the_pivot_the_saga_only_goes_forward() {
     assert!(!world.calls().iter().any(|c| c.starts_with("undo")));
 }
 
+/// What is tried again behind its item needs a person all the while: the list, the count and the alarm of the saga
+/// do not come and go with every attempt.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_is_tried_slowly_behind_its_item_does_not_flicker() {
+    let world = World::new();
+    let mut pivot = step("ship", &[]);
+    pivot.kind = StepKind::Pivot;
+    pivot.local_undo = false;
+    let mut email = step("email", &["ship"]);
+    email.kind = StepKind::Retriable;
+    email.local_undo = false;
+    world.script("email", &[Act::UnknownBefore]);
+    let definition = definition(vec![pivot, email]);
+    let (_engine, handle) = world.begin(&definition).await;
+    let steps = vec!["email".to_owned()];
+    assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps });
+    let before = world.calls().len();
+    world.script("email", &[Act::UnknownBefore, Act::Hang, Act::UnknownBefore]);
+    let mut seen = Vec::new();
+    while world.calls().len() < before + 4 {
+        world.clock.sleep(Duration::from_millis(20)).await;
+        let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+        seen.push((row.status, row.attempt));
+    }
+    assert!(seen.iter().all(|(status, _)| *status == SagaStatus::NeedsAttention), "{seen:?}");
+    world.script("email", &[Act::Done]);
+    while !matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }) {
+        world.clock.sleep(Duration::from_millis(100)).await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pivot_nobody_knows_about_is_neither_undone_nor_guessed() {
     let world = World::new();
@@ -193,8 +223,7 @@ async fn a_pivot_nobody_knows_about_is_neither_undone_nor_guessed() {
     pivot.local_undo = false;
     let definition = definition(vec![step("reserve", &[]), pivot]);
     world.script("ship", &[Act::UnknownBefore]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps: vec!["ship".to_owned()] });
     let cancel = ActionRequest::new("ann", "enough", Operation::Cancel);
     let refused = engine.attention().act(handle.uid(), cancel).await.unwrap_err();
@@ -308,8 +337,7 @@ async fn sg_f17_sg_f23_the_undo_limit_is_kept_and_the_row_says_why() {
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoFails]);
     let definition = order();
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { .. }));
     let row = engine.journal().summary(handle.uid()).await.unwrap().unwrap().row;
     assert_eq!(row.status, SagaStatus::NeedsAttention);
@@ -346,8 +374,7 @@ async fn sg_f19_a_saga_whose_definition_is_gone_is_parked_and_continues_after_th
     let world = World::new();
     let definition = order();
     world.script("reserve", &[Act::Hang]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     engine.shutdown(Duration::ZERO).await;
     let mut other = DefinitionData::new("other", 1);
     other.no_deadline = true;
@@ -441,8 +468,7 @@ async fn sg_x08_a_saga_taken_up_again_and_again_without_progress_is_set_aside() 
     let world = World::new();
     let definition = order();
     world.script("reserve", &[Act::Hang]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     engine.shutdown(Duration::ZERO).await;
     // Nodes that claim and die before they append anything.
     for i in 0..5_u64 {
@@ -505,8 +531,7 @@ async fn sg_x09_the_second_of_two_operators_gets_a_conflict_and_both_are_audited
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoRefused]);
     let definition = order();
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     handle.outcome().await.unwrap();
     let seen = world.journal.summary(handle.uid()).await.unwrap().unwrap().next_seq;
     let request = |who: &str| {
@@ -533,8 +558,7 @@ async fn if_k3_an_unknown_outcome_asks_a_person_when_the_policy_says_so() {
     charge.on_unknown = OnUnknown::Ask;
     world.script("charge", &[Act::UnknownAfter]);
     let definition = definition(vec![step("reserve", &[]), charge]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps: vec!["charge".to_owned()] });
     assert!(!world.calls().iter().any(|c| c.starts_with("undo")), "nothing is guessed");
     let done = Operation::ResolveDone { step: "charge".to_owned(), output: json!({"charge": 1}) };
@@ -551,8 +575,7 @@ async fn a_retry_with_edited_input_is_a_new_key_generation() {
     charge.on_unknown = OnUnknown::Ask;
     world.script("charge", &[Act::UnknownAfter, Act::UnknownAfter, Act::UnknownAfter, Act::Done]);
     let definition = definition(vec![step("reserve", &[]), charge]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     handle.outcome().await.unwrap();
     let retry = Operation::Retry { step: "charge".to_owned(), input: Some(json!({"amount": 5})) };
     engine.attention().act(handle.uid(), ActionRequest::new("ann", "wrong amount", retry)).await.unwrap();
@@ -566,8 +589,7 @@ async fn cancel_turns_back_and_is_refused_after_the_end() {
     let world = World::new();
     world.script("charge", &[Act::Hang]);
     let definition = order();
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     world.clock.sleep(Duration::from_millis(20)).await;
     let cancel = || ActionRequest::new("ann", "customer left", Operation::Cancel);
     engine.attention().act(handle.uid(), cancel()).await.unwrap();
@@ -585,8 +607,7 @@ async fn pause_starts_nothing_and_resume_goes_on() {
     let world = World::new();
     world.script("reserve", &[Act::Hang, Act::Done]);
     let definition = order();
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     world.clock.sleep(Duration::from_millis(20)).await;
     engine
         .attention()

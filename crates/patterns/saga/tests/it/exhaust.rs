@@ -241,6 +241,36 @@ fn sg_f07_all_subsets_orders_and_crash_points_of_parallel_failures() {
     assert!(report.cases >= 5 * 16 + 42, "{report}");
 }
 
+/// reserve -> ship, neither of which returns anything.
+fn quiet(world: &Arc<World>) -> Saga<u32> {
+    let act = |world: &Arc<World>| {
+        let world = Arc::clone(world);
+        move |cx: StepCx| -> BoxFuture<'static, Result<(), StepError>> {
+            let result = world.act(&cx);
+            Box::pin(async move { result })
+        }
+    };
+    let undo = |world: &Arc<World>| {
+        let world = Arc::clone(world);
+        move |cx: StepCx, told: Told<()>| -> BoxFuture<'static, Result<(), UndoError>> {
+            world.undo(&cx, told == Told::Maybe);
+            Box::pin(async { Ok(()) })
+        }
+    };
+    let (first, second) = (act(world), act(world));
+    let mut b = Saga::<u32>::builder("quiet", 1);
+    let reserve = b.step("reserve", b.input(), move |cx: StepCx, _: u32| first(cx)).undo(undo(world)).add();
+    b.step("ship", &reserve, move |cx: StepCx, (): ()| second(cx)).undo(undo(world)).add();
+    b.no_deadline().build().unwrap()
+}
+
+/// Steps without outputs: what the log says of them must be what the engine thought, at every append.
+#[test]
+fn if_k5_a_saga_without_outputs_folds_to_what_was_lived() {
+    let kit = exhaust(|| World::new(Bug::None), quiet, &1).invariant(|w, outcome| w.balanced(2, outcome));
+    show(kit.run());
+}
+
 #[test]
 fn random_graphs_are_exhausted() {
     let rng = SeededRng::new(11);

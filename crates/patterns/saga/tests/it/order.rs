@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
-use mainstay_clock::Clock;
-use mainstay_saga::engine::StartOptions;
+use mainstay_clock::{Clock, Runtime, SeededRng};
+use mainstay_saga::engine::{Config, StartOptions};
+use mainstay_saga::exhaust::{Tap, TapJournal};
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_saga::{Engine, LocalStep, Outcome, Saga, StepCx, StepError, Told, UndoError};
 use mainstay_store::journal::Uid;
@@ -77,16 +78,8 @@ async fn sg_x03_a_lost_answer_of_a_commit_is_looked_up_and_no_effect_is_doubled(
             let world = World::new();
             let definition = order();
             world.script("ship", &[last]);
-            let lossy = Lossy {
-                inner: Arc::clone(&world.journal),
-                every,
-                writes: AtomicU32::new(0),
-                slow_create: None,
-            };
-            let steps: Vec<_> =
-                definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
-            let builder = Engine::builder(Arc::new(lossy), world.runtime());
-            let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+            let lossy = Lossy { every, ..Lossy::new() }.on(&world.journal);
+            let engine = world.engine_on(lossy, &definition).await;
             let mut handles = Vec::new();
             for n in 0..5 {
                 let options = StartOptions::id(format!("o-{n}"));
@@ -136,11 +129,8 @@ async fn a_start_whose_caller_goes_away_is_driven_all_the_same() {
     let world = World::new();
     let definition = order();
     let slow: Option<Arc<dyn Clock>> = Some(Arc::new(world.clock.clone()));
-    let inner = Arc::clone(&world.journal);
-    let lossy = Lossy { inner, every: u32::MAX, writes: AtomicU32::new(0), slow_create: slow };
-    let steps: Vec<_> = definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
-    let builder = Engine::builder(Arc::new(lossy), world.runtime());
-    let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+    let lossy = Lossy { slow_create: slow, ..Lossy::new() }.on(&world.journal);
+    let engine = world.engine_on(lossy, &definition).await;
     tokio::select! {
         biased;
         started = engine.start("order", json!({}), StartOptions::id("one")) => panic!("too fast: {started:?}"),
@@ -151,14 +141,61 @@ async fn a_start_whose_caller_goes_away_is_driven_all_the_same() {
     assert_eq!(world.calls(), ["reserve", "charge", "ship"]);
 }
 
+/// Claims whose answers are lost, again and again: nobody died of the saga, so nobody sets it aside.
+#[tokio::test(start_paused = true)]
+async fn sg_x08_claims_without_an_answer_set_no_innocent_aside() {
+    let world = World::new();
+    let definition = order();
+    world.script("reserve", &[Act::Hang, Act::Done]);
+    let deaf = Arc::new(Lossy::new());
+    let journal = Arc::new(TapJournal::new(Arc::clone(&world.journal), Arc::clone(&deaf) as Arc<dyn Tap>));
+    let engine = world.engine_on(journal, &definition).await;
+    deaf.claims.store(8, Ordering::Relaxed);
+    let mut config = Config::default();
+    config.node = "b".to_owned();
+    let other = world.engine_with(&definition, config).await;
+    let handle = world.start(&other, &definition, "one").await;
+    other.shutdown(std::time::Duration::ZERO).await;
+    let outcome = engine.outcome(handle.uid()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    assert_eq!(deaf.claims.load(Ordering::Relaxed), 0, "all of them were lost");
+}
+
+/// A node whose calendar is hours ahead of the store's, or behind it, writes due times that the store understands.
+#[tokio::test(start_paused = true)]
+async fn sg_f22_a_node_whose_calendar_is_hours_off_neither_puts_off_nor_hurries_a_retry() {
+    let hours = 3 * 3_600_000;
+    for off in [hours, -hours] {
+        let world = World::new();
+        let definition = order();
+        world.script("reserve", &[Act::UnknownBefore, Act::Done]);
+        let node = world.clock.node(std::time::Duration::ZERO, 1.0);
+        node.jump_wall(off);
+        let runtime = Runtime::on_tokio(Arc::new(node), Arc::new(SeededRng::new(7)));
+        let steps: Vec<_> =
+            definition.steps().iter().map(|s| (s.name.clone(), world.step(&s.name))).collect();
+        let builder = Engine::builder(Arc::clone(&world.journal), runtime);
+        let engine = builder.definition(definition.clone(), steps).open().await.unwrap();
+        let handle = world.start(&engine, &definition, "one").await;
+        while world.calls().is_empty() {
+            world.clock.sleep(std::time::Duration::from_millis(1)).await;
+        }
+        world.clock.sleep(std::time::Duration::from_millis(1)).await;
+        let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+        let next = row.next_try.expect("it waits for its retry");
+        let wait = next.unix_millis() - world.clock.wall().unix_millis();
+        assert!((-1..=50).contains(&wait), "the store thinks that the retry is {wait} ms away");
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
+    }
+}
+
 /// A crash between the effect and its record: the same key again, so that the participant can refuse it.
 #[tokio::test(start_paused = true)]
 async fn sg_f11_a_crash_between_the_effect_and_its_record_repeats_the_same_key() {
     let world = World::new();
     let definition = order();
     world.script("charge", &[Act::Hang, Act::Done]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     while world.calls().len() < 2 {
         world.clock.sleep(std::time::Duration::from_millis(1)).await;
     }
@@ -178,11 +215,7 @@ async fn sg_f11_a_crash_between_the_effect_and_its_record_repeats_the_same_key()
 async fn sg_f06_a_log_longer_than_a_page_is_read_whole() {
     let world = World::new();
     let definition = order();
-    world.script("ship", &[Act::Rejected]);
-    world.script("undo charge", &[Act::UndoRefused]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
-    handle.outcome().await.unwrap();
+    let (engine, handle) = world.stuck(&definition).await;
     let retries = Mutex::new(0);
     for n in 0..400 {
         let step = "charge".to_owned();

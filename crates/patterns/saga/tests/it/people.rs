@@ -24,8 +24,7 @@ async fn a_paused_saga_starts_nothing_and_a_resumed_one_goes_on() {
     let wait = Duration::from_secs(5);
     slow.retry = Some(mainstay_saga::definition::RetryData::new(3, wait, wait));
     let definition = definition(vec![step("reserve", &[]), slow, step("ship", &["charge"])]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     world.clock.sleep(Duration::from_millis(1)).await;
     engine.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap();
     let again = engine.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap_err();
@@ -45,8 +44,7 @@ async fn a_paused_unwind_waits_for_a_person_and_a_deadline_counts_through_a_paus
     let definition = order();
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoFails, Act::Done]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
+    let (engine, handle) = world.begin(&definition).await;
     while !world.calls().iter().any(|c| c.starts_with("undo charge")) {
         world.clock.sleep(Duration::from_micros(100)).await;
     }
@@ -75,11 +73,7 @@ async fn a_paused_unwind_waits_for_a_person_and_a_deadline_counts_through_a_paus
 async fn if_a01_an_action_repeated_under_its_message_gets_the_answer_of_the_first() {
     let world = World::new();
     let definition = order();
-    world.script("ship", &[Act::Rejected]);
-    world.script("undo charge", &[Act::UndoRefused]);
-    let engine = world.engine(&definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
-    handle.outcome().await.unwrap();
+    let (engine, handle) = world.stuck(&definition).await;
     let mut skip = act(Operation::Skip { step: "reserve".to_owned() });
     skip.message = Some("m1".to_owned());
     let first = engine.attention().act(handle.uid(), skip.clone()).await.unwrap_err();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Instant, Runtime, SeededRng, Sleep, Tick, WallTime};
 use mainstay_saga::definition::{Definition, DefinitionData, RetryData, StepData};
-use mainstay_saga::engine::StartOptions;
+use mainstay_saga::engine::{EngineBuilder, StartOptions};
 use mainstay_saga::{Engine, Handle, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
 use mainstay_store::memory::MemoryJournal;
 use mainstay_store::{BoxFuture, Journal};
@@ -195,17 +195,37 @@ impl<C: Clock + Clone + 'static> World<C> {
         definition: &Definition,
         config: mainstay_saga::engine::Config,
     ) -> Engine {
+        self.builder(Arc::clone(&self.journal), definition).config(config).open().await.unwrap()
+    }
+
+    /// An engine that sees the journal through another one.
+    pub(crate) async fn engine_on(&self, journal: Arc<dyn Journal>, definition: &Definition) -> Engine {
+        self.builder(journal, definition).open().await.unwrap()
+    }
+
+    pub(crate) fn builder(&self, journal: Arc<dyn Journal>, definition: &Definition) -> EngineBuilder {
         let steps: Vec<_> = definition.steps().iter().map(|s| (s.name.clone(), self.step(&s.name))).collect();
-        Engine::builder(Arc::clone(&self.journal), self.runtime())
-            .config(config)
-            .definition(definition.clone(), steps)
-            .open()
-            .await
-            .unwrap()
+        Engine::builder(journal, self.runtime()).definition(definition.clone(), steps)
     }
 
     pub(crate) async fn start(&self, engine: &Engine, definition: &Definition, id: &str) -> Handle {
         engine.start(definition.name(), json!({"order": id}), StartOptions::id(id)).await.unwrap()
+    }
+
+    /// An engine, and the saga `one` started on it.
+    pub(crate) async fn begin(&self, definition: &Definition) -> (Engine, Handle) {
+        let engine = self.engine(definition).await;
+        let handle = self.start(&engine, definition, "one").await;
+        (engine, handle)
+    }
+
+    /// An order that asks for a person: its shipment was refused, and so is the undo of its charge.
+    pub(crate) async fn stuck(&self, definition: &Definition) -> (Engine, Handle) {
+        self.script("ship", &[Act::Rejected]);
+        self.script("undo charge", &[Act::UndoRefused]);
+        let (engine, handle) = self.begin(definition).await;
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { .. }));
+        (engine, handle)
     }
 
     /// Runs one saga to its outcome.

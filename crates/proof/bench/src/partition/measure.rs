@@ -13,8 +13,13 @@ const LIMIT: Duration = Duration::from_millis(600);
 /// A key as users have them: 16 bytes.
 pub(super) type Key = [u8; 16];
 
-/// Distinct keys, the same in every run (`SplitMix64`).
+/// Distinct keys of one batch, the same in every run.
 pub(super) fn keys() -> Vec<Key> {
+    many(KEYS)
+}
+
+/// Distinct keys (`SplitMix64`).
+fn many(count: usize) -> Vec<Key> {
     let mut state = 0x5eed_u64;
     let mut next = || {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -25,7 +30,7 @@ pub(super) fn keys() -> Vec<Key> {
     };
     let two =
         |a: u64, b: u64| -> Key { std::array::from_fn(|i| (if i < 8 { a } else { b } >> (i % 8 * 8)) as u8) };
-    (0..KEYS).map(|_| two(next(), next())).collect()
+    (0..count).map(|_| two(next(), next())).collect()
 }
 
 /// Nanoseconds per key of the fastest batch. Slow ones get fewer keys, so that a figure ends in time.
@@ -51,7 +56,23 @@ pub(super) fn nanos(keys: &[Key], mut once: impl FnMut(&Key) -> u64) -> f64 {
     best
 }
 
-/// The same with each key waiting for the answer before it.
+/// The same with other keys in every batch: a processor learns the branches of keys that come again, and keeps
+/// what they touch in its caches.
+#[allow(clippy::disallowed_methods, reason = "a clock behind a port would be most of what is measured")]
+pub(super) fn fresh(mut once: impl FnMut(&Key) -> u64) -> f64 {
+    let (mut best, mut sum) = (f64::INFINITY, 0_u64);
+    for keys in many(BATCHES * KEYS).chunks(KEYS) {
+        let began = Instant::now();
+        for key in keys {
+            sum = sum.wrapping_add(once(key));
+        }
+        best = best.min(began.elapsed().as_nanos() as f64 / keys.len() as f64);
+    }
+    black_box(sum);
+    best
+}
+
+/// Like [`nanos`], with each key waiting for the answer before it.
 pub(super) fn latency(keys: &[Key], mut once: impl FnMut(&Key) -> u64) -> f64 {
     let mut before = 0_u64;
     nanos(keys, |key| {

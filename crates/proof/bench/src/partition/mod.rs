@@ -5,6 +5,7 @@ mod measure;
 mod ours;
 mod planner;
 mod readers;
+mod rebalance;
 #[cfg(feature = "rivals")]
 mod rivals;
 
@@ -14,8 +15,16 @@ use crate::{Options, Suite};
 pub(crate) const SUITE: Suite = Suite {
     name: "partition",
     about: "Nanoseconds per lookup of a 16-byte key, the fastest of 25 batches of 16384 keys, hash included; 150 points \
-            per node where there are points. Safe indexing everywhere on our side.",
+            per node where there are points. Every batch has the same keys, unless a row says otherwise. Safe indexing everywhere on our side.",
     run,
+};
+
+/// Apart from the others: it takes minutes, and what counts there is not time.
+pub(crate) const REDIS: Suite = Suite {
+    name: "partition-redis",
+    about: "The planner against `redis-cli --cluster rebalance` on Redis Clusters of real, empty masters, started for it: \
+            slots moved, slots per master afterwards, slots that drained masters keep.",
+    run: rebalance::run,
 };
 
 /// Sizes of the fleet.

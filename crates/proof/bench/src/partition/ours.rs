@@ -5,7 +5,7 @@ use std::hint::black_box;
 use mainstay_partition::slots::SlotMap;
 use mainstay_partition::{Jump, JumpKind, Maglev, Node, Place, Rendezvous, Ring};
 
-use super::measure::{Key, latency, millis, nanos};
+use super::measure::{Key, fresh, latency, millis, nanos};
 use super::{Row, name, per_size, table};
 use crate::report::Section;
 
@@ -52,6 +52,10 @@ pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
         let read = |k: &Key| u64::from_le_bytes([k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7]]);
         Some(nanos(keys, |k| of(ring.owner_of_hash(read(k)))))
     });
+    let unseen = per_size(sizes, |n| {
+        let ring = ring(n);
+        Some(fresh(|k| of(ring.owner(k))))
+    });
     let waited = per_size(sizes, |n| {
         let ring = ring(n);
         Some(latency(keys, |k| of(ring.owner(k))))
@@ -80,12 +84,14 @@ pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
             Some(nanos(keys, |k| of(place.owner(k))))
         })
     };
-    let floor = nanos(keys, |k| mainstay_partition::Hash::default().key(k));
+    // One by one: two at once, as the compiler would, take longer.
+    let floor = nanos(keys, |k| black_box(mainstay_partition::Hash::default().key(k)));
     let (equal, weighted) = (scored(false), scored(true));
     let rows = [
         row("XXH3-64 alone (the floor)", [Some(floor); 4]),
         row("ring", found),
         row("ring, hash given", given),
+        row("ring, keys never seen before", unseen),
         row("ring, each key waits for the last answer", waited),
         row("ring, 3 distinct owners", three),
         row("slots, 2^14", table_of_slots),

@@ -4,7 +4,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::BuildHasherDefault;
 use std::net::SocketAddr;
 
-use super::measure::{Key, millis, nanos};
+use super::measure::{Key, fresh, millis, nanos};
 use super::{Row, name, per_size, table};
 use crate::report::Section;
 
@@ -73,6 +73,13 @@ fn rings(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
         per_size(sizes, |n| {
             let ring = ketama(n, pingora_ketama::Version::V2 { point_multiple: 160 });
             Some(nanos(keys, |k| ring.node(k).map_or(0, |a| u64::from(a.port()))))
+        }),
+    );
+    add(
+        "pingora-ketama 0.9.1, v2, keys never seen before",
+        per_size(sizes, |n| {
+            let ring = ketama(n, pingora_ketama::Version::V2 { point_multiple: 160 });
+            Some(fresh(|k| ring.node(k).map_or(0, |a| u64::from(a.port()))))
         }),
     );
     add(

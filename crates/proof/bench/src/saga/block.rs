@@ -12,9 +12,13 @@ use crate::Options;
 use crate::child::{self, Program};
 use crate::floor;
 use crate::load::{Figures, Order};
+use crate::piece;
 
 /// Concurrent sagas of the points.
-const CONCURRENCY: [usize; 3] = [1, 32, 64];
+pub(crate) const CONCURRENCY: [usize; 3] = [1, 32, 64];
+
+/// Fewer sagas than that say little about a rate.
+const FEW: u64 = 100;
 
 /// A system at one concurrency, over the rounds.
 #[derive(Clone, Debug)]
@@ -45,10 +49,12 @@ impl Point {
         let millis = |micros: f64| format!("{:.2}", micros / 1_000.0);
         let cpu = if best.done == 0 { 0.0 } else { best.cpu_seconds * 1_000.0 / best.done as f64 };
         let failed = if best.failed > 0 { format!(" ({} failed)", best.failed) } else { String::new() };
+        // A system whose sagas take as long as the point lasts is counted short: the reader must see that.
+        let few = if best.done < FEW { format!(" (of {} sagas)", best.done) } else { String::new() };
         vec![
             self.system.clone(),
             self.concurrency.to_string(),
-            format!("{:.0}{failed}", rate(best)),
+            format!("{:.0}{failed}{few}", rate(best)),
             format!("{:.0}", self.median()),
             millis(best.p50),
             millis(best.p99),
@@ -75,23 +81,38 @@ fn through(options: &Options, command: Command) -> Command {
     outer
 }
 
-/// Runs one program in a quiet moment.
-pub(crate) fn quiet(options: &Options, program: &Program, order: &Order) -> anyhow::Result<Figures> {
+/// Runs one program in a quiet moment; the figures are its last line.
+pub(crate) fn quiet(options: &Options, program: &Program, order: &Order) -> anyhow::Result<String> {
     let output = through(options, program.command(order)).output().context("a program cannot be started")?;
     let text = String::from_utf8_lossy(&output.stdout);
     if !output.status.success() {
         bail!("{program:?} failed: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    child::read(text.lines().last().unwrap_or_default())
+    Ok(text.lines().last().unwrap_or_default().to_owned())
 }
 
-/// Measures a block, in a process of its own so that it can wait for quiet as a whole.
-pub(crate) fn run(options: &Options, place: &Place, workload: &str) -> anyhow::Result<Block> {
+/// Measures a block, in a process of its own so that it can wait for quiet as a whole. `None`: not asked for.
+pub(crate) fn run(
+    options: &Options,
+    place: &Place,
+    workload: &str,
+    concurrency: usize,
+    times: &mut Vec<String>,
+) -> anyhow::Result<Option<Block>> {
+    let name = format!("{}-{workload}-{concurrency}", place.name.replace(' ', "-").to_lowercase());
+    let piece = piece::measure(options, &name, || ask(options, place, workload, concurrency))?;
+    let Some(piece) = piece else { return Ok(None) };
+    times.push(piece.when);
+    read(&piece.text).map(Some)
+}
+
+fn ask(options: &Options, place: &Place, workload: &str, concurrency: usize) -> anyhow::Result<String> {
     let mut command = Command::new(std::env::current_exe().context("this program has no path")?);
     command
         .args(["child", "block", "--place", place.name, "--workload", workload])
         .arg("--dir")
         .arg(&place.dir);
+    command.args(["--concurrency", &concurrency.to_string()]);
     command.args(["--seconds", &options.seconds.to_string(), "--repeat", &options.repeat.to_string()]);
     if let Some(rivals) = &options.rivals {
         command.arg("--rivals").arg(rivals);
@@ -100,8 +121,13 @@ pub(crate) fn run(options: &Options, place: &Place, workload: &str) -> anyhow::R
     if !output.status.success() {
         bail!("a block failed: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// What the process of a block said.
+fn read(text: &str) -> anyhow::Result<Block> {
     let mut block = Block::default();
-    for line in String::from_utf8_lossy(&output.stdout).lines() {
+    for line in text.lines() {
         let found: Value = serde_json::from_str(line).with_context(|| format!("a block said `{line}`"))?;
         let text = |name: &str| found[name].as_str().map(str::to_owned);
         if let Some(missing) = text("missing") {
@@ -133,6 +159,7 @@ struct Asked {
     dir: PathBuf,
     seconds: f64,
     repeat: usize,
+    concurrency: usize,
     rivals: Option<PathBuf>,
 }
 
@@ -144,6 +171,7 @@ impl Asked {
             dir: PathBuf::new(),
             seconds: 1.0,
             repeat: 1,
+            concurrency: 1,
             rivals: None,
         };
         while let (Some(name), Some(value)) = (words.next(), words.next()) {
@@ -152,6 +180,7 @@ impl Asked {
                 "--workload" => asked.workload = value,
                 "--dir" => asked.dir = value.into(),
                 "--seconds" => asked.seconds = value.parse()?,
+                "--concurrency" => asked.concurrency = value.parse()?,
                 "--repeat" => asked.repeat = value.parse()?,
                 "--rivals" => asked.rivals = Some(value.into()),
                 _ => bail!("{name} is unknown"),
@@ -218,27 +247,26 @@ pub(crate) fn child(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     let systems = systems(&asked, postgres.as_ref(), &mut say)?;
     let on_disk = asked.place == "disk";
     let mut probes = Vec::new();
-    for concurrency in CONCURRENCY {
-        let mut rounds: Vec<Vec<Figures>> = systems.iter().map(|_| Vec::new()).collect();
-        for round in 0..asked.repeat {
-            for (system, found) in systems.iter().zip(&mut rounds) {
-                if round > 0 && !system.each_round {
-                    continue;
-                }
-                probes.extend(on_disk.then(|| floor::probe(folder.path(), 0.1)).transpose()?);
-                match measure(&asked, system, concurrency, folder.path()) {
-                    Ok(figures) => found.push(figures),
-                    Err(e) if system.name == "mainstay" || system.name == "floor" => return Err(e),
-                    Err(e) => say(json!({"missing": format!("{}, c={concurrency}: {e:#}", system.name)})),
-                }
+    let concurrency = asked.concurrency;
+    let mut rounds: Vec<Vec<Figures>> = systems.iter().map(|_| Vec::new()).collect();
+    for round in 0..asked.repeat {
+        for (system, found) in systems.iter().zip(&mut rounds) {
+            if round > 0 && !system.each_round {
+                continue;
+            }
+            probes.extend(on_disk.then(|| floor::probe(folder.path(), 0.1)).transpose()?);
+            match measure(&asked, system, concurrency, folder.path()) {
+                Ok(figures) => found.push(figures),
+                Err(e) if system.name == "mainstay" || system.name == "floor" => return Err(e),
+                Err(e) => say(json!({"missing": format!("{}, c={concurrency}: {e:#}", system.name)})),
             }
         }
-        probes.extend(on_disk.then(|| floor::probe(folder.path(), 0.1)).transpose()?);
-        for (system, found) in systems.iter().zip(&rounds).filter(|(_, r)| !r.is_empty()) {
-            let lines: Vec<Value> =
-                found.iter().map(|f| serde_json::from_str(&f.line())).collect::<Result<_, _>>()?;
-            say(json!({"system": system.name, "concurrency": concurrency, "rounds": lines}));
-        }
+    }
+    probes.extend(on_disk.then(|| floor::probe(folder.path(), 0.1)).transpose()?);
+    for (system, found) in systems.iter().zip(&rounds).filter(|(_, r)| !r.is_empty()) {
+        let lines: Vec<Value> =
+            found.iter().map(|f| serde_json::from_str(&f.line())).collect::<Result<_, _>>()?;
+        say(json!({"system": system.name, "concurrency": concurrency, "rounds": lines}));
     }
     if on_disk {
         say(json!({"disk": describe(&mut probes)}));

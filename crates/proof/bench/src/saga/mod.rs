@@ -6,12 +6,14 @@ pub(crate) mod http;
 mod postgres;
 pub(crate) mod recovery;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use crate::child::Program;
+use crate::child::{self, Program};
 use crate::load::{Figures, Order};
+use crate::piece;
 use crate::report::Section;
 use crate::{Options, Suite};
 use block::Point;
@@ -64,24 +66,42 @@ fn fresh(on: &Path) -> anyhow::Result<tempfile::TempDir> {
 
 fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let mut points = Vec::new();
+    let mut times = Vec::new();
     for place in Place::all(options)? {
         for workload in ["ok", "undo"] {
-            let block = block::run(options, &place, workload)?;
-            section.note(&format!("### {}, {workload}", place.name));
-            if let Some(disk) = &block.disk {
-                section.note(disk);
+            let mut blocks = Vec::new();
+            for concurrency in block::CONCURRENCY {
+                blocks.extend(block::run(options, &place, workload, concurrency, &mut times)?);
             }
-            section.table(&Point::HEAD, &block.points.iter().map(Point::row).collect::<Vec<_>>());
-            for missing in &block.missing {
+            if blocks.is_empty() {
+                continue;
+            }
+            section.note(&format!("### {}, {workload}", place.name));
+            let rows: Vec<_> = blocks.iter().flat_map(|b| &b.points).map(Point::row).collect();
+            section.table(&Point::HEAD, &rows);
+            let missing: BTreeSet<_> = blocks.iter().flat_map(|b| &b.missing).collect();
+            for missing in missing {
                 section.note(&format!("Not measured: {missing}."));
             }
-            points.extend(block.points.into_iter().map(|p| (place.name, workload, p)));
+            for (disk, c) in blocks.iter().filter_map(|b| b.disk.as_ref()).zip(block::CONCURRENCY) {
+                section.note(&format!("c={c}: {disk}"));
+            }
+            let found = blocks.into_iter().flat_map(|b| b.points);
+            points.extend(found.map(|p| (place.name, workload, p)));
         }
     }
     embedded_goals(section, &points);
-    memory(options, section)?;
-    recovery::run(options, section)?;
-    http::run(options, section)
+    memory(options, section, &mut times)?;
+    recovery::run(options, section, &mut times)?;
+    http::run(options, section, &mut times)?;
+    times.sort();
+    if let (Some(first), Some(last)) = (times.first(), times.last()) {
+        let count = times.len();
+        section.note(&format!(
+            "Measured in {count} pieces: the first {first}, the last {last} of the minute before."
+        ));
+    }
+    Ok(())
 }
 
 /// SG-T1 and SG-T2.
@@ -110,11 +130,14 @@ fn rate(f: &Figures) -> f64 {
 }
 
 /// SG-T5: resident memory over many sagas.
-fn memory(options: &Options, section: &mut Section) -> anyhow::Result<()> {
+fn memory(options: &Options, section: &mut Section, times: &mut Vec<String>) -> anyhow::Result<()> {
     let dir = fresh(Path::new("/dev/shm"))?;
     let count = if options.smoke { 2_000 } else { 1_000_000 };
     let order = Order { count, ..order("ok", 64, 0.0, dir.path()) };
-    let found = block::quiet(options, &Program::own("saga")?, &order)?;
+    let run = || block::quiet(options, &Program::own("saga")?, &order);
+    let Some(piece) = piece::measure(options, "memory", run)? else { return Ok(()) };
+    times.push(piece.when);
+    let found = child::read(&piece.text)?;
     anyhow::ensure!(found.done == count, "{} of {count} sagas were completed", found.done);
     let (early, end, peak) = (found.early_kib, found.rss_kib, found.peak_kib);
     section.note(&format!(

@@ -14,8 +14,9 @@ use mainstay_store::journal::SagaStatus;
 use super::embedded::open;
 use super::{fresh, order};
 use crate::Options;
-use crate::child::Program;
+use crate::child::{self, Program};
 use crate::load::{self, Figures, Order};
+use crate::piece;
 use crate::report::Section;
 
 async fn back(_: StepCx, _: Told<u64>) -> Result<(), UndoError> {
@@ -83,8 +84,8 @@ pub(crate) fn recover(order: &Order) -> anyhow::Result<Figures> {
     })
 }
 
-pub(super) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
-    let count = if options.smoke { 500 } else { 10_000 };
+/// Fills a journal, kills its process and opens it again.
+fn kill_and_recover(options: &Options, count: u64) -> anyhow::Result<String> {
     let home = std::env::current_dir().context("no working folder")?.join("target");
     let dir = fresh(if options.smoke { Path::new("/dev/shm") } else { &home })?;
     let order = Order { count, ..order("ok", 64, 0.0, dir.path()) };
@@ -96,7 +97,16 @@ pub(super) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()
     child.wait()?;
     read?;
     ensure!(line.trim() == format!("{count} in flight"), "the child said `{}`", line.trim());
-    let found = super::block::quiet(options, &Program::own("recover")?, &order)?;
+    super::block::quiet(options, &Program::own("recover")?, &order)
+}
+
+pub(super) fn run(options: &Options, section: &mut Section, times: &mut Vec<String>) -> anyhow::Result<()> {
+    let count = if options.smoke { 500 } else { 10_000 };
+    let Some(piece) = piece::measure(options, "recovery", || kill_and_recover(options, count))? else {
+        return Ok(());
+    };
+    times.push(piece.when);
+    let found = child::read(&piece.text)?;
     section.note(&format!(
         "### Recovery after kill -9\n\n{count} sagas in flight on disk, killed; opened again: all of them go on after {:.2} s, \
          all {} are completed after {:.2} s.",

@@ -88,6 +88,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     claims_follow_leases_and_incarnations(&suite()).await;
     a_later_due_saga_of_an_earlier_run_is_taken_up_when_it_is_due(&suite()).await;
     strikes_count_claims_without_progress(&suite()).await;
+    the_store_tells_its_time(&suite()).await;
     the_inbox_is_idempotent_and_bounded(&suite()).await;
     locks_come_with_the_append_or_not_at_all(&suite()).await;
     pages_miss_nothing_under_inserts(&suite()).await;
@@ -97,7 +98,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     the_audit_is_a_chain(&suite()).await;
     sizes_are_bounded(&suite()).await;
     ids_are_data(&suite()).await;
-    16
+    17
 }
 
 async fn start_is_idempotent(s: &Suite<'_>) {
@@ -212,8 +213,23 @@ async fn strikes_count_claims_without_progress(s: &Suite<'_>) {
     assert_eq!(strikes(2).await.0, 1);
     let (two, epoch) = strikes(3).await;
     assert_eq!(two, 2);
-    s.append(Append::new(uid, epoch, 2, vec![record(2)], s.row())).await;
+    s.append(Append::new(uid.clone(), epoch, 2, vec![record(2)], s.row())).await;
     assert_eq!(strikes(4).await.0, 1, "progress clears the strikes");
+    assert_eq!(strikes(5).await.0, 2);
+    s.journal.hand_back("a", 5, std::slice::from_ref(&uid)).await.unwrap();
+    assert_eq!(strikes(6).await.0, 1, "a holder that gives back did not die of it");
+}
+
+async fn the_store_tells_its_time(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("waits").await;
+    let now = s.journal.now().await.unwrap().expect("every store of ours tells its time");
+    let mut waits = s.row();
+    waits.due = Some(now.saturating_add(Duration::from_secs(5)));
+    s.append(Append::new(uid.clone(), epoch, 2, vec![record(2)], waits)).await;
+    assert!(s.claim("a", 2).await.is_empty(), "not due by the time the store told");
+    s.clock.sleep(Duration::from_secs(6)).await;
+    assert!(s.journal.now().await.unwrap() >= Some(now.saturating_add(Duration::from_secs(6))));
+    assert_eq!(s.claim("a", 2).await, [(uid, epoch + 1)]);
 }
 
 async fn the_inbox_is_idempotent_and_bounded(s: &Suite<'_>) {

@@ -10,10 +10,12 @@
 
 mod address;
 mod find;
+mod postgres;
 mod process;
 mod report;
 
 pub use address::free_address;
 pub use find::find;
+pub use postgres::{Postgres, PostgresKit};
 pub use process::{Launch, Server, Setup};
 pub use report::{Cover, REQUIRE, Trial, run};

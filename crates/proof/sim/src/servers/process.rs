@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -42,6 +42,7 @@ pub struct Setup<'a> {
 pub struct Launch {
     args: Vec<OsString>,
     files: Vec<(String, String)>,
+    folders: Vec<(String, PathBuf)>,
 }
 
 impl Launch {
@@ -64,6 +65,13 @@ impl Launch {
         self.files.push((name.into(), text.into()));
         self
     }
+
+    /// A folder to be copied into the folder first, with its owner and its permissions.
+    #[must_use]
+    pub fn folder(mut self, name: impl Into<String>, from: impl Into<PathBuf>) -> Self {
+        self.folders.push((name.into(), from.into()));
+        self
+    }
 }
 
 /// A running server. Dropped, it is killed and its folder removed.
@@ -73,6 +81,8 @@ impl Launch {
 #[derive(Debug)]
 pub struct Server {
     name: String,
+    program: PathBuf,
+    args: Vec<OsString>,
     child: Child,
     dir: TempDir,
     address: SocketAddr,
@@ -105,21 +115,29 @@ impl Server {
         for (name, text) in &launch.files {
             std::fs::write(dir.path().join(name), text)?;
         }
-        let log = File::create(dir.path().join("log"))?;
-        let mut command = guarded(program, dir.path())?;
-        let child = command
-            .args(&launch.args)
-            .current_dir(dir.path())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            // A group of its own: what the server forks is signalled with it.
-            .process_group(0)
-            .spawn()?;
+        for (name, from) in &launch.folders {
+            let copied = Command::new("cp").arg("-a").arg(from).arg(dir.path().join(name)).status()?;
+            if !copied.success() {
+                return Err(io::Error::other(format!("cannot copy {}: {copied}", from.display())));
+            }
+        }
+        let child = spawn(program, &launch.args, dir.path())?;
         let name = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mut server = Self { name, child, dir, address };
+        let (program, args) = (program.to_owned(), launch.args);
+        let mut server = Self { name, program, args, child, dir, address };
         server.wait_ready()?;
         Ok(server)
+    }
+
+    /// Starts it again with the arguments, the folder and the address that it had, and waits until it accepts
+    /// connections. It dies with the calling thread.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.kill()?;
+        self.child = spawn(&self.program, &self.args, self.dir.path())?;
+        self.wait_ready()
     }
 
     fn wait_ready(&mut self) -> io::Result<()> {
@@ -129,7 +147,8 @@ impl Server {
                 let text = format!("{} ended, {status}: {}", self.name, self.log());
                 return Err(io::Error::new(io::ErrorKind::AddrInUse, text));
             }
-            if TcpStream::connect(self.address).is_ok() {
+            // Somebody who listens on every address answers, too, before our server finds the port taken.
+            if listens(self.address)? && TcpStream::connect(self.address).is_ok() {
                 return Ok(());
             }
             if os_boot_now() > end {
@@ -192,17 +211,28 @@ impl Server {
     pub fn stop(&mut self) -> io::Result<()> {
         // A server that ended by itself is stopped too.
         let _ = self.signal(Signal::TERM);
-        let end = os_boot_now().saturating_add(STOP);
-        while self.child.try_wait()?.is_none() {
+        if self.ended_within(STOP) { Ok(()) } else { self.kill() }
+    }
+
+    /// Whether it has ended, after waiting for that at most so long.
+    pub(super) fn ended_within(&mut self, patience: Duration) -> bool {
+        let end = os_boot_now().saturating_add(patience);
+        while !matches!(self.child.try_wait(), Ok(Some(_))) {
             if os_boot_now() > end {
-                return self.kill();
+                return false;
             }
             std::thread::park_timeout(LOOK);
         }
-        Ok(())
+        true
     }
 
-    fn signal(&self, signal: Signal) -> io::Result<()> {
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let pid = pid.ok_or_else(|| io::Error::other("no process"))?;
         Ok(kill_process_group(pid, signal)?)
@@ -216,9 +246,34 @@ impl Drop for Server {
     }
 }
 
+/// Whether exactly this address is listened on. It was drawn for this process, so by nobody but its servers.
+fn listens(address: SocketAddr) -> io::Result<bool> {
+    let SocketAddr::V4(v4) = address else { return Err(io::Error::other("addresses of servers are IPv4")) };
+    let ours = format!("{:08X}:{:04X}", u32::from_ne_bytes(v4.ip().octets()), v4.port());
+    let table = std::fs::read_to_string("/proc/net/tcp")?;
+    // Number, local address, remote address, state: 0A listens.
+    let mut rows = table.lines().map(|line| line.split_whitespace().skip(1));
+    Ok(rows.any(|mut words| words.next() == Some(&ours) && words.nth(1) == Some("0A")))
+}
+
+/// What it prints is added to the log of its folder.
+fn spawn(program: &Path, args: &[OsString], dir: &Path) -> io::Result<Child> {
+    let log = File::options().create(true).append(true).open(dir.join("log"))?;
+    let mut command = guarded(program, dir)?;
+    command
+        .args(args)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        // A group of its own: what the server forks is signalled with it.
+        .process_group(0)
+        .spawn()
+}
+
 /// `setpriv` gives the server a parent-death signal, and another user when we are root, without any code
 /// between fork and exec.
-fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
+pub(super) fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
     let setpriv = find("setpriv")
         .ok_or_else(|| io::Error::other("setpriv of util-linux is needed to guard servers of tests"))?;
     let mut command = Command::new(setpriv);

@@ -3,6 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use mainstay_clock::WallTime;
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
     Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount, StoredAudit,
@@ -186,6 +187,10 @@ impl FaultyJournal {
 }
 
 impl Journal for FaultyJournal {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        self.ask((), |j, ()| Box::pin(async move { j.now().await }))
+    }
+
     fn create(&self, create: Create) -> BoxFuture<'_, Result<Created>> {
         self.ask(create, |j, q| Box::pin(async move { j.create(q).await }))
     }

@@ -7,4 +7,5 @@ mod checkers;
 mod lock;
 mod meta;
 mod orders;
+mod power;
 mod session;

@@ -21,10 +21,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
-use mainstay_clock::{Clock, Instant, Rng, Runtime};
+use mainstay_clock::{Clock, Instant, Rng, Runtime, Tick};
 
 use super::parts::{Parts, Voice};
+use crate::pad::CachePadded;
 use crate::policy::seam::{self, Ask, Pass};
 use crate::sync::Mutex;
 use crate::{CallError, Classify, ConfigError, Listener, Outcome, Reason, Rejected, Verdict};
@@ -109,7 +109,20 @@ struct Inner {
     /// `epoch << 32 | limit` of the state, for admissions that take no lock.
     word: CachePadded<AtomicU64>,
     state: Mutex<State>,
+    /// What AIMD needs to see that a success changes nothing.
+    aimd: Option<Aimd>,
 }
+
+/// The part of AIMD that takes no lock.
+struct Aimd {
+    timeout: Duration,
+    max: u32,
+    /// For timeouts that a coarse time is good enough for.
+    tick: Option<Tick>,
+}
+
+/// Shortest timeout that the coarse tick of about 1 ms may measure.
+const COARSE_FROM: Duration = Duration::from_millis(10);
 
 /// Settings of an [`AdaptiveLimiter`].
 ///
@@ -221,9 +234,10 @@ impl AdaptiveLimiter {
     /// # Errors
     /// [`Rejected`] with [`Reason::Shed`] when the limit is reached; without advice when to come back, as a
     /// permit may become free at any instant.
+    #[inline]
     pub fn acquire(&self) -> Result<AdaptivePermit<'_>, Rejected> {
         let stamp = self.0.admit()?;
-        Ok(AdaptivePermit { limiter: &self.0, stamp, start: self.0.clock.now(), open: true })
+        Ok(AdaptivePermit { limiter: &self.0, stamp, start: self.0.now(), open: true })
     }
 
     /// Runs `f` under a permit. Success is measured; throttling and timeouts are drops; other failures and
@@ -279,6 +293,16 @@ struct Stamp {
 }
 
 impl Inner {
+    /// Now, as exactly as the algorithm needs it.
+    #[inline]
+    fn now(&self) -> Instant {
+        match &self.aimd {
+            Some(Aimd { tick: Some(tick), .. }) => tick.read(),
+            _ => self.clock.now(),
+        }
+    }
+
+    #[inline]
     fn admit(&self) -> Result<Stamp, Rejected> {
         let word = self.word.load(Ordering::Acquire);
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
@@ -289,11 +313,25 @@ impl Inner {
         Ok(Stamp { in_flight: before + 1, epoch: high(word) })
     }
 
+    #[inline]
     fn release(&self) {
         self.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
 
+    #[inline]
     fn success(&self, stamp: Stamp, rtt: Duration, now: Instant) {
+        if let Some(aimd) = &self.aimd
+            && rtt <= aimd.timeout
+        {
+            let limit = low(self.word.load(Ordering::Acquire));
+            if limit >= aimd.max || stamp.in_flight.saturating_mul(2) < limit {
+                return;
+            }
+        }
+        self.measure(stamp, rtt, now);
+    }
+
+    fn measure(&self, stamp: Stamp, rtt: Duration, now: Instant) {
         // Under contention a sample is dispensable; a drop is not.
         if let Some(mut state) = self.state.try_lock() {
             state.on_success(stamp.sample(rtt), now, self.rng.unit());
@@ -341,22 +379,24 @@ pub struct AdaptivePermit<'a> {
 
 impl AdaptivePermit<'_> {
     /// The call succeeded: its duration is a sample.
+    #[inline]
     pub fn success(mut self) {
         self.close();
-        let now = self.limiter.clock.now();
+        let now = self.limiter.now();
         self.limiter.success(self.stamp, now.saturating_duration_since(self.start), now);
     }
 
     /// The service refused for overload, or the call timed out.
     pub fn dropped(mut self) {
         self.close();
-        let now = self.limiter.clock.now();
+        let now = self.limiter.now();
         self.limiter.dropped(self.stamp, now.saturating_duration_since(self.start), now);
     }
 
     /// The call says nothing about the load.
     pub fn ignore(self) {}
 
+    #[inline]
     fn close(&mut self) {
         if std::mem::take(&mut self.open) {
             self.limiter.release();
@@ -365,6 +405,7 @@ impl AdaptivePermit<'_> {
 }
 
 impl Drop for AdaptivePermit<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.close();
     }
@@ -382,11 +423,11 @@ impl seam::Limiter for AdaptiveLimiter {
         let stamp = Stamp { in_flight: low(pass.0), epoch: high(pass.0) };
         match sample.outcome {
             Outcome::Success | Outcome::SlowSuccess => {
-                self.0.success(stamp, sample.elapsed, self.0.clock.now());
+                self.0.success(stamp, sample.elapsed, self.0.now());
             }
-            Outcome::Timeout(_) => self.0.dropped(stamp, sample.elapsed, self.0.clock.now()),
+            Outcome::Timeout(_) => self.0.dropped(stamp, sample.elapsed, self.0.now()),
             Outcome::Failure if sample.throttled => {
-                self.0.dropped(stamp, sample.elapsed, self.0.clock.now());
+                self.0.dropped(stamp, sample.elapsed, self.0.now());
             }
             _ => {}
         }
@@ -488,8 +529,15 @@ impl AdaptiveBuilder {
             concurrency: self.probe_concurrency,
             samples: PROBE_SAMPLES,
         };
-        let state = State::new(Settings { rule, initial: self.initial, min: self.min, max: self.max, probe });
         let runtime = self.parts.runtime();
+        let aimd = match rule {
+            Rule::Aimd { timeout, .. } => {
+                let tick = (timeout >= COARSE_FROM).then(|| runtime.clock().tick());
+                Some(Aimd { timeout, max: self.max, tick })
+            }
+            _ => None,
+        };
+        let state = State::new(Settings { rule, initial: self.initial, min: self.min, max: self.max, probe });
         Ok(AdaptiveLimiter(Arc::new(Inner {
             voice: self.parts.voice(),
             clock: Arc::clone(runtime.clock()),
@@ -497,6 +545,7 @@ impl AdaptiveBuilder {
             in_flight: CachePadded::new(AtomicU32::new(0)),
             word: CachePadded::new(AtomicU64::new(u64::from(state.limit()))),
             state: Mutex::new(state),
+            aimd,
         })))
     }
 }

@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crossbeam_utils::CachePadded;
 use mainstay_clock::{Clock, Deadline, Instant, Runtime, Tick};
 
 pub use keyed::KeyedRateLimiter;
 
 use super::parts::{Parts, Voice};
+use crate::pad::CachePadded;
 use crate::policy::seam::{Ask, Limiter, Pass, Sample};
 use crate::{ConfigError, Listener, Reason, Rejected};
 use state::Rule;
@@ -40,8 +40,9 @@ use state::Rule;
 /// ```
 ///
 /// # Defaults
-/// `burst` 1: a burst is load that arrives at once, so whoever wants one says so. The exact clock:
-/// [`coarse_clock`](RateBuilder::coarse_clock) is cheaper.
+/// `burst` 1: a burst is load that arrives at once, so whoever wants one says so. The exact clock where it can
+/// change the answer: while 100 ms or more of the burst are used up the coarse tick gives the same one.
+/// [`coarse_clock`](RateBuilder::coarse_clock) is cheaper for short bursts too.
 #[derive(Clone)]
 pub struct RateLimiter(Arc<Inner>);
 
@@ -49,7 +50,8 @@ struct Inner {
     voice: Voice,
     rule: Rule,
     clock: Arc<dyn Clock>,
-    tick: Option<Tick>,
+    tick: Tick,
+    coarse: bool,
     /// When the next cell is due if cells come evenly, in nanoseconds of the clock.
     tat: CachePadded<AtomicU64>,
 }
@@ -69,6 +71,9 @@ impl Refused {
 
 /// How far a running ticker may be behind; see `Inner::coarse`.
 const TICK: u64 = 1_000_000;
+/// How far a ticker may be behind before `Inner::ahead` charges too little: longer than a container that used up
+/// its share of the processor stands still.
+const LATE: u64 = 100_000_000;
 
 /// Settings of a rate limiter; see [`RateLimiter`].
 ///
@@ -229,9 +234,31 @@ impl Inner {
 
     #[inline]
     fn take(&self, n: u32) -> Result<(), Refused> {
-        if self.tick.as_ref().is_some_and(|tick| self.coarse(tick, n)) {
+        if self.ahead(n) || (self.coarse && self.coarse(n)) {
             return Ok(());
         }
+        self.take_exactly(n)
+    }
+
+    /// Passes cells without the clock where it cannot change the answer: the coarse tick is early, so whatever it
+    /// lets pass may pass; and where the next cell is due later than now can be, now is not charged.
+    #[inline]
+    fn ahead(&self, n: u32) -> bool {
+        let mut tat = self.tat.load(Ordering::Acquire);
+        loop {
+            let now = self.tick.read().as_nanos();
+            if tat < now.saturating_add(LATE) {
+                return false;
+            }
+            let Ok(next) = self.rule.decide(tat, now, n) else { return false };
+            match self.tat.compare_exchange_weak(tat, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(seen) => tat = seen,
+            }
+        }
+    }
+
+    fn take_exactly(&self, n: u32) -> Result<(), Refused> {
         let mut tat = self.tat.load(Ordering::Acquire);
         loop {
             // Read anew in every round: a reading older than the lost race could admit too early.
@@ -247,9 +274,9 @@ impl Inner {
     /// One try with the coarse clock. It decides by the earliest and charges by the latest instant that can
     /// be now, so it never admits more than the exact rule while the ticker is at most [`TICK`] behind.
     /// Whatever it does not admit, the exact rule decides.
-    fn coarse(&self, tick: &Tick, n: u32) -> bool {
+    fn coarse(&self, n: u32) -> bool {
         let tat = self.tat.load(Ordering::Acquire);
-        let now = tick.read().as_nanos();
+        let now = self.tick.read().as_nanos();
         if self.rule.decide(tat, now, n).is_err() {
             return false;
         }
@@ -325,7 +352,7 @@ impl RateBuilder {
         self
     }
 
-    /// Reads the coarse tick (about 1 ms) where that is enough. It charges an idle limiter up to 1 ms more,
+    /// Reads the coarse tick (about 1 ms) for short bursts too. It charges an idle limiter up to 1 ms more,
     /// never less; should the ticker thread itself be delayed by `x`, up to `rate * x` cells more can pass.
     pub fn coarse_clock(mut self) -> Self {
         self.coarse = true;
@@ -361,7 +388,8 @@ impl RateBuilder {
         let clock = Arc::clone(self.parts.runtime().clock());
         Ok(RateLimiter(Arc::new(Inner {
             rule,
-            tick: self.coarse.then(|| clock.tick()),
+            tick: clock.tick(),
+            coarse: self.coarse,
             voice: self.parts.voice(),
             clock,
             tat: CachePadded::new(AtomicU64::new(0)),

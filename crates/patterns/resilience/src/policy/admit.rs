@@ -1,17 +1,15 @@
 //! What an attempt needs before it starts: its turn at the send rate, then a permit of its own.
 
 use std::future::Future;
-use std::ops::Deref;
-use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use mainstay_clock::{Instant, Sleep};
 
-use super::{Held, Run, Stage, Step, refuse_attempt};
+use super::Core;
+use super::machine::{Held, Machine, Phase, Step, refuse_attempt};
+use super::running::Operation;
 use crate::bulkhead::Wait;
-use crate::policy::Core;
-use crate::policy::running::Operation;
-use crate::{CallContext, Outcome, Verdict};
+use crate::{Outcome, Verdict};
 
 /// Places in [`Held::attempts`].
 pub(super) const PRIMARY: usize = 0;
@@ -25,10 +23,8 @@ pub(super) enum Line {
     Permit(Wait),
 }
 
-impl<P, C, O, K, F, T, E> Run<P, C, O, K, F, T, E>
+impl<O, K, F, T, E> Machine<'_, O, K, F, T, E>
 where
-    P: Deref<Target = Core>,
-    C: Deref<Target = CallContext>,
     O: Operation<Value = T, Error = E, Future = F>,
     F: Future<Output = Result<T, E>>,
     K: Fn(&Result<T, E>) -> Verdict,
@@ -36,30 +32,28 @@ where
     /// Gets the next attempt what it needs, waiting if it must, and starts it.
     #[cold]
     #[inline(never)]
-    pub(super) fn admit(mut self: Pin<&mut Self>) -> Step<T, E> {
-        let this = self.as_mut().project();
-        let core: &Core = this.core;
+    pub(super) fn admit(&mut self) -> Step<T, E> {
+        let (core, live) = (self.core, &mut *self.live);
         if let Some(rate) = &core.send_rate {
-            match rate.reserve(core.clock.now(), *this.deadline) {
+            match rate.reserve(core.clock.now(), live.deadline) {
                 Ok(None) => {}
                 Ok(Some(at)) => {
-                    *this.stage = Stage::Line(Line::Turn(core.clock.sleep_until(at)));
+                    live.phase = Phase::Line(Line::Turn(core.clock.sleep_until(at)));
                     return Step::Go;
                 }
-                Err(rejected) => return refuse_attempt(core, rejected, this.first.take(), *this.number),
+                Err(rejected) => return refuse_attempt(core, rejected, live.first.take(), live.number),
             }
         }
         self.permit()
     }
 
     /// The permit, now or in line.
-    fn permit(mut self: Pin<&mut Self>) -> Step<T, E> {
-        let this = self.as_mut().project();
-        let core: &Core = this.core;
+    fn permit(&mut self) -> Step<T, E> {
+        let (core, live) = (self.core, &mut *self.live);
         if let Some(bulkhead) = &core.attempt_bulkhead {
-            this.held.attempts[PRIMARY] = bulkhead.core().try_enter(core.tick.read());
-            if this.held.attempts[PRIMARY].is_none() {
-                *this.stage = Stage::Line(Line::Permit(Wait::default()));
+            live.held.attempts[PRIMARY] = bulkhead.core().try_enter(core.tick.read());
+            if live.held.attempts[PRIMARY].is_none() {
+                live.phase = Phase::Line(Line::Permit(Wait::default()));
                 return Step::Go;
             }
         }
@@ -67,23 +61,22 @@ where
     }
 
     /// Polls what the next attempt waits for.
-    pub(super) fn poll_line(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
-        let this = self.as_mut().project();
-        let core: &Core = this.core;
-        match this.stage {
-            Stage::Line(Line::Turn(turn)) => {
+    pub(super) fn poll_line(&mut self, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
+        let (core, live) = (self.core, &mut *self.live);
+        match &mut live.phase {
+            Phase::Line(Line::Turn(turn)) => {
                 ready!(turn.as_mut().poll(cx));
-                *this.stage = Stage::Attempt;
+                live.phase = Phase::Attempt;
                 Poll::Ready(self.permit())
             }
-            Stage::Line(Line::Permit(wait)) => {
+            Phase::Line(Line::Permit(wait)) => {
                 let Some(bulkhead) = &core.attempt_bulkhead else { return Poll::Ready(Step::Go) };
-                let entered = ready!(wait.poll(bulkhead.core(), this.cx.priority(), *this.deadline, cx));
-                *this.stage = Stage::Attempt;
+                let entered = ready!(wait.poll(bulkhead.core(), self.cx.priority(), live.deadline, cx));
+                live.phase = Phase::Attempt;
                 match entered {
-                    Ok(parity) => this.held.attempts[PRIMARY] = Some(parity),
+                    Ok(parity) => live.held.attempts[PRIMARY] = Some(parity),
                     Err(rejected) => {
-                        return Poll::Ready(refuse_attempt(core, rejected, this.first.take(), *this.number));
+                        return Poll::Ready(refuse_attempt(core, rejected, live.first.take(), live.number));
                     }
                 }
                 Poll::Ready(self.start_admitted())
@@ -94,14 +87,13 @@ where
 
     /// The start, unless the wait has used up the time.
     #[inline(never)]
-    fn start_admitted(mut self: Pin<&mut Self>) -> Step<T, E> {
-        let this = self.as_mut().project();
-        let core: &Core = this.core;
-        if core.is_hopeless(core.tick.read(), *this.deadline) {
-            return refuse_attempt(core, core.too_late(), this.first.take(), *this.number);
+    fn start_admitted(&mut self) -> Step<T, E> {
+        let (core, live) = (self.core, &mut *self.live);
+        if core.is_hopeless(core.tick.read(), live.deadline) {
+            return refuse_attempt(core, core.too_late(), live.first.take(), live.number);
         }
         if let Some(rate) = &core.send_rate {
-            this.held.epoch = rate.epoch();
+            live.held.epoch = rate.epoch();
         }
         self.start()
     }
@@ -148,10 +140,10 @@ impl Held {
     /// The call has ended: leaves every line and gives every permit back.
     #[cold]
     #[inline(never)]
-    pub(super) fn end_attempts(&mut self, core: &Core, stage: &mut Stage, outcome: Outcome) {
-        match stage {
-            Stage::Line(Line::Turn(_)) => core.send_rate.iter().for_each(|rate| rate.give_back()),
-            Stage::Line(Line::Permit(wait)) => {
+    pub(super) fn end_attempts(&mut self, core: &Core, phase: &mut Phase, outcome: Outcome) {
+        match phase {
+            Phase::Line(Line::Turn(_)) => core.send_rate.iter().for_each(|rate| rate.give_back()),
+            Phase::Line(Line::Permit(wait)) => {
                 if let Some(bulkhead) = &core.attempt_bulkhead
                     && let Some(parity) = wait.cancel(bulkhead.core())
                 {

@@ -1,0 +1,401 @@
+//! Locks and elections over HTTP. A lease is named by its token: the holder sends it as `If-Match`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{Path, RawQuery, State};
+use axum::response::Response;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mainstay_store::FencingToken;
+use mainstay_store::journal::{Audit, Hash};
+use mainstay_store::lease::{LeaseInfo, Released};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::api::json::{parse, reply, store_problem};
+use crate::api::query::Query;
+use crate::api::start::idempotency_key;
+use crate::api::wait::Wait;
+use crate::api::{App, instant};
+use crate::error::Code;
+use crate::http::{Caller, Problem, Scope, Trace};
+use crate::leases::{Ask, Desk, Refused, Taken};
+
+/// The namespace of these routes: that of `mainstay lock` without `--namespace`.
+pub(crate) const NAMESPACE: &str = "default";
+/// Names of elections begin so in the store.
+pub(crate) const ELECTION: &str = "election/";
+/// Longest value of a leader.
+const MAX_VALUE: usize = 4_096;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/v1/locks", get(list))
+        .route("/v1/locks/{name}", get(show).put(acquire).patch(renew).delete(release))
+        .route("/v1/elections/{name}", get(leader).put(campaign).patch(keep_leading).delete(resign))
+        .route("/v1/elections/{name}/step-down", post(step_down))
+}
+
+/// A problem for what a desk refused.
+pub(crate) fn problem(refused: Refused) -> Problem {
+    match refused {
+        Refused::Bad(why) => Problem::new(Code::BadRequest, why),
+        Refused::Gone => Problem::new(Code::LeaseGone, "the token is not that of the holder"),
+        Refused::Held { by, remaining } => {
+            let left = remaining.map_or(String::new(), |d| format!(" for another {} ms", d.as_millis()));
+            let seconds = remaining.map_or(1, |d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
+            Problem::new(Code::LeaseHeld, format!("held by `{by}`{left}")).retry_after(seconds.max(1))
+        }
+        Refused::Store(error) => store_problem(&error),
+    }
+}
+
+/// A text that durations are written in.
+fn duration(text: &str) -> Result<Duration, Problem> {
+    let bad = || Problem::new(Code::BadRequest, "`ttl` is a duration such as 15s");
+    humantime::parse_duration(text).map_err(|_| bad())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    owner: String,
+    ttl: String,
+    #[serde(default)]
+    note: String,
+    #[serde(default)]
+    value: Option<String>,
+}
+
+/// The token in `If-Match`.
+fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
+    let missing = || Problem::new(Code::PreconditionRequired, "send the token as `If-Match: \"TOKEN\"`");
+    let text = headers.get(header::IF_MATCH).ok_or_else(missing)?.to_str().unwrap_or("").trim();
+    let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
+    let number = bare.parse().ok().filter(|_| bare.bytes().all(|b| b.is_ascii_digit()));
+    number.map(FencingToken::new).ok_or_else(|| Problem::new(Code::LeaseGone, "`If-Match` is no token"))
+}
+
+fn tagged(mut response: Response, token: FencingToken) -> Response {
+    if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", token.get())) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response
+}
+
+/// What the holder is told. The deadline counts from before the request was sent to the store.
+fn taken(app: &App, name: &str, taken: &Taken) -> Response {
+    let clock = app.rt.clock();
+    let left = taken.deadline.saturating_duration_since(clock.now());
+    let body = json!({
+        "name": name,
+        "owner": taken.owner,
+        "token": taken.token.get().to_string(),
+        "ttl_ms": millis(taken.ttl),
+        "left_ms": millis(left),
+        "deadline": instant(clock.wall().saturating_add(left)),
+    });
+    tagged(reply(StatusCode::OK, &body), taken.token)
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn shown(name: &str, info: &LeaseInfo) -> Value {
+    let holders: Vec<Value> = info
+        .holders
+        .iter()
+        .map(|(owner, token, left)| {
+            json!({"owner": owner, "token": token.get().to_string(), "left_ms": millis(*left)})
+        })
+        .collect();
+    json!({"name": name, "holders": holders, "waiting": info.waiting, "note": info.note})
+}
+
+type Called = (State<Arc<App>>, Extension<Caller>, Path<String>, RawQuery, HeaderMap, Bytes);
+
+/// Takes a lease for a caller: the same key, caller and owner are the same acquisition.
+async fn take(
+    app: &Arc<App>,
+    (caller, name, raw, headers): (&Caller, &str, Option<&str>, &HeaderMap),
+    wanted: &Wanted,
+) -> Result<(Taken, Option<Wait>), Problem> {
+    let mut query = Query::parse(raw)?;
+    let wait = Wait::asked(&mut query, headers)?;
+    query.end()?;
+    let op_id = match idempotency_key(headers)? {
+        Some(key) => {
+            let scope = format!("lease/{}/{name}/{}/{key}", caller.name, wanted.owner);
+            Hash::of(scope.as_bytes()).to_string()
+        }
+        None => uuid::Uuid::now_v7().simple().to_string(),
+    };
+    let ask = Ask {
+        name: Desk::name(NAMESPACE, name).map_err(problem)?,
+        owner: wanted.owner.clone(),
+        op_id,
+        ttl: duration(&wanted.ttl)?,
+        note: wanted.note.clone(),
+        wait: wait.map_or(Duration::ZERO, |w| w.time),
+    };
+    tokio::select! {
+        biased;
+        taken = app.desk.take(&ask) => Ok((taken.map_err(problem)?, wait)),
+        () = app.drain.cancelled() => {
+            Err(Problem::new(Code::Draining, "the server is stopping").retry_after(1))
+        }
+    }
+}
+
+async fn acquire(
+    (State(app), Extension(caller), Path(name), RawQuery(raw), headers, body): Called,
+) -> Result<Response, Problem> {
+    let wanted: Wanted = parse(&body)?;
+    if wanted.value.is_some() {
+        return Err(Problem::new(Code::BadRequest, "only leaders have a `value`"));
+    }
+    let (held, wait) = take(&app, (&caller, &name, raw.as_deref(), &headers), &wanted).await?;
+    let mut response = taken(&app, &name, &held);
+    if let Some(wait) = wait {
+        wait.applied(&mut response);
+    }
+    Ok(response)
+}
+
+async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    const LIMIT: usize = 1_000;
+    let mut query = Query::parse(raw.as_deref())?;
+    let prefix = query.take("prefix").unwrap_or_default();
+    query.end()?;
+    let leases = app.desk.list(&format!("{NAMESPACE}/{prefix}"), LIMIT).await;
+    let leases = leases.map_err(|e| store_problem(&e))?;
+    let items: Vec<Value> = leases.iter().map(|l| shown(short(&l.name), l)).collect();
+    Ok(reply(StatusCode::OK, &json!({"items": items, "more": leases.len() == LIMIT})))
+}
+
+/// A name without its namespace.
+pub(crate) fn short(name: &str) -> &str {
+    name.strip_prefix(NAMESPACE).and_then(|n| n.strip_prefix('/')).unwrap_or(name)
+}
+
+async fn show(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
+    Query::parse(raw.as_deref())?.end()?;
+    let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
+    let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
+    let response = reply(StatusCode::OK, &shown(&name, &info));
+    Ok(match info.holders.first() {
+        Some((_, token, _)) => tagged(response, *token),
+        None => response,
+    })
+}
+
+async fn renew(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
+    let held = app.desk.renew(&full, token(&headers)?).await.map_err(problem)?;
+    Ok(taken(&app, &name, &held))
+}
+
+async fn release(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(trace): Extension<Trace>,
+    Path(name): Path<String>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut query = Query::parse(raw.as_deref())?;
+    let force = query.take("force");
+    query.end()?;
+    let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
+    match force.as_deref() {
+        None => give_back(&app, &full, &headers).await,
+        Some("true") => {
+            let token = force_release(&app, &caller, &trace, &full).await?;
+            Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})))
+        }
+        Some(_) => Err(Problem::new(Code::BadQuery, "`force` is true or absent")),
+    }
+}
+
+async fn give_back(app: &App, full: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+    let released = app.desk.give_back(full, token(headers)?).await.map_err(problem)?;
+    let word = match released {
+        Released::Clean => "clean",
+        Released::AlreadyGone => "already_gone",
+    };
+    Ok(reply(StatusCode::OK, &json!({"released": word})))
+}
+
+/// A person takes a lease away: needs the scope `admin`, and leaves a line in the audit.
+///
+/// # Errors
+/// 403, or what the store says.
+pub(crate) async fn force_release(
+    app: &App,
+    caller: &Caller,
+    trace: &Trace,
+    full: &str,
+) -> Result<FencingToken, Problem> {
+    if caller.scope < Scope::Admin {
+        return Err(Problem::new(Code::Forbidden, "taking a lease away needs scope admin"));
+    }
+    let before = app.desk.inspect(full).await.map_err(|e| store_problem(&e))?;
+    let token = app.desk.force(full).await.map_err(|e| store_problem(&e))?;
+    let line = Audit {
+        who: caller.name.clone(),
+        action: "lease.break".to_owned(),
+        target: full.to_owned(),
+        reason: String::new(),
+        before: before.holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>().join(", "),
+        after: token.get().to_string(),
+        request_id: trace.id().to_owned(),
+    };
+    app.journal.put_audit(line).await.map_err(|e| store_problem(&e))?;
+    Ok(token)
+}
+
+fn election(name: &str) -> String {
+    format!("{ELECTION}{name}")
+}
+
+async fn campaign(
+    (State(app), Extension(caller), Path(name), RawQuery(raw), headers, body): Called,
+) -> Result<Response, Problem> {
+    let wanted: Wanted = parse(&body)?;
+    let name = election(&name);
+    checked(wanted.value.as_deref())?;
+    let (held, wait) = take(&app, (&caller, &name, raw.as_deref(), &headers), &wanted).await?;
+    proclaim(&app, &name, held.token, wanted.value.as_deref()).await?;
+    let mut response = taken(&app, &name, &held);
+    if let Some(wait) = wait {
+        wait.applied(&mut response);
+    }
+    Ok(response)
+}
+
+fn checked(value: Option<&str>) -> Result<(), Problem> {
+    if value.is_some_and(|v| v.len() > MAX_VALUE) {
+        return Err(Problem::new(Code::BadRequest, "`value` has at most 4,096 bytes"));
+    }
+    Ok(())
+}
+
+async fn proclaim(app: &App, name: &str, term: FencingToken, value: Option<&str>) -> Result<(), Problem> {
+    let Some(value) = value else { return Ok(()) };
+    let full = Desk::name(NAMESPACE, name).map_err(problem)?;
+    app.desk.annotate(&full, term, value).await.map_err(problem)
+}
+
+/// The leader, for those who watch: with `If-None-Match` and a wait, when it is another one.
+async fn leader(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    RawQuery(raw): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let mut query = Query::parse(raw.as_deref())?;
+    let wait = Wait::asked(&mut query, &headers)?;
+    query.end()?;
+    let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
+    let clock = app.rt.clock();
+    let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
+    loop {
+        let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
+        let term = info.holders.first().map(|(_, token, _)| *token);
+        let same = term.map_or("\"0\"".to_owned(), |t| format!("\"{}\"", t.get())) == known;
+        if !same || clock.now() >= until || app.drain.is_cancelled() {
+            let value = info.annotation.as_deref().map(String::from_utf8_lossy);
+            let body = match info.holders.first() {
+                Some((owner, term, left)) => json!({
+                    "name": name, "leader": owner, "term": term.get().to_string(), "value": value,
+                    "left_ms": millis(*left), "candidates": info.waiting,
+                }),
+                None => json!({"name": name, "leader": null, "candidates": info.waiting}),
+            };
+            let response = tagged(reply(StatusCode::OK, &body), term.unwrap_or(FencingToken::ZERO));
+            let mut response = response;
+            if let Some(wait) = wait {
+                wait.applied(&mut response);
+            }
+            return Ok(response);
+        }
+        // A change between the look and here is seen by the timer.
+        let look = clock.now().saturating_add(Duration::from_secs(1)).min(until);
+        tokio::select! {
+            biased;
+            () = app.drain.cancelled() => {}
+            () = app.desk.changed(&full, look) => {}
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    #[serde(default)]
+    value: Option<String>,
+}
+
+async fn keep_leading(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let kept: Kept = if body.is_empty() { Kept::default() } else { parse(&body)? };
+    checked(kept.value.as_deref())?;
+    let name = election(&name);
+    let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
+    let held = app.desk.renew(&full, token(&headers)?).await.map_err(problem)?;
+    proclaim(&app, &name, held.token, kept.value.as_deref()).await?;
+    Ok(taken(&app, &name, &held))
+}
+
+async fn resign(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
+    give_back(&app, &full, &headers).await
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StepDown {
+    #[serde(default)]
+    to: Option<String>,
+}
+
+/// Hands leadership to a candidate that waits, or takes it from whoever has it.
+async fn step_down(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Extension(trace): Extension<Trace>,
+    Path(name): Path<String>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    let asked: StepDown = if body.is_empty() { StepDown::default() } else { parse(&body)? };
+    let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
+    let Some(to) = asked.to else {
+        let token = force_release(&app, &caller, &trace, &full).await?;
+        return Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})));
+    };
+    if app.desk.transfer(&full, &to).await.map_err(problem)? {
+        return Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})));
+    }
+    Err(Problem::new(Code::IllegalAction, format!("no candidate `{to}` waits; the leader stays")))
+}

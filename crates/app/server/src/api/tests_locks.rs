@@ -1,0 +1,228 @@
+//! Locks, elections and the routes of Dapr over leases in memory.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::tests::{Bench, Got, bench};
+use crate::error::Code;
+
+async fn put(bench: &Bench, path: &str, headers: &[(&str, &str)], body: Value) -> Got {
+    bench.send("PUT", path, headers, body.to_string().into_bytes()).await
+}
+
+async fn with_token(bench: &Bench, method: &str, path: &str, etag: &str) -> Got {
+    bench.send(method, path, &[("if-match", etag)], Vec::new()).await
+}
+
+fn etag(got: &Got) -> String {
+    got.headers["etag"].to_str().unwrap().to_owned()
+}
+
+fn ask(owner: &str, ttl: &str) -> Value {
+    json!({"owner": owner, "ttl": ttl})
+}
+
+#[tokio::test]
+async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
+    let bench = bench().await;
+    let path = "/v1/locks/invoice%2F42";
+    let first = put(&bench, path, &[], ask("a", "10s")).await;
+    assert_eq!(first.status, 200, "{}", first.body);
+    assert_eq!((&first.body["name"], &first.body["owner"]), (&json!("invoice/42"), &json!("a")));
+    assert_eq!(etag(&first), format!("\"{}\"", first.body["token"].as_str().unwrap()));
+    let left = first.body["left_ms"].as_u64().unwrap();
+    assert!(left <= 9_900 && left > 5_000, "counted from before the request, less the drift: {left}");
+
+    let held = put(&bench, path, &[], ask("b", "10s")).await;
+    assert_eq!((held.status, held.code), (409, Some(Code::LeaseHeld)));
+    let shown = bench.get(path).await;
+    assert_eq!(shown.body["holders"][0]["owner"], "a");
+    assert_eq!(etag(&shown), etag(&first));
+
+    let renewed = with_token(&bench, "PATCH", path, &etag(&first)).await;
+    assert_eq!((renewed.status, etag(&renewed)), (200, etag(&first)));
+    let missing = bench.send("PATCH", path, &[], Vec::new()).await;
+    assert_eq!((missing.status, missing.code), (428, Some(Code::PreconditionRequired)));
+    for wrong in ["\"99999\"", "\"x\"", "\"-1\"", "\"+1\"", ""] {
+        let refused = with_token(&bench, "DELETE", path, wrong).await;
+        assert_eq!((refused.status, refused.code), (412, Some(Code::LeaseGone)), "{wrong}");
+    }
+    let released = with_token(&bench, "DELETE", path, &etag(&first)).await;
+    assert_eq!((released.status, &released.body["released"]), (200, &json!("clean")));
+    let again = with_token(&bench, "DELETE", path, &etag(&first)).await;
+    assert_eq!((again.status, &again.body["released"]), (200, &json!("already_gone")));
+
+    let second = put(&bench, path, &[], ask("b", "10s")).await;
+    let token = |got: &Got| got.body["token"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(token(&second) > token(&first));
+    let late = with_token(&bench, "PATCH", path, &etag(&first)).await;
+    assert_eq!((late.status, late.code), (412, Some(Code::LeaseGone)), "the old holder renews nothing");
+}
+
+#[tokio::test]
+async fn if_a02_a_repeated_acquire_is_one_lease() {
+    let bench = bench().await;
+    let key = [("idempotency-key", "k1")];
+    let first = put(&bench, "/v1/locks/x", &key, ask("a", "10s")).await;
+    let again = put(&bench, "/v1/locks/x", &key, ask("a", "10s")).await;
+    assert_eq!((first.status, again.status), (200, 200));
+    assert_eq!(first.body["token"], again.body["token"]);
+    let other = put(&bench, "/v1/locks/x", &[("idempotency-key", "k2")], ask("a", "10s")).await;
+    assert_eq!(other.status, 409, "another key is another acquisition");
+}
+
+#[tokio::test]
+async fn a_waiter_gets_the_lock_when_it_is_released_and_leaves_the_line_when_it_goes_away() {
+    let bench = Arc::new(bench().await);
+    let held = put(&bench, "/v1/locks/x", &[], ask("a", "20s")).await;
+    let waiting = |n: u64| {
+        let bench = Arc::clone(&bench);
+        async move {
+            while bench.get("/v1/locks/x").await.body["waiting"] != n {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    // One whose client goes away, at whatever point the request is.
+    {
+        let gone = put(&bench, "/v1/locks/x?wait=20s", &[], ask("gone", "20s"));
+        tokio::select! {
+            biased;
+            () = waiting(1) => {}
+            got = gone => panic!("{}", got.body),
+        }
+    }
+    waiting(0).await;
+    let next = put(&bench, "/v1/locks/x", &[("prefer", "wait=20")], ask("b", "20s"));
+    let release = async {
+        waiting(1).await;
+        with_token(&bench, "DELETE", "/v1/locks/x", &etag(&held)).await
+    };
+    let (next, released) = tokio::join!(next, release);
+    assert_eq!(released.status, 200);
+    assert_eq!((next.status, &next.body["owner"]), (200, &json!("b")));
+    assert_eq!(next.headers["preference-applied"], "wait");
+    let late = put(&bench, "/v1/locks/x?wait=20ms", &[], ask("c", "20s")).await;
+    assert_eq!((late.status, late.code), (409, Some(Code::LeaseHeld)));
+    waiting(0).await;
+}
+
+#[tokio::test]
+async fn bad_leases_are_refused_by_name() {
+    let bench = bench().await;
+    let bad = [
+        json!({"owner": "a"}),
+        json!({"owner": "", "ttl": "10s"}),
+        json!({"owner": "a", "ttl": "soon"}),
+        json!({"owner": "a", "ttl": "1ms"}),
+        json!({"owner": "a", "ttl": "25h"}),
+        json!({"owner": "a", "ttl": "10s", "value": "only leaders"}),
+        json!({"owner": "a", "ttl": "10s", "tll": 1}),
+        json!({"owner": "a\u{7}", "ttl": "10s"}),
+    ];
+    for body in bad {
+        let got = put(&bench, "/v1/locks/x", &[], body.clone()).await;
+        assert_eq!((got.status, got.code), (400, Some(Code::BadRequest)), "{body}");
+    }
+    let long = format!("/v1/locks/{}", "x".repeat(1_100));
+    assert_eq!(put(&bench, &long, &[], ask("a", "10s")).await.status, 400);
+    assert_eq!(bench.get("/v1/locks/x").await.body["holders"], json!([]));
+    assert_eq!(bench.get("/v1/locks?prefix=a&limit=3").await.status, 400);
+}
+
+#[tokio::test]
+async fn a_lease_taken_away_burns_its_token_and_is_in_the_audit() {
+    let bench = bench().await;
+    let held = put(&bench, "/v1/locks/x", &[], ask("a", "20s")).await;
+    let forced = bench.send("DELETE", "/v1/locks/x?force=true", &[], Vec::new()).await;
+    assert_eq!((forced.status, &forced.body["released"]), (200, &json!("forced")));
+    let lost = with_token(&bench, "PATCH", "/v1/locks/x", &etag(&held)).await;
+    assert_eq!(lost.status, 412);
+    let next = put(&bench, "/v1/locks/x", &[], ask("b", "20s")).await;
+    let number = |v: &Value| v.as_str().unwrap().parse::<u64>().unwrap();
+    assert!(number(&next.body["token"]) > number(&forced.body["token"]), "{}", next.body);
+    let audit = bench.get("/v1/audit").await.body;
+    let line = audit["items"].as_array().unwrap().iter().find(|l| l["action"] == "lease.break");
+    assert_eq!(line.unwrap()["before"], "a", "{audit}");
+    let list = bench.get("/v1/locks").await.body;
+    assert_eq!(list["items"][0]["name"], "x");
+}
+
+#[tokio::test]
+async fn a_leader_is_seen_replaced_and_handed_over() {
+    let bench = Arc::new(bench().await);
+    let path = "/v1/elections/scheduler";
+    let nobody = bench.get(path).await;
+    assert_eq!((&nobody.body["leader"], etag(&nobody)), (&Value::Null, "\"0\"".to_owned()));
+    let watch =
+        bench.send("GET", "/v1/elections/scheduler?wait=20s", &[("if-none-match", "\"0\"")], Vec::new());
+    let body = json!({"owner": "n1", "ttl": "20s", "value": "http://n1"});
+    let (seen, first) = tokio::join!(watch, put(&bench, path, &[], body));
+    assert_eq!((seen.status, &seen.body["leader"]), (200, &json!("n1")), "{}", seen.body);
+    assert_eq!(seen.body["term"], first.body["token"]);
+    assert_eq!(bench.get(path).await.body["value"], "http://n1");
+
+    let value = json!({"value": "http://n1:2"}).to_string().into_bytes();
+    let kept = bench.send("PATCH", path, &[("if-match", &etag(&first))], value).await;
+    assert_eq!(kept.status, 200, "{}", kept.body);
+    assert_eq!(bench.get(path).await.body["value"], "http://n1:2");
+
+    let step = |to: &str| json!({"to": to}).to_string().into_bytes();
+    let none = bench.send("POST", "/v1/elections/scheduler/step-down", &[], step("n2")).await;
+    assert_eq!((none.status, none.code), (409, Some(Code::IllegalAction)), "the leader stays");
+    let candidate = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s"));
+    let hand_over = async {
+        while bench.get(path).await.body["candidates"] != 1 {
+            tokio::task::yield_now().await;
+        }
+        bench.send("POST", "/v1/elections/scheduler/step-down", &[], step("n2")).await
+    };
+    let (second, moved) = tokio::join!(candidate, hand_over);
+    assert_eq!((moved.status, second.status), (200, 200), "{} {}", moved.body, second.body);
+    assert_eq!(bench.get(path).await.body["leader"], "n2");
+    assert_eq!(with_token(&bench, "PATCH", path, &etag(&first)).await.status, 412);
+    let resigned = with_token(&bench, "DELETE", path, &etag(&second)).await;
+    assert_eq!(resigned.body["released"], "clean", "{}", resigned.body);
+}
+
+async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {
+    bench.send("POST", &format!("/v1.0-alpha1/{verb}/{store}"), &[], body.as_bytes().to_vec()).await
+}
+
+#[tokio::test]
+async fn clients_of_dapr_find_what_they_know() {
+    let bench = bench().await;
+    let mine = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 10, "unknown": 1}"#;
+    let got = dapr(&bench, "lock", "default", mine).await;
+    assert_eq!((got.status, &got.body["success"]), (200, &json!(true)));
+    let token = got.body["fencingToken"].as_str().unwrap().to_owned();
+    assert!(got.body["leaseDeadline"].as_str().unwrap().ends_with('Z'));
+    let same = dapr(&bench, "lock", "default", mine).await;
+    assert_eq!((same.status, &same.body), (200, &json!({"success": false})), "also for the same owner");
+    let renew = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 10, "renew": true}"#;
+    let renewed = dapr(&bench, "lock", "default", renew).await;
+    assert_eq!((&renewed.body["success"], &renewed.body["fencingToken"]), (&json!(true), &json!(token)));
+    let theirs = mine.replace("me", "them");
+    assert_eq!(dapr(&bench, "unlock", "default", &theirs).await.body, json!({"status": 2}));
+    assert_eq!(dapr(&bench, "unlock", "default", mine).await.body, json!({"status": 0}));
+    assert_eq!(dapr(&bench, "unlock", "default", mine).await.body, json!({"status": 1}));
+    assert_eq!(dapr(&bench, "lock", "default", renew).await.body, json!({"success": false}));
+
+    let bad = [
+        "",
+        "{",
+        r#"{"resourceId": "", "lockOwner": "me", "expiryInSeconds": 1}"#,
+        r#"{"resourceId": "r", "expiryInSeconds": 1}"#,
+        r#"{"resourceId": "r", "lockOwner": "me"}"#,
+        r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": -1}"#,
+    ];
+    for body in bad {
+        let got = dapr(&bench, "lock", "default", body).await;
+        assert_eq!((got.status, &got.body["errorCode"]), (400, &json!("ERR_MALFORMED_REQUEST")), "{body}");
+    }
+    let nowhere = dapr(&bench, "lock", "redis", mine).await;
+    assert_eq!((nowhere.status, &nowhere.body["errorCode"]), (400, &json!("ERR_LOCK_STORE_NOT_FOUND")));
+    assert_eq!(bench.get("/v1.0/healthz").await.status, 204);
+    assert_eq!(bench.get("/v1.0/metadata").await.body["components"][0]["name"], "default");
+}

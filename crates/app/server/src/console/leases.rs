@@ -1,0 +1,196 @@
+//! *Locks* and *Elections*: who holds what, who waits, and how to take it away.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use http::StatusCode;
+use mainstay_store::lease::LeaseInfo;
+use maud::{Markup, html};
+
+use crate::api::json::store_problem;
+use crate::api::locks::{ELECTION, NAMESPACE, force_release, problem, short};
+use crate::api::query::Query;
+use crate::console::page::{Page, Place};
+use crate::console::visit::Visit;
+use crate::console::{Console, login, parts, see_other, words};
+use crate::error::Code;
+use crate::http::{Problem, Trace};
+use crate::leases::Desk;
+
+/// Most rows of a page.
+const LIMIT: usize = 500;
+/// Leases change without an event: the pages are fetched again after this many seconds.
+const REFRESH: &str = "events?every=2";
+
+/// `GET locks`.
+pub(super) async fn locks(
+    State(console): State<Arc<Console>>,
+    RawQuery(raw): RawQuery,
+    visit: Visit,
+) -> Result<Response, Problem> {
+    page(&console, raw.as_deref(), &visit, Place::Locks).await
+}
+
+/// `GET elections`.
+pub(super) async fn elections(
+    State(console): State<Arc<Console>>,
+    RawQuery(raw): RawQuery,
+    visit: Visit,
+) -> Result<Response, Problem> {
+    page(&console, raw.as_deref(), &visit, Place::Elections).await
+}
+
+async fn page(
+    console: &Console,
+    raw: Option<&str>,
+    visit: &Visit,
+    place: Place,
+) -> Result<Response, Problem> {
+    let mut query = Query::parse(raw)?;
+    let done = query.take("did");
+    query.end()?;
+    let leads = place == Place::Elections;
+    let prefix = if leads { format!("{NAMESPACE}/{ELECTION}") } else { format!("{NAMESPACE}/") };
+    let leases = console.app.desk.list(&prefix, LIMIT).await.map_err(|e| store_problem(&e))?;
+    let more = leases.len() == LIMIT;
+    let rows: Vec<&LeaseInfo> =
+        leases.iter().filter(|l| leads == short(&l.name).starts_with(ELECTION)).collect();
+    let (title, api) =
+        if leads { ("Elections", "/v1/locks?prefix=election/") } else { ("Locks", "/v1/locks") };
+    let needed = console.access.needed()?;
+    let live = html! {
+        (list(visit, &rows, leads))
+        @if more { p.dim { "Only the first " (LIMIT) " leases are read here; the API takes a prefix." } }
+        (parts::command("c-leases", "The same by the API", &parts::curl_get(visit, needed, api)))
+    };
+    let fixed = html! {
+        h1 { (title) }
+        @if let Some(name) = done { p.notice.good role="status" { "Taken away: " code { (name) } ". The next holder has a higher token." } }
+    };
+    let page = Page { live: Some(REFRESH.to_owned()), ..Page::new(console, visit, place, title) };
+    Ok(page.render(fixed, live).await)
+}
+
+fn list(visit: &Visit, rows: &[&LeaseInfo], leads: bool) -> Markup {
+    let (none, example) = if leads {
+        ("Nobody leads anything.", "mainstay elect NAME --store sqlite:DATA/leases.sqlite -- COMMAND")
+    } else {
+        ("Nothing is locked.", "mainstay lock NAME --store sqlite:DATA/leases.sqlite -- COMMAND")
+    };
+    html! {
+        @if rows.is_empty() {
+            p.empty { (none) " " code { "PUT /v1/" (if leads { "elections" } else { "locks" }) "/{name}" } " or " code { (example) } " takes one." }
+        } @else {
+            ul.rows {
+                @for lease in rows { (row(visit, lease, leads)) }
+            }
+        }
+    }
+}
+
+fn row(visit: &Visit, lease: &LeaseInfo, leads: bool) -> Markup {
+    let name = short(&lease.name);
+    let shown = name.strip_prefix(ELECTION).unwrap_or(name);
+    html! {
+        li.row {
+            div.main {
+                p.lead { strong { (shown) } }
+                @for (owner, token, left) in &lease.holders {
+                    p { @if leads { "led by " } @else { "held by " } strong { (owner) } ", "
+                        @if leads { "term " } @else { "token " } code { (token.get()) } ", for another " (words::number(left.as_secs())) " s unless it is renewed" }
+                }
+                @if lease.holders.is_empty() { p.dim { "free" } }
+                @if !lease.note.is_empty() { p.why { (lease.note) } }
+                @if let Some(value) = lease.annotation.as_deref().filter(|_| leads) { p.why { code { (String::from_utf8_lossy(value)) } } }
+            }
+            div.side {
+                @if lease.waiting > 0 { p { (words::plural(u64::from(lease.waiting), "waiter")) } }
+                @if !lease.holders.is_empty() && visit.administers() {
+                    a.button href={ "leases/break?name=" (words::encode(name)) } { @if leads { "Ask to step down" } @else { "Take it away" } }
+                }
+            }
+        }
+    }
+}
+
+/// The page that a lease stands on.
+fn home(name: &str) -> (&'static str, Place) {
+    if name.starts_with(ELECTION) { ("elections", Place::Elections) } else { ("locks", Place::Locks) }
+}
+
+fn allowed(visit: &Visit) -> Result<(), Problem> {
+    if visit.administers() {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Forbidden, "taking a lease away needs scope admin"))
+}
+
+/// `GET leases/break`: what it does, and its form.
+pub(super) async fn ask(
+    State(console): State<Arc<Console>>,
+    RawQuery(raw): RawQuery,
+    visit: Visit,
+) -> Result<Response, Problem> {
+    allowed(&visit)?;
+    let mut query = Query::parse(raw.as_deref())?;
+    let name = query.take("name").ok_or_else(|| Problem::new(Code::BadQuery, "`name` is missing"))?;
+    query.end()?;
+    form(&console, &visit, &name, None).await
+}
+
+async fn form(
+    console: &Console,
+    visit: &Visit,
+    name: &str,
+    wrong: Option<&str>,
+) -> Result<Response, Problem> {
+    let full = Desk::name(NAMESPACE, name).map_err(problem)?;
+    let lease = console.app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
+    let (back, place) = home(name);
+    let body = html! {
+        div.narrow {
+            h1 { "Take away " code { (name) } }
+            @for (owner, token, _) in &lease.holders { p { "Held by " strong { (owner) } " under token " code { (token.get()) } "." } }
+            @if lease.holders.is_empty() { p { "Nobody holds it now." } }
+            p { "The token is burned and the next in line gets a higher one. The old holder notices at its next renewal; until then it goes on." }
+            p.notice.bad { strong { "Two may work at once for that time." } " Only a resource that checks tokens refuses the old holder's writes." }
+            @if let Some(wrong) = wrong { p.notice.bad role="alert" #wrong { (wrong) } }
+            form.stack method="post" action="break" data-once {
+                (parts::form_token(visit))
+                input type="hidden" name="lease" value=(name);
+                label for="name" { "Type its name: " code { (name) } }
+                input #name name="name" required autocomplete="off" spellcheck="false";
+                div.go {
+                    button.danger type="submit" { "Take it away" }
+                    a.button href={ "../" (back) } { "Leave it" }
+                }
+            }
+        }
+    };
+    let status = if wrong.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let page = Page { root: "../", status, ..Page::new(console, visit, place, "Take a lease away") };
+    Ok(page.render(body, html! {}).await)
+}
+
+/// `POST leases/break`.
+pub(super) async fn submit(
+    State(console): State<Arc<Console>>,
+    axum::Extension(trace): axum::Extension<Trace>,
+    visit: Visit,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    allowed(&visit)?;
+    let mut query = login::fields(&visit.form, &body)?;
+    let name = query.take("lease").ok_or_else(|| Problem::new(Code::BadQuery, "`lease` is missing"))?;
+    let typed = query.take("name").unwrap_or_default();
+    query.end()?;
+    if typed.trim() != name {
+        let wrong = format!("Type the name, {name}, to show that you mean it.");
+        return form(&console, &visit, &name, Some(&wrong)).await;
+    }
+    let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
+    force_release(&console.app, &visit.caller, &trace, &full).await?;
+    Ok(see_other(&format!("../{}?did={}", home(&name).0, words::encode(&name))))
+}

@@ -1,0 +1,307 @@
+//! Leases as rows with a ttl.
+//!
+//! An exclusive lease of one name is one statement; its row is the only thing that is written. Everything else
+//! (readers, permits, lines, several names) locks the rows of its names, loads who shares them into the
+//! [table of rules](mainstay_store::lease::table) and writes back what changed, in one transaction. Both ways
+//! exclude each other by the rows.
+
+mod crowd;
+mod single;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use mainstay_clock::Runtime;
+use mainstay_store::lease::table::Table;
+use mainstay_store::lease::{
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Share,
+    Transferred,
+};
+use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Outcome, Result};
+use tokio_postgres::types::Type;
+
+use crate::config::{PostgresConfig, Wake};
+use crate::listen::Hub;
+use crate::op::Op;
+use crate::pool::{Lent, Pool, Use};
+use crate::schema::Tables;
+use crowd::Scope;
+use single::{Asked, Texts};
+
+/// Acquisitions whose answer was lost and whose names are remembered. More are forgotten, oldest id first: what
+/// they left then lasts one ttl instead of ending with their release.
+const MAX_DOUBTS: usize = 10_000;
+/// A name that was freed between the question and the look at its holder is asked for again.
+const ASKS: u32 = 3;
+
+/// A [`LeaseStore`] on PostgreSQL rows. Clones share it.
+///
+/// Guarantees: as [`LeaseStore`], with [`Fencing::Strict`] while commits are synced: a token is drawn under its
+/// row's lock and committed before it is told; after a promotion that lost grants, the new timeline keeps tokens
+/// growing. Waiters in line are served in order, also across processes. A standby grants nothing.
+///
+/// Not guaranteed: that a lease survives the promotion of an asynchronous standby (its holder is refused by its
+/// token, not by the lease); that leases end on time when the server's wall clock jumps (tokens still grow).
+///
+/// ```no_run
+/// use mainstay_clock::Runtime;
+/// use mainstay_postgres::{PostgresConfig, PostgresLeases};
+/// use mainstay_store::LeaseStore;
+/// use mainstay_store::lease::{AcquireRequest, Acquired};
+/// use std::time::Duration;
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let config = PostgresConfig::builder("postgres://app@localhost/app").build()?;
+/// let store = PostgresLeases::open(config, &Runtime::system()).await?;
+/// let request = AcquireRequest::exclusive("billing/nightly", "host-7", "op-1", Duration::from_secs(30));
+/// if let Acquired::Granted(grants) = store.acquire(request).await? {
+///     println!("every write carries {}", grants[0].token);
+/// }
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct PostgresLeases(Arc<Shared>);
+
+struct Shared {
+    pool: Arc<Pool>,
+    tables: Tables,
+    texts: Texts,
+    hub: Arc<Hub>,
+    fencing: Fencing,
+    wake: Wake,
+    /// Acquisitions that were given up or whose answer was lost: they may still arrive.
+    doubts: Mutex<BTreeMap<Op, Vec<String>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hub.close();
+    }
+}
+
+impl fmt::Debug for PostgresLeases {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresLeases")
+            .field("table", &self.0.tables.lease)
+            .field("pool", &self.0.pool)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PostgresLeases {
+    /// Connects, checks what the configuration asks of the server, and makes the tables if they are not there.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when no server that takes writes answers, [`ErrorKind::Unsupported`] for a
+    /// server that is too old, does not sync commits though `Strict` is asked for, or refuses the tables, and
+    /// [`ErrorKind::NewerVersion`].
+    ///
+    /// # Cancel safety
+    /// A dropped future may have made the tables.
+    pub async fn open(config: PostgresConfig, rt: &Runtime) -> Result<Self> {
+        let tables = Tables::new(&config.table, config.base_epoch);
+        let pool = Pool::new(&config, Use::Requests, rt);
+        tables.prepare(&pool, false).await?;
+        let hub = Hub::new(tables.clone());
+        if config.wake == Wake::Listen {
+            rt.spawn("postgres-listen", Arc::clone(&hub).listen(Arc::clone(&pool)));
+        }
+        let texts = Texts::new(&tables);
+        let (fencing, wake) = (config.fencing, config.wake);
+        Ok(Self(Arc::new(Shared { pool, tables, texts, hub, fencing, wake, doubts: Mutex::default() })))
+    }
+
+    fn doubts(&self) -> MutexGuard<'_, BTreeMap<Op, Vec<String>>> {
+        self.0.doubts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until its answer is there, nobody knows.
+    fn doubt(&self, op: Op, names: Vec<String>) {
+        let mut doubts = self.doubts();
+        if doubts.len() >= MAX_DOUBTS {
+            doubts.pop_first();
+        }
+        doubts.insert(op, names);
+    }
+
+    /// Tells everybody who waits for these names: this process at once, the others through the server. The
+    /// answer is not awaited: a hint may be lost.
+    ///
+    /// It is a transaction of its own: one that notifies holds a lock of the whole server until it ends, and a
+    /// commit with a sync would hold that as long as the sync takes.
+    fn tell<'a>(&self, lent: &Lent, names: impl IntoIterator<Item = &'a String>) {
+        let names: Vec<&String> = names.into_iter().collect();
+        if names.is_empty() {
+            return;
+        }
+        let channels: Vec<String> = names.iter().map(|name| self.0.tables.channel(name)).collect();
+        let sql = "select pg_notify(c, n) from unnest($1::text[], $2::text[]) as t(c, n)";
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+            [(&channels, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
+        // Polled once it is on its way, behind what was answered.
+        let _ = lent.client().query_typed(sql, &parameters).now_or_never();
+        names.iter().for_each(|name| self.0.hub.fire(name));
+    }
+
+    /// One acquisition: the single statement where it can decide, the rules of a crowd where it cannot.
+    async fn ask(&self, request: &AcquireRequest, op: Op) -> Result<Acquired> {
+        let one = request.names.len() == 1 && request.share == Share::Exclusive && request.require.is_empty();
+        if one {
+            for _ in 0..ASKS {
+                match self.ask_one(request, op).await? {
+                    Asked::Granted(token) => {
+                        let name = request.names[0].clone();
+                        let grant = mainstay_store::lease::Grant { name, token, ttl: request.ttl };
+                        return Ok(Acquired::Granted(vec![grant]));
+                    }
+                    Asked::Held { by, remaining } if request.line == Line::Try => {
+                        return Ok(Acquired::Held { by, remaining });
+                    }
+                    Asked::Held { .. } | Asked::Crowd => break,
+                    Asked::Freed => {}
+                }
+            }
+        }
+        let mut names = request.names.clone();
+        names.extend(request.require.iter().map(|(name, _)| name.clone()));
+        let scope = Scope { names, own: Some(op), released: None, burn: false };
+        let request = AcquireRequest { op_id: op.text(), ..request.clone() };
+        self.exclusively(scope, |table| table.acquire(&request)).await
+    }
+
+    fn single(&self) -> &Texts {
+        &self.0.texts
+    }
+}
+
+/// The rules that need no table.
+fn check(request: &AcquireRequest) -> Result<()> {
+    // An empty table refuses exactly what every store must refuse.
+    Table::default().acquire(request).map(drop)
+}
+
+impl LeaseStore for PostgresLeases {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        Box::pin(async move {
+            check(&request)?;
+            let op = Op::of(&request.op_id);
+            self.doubt(op, request.names.clone());
+            let answer = self.ask(&request, op).await;
+            if !matches!(&answer, Err(e) if e.outcome() != Outcome::NotApplied) {
+                self.doubts().remove(&op);
+            }
+            answer
+        })
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        let op = Op::of(op_id);
+        Box::pin(async move {
+            if let Some(renewed) = self.renew_single(op).await? {
+                return Ok(renewed);
+            }
+            let scope = self.scope_of(op, None).await?;
+            if scope.names.is_empty() {
+                return Ok(Renewed::Lost);
+            }
+            self.exclusively(scope, |table| Ok(table.renew(&op.text()))).await
+        })
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        let op = Op::of(op_id);
+        Box::pin(async move {
+            let doubtful = self.doubts().get(&op).cloned();
+            let single = self.release_single(op, doubtful.as_deref()).await?;
+            self.doubts().remove(&op);
+            if let Some(released) = single {
+                return Ok(released);
+            }
+            let scope = self.scope_of(op, Some(op)).await?;
+            self.exclusively(scope, |table| Ok(table.release(&op.text()))).await
+        })
+    }
+
+    fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
+        let op = Op::of(op_id);
+        Box::pin(async move {
+            let scope = self.scope_of(op, None).await?;
+            if scope.names.is_empty() {
+                return Ok(());
+            }
+            let leave = |table: &mut Table| {
+                table.leave(&op.text());
+                Ok(())
+            };
+            self.exclusively(scope, leave).await
+        })
+    }
+
+    fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let scope = Scope::name(&name);
+            self.exclusively(scope, |table| Ok(table.annotate(&name, token, value.clone()))).await
+        })
+    }
+
+    fn transfer(&self, name: &str, token: FencingToken, to: &str) -> BoxFuture<'_, Result<Transferred>> {
+        let (name, to) = (name.to_owned(), to.to_owned());
+        Box::pin(async move {
+            let scope = Scope::name(&name);
+            self.exclusively(scope, |table| Ok(table.transfer(&name, token, &to))).await
+        })
+    }
+
+    fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let scope = Scope { burn: true, ..Scope::name(&name) };
+            self.exclusively(scope, |table| Ok(table.break_lease(&name))).await
+        })
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let found = self.look(std::slice::from_ref(&name)).await?.pop();
+            Ok(found.unwrap_or_else(|| LeaseInfo::free(&name, FencingToken::ZERO)))
+        })
+    }
+
+    fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
+        let prefix = prefix.to_owned();
+        Box::pin(async move {
+            let names = self.held_names(&prefix, limit).await?;
+            let mut found = self.look(&names).await?;
+            // Freed between the two looks.
+            found.retain(|info| !info.holders.is_empty());
+            Ok(found)
+        })
+    }
+
+    fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        if self.0.wake == Wake::Timers {
+            let text = "this lease store cannot watch: it was told that nobody can listen";
+            return Box::pin(async move { Err(Error::new(ErrorKind::Unsupported, text)) });
+        }
+        self.0.hub.watch(name)
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        let failover = "an asynchronous standby may lack the lease when it is promoted; tokens keep growing";
+        let mut guarantees = Guarantees::new(self.0.fencing, "wall clock of the server", failover);
+        guarantees.fair = true;
+        guarantees.min_ttl = Duration::from_millis(100);
+        guarantees.native = match self.0.wake {
+            Wake::Listen => {
+                &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"]
+            }
+            Wake::Timers => &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer"],
+        };
+        guarantees
+    }
+}

@@ -1,0 +1,192 @@
+//! One connection of the process that listens, and everybody in it who waits for a name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_util::stream::StreamExt as _;
+use mainstay_store::{BoxFuture, Result};
+use tokio::sync::Notify;
+use tokio_postgres::AsyncMessage;
+
+use crate::pool::Pool;
+use crate::schema::Tables;
+
+/// Most watchers of one name; more are told to look again at once.
+const MAX_WATCHERS: usize = 100_000;
+/// Most namespaces that are listened to; names of others are woken by timers and by this process only.
+const MAX_CHANNELS: usize = 1_000;
+/// Between two tries to connect again, growing from the first to the last.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+#[derive(Default)]
+struct Watcher(Mutex<(bool, Option<Waker>)>);
+
+impl Watcher {
+    fn lock(&self) -> MutexGuard<'_, (bool, Option<Waker>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn fire(&self) {
+        let waker = {
+            let mut state = self.lock();
+            state.0 = true;
+            state.1.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+#[derive(Default)]
+struct State {
+    watchers: BTreeMap<String, Vec<Arc<Watcher>>>,
+    /// Channels that somebody waits on.
+    wanted: BTreeSet<String>,
+    closed: bool,
+}
+
+/// Who waits for which name.
+pub(crate) struct Hub {
+    tables: Tables,
+    state: Mutex<State>,
+    /// A channel is wanted that was not, or the store is closed.
+    news: Notify,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(tables: Tables) -> Arc<Self> {
+        Arc::new(Self { tables, state: Mutex::default(), news: Notify::new() })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Armed from now on.
+    pub(crate) fn watch(&self, name: &str) -> BoxFuture<'static, Result<()>> {
+        let watcher = Arc::new(Watcher::default());
+        let channel = self.tables.channel(name);
+        {
+            let mut state = self.state();
+            let list = state.watchers.entry(name.to_owned()).or_default();
+            // Whoever stopped watching holds its entry no more.
+            list.retain(|w| Arc::strong_count(w) > 1);
+            if list.len() >= MAX_WATCHERS {
+                watcher.fire();
+            }
+            list.push(Arc::clone(&watcher));
+            if state.wanted.len() < MAX_CHANNELS && state.wanted.insert(channel) {
+                self.news.notify_one();
+            }
+        }
+        Box::pin(poll_fn(move |cx| {
+            let mut state = watcher.lock();
+            if state.0 {
+                return Poll::Ready(Ok(()));
+            }
+            state.1 = Some(cx.waker().clone());
+            Poll::Pending
+        }))
+    }
+
+    /// `name` may have changed.
+    pub(crate) fn fire(&self, name: &str) {
+        let watchers = self.state().watchers.remove(name);
+        watchers.into_iter().flatten().for_each(|w| w.fire());
+    }
+
+    /// Anything may have changed: nobody listened for a while.
+    fn fire_all(&self) {
+        let watchers = std::mem::take(&mut self.state().watchers);
+        watchers.into_values().flatten().for_each(|w| w.fire());
+    }
+
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.news.notify_one();
+    }
+
+    /// The channels that are wanted and not in `known`; none when the store is closed.
+    fn missing(&self, known: &BTreeSet<String>) -> Option<Vec<String>> {
+        let state = self.state();
+        (!state.closed).then(|| state.wanted.difference(known).cloned().collect())
+    }
+
+    /// Listens until the store is closed.
+    pub(crate) async fn listen(self: Arc<Self>, pool: Arc<Pool>) {
+        let mut pause = PAUSE.0;
+        loop {
+            // Without anybody who waits there is no connection.
+            while self.missing(&BTreeSet::new()).is_some_and(|m| m.is_empty()) {
+                self.news.notified().await;
+            }
+            if self.missing(&BTreeSet::new()).is_none() {
+                return;
+            }
+            match self.session(&pool, &mut pause).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, "nobody listens for released leases now"),
+            }
+            // What happened meanwhile is unknown; timers go on in any case.
+            self.fire_all();
+            pool.rt.clock().sleep(pause.mul_f64(0.5 + pool.rt.rng().unit() / 2.0)).await;
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// One connection, until it ends or the store is closed.
+    async fn session(&self, pool: &Pool, pause: &mut Duration) -> Result<()> {
+        let (client, mut messages) = pool.dial().await?;
+        let mut known = BTreeSet::new();
+        loop {
+            let Some(missing) = self.missing(&known) else { return Ok(()) };
+            if !missing.is_empty() {
+                let text: String = missing.iter().map(|c| format!("listen \"{c}\";")).collect();
+                let mut asked = std::pin::pin!(client.batch_execute(&text));
+                loop {
+                    tokio::select! {
+                        biased;
+                        message = messages.next() => self.hear(message)?,
+                        done = &mut asked => {
+                            done.map_err(crate::error::store_error)?;
+                            break;
+                        }
+                    }
+                }
+                known.extend(missing);
+                *pause = PAUSE.0;
+                // Released between the question and the first word of the server: look again.
+                self.fire_all();
+            }
+            tokio::select! {
+                biased;
+                message = messages.next() => self.hear(message)?,
+                () = self.news.notified() => {}
+            }
+        }
+    }
+
+    fn hear(&self, message: Option<std::result::Result<AsyncMessage, tokio_postgres::Error>>) -> Result<()> {
+        match message {
+            Some(Ok(AsyncMessage::Notification(told))) => self.fire(told.payload()),
+            Some(Ok(_)) => {}
+            Some(Err(e)) => return Err(crate::error::store_error(e)),
+            None => {
+                let text = "the listening connection was closed";
+                return Err(mainstay_store::Error::new(mainstay_store::ErrorKind::Unavailable, text));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! PostgreSQL against the one suite.
+
+use mainstay_postgres::{PostgresConfig, Wake};
+use mainstay_sim::conformance;
+
+use crate::world::{ServerClock, Test, World, open};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("rows_conform", |w| Box::pin(rows_conform(w))),
+    ("rows_conform_through_a_pooler", |w| Box::pin(rows_conform_through_a_pooler(w))),
+];
+
+/// Of the lease contract.
+const EVERY_SECTION: [&str; 9] =
+    ["mutex", "annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"];
+
+async fn rows_conform(world: World) {
+    let clock = ServerClock::make(&world, "conform").await;
+    let store = open(PostgresConfig::builder(&clock.url(&world))).await;
+    let sections = conformance::leases(&store, &clock).await;
+    assert_eq!(sections.ran, EVERY_SECTION);
+    assert!(sections.refused.is_empty());
+    println!("postgres, rows: {} sections", sections.ran.len());
+}
+
+async fn rows_conform_through_a_pooler(world: World) {
+    let clock = ServerClock::make(&world, "conform_timers").await;
+    let store = open(PostgresConfig::builder(&clock.url(&world)).wake(Wake::Timers).connections(1)).await;
+    let sections = conformance::leases(&store, &clock).await;
+    assert_eq!(sections.ran, EVERY_SECTION[..8]);
+    assert_eq!(sections.refused, ["watch"]);
+}

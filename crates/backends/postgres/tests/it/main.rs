@@ -1,0 +1,45 @@
+//! PostgreSQL as a lease store, against real servers.
+
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
+mod conformance;
+mod failover;
+mod fences;
+mod recipes;
+mod rows;
+mod sessions;
+mod world;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use mainstay_clock::{Clock as _, SystemClock};
+use mainstay_sim::servers::{Cover, PostgresKit, Trial, run};
+use world::{Test, World};
+
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(90);
+
+fn main() -> ExitCode {
+    let tests: Vec<Test> =
+        [conformance::TESTS, failover::TESTS, fences::TESTS, recipes::TESTS, rows::TESTS, sessions::TESTS]
+            .concat();
+    // Servers die with the thread that starts them: this one, which ends last.
+    let world = PostgresKit::new().unwrap().map(World::start);
+    let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };
+    let trial = |&(name, test): &Test| {
+        let world = world.clone();
+        Trial::test(name, move || {
+            let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            rt.block_on(async {
+                let late = SystemClock::new().sleep(LIMIT);
+                tokio::select! {
+                    biased;
+                    () = test(world) => Ok(()),
+                    () = late => Err(format!("not over after {LIMIT:?}").into()),
+                }
+            })
+        })
+    };
+    run(vec![Cover::new("postgresql", tests.len(), tests.iter().map(trial).collect())])
+}

@@ -1,0 +1,263 @@
+//! Session advisory locks, among them those of other clients.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Deadline, Instant, Runtime, SeededRng, Sleep, SystemClock, Tick, WallTime};
+use mainstay_coordination::Coordinator;
+use mainstay_postgres::{AdvisoryKey, KeyProfile, Names, PostgresSessions};
+use mainstay_sim::conformance;
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share};
+use mainstay_store::{ErrorKind, LeaseStore};
+use tokio::sync::watch;
+
+use crate::world::{Test, World, ask, take, until};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("sessions_conform", |w| Box::pin(conforms(w))),
+    ("psql_excludes_ours_and_is_excluded_under_every_profile", |w| Box::pin(psql(w))),
+    ("a_holder_that_is_killed_hands_over_at_once", |w| Box::pin(killed(w))),
+    ("f28_a_dropped_guard_frees_its_session_lock_at_once", |w| Box::pin(f28_dropped(w))),
+    ("f28_a_lock_that_nobody_renews_is_given_up_after_its_ttl", |w| Box::pin(f28_ttl(w))),
+    ("f39_two_acquisitions_of_one_process_exclude_each_other", |w| Box::pin(f39(w))),
+    ("t08_an_acquisition_dropped_while_it_waits_leaves_no_place_in_the_queue", |w| Box::pin(t08(w))),
+    ("a_lost_connection_is_a_lost_lock", |w| Box::pin(lost(w))),
+    ("sessions_are_bounded", |w| Box::pin(bounded(w))),
+];
+
+async fn sessions(world: &World, profile: KeyProfile) -> PostgresSessions {
+    let config = world.config().connections(16).build().unwrap();
+    PostgresSessions::open(config, profile, Names::Bare, &Runtime::system()).await.unwrap()
+}
+
+/// The suite's clock: its sleeps move it, the sleeps of the store wait for that.
+#[derive(Clone, Debug)]
+struct Hand {
+    now: watch::Sender<u64>,
+    moves: bool,
+}
+
+impl Clock for Hand {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(*self.now.borrow())
+    }
+
+    fn wall(&self) -> WallTime {
+        SystemClock::new().wall()
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::system()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        if self.moves {
+            self.now.send_modify(|now| *now = (*now).max(deadline.as_nanos()));
+            return Box::pin(async {});
+        }
+        let mut now = self.now.subscribe();
+        Box::pin(async move {
+            // The sender lives as long as the test.
+            let _ = now.wait_for(|now| *now >= deadline.as_nanos()).await;
+        })
+    }
+}
+
+async fn conforms(world: World) {
+    let suite = Hand { now: watch::Sender::new(0), moves: true };
+    let own = Hand { moves: false, ..suite.clone() };
+    let rt = Runtime::on_tokio(Arc::new(own), Arc::new(SeededRng::new(1)));
+    let config = world.config().connections(16).build().unwrap();
+    let store = PostgresSessions::open(config, KeyProfile::Sqlx, Names::Whole, &rt).await.unwrap();
+    let sections = conformance::leases(&store, &suite).await;
+    assert_eq!(sections.ran, ["mutex", "break_lease", "line", "list", "watch"]);
+    assert_eq!(sections.refused, ["annotate", "permit", "shared", "transfer"]);
+}
+
+/// A session of `psql` that stays.
+struct Psql {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+}
+
+impl Psql {
+    fn start(world: &World) -> Self {
+        let mut command = world.primary.psql();
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (to, from) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+        Self { child, to, from }
+    }
+
+    fn ask(&mut self, sql: &str) -> String {
+        writeln!(self.to, "{sql};").unwrap();
+        let mut line = String::new();
+        self.from.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
+
+impl Drop for Psql {
+    fn drop(&mut self) {
+        // It may have ended with its server.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+async fn psql(world: World) {
+    let mut psql = Psql::start(&world);
+    let profiles = [
+        KeyProfile::Sqlx,
+        KeyProfile::NodeSha256,
+        KeyProfile::Dlock,
+        KeyProfile::Medallion { hashing: false },
+        KeyProfile::Medallion { hashing: true },
+        KeyProfile::Raw(28_319),
+        KeyProfile::RawPair(1_000, -1),
+    ];
+    for (i, profile) in profiles.into_iter().enumerate() {
+        let store = sessions(&world, profile).await;
+        let name = format!("space/jobs-{i}");
+        let arguments = match profile.key(&format!("jobs-{i}")).unwrap() {
+            AdvisoryKey::Int8(n) => format!("'{n}'::int8"),
+            AdvisoryKey::Pair(a, b) => format!("'{a}'::int4, '{b}'::int4"),
+        };
+        assert_eq!(psql.ask(&format!("select pg_try_advisory_lock({arguments})")), "t");
+        let Acquired::Held { by, .. } = store.acquire(ask(&name, "ours")).await.unwrap() else {
+            panic!("{profile:?}: not excluded")
+        };
+        assert!(by.starts_with("psql (pid "), "{by}");
+        assert_eq!(psql.ask(&format!("select pg_advisory_unlock({arguments})")), "t");
+        assert!(take(&store, &name, "ours").await.is_some());
+        assert_eq!(psql.ask(&format!("select pg_try_advisory_lock({arguments})")), "f", "{profile:?}");
+        assert_eq!(store.release("ours").await.unwrap(), Released::Clean);
+        assert_eq!(psql.ask(&format!("select pg_try_advisory_lock({arguments})")), "t");
+        assert_eq!(psql.ask(&format!("select pg_advisory_unlock({arguments})")), "t");
+    }
+    let medallion = sessions(&world, KeyProfile::Medallion { hashing: false }).await;
+    let refused = medallion.acquire(ask("space/longer than nine", "op")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::ApiMisuse);
+    let shared = AcquireRequest { share: Share::Shared, ..ask("space/s", "op") };
+    assert_eq!(medallion.acquire(shared).await.unwrap_err().kind(), ErrorKind::Unsupported);
+}
+
+/// The holder is another process, and it dies by SIGKILL.
+async fn killed(world: World) {
+    let clock = SystemClock::new();
+    let store = Arc::new(sessions(&world, KeyProfile::Raw(77)).await);
+    let node = Coordinator::builder(store, Runtime::system()).namespace("space").owner("b").build().unwrap();
+    let lock = node.mutex("n").build().unwrap();
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let mut psql = Psql::start(&world);
+        assert_eq!(psql.ask("select pg_try_advisory_lock(77)"), "t");
+        let waiting = lock.acquire(Deadline::after(clock.now(), Duration::from_secs(30)));
+        let kill = async {
+            until("the waiter stands in the queue", || async {
+                let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = 77";
+                world.primary.sql(waits).unwrap().trim() == "1"
+            })
+            .await;
+            let at = clock.now();
+            psql.child.kill().unwrap();
+            at
+        };
+        let (guard, at) = tokio::join!(waiting, kill);
+        times.push(clock.now().saturating_duration_since(at));
+        guard.unwrap().release().await.unwrap();
+    }
+    times.sort();
+    println!("hand-over after the kill of the holder: {times:?}");
+    // Timers would take 100 ms to 1 s. The figure itself is measured on a quiet machine.
+    assert!(times[times.len() / 2] < Duration::from_millis(50), "{times:?}");
+}
+
+async fn f28_dropped(world: World) {
+    let store = Arc::new(sessions(&world, KeyProfile::Raw(28)).await);
+    let node = Coordinator::builder(store, Runtime::system()).namespace("space").owner("a").build().unwrap();
+    let lock = node.mutex("n").build().unwrap();
+    let guard = lock.try_acquire().await.unwrap();
+    let held = || async { world.primary.sql("select pg_try_advisory_lock(28)").unwrap().trim() == "f" };
+    assert!(held().await);
+    drop(guard);
+    until("it is free", || async { !held().await }).await;
+}
+
+async fn f28_ttl(world: World) {
+    let store = sessions(&world, KeyProfile::Raw(29)).await;
+    let short = AcquireRequest { ttl: Duration::from_millis(200), ..ask("space/n", "op") };
+    assert!(matches!(store.acquire(short).await.unwrap(), Acquired::Granted(_)));
+    until("its process gave it up", || async {
+        world.primary.sql("select pg_try_advisory_lock(29)").unwrap().trim() == "t"
+    })
+    .await;
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);
+}
+
+async fn f39(world: World) {
+    let store = sessions(&world, KeyProfile::Sqlx).await;
+    let first = take(&store, "space/n", "a").await.unwrap();
+    assert!(take(&store, "space/n", "b").await.is_none(), "a session of its own for each");
+    assert_eq!(store.release("a").await.unwrap(), Released::Clean);
+    // The session that is used again holds nothing of before.
+    let second = take(&store, "space/n", "b").await.unwrap();
+    assert!(second > first);
+    assert!(take(&store, "space/m", "c").await.is_some());
+    assert_eq!(store.release("b").await.unwrap(), Released::Clean);
+    assert!(take(&store, "space/n", "d").await.is_some());
+}
+
+async fn t08(world: World) {
+    let store = sessions(&world, KeyProfile::Raw(8)).await;
+    take(&store, "space/n", "holder").await.unwrap();
+    for polls in 1..60 {
+        let op = format!("waits-{polls}");
+        let join = AcquireRequest { line: Line::Join, ..ask("space/n", &op) };
+        let mut asked = store.acquire(join);
+        let mut left = polls;
+        let ended = std::future::poll_fn(|cx| {
+            left -= 1;
+            let ended = asked.as_mut().poll(cx).is_ready();
+            if ended || left == 0 { std::task::Poll::Ready(ended) } else { std::task::Poll::Pending }
+        })
+        .await;
+        drop(asked);
+        store.leave(&op).await.unwrap();
+        assert_eq!(store.release(&op).await.unwrap(), Released::AlreadyGone);
+        until("the queue is empty", || async { store.inspect("space/n").await.unwrap().waiting == 0 }).await;
+        if ended {
+            break;
+        }
+    }
+    assert_eq!(store.release("holder").await.unwrap(), Released::Clean);
+    assert!(take(&store, "space/n", "next").await.is_some(), "nobody was granted it meanwhile");
+}
+
+async fn lost(world: World) {
+    let store = sessions(&world, KeyProfile::Raw(31)).await;
+    let token = take(&store, "space/n", "op").await.unwrap();
+    let end =
+        "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = 31";
+    world.primary.sql(end).unwrap();
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);
+    assert!(take(&store, "space/n", "op-2").await.unwrap() > token);
+}
+
+async fn bounded(world: World) {
+    let config = world.config().connections(2).build().unwrap();
+    let store =
+        PostgresSessions::open(config, KeyProfile::Sqlx, Names::Whole, &Runtime::system()).await.unwrap();
+    for op in ["a", "b"] {
+        assert!(take(&store, op, op).await.is_some());
+    }
+    let full = store.acquire(ask("c", "c")).await.unwrap_err();
+    assert_eq!(full.kind(), ErrorKind::Full);
+    assert!(full.is_retryable());
+    store.release("a").await.unwrap();
+    assert!(take(&store, "c", "c").await.is_some());
+}

@@ -1,0 +1,143 @@
+//! One server that most tests share, each in tables of its own.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mainstay_clock::{Clock, Instant, Runtime, Sleep, SystemClock, Tick, WallTime};
+use mainstay_postgres::{Builder, PostgresConfig, PostgresLeases};
+use mainstay_sim::servers::{Postgres, PostgresKit};
+use mainstay_store::FencingToken;
+use mainstay_store::LeaseStore;
+use mainstay_store::lease::{AcquireRequest, Acquired};
+use tokio_postgres::{Client, NoTls};
+
+/// A name and what it runs.
+pub(crate) type Test = (&'static str, fn(World) -> Pin<Box<dyn Future<Output = ()>>>);
+
+pub(crate) const TTL: Duration = Duration::from_secs(5);
+/// A wait that ends a broken test.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) kit: PostgresKit,
+    pub(crate) primary: Arc<Postgres>,
+    tables: Arc<AtomicU64>,
+}
+
+impl World {
+    pub(crate) fn start(kit: PostgresKit) -> Self {
+        let primary = Arc::new(kit.primary(&[]).unwrap());
+        Self { kit, primary, tables: Arc::default() }
+    }
+
+    /// A table name that no other test has.
+    pub(crate) fn table(&self) -> String {
+        format!("lease_{}", self.tables.fetch_add(1, Ordering::Relaxed))
+    }
+
+    pub(crate) fn config(&self) -> Builder {
+        PostgresConfig::builder(&self.primary.url()).table(&self.table())
+    }
+
+    pub(crate) async fn store(&self) -> PostgresLeases {
+        open(self.config()).await
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        connect(&self.primary.url()).await
+    }
+}
+
+pub(crate) async fn open(config: Builder) -> PostgresLeases {
+    PostgresLeases::open(config.build().unwrap(), &Runtime::system()).await.unwrap()
+}
+
+/// A plain connection: whoever else uses the database.
+pub(crate) async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let _driver = Runtime::system().spawn("client", async move {
+        // Ends with the test, or with the server.
+        let _ = connection.await;
+    });
+    client
+}
+
+pub(crate) fn ask(name: &str, op: &str) -> AcquireRequest {
+    AcquireRequest::exclusive(name, op, op, TTL)
+}
+
+pub(crate) async fn take(store: &dyn LeaseStore, name: &str, op: &str) -> Option<FencingToken> {
+    match store.acquire(ask(name, op)).await.unwrap() {
+        Acquired::Granted(grants) => Some(grants[0].token),
+        _ => None,
+    }
+}
+
+/// Waits until `done` says so.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl FnMut() -> F) {
+    let clock = SystemClock::new();
+    let end = clock.now().saturating_add(PATIENCE);
+    while !done().await {
+        assert!(clock.now() < end, "not in {PATIENCE:?}: {what}");
+        clock.sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// The server's clock as the statements of one schema see it: a function of the same name that stands before the
+/// built-in one. A sleep moves it.
+#[derive(Debug)]
+pub(crate) struct ServerClock {
+    admin: Arc<Client>,
+    schema: String,
+    shift: AtomicU64,
+}
+
+impl ServerClock {
+    /// Makes the schema; open the store with [`url`](Self::url).
+    pub(crate) async fn make(world: &World, schema: &str) -> Self {
+        let admin = Arc::new(world.client().await);
+        let text = format!(
+            "create schema {schema}; create table {schema}.shift (micros int8 not null); insert into {schema}.shift values (0);
+             create function {schema}.clock_timestamp() returns timestamptz volatile language sql as
+               'select pg_catalog.clock_timestamp() + micros * interval ''1 microsecond'' from {schema}.shift'"
+        );
+        admin.batch_execute(&text).await.unwrap();
+        Self { admin, schema: schema.to_owned(), shift: AtomicU64::new(0) }
+    }
+
+    pub(crate) fn url(&self, world: &World) -> String {
+        format!("{}?options=-csearch_path%3D{},pg_catalog,public", world.primary.url(), self.schema)
+    }
+
+    /// Moves the server's clock, also back.
+    pub(crate) async fn jump(&self, micros: i64) {
+        let text = format!("update {}.shift set micros = micros + {micros}", self.schema);
+        self.admin.batch_execute(&text).await.unwrap();
+    }
+}
+
+impl Clock for ServerClock {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.shift.load(Ordering::SeqCst))
+    }
+
+    fn wall(&self) -> WallTime {
+        SystemClock::new().wall()
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::system()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> Sleep {
+        let step =
+            deadline.as_nanos().saturating_sub(self.shift.fetch_max(deadline.as_nanos(), Ordering::SeqCst));
+        let text = format!("update {}.shift set micros = micros + {}", self.schema, step / 1_000);
+        let admin = Arc::clone(&self.admin);
+        Box::pin(async move { admin.batch_execute(&text).await.unwrap() })
+    }
+}

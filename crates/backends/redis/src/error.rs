@@ -1,0 +1,72 @@
+//! From the driver's errors to the store's, and refused settings.
+
+use std::fmt;
+
+use mainstay_store::{Error, ErrorKind, Outcome};
+use redis::RedisError;
+
+/// A setting that cannot hold, refused when a store is built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value} is not allowed; allowed: {allowed}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// The refused value.
+    pub value: String,
+    /// What is allowed, and why.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
+        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
+    }
+}
+
+/// What is wrong when a server refused a command; a refused script has changed nothing.
+fn refused(code: &str) -> (ErrorKind, &'static str) {
+    match code {
+        "LOADING" => (ErrorKind::Unavailable, "is still loading its data"),
+        "BUSY" => (ErrorKind::Unavailable, "is busy with a script of somebody else"),
+        "READONLY" | "MASTERDOWN" => (ErrorKind::Unavailable, "is a replica and takes no writes"),
+        "CLUSTERDOWN" | "MOVED" | "ASK" | "TRYAGAIN" => {
+            (ErrorKind::Unavailable, "is part of a cluster and does not serve this key")
+        }
+        "MISCONF" | "NOREPLICAS" => (ErrorKind::Unavailable, "refuses writes until it can keep them"),
+        "OOM" => (ErrorKind::Full, "has used the memory it may use"),
+        "NOAUTH" | "WRONGPASS" | "NOPERM" => (ErrorKind::Unsupported, "does not allow this user to do that"),
+        "WRONGTYPE" => (ErrorKind::Corrupt, "has a value of another type under a key of this store"),
+        _ => (ErrorKind::Internal, "refused a command"),
+    }
+}
+
+/// The error of a command that `node` answered with an error.
+pub(crate) fn by_server(node: &str, error: &redis::ServerError) -> Error {
+    let (kind, text) = refused(error.code());
+    Error::new(kind, format!("redis {node} {text}: {} {}", error.code(), error.details().unwrap_or_default()))
+}
+
+/// The error of a command that may have reached `node`.
+pub(crate) fn sent(node: &str, error: RedisError) -> Error {
+    let text = if error.is_timeout() { "did not answer in time" } else { "broke the connection" };
+    Error::new(ErrorKind::Unavailable, format!("redis {node} {text}"))
+        .with_outcome(Outcome::Unknown)
+        .with_source(error)
+}
+
+/// The error of a connection that could not be made.
+pub(crate) fn unreachable(node: &str, error: RedisError) -> Error {
+    let kind = match error.code() {
+        Some(code) => refused(code).0,
+        None if error.kind() == redis::ErrorKind::AuthenticationFailed => ErrorKind::Unsupported,
+        None => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("redis {node} cannot be reached")).with_source(error)
+}
+
+/// A reply that no version of our scripts gives.
+pub(crate) fn garbled(node: &str, reply: &impl fmt::Debug) -> Error {
+    Error::new(ErrorKind::Internal, format!("redis {node} answered what no script of ours does: {reply:?}"))
+        .with_outcome(Outcome::Unknown)
+}

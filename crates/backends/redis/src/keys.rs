@@ -1,0 +1,155 @@
+//! Where a lease lives in the key space.
+
+use mainstay_store::{Error, ErrorKind, Result};
+
+/// How the name of a lease becomes the key that clients of other make know it by.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyProfile {
+    /// The prefix, then the name. `redlock:` is the layout of pottery and RedLock.net, `mutex:` that of
+    /// redis-semaphore.
+    Prefixed(String),
+    /// The name itself: node-redlock, redlock-universal, redsync, bsm/redislock, rslock, redis-py.
+    #[default]
+    Verbatim,
+}
+
+impl KeyProfile {
+    fn key(&self, name: &str) -> String {
+        match self {
+            Self::Prefixed(prefix) => format!("{prefix}{name}"),
+            Self::Verbatim => name.to_owned(),
+        }
+    }
+
+    /// The name behind a key of this profile.
+    pub(crate) fn name<'k>(&self, key: &'k str) -> Option<&'k str> {
+        match self {
+            Self::Prefixed(prefix) => key.strip_prefix(prefix.as_str()),
+            Self::Verbatim => Some(key),
+        }
+    }
+
+    /// The keys of a lease.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a name whose side keys would live in another slot of a cluster.
+    pub(crate) fn keys(&self, name: &str) -> Result<Keys> {
+        let lock = self.key(name);
+        let stem = stem(&lock).ok_or_else(|| {
+            let text = format!(
+                "`{name}` is no name for a lease on Redis: a brace without a hash tag would put its fence \
+                 into another slot than its lock"
+            );
+            Error::new(ErrorKind::ApiMisuse, text)
+        })?;
+        Ok(Keys { name: name.to_owned(), lock, stem })
+    }
+}
+
+/// What stands before the name of a side key, so that a cluster keeps it in the slot of `key`; none if
+/// nothing does. A hash tag is the text between the first `{` and the first `}` after it, if there is any.
+fn stem(key: &str) -> Option<String> {
+    let tagged = key.find('{').is_some_and(|open| {
+        let rest = &key[open + 1..];
+        rest.find('}').is_some_and(|close| close > 0)
+    });
+    match (tagged, key.contains('}')) {
+        (true, _) => Some(format!("{key}:")),
+        (false, false) => Some(format!("{{{key}}}:")),
+        (false, true) => None,
+    }
+}
+
+/// The lock whose info key this is.
+pub(crate) fn lock_of_info(key: &str) -> Option<&str> {
+    let lock = key.strip_suffix(INFO)?;
+    let inner = lock.strip_prefix('{').and_then(|l| l.strip_suffix("}:"));
+    match inner {
+        Some(inner) if !inner.contains('}') => Some(inner),
+        _ => lock.strip_suffix(':').filter(|l| stem(l).is_some_and(|s| s.len() == l.len() + 1)),
+    }
+}
+
+/// The name of the key of what is known about a holder.
+pub(crate) const INFO: &str = "info";
+
+/// The keys of one lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Keys {
+    /// The lease's name.
+    pub(crate) name: String,
+    /// Who holds it: the key that clients of other make read and write.
+    pub(crate) lock: String,
+    stem: String,
+}
+
+impl Keys {
+    fn side(&self, name: &str) -> String {
+        format!("{}{name}", self.stem)
+    }
+
+    /// The counter behind tokens; never expires.
+    pub(crate) fn fence(&self) -> String {
+        self.side("fence")
+    }
+
+    /// What is known about the holder.
+    pub(crate) fn info(&self) -> String {
+        self.side(INFO)
+    }
+
+    /// Told at every release.
+    pub(crate) fn channel(&self) -> String {
+        self.side("ch")
+    }
+
+    /// Who shares it.
+    pub(crate) fn sharers(&self) -> String {
+        self.side("sharers")
+    }
+
+    /// When each share ends.
+    pub(crate) fn ends(&self) -> String {
+        self.side("ends")
+    }
+
+    /// Refuses an acquisition that comes after its release.
+    pub(crate) fn tombstone(&self, op: &str) -> String {
+        self.side(&format!("t:{op}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{KeyProfile, lock_of_info, stem};
+
+    #[test]
+    fn f36_a_name_whose_fence_would_leave_its_slot_is_refused() {
+        for (key, expected) in [
+            ("a", Some("{a}:")),
+            ("ns/a", Some("{ns/a}:")),
+            ("{a}b", Some("{a}b:")),
+            ("x{a}b{c}", Some("x{a}b{c}:")),
+            ("a{", Some("{a{}:")),
+            ("a}b", None),
+            ("a{}b", None),
+            ("}{", None),
+        ] {
+            assert_eq!(stem(key).as_deref(), expected, "{key}");
+        }
+        assert!(KeyProfile::Verbatim.keys("a}b").is_err());
+        assert!(KeyProfile::Prefixed("{".to_owned()).keys("a}b").is_ok(), "the prefix makes a tag of it");
+    }
+
+    #[test]
+    fn an_info_key_leads_back_to_its_lock() {
+        for name in ["a", "ns/a", "{a}b", "a{", "x:info"] {
+            let keys = KeyProfile::Verbatim.keys(name).unwrap();
+            assert_eq!(lock_of_info(&keys.info()), Some(name));
+        }
+        for other in ["info", ":info", "plain:info", "{}:info", "{a}b}:inf"] {
+            assert_ne!(lock_of_info(other), Some("plain"), "{other}");
+        }
+    }
+}

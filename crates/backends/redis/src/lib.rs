@@ -1,0 +1,31 @@
+//! Fenced leases on Redis: on one server, or on a quorum of independent ones.
+//!
+//! - [`RedisLeases`]: one server. Its keys are those of the clients that exist (`SET key value NX PX`), so a
+//!   team can move one service at a time; beside each lock lives a counter, so that every lease has a fencing
+//!   token.
+//! - [`RedisQuorum`]: a majority of independent servers, any minority of which may die, with tokens that grow
+//!   strictly.
+//! - [`fence`]: the check of that token where the data lives.
+//!
+//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
+
+mod answer;
+mod check;
+mod config;
+mod error;
+pub mod fence;
+mod health;
+mod keys;
+mod node;
+mod ops;
+mod quorum;
+mod scan;
+mod scripts;
+mod store;
+
+pub use config::Builder;
+pub use error::ConfigError;
+pub use health::Health;
+pub use keys::KeyProfile;
+pub use quorum::{Builder as QuorumBuilder, RedisQuorum, Redlock};
+pub use store::RedisLeases;

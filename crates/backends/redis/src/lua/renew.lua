@@ -1,0 +1,10 @@
+-- Extends every lease of ARGV[1] by ARGV[2] ms, or none. KEYS: per name lock, info.
+for i = 1, #KEYS, 2 do
+  if redis.pcall('GET', KEYS[i]) ~= ARGV[1] then return {0} end
+end
+for i = 1, #KEYS, 2 do
+  redis.call('PEXPIRE', KEYS[i], ARGV[2])
+  redis.call('PEXPIRE', KEYS[i + 1], ARGV[2])
+end
+local time = redis.call('TIME')
+return {1, time[1], time[2]}

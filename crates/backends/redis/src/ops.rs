@@ -1,0 +1,167 @@
+//! The acquisitions that this process asked for: a store is told an op id, the server wants keys.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mainstay_clock::Instant;
+use mainstay_store::lease::{Grant, Share};
+
+use crate::keys::Keys;
+use crate::node::locked;
+
+/// What ended this long ago is forgotten, should nobody have released it.
+const KEEP: Duration = Duration::from_secs(60);
+/// From how many on the forgotten are looked for; doubles with what is alive.
+const SWEEP: usize = 1_024;
+
+/// One acquisition.
+#[derive(Clone, Debug)]
+pub(crate) struct Op {
+    pub(crate) keys: Arc<[Keys]>,
+    pub(crate) ttl: Duration,
+    pub(crate) share: Share,
+    /// What was granted last; empty before.
+    pub(crate) grants: Vec<Grant>,
+    /// Requests per server whose fate is not known: each may still take effect.
+    pub(crate) open: Vec<u32>,
+    until: Instant,
+}
+
+impl Op {
+    /// Whether an acquisition may still land on any server.
+    pub(crate) fn in_doubt(&self) -> bool {
+        self.open.iter().any(|n| *n > 0)
+    }
+}
+
+#[derive(Debug)]
+struct Map {
+    ops: HashMap<String, Op>,
+    sweep_at: usize,
+}
+
+/// The acquisitions of one store.
+#[derive(Debug)]
+pub(crate) struct Ops {
+    map: Mutex<Map>,
+    servers: usize,
+}
+
+impl Ops {
+    pub(crate) fn new(servers: usize) -> Self {
+        Self { map: Mutex::new(Map { ops: HashMap::new(), sweep_at: SWEEP }), servers }
+    }
+
+    /// A request goes out: from now on it may take effect on every server. False when the op id already
+    /// stands for other names.
+    pub(crate) fn asked(
+        &self,
+        op_id: &str,
+        keys: &Arc<[Keys]>,
+        ttl: Duration,
+        share: Share,
+        now: Instant,
+    ) -> bool {
+        let mut map = locked(&self.map);
+        if map.ops.len() >= map.sweep_at {
+            map.ops.retain(|_, op| op.until.saturating_add(KEEP) > now);
+            map.sweep_at = (map.ops.len() * 2).max(SWEEP);
+        }
+        let until = now.saturating_add(ttl);
+        let op = map.ops.entry(op_id.to_owned()).or_insert_with(|| Op {
+            keys: Arc::clone(keys),
+            ttl,
+            share,
+            grants: Vec::new(),
+            open: vec![0; self.servers],
+            until,
+        });
+        if op.keys != *keys {
+            return false;
+        }
+        (op.ttl, op.share, op.until) = (ttl, share, until);
+        for open in &mut op.open {
+            *open += 1;
+        }
+        true
+    }
+
+    /// The fate of one request to `server` is known.
+    pub(crate) fn settled(&self, op_id: &str, server: usize) {
+        if let Some(open) = locked(&self.map).ops.get_mut(op_id).and_then(|op| op.open.get_mut(server)) {
+            *open = open.saturating_sub(1);
+        }
+    }
+
+    pub(crate) fn granted(&self, op_id: &str, grants: &[Grant]) {
+        if let Some(op) = locked(&self.map).ops.get_mut(op_id) {
+            grants.clone_into(&mut op.grants);
+        }
+    }
+
+    pub(crate) fn renewed(&self, op_id: &str, now: Instant) {
+        if let Some(op) = locked(&self.map).ops.get_mut(op_id) {
+            op.until = now.saturating_add(op.ttl);
+        }
+    }
+
+    pub(crate) fn get(&self, op_id: &str) -> Option<Op> {
+        locked(&self.map).ops.get(op_id).cloned()
+    }
+
+    /// Nothing was granted: forgets it, unless it holds or something may still take effect.
+    pub(crate) fn refused(&self, op_id: &str) {
+        let mut map = locked(&self.map);
+        if map.ops.get(op_id).is_some_and(|op| op.grants.is_empty() && !op.in_doubt()) {
+            map.ops.remove(op_id);
+        }
+    }
+
+    pub(crate) fn released(&self, op_id: &str) {
+        locked(&self.map).ops.remove(op_id);
+    }
+
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        locked(&self.map).ops.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::KeyProfile;
+
+    const TTL: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn what_nobody_releases_is_forgotten_and_what_is_in_doubt_is_kept() {
+        let ops = Ops::new(2);
+        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a").unwrap()]);
+        let ask = |op: &str, at: Instant| ops.asked(op, &keys, TTL, Share::Exclusive, at);
+        assert!(ask("x", Instant::ZERO));
+        ops.settled("x", 0);
+        ops.refused("x");
+        assert!(ops.get("x").unwrap().in_doubt(), "server 1 has not answered");
+        ops.settled("x", 1);
+        ops.refused("x");
+        assert!(ops.get("x").is_none());
+        for n in 0..SWEEP {
+            ask(&format!("op{n}"), Instant::ZERO);
+        }
+        ask("late", Instant::ZERO.saturating_add(TTL + KEEP));
+        assert_eq!(ops.len(), 1);
+    }
+
+    #[test]
+    fn an_op_id_stands_for_one_set_of_names() {
+        let ops = Ops::new(1);
+        let keys = |name: &str| -> Arc<[Keys]> { Arc::new([KeyProfile::Verbatim.keys(name).unwrap()]) };
+        assert!(ops.asked("x", &keys("a"), TTL, Share::Exclusive, Instant::ZERO));
+        assert!(!ops.asked("x", &keys("b"), TTL, Share::Exclusive, Instant::ZERO));
+        // Granted again after a release it may stand for others.
+        ops.released("x");
+        assert!(ops.asked("x", &keys("b"), TTL, Share::Exclusive, Instant::ZERO));
+    }
+}

@@ -1,0 +1,398 @@
+//! Rounds over all servers: everybody is asked at once, a majority decides, the rest is heard in the
+//! background.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use mainstay_clock::Instant;
+use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed};
+use mainstay_store::{Error, ErrorKind, Outcome, Result};
+use redis::Cmd;
+
+use super::state::{Round, Step, Vote};
+use super::{DRIFT_DIVISOR, DRIFT_FLOOR, RedisQuorum, Redlock, patience};
+use crate::answer::{self, Asked};
+use crate::check::millis;
+use crate::keys::Keys;
+use crate::node::Purpose;
+use crate::ops::Op;
+use crate::store::{acquire_keys, mark, release_args, renew_args, required};
+
+/// Between two tries to give a lease back on a server that did not answer.
+const RELEASE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What one server answered.
+type Answer<T> = (usize, Result<T>);
+/// The servers that have not answered yet.
+type Pending<T> = FuturesUnordered<Pin<Box<dyn Future<Output = Answer<T>> + Send>>>;
+
+/// An acquisition as every server is asked for it.
+struct Asking {
+    request: AcquireRequest,
+    keys: Arc<[Keys]>,
+    about: String,
+    required: Vec<(Keys, String)>,
+}
+
+/// Why a server did not grant.
+enum Why {
+    Failed(Error),
+    Refused(Asked),
+}
+
+impl RedisQuorum {
+    /// Asks every server at once.
+    pub(super) fn all<T, F>(&self, ask: impl Fn(Self, usize) -> F) -> Pending<T>
+    where
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        let pending = Pending::new();
+        for at in 0..self.0.nodes.len() {
+            let answer = ask(self.clone(), at);
+            pending.push(Box::pin(async move { (at, answer.await) }));
+        }
+        pending
+    }
+
+    /// Goes on in the background, counted.
+    fn behind(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.background.fetch_add(1, Ordering::AcqRel);
+        let own = self.clone();
+        self.0.rt.spawn(name, async move {
+            work.await;
+            own.0.background.fetch_sub(1, Ordering::AcqRel);
+        });
+    }
+
+    /// Hears those that had not answered when the majority had decided.
+    pub(super) fn drain<T: Send + 'static>(&self, mut pending: Pending<T>) {
+        if !pending.is_empty() {
+            self.behind("redis-stragglers", async move { while pending.next().await.is_some() {} });
+        }
+    }
+
+    async fn ask(self, at: usize, asking: Arc<Asking>) -> Result<Asked> {
+        let (node, request) = (&self.0.nodes[at], &asking.request);
+        let (op, keys) = (request.op_id.as_str(), &asking.keys);
+        let fill = |cmd: &mut Cmd| {
+            acquire_keys(cmd, op, keys, &asking.required);
+            cmd.arg(op).arg(millis(request.ttl)).arg("quorum").arg(keys.len()).arg(&asking.about);
+            for (_, counter) in &asking.required {
+                cmd.arg(counter);
+            }
+        };
+        let limit = patience(request.ttl);
+        match node.eval(&node.scripts().acquire, Purpose::Grant, limit, fill).await {
+            Ok(reply) => {
+                if !reply.doubt {
+                    self.0.ops.settled(op, at);
+                }
+                answer::asked(node.name(), keys, reply.value)
+            }
+            Err(failure) => {
+                if !failure.doubt {
+                    self.0.ops.settled(op, at);
+                }
+                Err(failure.error)
+            }
+        }
+    }
+
+    async fn raise(
+        self,
+        at: usize,
+        op: String,
+        keys: Arc<[Keys]>,
+        to: Vec<u64>,
+        limit: Duration,
+    ) -> Result<bool> {
+        let node = &self.0.nodes[at];
+        let fill = |cmd: &mut Cmd| {
+            cmd.arg(2 * keys.len());
+            for key in keys.iter() {
+                cmd.arg(&key.lock).arg(key.fence());
+            }
+            cmd.arg(&op);
+            for counter in &to {
+                cmd.arg(counter);
+            }
+        };
+        let reply = node.eval(&node.scripts().raise, Purpose::Other, limit, fill).await;
+        Ok(answer::count(node.name(), reply.map_err(|f| f.error)?.value)? == 1)
+    }
+
+    pub(super) async fn grant(&self, request: AcquireRequest) -> Result<Acquired> {
+        let keys = self.check(&request)?;
+        let required = required(&self.0.options, &request)?;
+        let sent = self.0.rt.clock().now();
+        if !self.0.ops.asked(&request.op_id, &keys, request.ttl, request.share, sent) {
+            let text = format!("op id `{:.8}..` already stands for other names", request.op_id);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        let earlier = self.0.ops.get(&request.op_id).map(|op| op.grants).unwrap_or_default();
+        let known = earlier.iter().filter_map(|g| answer::counter(self.0.options.epoch, g.token)).collect();
+        let about = answer::about(&request.owner, &request.note);
+        let asking = Arc::new(Asking { request, keys, about, required });
+        let drift = asking.request.ttl / DRIFT_DIVISOR + DRIFT_FLOOR;
+        let deadline = sent.saturating_add(asking.request.ttl.saturating_sub(drift));
+        let mut round = Round::new(self.0.nodes.len(), self.0.fenced).again(known);
+        let mut pending = self.all(|own, at| own.ask(at, Arc::clone(&asking)));
+        let mut step = Step::Wait;
+        // Nobody is waited for once it is decided.
+        while step == Step::Wait {
+            let Some((at, answer)) = pending.next().await else { break };
+            step = round.vote(at, vote(answer));
+        }
+        if let Step::Raise(behind, to) = step {
+            step = self.lift(&asking, &mut round, &behind, &to).await;
+        }
+        let now = self.0.rt.clock().now();
+        match step {
+            Step::Won(counters) if now < deadline => {
+                self.follow(&asking, round, pending);
+                let grants = answer::grants(&asking.request, self.0.options.epoch, &counters);
+                self.0.ops.granted(&asking.request.op_id, &grants);
+                Ok(Acquired::Granted(grants))
+            }
+            step => {
+                while !self.is_clear(&round) {
+                    let Some((at, answer)) = pending.next().await else { break };
+                    round.vote(at, vote(answer));
+                }
+                self.drain(pending);
+                self.withdraw(&asking.request.op_id, &round).await;
+                if matches!(step, Step::Won(_)) {
+                    let text = "a majority granted, so late that the lease was over; it is given back";
+                    return Err(Error::new(ErrorKind::Unavailable, text));
+                }
+                self.refusal(&asking.request.op_id, round)
+            }
+        }
+    }
+
+    /// The second phase.
+    async fn lift(&self, asking: &Asking, round: &mut Round<Why>, behind: &[usize], to: &[u64]) -> Step {
+        let mut pending: Pending<bool> = FuturesUnordered::new();
+        for &at in behind {
+            let (op, keys) = (asking.request.op_id.clone(), Arc::clone(&asking.keys));
+            let raise = self.clone().raise(at, op, keys, to.to_vec(), patience(asking.request.ttl));
+            pending.push(Box::pin(async move { (at, raise.await) }));
+        }
+        let mut step = Step::Wait;
+        while step == Step::Wait {
+            let Some((_, lifted)) = pending.next().await else { break };
+            step = round.raised(lifted.unwrap_or(false));
+        }
+        self.drain(pending);
+        step
+    }
+
+    /// Won: those that answer later belong to the lease, and are lifted so that the next round finds them
+    /// equal.
+    fn follow(&self, asking: &Arc<Asking>, mut round: Round<Why>, mut pending: Pending<Asked>) {
+        if pending.is_empty() {
+            return;
+        }
+        let (own, asking) = (self.clone(), Arc::clone(asking));
+        self.behind("redis-stragglers", async move {
+            while let Some((at, answer)) = pending.next().await {
+                round.vote(at, vote(answer));
+                if let Some(to) = round.straggler(at).filter(|_| own.0.fenced) {
+                    let (op, keys) = (asking.request.op_id.clone(), Arc::clone(&asking.keys));
+                    // Best effort: it saves the next round its second phase.
+                    let raise = own.clone().raise(at, op, keys, to.to_vec(), patience(asking.request.ttl));
+                    let _ = raise.await;
+                }
+            }
+        });
+    }
+
+    /// A failed round gives back what it got, so that it does not stand in anybody's way, its own next round
+    /// included. No mark is left: the same op may ask again.
+    async fn withdraw(&self, op_id: &str, round: &Round<Why>) {
+        let Some(op) = self.0.ops.get(op_id) else { return };
+        // What was granted before and is asked for again in vain may still be held.
+        if !op.grants.is_empty() || (round.grants() == 0 && !op.in_doubt()) {
+            return;
+        }
+        let op = Arc::new(op);
+        let mut pending = self.all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), 0));
+        let mut heard = 0;
+        while heard < self.needed() {
+            let Some((_, answer)) = pending.next().await else { break };
+            heard += usize::from(answer.is_ok());
+        }
+        self.drain(pending);
+    }
+
+    /// Whether it can be said why nothing was granted: others hold it, or too few answer.
+    fn is_clear(&self, round: &Round<Why>) -> bool {
+        let held = round.refusals().filter(|w| matches!(w, Why::Refused(_))).count();
+        held > self.0.nodes.len() - self.needed() || held + round.grants() >= self.needed()
+    }
+
+    /// Held by others, or not to be had.
+    fn refusal(&self, op_id: &str, round: Round<Why>) -> Result<Acquired> {
+        self.0.ops.refused(op_id);
+        let clear = self.is_clear(&round);
+        let mut holders: BTreeMap<&[u8], (usize, &str, Option<Duration>)> = BTreeMap::new();
+        let (mut answered, mut cancelled) = (round.grants(), false);
+        for why in round.refusals() {
+            match why {
+                Why::Failed(error) if error.kind() != ErrorKind::Unavailable => {
+                    let text = format!("a redis of the quorum failed: {error}");
+                    return Err(Error::new(error.kind(), text).with_outcome(error.outcome()));
+                }
+                Why::Failed(_) => continue,
+                Why::Refused(Asked::Held { value, by, remaining }) => {
+                    let seen = holders.entry(value).or_insert((0, by, *remaining));
+                    seen.0 += 1;
+                    // Free when the last one is; without an expiry nobody knows.
+                    seen.2 = seen.2.zip(*remaining).map(|(a, b)| a.max(b));
+                }
+                Why::Refused(_) => cancelled = true,
+            }
+            answered += 1;
+        }
+        match holders.into_values().max_by_key(|(count, ..)| *count) {
+            Some((count, by, remaining)) if clear => {
+                // Split: nobody holds it, and those who tried give back what they got.
+                let split = count < self.needed();
+                let pause = || Redlock::default().pause(&**self.0.rt.rng());
+                let remaining = if split { Some(pause()) } else { remaining };
+                Ok(Acquired::Held { by: by.to_owned(), remaining })
+            }
+            _ if cancelled => Asked::Cancelled.refusal(op_id),
+            _ => {
+                let failed = round.refusals().find_map(|w| match w {
+                    Why::Failed(error) => Some(error.to_string()),
+                    Why::Refused(_) => None,
+                });
+                let cause = failed.map(|text| Error::new(ErrorKind::Unavailable, text));
+                let doubt = self.0.ops.get(op_id).is_some_and(|op| op.in_doubt());
+                let outcome = if doubt { Outcome::Unknown } else { Outcome::NotApplied };
+                Err(self.unreachable(answered, cause).with_outcome(outcome))
+            }
+        }
+    }
+
+    pub(super) async fn extend(&self, op_id: &str) -> Result<Renewed> {
+        let Some(op) = self.0.ops.get(op_id).filter(|op| !op.grants.is_empty()) else {
+            return Ok(Renewed::Lost);
+        };
+        let (sent, limit, ttl) = (self.0.rt.clock().now(), patience(op.ttl), millis(op.ttl));
+        let shared = Arc::new(op);
+        let mut pending = self.all(|own, at| {
+            let (op, id) = (Arc::clone(&shared), op_id.to_owned());
+            async move {
+                let node = &own.0.nodes[at];
+                let fill = |cmd: &mut Cmd| renew_args(cmd, &id, &op.keys, ttl);
+                let reply = node.eval(&node.scripts().renew, Purpose::Other, limit, fill).await;
+                let time = answer::renewed(node.name(), reply.map_err(|f| f.error)?.value)?;
+                if let Some((seconds, micros)) = time {
+                    node.told_time(sent, seconds, micros);
+                }
+                Ok(time.is_some())
+            }
+        });
+        let (mut yes, mut no, mut last) = (0, 0, None);
+        while let Some((_, answer)) = pending.next().await {
+            match answer {
+                Ok(true) => yes += 1,
+                Ok(false) => no += 1,
+                Err(error) => last = Some(error),
+            }
+            if yes >= self.needed() {
+                self.drain(pending);
+                self.0.ops.renewed(op_id, sent);
+                return Ok(Renewed::Renewed(shared.grants.clone()));
+            }
+            if no > self.0.nodes.len() - self.needed() {
+                self.drain(pending);
+                return Ok(Renewed::Lost);
+            }
+        }
+        Err(self.unreachable(yes + no, last).with_outcome(Outcome::Unknown))
+    }
+
+    async fn release_on(self, at: usize, op_id: String, op: Arc<Op>, mark: u64) -> Result<bool> {
+        let node = &self.0.nodes[at];
+        let fill = |cmd: &mut Cmd| release_args(cmd, &op_id, &op.keys, mark);
+        let reply = node.eval(&node.scripts().release, Purpose::Other, patience(op.ttl), fill).await;
+        let freed = answer::count(node.name(), reply.map_err(|f| f.error)?.value)?;
+        Ok(usize::try_from(freed).is_ok_and(|n| n == op.keys.len()))
+    }
+
+    /// Tries until the server answers or the lease has ended there by itself.
+    async fn release_in_time(self, at: usize, op_id: String, op: Arc<Op>, until: Instant) {
+        let mark = mark(&op, op.open[at] > 0, patience(op.ttl));
+        while self.0.rt.clock().now() < until {
+            self.0.rt.clock().sleep(RELEASE_PAUSE).await;
+            if self.clone().release_on(at, op_id.clone(), Arc::clone(&op), mark).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    pub(super) async fn give_back(&self, op_id: &str) -> Result<Released> {
+        let Some(op) = self.0.ops.get(op_id).map(Arc::new) else { return Ok(Released::AlreadyGone) };
+        let until = self.0.rt.clock().now().saturating_add(op.ttl);
+        let mut pending = self.all(|own, at| {
+            let mark = mark(&op, op.open[at] > 0, patience(op.ttl));
+            own.release_on(at, op_id.to_owned(), Arc::clone(&op), mark)
+        });
+        let (mut clean, mut gone, mut failed, mut last) = (0, 0, Vec::new(), None);
+        let mut answer = None;
+        while let Some((at, freed)) = pending.next().await {
+            match freed {
+                Ok(true) => clean += 1,
+                Ok(false) => gone += 1,
+                Err(error) => {
+                    failed.push(at);
+                    last = Some(error);
+                }
+            }
+            if clean >= self.needed() {
+                answer = Some(Released::Clean);
+            } else if gone > self.0.nodes.len() - self.needed() {
+                answer = Some(Released::AlreadyGone);
+            }
+            if answer.is_some() {
+                break;
+            }
+        }
+        let Some(answer) = answer else {
+            return Err(self.unreachable(clean + gone, last).with_outcome(Outcome::Unknown));
+        };
+        self.0.ops.released(op_id);
+        let (own, id) = (self.clone(), op_id.to_owned());
+        if !pending.is_empty() || !failed.is_empty() {
+            self.behind("redis-stragglers", async move {
+                while let Some((at, freed)) = pending.next().await {
+                    if freed.is_err() {
+                        failed.push(at);
+                    }
+                }
+                let late = failed
+                    .into_iter()
+                    .map(|at| own.clone().release_in_time(at, id.clone(), Arc::clone(&op), until));
+                futures_util::future::join_all(late).await;
+            });
+        }
+        Ok(answer)
+    }
+}
+
+fn vote(answer: Result<Asked>) -> Vote<Why> {
+    match answer {
+        Ok(Asked::Granted(counters)) => Vote::Granted(counters),
+        Ok(other) => Vote::Refused(Why::Refused(other)),
+        Err(error) => Vote::Refused(Why::Failed(error)),
+    }
+}

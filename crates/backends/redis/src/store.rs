@@ -1,0 +1,404 @@
+//! Leases on one Redis.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+use mainstay_store::lease::{
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share,
+};
+use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
+use redis::Cmd;
+
+use crate::answer::{self, Asked, SHARED};
+use crate::check::{check, millis};
+use crate::config::{Builder, Options};
+use crate::health::Health;
+use crate::keys::Keys;
+use crate::node::{Failure, Node, Purpose, Reply};
+use crate::ops::{Op, Ops};
+use crate::scan;
+
+/// A [`LeaseStore`] on one Redis (6.0 or later, no cluster node). Clones share the connection, and callers
+/// share it: what several ask at once travels together.
+///
+/// Guarantees: as [`LeaseStore`], with [`Fencing::WhileStateSurvives`]: the counter behind tokens never
+/// expires and never falls behind the server's clock, so tokens also grow over a lost data set as long as
+/// that clock did not go back. Every decision is one script; only the server's time is used. A request whose
+/// answer was lost can be repeated, and a release leaves a mark that refuses what is still on its way.
+/// Existing clients of the string family ([`KeyProfile`](crate::KeyProfile)) and this store exclude each
+/// other on the same key.
+///
+/// Not guaranteed: that a lease survives a failover, a restart without an append-only file or an eviction;
+/// that it lasts as long as promised when the server's clock jumps. Check tokens at the resource
+/// ([`fence`](crate::fence)). Only what was acquired through this value or a clone can be renewed and
+/// released. Leases of clients of other make are seen by [`inspect`](LeaseStore::inspect), not by
+/// [`list`](LeaseStore::list), which walks the whole key space.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use mainstay_clock::Runtime;
+/// use mainstay_redis::RedisLeases;
+/// use mainstay_store::LeaseStore;
+/// use mainstay_store::lease::{AcquireRequest, Acquired};
+///
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// let store = RedisLeases::builder("redis://127.0.0.1/").build(&Runtime::system())?;
+/// let ask = AcquireRequest::exclusive("billing/nightly", "host-7", "op-1", Duration::from_secs(5));
+/// assert!(matches!(store.acquire(ask).await?, Acquired::Granted(_)));
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct RedisLeases(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    node: Node,
+    options: Options,
+    ops: Ops,
+}
+
+impl RedisLeases {
+    /// A store on the server at `url`: `redis://[user:password@]host:port/[db]`, or `unix://`.
+    pub fn builder(url: &str) -> Builder {
+        Builder::new(url)
+    }
+
+    /// With the defaults.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new(url: &str, rt: &Runtime) -> std::result::Result<Self, crate::ConfigError> {
+        Self::builder(url).build(rt)
+    }
+
+    pub(crate) fn on(node: Node, options: Options) -> Self {
+        Self(Arc::new(Shared { node, options, ops: Ops::new(1) }))
+    }
+
+    /// Connects, and says what is wrong with the server if it must not be used.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] when it cannot be reached or is a replica, [`ErrorKind::Unsupported`] when
+    /// it is too old, a cluster node, or does not let us in.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing.
+    pub async fn ready(&self) -> Result<()> {
+        self.0.node.ready().await
+    }
+
+    /// What was noticed about the server.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.0.node.health()
+    }
+
+    fn keys(&self, names: &[String]) -> Result<Arc<[Keys]>> {
+        names.iter().map(|name| self.0.options.profile.keys(name)).collect()
+    }
+
+    fn patience(&self) -> Duration {
+        self.0.options.request_timeout
+    }
+
+    async fn ask(&self, request: &AcquireRequest, keys: &[Keys]) -> std::result::Result<Reply, Failure> {
+        let node = &self.0.node;
+        let op = request.op_id.as_str();
+        let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note));
+        match request.share {
+            Share::Exclusive => {
+                let required =
+                    required(&self.0.options, request).map_err(|error| Failure { error, doubt: false })?;
+                let fill = |cmd: &mut Cmd| {
+                    acquire_keys(cmd, op, keys, &required);
+                    cmd.arg(op).arg(ttl).arg("clock").arg(keys.len()).arg(&about);
+                    for (_, counter) in &required {
+                        cmd.arg(counter);
+                    }
+                };
+                node.eval(&node.scripts().acquire, Purpose::Grant, self.patience(), fill).await
+            }
+            Share::Shared | Share::Permit { .. } => {
+                let limit = match request.share {
+                    Share::Permit { limit } => limit,
+                    _ => 0,
+                };
+                let key = &keys[0];
+                let fill = |cmd: &mut Cmd| {
+                    cmd.arg(6).arg(key.tombstone(op)).arg(&key.lock).arg(key.fence()).arg(key.sharers());
+                    cmd.arg(key.ends()).arg(key.info());
+                    cmd.arg(op).arg(ttl).arg(limit).arg(&about).arg(SHARED);
+                };
+                node.eval(&node.scripts().share, Purpose::Grant, self.patience(), fill).await
+            }
+        }
+    }
+
+    async fn grant(&self, request: AcquireRequest) -> Result<Acquired> {
+        check(&request)?;
+        supported(&request)?;
+        let keys = self.keys(&request.names)?;
+        let (ops, op) = (&self.0.ops, request.op_id.as_str());
+        if !ops.asked(op, &keys, request.ttl, request.share, self.0.node.clock().now()) {
+            let text = format!("op id `{op:.8}..` already stands for other names");
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        // Dropped from here on, the request stays open: a release then leaves a tombstone.
+        let answered = match self.ask(&request, &keys).await {
+            Ok(reply) => {
+                if !reply.doubt {
+                    ops.settled(op, 0);
+                }
+                answer::asked(self.0.node.name(), &keys, reply.value)
+            }
+            Err(failure) => {
+                if !failure.doubt {
+                    ops.settled(op, 0);
+                }
+                Err(failure.error)
+            }
+        };
+        match answered {
+            Ok(Asked::Granted(counters)) if counters.len() == keys.len() => {
+                let grants = answer::grants(&request, self.0.options.epoch, &counters);
+                ops.granted(op, &grants);
+                Ok(Acquired::Granted(grants))
+            }
+            Ok(other) => {
+                ops.refused(op);
+                other.refusal(op)
+            }
+            Err(error) => {
+                ops.refused(op);
+                Err(error)
+            }
+        }
+    }
+
+    async fn extend(&self, op_id: &str) -> Result<Renewed> {
+        let Some(op) = self.0.ops.get(op_id).filter(|op| !op.grants.is_empty()) else {
+            return Ok(Renewed::Lost);
+        };
+        let (node, ttl) = (&self.0.node, millis(op.ttl));
+        let sent = node.clock().now();
+        let reply = if op.share == Share::Exclusive {
+            let fill = |cmd: &mut Cmd| renew_args(cmd, op_id, &op.keys, ttl);
+            node.eval(&node.scripts().renew, Purpose::Other, self.patience(), fill).await
+        } else {
+            let key = &op.keys[0];
+            let fill = |cmd: &mut Cmd| {
+                cmd.arg(3).arg(&key.lock).arg(key.sharers()).arg(key.ends());
+                cmd.arg(op_id).arg(ttl).arg(SHARED);
+            };
+            node.eval(&node.scripts().share_renew, Purpose::Other, self.patience(), fill).await
+        };
+        let reply = reply.map_err(|failure| failure.error)?;
+        let Some((seconds, micros)) = answer::renewed(node.name(), reply.value)? else {
+            return Ok(Renewed::Lost);
+        };
+        node.told_time(sent, seconds, micros);
+        self.0.ops.renewed(op_id, sent);
+        Ok(Renewed::Renewed(op.grants))
+    }
+
+    async fn give_back(&self, op_id: &str) -> Result<Released> {
+        let Some(op) = self.0.ops.get(op_id) else { return Ok(Released::AlreadyGone) };
+        let node = &self.0.node;
+        let mark = mark(&op, op.in_doubt(), self.patience());
+        let reply = if op.share == Share::Exclusive {
+            let fill = |cmd: &mut Cmd| release_args(cmd, op_id, &op.keys, mark);
+            node.eval(&node.scripts().release, Purpose::Other, self.patience(), fill).await
+        } else {
+            let key = &op.keys[0];
+            let fill = |cmd: &mut Cmd| {
+                cmd.arg(5).arg(key.tombstone(op_id)).arg(&key.lock).arg(key.sharers()).arg(key.ends());
+                cmd.arg(key.channel()).arg(op_id).arg(mark).arg(SHARED);
+            };
+            node.eval(&node.scripts().share_release, Purpose::Other, self.patience(), fill).await
+        };
+        let freed = answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)?;
+        self.0.ops.released(op_id);
+        // A name that was broken or taken over makes the whole hold a doubtful one.
+        let all = usize::try_from(freed).is_ok_and(|n| n == op.keys.len());
+        Ok(if all { Released::Clean } else { Released::AlreadyGone })
+    }
+
+    async fn burn(&self, name: &str) -> Result<FencingToken> {
+        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let fill = |cmd: &mut Cmd| break_args(cmd, &key, "burn");
+        let reply = node.eval(&node.scripts().break_lease, Purpose::Other, self.patience(), fill).await;
+        let reply = reply.map_err(|failure| failure.error)?;
+        match answer::asked(node.name(), std::slice::from_ref(&key), reply.value)? {
+            Asked::Granted(counters) => {
+                Ok(answer::token(self.0.options.epoch, counters.first().copied().unwrap_or(0)))
+            }
+            Asked::Held { by, .. } => {
+                let text = format!("`{name}` is held by {by}, which only its own client can read and end");
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
+            Asked::Cancelled => Err(Error::new(ErrorKind::Internal, "a break cannot be cancelled")),
+        }
+    }
+
+    async fn write(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
+        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let Some(counter) = answer::counter(self.0.options.epoch, token) else { return Ok(false) };
+        let fill = |cmd: &mut Cmd| annotate_args(cmd, &key, counter, value);
+        let reply = node.eval(&node.scripts().annotate, Purpose::Other, self.patience(), fill).await;
+        Ok(answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? == 1)
+    }
+
+    async fn look(&self, name: &str) -> Result<LeaseInfo> {
+        look(&self.0.node, &self.0.options, name, self.patience()).await.map(|i| i.info)
+    }
+}
+
+/// What one server knows of a name.
+pub(crate) async fn look(
+    node: &Node,
+    options: &Options,
+    name: &str,
+    patience: Duration,
+) -> Result<answer::Inspected> {
+    let key = options.profile.keys(name)?;
+    let fill = |cmd: &mut Cmd| {
+        cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+    };
+    let reply = node.eval(&node.scripts().inspect, Purpose::Other, patience, fill).await;
+    // Looking changes nothing, so nothing is in doubt.
+    let reply = reply.map_err(|failure| failure.error.with_outcome(Outcome::NotApplied))?;
+    answer::inspected(node.name(), options.epoch, name, reply.value)
+}
+
+/// Keys and counters that a request requires.
+pub(crate) fn required(options: &Options, request: &AcquireRequest) -> Result<Vec<(Keys, String)>> {
+    let one = |(name, token): &(String, FencingToken)| {
+        // A token of another epoch is nobody's here.
+        let counter = answer::counter(options.epoch, *token).map_or("none".to_owned(), |c| c.to_string());
+        Ok((options.profile.keys(name)?, counter))
+    };
+    request.require.iter().map(one).collect()
+}
+
+/// How long a release refuses its own acquisition, in milliseconds: until nothing of it can be on its way.
+pub(crate) fn mark(op: &Op, in_doubt: bool, patience: Duration) -> u64 {
+    if in_doubt { millis(op.ttl.saturating_add(patience.saturating_mul(2))) } else { 0 }
+}
+
+pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(Keys, String)]) {
+    cmd.arg(1 + 4 * keys.len() + 2 * required.len());
+    cmd.arg(keys[0].tombstone(op));
+    for key in keys {
+        cmd.arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers());
+    }
+    for (key, _) in required {
+        cmd.arg(&key.lock).arg(key.fence());
+    }
+}
+
+pub(crate) fn renew_args(cmd: &mut Cmd, op: &str, keys: &[Keys], ttl: u64) {
+    cmd.arg(2 * keys.len());
+    for key in keys {
+        cmd.arg(&key.lock).arg(key.info());
+    }
+    cmd.arg(op).arg(ttl);
+}
+
+pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: u64) {
+    cmd.arg(1 + 3 * keys.len()).arg(keys[0].tombstone(op));
+    for key in keys {
+        cmd.arg(&key.lock).arg(key.info()).arg(key.channel());
+    }
+    cmd.arg(op).arg(mark);
+}
+
+pub(crate) fn break_args(cmd: &mut Cmd, key: &Keys, how: &str) {
+    cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+    cmd.arg(key.channel()).arg(how);
+}
+
+pub(crate) fn annotate_args(cmd: &mut Cmd, key: &Keys, counter: u64, value: &[u8]) {
+    cmd.arg(3).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(counter).arg(value);
+}
+
+fn supported(request: &AcquireRequest) -> Result<()> {
+    let refuse = |text: &str| Err(Error::new(ErrorKind::Unsupported, text));
+    if request.line == Line::Join {
+        return refuse("this lease store keeps no line of waiters");
+    }
+    if request.share == Share::Exclusive {
+        return Ok(());
+    }
+    if let Share::Permit { limit: 0 } = request.share {
+        return Err(Error::new(ErrorKind::ApiMisuse, "a semaphore has at least one permit"));
+    }
+    if request.names.len() > 1 || !request.require.is_empty() {
+        return refuse("a shared lease on Redis has one name and no requirement");
+    }
+    Ok(())
+}
+
+impl LeaseStore for RedisLeases {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        Box::pin(self.grant(request))
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        let op = op_id.to_owned();
+        Box::pin(async move { self.extend(&op).await })
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        let op = op_id.to_owned();
+        Box::pin(async move { self.give_back(&op).await })
+    }
+
+    fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.write(&name, token, &value).await })
+    }
+
+    fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.burn(&name).await })
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.look(&name).await })
+    }
+
+    fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
+        let prefix = prefix.to_owned();
+        Box::pin(async move {
+            let names = scan::names(&self.0.node, &self.0.options.profile, &prefix).await?;
+            let mut found = Vec::new();
+            for name in names {
+                if found.len() >= limit {
+                    break;
+                }
+                let info = self.look(&name).await?;
+                if !info.holders.is_empty() {
+                    found.push(info);
+                }
+            }
+            Ok(found)
+        })
+    }
+
+    fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        let keys = self.0.options.profile.keys(name);
+        Box::pin(async move { self.0.node.ears().changed(&keys?).await })
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        let failover = "a replica that is promoted, a restart without an append-only file, an eviction: the \
+                        lease may be gone; tokens grow unless the clock went back";
+        let mut guarantees =
+            Guarantees::new(Fencing::WhileStateSurvives, "wall clock of the server", failover);
+        guarantees.min_ttl = Duration::from_millis(100);
+        guarantees.native = &["annotate", "break_lease", "list", "permit", "shared", "watch"];
+        guarantees
+    }
+}

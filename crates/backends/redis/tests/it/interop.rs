@@ -1,0 +1,134 @@
+//! Clients of other make, as `redis-cli` runs their commands, and ours exclude each other on one key.
+
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+use mainstay_redis::{KeyProfile, RedisLeases};
+use mainstay_store::LeaseStore;
+use mainstay_store::lease::{Acquired, Released};
+
+use crate::Test;
+use crate::world::{
+    ask, cli, coordinator, ms, other, pause, redis, run, scripts_run, soon, store, take, try_take, url,
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("foreign_families_exclude_ours_and_are_excluded", families),
+    ("a_waiter_is_woken_by_a_foreign_unlock_without_polling", woken),
+    ("f42_a_foreign_key_without_expiry_is_waited_for_without_a_loop", f42),
+];
+
+const TTL: Duration = Duration::from_secs(10);
+const DELETE: &str =
+    "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('del',KEYS[1]) else return 0 end";
+const EXTEND: &str = "if redis.call('get',KEYS[1]) == ARGV[1] then return redis.call('pexpire',KEYS[1],ARGV[2]) else return 0 end";
+
+fn families() {
+    let server = redis(&[]);
+    let hex = "0123456789abcdef0123456789abcdef";
+    let prefixed = |p: &str| KeyProfile::Prefixed(p.to_owned());
+    let families = [
+        ("node-redlock", KeyProfile::Verbatim, "job", hex),
+        ("redsync", KeyProfile::Verbatim, "job", "kTqKvL7zJ0y6j5f1q3m9Xg=="),
+        ("bsm/redislock", KeyProfile::Verbatim, "job", "l0mYq8cOQ5q1s2t3u4v5wA some metadata"),
+        ("pottery", prefixed("redlock:"), "redlock:job", "6f1d3c52-8e2b-4a0e-9a43-1f2e3d4c5b6a"),
+        ("redis-semaphore", prefixed("mutex:"), "mutex:job", "6f1d3c52-8e2b-4a0e-9a43-1f2e3d4c5b6b"),
+    ];
+    for (family, profile, key, value) in families {
+        run(async {
+            let store =
+                RedisLeases::builder(&url(&server)).profile(profile).build(&Runtime::system()).unwrap();
+            // They hold, we wait for them, we do not release them.
+            assert_eq!(cli(&server, &["SET", key, value, "NX", "PX", "20000"]), "OK", "{family}");
+            let held = store.acquire(ask("job", "ours", TTL)).await.unwrap();
+            let Acquired::Held { by, remaining } = held else { panic!("{family}: {held:?}") };
+            assert!(by.starts_with("another client (") && !by.contains(value), "{by}");
+            assert!(remaining.is_some_and(|d| d > ms(15_000) && d <= ms(20_000)));
+            assert_eq!(store.release("ours").await.unwrap(), Released::AlreadyGone);
+            assert_eq!(cli(&server, &["EVAL", EXTEND, "1", key, value, "30000"]), "1", "{family}");
+            assert_eq!(cli(&server, &["EVAL", DELETE, "1", key, value]), "1", "{family}");
+            // We hold, they neither take, nor extend, nor release it.
+            take(&store, "job", "ours", TTL).await;
+            assert_eq!(cli(&server, &["SET", key, value, "NX", "PX", "20000"]), "", "{family}");
+            assert_eq!(cli(&server, &["EVAL", EXTEND, "1", key, value, "30000"]), "0", "{family}");
+            assert_eq!(cli(&server, &["EVAL", DELETE, "1", key, value]), "0", "{family}");
+            // A client of the family that knows our value can release it: the value is the capability.
+            assert_eq!(cli(&server, &["GET", key]), "ours");
+            assert_eq!(store.release("ours").await.unwrap(), Released::Clean);
+            assert_eq!(cli(&server, &["SET", key, value, "NX", "PX", "20000"]), "OK", "{family}");
+            assert_eq!(cli(&server, &["DEL", key]), "1");
+        });
+    }
+    // 20 raw bytes, no text (rslock and the redlock crate).
+    run(async {
+        let (store, mut raw) = (store(&server), other(&server).await);
+        let value: Vec<u8> = (236..=255).collect();
+        let _: () = redis::cmd("SET")
+            .arg("job")
+            .arg(&value)
+            .arg("NX")
+            .arg("PX")
+            .arg(20_000)
+            .query_async(&mut raw)
+            .await
+            .unwrap();
+        assert!(try_take(&store, "job", "ours", TTL).await.is_none());
+        assert_eq!(store.inspect("job").await.unwrap().holders.len(), 1);
+        let freed: i64 =
+            redis::cmd("EVAL").arg(DELETE).arg(1).arg("job").arg(&value).query_async(&mut raw).await.unwrap();
+        assert_eq!(freed, 1);
+        assert!(try_take(&store, "job", "ours", TTL).await.is_some());
+        // Readers too keep a foreign mutex out.
+        store.release("ours").await.unwrap();
+        let mut reader = ask("job", "reader", TTL);
+        reader.share = mainstay_store::lease::Share::Shared;
+        assert!(matches!(store.acquire(reader).await.unwrap(), Acquired::Granted(_)));
+        assert_eq!(cli(&server, &["SET", "job", "x", "NX", "PX", "20000"]), "");
+        store.release("reader").await.unwrap();
+        assert_eq!(cli(&server, &["SET", "job", "x", "NX", "PX", "20000"]), "OK");
+    });
+}
+
+fn woken() {
+    let server = redis(&[]);
+    run(async {
+        let raw = other(&server).await;
+        assert_eq!(cli(&server, &["SET", "test/a", "foreign", "NX", "PX", "600000"]), "OK");
+        let waiters: Vec<_> = (0..50)
+            .map(|n| coordinator(store(&server), &format!("w{n}")).mutex("a").ttl(TTL).build().unwrap())
+            .collect();
+        let wait = futures_util::future::join_all(waiters.iter().map(async |lock| {
+            lock.acquire(soon()).await.unwrap().release().await.unwrap();
+        }));
+        let free = async {
+            crate::world::until("all asked", async || scripts_run(&mut raw.clone()).await >= 50).await;
+            pause(ms(300)).await;
+            let asked = scripts_run(&mut raw.clone()).await;
+            assert!(asked <= 100, "{asked} questions of 50 waiters: that is polling");
+            cli(&server, &["DEL", "test/a"]);
+        };
+        tokio::join!(wait, free);
+        assert_eq!(cli(&server, &["EXISTS", "test/a"]), "0");
+    });
+}
+
+fn f42() {
+    let server = redis(&[]);
+    run(async {
+        let mut raw = other(&server).await;
+        assert_eq!(cli(&server, &["SET", "test/a", "redis-py", "NX"]), "OK");
+        let store = store(&server);
+        let held = store.acquire(ask("test/a", "op", TTL)).await.unwrap();
+        assert!(matches!(held, Acquired::Held { remaining: None, .. }), "{held:?}");
+        assert_eq!(store.inspect("test/a").await.unwrap().holders[0].2, Duration::MAX, "no expiry");
+        let lock = coordinator(store, "me").mutex("a").build().unwrap();
+        let free = async {
+            pause(ms(500)).await;
+            let asked = scripts_run(&mut raw).await;
+            assert!(asked < 15, "{asked} questions in half a second");
+            cli(&server, &["DEL", "test/a"]);
+        };
+        let (guard, ()) = tokio::join!(lock.acquire(soon()), free);
+        guard.unwrap().release().await.unwrap();
+    });
+}

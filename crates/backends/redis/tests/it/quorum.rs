@@ -1,0 +1,395 @@
+//! Five servers: some paused, killed, restarted, cut off.
+
+use std::time::Duration;
+
+use mainstay_chaos::proxy::{TcpMode, TcpProxy};
+use mainstay_clock::Runtime;
+use mainstay_coordination::ErrorKind as LockError;
+use mainstay_redis::{RedisQuorum, Redlock};
+use mainstay_sim::servers::Server;
+use mainstay_store::lease::{Acquired, Fencing, Released, Renewed, Share};
+use mainstay_store::{ErrorKind, FencingToken, LeaseStore, Outcome};
+
+use crate::Test;
+use crate::world::{
+    ask, coordinator, exists, ms, number, other, pause, redis, run, scripts_run, soon, take, text, try_take,
+    until, url,
+};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("any_minority_may_die_and_a_dead_majority_is_unreachable", deaths),
+    ("a_partition_leaves_one_side_that_grants", partition),
+    ("tokens_grow_while_servers_are_paused_killed_and_restarted", nemesis),
+    ("asking_again_in_vain_gives_nothing_back", in_vain),
+    ("one_server_behind_two_addresses_is_no_quorum", one_behind_two),
+    ("what_a_quorum_cannot_do_it_refuses", refusals),
+    ("f01_a_split_is_contended_in_one_round_and_leaves_nothing", f01),
+    ("f02_own_keys_do_not_vote_against_their_own_retry", f02),
+    ("f05_a_paused_server_is_left_without_a_key_in_the_end", f05),
+    ("f07_a_hung_server_is_not_waited_for", f07),
+    ("f25_a_server_that_forgot_its_leases_is_silent_until_they_ended", f25),
+    ("f30_counters_that_differ_are_made_equal_in_a_second_phase", f30),
+    ("f40_a_break_burns_a_token_of_the_one_order", f40),
+    ("k05_k08_an_election_goes_on_without_a_minority", election),
+    ("k14_the_textbooks_schedule_gives_up_after_eleven_tries", k14),
+];
+
+const TTL: Duration = Duration::from_secs(5);
+/// Survives a restart with its data.
+const DURABLE: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+pub(crate) fn servers(count: usize) -> Vec<Server> {
+    (0..count).map(|_| redis(&DURABLE)).collect()
+}
+
+pub(crate) fn quorum(servers: &[Server]) -> RedisQuorum {
+    RedisQuorum::builder(servers.iter().map(url)).require_durable().build(&Runtime::system()).unwrap()
+}
+
+fn deaths() {
+    let mut servers = servers(5);
+    run(async {
+        let store = quorum(&servers);
+        let first = take(&store, "a", "op", TTL).await;
+        servers[0].kill().unwrap();
+        servers[1].pause().unwrap();
+        assert!(matches!(store.renew("op").await.unwrap(), Renewed::Renewed(_)));
+        assert_eq!(store.inspect("a").await.unwrap().holders.len(), 1);
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+        let second = take(&store, "a", "op2", TTL).await;
+        assert!(second > first);
+        servers[2].kill().unwrap();
+        let error = store.renew("op2").await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+        let error = store.acquire(ask("b", "op3", TTL)).await.unwrap_err();
+        assert!(error.is_retryable() && error.to_string().starts_with("2 of 5"), "{error}");
+        let lock = coordinator(store.clone(), "me").mutex("b").ttl(TTL).build().unwrap();
+        assert_eq!(
+            *lock.try_acquire().await.unwrap_err().kind(),
+            LockError::Unreachable,
+            "K17: not contended"
+        );
+        for server in &mut servers[..3] {
+            server.restart().unwrap();
+        }
+        until("it grants again", async || try_take(&store, "c", "op4", TTL).await.is_some()).await;
+        let third = take_in_time(&store, "a", "op5").await;
+        assert!(third > second);
+        assert!(store.health().iter().filter(|h| h.restarts > 0).count() >= 2);
+    });
+}
+
+/// Waits until whoever held it is gone.
+async fn take_in_time(store: &RedisQuorum, name: &str, op: &str) -> FencingToken {
+    until("it is free", async || matches!(store.acquire(ask(name, op, TTL)).await, Ok(Acquired::Granted(_))))
+        .await;
+    take(store, name, op, TTL).await
+}
+
+async fn behind_proxies(servers: &[Server]) -> (Vec<TcpProxy>, RedisQuorum) {
+    let mut proxies = Vec::new();
+    for server in servers {
+        let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
+        proxy.set_upstream(Some(server.address()));
+        proxies.push(proxy);
+    }
+    let urls = proxies.iter().map(|p| format!("redis://{}/", p.address()));
+    let store = RedisQuorum::builder(urls).require_durable().build(&Runtime::system()).unwrap();
+    store.ready().await.unwrap();
+    (proxies, store)
+}
+
+fn partition() {
+    let servers = servers(5);
+    run(async {
+        let ((few, here), (many, there)) = (behind_proxies(&servers).await, behind_proxies(&servers).await);
+        let first = take(&here, "a", "here", TTL).await;
+        // One side sees two servers, the other three.
+        for (at, proxy) in few.iter().enumerate() {
+            proxy.set_mode(if at < 2 { TcpMode::Pass } else { TcpMode::Blackhole });
+        }
+        for (at, proxy) in many.iter().enumerate() {
+            proxy.set_mode(if at < 2 { TcpMode::Blackhole } else { TcpMode::Pass });
+        }
+        assert_eq!(here.renew("here").await.unwrap_err().outcome(), Outcome::Unknown);
+        assert!(try_take(&there, "a", "there", TTL).await.is_none(), "the lease still lasts");
+        let second = take_in_time(&there, "a", "there").await;
+        assert!(second > first);
+        assert_eq!(here.acquire(ask("a", "here2", TTL)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+        for proxy in few.iter().chain(&many) {
+            proxy.set_mode(TcpMode::Pass);
+        }
+        until("it hears that it lost", async || matches!(here.renew("here").await, Ok(Renewed::Lost))).await;
+        assert!(matches!(there.renew("there").await.unwrap(), Renewed::Renewed(_)));
+    });
+}
+
+fn nemesis() {
+    let mut servers = servers(5);
+    run(async {
+        let stores = [quorum(&servers), quorum(&servers)];
+        let (mut last, mut grants) = (FencingToken::ZERO, 0);
+        for round in 0..60_usize {
+            let victim = round % 5;
+            match round % 6 {
+                0 => servers[victim].pause().unwrap(),
+                3 => servers[victim].restart().unwrap(),
+                _ => {}
+            }
+            let (op, store) = (format!("op{round}"), &stores[round % 2]);
+            if let Ok(Acquired::Granted(granted)) = store.acquire(ask("a", &op, TTL)).await {
+                assert!(granted[0].token > last, "round {round}: {} after {last}", granted[0].token);
+                last = granted[0].token;
+                grants += 1;
+            }
+            until("given back", async || store.release(&op).await.is_ok()).await;
+            if round % 6 == 0 {
+                servers[victim].resume().unwrap();
+            }
+        }
+        assert!(grants >= 50, "{grants} of 60");
+    });
+}
+
+fn in_vain() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        take(&store, "a", "op", 2 * TTL).await;
+        for server in &servers[1..] {
+            server.pause().unwrap();
+        }
+        assert!(store.acquire(ask("a", "op", 2 * TTL)).await.is_err());
+        for server in &servers[1..] {
+            server.resume().unwrap();
+        }
+        until("it is still held", async || matches!(store.renew("op").await, Ok(Renewed::Renewed(_)))).await;
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+    });
+}
+
+fn one_behind_two() {
+    let servers = servers(2);
+    run(async {
+        let urls = [url(&servers[0]), url(&servers[1]), format!("{}1", url(&servers[0]))];
+        let store = RedisQuorum::builder(urls).build(&Runtime::system()).unwrap();
+        let error = store.ready().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("are one"), "{error}");
+    });
+    let (plain, more) = (redis(&[]), servers);
+    run(async {
+        let urls = [url(&plain), url(&more[0]), url(&more[1])];
+        let store = RedisQuorum::builder(urls).require_durable().build(&Runtime::system()).unwrap();
+        assert!(store.ready().await.unwrap_err().to_string().contains("not durable"));
+    });
+}
+
+fn refusals() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        let mut reader = ask("a", "op", TTL);
+        reader.share = Share::Shared;
+        assert_eq!(store.acquire(reader).await.unwrap_err().kind(), ErrorKind::Unsupported);
+        let urls: Vec<String> = servers.iter().map(url).collect();
+        let weak = RedisQuorum::builder(&urls).max_ttl(ms(1_000)).build(&Runtime::system()).unwrap();
+        assert_eq!(weak.guarantees().fencing, Fencing::WhileStateSurvives);
+        let error = weak.acquire(ask("a", "op", TTL)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ApiMisuse, "longer than a restarted server is silent");
+        let none = RedisQuorum::builder(&urls).without_fencing().build(&Runtime::system()).unwrap();
+        let refused = coordinator(none, "me").mutex("a").require(Fencing::Strict).build().unwrap_err();
+        assert_eq!(refused.field, "require");
+        // F6: nothing is left of such a ttl, and that is not a large number.
+        let error = store.acquire(ask("a", "tiny", ms(1))).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
+        for server in &servers {
+            assert!(!exists(&mut other(server).await, "a").await);
+        }
+    });
+}
+
+fn f01() {
+    let servers = servers(4);
+    run(async {
+        let urls = servers.iter().map(url);
+        let store =
+            RedisQuorum::builder(urls).allow_even().require_durable().build(&Runtime::system()).unwrap();
+        for server in &servers[..2] {
+            text(&mut other(server).await, &["SET", "a", "theirs", "PX", "60000"]).await;
+        }
+        let held = store.acquire(ask("a", "op", TTL)).await.unwrap();
+        let Acquired::Held { remaining, .. } = held else { panic!("{held:?}") };
+        assert!(remaining.unwrap() <= ms(400), "nobody holds it: come back after a random pause");
+        for server in &servers[2..] {
+            let own = other(server).await;
+            until("own minority is given back", async || !exists(&mut own.clone(), "a").await).await;
+        }
+    });
+}
+
+fn f02() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        text(&mut other(&servers[0]).await, &["SET", "a", "op", "PX", "5000"]).await;
+        text(&mut other(&servers[1]).await, &["SET", "a", "theirs", "PX", "60000"]).await;
+        let token = take(&store, "a", "op", TTL).await;
+        assert_eq!(take(&store, "a", "op", TTL).await, token, "again is no new lease");
+    });
+}
+
+fn f05() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        store.ready().await.unwrap();
+        servers[2].pause().unwrap();
+        take(&store, "a", "op", TTL).await;
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+        servers[2].resume().unwrap();
+        let mut third = other(&servers[2]).await;
+        until("it caught up", async || scripts_run(&mut third.clone()).await >= 2).await;
+        until("nobody is heard any more", async || store.in_background() == 0).await;
+        assert!(!exists(&mut third, "a").await);
+    });
+}
+
+fn f07() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        store.ready().await.unwrap();
+        servers[1].pause().unwrap();
+        let mut behind = 0;
+        for round in 0..6 {
+            let name = format!("a{round}");
+            until("nobody is heard any more", async || store.in_background() == 0).await;
+            take(&store, &name, &name, TTL).await;
+            behind += store.in_background();
+        }
+        // Not all, on a machine that stands still for as long as the hung one is heard.
+        assert!(behind >= 4, "the hung one is heard behind the caller's back: {behind} of 6");
+        servers[1].resume().unwrap();
+        until("nobody is heard any more", async || store.in_background() == 0).await;
+    });
+}
+
+fn f25() {
+    let mut servers: Vec<Server> = (0..3).map(|_| redis(&[])).collect();
+    run(async {
+        let urls: Vec<String> = servers.iter().map(url).collect();
+        let build = || RedisQuorum::builder(&urls).max_ttl(TTL);
+        let ours = build().build(&Runtime::system()).unwrap();
+        let error = ours.acquire(ask("a", "op", TTL)).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "all of them are new");
+        let granted = async |store: &RedisQuorum, op: &str| {
+            matches!(store.acquire(ask("a", op, TTL)).await, Ok(Acquired::Granted(_)))
+        };
+        // Each ends its silence for itself; a majority is not enough for what follows.
+        until("all may grant", async || {
+            let mut all = granted(&ours, "op").await;
+            for server in &servers {
+                all &= exists(&mut other(server).await, "a").await;
+            }
+            all
+        })
+        .await;
+        until("nobody is heard any more", async || ours.in_background() == 0).await;
+        // Held on the first two; the third has not heard of it, the second forgets it.
+        number(&mut other(&servers[2]).await, &["DEL", "a"]).await;
+        servers[1].restart().unwrap();
+        let theirs = build().build(&Runtime::system()).unwrap();
+        assert!(!granted(&theirs, "careful").await);
+        let careless = build().trust_restarts().build(&Runtime::system()).unwrap();
+        until("without the silence", async || granted(&careless, "careless").await).await;
+        let first = text(&mut other(&servers[0]).await, &["GET", "a"]).await;
+        assert_eq!(first, "op", "there are two holders");
+    });
+}
+
+fn f30() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        // Far apart, one of them as after a lost data set.
+        for (server, counter) in servers.iter().zip(["200000000000000", "200000000000777", ""]) {
+            if !counter.is_empty() {
+                text(&mut other(server).await, &["SET", "{a}:fence", counter]).await;
+            }
+        }
+        let mut last = FencingToken::ZERO;
+        for round in 0..6 {
+            let op = format!("op{round}");
+            let token = take(&store, "a", &op, TTL).await;
+            assert!(token > last, "{token} after {last}");
+            assert_eq!(store.inspect("a").await.unwrap().holders[0].1, token);
+            assert!(store.annotate("a", token, b"v".to_vec()).await.unwrap());
+            last = token;
+            until("stragglers were lifted", async || store.in_background() == 0).await;
+            store.release(&op).await.unwrap();
+        }
+        let mut counters = Vec::new();
+        for server in &servers {
+            counters.push(text(&mut other(server).await, &["GET", "{a}:fence"]).await);
+        }
+        assert!(
+            counters.iter().all(|c| *c == last.to_string()),
+            "equal, so one round is enough: {counters:?}"
+        );
+    });
+}
+
+fn f40() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        let old = take(&store, "a", "stuck", TTL).await;
+        let burned = store.break_lease("a").await.unwrap();
+        assert!(burned > old);
+        assert_eq!(store.renew("stuck").await.unwrap(), Renewed::Lost);
+        assert!(take(&store, "a", "next", TTL).await > burned);
+    });
+}
+
+fn election() {
+    let mut servers = servers(5);
+    run(async {
+        let build =
+            |owner: &str| coordinator(quorum(&servers), owner).election("e").ttl(TTL).build().unwrap();
+        let (first, second) = (build("n1"), build("n2"));
+        let term = first.campaign(soon()).await.unwrap();
+        servers[4].kill().unwrap();
+        servers[3].kill().unwrap();
+        assert_eq!(second.leader().await.unwrap().unwrap().owner, "n1");
+        let (next, ()) = tokio::join!(second.campaign(soon()), async {
+            pause(ms(100)).await;
+            assert_eq!(term.resign().await.unwrap(), Released::Clean);
+        });
+        let next = next.unwrap();
+        assert_eq!(second.leader().await.unwrap().unwrap().token, next.token());
+        next.resign().await.unwrap();
+    });
+}
+
+fn k14() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        let mut preset = Redlock::default();
+        assert_eq!((preset.retries, preset.delay, preset.jitter), (10, ms(200), ms(200)));
+        (preset.delay, preset.jitter) = (ms(1), ms(1));
+        take(&store, "a", "holder", TTL).await;
+        let mut first = other(&servers[0]).await;
+        until("the holder is settled", async || store.in_background() == 0).await;
+        let before = scripts_run(&mut first).await;
+        let held = store.redlock(ask("a", "op", TTL), &preset).await.unwrap();
+        assert!(matches!(held, Acquired::Held { .. }));
+        until("all tries arrived", async || scripts_run(&mut first.clone()).await - before >= 11).await;
+        let ran = scripts_run(&mut first).await - before;
+        assert!((11..=22).contains(&ran), "11 tries, each given back where one had not answered: {ran}");
+        store.release("holder").await.unwrap();
+        let granted = store.redlock(ask("a", "op", TTL), &preset).await.unwrap();
+        assert!(matches!(granted, Acquired::Granted(_)));
+    });
+}
