@@ -634,11 +634,14 @@ async fn dropped_after<F: Future>(future: F, polls: usize) -> bool {
 #[test]
 fn every_future_is_dropped_at_every_await_and_the_session_stays_true() {
     on_paused(async {
-        for polls in 0..24 {
+        for (polls, polled) in (0..24).flat_map(|polls| [(polls, false), (polls, true)]) {
             let w = World::new(|b| b.max_wait(20 * MS).max_waiters(1));
             w.lag(HOUR);
             let mut session = w.router.session();
             assert!(!dropped_after(w.router.poll_once(), polls.min(3)).await);
+            if polled {
+                w.router.poll_once().await;
+            }
             let wrote = session.write(async |c: &mut Conn| {
                 let mark = c.node.write("k", b"1").await;
                 tokio::task::yield_now().await;
@@ -650,7 +653,7 @@ fn every_future_is_dropped_at_every_await_and_the_session_stays_true() {
             let _ = dropped_after(session.token(), polls).await;
             // However far it came: what happened is seen, and no place of a waiter is gone.
             let start = w.clock.now();
-            assert_eq!(get(&mut session, "k").await.unwrap().is_some(), happened, "{polls} polls");
+            assert_eq!(get(&mut session, "k").await.unwrap().is_some(), happened, "{polls} polls, {polled}");
             assert!(w.clock.now().saturating_duration_since(start) <= 21 * MS);
             w.router.poll_once().await;
             put(&mut session, "k", b"2").await.unwrap();
@@ -659,5 +662,25 @@ fn every_future_is_dropped_at_every_await_and_the_session_stays_true() {
             assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
             assert!(w.clock.now() > start, "it could wait: the one place is free");
         }
+    });
+}
+
+/// The futures of sessions can be spawned, also with closures that borrow.
+#[test]
+fn sessions_move_between_threads() {
+    fn sendable<F: Future + Send>(future: F) -> F {
+        future
+    }
+    on_paused(async {
+        let w = World::new(|b| b);
+        let (mut session, key) = (w.router.session(), String::from("k"));
+        let work = sendable(async move {
+            session.write(async |c: &mut Conn| c.node.write(&key, b"1").await).await.unwrap();
+            let read = session.read(async |c: &mut Conn| Ok::<_, Error>(c.node.read(&key).value)).await;
+            session.token().await.unwrap();
+            read.unwrap()
+        });
+        assert!(work.await.is_some());
+        sendable(w.router.poll_once()).await;
     });
 }
