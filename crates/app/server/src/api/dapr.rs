@@ -58,31 +58,31 @@ fn malformed(message: &str) -> Response {
 }
 
 /// The request and the name of the lock, or the answer that says what is wrong.
-fn asked(store: &str, body: &[u8], expires: bool) -> Result<(Wanted, String), Response> {
+fn asked(store: &str, body: &[u8], expires: bool) -> Result<(Wanted, String), Box<Response>> {
     if store != NAMESPACE {
         let message = format!("lock store {store} not found");
-        return Err(failed(StatusCode::BAD_REQUEST, "ERR_LOCK_STORE_NOT_FOUND", &message));
+        return Err(Box::new(failed(StatusCode::BAD_REQUEST, "ERR_LOCK_STORE_NOT_FOUND", &message)));
     }
-    let wanted: Wanted = serde_json::from_slice(body).map_err(|e| malformed(&e.to_string()))?;
+    let wanted: Wanted = serde_json::from_slice(body).map_err(|e| Box::new(malformed(&e.to_string())))?;
     if wanted.resource_id.is_empty() {
-        return Err(malformed("resourceId is empty"));
+        return Err(Box::new(malformed("resourceId is empty")));
     }
     if wanted.lock_owner.is_empty() {
-        return Err(malformed("lockOwner is empty"));
+        return Err(Box::new(malformed("lockOwner is empty")));
     }
     if expires && wanted.expiry_in_seconds <= 0 {
-        return Err(malformed("expiryInSeconds must be positive"));
+        return Err(Box::new(malformed("expiryInSeconds must be positive")));
     }
     match Desk::name(store, &wanted.resource_id) {
         Ok(name) => Ok((wanted, name)),
-        Err(_) => Err(malformed("resourceId is too long or has control characters")),
+        Err(_) => Err(Box::new(malformed("resourceId is too long or has control characters"))),
     }
 }
 
 async fn lock(State(app): State<Arc<App>>, Path(store): Path<String>, body: Bytes) -> Response {
     let (wanted, name) = match asked(&store, &body, true) {
         Ok(asked) => asked,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let seconds = u64::try_from(wanted.expiry_in_seconds).unwrap_or(0);
     let result = if wanted.renew {
@@ -135,7 +135,7 @@ async fn unlock(State(app): State<Arc<App>>, Path(store): Path<String>, body: By
     const FAILED: u8 = 3;
     let (wanted, name) = match asked(&store, &body, false) {
         Ok(asked) => asked,
-        Err(answer) => return answer,
+        Err(answer) => return *answer,
     };
     let released = async {
         let info = app.desk.inspect(&name).await?;
