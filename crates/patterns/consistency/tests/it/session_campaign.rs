@@ -1,6 +1,6 @@
 //! SL1, SL2 and SL6 over random schedules: replicas lag, are cut off, take over with less, and rejoin.
 //!
-//! `MAINSTAY_SEED=.. cargo xtask sim session-router` replays a seed that was printed.
+//! `cargo xtask sim session-router --seed N` replays a seed that was printed, `--seeds N` runs more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +11,7 @@ use mainstay_consistency::session::{CallError, Consistency, Router, Session};
 use mainstay_sim::Sim;
 use mainstay_sim::check::session_guarantees;
 use mainstay_sim::history::Process;
-use mainstay_sim::sim::{Faults, Node, Report, World};
+use mainstay_sim::sim::{Faults, Node, Report, World, seed_lines};
 use mainstay_store::Error;
 use mainstay_store::memory::{MemoryCluster, MemoryNode};
 
@@ -164,13 +164,30 @@ fn sl1_sl2_reads_never_go_back_over_failovers() {
     campaign("session-router", Client::Session, 0..60).assert_pass();
 }
 
+/// Who is wrong in which way.
+const PLANTED: [(&str, Client); 3] = [
+    ("session-router-naive", Client::Naive),
+    ("session-router-forgetful", Client::Forgetful),
+    ("session-router-silent", Client::Silent),
+];
+
 #[test]
 fn the_checker_goes_red_with_naive_reads_forgotten_tokens_and_silent_losses() {
-    for client in [Client::Naive, Client::Forgetful, Client::Silent] {
-        let report = campaign("session-router-planted", client, 0..60);
-        let seed = report.failures.first().map(|f| f.seed);
-        println!("{client:?}: found with seed {seed:?}, {} of 60", report.failures.len());
-        assert!(seed.is_some(), "{client:?} was not found");
+    for (name, client) in PLANTED {
+        println!("{client:?}: found with seed {}", campaign(name, client, 0..60).assert_fail());
+    }
+}
+
+#[test]
+fn every_recorded_seed_gives_its_verdict() {
+    let lines = seed_lines(include_str!("../../seeds.txt")).unwrap();
+    assert!(!lines.is_empty());
+    for line in lines {
+        let planted = PLANTED.iter().find(|(name, _)| *name == line.suite);
+        let client = planted.map_or(Client::Session, |(_, client)| *client);
+        let report = campaign(&line.suite, client, line.seed..line.seed + 1);
+        let verdict = if report.failures.is_empty() { "PASS" } else { "FAIL" };
+        assert_eq!(verdict, line.verdict, "{report}");
     }
 }
 
