@@ -45,7 +45,18 @@ pub struct TimelineSwitch {
     pub next: String,
 }
 
-/// What a replica has.
+/// What a node says it is. Saying so proves nothing: of two nodes that both claim to be primary, the one with the
+/// later history is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums, reason = "a node takes writes or it does not")]
+pub enum Role {
+    /// It takes writes.
+    Primary,
+    /// It follows.
+    Replica,
+}
+
+/// What a node has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Observed {
@@ -53,13 +64,31 @@ pub struct Observed {
     pub mark: Mark,
     /// Earlier histories, oldest first, as far as it knows them.
     pub history: Vec<TimelineSwitch>,
+    /// What it says it is.
+    pub role: Role,
+    /// Which life of the server this is: within one, a node never goes back.
+    pub incarnation: u64,
 }
 
 impl Observed {
-    /// An observation.
+    /// An observation of a replica in incarnation 0.
     #[must_use]
     pub fn new(mark: Mark, history: Vec<TimelineSwitch>) -> Self {
-        Self { mark, history }
+        Self { mark, history, role: Role::Replica, incarnation: 0 }
+    }
+
+    /// The same observation of a node that says it is `role`.
+    #[must_use]
+    pub fn with_role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    /// The same observation in another life of the server, such as its start time.
+    #[must_use]
+    pub fn with_incarnation(mut self, incarnation: u64) -> Self {
+        self.incarnation = incarnation;
+        self
     }
 }
 
@@ -157,4 +186,10 @@ pub trait ReplicatedStore: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Dropping the future only stops waiting.
     fn wait<'a>(&'a self, wanted: &'a Mark, limit: Duration) -> BoxFuture<'a, Result<Judgment>>;
+
+    /// Which life of the server this connection talks to, as [`Observed::incarnation`] counts, known without a round
+    /// trip. `None`: unknown, and whoever needs it has to [`observe`](ReplicatedStore::observe).
+    fn incarnation(&self) -> Option<u64> {
+        None
+    }
 }

@@ -31,8 +31,12 @@ pub enum ErrorKind {
     ForeignActor,
     /// A context of another key or cluster.
     ForeignContext,
+    /// A session's token is of another store.
+    ForeignToken,
     /// A bounded queue is full; the same call may succeed later.
     Full,
+    /// Positions that no token can hold together.
+    Incomparable,
     /// Input that is no encoding of the wanted type.
     Malformed,
     /// Not enough rights left for a bounded counter.
@@ -62,8 +66,14 @@ pub enum ErrorKind {
     },
     /// Two replicas hold different types under one key.
     TypeMismatch,
+    /// No node answers that may; the same call may succeed later.
+    Unavailable,
     /// No stamp may be handed out before the next bound is durable.
     Unbounded,
+    /// What a session read is not provably in the present history.
+    Unproven,
+    /// What a session wrote or read is no ancestor of the present history: a failover lost it.
+    WriteLost,
 }
 
 /// A refused change, merge or reading.
@@ -92,6 +102,10 @@ impl Error {
         Self::new(ErrorKind::Malformed, context)
     }
 
+    pub(crate) fn unavailable(context: impl Into<String>, source: Option<mainstay_store::Error>) -> Self {
+        Self { kind: ErrorKind::Unavailable, context: context.into(), source: source.map(Source::Store) }
+    }
+
     /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -118,6 +132,7 @@ impl Error {
                     | ErrorKind::Full
                     | ErrorKind::NoRights { .. }
                     | ErrorKind::Skew { .. }
+                    | ErrorKind::Unavailable
                     | ErrorKind::Unbounded
             ),
         }
@@ -143,7 +158,9 @@ impl Error {
             ErrorKind::DuplicateActor => "consistency_duplicate_actor",
             ErrorKind::ForeignActor => "consistency_foreign_actor",
             ErrorKind::ForeignContext => "consistency_foreign_context",
+            ErrorKind::ForeignToken => "consistency_foreign_token",
             ErrorKind::Full => "consistency_full",
+            ErrorKind::Incomparable => "consistency_incomparable",
             ErrorKind::Malformed => "consistency_malformed",
             ErrorKind::NoRights { .. } => "consistency_no_rights",
             ErrorKind::Overflow => "consistency_overflow",
@@ -153,7 +170,10 @@ impl Error {
             ErrorKind::TooLarge => "consistency_too_large",
             ErrorKind::TooManySiblings { .. } => "consistency_too_many_siblings",
             ErrorKind::TypeMismatch => "consistency_type_mismatch",
+            ErrorKind::Unavailable => "consistency_unavailable",
             ErrorKind::Unbounded => "consistency_unbounded",
+            ErrorKind::Unproven => "consistency_unproven",
+            ErrorKind::WriteLost => "consistency_write_lost",
         }
     }
 }

@@ -7,11 +7,12 @@
 //! - [`siblings`]: values that conflict are kept until somebody merges them, within limits.
 //! - [`crdt`]: delta-state replicated data types: counters, registers, flags, sets, maps.
 //! - [`replicate`]: anti-entropy without sockets: what to send to whom, and what to do with what came.
+//! - [`session`]: reads that find what the user wrote and saw, on replicas that lag, or say that it is lost.
 //! - [`laws`] (feature `laws`): the laws all of this obeys, as a harness for types and merge functions of users.
 //! - [`wire`]: the canonical encoding.
 //!
-//! Nothing here waits, reads a clock of the system or draws random numbers: clocks and generators are handed in. The
-//! two exceptions that wait for a store are named `open` and `extend` ([`identity`] and [`hlc::DurableHlc`]).
+//! Nothing here reads a clock of the system or draws random numbers: clocks and generators are handed in. Nothing waits
+//! but for a store: sessions, and `open` and `extend` of [`identity`] and [`hlc::DurableHlc`].
 //!
 //! What this is not: a database or consensus. A replica holds everything in memory, up to about a million
 //! elements; no invariant holds across replicas except that of [`crdt::BoundedCounter`].
@@ -26,6 +27,7 @@ pub mod identity;
 pub mod laws;
 pub mod lww;
 pub mod replicate;
+pub mod session;
 pub mod siblings;
 mod sorted;
 pub mod version;

@@ -155,7 +155,8 @@ impl MemoryCluster {
         Ok(self.0.change(|s| s.fail_over(to)))
     }
 
-    /// Lets a node of an older history follow the primary; what it has beyond is thrown away.
+    /// Lets a node of an older history follow the primary; what it has beyond is thrown away, and a new incarnation
+    /// of the node begins. Nothing happens to a node that follows already.
     ///
     /// # Errors
     /// [`ErrorKind::ApiMisuse`] when there is no such node.
@@ -252,5 +253,9 @@ impl ReplicatedStore for MemoryNode {
                 std::future::poll_fn(|cx| self.poll_judgment(wanted, &mut end, &mut next, cx)).await;
             Ok(judgment)
         })
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        Some(self.shared.lock().0.incarnation(self.node))
     }
 }

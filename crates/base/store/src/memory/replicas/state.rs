@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
-use crate::replicated::{Mark, Observed, Position, TimelineSwitch};
+use crate::replicated::{Mark, Observed, Position, Role, TimelineSwitch};
 use crate::{Error, ErrorKind, Result};
 
 /// Most entries of one log: the model keeps all of it.
@@ -31,6 +31,8 @@ struct Node {
     applied: usize,
     lag: Duration,
     cut: bool,
+    /// Counts the times this node threw away what it had.
+    incarnation: u64,
 }
 
 pub(super) struct State {
@@ -44,7 +46,7 @@ pub(super) struct State {
 impl State {
     pub(super) fn new(system: &str, replicas: usize) -> Self {
         let first = Timeline { name: "1".to_owned(), log: Vec::new(), history: Vec::new() };
-        let node = Node { timeline: 0, applied: 0, lag: Duration::ZERO, cut: false };
+        let node = Node { timeline: 0, applied: 0, lag: Duration::ZERO, cut: false, incarnation: 0 };
         let nodes = vec![node; replicas + 1];
         Self { system: system.to_owned(), timelines: vec![first], nodes, primary: 0, now: Instant::ZERO }
     }
@@ -104,7 +106,12 @@ impl State {
 
     pub(super) fn observe(&self, node: usize) -> Observed {
         let history = self.timelines[self.nodes[node].timeline].history.clone();
-        Observed::new(self.mark(node), history)
+        let role = if node == self.primary { Role::Primary } else { Role::Replica };
+        Observed::new(self.mark(node), history).with_role(role).with_incarnation(self.incarnation(node))
+    }
+
+    pub(super) fn incarnation(&self, node: usize) -> u64 {
+        self.nodes[node].incarnation
     }
 
     /// When the next entry reaches `node` by itself.
@@ -152,9 +159,12 @@ impl State {
     pub(super) fn rejoin(&mut self, node: usize) {
         let new = self.nodes[self.primary].timeline;
         let at = &self.nodes[node];
+        if at.timeline == new {
+            return;
+        }
         let name = &self.timelines[at.timeline].name;
         let mut later = self.timelines[new].history.iter().skip_while(|s| s.timeline != *name).peekable();
-        let known = at.timeline == new || later.peek().is_some();
+        let known = later.peek().is_some();
         // Every switch since may have cut: the deepest cut counts.
         let kept = later.fold(if known { at.applied } else { 0 }, |kept, switch| match switch.position {
             Position::Counter(n) => kept.min(usize::try_from(n).unwrap_or(usize::MAX)),
@@ -162,5 +172,6 @@ impl State {
         });
         self.nodes[node].timeline = new;
         self.nodes[node].applied = kept;
+        self.nodes[node].incarnation += 1;
     }
 }

@@ -1,0 +1,218 @@
+//! Tokens in HTTP headers and cookies, as a layer of `tower` (feature `tower`; only its two trait crates and `http`).
+//!
+//! The request's token is opened once; handlers find a [`Carried`] among the request's extensions, begin their sessions
+//! from [`Carried::session`] and give back what they know with [`Carried::keep`]. The response, also an error, carries
+//! the join of the request's token and all that was kept.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use http::header::{COOKIE, HeaderName, HeaderValue, SET_COOKIE};
+use http::{HeaderMap, Request, Response};
+use mainstay_store::ReplicatedStore;
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::{Router, Session, SessionToken, TokenKeys};
+use crate::error::Result;
+
+/// Where tokens travel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Where {
+    Cookie(&'static str),
+    Header(HeaderName),
+}
+
+/// Opens tokens of requests and seals those of responses. Clones share the router.
+pub struct SessionLayer<C> {
+    router: Router<C>,
+    keys: Arc<TokenKeys>,
+    place: Where,
+}
+
+impl<C> Clone for SessionLayer<C> {
+    fn clone(&self) -> Self {
+        Self { router: self.router.clone(), keys: Arc::clone(&self.keys), place: self.place.clone() }
+    }
+}
+
+impl<C> fmt::Debug for SessionLayer<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionLayer").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl<C: ReplicatedStore + 'static> SessionLayer<C> {
+    /// Tokens in the header `mainstay-session`.
+    #[must_use]
+    pub fn header(router: Router<C>, keys: TokenKeys) -> Self {
+        let place = Where::Header(HeaderName::from_static("mainstay-session"));
+        Self { router, keys: Arc::new(keys), place }
+    }
+
+    /// Tokens in the cookie `mainstay_session`: `HttpOnly`, `Secure`, `SameSite=Lax`.
+    #[must_use]
+    pub fn cookie(router: Router<C>, keys: TokenKeys) -> Self {
+        Self { router, keys: Arc::new(keys), place: Where::Cookie("mainstay_session") }
+    }
+
+    fn find<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+        match &self.place {
+            // Bytes that are no text are no token either: said as an empty one, which does not open.
+            Where::Header(name) => headers.get(name).map(|v| v.to_str().unwrap_or_default()),
+            Where::Cookie(name) => {
+                let all = headers.get_all(COOKIE).iter().filter_map(|v| v.to_str().ok());
+                all.flat_map(|v| v.split(';')).find_map(|pair| {
+                    let (key, value) = pair.trim().split_once('=')?;
+                    (key == *name).then_some(value)
+                })
+            }
+        }
+    }
+
+    fn put(&self, token: &SessionToken, headers: &mut HeaderMap) {
+        let text = self.keys.seal(token, self.router.clock().wall());
+        let (name, value) = match &self.place {
+            Where::Header(name) => (name.clone(), text),
+            Where::Cookie(name) => {
+                (SET_COOKIE, format!("{name}={text}; Path=/; HttpOnly; Secure; SameSite=Lax"))
+            }
+        };
+        if let Ok(value) = HeaderValue::try_from(value) {
+            if name == SET_COOKIE {
+                headers.append(name, value)
+            } else {
+                headers.insert(name, value).is_some()
+            };
+        }
+    }
+}
+
+/// The session of one request, among its extensions. Clones share it.
+pub struct Carried<C> {
+    router: Router<C>,
+    keys: Arc<TokenKeys>,
+    text: Option<Arc<str>>,
+    known: Arc<Mutex<Option<SessionToken>>>,
+}
+
+impl<C> Clone for Carried<C> {
+    fn clone(&self) -> Self {
+        let (router, keys) = (self.router.clone(), Arc::clone(&self.keys));
+        Self { router, keys, text: self.text.clone(), known: Arc::clone(&self.known) }
+    }
+}
+
+impl<C> fmt::Debug for Carried<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Carried").field("known", &self.known).finish_non_exhaustive()
+    }
+}
+
+impl<C: ReplicatedStore + 'static> Carried<C> {
+    /// A session that goes on from the request's token; one that does not open reads from the primary.
+    #[must_use]
+    pub fn session(&self) -> Session<C> {
+        match &self.text {
+            None => self.router.session(),
+            Some(text) => self.router.session().resume_sealed(text, &self.keys),
+        }
+    }
+
+    /// Joins what a session knows into the response. A session that is not kept is forgotten.
+    ///
+    /// # Errors
+    /// As for [`Session::token`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future keeps nothing.
+    pub async fn keep(&self, session: &mut Session<C>) -> Result<()> {
+        let token = session.token().await?;
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get_or_insert_default().merge(&token)
+    }
+}
+
+/// A service whose requests carry sessions.
+#[derive(Debug)]
+pub struct SessionService<S, C> {
+    inner: S,
+    layer: SessionLayer<C>,
+}
+
+impl<S: Clone, C> Clone for SessionService<S, C> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S, C> Layer<S> for SessionLayer<C> {
+    type Service = SessionService<S, C>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        SessionService { inner, layer: self.clone() }
+    }
+}
+
+impl<S, C, A, B> Service<Request<A>> for SessionService<S, C>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    C: ReplicatedStore + 'static,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = SessionFuture<S::Future, C>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        let text: Option<Arc<str>> = self.layer.find(request.headers()).map(Arc::from);
+        let now = self.layer.router.clock().wall();
+        // The request's own token goes on even if no handler keeps a session.
+        let opened = text.as_deref().and_then(|text| self.layer.keys.open(text, now).ok());
+        let known = Arc::new(Mutex::new(opened));
+        let (router, keys) = (self.layer.router.clone(), Arc::clone(&self.layer.keys));
+        request.extensions_mut().insert(Carried { router, keys, text, known: Arc::clone(&known) });
+        SessionFuture { inner: self.inner.call(request), layer: self.layer.clone(), known }
+    }
+}
+
+pin_project! {
+    /// The response of a [`SessionService`].
+    pub struct SessionFuture<F, C> {
+        #[pin]
+        inner: F,
+        layer: SessionLayer<C>,
+        known: Arc<Mutex<Option<SessionToken>>>,
+    }
+}
+
+impl<F, C> fmt::Debug for SessionFuture<F, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionFuture").finish_non_exhaustive()
+    }
+}
+
+impl<F, C, B, E> Future for SessionFuture<F, C>
+where
+    F: Future<Output = std::result::Result<Response<B>, E>>,
+    C: ReplicatedStore + 'static,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut out = ready!(this.inner.poll(cx));
+        let known = this.known.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Ok(response), Some(token)) = (&mut out, known) {
+            this.layer.put(&token, response.headers_mut());
+        }
+        Poll::Ready(out)
+    }
+}

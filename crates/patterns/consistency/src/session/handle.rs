@@ -1,0 +1,620 @@
+//! One session: what it knows, and its reads and writes.
+
+use std::fmt;
+use std::time::Duration;
+
+use mainstay_clock::Deadline;
+use mainstay_store::ReplicatedStore;
+use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
+
+use super::config::{Consistency, Guarantees, SessionEvent, cap};
+use super::router::{Router, within};
+#[cfg(feature = "tokens")]
+use super::seal::TokenKeys;
+use super::state::{Rule, Seen, Step, Verdict, Why, decide, settle, verdict, worst, worst_on_primary};
+#[cfg(feature = "tokens")]
+use super::token::Refusal;
+use super::token::{SessionToken, rise};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Why a read or a write has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError<E> {
+    /// The closure failed.
+    Inner(E),
+    /// The session refused, before the closure ran or, for [`ErrorKind::Unavailable`], because the server was
+    /// restarted under a read.
+    Refused(Error),
+}
+
+impl<E> CallError<E> {
+    /// Whether what the session knows was lost in a failover.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Refused(error) if error.kind() == ErrorKind::WriteLost)
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inner(error) => error.fmt(f),
+            Self::Refused(error) => error.fmt(f),
+        }
+    }
+}
+
+impl<E: std::error::Error + 'static> std::error::Error for CallError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Inner(error) => error.source(),
+            Self::Refused(error) => std::error::Error::source(error),
+        }
+    }
+}
+
+impl<E> From<Error> for CallError<E> {
+    fn from(error: Error) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What one user did, and must find again.
+///
+/// Guarantees, as far as they are asked for: the four of [`Guarantees`], over replicas that lag and through failovers;
+/// what a failover lost is an error before any closure runs, never an old answer. Not guaranteed: that what another
+/// session wrote is seen, and anything about caches in front. One writer per handle; what two handles know is joined
+/// by [`merge`](Session::merge).
+pub struct Session<C> {
+    router: Router<C>,
+    guarantees: Guarantees,
+    deadline: Deadline,
+    eager: bool,
+    writes: Vec<Mark>,
+    reads: Vec<Mark>,
+    /// What was read and has no position yet.
+    seen: Vec<Seen>,
+    /// A write may have happened whose position nobody told.
+    owed: bool,
+    refused: bool,
+    /// Where to go on after a loss is accepted.
+    present: Option<Mark>,
+}
+
+impl<C> fmt::Debug for Session<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session")
+            .field("writes", &self.writes)
+            .field("reads", &self.reads)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection that may answer.
+struct Place<C> {
+    node: usize,
+    connection: C,
+    incarnation: u64,
+    timeline: String,
+}
+
+/// Why the primary cannot answer.
+enum Denied {
+    Foreign,
+    Lost { since: Option<Position>, present: Mark },
+    Other(Error),
+}
+
+impl<C: ReplicatedStore + 'static> Session<C> {
+    pub(crate) fn new(router: Router<C>) -> Self {
+        Self {
+            router,
+            guarantees: Guarantees::ALL,
+            deadline: Deadline::default(),
+            eager: false,
+            writes: Vec::new(),
+            reads: Vec::new(),
+            seen: Vec::new(),
+            owed: false,
+            refused: false,
+            present: None,
+        }
+    }
+
+    /// Other guarantees than all four.
+    #[must_use]
+    pub fn guarantees(mut self, guarantees: Guarantees) -> Self {
+        self.guarantees = guarantees;
+        self
+    }
+
+    /// No wait and no call to a store outlives `deadline`. The closures' own work is theirs.
+    #[must_use]
+    pub fn within(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Asks for the position of each read at once, on its connection: a round trip after each read, and
+    /// [`token`](Session::token) then needs none.
+    #[must_use]
+    pub fn eager(mut self) -> Self {
+        self.eager = true;
+        self
+    }
+
+    /// Goes on from a token.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Incomparable`], as for [`SessionToken::merge`].
+    pub fn resume(mut self, token: &SessionToken) -> Result<Self> {
+        self.merge(token)?;
+        Ok(self)
+    }
+
+    /// Goes on from the text of a token. What cannot be read makes every read of this session one of the primary, and
+    /// is told to the router's listener; it never means "any replica".
+    #[cfg(feature = "tokens")]
+    #[must_use]
+    pub fn resume_sealed(mut self, text: &str, keys: &TokenKeys) -> Self {
+        let now = self.router.clock().wall();
+        let opened = keys.open(text, now).and_then(|t| self.merge(&t).map_err(|_| Refusal::Malformed));
+        if let Err(refusal) = opened {
+            self.refused = true;
+            self.router.emit(|| SessionEvent::TokenRefused { refusal });
+        }
+        self
+    }
+
+    /// Joins what another handle of the same user knows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Incomparable`], as for [`SessionToken::merge`]; nothing is joined then.
+    pub fn merge(&mut self, token: &SessionToken) -> Result<()> {
+        let held = |floors: &Vec<Mark>| SessionToken { floors: floors.clone(), owed: false };
+        let (mut writes, mut reads) = (held(&self.writes), held(&self.reads));
+        writes.merge(token)?;
+        reads.merge(token)?;
+        (self.writes, self.reads) = (writes.floors, reads.floors);
+        self.owed |= token.owed;
+        Ok(())
+    }
+
+    /// What this session must find again, for whoever goes on with it. Asks a store when a read has no position yet.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unproven`] when the node that was read from is gone together with its history, and
+    /// [`ErrorKind::Unavailable`] when nobody can be asked.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing that the session promises.
+    pub async fn token(&mut self) -> Result<SessionToken> {
+        self.learn();
+        let reads = self.guarantees.any_of(Guarantees::MONOTONIC_READS | Guarantees::WRITES_FOLLOW_READS);
+        let writes = self.guarantees.any_of(Guarantees::READ_YOUR_WRITES | Guarantees::MONOTONIC_WRITES);
+        if reads {
+            self.resolve().await?;
+        }
+        let mut token = SessionToken { floors: Vec::new(), owed: self.owed };
+        for (floors, wanted) in [(&self.writes, writes), (&self.reads, reads)] {
+            if wanted {
+                token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
+            }
+        }
+        Ok(token)
+    }
+
+    /// Goes on with the present history after [`ErrorKind::WriteLost`] or [`ErrorKind::Unproven`]: whatever the
+    /// primary has now is what must be found again. Says whether there was anything to accept.
+    pub fn accept_loss(&mut self) -> bool {
+        let Some(present) = self.present.take() else { return false };
+        (self.writes, self.reads) = (vec![present.clone()], vec![present]);
+        self.seen.clear();
+        true
+    }
+
+    /// Reads under the session's guarantees, from a replica if one has what they ask for.
+    ///
+    /// The closure gets a connection and must only read; on a server of SQL in a read-only transaction that begins
+    /// inside the closure.
+    ///
+    /// # Errors
+    /// [`CallError::Refused`] with [`ErrorKind::WriteLost`], [`ErrorKind::ForeignToken`], [`ErrorKind::Unproven`] or
+    /// [`ErrorKind::Unavailable`]; [`CallError::Inner`] when the closure fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the session as it was; the connection is dropped with it.
+    pub async fn read<T, E, F>(&mut self, f: F) -> std::result::Result<T, CallError<E>>
+    where
+        F: AsyncFnOnce(&mut C) -> std::result::Result<T, E>,
+    {
+        self.read_at(&Consistency::Session(self.guarantees), f).await
+    }
+
+    /// Reads with another consistency than the session's. What was read counts for later reads all the same.
+    ///
+    /// # Errors
+    /// As for [`read`](Session::read).
+    ///
+    /// # Cancel safety
+    /// As for [`read`](Session::read).
+    pub async fn read_at<T, E, F>(&mut self, how: &Consistency, f: F) -> std::result::Result<T, CallError<E>>
+    where
+        F: AsyncFnOnce(&mut C) -> std::result::Result<T, E>,
+    {
+        self.learn();
+        let mut place = self.place(how).await?;
+        let out = f(&mut place.connection).await;
+        if place.connection.incarnation().is_some_and(|now| now != place.incarnation) {
+            let context =
+                format!("node `{}` was restarted under the read", self.router.node_name(place.node));
+            return Err(Error::unavailable(context, None).into());
+        }
+        let Place { node, incarnation, timeline, connection } = place;
+        self.seen.retain(|s| (s.node, s.incarnation) != (node, incarnation));
+        self.seen.push(Seen { node, incarnation, timeline, order: self.router.next_order() });
+        if self.eager {
+            // Failing here costs nothing yet: the read stays without a position until somebody needs it.
+            let _ = self.router.observe(node, &connection, self.limit()).await;
+            self.learn();
+        }
+        out.map_err(CallError::Inner)
+    }
+
+    /// Writes on the primary, once its history is known to contain what the guarantees ask for. The closure commits
+    /// by itself; the position is taken on the same connection afterwards.
+    ///
+    /// # Errors
+    /// As for [`read`](Session::read). After [`CallError::Inner`] it is not known whether the closure took effect: the
+    /// next read goes to the primary and starts from what that has.
+    ///
+    /// # Cancel safety
+    /// Dropped before the closure runs, nothing happened; later, it may have, and the next read goes to the primary.
+    pub async fn write<T, E, F>(&mut self, f: F) -> std::result::Result<T, CallError<E>>
+    where
+        F: AsyncFnOnce(&mut C) -> std::result::Result<T, E>,
+    {
+        self.learn();
+        let mut place = match self.for_write().await? {
+            Some(place) => place,
+            None => {
+                self.resolve().await?;
+                self.for_write().await?.ok_or_else(|| self.unproven())?
+            }
+        };
+        let owed = std::mem::replace(&mut self.owed, true);
+        let out = f(&mut place.connection).await.map_err(CallError::Inner)?;
+        let limit = self.limit();
+        if let Some(Ok(mark)) = within(self.router.clock(), limit, place.connection.commit_position()).await {
+            rise(&mut self.writes, &mark);
+            self.owed = owed;
+        }
+        Ok(out)
+    }
+
+    fn limit(&self) -> Duration {
+        cap(self.deadline, self.router.now(), self.router.limits().call)
+    }
+
+    /// Takes over what samples prove by now.
+    fn learn(&mut self) {
+        let view = self.router.view();
+        let reads = &mut self.reads;
+        self.seen.retain(|seen| match seen.proven(&view) {
+            Some(mark) => {
+                rise(reads, &mark);
+                false
+            }
+            None => true,
+        });
+        if let Some(primary) = view.primary().and_then(|p| view.sample(p)) {
+            for floors in [&mut self.writes, &mut self.reads] {
+                if floors.iter().any(|f| f.timeline != primary.observed.mark.timeline) {
+                    settle(floors, &primary.observed);
+                }
+            }
+        }
+    }
+
+    /// Finds a position for all that was read.
+    async fn resolve(&mut self) -> Result<()> {
+        for seen in self.seen.clone() {
+            let mut found = None;
+            let mut last = None;
+            let others = self.router.by_primacy().into_iter().filter(|n| *n != seen.node);
+            for node in std::iter::once(seen.node).chain(others) {
+                match self.ask(node).await {
+                    Ok((order, observed)) if seen.is_in(node, &observed, order) => {
+                        found = Some(observed.mark);
+                        break;
+                    }
+                    Ok((_, observed)) if observed.role == Role::Primary => self.present = Some(observed.mark),
+                    Ok(_) => {}
+                    Err(error) => last = Some(error),
+                }
+            }
+            match (found, last) {
+                (Some(mark), _) => {
+                    rise(&mut self.reads, &mark);
+                    self.seen.retain(|s| *s != seen);
+                }
+                (None, Some(error)) if self.present.is_none() => return Err(error),
+                (None, _) => return Err(self.unproven()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask(&self, node: usize) -> Result<(u64, Observed)> {
+        let connection = self.router.connect(node, self.limit()).await?;
+        self.router.observe(node, &connection, self.limit()).await
+    }
+
+    fn unproven(&self) -> Error {
+        let context =
+            "what the session read is not provably in the present history; `accept_loss` goes on with that";
+        Error::new(ErrorKind::Unproven, context)
+    }
+
+    async fn place(&mut self, how: &Consistency) -> Result<Place<C>> {
+        let asked = match how {
+            _ if self.refused => Some(Why::TokenRefused),
+            Consistency::Primary => Some(Why::Asked),
+            Consistency::AtLeast(token) if token.owed => Some(Why::Owed),
+            Consistency::Session(g) if self.owed && g.contains(Guarantees::READ_YOUR_WRITES) => {
+                Some(Why::Owed)
+            }
+            _ => None,
+        };
+        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
+        if let Some(why) = asked {
+            return self.on_primary(how, why).await;
+        }
+        let (view, now, turn) = (self.router.view(), self.router.now(), self.router.turn());
+        let (mut stay, mut must_resolve) = (None, false);
+        if monotonic && !self.seen.is_empty() {
+            let same =
+                |s: &Seen| view.sample(s.node).is_some_and(|n| n.observed.incarnation == s.incarnation);
+            match self.seen.as_slice() {
+                [one] if same(one) && view.primary() != Some(one.node) => stay = Some(one.node),
+                _ => must_resolve = true,
+            }
+        }
+        let trust = self.router.limits().trust;
+        let mut step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, stay);
+        drop(view);
+        let refused = matches!(step, Step::Foreign | Step::Lost { .. });
+        if !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_))) {
+            self.resolve().await?;
+            step = decide(
+                self.rule(how, &mut [&[], &[]]),
+                &self.router.view(),
+                self.router.now(),
+                trust,
+                turn,
+                None,
+            );
+        }
+        match step {
+            Step::Read(node) => match self.on_replica(how, node).await {
+                Some(place) => Ok(place),
+                None => self.on_primary(how, Why::Behind).await,
+            },
+            Step::Wait(node) => match self.after_wait(how, node).await {
+                Some(place) => Ok(place),
+                None => self.on_primary(how, Why::Behind).await,
+            },
+            Step::Primary(why) => self.on_primary(how, why).await,
+            Step::Foreign => Err(self.deny(Denied::Foreign)),
+            Step::Lost { since } => match self.router.present() {
+                Some(present) => Err(self.deny(Denied::Lost { since, present })),
+                None => self.on_primary(how, Why::NoReplica).await,
+            },
+        }
+    }
+
+    /// What `how` asks for; `floors` is the room for it.
+    fn rule<'a>(&'a self, how: &'a Consistency, floors: &'a mut [&'a [Mark]; 2]) -> Rule<'a> {
+        match how {
+            Consistency::MinLatency => Rule::Any,
+            Consistency::Bounded(d) => Rule::Bounded(*d),
+            _ => {
+                *floors = self.floors(how);
+                Rule::Floors(floors)
+            }
+        }
+    }
+
+    fn floors<'a>(&'a self, how: &'a Consistency) -> [&'a [Mark]; 2] {
+        let part = |on: bool, floors: &'a Vec<Mark>| if on { floors.as_slice() } else { &[] };
+        match how {
+            Consistency::AtLeast(token) => [&token.floors, &[]],
+            Consistency::Session(g) => [
+                part(g.contains(Guarantees::READ_YOUR_WRITES), &self.writes),
+                part(g.contains(Guarantees::MONOTONIC_READS), &self.reads),
+            ],
+            // Reads of the primary say what was lost, too.
+            Consistency::Primary => [&self.writes, &self.reads],
+            Consistency::Bounded(_) | Consistency::MinLatency => [&[], &[]],
+        }
+    }
+
+    /// The replica that a sample chose, if the connection is to the same life of it, or has caught up in a new one.
+    async fn on_replica(&self, how: &Consistency, node: usize) -> Option<Place<C>> {
+        let connection = self.router.connect(node, self.limit()).await.ok()?;
+        let sample = self.router.view().sample(node).cloned();
+        let known = sample.filter(|s| connection.incarnation() == Some(s.observed.incarnation));
+        let (incarnation, timeline) = match known {
+            Some(sample) => (sample.observed.incarnation, sample.observed.mark.timeline.clone()),
+            None => {
+                let (_, observed) = self.router.observe(node, &connection, self.limit()).await.ok()?;
+                // Bounds in time need samples; the primary has none to wait for.
+                let timed = matches!(how, Consistency::Bounded(_));
+                if timed
+                    || worst(&self.floors(how), &observed) != Verdict::Satisfied
+                    || !self.usable(node, &observed)
+                {
+                    return None;
+                }
+                (observed.incarnation, observed.mark.timeline)
+            }
+        };
+        self.router
+            .emit(|| SessionEvent::ToReplica { node: self.router.node_name(node), waited: Duration::ZERO });
+        Some(Place { node, connection, incarnation, timeline })
+    }
+
+    /// Whether what was read there without a position yet is still there.
+    fn usable(&self, node: usize, observed: &Observed) -> bool {
+        let same = |s: &Seen| s.node != node || s.incarnation == observed.incarnation;
+        self.router.view().eligible(node) && self.seen.iter().all(same)
+    }
+
+    async fn after_wait(&self, how: &Consistency, node: usize) -> Option<Place<C>> {
+        let place = self.router.waiter(node)?;
+        let start = self.router.now();
+        let end = Deadline::after(start, cap(self.deadline, start, self.router.limits().max_wait));
+        let left = || end.remaining(self.router.now()).filter(|d| !d.is_zero());
+        let connection = self.router.connect(node, left()?).await.ok()?;
+        for floor in self.floors(how).iter().flat_map(|f| f.iter()) {
+            let limit = left()?;
+            // The store's own limit is not relied on.
+            let judged = within(self.router.clock(), limit, connection.wait(floor, limit)).await?.ok()?;
+            if judged != Judgment::Satisfied {
+                return None;
+            }
+        }
+        // Which life and history that was, and whether it is still the primary's.
+        let (_, observed) = self.router.observe(node, &connection, left()?).await.ok()?;
+        drop(place);
+        if worst(&self.floors(how), &observed) != Verdict::Satisfied || !self.usable(node, &observed) {
+            return None;
+        }
+        let waited = self.router.now().saturating_duration_since(start);
+        self.router.emit(|| SessionEvent::ToReplica { node: self.router.node_name(node), waited });
+        Some(Place { node, connection, incarnation: observed.incarnation, timeline: observed.mark.timeline })
+    }
+
+    async fn on_primary(&mut self, how: &Consistency, why: Why) -> Result<Place<C>> {
+        self.router.emit(|| SessionEvent::ToPrimary { why });
+        let force = self.owed || self.refused || !self.seen.is_empty();
+        let found = self.primary(&self.floors(how), force).await;
+        let (place, observed, order) = found.map_err(|denied| self.deny(denied))?;
+        if self.owed && observed.role == Role::Primary {
+            rise(&mut self.writes, &observed.mark);
+            self.owed = false;
+        }
+        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
+        if monotonic && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
+            self.present = Some(observed.mark);
+            self.resolve().await?;
+            if worst(&[&self.reads], &self.observed_again(&place).await?) != Verdict::Satisfied {
+                return Err(self.unproven());
+            }
+        }
+        Ok(place)
+    }
+
+    async fn observed_again(&self, place: &Place<C>) -> Result<Observed> {
+        self.router.observe(place.node, &place.connection, self.limit()).await.map(|(_, observed)| observed)
+    }
+
+    /// The primary for a write; `None` when its history is another than that of something read.
+    async fn for_write(&mut self) -> Result<Option<Place<C>>> {
+        let part = |on: Guarantees, floors: &Vec<Mark>| {
+            if self.guarantees.contains(on) { floors.clone() } else { Vec::new() }
+        };
+        let writes = part(Guarantees::MONOTONIC_WRITES, &self.writes);
+        let reads = part(Guarantees::WRITES_FOLLOW_READS, &self.reads);
+        let found = self.primary(&[&writes, &reads], false).await;
+        let (place, observed, _) = found.map_err(|denied| self.deny(denied))?;
+        let follows = self.guarantees.contains(Guarantees::WRITES_FOLLOW_READS);
+        let same = self.seen.iter().all(|s| s.timeline == observed.mark.timeline);
+        Ok((!follows || same).then_some(place))
+    }
+
+    /// A connection to the primary, judged against `floors`; without a round trip if a sample of the same life of it
+    /// says enough and nothing has to be known afresh.
+    async fn primary(
+        &self,
+        floors: &[&[Mark]],
+        force: bool,
+    ) -> std::result::Result<(Place<C>, Observed, u64), Denied> {
+        let mut last = None;
+        for node in self.router.by_primacy() {
+            let connection = match self.router.connect(node, self.limit()).await {
+                Ok(connection) => connection,
+                Err(error) => {
+                    last = Some(error);
+                    continue;
+                }
+            };
+            let (observed, order) = match self.trusted(node, &connection, floors, force) {
+                Some(known) => known,
+                None => match self.router.observe(node, &connection, self.limit()).await {
+                    Ok((order, observed)) => (observed, order),
+                    Err(error) => {
+                        last = Some(error);
+                        continue;
+                    }
+                },
+            };
+            if observed.role != Role::Primary || self.router.view().primary() != Some(node) {
+                continue;
+            }
+            match worst_on_primary(floors, &observed) {
+                Verdict::Satisfied => {
+                    let (incarnation, timeline) = (observed.incarnation, observed.mark.timeline.clone());
+                    return Ok((Place { node, connection, incarnation, timeline }, observed, order));
+                }
+                Verdict::Lost { since } => return Err(Denied::Lost { since, present: observed.mark }),
+                Verdict::Foreign => return Err(Denied::Foreign),
+                // An old primary: the session knows of a later history.
+                Verdict::Behind { .. } => {}
+            }
+        }
+        Err(Denied::Other(self.router.no_primary(last)))
+    }
+
+    fn trusted(
+        &self,
+        node: usize,
+        connection: &C,
+        floors: &[&[Mark]],
+        force: bool,
+    ) -> Option<(Observed, u64)> {
+        let view = self.router.view();
+        let sample = view.fresh(node, self.router.now(), self.router.limits().trust)?;
+        let enough = !force
+            && connection.incarnation() == Some(sample.observed.incarnation)
+            && sample.observed.role == Role::Primary
+            && floors
+                .iter()
+                .flat_map(|f| f.iter())
+                .all(|f| verdict(f, &sample.observed) == Verdict::Satisfied);
+        enough.then(|| (sample.observed.clone(), sample.order))
+    }
+
+    fn deny(&mut self, denied: Denied) -> Error {
+        match denied {
+            Denied::Other(error) => error,
+            Denied::Foreign => {
+                self.router.emit(|| SessionEvent::Judged { verdict: Verdict::Foreign });
+                Error::new(
+                    ErrorKind::ForeignToken,
+                    "the session's token is of another store; it is not retried",
+                )
+            }
+            Denied::Lost { since, present } => {
+                let at = since.as_ref().map_or_else(String::new, |at| format!(" after {at:?}"));
+                let context = format!(
+                    "what the session wrote or read is not provably in the present history{at}; `accept_loss` goes on"
+                );
+                self.present = Some(present);
+                self.router.emit(|| SessionEvent::Judged { verdict: Verdict::Lost { since } });
+                Error::new(ErrorKind::WriteLost, context)
+            }
+        }
+    }
+}

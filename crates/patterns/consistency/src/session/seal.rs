@@ -1,0 +1,345 @@
+//! Tokens as text: sealed, bounded, and refused by reason (feature `tokens`).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, Mac as _};
+use mainstay_clock::WallTime;
+use mainstay_store::replicated::{Mark, Position};
+use sha2::Sha256;
+
+use super::token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, kind, rise};
+use crate::error::ConfigError;
+
+/// Shortest key: the size of the hash, below which HMAC loses strength (RFC 2104, section 3).
+const MIN_KEY: usize = 32;
+/// Tokens from further ahead than this are no skew of clocks.
+const MAX_AHEAD: Duration = Duration::from_secs(60);
+/// 2020-01-01, so that 32 bits of seconds last until 2156.
+const EPOCH_MS: i64 = 1_577_836_800_000;
+const MAC: usize = 16;
+const HEAD: usize = 6;
+const VERSION: u8 = 1;
+const SEVERAL: u8 = 15;
+
+/// The keys that seal and open the tokens of one store, and for how long.
+///
+/// The name of the store and the tenant are sealed in but never sent: a token of another store does not open. Rotation
+/// is two keys: the first one seals, each one opens.
+///
+/// ```
+/// use mainstay_clock::WallTime;
+/// use mainstay_consistency::session::{SessionToken, TokenKeys};
+/// use mainstay_store::replicated::{Mark, Position};
+///
+/// let mark = Mark { system: "db".into(), timeline: "1".into(), position: Position::Counter(7) };
+/// let token = SessionToken::at(mark);
+/// let keys = TokenKeys::builder("orders").key(1, [7; 32]).build()?;
+/// let now = WallTime::from_unix_millis(1_767_225_600_000);
+/// let text = keys.seal(&token, now);
+/// assert!(text.len() <= 64);
+/// assert_eq!(keys.open(&text, now).unwrap(), token);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `ttl` | 1 h | longer than any replica lags that still serves; a returning visitor then starts at the primary |
+/// | `tenant` | none | one tenant |
+#[derive(Clone)]
+pub struct TokenKeys {
+    store: String,
+    tenant: String,
+    ttl: Duration,
+    keys: Vec<(u8, Vec<u8>)>,
+}
+
+impl fmt::Debug for TokenKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ids: Vec<u8> = self.keys.iter().map(|(id, _)| *id).collect();
+        f.debug_struct("TokenKeys").field("store", &self.store).field("keys", &ids).finish_non_exhaustive()
+    }
+}
+
+/// Sets up [`TokenKeys`].
+#[derive(Debug)]
+pub struct TokenKeysBuilder(TokenKeys);
+
+impl TokenKeysBuilder {
+    /// The tenant whose tokens these are.
+    #[must_use]
+    pub fn tenant(mut self, tenant: &str) -> Self {
+        tenant.clone_into(&mut self.0.tenant);
+        self
+    }
+
+    /// How old a token may be.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Duration) -> Self {
+        self.0.ttl = ttl;
+        self
+    }
+
+    /// Adds a key. The first one seals.
+    #[must_use]
+    pub fn key(mut self, id: u8, secret: impl AsRef<[u8]>) -> Self {
+        self.0.keys.push((id, secret.as_ref().to_vec()));
+        self
+    }
+
+    /// The keys.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for no key, a short key, an id used twice, or no time to live.
+    pub fn build(self) -> std::result::Result<TokenKeys, ConfigError> {
+        let keys = &self.0.keys;
+        if keys.is_empty() {
+            return Err(ConfigError::new("key", "none", "at least one"));
+        }
+        if let Some((_, key)) = keys.iter().find(|(_, key)| key.len() < MIN_KEY) {
+            return Err(ConfigError::new(
+                "key",
+                format!("{} bytes", key.len()),
+                format!("at least {MIN_KEY} bytes"),
+            ));
+        }
+        if let Some((i, (id, _))) =
+            keys.iter().enumerate().find(|(i, (id, _))| keys[..*i].iter().any(|k| k.0 == *id))
+        {
+            return Err(ConfigError::new("key", format!("id {id} again as key {i}"), "each id once"));
+        }
+        if self.0.ttl < Duration::from_secs(1) {
+            return Err(ConfigError::new("ttl", format!("{:?}", self.0.ttl), "at least 1s"));
+        }
+        Ok(self.0)
+    }
+}
+
+impl TokenKeys {
+    /// Keys for the store named `store`.
+    #[must_use]
+    pub fn builder(store: &str) -> TokenKeysBuilder {
+        let ttl = Duration::from_secs(3600);
+        TokenKeysBuilder(Self { store: store.to_owned(), tenant: String::new(), ttl, keys: Vec::new() })
+    }
+
+    /// The token as text for a header or a cookie: base64url without padding.
+    #[must_use]
+    pub fn seal(&self, token: &SessionToken, now: WallTime) -> String {
+        let (id, key) = &self.keys[0];
+        let seconds = now.unix_millis().saturating_sub(EPOCH_MS).max(0) / 1000;
+        let issued = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let mut out = vec![VERSION << 4, *id];
+        out.extend_from_slice(&issued.to_be_bytes());
+        match token.floors.as_slice() {
+            [mark] if !token.owed => {
+                out[0] |= kind(&mark.position);
+                self.write(mark, &mut out);
+            }
+            floors => {
+                out[0] |= SEVERAL;
+                out.push(u8::from(token.owed));
+                for mark in floors {
+                    out.push(kind(&mark.position));
+                    self.write(mark, &mut out);
+                }
+            }
+        }
+        let mac = self.mac(key, &out).finalize().into_bytes();
+        out.extend_from_slice(&mac[..MAC]);
+        URL_SAFE_NO_PAD.encode(out)
+    }
+
+    /// The token that `text` is.
+    ///
+    /// # Errors
+    /// Why it is none; the request then has to read from the primary.
+    pub fn open(&self, text: &str, now: WallTime) -> std::result::Result<SessionToken, Refusal> {
+        if text.len() > MAX_TEXT {
+            return Err(Refusal::TooLong);
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
+        if bytes.len() < HEAD + MAC {
+            return Err(Refusal::Malformed);
+        }
+        let (signed, mac) = bytes.split_at(bytes.len() - MAC);
+        if signed[0] >> 4 != VERSION {
+            return Err(Refusal::Version);
+        }
+        let (_, key) = self.keys.iter().find(|(id, _)| *id == signed[1]).ok_or(Refusal::UnknownKey)?;
+        // Compares in constant time.
+        self.mac(key, signed).verify_truncated_left(mac).map_err(|_| Refusal::Seal)?;
+        let issued = u32::from_be_bytes([signed[2], signed[3], signed[4], signed[5]]);
+        let issued = WallTime::from_unix_millis(EPOCH_MS + i64::from(issued) * 1000);
+        if now.saturating_duration_since(issued) > self.ttl {
+            return Err(Refusal::Expired);
+        }
+        if issued.saturating_duration_since(now) > MAX_AHEAD {
+            return Err(Refusal::FromTheFuture);
+        }
+        self.read(signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)
+    }
+
+    fn mac(&self, key: &[u8], bytes: &[u8]) -> Hmac<Sha256> {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(key).expect("invariant: HMAC takes keys of every length");
+        mac.update(b"mainstay session token");
+        for part in [&self.store, &self.tenant] {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part.as_bytes());
+        }
+        mac.update(bytes);
+        mac
+    }
+
+    fn write(&self, mark: &Mark, out: &mut Vec<u8>) {
+        if mark.system == self.store {
+            out.push(Form::Scope as u8)
+        } else {
+            text(&mark.system, out)
+        }
+        text(&mark.timeline, out);
+        match &mark.position {
+            Position::Counter(n) | Position::Lsn(n) | Position::Offset(n) => varint(*n, out),
+            Position::Gtid(set) => {
+                varint(set.len() as u64, out);
+                for (server, end) in set {
+                    text(server, out);
+                    varint(*end, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn read(&self, kind: u8, body: &[u8]) -> Option<SessionToken> {
+        let mut input = Input { rest: body, store: &self.store };
+        let mut token = SessionToken::new();
+        if kind == SEVERAL {
+            token.owed = input.byte()? == 1;
+            while !input.rest.is_empty() {
+                let kind = input.byte()?;
+                rise(&mut token.floors, &input.mark(kind)?);
+            }
+        } else {
+            token.floors.push(input.mark(kind)?);
+        }
+        (input.rest.is_empty() && token.floors.len() <= MAX_POSITIONS).then_some(token)
+    }
+}
+
+/// How a name is written: most are numbers or hexadecimal, and would cost twice their size as text.
+#[derive(Clone, Copy)]
+enum Form {
+    Text = 0,
+    Hex = 1,
+    Number = 2,
+    /// The name of the store, which both sides know.
+    Scope = 3,
+}
+
+fn text(name: &str, out: &mut Vec<u8>) {
+    if let Ok(number) = name.parse::<u64>()
+        && number.to_string() == name
+    {
+        out.push(Form::Number as u8);
+        return varint(number, out);
+    }
+    let (form, bytes) = match unhex(name) {
+        Some(bytes) => (Form::Hex, bytes),
+        None => (Form::Text, name.as_bytes().to_vec()),
+    };
+    varint((bytes.len() as u64) << 2 | form as u64, out);
+    out.extend_from_slice(&bytes);
+}
+
+fn unhex(name: &str) -> Option<Vec<u8>> {
+    let digit = |b: u8| match b {
+        b'0'..=b'9' => Some(b - b'0'),
+        b'a'..=b'f' => Some(b - b'a' + 10),
+        _ => None,
+    };
+    if name.is_empty() || !name.len().is_multiple_of(2) {
+        return None;
+    }
+    name.as_bytes().chunks(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
+}
+
+fn varint(mut n: u64, out: &mut Vec<u8>) {
+    while n >= 0x80 {
+        out.push((n & 0x7f) as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+struct Input<'a> {
+    rest: &'a [u8],
+    store: &'a str,
+}
+
+impl Input<'_> {
+    fn byte(&mut self) -> Option<u8> {
+        let (first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(*first)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        let mut n = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let part = u64::from(byte & 0x7f);
+            if part << shift >> shift != part {
+                return None;
+            }
+            n |= part << shift;
+            if byte < 0x80 {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let head = self.number()?;
+        let len = usize::try_from(head >> 2).ok().filter(|len| *len <= self.rest.len())?;
+        match head & 3 {
+            2 => Some(self.number()?.to_string()),
+            3 => Some(self.store.to_owned()),
+            form => {
+                let (bytes, rest) = self.rest.split_at(len);
+                self.rest = rest;
+                if form == Form::Hex as u64 {
+                    Some(bytes.iter().map(|b| format!("{b:02x}")).collect())
+                } else {
+                    String::from_utf8(bytes.to_vec()).ok()
+                }
+            }
+        }
+    }
+
+    fn mark(&mut self, kind: u8) -> Option<Mark> {
+        let (system, timeline) = (self.name()?, self.name()?);
+        let position = match kind {
+            1 => Position::Lsn(self.number()?),
+            2 => Position::Offset(self.number()?),
+            3 => {
+                let count = self.number()?;
+                let mut set = BTreeMap::new();
+                for _ in 0..count {
+                    let server = self.name()?;
+                    set.insert(server, self.number()?);
+                }
+                Position::Gtid(set)
+            }
+            5 => Position::Counter(self.number()?),
+            _ => return None,
+        };
+        Some(Mark { system, timeline, position })
+    }
+}

@@ -1,0 +1,145 @@
+//! Tokens: joined, sealed, bounded.
+
+use std::time::Duration;
+
+use mainstay_clock::{Rng, SeededRng, WallTime};
+use mainstay_consistency::ErrorKind;
+use mainstay_consistency::session::{MAX_TEXT, Refusal, SessionToken, TokenKeys};
+use mainstay_store::replicated::{Mark, Position};
+
+const NOW: WallTime = WallTime::from_unix_millis(1_767_225_600_000);
+
+pub(crate) fn keys() -> TokenKeys {
+    TokenKeys::builder("orders").key(1, [7; 32]).build().unwrap()
+}
+
+fn mark(system: &str, timeline: &str, position: Position) -> Mark {
+    Mark { system: system.into(), timeline: timeline.into(), position }
+}
+
+fn samples() -> Vec<Mark> {
+    let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+    vec![
+        mark("7231980518912837461", "3", Position::Lsn(0x306E_E2A0)),
+        mark("orders", "8d3f0a2b8d3f0a2b8d3f0a2b8d3f0a2b8d3f0a2b", Position::Offset(4_711)),
+        mark("orders", "1", Position::Counter(12)),
+        mark("orders", uuid, Position::Gtid([(uuid.to_owned(), 23)].into())),
+        mark("Two words", "007", Position::Lsn(u64::MAX)),
+        mark("", "", Position::Counter(0)),
+    ]
+}
+
+#[test]
+fn sl5_merge_is_a_join() {
+    let rng = SeededRng::new(5);
+    let token = |rng: &SeededRng| {
+        let mut token = SessionToken::new();
+        for _ in 0..=rng.below(2) {
+            let mark = mark("db", &(1 + rng.below(3)).to_string(), Position::Lsn(rng.below(5)));
+            token.merge(&SessionToken::at(mark)).unwrap();
+        }
+        token
+    };
+    let join = |a: &SessionToken, b: &SessionToken| {
+        let mut out = a.clone();
+        out.merge(b).unwrap();
+        out
+    };
+    for _ in 0..2_000 {
+        let (a, b, c) = (token(&rng), token(&rng), token(&rng));
+        assert_eq!(join(&a, &a), a);
+        assert_eq!(join(&a, &b), join(&b, &a));
+        assert_eq!(join(&join(&a, &b), &c), join(&a, &join(&b, &c)));
+    }
+}
+
+#[test]
+fn tokens_come_back_as_they_were_sealed_and_are_short() {
+    for mark in samples() {
+        let token = SessionToken::at(mark.clone());
+        let text = keys().seal(&token, NOW);
+        assert_eq!(keys().open(&text, NOW), Ok(token));
+        if matches!(mark.position, Position::Lsn(_) | Position::Counter(_)) {
+            assert!(text.len() <= 64, "{} characters for {mark:?}", text.len());
+        }
+    }
+    let mut several = SessionToken::new();
+    samples().iter().take(4).for_each(|m| several.merge(&SessionToken::at(m.clone())).unwrap());
+    let text = keys().seal(&several, NOW);
+    assert!(text.len() <= MAX_TEXT);
+    assert_eq!(keys().open(&text, NOW), Ok(several.clone()));
+    let more = several.merge(&SessionToken::at(samples()[4].clone())).unwrap_err();
+    assert_eq!(more.kind(), ErrorKind::Incomparable);
+}
+
+#[test]
+fn p17_no_byte_of_a_token_can_be_changed() {
+    let text = keys().seal(&SessionToken::at(samples()[0].clone()), NOW);
+    for i in 0..text.len() {
+        for with in ['A', '_', '7'] {
+            let mut forged = text.clone();
+            forged.replace_range(i..=i, &with.to_string());
+            if forged != text {
+                assert!(keys().open(&forged, NOW).is_err(), "character {i}");
+            }
+        }
+        assert!(keys().open(&text[..i], NOW).is_err());
+    }
+}
+
+#[test]
+fn p16_tokens_of_other_stores_tenants_and_keys_do_not_open() {
+    let text = keys().seal(&SessionToken::at(samples()[0].clone()), NOW);
+    let open = |keys: TokenKeys| keys.open(&text, NOW).unwrap_err();
+    assert_eq!(open(TokenKeys::builder("invoices").key(1, [7; 32]).build().unwrap()), Refusal::Seal);
+    assert_eq!(
+        open(TokenKeys::builder("orders").tenant("a").key(1, [7; 32]).build().unwrap()),
+        Refusal::Seal
+    );
+    assert_eq!(open(TokenKeys::builder("orders").key(1, [8; 32]).build().unwrap()), Refusal::Seal);
+    assert_eq!(open(TokenKeys::builder("orders").key(2, [7; 32]).build().unwrap()), Refusal::UnknownKey);
+}
+
+#[test]
+fn keys_rotate_without_a_gap() {
+    let token = SessionToken::at(samples()[0].clone());
+    let both = TokenKeys::builder("orders").key(2, [8; 32]).key(1, [7; 32]).build().unwrap();
+    let new = TokenKeys::builder("orders").key(2, [8; 32]).build().unwrap();
+    assert_eq!(both.open(&keys().seal(&token, NOW), NOW), Ok(token.clone()), "an old token still opens");
+    assert_eq!(new.open(&both.seal(&token, NOW), NOW), Ok(token), "the first key seals");
+}
+
+#[test]
+fn s16_tokens_expire_and_do_not_come_from_the_future() {
+    let text = keys().seal(&SessionToken::new(), NOW);
+    assert!(keys().open(&text, NOW.saturating_add(Duration::from_secs(3600))).is_ok());
+    assert_eq!(keys().open(&text, NOW.saturating_add(Duration::from_secs(3602))), Err(Refusal::Expired));
+    let earlier = WallTime::from_unix_millis(NOW.unix_millis() - 120_000);
+    assert_eq!(keys().open(&text, earlier), Err(Refusal::FromTheFuture));
+}
+
+#[test]
+fn p18_garbage_is_refused_by_reason_and_size_comes_first() {
+    assert_eq!(keys().open(&"A".repeat(MAX_TEXT + 1), NOW), Err(Refusal::TooLong));
+    assert_eq!(keys().open("", NOW), Err(Refusal::Malformed));
+    assert_eq!(keys().open("not base64!", NOW), Err(Refusal::Malformed));
+    assert_eq!(keys().open(&"A".repeat(64), NOW), Err(Refusal::Version));
+    let rng = SeededRng::new(18);
+    for _ in 0..5_000 {
+        let len = rng.below(120);
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let text: String =
+            (0..len).map(|_| char::from(alphabet[usize::try_from(rng.below(64)).unwrap()])).collect();
+        assert!(keys().open(&text, NOW).is_err());
+    }
+}
+
+#[test]
+fn keys_that_protect_nothing_are_refused_by_name() {
+    let field = |b: mainstay_consistency::session::TokenKeysBuilder| b.build().unwrap_err().field();
+    assert_eq!(field(TokenKeys::builder("s")), "key");
+    assert_eq!(field(TokenKeys::builder("s").key(1, [7; 31])), "key");
+    assert_eq!(field(TokenKeys::builder("s").key(1, [7; 32]).key(1, [8; 32])), "key");
+    assert_eq!(field(TokenKeys::builder("s").key(1, [7; 32]).ttl(Duration::ZERO)), "ttl");
+    assert!(!format!("{:?}", keys()).contains("7, 7"), "secrets are not printed");
+}

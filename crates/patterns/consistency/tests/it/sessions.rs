@@ -1,0 +1,686 @@
+//! Sessions over replicas in memory: the catalogue of what goes wrong.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_clock::{Clock, Deadline};
+use mainstay_consistency::ErrorKind;
+use mainstay_consistency::session::{
+    CallError, Consistency, Guarantees, Router, RouterBuilder, Session, SessionConsistency, SessionEvent,
+    SessionToken, Verdict, Why, verdict,
+};
+use mainstay_store::memory::{MemoryCluster, MemoryNode};
+use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role, TimelineSwitch};
+use mainstay_store::{BoxFuture, Error, ReplicatedStore};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MS: Duration = Duration::from_millis(1);
+
+/// What a node is asked, and whether it answers.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    asked: AtomicU64,
+    hangs: AtomicBool,
+    position_hangs: AtomicBool,
+}
+
+/// A connection to a node that counts what it is asked.
+#[derive(Clone, Debug)]
+pub(crate) struct Conn {
+    pub(crate) node: MemoryNode,
+    meter: Arc<Meter>,
+}
+
+impl Conn {
+    async fn turn(&self, hangs: &AtomicBool) {
+        self.meter.asked.fetch_add(1, Ordering::SeqCst);
+        // Two awaits, so that a future can be dropped between them.
+        tokio::task::yield_now().await;
+        if hangs.load(Ordering::SeqCst) {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+impl ReplicatedStore for Conn {
+    fn commit_position(&self) -> BoxFuture<'_, mainstay_store::Result<Mark>> {
+        Box::pin(async {
+            self.turn(&self.meter.position_hangs).await;
+            self.node.commit_position().await
+        })
+    }
+
+    fn observe(&self) -> BoxFuture<'_, mainstay_store::Result<Observed>> {
+        Box::pin(async {
+            self.turn(&self.meter.hangs).await;
+            self.node.observe().await
+        })
+    }
+
+    fn wait<'a>(
+        &'a self,
+        wanted: &'a Mark,
+        limit: Duration,
+    ) -> BoxFuture<'a, mainstay_store::Result<Judgment>> {
+        Box::pin(async move {
+            self.turn(&self.meter.hangs).await;
+            self.node.wait(wanted, limit).await
+        })
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        self.node.incarnation()
+    }
+}
+
+/// A primary `0` with two replicas, and a router over them.
+pub(crate) struct World {
+    pub(crate) clock: VirtualClock,
+    pub(crate) cluster: MemoryCluster,
+    pub(crate) router: Router<Conn>,
+    meters: Vec<Arc<Meter>>,
+    events: Arc<Mutex<Vec<SessionEvent>>>,
+}
+
+impl World {
+    pub(crate) fn new(setup: impl FnOnce(RouterBuilder<Conn>) -> RouterBuilder<Conn>) -> Self {
+        let clock = VirtualClock::new();
+        let cluster = MemoryCluster::new(Arc::new(clock.clone()), "orders", 2);
+        let events: Arc<Mutex<Vec<SessionEvent>>> = Arc::default();
+        let heard = Arc::clone(&events);
+        let mut builder = Router::builder("orders", Arc::new(clock.clone()))
+            .on_event(move |e| heard.lock().unwrap().push(e.clone()));
+        let mut meters = Vec::new();
+        for i in 0..3 {
+            let meter = Arc::new(Meter::default());
+            builder = builder
+                .shared(&format!("n{i}"), Conn { node: cluster.node(i).unwrap(), meter: Arc::clone(&meter) });
+            meters.push(meter);
+        }
+        let router = setup(builder).build().unwrap();
+        Self { clock, cluster, router, meters, events }
+    }
+
+    fn asked(&self) -> u64 {
+        self.meters.iter().map(|m| m.asked.load(Ordering::SeqCst)).sum()
+    }
+
+    fn lag(&self, d: Duration) {
+        (1..3).for_each(|i| self.cluster.set_lag(i, d).unwrap());
+    }
+
+    fn heard(&self, wanted: impl Fn(&SessionEvent) -> bool) -> usize {
+        self.events.lock().unwrap().iter().filter(|e| wanted(e)).count()
+    }
+}
+
+pub(crate) fn on_paused<F: Future>(future: F) -> F::Output {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    rt.block_on(future)
+}
+
+pub(crate) async fn put(
+    session: &mut Session<Conn>,
+    key: &str,
+    value: &[u8],
+) -> Result<Mark, CallError<Error>> {
+    session.write(async |c: &mut Conn| c.node.write(key, value).await).await
+}
+
+pub(crate) async fn get(session: &mut Session<Conn>, key: &str) -> Result<Option<Vec<u8>>, CallError<Error>> {
+    session.read(async |c: &mut Conn| Ok(c.node.read(key).value)).await
+}
+
+fn kind<T: std::fmt::Debug>(result: Result<T, CallError<Error>>) -> ErrorKind {
+    match result {
+        Err(CallError::Refused(error)) => error.kind(),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+fn mark(timeline: &str, n: u64) -> Mark {
+    Mark { system: "db".into(), timeline: timeline.into(), position: Position::Lsn(n) }
+}
+
+fn switch(timeline: &str, n: u64, next: &str) -> TimelineSwitch {
+    TimelineSwitch { timeline: timeline.into(), position: Position::Lsn(n), next: next.into() }
+}
+
+#[test]
+fn s8_s13_a_write_gives_its_token_and_no_cache_can_lose_it() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let simple = SessionConsistency::new(w.router.clone());
+        let write = async |c: &mut Conn| c.node.write("k", b"1").await;
+        let (at, token) = simple.write(&SessionToken::new(), write).await.unwrap();
+        assert_eq!(token.positions(), [at]);
+    });
+}
+
+#[test]
+fn s9_without_a_known_position_reads_go_to_the_primary() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        w.cluster.primary().write("k", b"1").await.unwrap();
+        let keys = super::session_tokens::keys();
+        let mut session = w.router.session().resume_sealed("", &keys);
+        assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        assert_eq!(w.heard(|e| *e == SessionEvent::ToPrimary { why: Why::TokenRefused }), 1);
+        // And the fresh token is that of what was read.
+        assert_eq!(session.token().await.unwrap().positions().len(), 1);
+    });
+}
+
+#[test]
+fn s10_p13_p15_tokens_of_concurrent_writers_only_rise() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let (mut a, mut b) = (w.router.session(), w.router.session());
+        put(&mut a, "k", b"1").await.unwrap();
+        put(&mut b, "k", b"2").await.unwrap();
+        let (old, new) = (a.token().await.unwrap(), b.token().await.unwrap());
+        let mut joined = new.clone();
+        joined.merge(&old).unwrap();
+        assert_eq!(joined, new, "the older one, coming last, takes nothing back");
+        // Satisfying one replica clears nothing for the others.
+        w.cluster.set_lag(1, Duration::ZERO).unwrap();
+        w.router.poll_once().await;
+        for _ in 0..6 {
+            assert_eq!(get(&mut b, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
+        }
+        assert_eq!(b.token().await.unwrap(), new);
+    });
+}
+
+#[test]
+fn s11_a_position_covers_the_whole_store_not_a_key() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        w.cluster.primary().write("list", b"[1]").await.unwrap();
+        let mut session = w.router.session();
+        put(&mut session, "item", b"1").await.unwrap();
+        assert_eq!(
+            get(&mut session, "list").await.unwrap().as_deref(),
+            Some(&b"[1]"[..]),
+            "a key it never wrote"
+        );
+    });
+}
+
+#[test]
+fn s12_p40_what_was_read_is_found_again_on_every_node() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.cluster.set_lag(2, HOUR).unwrap();
+        w.router.poll_once().await;
+        w.cluster.primary().write("k", b"1").await.unwrap();
+        // Node 1 shows it although its sample, and that of node 2, are older than the write.
+        let mut session = w.router.session();
+        let mut found = false;
+        for _ in 0..8 {
+            let value = get(&mut session, "k").await.unwrap();
+            assert!(!found || value.is_some(), "a later read saw less");
+            found |= value.is_some();
+        }
+        assert!(found);
+        w.router.poll_once().await;
+        let token = session.token().await.unwrap();
+        assert_eq!(token.positions(), [w.cluster.node(1).unwrap().observe().await.unwrap().mark]);
+        // Another handle that goes on from there.
+        let mut other = w.router.session().resume(&token).unwrap();
+        for _ in 0..8 {
+            assert!(get(&mut other, "k").await.unwrap().is_some());
+        }
+    });
+}
+
+#[test]
+fn s14_p11_a_replica_that_never_gets_there_costs_max_wait_and_no_more() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(50 * MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        let start = w.clock.now();
+        assert!(get(&mut session, "k").await.unwrap().is_some());
+        // The timers of tokio are a millisecond coarse.
+        let took = w.clock.now().saturating_duration_since(start);
+        assert!(took >= 50 * MS && took <= 51 * MS, "{took:?}");
+        // A deadline of the caller counts, too.
+        let end = Deadline::after(w.clock.now(), 10 * MS);
+        let mut session = session.within(end);
+        let start = w.clock.now();
+        let _ = get(&mut session, "k").await;
+        assert!(w.clock.now().saturating_duration_since(start) <= 11 * MS);
+        assert_eq!(w.heard(|e| *e == SessionEvent::ToPrimary { why: Why::Behind }), 2);
+    });
+}
+
+#[test]
+fn p11_a_node_that_hangs_holds_up_neither_reads_nor_the_samples_of_others() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(50 * MS).call_timeout(100 * MS));
+        w.router.poll_once().await;
+        w.meters[1].hangs.store(true, Ordering::SeqCst);
+        w.router.poll_once().await;
+        let eligible = |i: usize| w.router.status()[i].eligible;
+        assert!(!eligible(1) && eligible(2), "{:?}", w.router.status());
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        let start = w.clock.now();
+        assert!(get(&mut session, "k").await.unwrap().is_some());
+        assert!(w.clock.now().saturating_duration_since(start) <= 50 * MS);
+    });
+}
+
+#[test]
+fn s15_p7_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        let mut session = w.router.session();
+        w.router.poll_once().await;
+        put(&mut session, "k", b"1").await.unwrap();
+        w.lag(HOUR);
+        put(&mut session, "k", b"2").await.unwrap();
+        w.cluster.fail_over(1).unwrap();
+        // The new history grows past the old position: a position alone would pass.
+        for _ in 0..5 {
+            w.cluster.primary().write("other", b"x").await.unwrap();
+        }
+        w.router.poll_once().await;
+        let mut ran = false;
+        let lost = session.read(async |c: &mut Conn| {
+            ran = true;
+            Ok::<_, Error>(c.node.read("k").value)
+        });
+        assert!(lost.await.unwrap_err().is_lost());
+        assert!(!ran);
+        assert_eq!(
+            kind(put(&mut session, "k", b"3").await),
+            ErrorKind::WriteLost,
+            "no write follows a lost one"
+        );
+        let primary =
+            session.read_at(&Consistency::Primary, async |c: &mut Conn| Ok(c.node.read("k").value)).await;
+        assert_eq!(kind(primary), ErrorKind::WriteLost, "the primary does not have it either");
+        assert!(session.accept_loss() && !session.accept_loss());
+        assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        put(&mut session, "k", b"3").await.unwrap();
+        assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"3"[..]));
+    });
+}
+
+#[test]
+fn sl4_no_write_follows_a_read_that_was_lost() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.router.poll_once().await;
+        w.cluster.set_cut(1, true).unwrap();
+        w.cluster.primary().write("k", b"1").await.unwrap();
+        for resolved in [true, false] {
+            // Reads it from node 2, which alone has it besides the primary.
+            let mut session = w.router.session();
+            let on_two =
+                Consistency::AtLeast(SessionToken::at(w.cluster.primary().observe().await.unwrap().mark));
+            w.router.poll_once().await;
+            let read =
+                session.read_at(&on_two, async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value)).await;
+            assert!(read.unwrap().is_some());
+            if resolved {
+                session.token().await.unwrap();
+                // Without the guarantee nobody asks.
+                let mut careless = w.router.session().guarantees(Guarantees::READ_YOUR_WRITES);
+                careless.read_at(&on_two, async |_: &mut Conn| Ok::<_, Error>(())).await.unwrap();
+                put(&mut careless, "j", b"0").await.unwrap();
+                continue;
+            }
+            w.cluster.fail_over(1).unwrap();
+            w.cluster.rejoin(2).unwrap();
+            w.cluster.rejoin(0).unwrap();
+            assert_eq!(
+                kind(put(&mut session, "j", b"2").await),
+                ErrorKind::Unproven,
+                "its position was never known"
+            );
+            w.router.poll_once().await;
+            assert!(session.accept_loss());
+            put(&mut session, "j", b"2").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn sl6_a_failover_that_kept_the_write_is_no_loss() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        for to in [1, 2, 0] {
+            w.cluster.fail_over(to).unwrap();
+            (0..3).for_each(|n| w.cluster.rejoin(n).unwrap());
+            w.router.poll_once().await;
+            assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        }
+        assert_eq!(session.token().await.unwrap().positions().len(), 1, "one history is left of four");
+    });
+}
+
+#[test]
+fn p6_p33_a_sample_counts_for_one_life_of_one_server() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS).trust(HOUR));
+        w.lag(HOUR);
+        w.cluster.set_lag(2, Duration::ZERO).unwrap();
+        let mut session = w.router.session();
+        w.router.poll_once().await;
+        put(&mut session, "k", b"1").await.unwrap();
+        w.router.poll_once().await;
+        assert!(get(&mut session, "k").await.unwrap().is_some(), "from node 2");
+        w.cluster.fail_over(1).unwrap();
+        w.cluster.rejoin(2).unwrap();
+        w.cluster.rejoin(0).unwrap();
+        // No poll since: the sample of node 2 still says that it has the write.
+        assert_eq!(kind(get(&mut session, "k").await), ErrorKind::WriteLost);
+    });
+}
+
+#[test]
+fn p9_p42_of_two_that_claim_to_be_primary_the_later_history_counts_and_a_fork_is_alarmed() {
+    let primary =
+        |timeline: &str, n, history| Observed::new(mark(timeline, n), history).with_role(Role::Primary);
+    let old = primary("1", 90, vec![]);
+    let new = primary("2", 60, vec![switch("1", 50, "2")]);
+    assert_eq!(verdict(&old.mark, &new), Verdict::Lost { since: Some(Position::Lsn(50)) });
+    assert_eq!(
+        verdict(&new.mark, &old),
+        Verdict::Behind { by: None },
+        "an old primary never satisfies, nor says Lost"
+    );
+    on_paused(async {
+        // Two standbys promoted to the same number at different places.
+        let scripts = BTreeMap::from([
+            ("a", primary("2", 60, vec![switch("1", 50, "2")])),
+            ("b", primary("2", 70, vec![switch("1", 55, "2")])),
+        ]);
+        let events: Arc<Mutex<Vec<SessionEvent>>> = Arc::default();
+        let heard = Arc::clone(&events);
+        let mut builder = Router::builder("db", Arc::new(VirtualClock::new()));
+        for (name, observed) in scripts {
+            builder = builder.shared(name, Fixed(observed));
+        }
+        let router = builder.on_event(move |e| heard.lock().unwrap().push(e.clone())).build().unwrap();
+        router.poll_once().await;
+        router.poll_once().await;
+        let status = router.status();
+        assert!(!status[0].forked && status[1].forked && !status[1].eligible, "{status:?}");
+        let forks =
+            events.lock().unwrap().iter().filter(|e| matches!(e, SessionEvent::Forked { .. })).count();
+        assert_eq!(forks, 1, "said once");
+    });
+}
+
+/// A node that always says the same.
+#[derive(Clone, Debug)]
+struct Fixed(Observed);
+
+impl ReplicatedStore for Fixed {
+    fn commit_position(&self) -> BoxFuture<'_, mainstay_store::Result<Mark>> {
+        Box::pin(async { Ok(self.0.mark.clone()) })
+    }
+
+    fn observe(&self) -> BoxFuture<'_, mainstay_store::Result<Observed>> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+
+    fn wait<'a>(&'a self, _: &'a Mark, _: Duration) -> BoxFuture<'a, mainstay_store::Result<Judgment>> {
+        Box::pin(async { Ok(Judgment::Behind) })
+    }
+}
+
+#[test]
+fn p16_a_token_of_another_store_is_foreign_at_once() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let mut session = w.router.session().resume(&SessionToken::at(mark("1", 1))).unwrap();
+        let start = w.clock.now();
+        assert_eq!(kind(get(&mut session, "k").await), ErrorKind::ForeignToken);
+        assert_eq!(kind(put(&mut session, "k", b"1").await), ErrorKind::ForeignToken);
+        assert_eq!(w.clock.now(), start, "nothing was waited for");
+    });
+}
+
+#[test]
+fn p17_p39_a_position_past_the_end_of_the_primary_is_lost_not_satisfied() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.router.poll_once().await;
+        let position = Position::Counter(u64::MAX);
+        let far = Mark { system: "orders".into(), timeline: "1".into(), position };
+        let mut session = w.router.session().resume(&SessionToken::at(far)).unwrap();
+        assert_eq!(kind(get(&mut session, "k").await), ErrorKind::WriteLost);
+    });
+}
+
+#[test]
+fn p18_an_unreadable_token_never_reads_from_a_replica() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let keys = super::session_tokens::keys();
+        for text in ["garbage", "AAAA", &"A".repeat(600), "\u{e9}"] {
+            let mut session = w.router.session().resume_sealed(text, &keys);
+            get(&mut session, "k").await.unwrap();
+        }
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 0);
+        assert_eq!(
+            w.heard(|e| matches!(e, SessionEvent::TokenRefused { .. })),
+            4,
+            "counted, each with its reason"
+        );
+    });
+}
+
+#[test]
+fn p24_reads_inside_a_write_use_its_connection() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        let read = session.write(async |c: &mut Conn| {
+            c.node.write("k", b"1").await?;
+            Ok::<_, Error>(c.node.read("k").value)
+        });
+        assert!(read.await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn p28_p41_a_write_without_an_answer_gives_no_position_and_the_next_read_goes_to_the_primary() {
+    on_paused(async {
+        let w = World::new(|b| b.call_timeout(100 * MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        // It took effect, and the reply was lost.
+        let failed = session.write(async |c: &mut Conn| {
+            c.node.write("k", b"1").await?;
+            Err::<(), _>(Error::new(mainstay_store::ErrorKind::Unavailable, "the reply was lost"))
+        });
+        assert!(matches!(failed.await, Err(CallError::Inner(_))));
+        let token = session.token().await.unwrap();
+        assert!(token.is_owed() && token.positions().is_empty());
+        assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        assert!(!session.token().await.unwrap().is_owed());
+
+        // The same when only the position is missing.
+        w.meters[0].position_hangs.store(true, Ordering::SeqCst);
+        put(&mut session, "k", b"2").await.unwrap();
+        let token = session.token().await.unwrap();
+        assert!(token.is_owed());
+        let mut other = w.router.session().resume(&token).unwrap();
+        assert_eq!(get(&mut other, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
+    });
+}
+
+#[test]
+fn p36_more_of_another_server_is_not_the_same_history() {
+    let gtids = |of: &[(&str, u64)]| Position::Gtid(of.iter().map(|(s, n)| ((*s).to_owned(), *n)).collect());
+    let at = |position| Mark { system: "db".into(), timeline: "m".into(), position };
+    let node = Observed::new(at(gtids(&[("a", 6), ("b", 4056)])), vec![]);
+    assert_eq!(verdict(&at(gtids(&[("a", 7)])), &node), Verdict::Behind { by: Some(1) });
+    assert_eq!(verdict(&at(gtids(&[("a", 6)])), &node), Verdict::Satisfied);
+}
+
+#[test]
+fn a_satisfied_replica_is_read_without_a_round_trip() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        w.router.poll_once().await;
+        let before = w.asked();
+        for _ in 0..100 {
+            assert!(get(&mut session, "k").await.unwrap().is_some());
+        }
+        assert_eq!(w.asked() - before, 0);
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToPrimary { .. })), 0, "all from replicas");
+    });
+}
+
+#[test]
+fn bounded_staleness_is_measured_by_the_routers_own_clock() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.lag(Duration::from_secs(2));
+        let value = async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value);
+        for n in 0..40_u8 {
+            w.cluster.primary().write("k", &[n]).await.unwrap();
+            w.router.poll_once().await;
+            w.clock.sleep(100 * MS).await;
+        }
+        let mut session = w.router.session();
+        let bound = |d| Consistency::Bounded(d);
+        assert!(session.read_at(&bound(3000 * MS), value).await.unwrap().is_some());
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 1);
+        let fresh = session.read_at(&bound(1000 * MS), value).await.unwrap();
+        assert_eq!(fresh.as_deref(), Some(&[39][..]), "no replica is that fresh");
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 1);
+        assert!(session.read_at(&Consistency::MinLatency, value).await.is_ok());
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 2);
+    });
+}
+
+#[test]
+fn guarantees_that_were_not_asked_for_cost_nothing() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let mut session = w.router.session().guarantees(Guarantees::MONOTONIC_READS);
+        put(&mut session, "k", b"1").await.unwrap();
+        assert_eq!(get(&mut session, "k").await.unwrap(), None, "its own write was not asked for");
+        let token = SessionToken::at(w.cluster.primary().observe().await.unwrap().mark);
+        let at_least = Consistency::AtLeast(token);
+        let read = session.read_at(&at_least, async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value));
+        assert!(read.await.unwrap().is_some(), "a token that was asked for is");
+    });
+}
+
+#[test]
+fn settings_that_cannot_hold_are_refused_by_name() {
+    on_paused(async {
+        let builder = || Router::<Fixed>::builder("db", Arc::new(VirtualClock::new()));
+        let node = || Fixed(Observed::new(mark("1", 1), vec![]));
+        let field = |b: RouterBuilder<Fixed>| b.build().unwrap_err().field();
+        assert_eq!(field(builder()), "nodes");
+        assert_eq!(field(builder().shared("a", node()).shared("a", node())), "nodes");
+        let one = || builder().shared("a", node());
+        assert_eq!(field(one().max_wait(Duration::ZERO)), "max_wait");
+        assert_eq!(field(one().poll_every(Duration::ZERO)), "poll_every");
+        assert_eq!(field(one().call_timeout(Duration::MAX)), "call_timeout");
+        assert_eq!(field(one().trust(MS)), "trust");
+        assert_eq!(field(one().max_waiters(0)), "max_waiters");
+    });
+}
+
+/// Polls `future` at most `polls` times; whether it was done.
+async fn dropped_after<F: Future>(future: F, polls: usize) -> bool {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        let once = std::future::poll_fn(|cx| std::task::Poll::Ready(future.as_mut().poll(cx).is_ready()));
+        if once.await {
+            return true;
+        }
+        tokio::task::yield_now().await;
+    }
+    false
+}
+
+#[test]
+fn every_future_is_dropped_at_every_await_and_the_session_stays_true() {
+    on_paused(async {
+        for (polls, polled) in (0..24).flat_map(|polls| [(polls, false), (polls, true)]) {
+            let w = World::new(|b| b.max_wait(20 * MS).max_waiters(1));
+            w.lag(HOUR);
+            let mut session = w.router.session();
+            assert!(!dropped_after(w.router.poll_once(), polls.min(3)).await);
+            if polled {
+                w.router.poll_once().await;
+            }
+            let wrote = session.write(async |c: &mut Conn| {
+                let mark = c.node.write("k", b"1").await;
+                tokio::task::yield_now().await;
+                mark
+            });
+            let _ = dropped_after(wrote, polls).await;
+            let happened = w.cluster.primary().read("k").value.is_some();
+            let _ = dropped_after(get(&mut session, "k"), polls).await;
+            let _ = dropped_after(session.token(), polls).await;
+            // However far it came: what happened is seen, and no place of a waiter is gone.
+            let start = w.clock.now();
+            assert_eq!(get(&mut session, "k").await.unwrap().is_some(), happened, "{polls} polls, {polled}");
+            assert!(w.clock.now().saturating_duration_since(start) <= 21 * MS);
+            w.router.poll_once().await;
+            put(&mut session, "k", b"2").await.unwrap();
+            w.lag(10 * MS);
+            let start = w.clock.now();
+            assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
+            assert!(w.clock.now() > start, "it could wait: the one place is free");
+        }
+    });
+}
+
+/// The futures of sessions can be spawned, also with closures that borrow.
+#[test]
+fn sessions_move_between_threads() {
+    fn sendable<F: Future + Send>(future: F) -> F {
+        future
+    }
+    on_paused(async {
+        let w = World::new(|b| b);
+        let (mut session, key) = (w.router.session(), String::from("k"));
+        let work = sendable(async move {
+            session.write(async |c: &mut Conn| c.node.write(&key, b"1").await).await.unwrap();
+            let read = session.read(async |c: &mut Conn| Ok::<_, Error>(c.node.read(&key).value)).await;
+            session.token().await.unwrap();
+            read.unwrap()
+        });
+        assert!(work.await.is_some());
+        sendable(w.router.poll_once()).await;
+    });
+}
