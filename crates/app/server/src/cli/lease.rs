@@ -62,7 +62,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn asked(args: &Args) -> Result<ExitCode> {
-    let store = args.store.open(&Runtime::system())?;
+    let store = args.store.open(&Runtime::system()).await?;
     let full = |name: &str| format!("{}/{name}", args.store.namespace);
     match &args.verb {
         Verb::Ls { prefix } => {

@@ -218,7 +218,7 @@ where
     let rt = Runtime::system();
     let mut signals = Signals::listen()?;
     let ready = plan.prepare()?;
-    let store = hold.store.open(&rt)?;
+    let store = hold.store.open(&rt).await?;
     let builder = Coordinator::builder(store, rt.clone()).namespace(&hold.store.namespace);
     let coordinator = builder.owner(&owner()).build().map_err(refused)?;
     let asked = tokio::select! {

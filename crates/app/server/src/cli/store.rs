@@ -1,11 +1,13 @@
 //! The lease store of a command, by URL.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
+use mainstay_postgres::{PostgresConfig, PostgresLeases};
+use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
 use mainstay_store::LeaseStore;
 
@@ -14,7 +16,8 @@ use crate::error::{Code, Error, Result};
 /// Which store, which names.
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
-    /// Where the leases are: sqlite:FILE, a file that the processes of one machine share.
+    /// Where the leases are. sqlite:FILE, a file that the processes of one machine share; redis://HOST, or several
+    /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
     store: Option<String>,
@@ -28,15 +31,47 @@ impl StoreArgs {
     ///
     /// # Errors
     /// `BadValue` for what is no URL of a store, else what the store says.
-    pub(super) fn open(&self, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
-        let file = match &self.store {
-            Some(url) => PathBuf::from(sqlite_file(url)?),
-            None => users_file()?,
-        };
-        let leases = SqliteLeases::open(&file, Driver::Thread, rt)
-            .map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?;
-        Ok(Arc::new(leases))
+    pub(super) async fn open(&self, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+        match self.store.as_deref().map(|url| (url, url.split_once(':').map_or("", |(scheme, _)| scheme))) {
+            None => file(&users_file()?, rt),
+            Some((url, "sqlite")) => file(&PathBuf::from(sqlite_file(url)?), rt),
+            Some((url, "redis")) => redis(url, rt).await,
+            Some((url, "postgres" | "postgresql")) => {
+                let config = PostgresConfig::builder(url).build().map_err(|e| refused(&e))?;
+                let leases = PostgresLeases::open(config, rt).await;
+                Ok(Arc::new(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
+            }
+            Some(_) => Err(Error::new(
+                Code::BadValue,
+                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE",
+            )),
+        }
     }
+}
+
+fn file(file: &Path, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+    let leases = SqliteLeases::open(file, Driver::Thread, rt)
+        .map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?;
+    Ok(Arc::new(leases))
+}
+
+/// One server, or a majority of several.
+async fn redis(urls: &str, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+    let urls: Vec<&str> = urls.split(',').collect();
+    let down = |e| failed("cannot use Redis".to_owned(), e);
+    if let [url] = urls[..] {
+        let leases = RedisLeases::new(url, rt).map_err(|e| refused(&e))?;
+        leases.ready().await.map_err(down)?;
+        return Ok(Arc::new(leases));
+    }
+    let leases = RedisQuorum::builder(urls).build(rt).map_err(|e| refused(&e))?;
+    leases.ready().await.map_err(down)?;
+    Ok(Arc::new(leases))
+}
+
+/// A URL may have a password in it: only the error's own words are told.
+fn refused(error: &dyn std::error::Error) -> Error {
+    Error::new(Code::BadValue, format!("--store: {error}"))
 }
 
 /// The code of a store's error.
