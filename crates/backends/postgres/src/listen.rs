@@ -1,13 +1,12 @@
 //! One connection of the process that listens, and everybody in it who waits for a name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
-use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
+use mainstay_store::lease::Watchers;
 use mainstay_store::{BoxFuture, Result};
 use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
@@ -15,36 +14,13 @@ use tokio_postgres::AsyncMessage;
 use crate::pool::Pool;
 use crate::schema::Tables;
 
-/// Most watchers of one name; more are told to look again at once.
-const MAX_WATCHERS: usize = 100_000;
 /// Most namespaces that are listened to; names of others are woken by timers and by this process only.
 const MAX_CHANNELS: usize = 1_000;
 /// Between two tries to connect again, growing from the first to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 #[derive(Default)]
-struct Watcher(Mutex<(bool, Option<Waker>)>);
-
-impl Watcher {
-    fn lock(&self) -> MutexGuard<'_, (bool, Option<Waker>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fire(&self) {
-        let waker = {
-            let mut state = self.lock();
-            state.0 = true;
-            state.1.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-#[derive(Default)]
 struct State {
-    watchers: BTreeMap<String, Vec<Arc<Watcher>>>,
     /// Channels that somebody waits on.
     wanted: BTreeSet<String>,
     closed: bool,
@@ -53,6 +29,7 @@ struct State {
 /// Who waits for which name.
 pub(crate) struct Hub {
     tables: Tables,
+    watchers: Watchers,
     state: Mutex<State>,
     /// A channel is wanted that was not, or the store is closed.
     news: Notify,
@@ -66,7 +43,7 @@ impl fmt::Debug for Hub {
 
 impl Hub {
     pub(crate) fn new(tables: Tables) -> Arc<Self> {
-        Arc::new(Self { tables, state: Mutex::default(), news: Notify::new() })
+        Arc::new(Self { tables, watchers: Watchers::default(), state: Mutex::default(), news: Notify::new() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -75,41 +52,18 @@ impl Hub {
 
     /// Armed from now on.
     pub(crate) fn watch(&self, name: &str) -> BoxFuture<'static, Result<()>> {
-        let watcher = Arc::new(Watcher::default());
+        let hint = self.watchers.watch(name);
         let channel = self.tables.channel(name);
-        {
-            let mut state = self.state();
-            let list = state.watchers.entry(name.to_owned()).or_default();
-            // Whoever stopped watching holds its entry no more.
-            list.retain(|w| Arc::strong_count(w) > 1);
-            if list.len() >= MAX_WATCHERS {
-                watcher.fire();
-            }
-            list.push(Arc::clone(&watcher));
-            if state.wanted.len() < MAX_CHANNELS && state.wanted.insert(channel) {
-                self.news.notify_one();
-            }
+        let mut state = self.state();
+        if state.wanted.len() < MAX_CHANNELS && state.wanted.insert(channel) {
+            self.news.notify_one();
         }
-        Box::pin(poll_fn(move |cx| {
-            let mut state = watcher.lock();
-            if state.0 {
-                return Poll::Ready(Ok(()));
-            }
-            state.1 = Some(cx.waker().clone());
-            Poll::Pending
-        }))
+        hint
     }
 
     /// `name` may have changed.
     pub(crate) fn fire(&self, name: &str) {
-        let watchers = self.state().watchers.remove(name);
-        watchers.into_iter().flatten().for_each(|w| w.fire());
-    }
-
-    /// Anything may have changed: nobody listened for a while.
-    fn fire_all(&self) {
-        let watchers = std::mem::take(&mut self.state().watchers);
-        watchers.into_values().flatten().for_each(|w| w.fire());
+        self.watchers.fire(name);
     }
 
     pub(crate) fn close(&self) {
@@ -139,7 +93,7 @@ impl Hub {
                 Err(error) => tracing::debug!(%error, "nobody listens for released leases now"),
             }
             // What happened meanwhile is unknown; timers go on in any case.
-            self.fire_all();
+            self.watchers.fire_all();
             pool.rt.clock().sleep(pause.mul_f64(0.5 + pool.rt.rng().unit() / 2.0)).await;
             pause = (pause * 2).min(PAUSE.1);
         }
@@ -167,7 +121,7 @@ impl Hub {
                 known.extend(missing);
                 *pause = PAUSE.0;
                 // Released between the question and the first word of the server: look again.
-                self.fire_all();
+                self.watchers.fire_all();
             }
             tokio::select! {
                 biased;

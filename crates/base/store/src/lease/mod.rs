@@ -1,9 +1,12 @@
 //! Named leases with fencing tokens.
 
 pub mod table;
+mod watchers;
 
 use std::fmt;
 use std::time::Duration;
+
+pub use watchers::Watchers;
 
 use crate::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 

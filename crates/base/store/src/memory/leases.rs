@@ -1,9 +1,7 @@
 //! Leases in memory: the full contract.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use mainstay_clock::Clock;
@@ -11,11 +9,9 @@ use mainstay_clock::Clock;
 use crate::lease::table::Table;
 use crate::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
+    Watchers,
 };
 use crate::{BoxFuture, FencingToken, Result};
-
-/// Most watchers of one name; more are told to look again at once.
-const MAX_WATCHERS: usize = 100_000;
 
 /// A [`LeaseStore`] in memory with every capability: exclusive, shared and permit leases, a line that is
 /// served first come first served, annotations, transfer, break, watch. Clones share it.
@@ -47,51 +43,26 @@ pub struct MemoryLeaseStore(Arc<Shared>);
 
 struct Shared {
     clock: Arc<dyn Clock>,
-    state: Mutex<Watched>,
-}
-
-#[derive(Default)]
-struct Watched {
-    state: Table,
-    watchers: BTreeMap<String, Vec<Arc<Watcher>>>,
-}
-
-/// One watch of a name.
-#[derive(Default)]
-struct Watcher(Mutex<(bool, Option<Waker>)>);
-
-impl Watcher {
-    fn lock(&self) -> MutexGuard<'_, (bool, Option<Waker>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn fire(&self) {
-        let waker = {
-            let mut state = self.lock();
-            state.0 = true;
-            state.1.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
+    state: Mutex<Table>,
+    watchers: Watchers,
 }
 
 impl MemoryLeaseStore {
     /// An empty store on `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Shared { clock, state: Mutex::default() }))
+        Self(Arc::new(Shared { clock, state: Mutex::default(), watchers: Watchers::default() }))
     }
 
     /// A store of its own with the state of this moment; for simulations that lose state.
     #[must_use]
     pub fn snapshot(&self) -> Self {
-        let state = Watched { state: self.lock().state.clone(), ..Watched::default() };
-        Self(Arc::new(Shared { clock: Arc::clone(&self.0.clock), state: Mutex::new(state) }))
+        let state = Mutex::new(self.lock().clone());
+        let clock = Arc::clone(&self.0.clock);
+        Self(Arc::new(Shared { clock, state, watchers: Watchers::default() }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Watched> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -99,15 +70,12 @@ impl MemoryLeaseStore {
     fn ask<'a, T: Send + 'a>(&'a self, f: impl FnOnce(&mut Table) -> T + Send + 'a) -> BoxFuture<'a, T> {
         Box::pin(async move {
             let now = self.0.clock.now();
-            let (result, watchers) = {
-                let mut watched = self.lock();
-                watched.state.tick(now);
-                let result = f(&mut watched.state);
-                let changed = watched.state.take_changed();
-                let fired = changed.iter().filter_map(|name| watched.watchers.remove(name));
-                (result, fired.flatten().collect::<Vec<_>>())
+            let (result, changed) = {
+                let mut state = self.lock();
+                state.tick(now);
+                (f(&mut state), state.take_changed())
             };
-            watchers.iter().for_each(|w| w.fire());
+            changed.iter().for_each(|name| self.0.watchers.fire(name));
             result
         })
     }
@@ -168,25 +136,7 @@ impl LeaseStore for MemoryLeaseStore {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        let watcher = Arc::new(Watcher::default());
-        {
-            let mut watched = self.lock();
-            let list = watched.watchers.entry(name.to_owned()).or_default();
-            // Whoever stopped watching holds its entry no more.
-            list.retain(|w| Arc::strong_count(w) > 1);
-            if list.len() >= MAX_WATCHERS {
-                watcher.fire();
-            }
-            list.push(Arc::clone(&watcher));
-        }
-        Box::pin(std::future::poll_fn(move |cx| {
-            let mut state = watcher.lock();
-            if state.0 {
-                return Poll::Ready(Ok(()));
-            }
-            state.1 = Some(cx.waker().clone());
-            Poll::Pending
-        }))
+        self.0.watchers.watch(name)
     }
 
     fn guarantees(&self) -> Guarantees {
