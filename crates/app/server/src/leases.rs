@@ -17,6 +17,8 @@ const MAX_TTL: Duration = Duration::from_secs(86_400);
 const LOOK: Duration = Duration::from_secs(1);
 /// Behind the end of a holder's lease before the next look.
 const BEHIND: Duration = Duration::from_millis(2);
+/// How long a release is remembered, for those who repeat it.
+const FORGET: Duration = Duration::from_secs(600);
 /// Where grants are kept.
 const GRANTS: &str = "http-lease/";
 
@@ -60,6 +62,8 @@ pub(crate) enum Refused {
     },
     /// The token is not that of the holder.
     Gone,
+    /// It was granted, but so late that its time was over; it was given back.
+    Late,
     /// The request cannot be meant.
     Bad(String),
     Store(Error),
@@ -127,15 +131,14 @@ impl Desk {
             GivenUp { desk: Arc::clone(self), ask: Some((ask.name.clone(), ask.op_id.clone())) };
         loop {
             // Armed before the look, so that a release in between is not slept over.
-            let hint = self.store.watch(&ask.name);
+            let hint = self.hint(&ask.name);
             let sent = clock.now();
             let by = match self.store.acquire(request.clone()).await? {
                 Acquired::Granted(grants) => {
                     let token = grants.first().map_or(FencingToken::ZERO, |g| g.token);
                     let deadline = deadline_of(sent, ask.ttl);
-                    // One that came too late is given back by the guard and asked for again.
                     if clock.now() >= deadline {
-                        return Err(Refused::Gone);
+                        return Err(Refused::Late);
                     }
                     self.keep(ask, token).await?;
                     given_up.ask = None;
@@ -153,11 +156,6 @@ impl Desk {
                 return Err(Refused::Held { by: by.0, remaining: by.1 });
             }
             let look = by.1.map_or(LOOK, |left| left.saturating_add(BEHIND)).min(LOOK);
-            let hint = async {
-                if hint.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 biased;
                 () = hint => {}
@@ -169,8 +167,7 @@ impl Desk {
     async fn keep(&self, ask: &Ask, token: FencingToken) -> Result<()> {
         let (op_id, owner) = (ask.op_id.clone(), ask.owner.clone());
         let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl) };
-        let value = serde_json::to_vec(&kept)
-            .map_err(|e| Error::new(ErrorKind::Internal, format!("a grant cannot be written: {e}")))?;
+        let value = written(&kept)?;
         let key = format!("{GRANTS}{}", ask.name);
         let mut expected = self.grants.get(&key).await?.map(|r| r.version);
         // Others may write the same key: a later holder, whose token is higher and stays.
@@ -188,10 +185,11 @@ impl Desk {
         }
     }
 
-    async fn kept(&self, name: &str, token: FencingToken) -> std::result::Result<Kept, Refused> {
+    /// What stands behind `token`, and the version of its record.
+    async fn kept(&self, name: &str, token: FencingToken) -> std::result::Result<(Kept, u64), Refused> {
         let record = self.grants.get(&format!("{GRANTS}{name}")).await?;
-        let kept = record.and_then(|r| read(&r.value));
-        kept.filter(|k| k.token == token.get()).ok_or(Refused::Gone)
+        let kept = record.and_then(|r| Some((read(&r.value)?, r.version)));
+        kept.filter(|(k, _)| k.token == token.get()).ok_or(Refused::Gone)
     }
 
     /// The owner whose grant was kept last, with its token.
@@ -202,7 +200,7 @@ impl Desk {
 
     /// Renews the lease that `token` holds.
     pub(crate) async fn renew(&self, name: &str, token: FencingToken) -> std::result::Result<Taken, Refused> {
-        let kept = self.kept(name, token).await?;
+        let (kept, _) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
         match self.store.renew(&kept.op_id).await? {
             Renewed::Lost => Err(Refused::Gone),
@@ -219,8 +217,11 @@ impl Desk {
         name: &str,
         token: FencingToken,
     ) -> std::result::Result<Released, Refused> {
-        let kept = self.kept(name, token).await?;
-        Ok(self.store.release(&kept.op_id).await?)
+        let (kept, version) = self.kept(name, token).await?;
+        let released = self.store.release(&kept.op_id).await?;
+        // A repetition is answered for a while; then the name leaves nothing behind. What came in between stays.
+        self.grants.put_if(&format!("{GRANTS}{name}"), Some(version), written(&kept)?, Some(FORGET)).await?;
+        Ok(released)
     }
 
     /// Takes the lease away from whoever holds it; the burned token.
@@ -264,19 +265,20 @@ impl Desk {
         self.store.release(op_id).await.map(|_| ())
     }
 
-    /// Waits until the store hints at a change of `name`, or until `until`.
-    pub(crate) async fn changed(&self, name: &str, until: Instant) {
-        let hint = async {
-            if self.store.watch(name).await.is_err() {
+    /// Resolves when `name` may have changed, armed from now on. Never, where the store cannot say.
+    pub(crate) fn hint(&self, name: &str) -> impl Future<Output = ()> + use<'_> {
+        let hint = self.store.watch(name);
+        async {
+            if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }
-        };
-        tokio::select! {
-            biased;
-            () = hint => {}
-            () = self.rt.clock().sleep_until(until) => {}
         }
     }
+}
+
+fn written(kept: &Kept) -> Result<Vec<u8>> {
+    serde_json::to_vec(kept)
+        .map_err(|e| Error::new(ErrorKind::Internal, format!("a grant cannot be written: {e}")))
 }
 
 fn read(value: &[u8]) -> Option<Kept> {
@@ -299,5 +301,84 @@ impl Drop for GivenUp {
                 tracing::warn!(%error, "what a request may have been granted was not given back");
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_clock::SystemClock;
+    use mainstay_store::BoxFuture;
+    use mainstay_store::lease::Guarantees;
+    use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
+
+    use super::*;
+
+    /// Grants at once and answers when the lease has run out.
+    #[derive(Debug)]
+    struct Slow(MemoryLeaseStore, Runtime);
+
+    impl LeaseStore for Slow {
+        fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+            Box::pin(async move {
+                let over = self.1.clock().now().saturating_add(request.ttl);
+                let answer = self.0.acquire(request).await;
+                self.1.clock().sleep_until(over).await;
+                answer
+            })
+        }
+
+        fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+            self.0.renew(op_id)
+        }
+
+        fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+            self.0.release(op_id)
+        }
+
+        fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+            self.0.inspect(name)
+        }
+
+        fn guarantees(&self) -> Guarantees {
+            self.0.guarantees()
+        }
+    }
+
+    fn ask(ttl: Duration) -> Ask {
+        Ask {
+            name: "default/x".to_owned(),
+            owner: "a".to_owned(),
+            op_id: "op".to_owned(),
+            ttl,
+            note: String::new(),
+            wait: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn if_w7_a_grant_that_comes_after_its_own_end_is_never_handed_out() {
+        let rt = Runtime::system();
+        let leases = Slow(MemoryLeaseStore::new(Arc::new(SystemClock::new())), rt.clone());
+        let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
+        let desk = Arc::new(Desk::new(Arc::new(leases), Arc::clone(&grants) as _, rt));
+        let refused = desk.take(&ask(Duration::from_millis(100))).await;
+        assert!(matches!(refused, Err(Refused::Late)), "{refused:?}");
+        let kept = grants.list(GRANTS, None, 10).await.unwrap();
+        assert!(kept.is_empty(), "no token of it can be used: {kept:?}");
+    }
+
+    #[tokio::test]
+    async fn a_release_is_remembered_for_a_while_and_a_later_grant_stays() {
+        let rt = Runtime::system();
+        let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+        let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
+        let desk = Arc::new(Desk::new(leases, grants, rt));
+        let first = desk.take(&ask(Duration::from_secs(60))).await.unwrap().token;
+        assert_eq!(desk.give_back("default/x", first).await.unwrap(), Released::Clean);
+        assert_eq!(desk.give_back("default/x", first).await.unwrap(), Released::AlreadyGone);
+        let second =
+            desk.take(&Ask { op_id: "op2".to_owned(), ..ask(Duration::from_secs(60)) }).await.unwrap().token;
+        assert!(matches!(desk.give_back("default/x", first).await, Err(Refused::Gone)));
+        assert_eq!(desk.renew("default/x", second).await.unwrap().token, second);
     }
 }

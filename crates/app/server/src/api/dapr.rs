@@ -100,7 +100,9 @@ async fn lock(State(app): State<Arc<App>>, Path(store): Path<String>, body: Byte
     };
     match result {
         Ok(taken) => reply(StatusCode::OK, &granted(&app, &taken)),
-        Err(Refused::Held { .. } | Refused::Gone) => reply(StatusCode::OK, &json!({"success": false})),
+        Err(Refused::Held { .. } | Refused::Gone | Refused::Late) => {
+            reply(StatusCode::OK, &json!({"success": false}))
+        }
         Err(Refused::Bad(why)) => malformed(&why),
         Err(Refused::Store(error)) => {
             tracing::error!(%error, "a lock was not tried");

@@ -44,6 +44,10 @@ pub(crate) fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Bad(why) => Problem::new(Code::BadRequest, why),
         Refused::Gone => Problem::new(Code::LeaseGone, "the token is not that of the holder"),
+        Refused::Late => {
+            let why = "the lease was granted after its own end; it was given back";
+            Problem::new(Code::TimedOut, why).retry_after(1)
+        }
         Refused::Held { by, remaining } => {
             let left = remaining.map_or(String::new(), |d| format!(" for another {} ms", d.as_millis()));
             let seconds = remaining.map_or(1, |d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
@@ -313,6 +317,8 @@ async fn leader(
     let clock = app.rt.clock();
     let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
     loop {
+        // Armed before the look, so that a change in between is not slept over.
+        let hint = app.desk.hint(&full);
         let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
         let term = info.holders.first().map(|(_, token, _)| *token);
         let same = term.map_or("\"0\"".to_owned(), |t| format!("\"{}\"", t.get())) == known;
@@ -325,19 +331,19 @@ async fn leader(
                 }),
                 None => json!({"name": name, "leader": null, "candidates": info.waiting}),
             };
-            let response = tagged(reply(StatusCode::OK, &body), term.unwrap_or(FencingToken::ZERO));
-            let mut response = response;
+            let mut response = tagged(reply(StatusCode::OK, &body), term.unwrap_or(FencingToken::ZERO));
             if let Some(wait) = wait {
                 wait.applied(&mut response);
             }
             return Ok(response);
         }
-        // A change between the look and here is seen by the timer.
+        // A lease that runs out may do so without a hint.
         let look = clock.now().saturating_add(Duration::from_secs(1)).min(until);
         tokio::select! {
             biased;
             () = app.drain.cancelled() => {}
-            () = app.desk.changed(&full, look) => {}
+            () = hint => {}
+            () = clock.sleep_until(look) => {}
         }
     }
 }
