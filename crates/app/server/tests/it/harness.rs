@@ -252,16 +252,23 @@ impl Answer {
 }
 
 /// Waits for a condition, bounded.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    within(look).unwrap_or_else(|| panic!("waited too long: {what}"))
+}
+
+/// Waits for a condition; `None` when patience is over.
+pub(crate) fn within<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
     #[allow(clippy::disallowed_methods, reason = "a real process is waited for in real time")]
     let (start, pause) = (Instant::now(), || std::thread::sleep(Duration::from_millis(5)));
     loop {
         if let Some(found) = look() {
-            return found;
+            return Some(found);
         }
         #[allow(clippy::disallowed_methods, reason = "a real process is waited for in real time")]
         let waited = start.elapsed();
-        assert!(waited < PATIENCE, "waited too long: {what}");
+        if waited >= PATIENCE {
+            return None;
+        }
         pause();
     }
 }
