@@ -6,6 +6,9 @@ use std::fmt;
 /// refuses a smaller one than it has seen (Lamport's sequencers; Burrows, "The Chubby lock service",
 /// OSDI 2006).
 ///
+/// It orders writes with writes. Whoever reads first and writes what it made of it must show its token with the *read*
+/// already: until the resource has seen it, a late write of the holder before is accepted and then overwritten.
+///
 /// ```
 /// use mainstay_store::{FenceCheck, FencingToken};
 ///

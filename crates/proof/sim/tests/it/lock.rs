@@ -42,6 +42,9 @@ pub(crate) enum Bug {
     SharedOpId,
     /// Reads before it holds the lock.
     ReadsBeforeLock,
+    /// Reads under the lock without showing the token: until the first write of the new holder, a late one of the old
+    /// holder is still accepted, and the new holder overwrites it with what it read before.
+    ReadsUnannounced,
     /// Takes a write that failed for one that worked.
     FailedWriteAsOk,
     /// Repeats a write without an answer under a new key.
@@ -72,6 +75,17 @@ pub(crate) struct Resource {
     token: u64,
     value: i64,
     seen: std::collections::BTreeSet<String>,
+}
+
+impl Resource {
+    /// The value, for the holder of `token` and of later ones only.
+    fn announced(&mut self, token: u64) -> Result<i64, Error> {
+        if token < self.token {
+            return Err(Error::new(ErrorKind::ApiMisuse, "a larger token was seen"));
+        }
+        self.token = token;
+        Ok(self.value)
+    }
 }
 
 type Shared = Arc<Mutex<Resource>>;
@@ -220,7 +234,19 @@ impl Worker {
         }
     }
 
-    async fn read(&self) -> Result<i64, Error> {
+    /// Reads, and announces the token by the same step: no older one is accepted from then on.
+    async fn read(&self, token: u64) -> Result<i64, Error> {
+        let resource = Arc::clone(&self.resource);
+        self.node
+            .call(move || {
+                let answer = resource.lock().unwrap().announced(token);
+                Box::pin(async move { answer })
+            })
+            .await
+    }
+
+    /// Reads without a token.
+    async fn peek(&self) -> Result<i64, Error> {
         let resource = Arc::clone(&self.resource);
         self.node
             .call(move || {
@@ -247,7 +273,7 @@ impl Worker {
         if self.bug == Bug::SharedOpId {
             op_id = "the-lock".to_owned();
         }
-        let early = if self.bug == Bug::ReadsBeforeLock { self.read().await.ok() } else { None };
+        let early = if self.bug == Bug::ReadsBeforeLock { self.peek().await.ok() } else { None };
         let mut held = self.acquire(&op_id).await?;
         let result = self.work(&mut held, i, early).await;
         if self.rng.below(3) == 0 && self.holds(&held) {
@@ -264,7 +290,8 @@ impl Worker {
     async fn work(&self, held: &mut Held, i: u64, early: Option<i64>) -> Option<()> {
         let value = match early {
             Some(value) => value,
-            None => self.read().await.ok()?,
+            None if self.bug == Bug::ReadsUnannounced => self.peek().await.ok()?,
+            None => self.read(held.token).await.ok()?,
         };
         // Some work is longer than the lease: it renews on the way.
         for _ in 0..self.rng.below(4) {

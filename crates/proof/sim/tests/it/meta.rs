@@ -91,6 +91,7 @@ fn pv_10_every_recorded_seed_gives_its_verdict() {
             "lock" => lock::campaign("lock", lock::Bug::None, seeds, true),
             "lock-off-by-one" => lock::campaign("lock", lock::Bug::ResourceOffByOne, seeds, false),
             "lock-unknown-as-grant" => lock::campaign("lock", lock::Bug::UnknownAsGrant, seeds, false),
+            "lock-unannounced-read" => lock::campaign("lock", lock::Bug::ReadsUnannounced, seeds, true),
             "session" => session::campaign("session", session::Bug::None, seeds),
             "session-position-only" => session::campaign("session", session::Bug::PositionOnly, seeds),
             "orders" => orders::campaign("orders", orders::Bug::None, seeds),
