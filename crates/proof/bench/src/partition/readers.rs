@@ -12,33 +12,30 @@ use super::ours::ring;
 use crate::Options;
 use crate::report::Section;
 
-/// Figures taken while the writer works, and epochs that must have been published meanwhile.
+/// Figures taken while the writer works.
 const FIGURES: usize = 51;
-const EPOCHS: u64 = 200;
 
 pub(super) fn run(options: &Options, keys: &[Key], section: &mut Section) {
     let place = Arc::new(ring(100));
-    let bare = nanos(keys, |k| place.owner(k).map_or(0, |n| u64::from(n.get())));
+    let bare_owner = |k: &Key| place.owner(k).map_or(0, |n| u64::from(n.get()));
+    let bare = nanos(keys, bare_owner);
     let topology = Topology::new(1, Arc::clone(&place), Arc::clone(Runtime::system().clock()));
     let mut reader = topology.reader();
     let mut ask = |k: &Key| reader.owner(k).map_or(0, |r| u64::from(r.idx.get()));
     let quiet = nanos(keys, &mut ask);
-    let (stop, changes) = (AtomicBool::new(false), AtomicU64::new(0));
-    let busy = std::thread::scope(|scope| {
-        scope.spawn(|| write(&topology, &stop, &changes));
-        // The median of many, each the fastest of its batches: one alone might fall between two epochs.
-        let mut figures = Vec::new();
-        while figures.len() < FIGURES || changes.load(Ordering::Acquire) < EPOCHS {
-            figures.push(nanos(keys, &mut ask));
+    let alone = beside(|stop| write(stop, |_, ring| drop(ring)), || nanos(keys, bare_owner));
+    let changes = AtomicU64::new(0);
+    let publish = |epoch, ring| {
+        if topology.observe(epoch, Arc::new(ring)).is_ok() {
+            changes.fetch_add(1, Ordering::Release);
         }
-        stop.store(true, Ordering::Release);
-        figures.sort_by(f64::total_cmp);
-        figures[figures.len() / 2]
-    });
+    };
+    let busy = beside(|stop| write(stop, publish), || nanos(keys, &mut ask));
     let changes = changes.load(Ordering::Acquire);
     section.note(&format!(
-        "A reader of a ring of 100 nodes: bare ring {bare:.1} ns, through a topology {quiet:.1} ns, while a writer on the \
-         other core builds and publishes without a pause {busy:.1} ns ({changes} epochs meanwhile)."
+        "A reader of a ring of 100 nodes: bare ring {bare:.1} ns, through a topology {quiet:.1} ns. While a writer on the \
+         other core builds and publishes without a pause {busy:.1} ns ({changes} epochs meanwhile); the bare ring beside \
+         a writer that builds as much and publishes nothing {alone:.1} ns."
     ));
     if options.smoke {
         return;
@@ -52,8 +49,21 @@ pub(super) fn run(options: &Options, keys: &[Key], section: &mut Section) {
     );
 }
 
-/// Builds and publishes rings of 100 and 101 nodes in turn.
-fn write(topology: &Topology<Ring>, stop: &AtomicBool, changes: &AtomicU64) {
+/// The median of many figures, each the fastest of its batches, taken while `work` runs on the other core: one alone
+/// might fall between two epochs.
+fn beside(work: impl Fn(&AtomicBool) + Sync, mut figure: impl FnMut() -> f64) -> f64 {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| work(&stop));
+        let mut figures: Vec<f64> = (0..FIGURES).map(|_| figure()).collect();
+        stop.store(true, Ordering::Release);
+        figures.sort_by(f64::total_cmp);
+        figures[figures.len() / 2]
+    })
+}
+
+/// Builds rings of 100 and 101 nodes in turn, for `then`.
+fn write(stop: &AtomicBool, then: impl Fn(u64, Ring)) {
     // The measuring thread is pinned; this one takes the other core.
     let mut set = rustix::thread::CpuSet::new();
     set.set(0);
@@ -62,9 +72,6 @@ fn write(topology: &Topology<Ring>, stop: &AtomicBool, changes: &AtomicU64) {
         if stop.load(Ordering::Acquire) {
             return;
         }
-        let next = Arc::new(ring(100 + epoch as usize % 2));
-        if topology.observe(epoch, next).is_ok() {
-            changes.fetch_add(1, Ordering::Release);
-        }
+        then(epoch, ring(100 + epoch as usize % 2));
     }
 }
