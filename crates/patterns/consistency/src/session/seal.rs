@@ -11,7 +11,7 @@ use mainstay_clock::WallTime;
 use mainstay_store::replicated::{Mark, Position};
 use sha2::Sha256;
 
-use super::token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, kind, rise};
+use super::token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, kind, read_at, rise};
 use crate::error::ConfigError;
 
 /// Shortest key: the size of the hash, below which HMAC loses strength (RFC 2104, section 3).
@@ -159,29 +159,19 @@ impl TokenKeys {
     /// # Errors
     /// Why it is none; the request then has to read from the primary.
     pub fn open(&self, text: &str, now: WallTime) -> std::result::Result<SessionToken, Refusal> {
-        if text.len() > MAX_TEXT {
-            return Err(Refusal::TooLong);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
-        if bytes.len() < HEAD + MAC {
-            return Err(Refusal::Malformed);
-        }
+        let bytes = decoded(text)?;
         let (signed, mac) = bytes.split_at(bytes.len() - MAC);
-        if signed[0] >> 4 != VERSION {
-            return Err(Refusal::Version);
-        }
         let (_, key) = self.keys.iter().find(|(id, _)| *id == signed[1]).ok_or(Refusal::UnknownKey)?;
         // Compares in constant time.
         self.mac(key, signed).verify_truncated_left(mac).map_err(|_| Refusal::Seal)?;
-        let issued = u32::from_be_bytes([signed[2], signed[3], signed[4], signed[5]]);
-        let issued = WallTime::from_unix_millis(EPOCH_MS + i64::from(issued) * 1000);
+        let issued = issued(signed);
         if now.saturating_duration_since(issued) > self.ttl {
             return Err(Refusal::Expired);
         }
         if issued.saturating_duration_since(now) > MAX_AHEAD {
             return Err(Refusal::FromTheFuture);
         }
-        self.read(signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)
+        read(&self.store, signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)
     }
 
     fn mac(&self, key: &[u8], bytes: &[u8]) -> Hmac<Sha256> {
@@ -204,7 +194,18 @@ impl TokenKeys {
         }
         text(&mark.timeline, out);
         match &mark.position {
-            Position::Counter(n) | Position::Lsn(n) | Position::Offset(n) => varint(*n, out),
+            Position::Counter(n) | Position::Offset(n) => varint(*n, out),
+            Position::Lsn(lsn) => log(*lsn, 0, None, out),
+            Position::LsnRead { lsn, ahead } => log(*lsn, *ahead, None, out),
+            Position::LsnUnsynced { lsn, start } => log(*lsn, 0, Some(*start), out),
+            Position::MariaGtid(set) => {
+                varint(set.len() as u64, out);
+                for ((domain, server), sequence) in set {
+                    [u64::from(*domain), u64::from(*server), *sequence]
+                        .into_iter()
+                        .for_each(|n| varint(n, out));
+                }
+            }
             Position::Gtid(set) => {
                 varint(set.len() as u64, out);
                 for (server, end) in set {
@@ -215,20 +216,96 @@ impl TokenKeys {
             _ => {}
         }
     }
+}
 
-    fn read(&self, kind: u8, body: &[u8]) -> Option<SessionToken> {
-        let mut input = Input { rest: body, store: &self.store };
-        let mut token = SessionToken::new();
-        if kind == SEVERAL {
-            token.owed = input.byte()? == 1;
-            while !input.rest.is_empty() {
-                let kind = input.byte()?;
-                rise(&mut token.floors, &input.mark(kind)?);
-            }
-        } else {
-            token.floors.push(input.mark(kind)?);
+/// The bytes of a text that may be a token, long enough to look at.
+fn decoded(text: &str) -> std::result::Result<Vec<u8>, Refusal> {
+    if text.len() > MAX_TEXT {
+        return Err(Refusal::TooLong);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
+    if bytes.len() < HEAD + MAC {
+        return Err(Refusal::Malformed);
+    }
+    if bytes[0] >> 4 != VERSION {
+        return Err(Refusal::Version);
+    }
+    Ok(bytes)
+}
+
+fn issued(signed: &[u8]) -> WallTime {
+    let seconds = u32::from_be_bytes([signed[2], signed[3], signed[4], signed[5]]);
+    WallTime::from_unix_millis(EPOCH_MS + i64::from(seconds) * 1000)
+}
+
+fn read(store: &str, kind: u8, body: &[u8]) -> Option<SessionToken> {
+    let mut input = Input { rest: body, store };
+    let mut token = SessionToken::new();
+    if kind == SEVERAL {
+        token.owed = input.byte()? == 1;
+        while !input.rest.is_empty() {
+            let kind = input.byte()?;
+            rise(&mut token.floors, &input.mark(kind)?);
         }
-        (input.rest.is_empty() && token.floors.len() <= MAX_POSITIONS).then_some(token)
+    } else {
+        token.floors.push(input.mark(kind)?);
+    }
+    (input.rest.is_empty() && token.floors.len() <= MAX_POSITIONS).then_some(token)
+}
+
+/// What a text says, whoever sealed it: for people who look into a token without its key.
+///
+/// Nothing in it may be believed. A session goes on from [`TokenKeys::open`] alone.
+///
+/// ```
+/// use mainstay_clock::WallTime;
+/// use mainstay_consistency::session::{SessionToken, TokenKeys, Unopened};
+/// use mainstay_store::replicated::{Mark, Position};
+///
+/// let mark = Mark { system: "7231980518912837461".into(), timeline: "3".into(), position: Position::Lsn(0x306_EE20) };
+/// let keys = TokenKeys::builder("orders").key(9, [7; 32]).build()?;
+/// let text = keys.seal(&SessionToken::at(mark.clone()), WallTime::from_unix_millis(1_767_225_600_000));
+/// let seen = Unopened::read(&text).unwrap();
+/// assert_eq!((seen.key, seen.token.positions()), (9, &[mark][..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unopened {
+    /// The number of the key that it says to be sealed with.
+    pub key: u8,
+    /// When it says to be issued.
+    pub issued: WallTime,
+    /// What it says. A system with an empty name is the store's own, which is not in the text.
+    pub token: SessionToken,
+}
+
+impl Unopened {
+    /// Reads a text without opening it.
+    ///
+    /// # Errors
+    /// Why it is no token of any key.
+    pub fn read(text: &str) -> std::result::Result<Self, Refusal> {
+        let bytes = decoded(text)?;
+        let signed = &bytes[..bytes.len() - MAC];
+        let token = read("", signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)?;
+        Ok(Self { key: signed[1], issued: issued(signed), token })
+    }
+}
+
+/// Instead of what a read saw ahead: nobody waited for the commit.
+const UNSYNCED: u64 = 1;
+
+/// A position of PostgreSQL.
+fn log(lsn: u64, ahead: u64, start: Option<u64>, out: &mut Vec<u8>) {
+    varint(lsn, out);
+    match start {
+        // Half of the range is more log than there is.
+        None => varint(ahead.min(u64::MAX >> 1) << 1, out),
+        Some(start) => {
+            varint(UNSYNCED, out);
+            varint(start, out);
+        }
     }
 }
 
@@ -242,6 +319,9 @@ enum Form {
     Scope = 3,
 }
 
+/// A number never has a length; with one it is a UUID, of which the hyphens need not travel.
+const UUID: u64 = 1 << 2 | Form::Number as u64;
+
 fn text(name: &str, out: &mut Vec<u8>) {
     if let Ok(number) = name.parse::<u64>()
         && number.to_string() == name
@@ -249,12 +329,30 @@ fn text(name: &str, out: &mut Vec<u8>) {
         out.push(Form::Number as u8);
         return varint(number, out);
     }
+    if let Some(bytes) = uuid(name) {
+        varint(UUID, out);
+        return out.extend_from_slice(&bytes);
+    }
     let (form, bytes) = match unhex(name) {
         Some(bytes) => (Form::Hex, bytes),
         None => (Form::Text, name.as_bytes().to_vec()),
     };
     varint((bytes.len() as u64) << 2 | form as u64, out);
     out.extend_from_slice(&bytes);
+}
+
+/// The 16 bytes of a UUID in lower case, as MySQL writes those of its servers.
+fn uuid(name: &str) -> Option<Vec<u8>> {
+    let bytes = name.as_bytes();
+    let hyphens = [8, 13, 18, 23];
+    if bytes.len() != 36 || hyphens.iter().any(|i| bytes[*i] != b'-') {
+        return None;
+    }
+    unhex(&name.replace('-', "")).filter(|bytes| bytes.len() == 16)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn unhex(name: &str) -> Option<Vec<u8>> {
@@ -307,6 +405,19 @@ impl Input<'_> {
 
     fn name(&mut self) -> Option<String> {
         let head = self.number()?;
+        if head == UUID {
+            let (bytes, rest) = self.rest.split_at_checked(16)?;
+            self.rest = rest;
+            let text = hex(bytes);
+            return Some(format!(
+                "{}-{}-{}-{}-{}",
+                &text[..8],
+                &text[8..12],
+                &text[12..16],
+                &text[16..20],
+                &text[20..]
+            ));
+        }
         let len = usize::try_from(head >> 2).ok().filter(|len| *len <= self.rest.len())?;
         match head & 3 {
             2 => Some(self.number()?.to_string()),
@@ -315,7 +426,7 @@ impl Input<'_> {
                 let (bytes, rest) = self.rest.split_at(len);
                 self.rest = rest;
                 if form == Form::Hex as u64 {
-                    Some(bytes.iter().map(|b| format!("{b:02x}")).collect())
+                    Some(hex(bytes))
                 } else {
                     String::from_utf8(bytes.to_vec()).ok()
                 }
@@ -323,10 +434,18 @@ impl Input<'_> {
         }
     }
 
+    fn log(&mut self) -> Option<Position> {
+        let (lsn, more) = (self.number()?, self.number()?);
+        if more == UNSYNCED {
+            return Some(Position::LsnUnsynced { lsn, start: self.number()? });
+        }
+        Some(read_at(lsn, more >> 1))
+    }
+
     fn mark(&mut self, kind: u8) -> Option<Mark> {
         let (system, timeline) = (self.name()?, self.name()?);
         let position = match kind {
-            1 => Position::Lsn(self.number()?),
+            1 => self.log()?,
             2 => Position::Offset(self.number()?),
             3 => {
                 let count = self.number()?;
@@ -336,6 +455,15 @@ impl Input<'_> {
                     set.insert(server, self.number()?);
                 }
                 Position::Gtid(set)
+            }
+            4 => {
+                let count = self.number()?;
+                let mut set = BTreeMap::new();
+                for _ in 0..count {
+                    let of = (self.number()?.try_into().ok()?, self.number()?.try_into().ok()?);
+                    set.insert(of, self.number()?);
+                }
+                Position::MariaGtid(set)
             }
             5 => Position::Counter(self.number()?),
             _ => return None,
