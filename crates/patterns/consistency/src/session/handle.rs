@@ -11,7 +11,10 @@ use super::config::{Consistency, Guarantees, SessionEvent, cap};
 use super::router::{Router, within};
 #[cfg(feature = "tokens")]
 use super::seal::TokenKeys;
-use super::state::{Rule, Seen, Step, Verdict, Why, decide, settle, verdict, worst, worst_on_primary};
+use super::state::{
+    Rule, Seen, Step, Verdict, Why, cut_off, decide, settle, unprovable, unsettled, verdict, worst,
+    worst_on_primary,
+};
 #[cfg(feature = "tokens")]
 use super::token::Refusal;
 use super::token::{SessionToken, rise};
@@ -104,6 +107,7 @@ enum Denied {
     Foreign,
     Lost { since: Option<Position>, present: Mark },
     Other(Error),
+    Unproven { present: Mark },
 }
 
 impl<C: ReplicatedStore + 'static> Session<C> {
@@ -310,7 +314,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         });
         if let Some(primary) = view.primary().and_then(|p| view.sample(p)) {
             for floors in [&mut self.writes, &mut self.reads] {
-                if floors.iter().any(|f| f.timeline != primary.observed.mark.timeline) {
+                if unsettled(floors, &primary.observed) {
                     settle(floors, &primary.observed);
                 }
             }
@@ -408,7 +412,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             Step::Primary(why) => self.on_primary(how, why).await,
             Step::Foreign => Err(self.deny(Denied::Foreign)),
             Step::Lost { since } => match self.router.present() {
-                Some(present) => Err(self.deny(Denied::Lost { since, present })),
+                Some(present) => Err(self.deny(Denied::Lost { since: Some(since), present })),
                 None => self.on_primary(how, Why::NoReplica).await,
             },
         }
@@ -541,7 +545,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         floors: &[&[Mark]],
         force: bool,
     ) -> std::result::Result<(Place<C>, Observed, u64), Denied> {
-        let mut last = None;
+        let (mut last, mut lost) = (None, None);
         for node in self.router.by_primacy() {
             let connection = match self.router.connect(node, self.limit()).await {
                 Ok(connection) => connection,
@@ -568,13 +572,25 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                     let (incarnation, timeline) = (observed.incarnation, observed.mark.timeline.clone());
                     return Ok((Place { node, connection, incarnation, timeline }, observed, order));
                 }
-                Verdict::Lost { since } => return Err(Denied::Lost { since, present: observed.mark }),
+                Verdict::Lost { since } => {
+                    let proven = floors.iter().flat_map(|f| f.iter()).any(|f| cut_off(f, &observed));
+                    lost = Some((node, Denied::Lost { since, present: observed.mark }));
+                    if proven {
+                        break;
+                    }
+                    // It may be an old primary that does not know of its successor: the others are asked first.
+                }
                 Verdict::Foreign => return Err(Denied::Foreign),
-                // An old primary: the session knows of a later history.
-                Verdict::Behind { .. } => {}
+                Verdict::Behind { .. } => {
+                    // Else an old primary: the session knows of a later history.
+                    if floors.iter().flat_map(|f| f.iter()).any(|f| unprovable(f, &observed)) {
+                        return Err(Denied::Unproven { present: observed.mark });
+                    }
+                }
             }
         }
-        Err(Denied::Other(self.router.no_primary(last)))
+        let still = lost.filter(|(node, _)| self.router.view().primary() == Some(*node));
+        Err(still.map_or_else(|| Denied::Other(self.router.no_primary(last)), |(_, denied)| denied))
     }
 
     fn trusted(
@@ -599,6 +615,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     fn deny(&mut self, denied: Denied) -> Error {
         match denied {
             Denied::Other(error) => error,
+            Denied::Unproven { present } => {
+                self.present = Some(present);
+                self.unproven()
+            }
             Denied::Foreign => {
                 self.router.emit(|| SessionEvent::Judged { verdict: Verdict::Foreign });
                 Error::new(

@@ -11,7 +11,7 @@ use mainstay_clock::WallTime;
 use mainstay_store::replicated::{Mark, Position};
 use sha2::Sha256;
 
-use super::token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, kind, rise};
+use super::token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken, kind, read_at, rise};
 use crate::error::ConfigError;
 
 /// Shortest key: the size of the hash, below which HMAC loses strength (RFC 2104, section 3).
@@ -204,7 +204,18 @@ impl TokenKeys {
         }
         text(&mark.timeline, out);
         match &mark.position {
-            Position::Counter(n) | Position::Lsn(n) | Position::Offset(n) => varint(*n, out),
+            Position::Counter(n) | Position::Offset(n) => varint(*n, out),
+            Position::Lsn(lsn) => log(*lsn, 0, None, out),
+            Position::LsnRead { lsn, ahead } => log(*lsn, *ahead, None, out),
+            Position::LsnUnsynced { lsn, start } => log(*lsn, 0, Some(*start), out),
+            Position::MariaGtid(set) => {
+                varint(set.len() as u64, out);
+                for ((domain, server), sequence) in set {
+                    [u64::from(*domain), u64::from(*server), *sequence]
+                        .into_iter()
+                        .for_each(|n| varint(n, out));
+                }
+            }
             Position::Gtid(set) => {
                 varint(set.len() as u64, out);
                 for (server, end) in set {
@@ -232,6 +243,22 @@ impl TokenKeys {
     }
 }
 
+/// Instead of what a read saw ahead: nobody waited for the commit.
+const UNSYNCED: u64 = 1;
+
+/// A position of PostgreSQL.
+fn log(lsn: u64, ahead: u64, start: Option<u64>, out: &mut Vec<u8>) {
+    varint(lsn, out);
+    match start {
+        // Half of the range is more log than there is.
+        None => varint(ahead.min(u64::MAX >> 1) << 1, out),
+        Some(start) => {
+            varint(UNSYNCED, out);
+            varint(start, out);
+        }
+    }
+}
+
 /// How a name is written: most are numbers or hexadecimal, and would cost twice their size as text.
 #[derive(Clone, Copy)]
 enum Form {
@@ -242,6 +269,9 @@ enum Form {
     Scope = 3,
 }
 
+/// A number never has a length; with one it is a UUID, of which the hyphens need not travel.
+const UUID: u64 = 1 << 2 | Form::Number as u64;
+
 fn text(name: &str, out: &mut Vec<u8>) {
     if let Ok(number) = name.parse::<u64>()
         && number.to_string() == name
@@ -249,12 +279,30 @@ fn text(name: &str, out: &mut Vec<u8>) {
         out.push(Form::Number as u8);
         return varint(number, out);
     }
+    if let Some(bytes) = uuid(name) {
+        varint(UUID, out);
+        return out.extend_from_slice(&bytes);
+    }
     let (form, bytes) = match unhex(name) {
         Some(bytes) => (Form::Hex, bytes),
         None => (Form::Text, name.as_bytes().to_vec()),
     };
     varint((bytes.len() as u64) << 2 | form as u64, out);
     out.extend_from_slice(&bytes);
+}
+
+/// The 16 bytes of a UUID in lower case, as MySQL writes those of its servers.
+fn uuid(name: &str) -> Option<Vec<u8>> {
+    let bytes = name.as_bytes();
+    let hyphens = [8, 13, 18, 23];
+    if bytes.len() != 36 || hyphens.iter().any(|i| bytes[*i] != b'-') {
+        return None;
+    }
+    unhex(&name.replace('-', "")).filter(|bytes| bytes.len() == 16)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn unhex(name: &str) -> Option<Vec<u8>> {
@@ -307,6 +355,19 @@ impl Input<'_> {
 
     fn name(&mut self) -> Option<String> {
         let head = self.number()?;
+        if head == UUID {
+            let (bytes, rest) = self.rest.split_at_checked(16)?;
+            self.rest = rest;
+            let text = hex(bytes);
+            return Some(format!(
+                "{}-{}-{}-{}-{}",
+                &text[..8],
+                &text[8..12],
+                &text[12..16],
+                &text[16..20],
+                &text[20..]
+            ));
+        }
         let len = usize::try_from(head >> 2).ok().filter(|len| *len <= self.rest.len())?;
         match head & 3 {
             2 => Some(self.number()?.to_string()),
@@ -315,7 +376,7 @@ impl Input<'_> {
                 let (bytes, rest) = self.rest.split_at(len);
                 self.rest = rest;
                 if form == Form::Hex as u64 {
-                    Some(bytes.iter().map(|b| format!("{b:02x}")).collect())
+                    Some(hex(bytes))
                 } else {
                     String::from_utf8(bytes.to_vec()).ok()
                 }
@@ -323,10 +384,18 @@ impl Input<'_> {
         }
     }
 
+    fn log(&mut self) -> Option<Position> {
+        let (lsn, more) = (self.number()?, self.number()?);
+        if more == UNSYNCED {
+            return Some(Position::LsnUnsynced { lsn, start: self.number()? });
+        }
+        Some(read_at(lsn, more >> 1))
+    }
+
     fn mark(&mut self, kind: u8) -> Option<Mark> {
         let (system, timeline) = (self.name()?, self.name()?);
         let position = match kind {
-            1 => Position::Lsn(self.number()?),
+            1 => self.log()?,
             2 => Position::Offset(self.number()?),
             3 => {
                 let count = self.number()?;
@@ -336,6 +405,15 @@ impl Input<'_> {
                     set.insert(server, self.number()?);
                 }
                 Position::Gtid(set)
+            }
+            4 => {
+                let count = self.number()?;
+                let mut set = BTreeMap::new();
+                for _ in 0..count {
+                    let of = (self.number()?.try_into().ok()?, self.number()?.try_into().ok()?);
+                    set.insert(of, self.number()?);
+                }
+                Position::MariaGtid(set)
             }
             5 => Position::Counter(self.number()?),
             _ => return None,

@@ -1,5 +1,6 @@
 //! What a session must find again: joined, bounded.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use mainstay_store::replicated::{Mark, Position};
@@ -67,7 +68,8 @@ impl SessionToken {
         for mark in &other.floors {
             rise(&mut joined, mark);
         }
-        let mixed = joined.windows(2).any(|w| w[0].system == w[1].system && w[0].timeline == w[1].timeline);
+        let same = |w: &[Mark]| w[0].system == w[1].system && w[0].timeline == w[1].timeline;
+        let mixed = joined.windows(2).any(|w| same(w) && kind(&w[0].position) != kind(&w[1].position));
         if joined.len() > MAX_POSITIONS || mixed {
             let context =
                 format!("{} positions; a token holds {MAX_POSITIONS}, one kind per store", joined.len());
@@ -81,22 +83,49 @@ impl SessionToken {
 
 /// Joins `mark` into sorted `floors`: pointwise the maximum within one history, side by side otherwise.
 pub(crate) fn rise(floors: &mut Vec<Mark>, mark: &Mark) {
-    let key = |m: &Mark| (m.system.clone(), m.timeline.clone(), kind(&m.position));
-    match floors.binary_search_by_key(&key(mark), key) {
+    let order = |m: &Mark| m.system.cmp(&mark.system).then_with(|| m.timeline.cmp(&mark.timeline));
+    match floors.binary_search_by(|m| order(m).then_with(|| lane(&m.position).cmp(&lane(&mark.position)))) {
         Err(at) => floors.insert(at, mark.clone()),
-        Ok(at) => match (&mut floors[at].position, &mark.position) {
-            (Position::Gtid(have), Position::Gtid(new)) => {
-                for (server, end) in new {
-                    let held = have.entry(server.clone()).or_insert(0);
-                    *held = (*held).max(*end);
-                }
-            }
-            (have, new) => {
-                if *new > *have {
-                    *have = new.clone();
-                }
-            }
-        },
+        Ok(at) => join(&mut floors[at].position, &mark.position),
+    }
+}
+
+/// Which positions of one history can be joined: those of one kind; of commits that nobody waited for, those of one
+/// life of the server.
+fn lane(position: &Position) -> (u8, u64) {
+    match position {
+        Position::LsnUnsynced { start, .. } => (kind(position), start.saturating_add(1)),
+        _ => (kind(position), 0),
+    }
+}
+
+fn join(have: &mut Position, new: &Position) {
+    match (&mut *have, new) {
+        (Position::Gtid(have), Position::Gtid(new)) => raise(have, new),
+        (Position::MariaGtid(have), Position::MariaGtid(new)) => raise(have, new),
+        (Position::Lsn(_) | Position::LsnRead { .. }, Position::Lsn(_) | Position::LsnRead { .. }) => {
+            let parts = |p: &Position| match *p {
+                Position::LsnRead { lsn, ahead } => (lsn, lsn.saturating_add(ahead)),
+                Position::Lsn(lsn) => (lsn, lsn),
+                _ => (0, 0),
+            };
+            let ((a, seen_a), (b, seen_b)) = (parts(have), parts(new));
+            *have = read_at(a.max(b), seen_a.max(seen_b) - a.max(b));
+        }
+        (have, new) if *new > *have => *have = new.clone(),
+        _ => {}
+    }
+}
+
+/// The one way to write a position that nothing is ahead of.
+pub(crate) fn read_at(lsn: u64, ahead: u64) -> Position {
+    if ahead == 0 { Position::Lsn(lsn) } else { Position::LsnRead { lsn, ahead } }
+}
+
+fn raise<K: Ord + Clone>(have: &mut BTreeMap<K, u64>, new: &BTreeMap<K, u64>) {
+    for (server, end) in new {
+        let held = have.entry(server.clone()).or_insert(0);
+        *held = (*held).max(*end);
     }
 }
 
@@ -139,9 +168,10 @@ impl std::error::Error for Refusal {}
 /// The number of a kind of position on the wire.
 pub(crate) fn kind(position: &Position) -> u8 {
     match position {
-        Position::Lsn(_) => 1,
+        Position::Lsn(_) | Position::LsnRead { .. } | Position::LsnUnsynced { .. } => 1,
         Position::Offset(_) => 2,
         Position::Gtid(_) => 3,
+        Position::MariaGtid(_) => 4,
         Position::Counter(_) => 5,
         _ => 0,
     }

@@ -145,6 +145,10 @@ fn mark(timeline: &str, n: u64) -> Mark {
     Mark { system: "db".into(), timeline: timeline.into(), position: Position::Lsn(n) }
 }
 
+fn mark_of(timeline: &str, position: Position) -> Mark {
+    Mark { system: "db".into(), timeline: timeline.into(), position }
+}
+
 fn switch(timeline: &str, n: u64, next: &str) -> TimelineSwitch {
     TimelineSwitch { timeline: timeline.into(), position: Position::Lsn(n), next: next.into() }
 }
@@ -447,6 +451,151 @@ impl ReplicatedStore for Fixed {
     fn wait<'a>(&'a self, _: &'a Mark, _: Duration) -> BoxFuture<'a, mainstay_store::Result<Judgment>> {
         Box::pin(async { Ok(Judgment::Behind) })
     }
+}
+
+/// A node that says what it is told to.
+#[derive(Clone, Debug)]
+struct Told(Arc<Mutex<Observed>>);
+
+impl Told {
+    fn new(observed: Observed) -> Self {
+        Self(Arc::new(Mutex::new(observed)))
+    }
+
+    fn say(&self, observed: Observed) {
+        *self.0.lock().unwrap() = observed;
+    }
+}
+
+impl ReplicatedStore for Told {
+    fn commit_position(&self) -> BoxFuture<'_, mainstay_store::Result<Mark>> {
+        Box::pin(async { Ok(self.0.lock().unwrap().mark.clone()) })
+    }
+
+    fn observe(&self) -> BoxFuture<'_, mainstay_store::Result<Observed>> {
+        Box::pin(async { Ok(self.0.lock().unwrap().clone()) })
+    }
+
+    fn wait<'a>(&'a self, _: &'a Mark, _: Duration) -> BoxFuture<'a, mainstay_store::Result<Judgment>> {
+        Box::pin(async { Ok(Judgment::Behind) })
+    }
+
+    fn incarnation(&self) -> Option<u64> {
+        Some(self.0.lock().unwrap().incarnation)
+    }
+}
+
+/// A router over these nodes, and what it decided.
+fn told(nodes: &[Told]) -> (Router<Told>, Arc<Mutex<Vec<SessionEvent>>>) {
+    let events: Arc<Mutex<Vec<SessionEvent>>> = Arc::default();
+    let heard = Arc::clone(&events);
+    let mut builder = Router::builder("db", Arc::new(VirtualClock::new())).max_wait(MS);
+    for (i, node) in nodes.iter().enumerate() {
+        builder = builder.shared(&format!("n{i}"), node.clone());
+    }
+    (builder.on_event(move |e| heard.lock().unwrap().push(e.clone())).build().unwrap(), events)
+}
+
+/// The place of the last read: a replica, or why not.
+fn placed(events: &Mutex<Vec<SessionEvent>>) -> Result<String, Why> {
+    let events = events.lock().unwrap();
+    let last = events.iter().rev().find_map(|e| match e {
+        SessionEvent::ToReplica { node, .. } => Some(Ok(node.clone())),
+        SessionEvent::ToPrimary { why } => Some(Err(*why)),
+        _ => None,
+    });
+    last.unwrap()
+}
+
+async fn nothing(session: &mut Session<Told>) -> Result<(), CallError<Error>> {
+    session.read(async |_: &mut Told| Ok(())).await
+}
+
+#[test]
+fn sl6_p19_a_history_that_a_sample_does_not_know_is_no_loss() {
+    on_paused(async {
+        let at = |timeline: &str, n| mark_of(timeline, Position::Offset(n));
+        let moved =
+            TimelineSwitch { timeline: "aaaa".into(), position: Position::Offset(50), next: "bbbb".into() };
+        let old = Observed::new(at("aaaa", 55), vec![]).with_role(Role::Primary);
+        let (a, b) = (Told::new(old), Told::new(Observed::new(at("aaaa", 50), vec![])));
+        let (router, events) = told(&[a, b.clone()]);
+        router.poll_once().await;
+        // The failover is younger than the samples, and the old primary still answers as one.
+        b.say(Observed::new(at("bbbb", 60), vec![moved]).with_role(Role::Primary).with_incarnation(1));
+        let mut session = router.session().resume(&SessionToken::at(at("bbbb", 58))).unwrap();
+        nothing(&mut session).await.unwrap();
+        assert_eq!(placed(&events), Err(Why::Unknown));
+        // What the failover lost is lost, and what nobody knows is lost on the verified primary.
+        for (timeline, n) in [("aaaa", 51), ("cccc", 1)] {
+            let mut session = router.session().resume(&SessionToken::at(at(timeline, n))).unwrap();
+            assert_eq!(kind(nothing(&mut session).await), ErrorKind::WriteLost, "{timeline}");
+        }
+    });
+}
+
+#[test]
+fn a_past_that_cannot_be_read_makes_the_primary_unproven() {
+    on_paused(async {
+        let primary = Observed::new(mark("2", 100), vec![]).with_role(Role::Primary);
+        let (router, _) = told(&[Told::new(primary), Told::new(Observed::new(mark("2", 100), vec![]))]);
+        router.poll_once().await;
+        let mut session = router.session().resume(&SessionToken::at(mark("1", 5))).unwrap();
+        assert_eq!(kind(nothing(&mut session).await), ErrorKind::Unproven);
+        let wrote = session.write(async |_: &mut Told| Ok::<_, Error>(())).await;
+        assert_eq!(kind(wrote), ErrorKind::Unproven);
+        assert!(session.accept_loss());
+        nothing(&mut session).await.unwrap();
+    });
+}
+
+#[test]
+fn p39_a_commit_that_nobody_waited_for_is_the_primarys_until_it_is_flushed() {
+    on_paused(async {
+        let primary = |start, durable| {
+            let observed = Observed::new(mark("1", 120), vec![]).with_role(Role::Primary);
+            observed.with_incarnation(start).with_durable(Position::Lsn(durable))
+        };
+        let (a, b) =
+            (Told::new(primary(7, 80)), Told::new(Observed::new(mark("1", 100), vec![]).with_incarnation(3)));
+        let (router, events) = told(&[a.clone(), b]);
+        router.poll_once().await;
+        let token = SessionToken::at(mark_of("1", Position::LsnUnsynced { lsn: 90, start: 7 }));
+        let mut early = router.session().resume(&token).unwrap().guarantees(Guarantees::READ_YOUR_WRITES);
+        nothing(&mut early).await.unwrap();
+        assert_eq!(placed(&events), Err(Why::Behind), "the replica may have it, and cannot tell");
+        // Flushed: a position like every other, and the crash that follows takes nothing.
+        a.say(primary(7, 95));
+        router.poll_once().await;
+        nothing(&mut early).await.unwrap();
+        assert_eq!(placed(&events), Ok("n1".to_owned()));
+        a.say(primary(8, 119));
+        router.poll_once().await;
+        nothing(&mut early).await.unwrap();
+        // Who did not see the flush before the crash cannot know.
+        let mut late = router.session().resume(&token).unwrap();
+        assert_eq!(kind(nothing(&mut late).await), ErrorKind::WriteLost);
+    });
+}
+
+#[test]
+fn p40_what_a_standby_showed_ahead_is_no_more_than_there_was_when_its_history_was_left() {
+    on_paused(async {
+        let a = Told::new(Observed::new(mark("1", 200), vec![]).with_role(Role::Primary));
+        let b = Told::new(Observed::new(mark("1", 95), vec![]));
+        let (router, events) = told(&[a, b.clone()]);
+        router.poll_once().await;
+        let token = SessionToken::at(mark_of("1", Position::LsnRead { lsn: 90, ahead: 20 }));
+        let mut session = router.session().resume(&token).unwrap();
+        nothing(&mut session).await.unwrap();
+        assert_eq!(placed(&events), Err(Why::Behind), "it may have seen up to 110");
+        // The history ends at 100: nobody has 110, and nothing that was replayed is lost.
+        b.say(Observed::new(mark("2", 101), vec![switch("1", 100, "2")]).with_role(Role::Primary));
+        router.poll_once().await;
+        let mut session = router.session().resume(&token).unwrap();
+        nothing(&mut session).await.unwrap();
+        assert_eq!(session.token().await.unwrap().positions(), [mark("2", 101)]);
+    });
 }
 
 #[test]

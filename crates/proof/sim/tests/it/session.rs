@@ -12,7 +12,7 @@ use mainstay_sim::history::Process;
 use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World};
 use mainstay_store::ReplicatedStore;
 use mainstay_store::memory::{MemoryCluster, MemoryNode};
-use mainstay_store::replicated::{Judgment, Mark, Position, judge};
+use mainstay_store::replicated::{Judgment, Mark, Observed, Position, judge};
 
 /// What is wrong with the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +24,8 @@ pub(crate) enum Bug {
     ReadsAfterTimeout,
     /// A lost write is taken for one that is there.
     LostAsSatisfied,
-    /// A history that cannot be compared is taken for one that contains the write.
-    ForeignAsSatisfied,
+    /// A node that does not know the history of the write is taken for one that contains it.
+    UnknownAsSatisfied,
     /// Reads do not move the token.
     TokenIgnoresReads,
     /// Of two writes the one that answers last sets the token.
@@ -40,7 +40,7 @@ const PLANTED: [Bug; 8] = [
     Bug::IgnoresJudgment,
     Bug::ReadsAfterTimeout,
     Bug::LostAsSatisfied,
-    Bug::ForeignAsSatisfied,
+    Bug::UnknownAsSatisfied,
     Bug::TokenIgnoresReads,
     Bug::LastAnswerWins,
     Bug::PositionOnly,
@@ -49,6 +49,11 @@ const PLANTED: [Bug; 8] = [
 
 const NODES: usize = 3;
 const KEY: &str = "x";
+
+/// Whether the node is on another history and knows nothing about the wanted one.
+fn unknown(wanted: &Mark, node: &Observed) -> bool {
+    wanted.timeline != node.mark.timeline && node.history.iter().all(|s| s.timeline != wanted.timeline)
+}
 
 struct Client {
     node: Node,
@@ -70,14 +75,14 @@ fn counter(mark: &Mark) -> u64 {
 }
 
 impl Client {
-    fn judge(&self, wanted: &Mark, node: &mainstay_store::replicated::Observed) -> Judgment {
+    fn judge(&self, wanted: &Mark, node: &Observed) -> Judgment {
         match self.bug {
             Bug::IgnoresJudgment => Judgment::Satisfied,
             Bug::PositionOnly if counter(&node.mark) >= counter(wanted) => Judgment::Satisfied,
             Bug::PositionOnly => Judgment::Behind,
+            Bug::UnknownAsSatisfied if unknown(wanted, node) => Judgment::Satisfied,
             _ => match judge(wanted, node) {
                 Judgment::Lost if self.bug == Bug::LostAsSatisfied => Judgment::Satisfied,
-                Judgment::Foreign if self.bug == Bug::ForeignAsSatisfied => Judgment::Satisfied,
                 other => other,
             },
         }
@@ -151,7 +156,6 @@ impl Client {
                 }
                 judgment = match (self.bug, judgment) {
                     (Bug::LostAsSatisfied, Judgment::Lost) | (Bug::PositionOnly, _) => Judgment::Satisfied,
-                    (Bug::ForeignAsSatisfied, Judgment::Foreign) => Judgment::Satisfied,
                     (_, other) => other,
                 };
             }

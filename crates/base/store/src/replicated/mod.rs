@@ -1,24 +1,15 @@
 //! Positions of replicated stores, for sessions that read their own writes.
 
-use std::collections::BTreeMap;
+mod position;
+mod rules;
+
 use std::fmt;
 use std::time::Duration;
 
-use crate::{BoxFuture, Result};
+pub use position::Position;
+pub use rules::judge;
 
-/// How far a store's log had got. A closed set of data formats, because it travels in session tokens.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[non_exhaustive]
-pub enum Position {
-    /// A counter of an embedded or in-memory store.
-    Counter(u64),
-    /// MySQL: per server UUID, the end of its gap-free executed GTID interval.
-    Gtid(BTreeMap<String, u64>),
-    /// PostgreSQL: a log sequence number.
-    Lsn(u64),
-    /// Redis: a replication offset.
-    Offset(u64),
-}
+use crate::{BoxFuture, Result};
 
 /// A position together with the history it belongs to. A position alone would pass after a failover
 /// that lost the write.
@@ -56,25 +47,60 @@ pub enum Role {
     Replica,
 }
 
+/// Judges whether what was observed contains what is wanted. Pure: no I/O, no clock, no state, so that a router can ask
+/// it about samples that it took earlier.
+pub type Rule = fn(&Mark, &Observed) -> Judgment;
+
+/// A rule in an observation. Two observations are equal when they say the same, whoever judges them.
+#[derive(Clone, Copy, Debug)]
+struct By(Rule);
+
+impl PartialEq for By {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for By {}
+
 /// What a node has.
+///
+/// It carries the [`Rule`] by which its store's positions are judged, so that whoever holds an observation judges as the
+/// store itself would.
+///
+/// ```
+/// use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
+///
+/// let mark = |timeline: &str, n| Mark { system: "db".into(), timeline: timeline.into(), position: Position::Offset(n) };
+/// let replica = Observed::new(mark("8d3f", 15), vec![]);
+/// assert_eq!(replica.judge(&mark("77aa", 10)), Judgment::Behind, "it may be the older one");
+/// let primary = replica.with_role(Role::Primary);
+/// assert_eq!(primary.judge(&mark("77aa", 10)), Judgment::Lost);
+/// let strict = primary.with_rule(|_, _| Judgment::Foreign);
+/// assert_eq!(strict.judge(&mark("8d3f", 10)), Judgment::Foreign, "a store may have a rule of its own");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Observed {
     /// Its system, history and position.
     pub mark: Mark,
-    /// Earlier histories, oldest first, as far as it knows them.
+    /// Earlier histories, oldest first, as far as it knows them. Empty on a node whose history is not the first one:
+    /// they could not be read, and nothing is proven about them.
     pub history: Vec<TimelineSwitch>,
     /// What it says it is.
     pub role: Role,
     /// Which life of the server this is: within one, a node never goes back.
     pub incarnation: u64,
+    /// Up to where a crash of this node keeps what it has; `None`: all of it.
+    pub durable: Option<Position>,
+    rule: By,
 }
 
 impl Observed {
-    /// An observation of a replica in incarnation 0.
+    /// An observation of a replica in incarnation 0, to be judged by [`judge`].
     #[must_use]
     pub fn new(mark: Mark, history: Vec<TimelineSwitch>) -> Self {
-        Self { mark, history, role: Role::Replica, incarnation: 0 }
+        Self { mark, history, role: Role::Replica, incarnation: 0, durable: None, rule: By(judge) }
     }
 
     /// The same observation of a node that says it is `role`.
@@ -90,77 +116,40 @@ impl Observed {
         self.incarnation = incarnation;
         self
     }
+
+    /// The same observation of a node that a crash would put back to `position`.
+    #[must_use]
+    pub fn with_durable(mut self, position: Position) -> Self {
+        self.durable = Some(position);
+        self
+    }
+
+    /// The same observation, to be judged by the store's own rule.
+    #[must_use]
+    pub fn with_rule(mut self, rule: Rule) -> Self {
+        self.rule = By(rule);
+        self
+    }
+
+    /// Whether this contains what `wanted` marks, by the rule of the store that made it.
+    #[must_use]
+    pub fn judge(&self, wanted: &Mark) -> Judgment {
+        (self.rule.0)(wanted, self)
+    }
 }
 
 /// Whether a replica may answer a read after a write. Never a bool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "callers must handle each of the four")]
 pub enum Judgment {
-    /// The replica will get there, but has not.
+    /// It has not got there; or it cannot tell, because it does not know that history. Never to be read from.
     Behind,
     /// Another system, or a kind of position that cannot be compared.
     Foreign,
-    /// A failover lost the write.
+    /// The write is in no history that this node serves: a failover or a crash lost it.
     Lost,
     /// The replica contains the write.
     Satisfied,
-}
-
-/// Judges whether what was `observed` contains what `wanted` marks.
-///
-/// ```
-/// use mainstay_store::replicated::{Judgment, Mark, Observed, Position, TimelineSwitch, judge};
-///
-/// let mark = |timeline: &str, n| Mark { system: "db".into(), timeline: timeline.into(), position: Position::Counter(n) };
-/// let switch = TimelineSwitch { timeline: "1".into(), position: Position::Counter(10), next: "2".into() };
-/// let now = Observed::new(mark("2", 15), vec![switch]);
-/// assert_eq!(judge(&mark("1", 10), &now), Judgment::Satisfied);
-/// assert_eq!(judge(&mark("1", 11), &now), Judgment::Lost);
-/// assert_eq!(judge(&mark("2", 16), &now), Judgment::Behind);
-/// ```
-#[must_use]
-pub fn judge(wanted: &Mark, observed: &Observed) -> Judgment {
-    if wanted.system != observed.mark.system {
-        return Judgment::Foreign;
-    }
-    if wanted.timeline == observed.mark.timeline {
-        return match contains(&observed.mark.position, &wanted.position) {
-            None => Judgment::Foreign,
-            Some(true) => Judgment::Satisfied,
-            Some(false) => Judgment::Behind,
-        };
-    }
-    let mut later = observed.history.iter().skip_while(|s| s.timeline != wanted.timeline).peekable();
-    if later.peek().is_none() {
-        return Judgment::Foreign;
-    }
-    // Every switch since must have kept it: a later failover may cut deeper than the first one.
-    for switch in later {
-        match contains(&switch.position, &wanted.position) {
-            None => return Judgment::Foreign,
-            Some(true) => {}
-            Some(false) => return Judgment::Lost,
-        }
-    }
-    // Kept by the history, but this replica may not have replayed so far.
-    match contains(&observed.mark.position, &wanted.position) {
-        None => Judgment::Foreign,
-        Some(true) => Judgment::Satisfied,
-        Some(false) => Judgment::Behind,
-    }
-}
-
-/// Whether `have` is at or past `want`; `None` when they are of different kinds.
-fn contains(have: &Position, want: &Position) -> Option<bool> {
-    match (have, want) {
-        (Position::Counter(a), Position::Counter(b))
-        | (Position::Lsn(a), Position::Lsn(b))
-        | (Position::Offset(a), Position::Offset(b)) => Some(a >= b),
-        (Position::Gtid(a), Position::Gtid(b)) => {
-            Some(b.iter().all(|(server, end)| a.get(server).is_some_and(|have| have >= end)))
-        }
-        _ => None,
-    }
 }
 
 /// A store with replicas, as sessions see it.
@@ -186,6 +175,14 @@ pub trait ReplicatedStore: Send + Sync + fmt::Debug {
     /// # Cancel safety
     /// Dropping the future only stops waiting.
     fn wait<'a>(&'a self, wanted: &'a Mark, limit: Duration) -> BoxFuture<'a, Result<Judgment>>;
+
+    /// Judges what was observed, on any node of this store: pure and without a round trip.
+    ///
+    /// Provided for callers that hold a store; a store with a rule of its own attaches it to what it observes
+    /// ([`Observed::with_rule`]) instead of overriding this, for routers judge observations.
+    fn judge(&self, wanted: &Mark, observed: &Observed) -> Judgment {
+        observed.judge(wanted)
+    }
 
     /// Which life of the server this connection talks to, as [`Observed::incarnation`] counts, known without a round
     /// trip. `None`: unknown, and whoever needs it has to [`observe`](ReplicatedStore::observe).
