@@ -57,13 +57,7 @@ struct Told {
 
 impl RedisEndpoint {
     pub(crate) fn new(line: Line) -> Self {
-        Self {
-            line: Arc::new(line),
-            written: Written::Nothing,
-            met: None,
-            read: None,
-            acknowledged: None,
-        }
+        Self { line: Arc::new(line), written: Written::Nothing, met: None, read: None, acknowledged: None }
     }
 
     /// Its address, for people.
@@ -187,7 +181,7 @@ impl RedisEndpoint {
         let (turn, mut connection) = (self.line.turn(), link.connection.clone());
         let answer = pipe.query_async::<(String, String)>(&mut connection).await;
         let (persistence, replication) = answer.map_err(|e| self.line.failed(&link, e))?;
-        let Told { mut info, life } = self.told(&link, turn, &replication)?;
+        let Told { info, life } = self.told(&link, turn, &replication)?;
         if info.in_flux || is_loading(&persistence) {
             // It has nothing that anybody could name.
             let mark = Mark { timeline: String::new(), ..self.mark(&link, &info) };
@@ -196,8 +190,9 @@ impl RedisEndpoint {
         let history = self.line.store.learn(&link.run_id, &info);
         let role = if info.is_primary { Role::Primary } else { Role::Replica };
         let mark = self.mark(&link, &info);
-        info.id.clear();
-        Ok((Observed::new(mark, history).with_role(role).with_incarnation(life), info.linked))
+        let changes = history.iter().filter(|s| s.position != Position::Offset(u64::MAX)).count() as u64;
+        let observed = Observed::new(mark, history).with_role(role).with_incarnation(life);
+        Ok((observed.with_changes(changes), info.linked))
     }
 
     async fn wait_for(&self, wanted: &Mark, limit: Duration) -> Result<Judgment> {
@@ -247,6 +242,10 @@ impl ReplicatedStore for RedisEndpoint {
 
     fn wait<'a>(&'a self, wanted: &'a Mark, limit: Duration) -> BoxFuture<'a, Result<Judgment>> {
         Box::pin(self.wait_for(wanted, limit))
+    }
+
+    fn read_position(&self) -> Option<Mark> {
+        self.read.clone()
     }
 
     fn incarnation(&self) -> Option<u64> {

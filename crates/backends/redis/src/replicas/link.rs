@@ -129,15 +129,13 @@ impl Line {
             .set_pipeline_buffer_size(BUFFER);
         let open = || self.client.get_multiplexed_async_connection_with_config(&config);
         let mut connection = open().await.map_err(failed)?;
-        let slow = if self.store.acknowledge.is_some() {
-            open().await.map_err(failed)?
-        } else {
-            connection.clone()
-        };
+        let slow =
+            if self.store.acknowledge.is_some() { open().await.map_err(failed)? } else { connection.clone() };
         let mut ask = redis::pipe();
         ask.cmd("INFO").arg("server").cmd("INFO").arg("replication");
         let turn = self.turn();
-        let (server, replication): (String, String) = ask.query_async(&mut connection).await.map_err(failed)?;
+        let (server, replication): (String, String) =
+            ask.query_async(&mut connection).await.map_err(failed)?;
         if server.lines().any(|line| line.trim_end() == "redis_mode:cluster") {
             let text = format!("redis {} is part of a cluster; a store here is one primary", self.name);
             return Err(Error::new(ErrorKind::Unsupported, text));
