@@ -47,6 +47,16 @@ pub fn mariadb_text(state: &State) -> String {
     parts.join(",")
 }
 
+/// Per domain the entry with the largest sequence: servers take one position per domain when they are to wait.
+pub(crate) fn latest(state: &State) -> State {
+    let mut latest: BTreeMap<u32, (u64, u32)> = BTreeMap::new();
+    for ((domain, server), n) in state {
+        let held = latest.entry(*domain).or_insert((*n, *server));
+        *held = (*n, *server).max(*held);
+    }
+    latest.into_iter().map(|(domain, (n, server))| ((domain, server), n)).collect()
+}
+
 /// The transactions of one source in a set of MySQL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "an executed interval is exactly this")]

@@ -1,6 +1,6 @@
 //! What a server says about itself, and how positions are judged by it: plain decisions, without I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
 
@@ -22,7 +22,7 @@ pub(crate) struct MariaDb {
 }
 
 impl MariaDb {
-    /// Reads the columns of [`ASK`].
+    /// Reads the texts of `@@gtid_binlog_state`, `@@gtid_slave_pos` and `@@gtid_binlog_pos`.
     pub(crate) fn read(
         (state, applied, last): (&str, &str, &str),
         (server, domain): (u32, u32),
@@ -47,20 +47,32 @@ impl MariaDb {
 
     /// What sessions are to know. The history is that of its last writer: whoever is promoted begins another.
     pub(crate) fn observed(&self, system: &str) -> Observed {
-        let timeline = match self.role {
+        let writer = match self.role {
             Role::Primary => self.server,
             Role::Replica => self.writer.unwrap_or(self.server),
         };
-        let mark = Mark {
-            system: system.to_owned(),
-            timeline: timeline.to_string(),
-            position: Position::MariaGtid(self.state.clone()),
-        };
+        let position = Position::MariaGtid(self.state.clone());
+        let mark = Mark { system: system.to_owned(), timeline: timeline(writer), position };
+        let writers: BTreeSet<u32> = self.state.keys().map(|(_, server)| *server).collect();
         Observed::new(mark, Vec::new())
             .with_role(self.role)
             .with_incarnation(self.life)
+            .with_writer(self.server.to_string())
+            .with_changes(writers.len() as u64)
             .with_rule(judge_mariadb)
     }
+
+    /// Where the last commit of a connection is, from `@@last_gtid`. Nothing was logged: the empty position, which is
+    /// in every state, so that what is wanted stays what it was.
+    pub(crate) fn committed(system: &str, server: u32, last: &str) -> Option<Mark> {
+        let position = Position::MariaGtid(gtid::mariadb(last)?);
+        Some(Mark { system: system.to_owned(), timeline: timeline(server), position })
+    }
+}
+
+/// A name and no number: server ids have no order in time.
+fn timeline(server: u32) -> String {
+    format!("s{server}")
 }
 
 /// The rule of MariaDB: a transaction is contained if its server's entry in the log's state has its sequence. The
@@ -77,15 +89,18 @@ pub(crate) fn judge_mariadb(wanted: &Mark, observed: &Observed) -> Judgment {
         return Judgment::Foreign;
     }
     let lacks = |key: &(u32, u32), n: &u64| have.get(key).is_none_or(|held| held < n);
-    let mut missing = want.iter().filter(|(key, n)| lacks(key, n)).map(|((_, server), _)| server.to_string());
-    match missing.next() {
-        None => Judgment::Satisfied,
-        Some(first) => {
-            let own = &observed.mark.timeline;
-            let of_others = first != *own || missing.any(|server| server != *own);
-            if observed.role == Role::Primary && of_others { Judgment::Lost } else { Judgment::Behind }
-        }
+    let missing = want.iter().filter(|(key, n)| lacks(key, n)).map(|((_, server), _)| server.to_string());
+    lacking(missing, observed)
+}
+
+/// What lacks on a replica may come; on a primary only what it writes itself may be younger than the observation.
+fn lacking(mut writers: impl Iterator<Item = String>, observed: &Observed) -> Judgment {
+    let Some(first) = writers.next() else { return Judgment::Satisfied };
+    let own = |writer: &String| observed.writer.as_ref() == Some(writer);
+    if observed.role == Role::Primary && !(own(&first) && writers.all(|w| own(&w))) {
+        return Judgment::Lost;
     }
+    Judgment::Behind
 }
 
 /// What a MySQL says about itself.
@@ -94,29 +109,43 @@ pub(crate) struct MySql {
     pub(crate) executed: BTreeMap<String, gtid::Executed>,
     /// The UUID of the server.
     pub(crate) server: String,
+    /// The UUID of the server that it follows; its own on a primary.
+    pub(crate) source: String,
     pub(crate) role: Role,
     pub(crate) life: u64,
 }
 
 impl MySql {
+    fn mark(&self, system: &str, set: BTreeMap<String, u64>) -> Mark {
+        // Enough of a UUID to tell the primaries of one store apart, and a letter, because the rest may be a number.
+        let timeline = format!("g{}", self.source.get(..8).unwrap_or(&self.source));
+        Mark { system: system.to_owned(), timeline, position: Position::Gtid(set) }
+    }
+
     /// What sessions are to know: per server the transactions without a gap.
     pub(crate) fn observed(&self, system: &str) -> Observed {
-        let set = self.executed.iter().map(|(server, e)| (server.clone(), e.without_gap)).collect();
-        let mark =
-            Mark { system: system.to_owned(), timeline: String::new(), position: Position::Gtid(set) };
-        Observed::new(mark, Vec::new())
+        let set: BTreeMap<String, u64> =
+            self.executed.iter().map(|(server, e)| (server.clone(), e.without_gap)).collect();
+        let writers: BTreeSet<&str> = set.keys().map(|key| uuid(key)).collect();
+        let changes = writers.len() as u64;
+        Observed::new(self.mark(system, set), Vec::new())
             .with_role(self.role)
             .with_incarnation(self.life)
+            .with_writer(self.server.clone())
+            .with_changes(changes)
             .with_rule(judge_mysql)
     }
 
     /// A position at or past whatever this server has committed by itself.
     pub(crate) fn committed(&self, system: &str) -> Mark {
-        let own = |key: &String| key.split(':').next() == Some(self.server.as_str());
-        let set =
-            self.executed.iter().filter(|(key, _)| own(key)).map(|(key, e)| (key.clone(), e.last)).collect();
-        Mark { system: system.to_owned(), timeline: String::new(), position: Position::Gtid(set) }
+        let own = self.executed.iter().filter(|(key, _)| uuid(key) == self.server);
+        self.mark(system, own.map(|(key, e)| (key.clone(), e.last)).collect())
     }
+}
+
+/// A key without its tag.
+fn uuid(key: &str) -> &str {
+    key.split(':').next().unwrap_or(key)
 }
 
 /// The rule of MySQL: containment of sets, which no fork can fool, because the server's UUID is in every id.
@@ -127,6 +156,7 @@ pub(crate) fn judge_mysql(wanted: &Mark, observed: &Observed) -> Judgment {
     if wanted.system != observed.mark.system {
         return Judgment::Foreign;
     }
-    let held = |server: &String, n: &u64| have.get(server).is_some_and(|held| held >= n);
-    if want.iter().all(|(server, n)| held(server, n)) { Judgment::Satisfied } else { Judgment::Behind }
+    let lacks = |server: &String, n: &u64| have.get(server).is_none_or(|held| held < n);
+    let missing = want.iter().filter(|(server, n)| lacks(server, n)).map(|(key, _)| uuid(key).to_owned());
+    lacking(missing, observed)
 }

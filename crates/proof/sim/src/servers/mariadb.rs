@@ -21,7 +21,7 @@ const USERS: &str = "FLUSH PRIVILEGES;\nCREATE USER root@'127.%';\nGRANT ALL ON 
 /// Small, local, and every transaction in a log that replicas of replicas can follow.
 const SETTINGS: [&str; 12] = [
     "--no-defaults",
-    "--datadir=data",
+    "--binlog-format=ROW",
     "--log-bin=bin",
     "--log-slave-updates=1",
     "--sync-binlog=1",
@@ -90,6 +90,7 @@ impl MariaDbKit {
             args.push(format!("--server-id={id}").into());
             args.push(format!("--bind-address={}", setup.address.ip()).into());
             args.push(format!("--port={}", setup.address.port()).into());
+            args.push(format!("--datadir={}", setup.dir.join("data").display()).into());
             args.push(format!("--socket={}", setup.dir.join("socket").display()).into());
             args.push(format!("--tmpdir={}", setup.dir.display()).into());
             let data = self.template.path().join("data");
