@@ -123,6 +123,9 @@ impl PostgresConfig {
                 return Err(ConfigError::new("url", "***", "names at least one host"));
             }
             patient(&mut config);
+            if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+                config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+            }
             Ok(Arc::new(Dial::new(config, NoTls)) as Arc<dyn Connector>)
         });
         Builder::new(connector)
@@ -134,8 +137,8 @@ impl PostgresConfig {
     }
 }
 
-/// A peer that is gone without a word is noticed in seconds, and only a server that takes writes will do.
-fn patient(config: &mut tokio_postgres::Config) {
+/// A peer that is gone without a word is noticed in seconds.
+pub(crate) fn patient(config: &mut tokio_postgres::Config) {
     if config.get_connect_timeout().is_none() {
         config.connect_timeout(Duration::from_secs(5));
     }
@@ -145,9 +148,6 @@ fn patient(config: &mut tokio_postgres::Config) {
     }
     if config.get_tcp_user_timeout().is_none() {
         config.tcp_user_timeout(Duration::from_secs(15));
-    }
-    if config.get_target_session_attrs() == TargetSessionAttrs::Any {
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     if config.get_application_name().is_none() {
         config.application_name("mainstay");

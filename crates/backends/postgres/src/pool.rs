@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
@@ -16,6 +16,7 @@ use tokio_postgres::types::Type;
 use crate::config::PostgresConfig;
 use crate::connect::{Connected, Connector, Messages};
 use crate::error::{late, store_error};
+use crate::replicas::Identity;
 
 /// The first version whose server ends a session on request and notices a client that is gone.
 const MIN_VERSION: i32 = 140_000;
@@ -47,6 +48,8 @@ pub(crate) struct Conn {
     pub(crate) pid: i32,
     /// When the server's process started, in microseconds: its number may be used again.
     pub(crate) started: i64,
+    /// Whose connection it is, once somebody has asked.
+    pub(crate) identity: OnceLock<Identity>,
     driver: Option<TaskHandle>,
 }
 
@@ -169,7 +172,7 @@ impl Pool {
     async fn connect(&self) -> Result<Conn> {
         let (client, messages) = dial(&*self.connector).await?;
         let driver = self.rt.spawn("postgres-connection", drive(messages));
-        let mut conn = Conn { client, pid: 0, started: 0, driver: Some(driver) };
+        let mut conn = Conn { client, pid: 0, started: 0, identity: OnceLock::new(), driver: Some(driver) };
         let limit = match self.usage {
             Use::Requests => self.timeout,
             Use::Sessions => Duration::ZERO,

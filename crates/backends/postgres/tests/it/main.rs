@@ -1,10 +1,14 @@
-//! PostgreSQL as a lease store, against real servers.
+//! PostgreSQL as a lease store and as a replicated store, against real servers.
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod cluster;
 mod conformance;
 mod failover;
 mod fences;
+mod forks;
+mod lives;
+mod nodes;
 mod recipes;
 mod rows;
 mod sessions;
@@ -21,9 +25,18 @@ use world::{Test, World};
 const LIMIT: Duration = Duration::from_secs(90);
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> =
-        [conformance::TESTS, failover::TESTS, fences::TESTS, recipes::TESTS, rows::TESTS, sessions::TESTS]
-            .concat();
+    let tests: Vec<Test> = [
+        conformance::TESTS,
+        failover::TESTS,
+        fences::TESTS,
+        forks::TESTS,
+        lives::TESTS,
+        nodes::TESTS,
+        recipes::TESTS,
+        rows::TESTS,
+        sessions::TESTS,
+    ]
+    .concat();
     // Servers die with the thread that starts them: this one, which ends last.
     let world = PostgresKit::new().unwrap().map(World::start);
     let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };

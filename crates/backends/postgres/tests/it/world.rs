@@ -25,13 +25,17 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct World {
     pub(crate) kit: PostgresKit,
     pub(crate) primary: Arc<Postgres>,
+    /// They follow it, and nothing happens to them.
+    pub(crate) standbys: Arc<[Postgres; 2]>,
     tables: Arc<AtomicU64>,
 }
 
 impl World {
     pub(crate) fn start(kit: PostgresKit) -> Self {
         let primary = Arc::new(kit.primary(&[]).unwrap());
-        Self { kit, primary, tables: Arc::default() }
+        primary.sql(crate::cluster::TABLE).unwrap();
+        let standbys = Arc::new([primary.standby(&[]).unwrap(), primary.standby(&[]).unwrap()]);
+        Self { kit, primary, standbys, tables: Arc::default() }
     }
 
     /// A table name that no other test has.
