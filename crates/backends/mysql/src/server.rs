@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::Clock;
-use mainstay_store::{Error, ErrorKind, Result};
+use mainstay_store::{BoxFuture, Error, ErrorKind, Result};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Opts, OptsBuilder};
 
@@ -94,6 +94,15 @@ impl MysqlServer {
             None => self.0.open().await?,
         };
         Ok(MysqlConn::new(Arc::clone(&self.0), live))
+    }
+
+    /// What a router takes for a node: it gives a connection each time.
+    pub fn lender(&self) -> impl Fn() -> BoxFuture<'static, Result<MysqlConn>> + Send + Sync + 'static {
+        let server = self.clone();
+        move || {
+            let server = server.clone();
+            Box::pin(async move { server.connect().await })
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Positions of a real MariaDB and its replica, judged.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::TcpMode;
@@ -201,20 +202,24 @@ async fn p40_what_a_read_saw_is_in_the_position_behind_it(kit: &MariaDbKit) {
     let (primary, replica) = pair(kit);
     let store = store();
     let (a, b) = (at(&store, &primary), at(&store, &replica));
-    let writer = tokio::spawn(async move {
+    let done = AtomicBool::new(false);
+    let writer = async {
         let mut marks = Vec::new();
         for n in 1..=400 {
             marks.push(row(&a, 1, n).await);
         }
+        done.store(true, Ordering::Relaxed);
         marks
-    });
-    let mut seen = Vec::new();
-    let mut conn = b.connect().await.unwrap();
-    while !writer.is_finished() {
-        let v = value(&mut conn, 1).await.unwrap().unwrap_or(0);
-        seen.push((v, conn.observe().await.unwrap()));
-    }
-    let marks = writer.await.unwrap();
+    };
+    let reader = async {
+        let (mut seen, mut conn) = (Vec::new(), b.connect().await.unwrap());
+        while !done.load(Ordering::Relaxed) {
+            let v = value(&mut conn, 1).await.unwrap().unwrap_or(0);
+            seen.push((v, conn.observe().await.unwrap()));
+        }
+        seen
+    };
+    let (marks, seen) = tokio::join!(writer, reader);
     assert!(seen.len() > 20, "{} reads", seen.len());
     for (v, observed) in seen {
         // What was judged to be there later is what had been seen before.

@@ -32,11 +32,7 @@ fn router(store: &MysqlReplicas, servers: &[&MariaDb], count: &Arc<AtomicU32>) -
             }
         });
     for (i, server) in servers.iter().enumerate() {
-        let server = at(store, server);
-        setup = setup.node(&i.to_string(), move || {
-            let server = server.clone();
-            Box::pin(async move { server.connect().await })
-        });
+        setup = setup.node(&i.to_string(), at(store, server).lender());
     }
     setup.build().unwrap()
 }

@@ -17,7 +17,8 @@ use super::{Launch, Server, find};
 /// How long an orderly stop may take before it is a kill.
 const QUIT: Duration = Duration::from_secs(5);
 /// Whoever comes over loopback may do everything: the users that an installation makes are for a socket.
-const USERS: &str = "FLUSH PRIVILEGES;\nCREATE USER root@'127.%';\nGRANT ALL ON *.* TO root@'127.%' WITH GRANT OPTION;\n";
+const USERS: &str =
+    "FLUSH PRIVILEGES;\nCREATE USER root@'127.%';\nGRANT ALL ON *.* TO root@'127.%' WITH GRANT OPTION;\n";
 /// Small, local, and every transaction in a log that replicas of replicas can follow.
 const SETTINGS: [&str; 12] = [
     "--no-defaults",
