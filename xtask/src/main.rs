@@ -6,6 +6,7 @@ mod bench;
 mod budget;
 mod full;
 mod servers;
+mod sessions;
 mod sim;
 mod style;
 
@@ -21,7 +22,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
   laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
-  ci        check, test, and every benchmark for a moment
+  sessions  `sessions [--reads N] [--failovers N] [--seconds S] [--store NAME]`: kills primaries under sessions; totals add up
+  ci        check, test, a minute and a half of sessions, and every benchmark for a moment
   features  every package with no feature, each alone, and all
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         "laws" => laws(&words),
         "loom" => full::models(),
         "overload" => overload(),
+        "sessions" => sessions::sessions(&words),
         "sim" => sim::run(&root(), &words),
         "soak" => full::soak(),
         "style" => style::run(&root()),
@@ -131,9 +134,13 @@ fn laws(words: &[String]) -> anyhow::Result<()> {
     run(&mut test)
 }
 
+/// The batch of every change: as many kills as fit.
+const SESSIONS: [&str; 6] = ["--reads", "200000", "--failovers", "30", "--seconds", "90"];
+
 fn ci() -> anyhow::Result<()> {
     check()?;
     test()?;
+    sessions::sessions(&SESSIONS.map(str::to_owned))?;
     bench::bench(&["--smoke".to_owned()])
 }
 

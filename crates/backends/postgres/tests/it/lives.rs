@@ -103,10 +103,13 @@ async fn p11(w: World) {
     routed.router.poll_once().await;
     put(&mut session, "p11", 1).await.unwrap();
     assert_eq!(get(&mut session, "p11").await.unwrap(), Some(1));
-    assert!(routed.heard(|e| *e == SessionEvent::ToPrimary { why: Why::Behind }) > 0);
+    assert_eq!(routed.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 0);
     let mark = session.token().await.unwrap().positions()[0].clone();
-    let judgment = node(&delayed).await.wait(&mark, Duration::from_millis(50)).await.unwrap();
-    assert_eq!(judgment, Judgment::Behind);
+    // While it is late with what its copy brought it receives nothing, and does not say which history it is on.
+    match node(&delayed).await.wait(&mark, Duration::from_millis(50)).await {
+        Ok(judgment) => assert_eq!(judgment, Judgment::Behind),
+        Err(error) => assert_eq!(error.kind(), mainstay_store::ErrorKind::Unavailable, "{error}"),
+    }
 }
 
 async fn p29(w: World) {
@@ -122,6 +125,7 @@ async fn p29(w: World) {
         let (mark, ()) = tokio::join!(commit(&mut writer, "k", v), async {
             other.batch_execute(&more).await.unwrap();
         });
+        other.batch_execute(&format!("insert into t values ('more {v}', 1)")).await.unwrap();
         let report = writer.report().await.unwrap();
         ahead += i32::from(report.lsn > report.other_lsn);
         assert!(lsn(&mark) <= report.other_lsn, "flushed, so it travels at once: {mark:?}, {report:?}");

@@ -34,7 +34,9 @@ impl World {
     pub(crate) fn start(kit: PostgresKit) -> Self {
         let primary = Arc::new(kit.primary(&[]).unwrap());
         primary.sql(crate::cluster::TABLE).unwrap();
-        let standbys = Arc::new([primary.standby(&[]).unwrap(), primary.standby(&[]).unwrap()]);
+        // What tests hold open on a standby must not stop its replay.
+        let patient = [("hot_standby_feedback", "on")];
+        let standbys = Arc::new([primary.standby(&patient).unwrap(), primary.standby(&patient).unwrap()]);
         Self { kit, primary, standbys, tables: Arc::default() }
     }
 
