@@ -63,6 +63,6 @@ struct Elections;
 struct Conflicts;
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
-#[cfg(feature = "tokens")]
+#[cfg(all(feature = "postgres", feature = "tokens"))]
 #[doc = include_str!("../../../../docs/sessions.md")]
 struct Sessions;

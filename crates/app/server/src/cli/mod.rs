@@ -10,9 +10,11 @@ mod notify;
 mod output;
 mod progress;
 mod reload;
+mod replicas;
 mod ring;
 mod saga;
 mod serve;
+mod session;
 mod store;
 mod token;
 
@@ -55,6 +57,8 @@ enum Verb {
     Elect(lock::ElectArgs),
     /// List, inspect and break leases.
     Lease(lease::Args),
+    /// Look into session tokens, and at the nodes that sessions read from.
+    Session(session::Args),
     /// Check this machine, or with --live a running node.
     Doctor(doctor::Args),
     /// Check and show the configuration.
@@ -118,6 +122,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Lease(args) => lease::run(&args),
         Verb::HoldExec(args) => hold::exec(&args),
         Verb::HoldWatchdog(args) => hold::watchdog(&args),
+        Verb::Session(args) => session::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Audit(args) => audit::run(&args),

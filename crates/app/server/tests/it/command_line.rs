@@ -97,3 +97,47 @@ after = ["a"]
 action = "http://127.0.0.1:1/b"
 undo = "http://127.0.0.1:1/b/undo"
 "#;
+
+/// A token of PostgreSQL, sealed with a key of 32 times 7 for the store `orders`, as the page on sessions has it.
+const TOKEN: &str = include_str!("../golden/token.txt");
+
+#[test]
+fn a_token_is_explained_with_and_without_its_key() {
+    let token = TOKEN.trim();
+    let plain: serde_json::Value =
+        serde_json::from_slice(&run(&["session", "explain", token, "-o", "json"]).stdout).unwrap();
+    assert_eq!(plain["positions"][0]["position"], "0/306EE20");
+    assert_eq!((&plain["positions"][0]["timeline"], &plain["key"]), (&"3".into(), &9.into()));
+    assert_eq!(plain["seal"], serde_json::Value::Null);
+    let table = stdout(&run(&["session", "explain", token]));
+    assert!(table.contains("not checked") && table.contains("timeline 3, at 0/306EE20"), "{table}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("key");
+    for (key, name, expected) in [
+        ("07".repeat(32), "orders", "the token has expired"),
+        ("08".repeat(32), "orders", "the token's seal does not fit"),
+        ("07".repeat(32), "invoices", "the token's seal does not fit"),
+    ] {
+        std::fs::write(&file, key).unwrap();
+        let args = ["session", "explain", token, "--name", name, "--key-file", file.to_str().unwrap()];
+        let table = stdout(&run(&args));
+        assert!(table.contains(expected), "{table}");
+    }
+}
+
+#[test]
+fn what_is_no_token_and_no_url_is_refused() {
+    for args in [
+        &["session", "explain", "nonsense"][..],
+        &["session", "explain", TOKEN.trim(), "--key-file", "key"],
+        &["session", "explain", TOKEN.trim(), "--at", "oracle://db/x"],
+        &["session", "replicas"],
+        &["session", "replicas", "oracle://db/x"],
+    ] {
+        assert_eq!(run(args).status.code(), Some(2), "{args:?}");
+    }
+    let down = run(&["session", "replicas", "postgres://app:secret@127.0.0.1:1/app"]);
+    assert_eq!(down.status.code(), Some(1));
+    let said = stdout(&down) + &stderr(&down);
+    assert!(said.contains("127.0.0.1:1/app") && !said.contains("secret"), "{said}");
+}

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use mainstay_clock::Runtime;
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
-use mainstay_sim::servers::{self, Cover, Launch, PostgresKit, Server, Trial};
+use mainstay_sim::servers::{self, Cover, Launch, Postgres, PostgresKit, Server, Trial};
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
 
@@ -69,6 +69,10 @@ fn postgres() -> Cover {
                 excludes(&url);
                 Ok(())
             }),
+            Trial::test("replicas_of_postgres_are_listed_with_their_forks", move || {
+                replicas(&kit);
+                Ok(())
+            }),
             Trial::test("the_page_says_what_postgres_declares", move || {
                 let config = PostgresConfig::builder(&primary.url()).build().unwrap();
                 on_a_runtime(async {
@@ -79,7 +83,31 @@ fn postgres() -> Cover {
             }),
         ]
     });
-    Cover::new("postgres", TESTS, trials.unwrap_or_default())
+    Cover::new("postgres", TESTS + 1, trials.unwrap_or_default())
+}
+
+/// A standby that follows, and then one that went its own way.
+fn replicas(kit: &PostgresKit) {
+    let primary = kit.primary(&[]).unwrap();
+    let (standby, fork) = (primary.standby(&[]).unwrap(), primary.standby(&[]).unwrap());
+    standby.caught_up(&primary).unwrap();
+    let ask = |nodes: &[&Postgres]| {
+        let urls: Vec<String> = nodes.iter().map(|n| n.url()).collect();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+        let output = command.args(["session", "replicas", "-o", "json"]).args(&urls).output().unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let states: Vec<String> =
+            json.as_array().unwrap().iter().map(|n| n["state"].as_str().unwrap_or("-").to_owned()).collect();
+        (output.status.code(), states, json)
+    };
+    let (code, states, json) = ask(&[&primary, &standby]);
+    assert_eq!((code, states), (Some(0), vec!["primary".to_owned(), "replica".to_owned()]), "{json:#}");
+    assert!(json[0]["system"] == json[1]["system"] && json[1]["timeline"] == "1", "{json:#}");
+    fork.promote().unwrap();
+    primary.sql("create table after_it (n int)").unwrap();
+    let (code, states, json) = ask(&[&primary, &fork]);
+    assert_eq!((code, states), (Some(1), vec!["fork".to_owned(), "primary".to_owned()]), "{json:#}");
+    assert_eq!(json[1]["history"][0]["timeline"], "1");
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {

@@ -1,6 +1,7 @@
 //! How far a log had got, in the formats of each store.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// How far a store's log had got. A closed set of data formats, because it travels in session tokens.
 ///
@@ -97,6 +98,36 @@ impl Position {
             _ => None,
         }
     }
+}
+
+/// As each store writes its own: `0/306EE20`, `0-1-4007`.
+///
+/// ```
+/// use mainstay_store::replicated::Position;
+///
+/// assert_eq!(Position::Lsn(0x16_B374_D848).to_string(), "16/B374D848");
+/// assert_eq!(Position::MariaGtid([((0, 1), 4_007)].into()).to_string(), "0-1-4007");
+/// ```
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let log = |lsn: u64| format!("{:X}/{:X}", lsn >> 32, lsn & 0xffff_ffff);
+        match self {
+            Self::Counter(n) | Self::Offset(n) => n.fmt(f),
+            Self::Gtid(set) => listed(f, set.iter().map(|(server, end)| format!("{server}:1-{end}"))),
+            Self::Lsn(lsn) => f.write_str(&log(*lsn)),
+            Self::LsnRead { lsn, ahead } => {
+                write!(f, "{} and up to {}", log(*lsn), log(lsn.saturating_add(*ahead)))
+            }
+            Self::LsnUnsynced { lsn, .. } => write!(f, "{}, not synced", log(*lsn)),
+            Self::MariaGtid(set) => {
+                listed(f, set.iter().map(|((domain, server), end)| format!("{domain}-{server}-{end}")))
+            }
+        }
+    }
+}
+
+fn listed(f: &mut fmt::Formatter<'_>, parts: impl Iterator<Item = String>) -> fmt::Result {
+    f.write_str(&parts.collect::<Vec<String>>().join(","))
 }
 
 /// How many steps of all servers together `have` lacks.

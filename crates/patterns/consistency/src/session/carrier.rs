@@ -135,6 +135,20 @@ impl<C: ReplicatedStore + 'static> Carried<C> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get_or_insert_default().merge(&token)
     }
+
+    /// Lets the response carry what this session knows, and nothing of what came with the request: after
+    /// [`Session::accept_loss`], or the next request would be told of the same loss again.
+    ///
+    /// # Errors
+    /// As for [`Session::token`]; the response then carries what it would have carried before.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn begin_again(&self, session: &mut Session<C>) -> Result<()> {
+        let token = session.token().await?;
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
+        Ok(())
+    }
 }
 
 /// A service whose requests carry sessions.

@@ -632,7 +632,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                 )
             }
             Denied::Lost { since, present } => {
-                let at = since.as_ref().map_or_else(String::new, |at| format!(" after {at:?}"));
+                let at = since.as_ref().map_or_else(String::new, |at| format!(" after {at}"));
                 let context = format!(
                     "what the session wrote or read is not provably in the present history{at}; `accept_loss` goes on"
                 );

@@ -56,7 +56,7 @@ pub use config::{Consistency, Guarantees, RouterBuilder, SessionEvent};
 pub use handle::{CallError, Session};
 pub use router::{NodeStatus, Poller, Router};
 #[cfg(feature = "tokens")]
-pub use seal::{TokenKeys, TokenKeysBuilder};
+pub use seal::{TokenKeys, TokenKeysBuilder, Unopened};
 pub use simple::SessionConsistency;
 pub use state::{Verdict, Why, verdict};
 pub use token::{MAX_POSITIONS, MAX_TEXT, Refusal, SessionToken};

@@ -159,29 +159,19 @@ impl TokenKeys {
     /// # Errors
     /// Why it is none; the request then has to read from the primary.
     pub fn open(&self, text: &str, now: WallTime) -> std::result::Result<SessionToken, Refusal> {
-        if text.len() > MAX_TEXT {
-            return Err(Refusal::TooLong);
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
-        if bytes.len() < HEAD + MAC {
-            return Err(Refusal::Malformed);
-        }
+        let bytes = decoded(text)?;
         let (signed, mac) = bytes.split_at(bytes.len() - MAC);
-        if signed[0] >> 4 != VERSION {
-            return Err(Refusal::Version);
-        }
         let (_, key) = self.keys.iter().find(|(id, _)| *id == signed[1]).ok_or(Refusal::UnknownKey)?;
         // Compares in constant time.
         self.mac(key, signed).verify_truncated_left(mac).map_err(|_| Refusal::Seal)?;
-        let issued = u32::from_be_bytes([signed[2], signed[3], signed[4], signed[5]]);
-        let issued = WallTime::from_unix_millis(EPOCH_MS + i64::from(issued) * 1000);
+        let issued = issued(signed);
         if now.saturating_duration_since(issued) > self.ttl {
             return Err(Refusal::Expired);
         }
         if issued.saturating_duration_since(now) > MAX_AHEAD {
             return Err(Refusal::FromTheFuture);
         }
-        self.read(signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)
+        read(&self.store, signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)
     }
 
     fn mac(&self, key: &[u8], bytes: &[u8]) -> Hmac<Sha256> {
@@ -226,20 +216,80 @@ impl TokenKeys {
             _ => {}
         }
     }
+}
 
-    fn read(&self, kind: u8, body: &[u8]) -> Option<SessionToken> {
-        let mut input = Input { rest: body, store: &self.store };
-        let mut token = SessionToken::new();
-        if kind == SEVERAL {
-            token.owed = input.byte()? == 1;
-            while !input.rest.is_empty() {
-                let kind = input.byte()?;
-                rise(&mut token.floors, &input.mark(kind)?);
-            }
-        } else {
-            token.floors.push(input.mark(kind)?);
+/// The bytes of a text that may be a token, long enough to look at.
+fn decoded(text: &str) -> std::result::Result<Vec<u8>, Refusal> {
+    if text.len() > MAX_TEXT {
+        return Err(Refusal::TooLong);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| Refusal::Malformed)?;
+    if bytes.len() < HEAD + MAC {
+        return Err(Refusal::Malformed);
+    }
+    if bytes[0] >> 4 != VERSION {
+        return Err(Refusal::Version);
+    }
+    Ok(bytes)
+}
+
+fn issued(signed: &[u8]) -> WallTime {
+    let seconds = u32::from_be_bytes([signed[2], signed[3], signed[4], signed[5]]);
+    WallTime::from_unix_millis(EPOCH_MS + i64::from(seconds) * 1000)
+}
+
+fn read(store: &str, kind: u8, body: &[u8]) -> Option<SessionToken> {
+    let mut input = Input { rest: body, store };
+    let mut token = SessionToken::new();
+    if kind == SEVERAL {
+        token.owed = input.byte()? == 1;
+        while !input.rest.is_empty() {
+            let kind = input.byte()?;
+            rise(&mut token.floors, &input.mark(kind)?);
         }
-        (input.rest.is_empty() && token.floors.len() <= MAX_POSITIONS).then_some(token)
+    } else {
+        token.floors.push(input.mark(kind)?);
+    }
+    (input.rest.is_empty() && token.floors.len() <= MAX_POSITIONS).then_some(token)
+}
+
+/// What a text says, whoever sealed it: for people who look into a token without its key.
+///
+/// Nothing in it may be believed. A session goes on from [`TokenKeys::open`] alone.
+///
+/// ```
+/// use mainstay_clock::WallTime;
+/// use mainstay_consistency::session::{SessionToken, TokenKeys, Unopened};
+/// use mainstay_store::replicated::{Mark, Position};
+///
+/// let mark = Mark { system: "7231980518912837461".into(), timeline: "3".into(), position: Position::Lsn(0x306_EE20) };
+/// let keys = TokenKeys::builder("orders").key(9, [7; 32]).build()?;
+/// let text = keys.seal(&SessionToken::at(mark.clone()), WallTime::from_unix_millis(1_767_225_600_000));
+/// let seen = Unopened::read(&text).unwrap();
+/// assert_eq!((seen.key, seen.token.positions()), (9, &[mark][..]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unopened {
+    /// The number of the key that it says to be sealed with.
+    pub key: u8,
+    /// When it says to be issued.
+    pub issued: WallTime,
+    /// What it says. A system with an empty name is the store's own, which is not in the text.
+    pub token: SessionToken,
+}
+
+impl Unopened {
+    /// Reads a text without opening it.
+    ///
+    /// # Errors
+    /// Why it is no token of any key.
+    pub fn read(text: &str) -> std::result::Result<Self, Refusal> {
+        let bytes = decoded(text)?;
+        let signed = &bytes[..bytes.len() - MAC];
+        let token = read("", signed[0] & 0xf, &signed[HEAD..]).ok_or(Refusal::Malformed)?;
+        Ok(Self { key: signed[1], issued: issued(signed), token })
     }
 }
 
