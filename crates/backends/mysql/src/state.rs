@@ -160,3 +160,100 @@ pub(crate) fn judge_mysql(wanted: &Mark, observed: &Observed) -> Judgment {
     let missing = want.iter().filter(|(server, n)| lacks(server, n)).map(|(key, _)| uuid(key).to_owned());
     lacking(missing, observed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mariadb(role: Role, server: u32, (state, applied, last): (&str, &str, &str)) -> MariaDb {
+        MariaDb::read((state, applied, last), (server, 0), (role, 9)).unwrap()
+    }
+
+    fn wanted(gtids: &str) -> Mark {
+        let position = Position::MariaGtid(gtid::mariadb(gtids).unwrap());
+        Mark { system: "orders".into(), timeline: "s1".into(), position }
+    }
+
+    #[test]
+    fn p22_p36_a_fork_is_told_by_the_server_and_not_by_the_sequence() {
+        // Server 1 wrote 4007, which server 2 had not when it was promoted; it has gone on to 4056.
+        let (state, applied) = ("0-1-4006,0-2-4056", "0-1-4006");
+        let primary = mariadb(Role::Primary, 2, (state, applied, "0-2-4056")).observed("orders");
+        let replica = mariadb(Role::Replica, 3, (state, "0-2-4056", "0-2-4056")).observed("orders");
+        for (gtids, on_primary, on_replica) in [
+            ("0-1-4006", Judgment::Satisfied, Judgment::Satisfied),
+            ("0-1-4007", Judgment::Lost, Judgment::Behind),
+            ("0-2-4056", Judgment::Satisfied, Judgment::Satisfied),
+            // Its own next one may be younger than the observation.
+            ("0-2-4057", Judgment::Behind, Judgment::Behind),
+            ("0-2-4057,0-1-4007", Judgment::Lost, Judgment::Behind),
+            ("0-3-1", Judgment::Lost, Judgment::Behind),
+            ("7-1-1", Judgment::Lost, Judgment::Behind),
+            ("", Judgment::Satisfied, Judgment::Satisfied),
+        ] {
+            assert_eq!(primary.judge(&wanted(gtids)), on_primary, "{gtids} on the primary");
+            assert_eq!(replica.judge(&wanted(gtids)), on_replica, "{gtids} on the replica");
+        }
+        assert_eq!((primary.mark.timeline.as_str(), replica.mark.timeline.as_str()), ("s2", "s2"));
+        assert_eq!(primary.changes, 2);
+        let other = Mark { system: "invoices".into(), ..wanted("0-1-1") };
+        assert_eq!(primary.judge(&other), Judgment::Foreign);
+        let kind = Mark { position: Position::Offset(1), ..wanted("") };
+        assert_eq!(primary.judge(&kind), Judgment::Foreign);
+    }
+
+    #[test]
+    fn p40_what_is_logged_and_not_applied_is_open() {
+        let open = |role, server, state: &str, applied: &str| {
+            gtid::mariadb_text(&mariadb(role, server, (state, applied, state)).unapplied())
+        };
+        assert_eq!(open(Role::Replica, 2, "0-1-7", "0-1-7"), "");
+        assert_eq!(open(Role::Replica, 2, "0-1-8", "0-1-7"), "0-1-8");
+        assert_eq!(open(Role::Replica, 2, "0-1-8", ""), "0-1-8");
+        assert_eq!(
+            open(Role::Replica, 2, "0-1-7,0-2-9", "0-1-7"),
+            "",
+            "its own are visible when they are told"
+        );
+        assert_eq!(open(Role::Replica, 2, "0-1-7,5-1-3", "0-1-7"), "5-1-3");
+        assert_eq!(open(Role::Primary, 2, "0-1-8", "0-1-7"), "");
+    }
+
+    const A: &str = "3e11fa47-71ca-11e1-9e33-c80aa9429562";
+    const B: &str = "2174b383-5441-11e8-b90a-c80aa9429562";
+
+    fn mysql(role: Role, server: &str, executed: &str) -> MySql {
+        let (server, source) = (server.to_owned(), server.to_owned());
+        MySql { executed: gtid::mysql(executed).unwrap(), server, source, role, life: 9 }
+    }
+
+    /// `GTID_SUBSET` of the reference manual: what it denies is never `Satisfied`.
+    #[test]
+    fn sets_of_mysql_are_contained_by_uuid() {
+        let mark = |server: &str, end| {
+            let position = Position::Gtid(BTreeMap::from([(server.to_owned(), end)]));
+            Mark { system: "orders".into(), timeline: "g".into(), position }
+        };
+        let judge =
+            |role, executed: &str, wanted: &Mark| mysql(role, B, executed).observed("orders").judge(wanted);
+        assert_eq!(judge(Role::Replica, &format!("{A}:1-57"), &mark(A, 23)), Judgment::Satisfied);
+        assert_eq!(judge(Role::Replica, &format!("{A}:1-22"), &mark(A, 23)), Judgment::Behind);
+        assert_eq!(judge(Role::Replica, &format!("{A}:1-22:24-57"), &mark(A, 23)), Judgment::Behind);
+        assert_eq!(judge(Role::Replica, &format!("{A}:23-57"), &mark(A, 20)), Judgment::Behind);
+        // A promoted server has its own; what it lacks of the old one it will never get.
+        let forked = format!("{A}:1-22,{B}:1-90");
+        assert_eq!(judge(Role::Primary, &forked, &mark(A, 22)), Judgment::Satisfied);
+        assert_eq!(judge(Role::Primary, &forked, &mark(A, 23)), Judgment::Lost);
+        assert_eq!(judge(Role::Primary, &forked, &mark(B, 91)), Judgment::Behind);
+        assert_eq!(judge(Role::Primary, &forked, &mark("other", 1)), Judgment::Lost);
+    }
+
+    #[test]
+    fn a_commit_of_mysql_is_at_or_past_the_last_of_its_server() {
+        let executed = format!("{A}:1-22:24,{B}:1-90,{A}:tag:1-4");
+        let mark = mysql(Role::Primary, A, &executed).committed("orders");
+        let expected = BTreeMap::from([(A.to_owned(), 24), (format!("{A}:tag"), 4)]);
+        assert_eq!(mark.position, Position::Gtid(expected), "past a gap that another commit still fills");
+        assert_eq!(mark.timeline, "g3e11fa47");
+    }
+}
