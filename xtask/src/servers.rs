@@ -6,13 +6,14 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 8] = [
+const SERVERS: [(&str, &str); 9] = [
     // The browser of the console's tests.
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
     // Shifts the clock of a Redis by a preload.
     ("faketime", "faketime"),
     ("haproxy", "haproxy"),
+    ("mariadbd", "mariadb-server"),
     ("nginx", "nginx"),
     ("postgres", "postgresql"),
     ("redis-server", "redis-server"),

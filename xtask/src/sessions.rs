@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use crate::{cargo, root, run, servers};
 
 /// Packages whose test target `sessions` runs the campaign over one kind of store, and the name of its totals.
-const STORES: [(&str, &str); 1] = [("mainstay-postgres", "postgresql")];
+const STORES: [(&str, &str); 2] = [("mainstay-postgres", "postgresql"), ("mainstay-redis", "redis")];
 
 /// Runs a batch over every store, or over those that `--store NAME` names.
 ///

@@ -11,7 +11,8 @@
 //! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
-//! - `redis` (feature): leases on one Redis or a quorum.
+//! - `redis` (feature): leases on one Redis or a quorum, and sessions over its replicas.
+//! - `mysql` (feature): sessions over replicas of MariaDB and MySQL.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -22,6 +23,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
+#[cfg(feature = "mysql")]
+pub use mainstay_mysql as mysql;
 pub use mainstay_partition as partition;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;

@@ -47,6 +47,12 @@ pub(crate) fn by_server(node: &str, error: &redis::ServerError) -> Error {
     Error::new(kind, format!("redis {node} {text}: {} {}", error.code(), error.details().unwrap_or_default()))
 }
 
+/// The same, from the driver's error.
+pub(crate) fn refused_by(node: &str, error: RedisError) -> Error {
+    let (kind, text) = refused(error.code().unwrap_or_default());
+    Error::new(kind, format!("redis {node} {text}")).with_source(error)
+}
+
 /// The error of a command that may have reached `node`.
 pub(crate) fn sent(node: &str, error: RedisError) -> Error {
     let text = if error.is_timeout() { "did not answer in time" } else { "broke the connection" };

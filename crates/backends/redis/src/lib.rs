@@ -1,10 +1,11 @@
-//! Fenced leases on Redis: on one server, or on a quorum of independent ones.
+//! Fenced leases on Redis, on one server or on a quorum of independent ones; and positions of its replicas, for sessions.
 //!
 //! - [`RedisLeases`]: one server. Its keys are those of the clients that exist (`SET key value NX PX`), so a
 //!   team can move one service at a time; beside each lock lives a counter, so that every lease has a fencing
 //!   token.
 //! - [`RedisQuorum`]: a majority of independent servers, any minority of which may die, with tokens that grow
 //!   strictly.
+//! - [`RedisReplicas`]: a primary and its replicas, for sessions that read their own writes from any of them.
 //! - [`fence`]: the check of that token where the data lives.
 //!
 //! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
@@ -19,6 +20,7 @@ mod keys;
 mod node;
 mod ops;
 mod quorum;
+mod replicas;
 mod scan;
 mod scripts;
 mod store;
@@ -28,4 +30,5 @@ pub use error::ConfigError;
 pub use health::Health;
 pub use keys::KeyProfile;
 pub use quorum::{Builder as QuorumBuilder, RedisQuorum, Redlock};
+pub use replicas::{RedisEndpoint, RedisReplicas, ReplicasBuilder};
 pub use store::RedisLeases;

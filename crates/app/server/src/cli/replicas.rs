@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_consistency::session::{Verdict, verdict};
+use mainstay_mysql::MysqlReplicas;
 use mainstay_postgres::replicas::{Endpoint, EndpointConfig};
-use mainstay_store::ReplicatedStore as _;
+use mainstay_redis::RedisReplicas;
 use mainstay_store::replicated::{Observed, Role};
+use mainstay_store::{BoxFuture, ReplicatedStore as _};
 use serde_json::{Value, json};
 
 use crate::error::{Code, Error, Result};
@@ -32,7 +34,7 @@ pub(super) enum State {
     OldPrimary,
     Primary,
     Replica,
-    /// Nobody is primary, so nobody can tell.
+    /// Nobody is primary, or it has nothing yet: nobody can tell.
     Unknown,
 }
 
@@ -54,39 +56,64 @@ impl State {
     }
 }
 
-/// Asks every node at once.
+/// A way to ask one node.
+type Ask = Box<dyn Fn() -> BoxFuture<'static, std::result::Result<Observed, String>>>;
+
+/// Asks every node at once. `system` names stores that have no name of their own.
 ///
 /// # Errors
 /// `BadValue` for what is no URL of a replicated store; a node that does not answer is no error.
-pub(super) async fn ask(urls: &[String], rt: &Runtime) -> Result<Vec<Seen>> {
-    urls.iter().try_for_each(|url| known(url))?;
-    let one = |url: &String| {
-        let (url, rt) = (url.clone(), rt.clone());
-        async move {
-            let said = match url.split_once(':').map_or("", |(scheme, _)| scheme) {
-                "postgres" | "postgresql" => postgres(&url, &rt).await,
-                other => Err(format!("`{other}` is no replicated store")),
-            };
-            Seen { node: address(&url), said }
-        }
-    };
-    Ok(futures_util::future::join_all(urls.iter().map(one)).await)
-}
-
-/// The schemes that [`ask`] knows.
-fn known(url: &str) -> Result<()> {
-    match url.split_once("://").map_or("", |(scheme, _)| scheme) {
-        "postgres" | "postgresql" => Ok(()),
-        _ => {
-            let why = "expected URLs of single servers, such as postgres://USER@HOST/DATABASE";
-            Err(Error::new(Code::BadValue, why))
-        }
+pub(super) async fn ask(urls: &[String], system: &str, rt: &Runtime) -> Result<Vec<Seen>> {
+    let bad = |e: &dyn std::error::Error| Error::new(Code::BadValue, e.to_string());
+    let redis = RedisReplicas::builder(system).request_timeout(PATIENCE).build(rt).map_err(|e| bad(&e))?;
+    let mysql = MysqlReplicas::builder(system).request_timeout(PATIENCE).build(rt).map_err(|e| bad(&e))?;
+    let mut asks: Vec<Ask> = Vec::new();
+    for url in urls {
+        asks.push(match scheme(url) {
+            "postgres" | "postgresql" => {
+                let (url, rt) = (url.clone(), rt.clone());
+                Box::new(move || Box::pin(postgres(url.clone(), rt.clone())))
+            }
+            "redis" => {
+                let node = redis.endpoint(url).map_err(|e| bad(&e))?;
+                Box::new(move || {
+                    let node = node.clone();
+                    Box::pin(async move { node.observe().await.map_err(|e| told(&e)) })
+                })
+            }
+            "mysql" => {
+                let server = mysql.server(url).map_err(|e| bad(&e))?;
+                Box::new(move || {
+                    let server = server.clone();
+                    Box::pin(async move {
+                        let node = server.connect().await.map_err(|e| told(&e))?;
+                        node.observe().await.map_err(|e| told(&e))
+                    })
+                })
+            }
+            _ => {
+                let why = "expected URLs of single servers, such as postgres://USER@HOST/DATABASE, redis://HOST \
+                           or mysql://USER@HOST/DATABASE";
+                return Err(Error::new(Code::BadValue, why));
+            }
+        });
     }
+    let all = || futures_util::future::join_all(asks.iter().map(|ask| ask()));
+    let mut said = all().await;
+    if urls.iter().any(|url| scheme(url) == "redis") {
+        // A replica of Redis knows its own past by what the primary told.
+        said = all().await;
+    }
+    Ok(urls.iter().zip(said).map(|(url, said)| Seen { node: address(url), said }).collect())
 }
 
-async fn postgres(url: &str, rt: &Runtime) -> std::result::Result<Observed, String> {
-    let config = EndpointConfig::builder(url).connections(1).request_timeout(PATIENCE).build();
-    let endpoint = Endpoint::new(config.map_err(|e| e.to_string())?, rt);
+fn scheme(url: &str) -> &str {
+    url.split_once("://").map_or("", |(scheme, _)| scheme)
+}
+
+async fn postgres(url: String, rt: Runtime) -> std::result::Result<Observed, String> {
+    let config = EndpointConfig::builder(&url).connections(1).request_timeout(PATIENCE).build();
+    let endpoint = Endpoint::new(config.map_err(|e| e.to_string())?, &rt);
     let node = endpoint.connect().await.map_err(|e| told(&e))?;
     node.observe().await.map_err(|e| told(&e))
 }
@@ -114,7 +141,9 @@ pub(super) fn leader(seen: &[Seen]) -> Option<&Observed> {
     let claims = seen.iter().filter_map(|s| s.said.as_ref().ok()).filter(|o| o.role == Role::Primary);
     let later = |a: &Observed, b: &Observed| {
         let number = |o: &Observed| o.mark.timeline.parse::<u64>().unwrap_or(0);
-        number(a) > number(b) || a.history.iter().any(|s| s.timeline == b.mark.timeline)
+        number(a) > number(b)
+            || a.history.iter().any(|s| s.timeline == b.mark.timeline)
+            || (number(a), number(b)) == (0, 0) && a.changes > b.changes
     };
     claims.reduce(|best, next| if later(next, best) { next } else { best })
 }
@@ -124,6 +153,10 @@ pub(super) fn state(node: &Observed, leader: Option<&Observed>) -> State {
     let Some(leader) = leader else { return State::Unknown };
     if node == leader {
         return State::Primary;
+    }
+    if node.mark.timeline.is_empty() {
+        // It is being filled anew.
+        return State::Unknown;
     }
     let same = node.mark.timeline == leader.mark.timeline;
     let elsewhere = node.history.last().zip(leader.history.last()).is_some_and(|(a, b)| a != b);
@@ -227,6 +260,6 @@ mod tests {
     #[test]
     fn addresses_keep_no_secrets() {
         assert_eq!(address("postgres://app:s3cr@t@db-1:5433/app?sslmode=disable"), "db-1:5433/app");
-        assert!(known("postgres://a/b").is_ok() && known("mysql://a/b").is_err() && known("db-1").is_err());
+        assert_eq!((scheme("mysql://a/b"), scheme("db-1")), ("mysql", ""));
     }
 }

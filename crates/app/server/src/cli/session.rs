@@ -12,6 +12,9 @@ use super::replicas::{self, Seen};
 use crate::cli::Output;
 use crate::error::{Code, Error, Result};
 
+/// What a store is called whose name nobody gave.
+const UNNAMED: &str = "the store";
+
 /// Arguments of `session`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -29,7 +32,8 @@ enum Verb {
     /// List nodes with position, lag, timeline and fork. Exit code 1: a fork, an old primary or another system is
     /// among them.
     Replicas {
-        /// One URL per server, such as postgres://USER@HOST/DATABASE; no address with several servers behind it.
+        /// One URL per server: postgres://USER@HOST/DATABASE, redis://HOST or mysql://USER@HOST/DATABASE; no address
+        /// with several servers behind it.
         #[arg(required = true, value_name = "URL")]
         urls: Vec<String>,
     },
@@ -70,7 +74,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 async fn listed(output: Output, urls: &[String]) -> Result<ExitCode> {
-    let seen = replicas::ask(urls, &Runtime::system()).await?;
+    let seen = replicas::ask(urls, UNNAMED, &Runtime::system()).await?;
     let leader = replicas::leader(&seen);
     let (rows, json): (Vec<_>, Vec<Value>) = seen.iter().map(|s| replicas::shown(s, leader)).unzip();
     let printed =
@@ -116,7 +120,8 @@ async fn explained(output: Output, args: &ExplainArgs) -> Result<ExitCode> {
     let nodes = if args.nodes.is_empty() {
         Vec::new()
     } else {
-        replicas::ask(&args.nodes, &Runtime::system()).await?
+        let system = args.name.as_deref().unwrap_or(UNNAMED);
+        replicas::ask(&args.nodes, system, &Runtime::system()).await?
     };
     let age = now.saturating_duration_since(seen.issued).as_secs();
     let fact = |name: &str, value: String| vec![name.to_owned(), value];
@@ -157,7 +162,7 @@ async fn explained(output: Output, args: &ExplainArgs) -> Result<ExitCode> {
 
 /// Positions with the name of their system; the store's own is not in the text.
 fn named(positions: &[Mark], name: Option<&str>) -> Vec<Mark> {
-    let own = name.unwrap_or("the store");
+    let own = name.unwrap_or(UNNAMED);
     let named = |mark: &Mark| {
         let system = if mark.system.is_empty() { own.to_owned() } else { mark.system.clone() };
         Mark { system, ..mark.clone() }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use mainstay_clock::Runtime;
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
-use mainstay_sim::servers::{self, Cover, Launch, Postgres, PostgresKit, Server, Trial};
+use mainstay_sim::servers::{
+    self, Cover, Launch, MariaDbKit, Postgres, PostgresKit, RedisKit, Server, Trial,
+};
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
 
@@ -19,7 +21,7 @@ const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
     // Servers die with the thread that starts them: this one, which ends last.
-    servers::run(vec![redis(), postgres()])
+    servers::run(vec![redis(), postgres(), replicated()])
 }
 
 fn start(program: &Path) -> Server {
@@ -86,20 +88,56 @@ fn postgres() -> Cover {
     Cover::new("postgres", TESTS + 1, trials.unwrap_or_default())
 }
 
+fn replicated() -> Cover {
+    let kits = RedisKit::new().zip(MariaDbKit::new().unwrap());
+    let trials = kits.map(|(redis, mariadb)| {
+        vec![
+            Trial::test("replicas_of_redis_are_listed_with_their_forks", move || {
+                let primary = redis.primary(&[]).unwrap();
+                let (near, fork) = (primary.replica(&[]).unwrap(), primary.replica(&[]).unwrap());
+                primary.command(&["SET", "k", "v"]).unwrap();
+                near.caught_up(&primary).unwrap();
+                let (code, said, json) = states(&[primary.url(), near.url()]);
+                assert_eq!((code, said), (Some(0), vec!["primary".into(), "replica".into()]), "{json:#}");
+                fork.promote().unwrap();
+                primary.command(&["SET", "k", "w"]).unwrap();
+                let (code, said, json) = states(&[primary.url(), fork.url()]);
+                assert_eq!((code, said), (Some(1), vec!["fork".into(), "primary".into()]), "{json:#}");
+                Ok(())
+            }),
+            Trial::test("replicas_of_mariadb_are_listed_with_their_forks", move || {
+                let primary = mariadb.primary(1, &[]).unwrap();
+                primary.sql("create database before_it").unwrap();
+                let replica = primary.replica(2, &[]).unwrap();
+                let (code, said, json) = states(&[primary.url(), replica.url()]);
+                assert_eq!((code, said), (Some(0), vec!["primary".into(), "replica".into()]), "{json:#}");
+                replica.promote().unwrap();
+                replica.sql("create database mine").unwrap();
+                primary.sql("create database after_it").unwrap();
+                let (code, said, json) = states(&[primary.url(), replica.url()]);
+                assert_eq!((code, said), (Some(1), vec!["fork".into(), "primary".into()]), "{json:#}");
+                Ok(())
+            }),
+        ]
+    });
+    Cover::new("redis-server and mariadb-server", 2, trials.unwrap_or_default())
+}
+
+/// What `session replicas` says: its exit code, the state of each node, and all of it.
+fn states(urls: &[String]) -> (Option<i32>, Vec<String>, serde_json::Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
+    let output = command.args(["session", "replicas", "-o", "json"]).args(urls).output().unwrap();
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let state = |node: &serde_json::Value| node["state"].as_str().unwrap_or("-").to_owned();
+    (output.status.code(), json.as_array().unwrap().iter().map(state).collect(), json)
+}
+
 /// A standby that follows, and then one that went its own way.
 fn replicas(kit: &PostgresKit) {
     let primary = kit.primary(&[]).unwrap();
     let (standby, fork) = (primary.standby(&[]).unwrap(), primary.standby(&[]).unwrap());
     standby.caught_up(&primary).unwrap();
-    let ask = |nodes: &[&Postgres]| {
-        let urls: Vec<String> = nodes.iter().map(|n| n.url()).collect();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mainstay"));
-        let output = command.args(["session", "replicas", "-o", "json"]).args(&urls).output().unwrap();
-        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-        let states: Vec<String> =
-            json.as_array().unwrap().iter().map(|n| n["state"].as_str().unwrap_or("-").to_owned()).collect();
-        (output.status.code(), states, json)
-    };
+    let ask = |nodes: &[&Postgres]| states(&nodes.iter().map(|n| n.url()).collect::<Vec<_>>());
     let (code, states, json) = ask(&[&primary, &standby]);
     assert_eq!((code, states), (Some(0), vec!["primary".to_owned(), "replica".to_owned()]), "{json:#}");
     assert!(json[0]["system"] == json[1]["system"] && json[1]["timeline"] == "1", "{json:#}");

@@ -8,6 +8,8 @@ mod fences;
 mod interop;
 mod quorum;
 mod recipes;
+mod replicas;
+mod sessions;
 mod single;
 mod world;
 
@@ -31,8 +33,16 @@ fn cover(server: &str, is_there: bool, tests: &[Test]) -> Cover {
 }
 
 fn main() -> ExitCode {
-    let tests =
-        [conformance::TESTS, fences::TESTS, interop::TESTS, quorum::TESTS, recipes::TESTS, single::TESTS];
+    let tests = [
+        conformance::TESTS,
+        fences::TESTS,
+        interop::TESTS,
+        quorum::TESTS,
+        recipes::TESTS,
+        replicas::TESTS,
+        sessions::TESTS,
+        single::TESTS,
+    ];
     let redis = find("redis-server").is_some() && find("redis-cli").is_some();
     servers::run(vec![
         cover("redis", redis, &tests.concat()),

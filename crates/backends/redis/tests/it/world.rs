@@ -71,7 +71,7 @@ pub(crate) fn coordinator(store: impl LeaseStore + 'static, owner: &str) -> Coor
 }
 
 /// Waits until `done` says so, for at most [`PATIENCE`].
-pub(crate) async fn until(what: &str, done: impl AsyncFn() -> bool) {
+pub(crate) async fn until(what: &str, mut done: impl AsyncFnMut() -> bool) {
     let clock = SystemClock::new();
     let end = soon();
     while !done().await {

@@ -93,6 +93,11 @@ pub struct Observed {
     pub incarnation: u64,
     /// Up to where a crash of this node keeps what it has; `None`: all of it.
     pub durable: Option<Position>,
+    /// How many changes of the primary it knows of, where histories have no order: of two nodes that both claim to be
+    /// primary, the one that knows of more is believed.
+    pub changes: u64,
+    /// Under which name it writes, where positions name writers (MariaDB, MySQL).
+    pub writer: Option<String>,
     rule: By,
 }
 
@@ -100,7 +105,7 @@ impl Observed {
     /// An observation of a replica in incarnation 0, to be judged by [`judge`].
     #[must_use]
     pub fn new(mark: Mark, history: Vec<TimelineSwitch>) -> Self {
-        Self { mark, history, role: Role::Replica, incarnation: 0, durable: None, rule: By(judge) }
+        Self { mark, history, role: Role::Replica, incarnation: 0, durable: None, changes: 0, writer: None, rule: By(judge) }
     }
 
     /// The same observation of a node that says it is `role`.
@@ -121,6 +126,20 @@ impl Observed {
     #[must_use]
     pub fn with_durable(mut self, position: Position) -> Self {
         self.durable = Some(position);
+        self
+    }
+
+    /// The same observation of a node that knows of so many changes of the primary.
+    #[must_use]
+    pub fn with_changes(mut self, changes: u64) -> Self {
+        self.changes = changes;
+        self
+    }
+
+    /// The same observation of a node that writes under `name`.
+    #[must_use]
+    pub fn with_writer(mut self, name: impl Into<String>) -> Self {
+        self.writer = Some(name.into());
         self
     }
 
@@ -182,6 +201,12 @@ pub trait ReplicatedStore: Send + Sync + fmt::Debug {
     /// ([`Observed::with_rule`]) instead of overriding this, for routers judge observations.
     fn judge(&self, wanted: &Mark, observed: &Observed) -> Judgment {
         observed.judge(wanted)
+    }
+
+    /// At or past all that the last read of this connection saw, known without a round trip. `None`: unknown, and a
+    /// later observation has to tell.
+    fn read_position(&self) -> Option<Mark> {
+        None
     }
 
     /// Which life of the server this connection talks to, as [`Observed::incarnation`] counts, known without a round

@@ -257,6 +257,11 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         }
         let Place { node, incarnation, timeline, connection } = place;
         self.seen.retain(|s| (s.node, s.incarnation) != (node, incarnation));
+        if let Some(mark) = connection.read_position() {
+            // At or past what earlier reads in this life saw, too.
+            rise(&mut self.reads, &mark);
+            return out.map_err(CallError::Inner);
+        }
         self.seen.push(Seen { node, incarnation, timeline, order: self.router.next_order() });
         if self.eager {
             // Failing here costs nothing yet: the read stays without a position until somebody needs it.

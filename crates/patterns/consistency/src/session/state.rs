@@ -269,7 +269,8 @@ fn outranks(a: &Observed, b: &Observed) -> bool {
     }
     match (a.mark.timeline.parse::<u64>(), b.mark.timeline.parse::<u64>()) {
         (Ok(a), Ok(b)) => a > b,
-        _ => false,
+        // Not one whose history goes on in the other.
+        _ => a.changes > b.changes && !b.history.iter().any(|s| s.timeline == a.mark.timeline),
     }
 }
 

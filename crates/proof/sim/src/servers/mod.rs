@@ -10,12 +10,16 @@
 
 mod address;
 mod find;
+mod mariadb;
 mod postgres;
 mod process;
+mod redis;
 mod report;
 
 pub use address::free_address;
 pub use find::find;
+pub use mariadb::{MariaDb, MariaDbKit};
 pub use postgres::{Postgres, PostgresKit};
 pub use process::{Launch, Server, Setup};
+pub use redis::{Redis, RedisKit};
 pub use report::{Cover, REQUIRE, Trial, run};

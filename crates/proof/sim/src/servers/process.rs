@@ -290,3 +290,34 @@ pub(super) fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
     command.arg("--").arg(program);
     Ok(command)
 }
+
+/// Runs a program to its end and gives what it printed.
+pub(super) fn finish(command: &mut Command) -> io::Result<String> {
+    let output = command.stdin(Stdio::null()).output()?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let program = command.get_program().display();
+    Err(io::Error::other(format!("{program}: {}: {said}{printed}", output.status)))
+}
+
+/// Waits until `done` says so, for a minute at most.
+pub(super) fn patiently(
+    what: &str,
+    done: impl Fn() -> io::Result<bool>,
+    log: impl Fn() -> String,
+) -> io::Result<()> {
+    let end = os_boot_now().saturating_add(READY);
+    loop {
+        let answer = done();
+        if matches!(answer, Ok(true)) {
+            return Ok(());
+        }
+        if os_boot_now() > end {
+            return Err(io::Error::other(format!("not yet: {what}: {answer:?}: {}", log())));
+        }
+        std::thread::park_timeout(LOOK);
+    }
+}
