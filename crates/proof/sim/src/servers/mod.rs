@@ -9,12 +9,14 @@
 //! unless [`REQUIRE`] is set, as `cargo xtask test` does; then it fails.
 
 mod address;
+mod etcd;
 mod find;
 mod postgres;
 mod process;
 mod report;
 
 pub use address::free_address;
+pub use etcd::{Etcd, EtcdCluster, EtcdKit};
 pub use find::find;
 pub use postgres::{Postgres, PostgresKit};
 pub use process::{Launch, Server, Setup};
