@@ -225,6 +225,7 @@ impl EtcdLeases {
         let mut success = self.puts(request, lease, false);
         let puts = success.len();
         success.extend(request.names.iter().map(|name| wire::count(scheme.locks(name))));
+        success.extend(request.names.iter().map(|name| wire::count(scheme.marks(name))));
         let failure = vec![wire::get(scheme.operation(&request.op_id))];
         let txn = TxnRequest { compare: self.wanted(request, views), success, failure };
         let answer = self.0.conn.txn(Repeat::Harmless, txn).await?.reply;
@@ -239,8 +240,12 @@ impl EtcdLeases {
         }
         let created = wire::revision(answer.header.as_ref());
         self.0.ops.placed(&request.op_id, lease, created, false);
-        let before: i64 =
-            answer.responses.into_iter().skip(puts).map(|r| wire::counted(Some(r)) - 1).max().unwrap_or(0);
+        let counts: Vec<i64> =
+            answer.responses.into_iter().skip(puts).map(|r| wire::counted(Some(r))).collect();
+        let (keys, marks) = counts.split_at(request.names.len().min(counts.len()));
+        // Its own key and the holders are not before it in line; a holder of other make has no mark.
+        let before =
+            keys.iter().zip(marks).map(|(keys, marks)| keys - 1 - marks.max(&1)).max().unwrap_or(0).max(0);
         match self.turn(request, lease, request.ttl, created).await? {
             Known::Answer(Acquired::Queued { position: None }) => {
                 Ok(Acquired::Queued { position: u32::try_from(before).ok() })

@@ -140,11 +140,17 @@ fn endpoints(url: &str) -> Result<Vec<String>, ConfigError> {
         if host.contains('@') {
             return refused("no user: etcd's own users are not supported");
         }
-        let uri = match host.parse::<http::uri::Authority>() {
-            Ok(a) if a.host().is_empty() => return refused("a host before each port"),
-            Ok(a) => format!("http://{}:{}", a.host(), a.port_u16().unwrap_or(PORT)),
-            Err(_) => return refused("hosts, each with a port from 1 to 65535 or without one"),
+        let wrong = "hosts, each with a port from 1 to 65535 or without one";
+        let Ok(authority) = host.parse::<http::uri::Authority>() else { return refused(wrong) };
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if authority.as_str() == authority.host() => PORT,
+            None => return refused(wrong),
         };
+        if authority.host().is_empty() || port == 0 {
+            return refused(wrong);
+        }
+        let uri = format!("http://{}:{port}", authority.host());
         if endpoints.contains(&uri) {
             return refused("each endpoint once");
         }

@@ -92,9 +92,15 @@ impl EtcdLeases {
         let view = self.look(name).await?;
         let mut info = view.info(self.0.epoch)?;
         let leases: Vec<i64> = view.holders().take(MAX_TIMES).map(|e| e.lease).collect();
-        let times = stream::iter(leases).map(|lease| self.left(lease)).buffered(LOOKS);
-        for (holder, left) in info.holders.iter_mut().zip(times.try_collect::<Vec<_>>().await?) {
-            holder.2 = left.unwrap_or_default();
+        let times = stream::iter(leases).map(|lease| async move {
+            // A key without a lease has no end.
+            let left = self.left(lease).await?;
+            Ok::<_, Error>(if lease == 0 { Duration::MAX } else { left.unwrap_or_default() })
+        });
+        for (holder, left) in
+            info.holders.iter_mut().zip(times.buffered(LOOKS).try_collect::<Vec<_>>().await?)
+        {
+            holder.2 = left;
         }
         Ok(info)
     }

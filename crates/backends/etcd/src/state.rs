@@ -124,9 +124,11 @@ impl View {
         })
     }
 
-    /// How many stand before a key created at `created`.
+    /// How many wait before a key created at `created`.
     pub(crate) fn position(&self, created: i64) -> u32 {
-        u32::try_from(self.entries.iter().filter(|e| e.created < created).count()).unwrap_or(u32::MAX)
+        let before = self.entries.iter().filter(|e| e.created < created).count();
+        let hold = self.holders().filter(|e| e.created < created).count();
+        u32::try_from(before.saturating_sub(hold)).unwrap_or(u32::MAX)
     }
 
     /// Those who hold: who has proved it, and clients of other make whose turn it is.
@@ -268,7 +270,10 @@ mod tests {
         assert_eq!(found.last.unwrap().created, 10, "readers do not wait for readers");
         let permits = view(&[Some(p(1)), Some(p(1))]);
         assert_eq!(permits.obstacle(p(1), 20).unwrap().last, None, "any one of them will do");
-        assert_eq!(line.position(30), 2);
+        assert_eq!(line.position(30), 2, "nobody has proved anything yet");
+        let mut proved = line.clone();
+        proved.entries[0].proof = Some(11);
+        assert_eq!(proved.position(30), 1, "whoever holds is not before it in line");
     }
 
     #[test]

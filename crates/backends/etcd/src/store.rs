@@ -17,8 +17,8 @@ use crate::hub::Hub;
 use crate::keys::Scheme;
 use crate::ops::Ops;
 
-/// etcd takes 128 operations in one transaction, as shipped; three are needed per name, and one more.
-const MAX_NAMES: usize = 42;
+/// etcd takes 128 operations in one transaction, as shipped; up to four are needed per name, and one more.
+const MAX_NAMES: usize = 31;
 
 /// A [`LeaseStore`] on etcd 3.4 or later. Clones share it.
 ///

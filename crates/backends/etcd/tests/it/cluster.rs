@@ -1,0 +1,3 @@
+//! x
+use crate::world::Test;
+pub(crate) const TESTS: &[Test] = &[];
