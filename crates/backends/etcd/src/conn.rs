@@ -273,8 +273,9 @@ impl Conn {
             );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        // Whether it has a leader, and from where its revisions go on.
-        let looked = self.txn(Repeat::Harmless, TxnRequest::default()).await;
+        // Whether it has a majority, and from where its revisions go on. Without any operation nobody is asked.
+        let look = TxnRequest { success: vec![crate::wire::get(vec![0])], ..TxnRequest::default() };
+        let looked = self.txn(Repeat::Harmless, look).await;
         looked.map(drop).map_err(|failed| failed.error.with_outcome(Outcome::NotApplied))
     }
 

@@ -127,11 +127,9 @@ impl EtcdLeases {
         // An empty table refuses exactly what every store must refuse; it has nobody for a requirement to meet.
         Table::default().acquire(request).map(drop)?;
         self.0.scheme.check(&request.names)?;
-        if request.names.len() > MAX_NAMES {
-            let text = format!(
-                "one transaction of etcd has room for {MAX_NAMES} names, not for {}",
-                request.names.len()
-            );
+        let names = request.names.len() + request.require.len();
+        if names > MAX_NAMES {
+            let text = format!("one transaction of etcd has room for {MAX_NAMES} names, not for {names}");
             return Err(Error::new(ErrorKind::TooLarge, text));
         }
         Ok(())

@@ -43,24 +43,31 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 async fn f04(world: World) {
-    let (mut lost, mut ended) = (0, false);
-    let [store, other] = world.stores().await;
-    for polls in 1..200 {
-        let (name, op) = (format!("n{polls}"), format!("op-{polls}"));
-        let request = if polls % 2 == 0 { ask(&name, &op) } else { in_line(&name, &op) };
-        ended = dropped_after(store.acquire(request.clone()), polls).await;
-        let before = other.inspect(&name).await.unwrap().holders.first().map(|h| h.1);
-        let token = granted(&store.acquire(request).await.unwrap()).expect("nobody else wants it");
-        if let Some(before) = before {
-            lost += u32::from(!ended);
-            assert_eq!(token, before, "it was granted already");
+    let (slow, prefix) = (world.proxy().await, world.prefix());
+    let store = through(&[&slow], &prefix, Duration::from_secs(3)).await;
+    let direct = open(world.config(&prefix)).await;
+    for (n, request) in [ask("n", "op"), in_line("m", "op-2")].into_iter().enumerate() {
+        let name = &request.names[0];
+        slow.set_mode(TcpMode::Latency { least: Duration::from_millis(150), jitter: Duration::ZERO });
+        let first = Mutex::new(FencingToken::ZERO);
+        let seen = until("it was granted", || async {
+            let info = direct.inspect(name).await.unwrap();
+            info.holders.first().is_some_and(|h| {
+                *first.lock().unwrap() = h.1;
+                true
+            })
+        });
+        // The answer is still on its way when the caller gives up.
+        tokio::select! {
+            biased;
+            answer = store.acquire(request.clone()) => panic!("{n}: too fast: {answer:?}"),
+            () = seen => {}
         }
-        assert_eq!(store.release(&op).await.unwrap(), Released::Clean);
-        if ended {
-            break;
-        }
+        slow.set_mode(TcpMode::Pass);
+        let again = granted(&store.acquire(request.clone()).await.unwrap());
+        assert_eq!(again, Some(*first.lock().unwrap()), "{n}");
+        assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
     }
-    assert!(ended && lost > 0, "some answer was lost: {lost}");
 }
 
 async fn f05(world: World) {
