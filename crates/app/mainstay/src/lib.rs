@@ -12,6 +12,7 @@
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
 //! - `redis` (feature): leases on one Redis or a quorum.
+//! - `etcd` (feature): leases and fences on etcd, with the keys of its own locks and elections.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -22,6 +23,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
+#[cfg(feature = "etcd")]
+pub use mainstay_etcd as etcd;
 pub use mainstay_partition as partition;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;

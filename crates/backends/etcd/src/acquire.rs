@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Share};
-use mainstay_store::{Error, ErrorKind, Outcome, Result};
+use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
 use prost::Message as _;
 
 use crate::conn::Repeat;
@@ -78,8 +78,7 @@ impl EtcdLeases {
                 );
             }
             if let Some(known) = known {
-                self.abandon(&request.op_id, lease).await?;
-                return self.adopt(request, known).await;
+                return self.adopt_instead(request, lease, known).await;
             }
             if let Some(refused) = self.refused(request, &seen).await? {
                 self.abandon(&request.op_id, lease).await?;
@@ -96,12 +95,8 @@ impl EtcdLeases {
 
     /// Whether the answer is no already: somebody holds what is not waited for, or a requirement is not met.
     async fn refused(&self, request: &AcquireRequest, views: &[View]) -> Result<Option<Acquired>> {
-        for (name, token) in &request.require {
-            let Some(view) = views.iter().find(|v| v.name == *name) else { continue };
-            if self.holder(view, *token).is_none() {
-                let by = view.holders().next().map(|e| e.owner()).unwrap_or_default();
-                return Ok(Some(Acquired::Held { by, remaining: None }));
-            }
+        if let Some(unmet) = self.unmet(request, views) {
+            return Ok(Some(unmet));
         }
         if request.line == Line::Join {
             return Ok(None);
@@ -153,20 +148,37 @@ impl EtcdLeases {
         Ok((None, seen, known))
     }
 
-    /// Nobody knows this operation yet, and its requirements are met as they were when they were looked at.
+    /// Nobody knows this operation yet, and its requirements are met.
     fn wanted(&self, request: &AcquireRequest, views: &[View]) -> Vec<Compare> {
-        let scheme = &self.0.scheme;
-        let mut compare = vec![wire::is_created(scheme.operation(&request.op_id), 0)];
-        for (name, token) in &request.require {
+        let mut compare = vec![wire::is_created(self.0.scheme.operation(&request.op_id), 0)];
+        compare.extend(self.required(request, views));
+        compare
+    }
+
+    /// The requirements are met as they were when they were looked at.
+    fn required(&self, request: &AcquireRequest, views: &[View]) -> Vec<Compare> {
+        let required = |(name, token): &(String, FencingToken)| {
             let view = views.iter().find(|v| v.name == *name);
             let holder = view.and_then(|v| self.holder(v, *token));
-            compare.push(match holder.and_then(|e| Some((e.mark.clone()?, e.proof?))) {
+            match holder.and_then(|e| Some((e.mark.clone()?, e.proof?))) {
                 Some((mark, proof)) => wire::is_created(mark, proof),
                 // No key has a negative revision: not met.
-                None => wire::is_created(scheme.operation(&request.op_id), -1),
-            });
-        }
-        compare
+                None => wire::is_created(self.0.scheme.operation(&request.op_id), -1),
+            }
+        };
+        request.require.iter().map(required).collect()
+    }
+
+    /// The first requirement that is not met, as an answer.
+    fn unmet(&self, request: &AcquireRequest, views: &[View]) -> Option<Acquired> {
+        request.require.iter().find_map(|(name, token)| {
+            let view = views.iter().find(|v| v.name == *name)?;
+            if self.holder(view, *token).is_some() {
+                return None;
+            }
+            let by = view.holders().next().map(Entry::owner).unwrap_or_default();
+            Some(Acquired::Held { by, remaining: None })
+        })
     }
 
     /// The keys of an acquisition, with the marks of its ownership or without.
@@ -231,12 +243,12 @@ impl EtcdLeases {
         let answer = self.0.conn.txn(Repeat::Harmless, txn).await?.reply;
         if !answer.succeeded {
             let known = answer.responses.into_iter().next();
+            if let Some(known) = wire::found(known).pop() {
+                return self.adopt_instead(request, lease, known).await;
+            }
+            // A requirement ended meanwhile.
             self.abandon(&request.op_id, lease).await?;
-            return match wire::found(known).pop() {
-                Some(known) => self.adopt(request, known).await,
-                // A requirement ended meanwhile.
-                None => Ok(Acquired::Held { by: String::new(), remaining: None }),
-            };
+            return Ok(Acquired::Held { by: String::new(), remaining: None });
         }
         let created = wire::revision(answer.header.as_ref());
         self.0.ops.placed(&request.op_id, lease, created, false);
@@ -372,6 +384,14 @@ impl EtcdLeases {
         let (scheme, names) = (&self.0.scheme, &request.names);
         let mut compare: Vec<Compare> =
             names.iter().map(|n| wire::is_created(scheme.lock(n, lease), created)).collect();
+        if !request.require.is_empty() {
+            let required: Vec<String> = request.require.iter().map(|(name, _)| name.clone()).collect();
+            let views = self.views(&required).await?;
+            if let Some(unmet) = self.unmet(request, &views) {
+                return Ok(Known::Answer(unmet));
+            }
+            compare.extend(self.required(request, &views));
+        }
         // Repeated, it must not move the token.
         compare.extend(names.iter().map(|n| wire::is_created(scheme.mark(n, lease), 0)));
         let success = names.iter().map(|n| wire::put(scheme.mark(n, lease), Vec::new(), lease)).collect();
@@ -407,6 +427,24 @@ impl EtcdLeases {
                 self.abandon(&request.op_id, op.lease).await?;
                 Err(lost(&request.op_id))
             }
+        }
+    }
+
+    /// The record that kept new keys from being put: another process's, or our own of an earlier try whose answer was
+    /// lost, and whose lease must live then.
+    async fn adopt_instead(&self, request: &AcquireRequest, lease: i64, known: KeyValue) -> Result<Acquired> {
+        if operation(&known)?.lease != lease {
+            self.abandon(&request.op_id, lease).await?;
+        }
+        self.adopt(request, known).await
+    }
+
+    /// After an answer that cannot be trusted: what it may have granted is not kept.
+    pub(crate) async fn undo(&self, op_id: &str) {
+        let Some(op) = self.0.ops.get(op_id) else { return };
+        match self.0.conn.revoke(op.lease).await {
+            Ok(_) => self.0.ops.end(op_id, op.lease),
+            Err(error) => tracing::debug!(%error, "a lease was not ended, and ends by itself"),
         }
     }
 

@@ -56,7 +56,15 @@ struct Name {
     claimed: usize,
     /// Waiters that rely on a watch of all keys.
     users: usize,
+    /// Hints that are alive, polled or not: whoever asks meanwhile arms first.
+    armed: usize,
     watch: Option<i64>,
+}
+
+impl Name {
+    fn is_idle(&self) -> bool {
+        self.places == 0 && self.armed == 0 && self.watch.is_none()
+    }
 }
 
 #[derive(Default)]
@@ -101,11 +109,7 @@ impl State {
 
     /// Forgets a name that nobody has anything to do with.
     fn tidy(&mut self, name: &str) {
-        if self
-            .names
-            .get(name)
-            .is_some_and(|n| n.places == 0 && n.claimed == 0 && n.users == 0 && n.watch.is_none())
-        {
+        if self.names.get(name).is_some_and(Name::is_idle) {
             self.names.remove(name);
         }
     }
@@ -136,6 +140,7 @@ impl Hub {
     /// arms first.
     pub(crate) fn watch(self: &Arc<Self>, name: &str, keys: Vec<u8>) -> BoxFuture<'static, Result<()>> {
         let told = self.watchers.watch(name);
+        self.state().names.entry(name.to_owned()).or_default().armed += 1;
         Box::pin(Hint { hub: Arc::clone(self), name: name.to_owned(), keys, told, stake: None })
     }
 
@@ -199,13 +204,15 @@ impl Hub {
         Stake::Using
     }
 
-    fn unstake(&self, name: &str, stake: Stake) {
+    fn disarm(&self, name: &str, stake: Option<Stake>) {
         let mut state = self.state();
         if let Some(entry) = state.names.get_mut(name) {
+            entry.armed = entry.armed.saturating_sub(1);
             match stake {
-                Stake::Claimed => entry.claimed = entry.claimed.saturating_sub(1),
+                Some(Stake::Claimed) => entry.claimed = entry.claimed.saturating_sub(1),
                 // The watch stays until it says something that nobody wants to know: the next look comes soon.
-                Stake::Using => entry.users = entry.users.saturating_sub(1),
+                Some(Stake::Using) => entry.users = entry.users.saturating_sub(1),
+                None => {}
             }
         }
         state.tidy(name);
@@ -239,7 +246,7 @@ impl Hub {
             entry.places = 0;
             entry.watch = None;
         }
-        state.names.retain(|_, n| n.claimed > 0 || n.users > 0);
+        state.names.retain(|_, n| !n.is_idle());
         drop(state);
         self.watchers.fire_all();
     }
@@ -303,7 +310,7 @@ impl Hub {
                 if gone || answer.canceled { state.unplace(&op_id) } else { Vec::new() }
             }
             Aim::Name(name) => {
-                let unwanted = state.names.get(&name).is_none_or(|n| n.users == 0);
+                let unwanted = state.names.get(&name).is_none_or(|n| n.armed == 0);
                 if answer.canceled || unwanted {
                     state.cancel(answer.watch_id);
                     if let Some(entry) = state.names.get_mut(&name) {
@@ -367,9 +374,7 @@ impl Future for Hint {
 
 impl Drop for Hint {
     fn drop(&mut self) {
-        if let Some(stake) = self.stake.take() {
-            self.hub.unstake(&self.name, stake);
-        }
+        self.hub.disarm(&self.name, self.stake.take());
     }
 }
 

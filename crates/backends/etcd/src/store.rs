@@ -140,7 +140,11 @@ impl LeaseStore for EtcdLeases {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
         Box::pin(async move {
             self.check(&request)?;
-            self.ask(&request).await
+            let answer = self.ask(&request).await;
+            if answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+                self.undo(&request.op_id).await;
+            }
+            answer
         })
     }
 

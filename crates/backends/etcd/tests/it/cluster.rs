@@ -243,7 +243,7 @@ async fn holder_paused(world: World) {
     // A whole process that stops: etcdctl, which keeps its lease alive as long as it runs.
     let theirs = Ctl::start(
         &cluster.members[0],
-        &["lock", "--ttl", "2", "n", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 1000"],
+        &["lock", "--ttl", "2", "n", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"],
     );
     theirs.holds().await;
     let old = FencingToken::new(theirs.said().trim().parse().unwrap());

@@ -148,7 +148,7 @@ async fn shares(world: World) {
 async fn paused(world: World) {
     let prefix = world.prefix();
     let store = open(world.config(&prefix)).await;
-    let command = "echo $ETCD_LOCK_REV; exec sleep 1000";
+    let command = "echo $ETCD_LOCK_REV; exec sleep 60";
     let theirs =
         Ctl::start(&world.node, &["lock", "--ttl", "2", &format!("{prefix}n"), "--", "sh", "-c", command]);
     theirs.holds().await;

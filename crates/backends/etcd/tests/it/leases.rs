@@ -16,6 +16,9 @@ use crate::world::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("f04_a_grant_whose_answer_was_lost_is_granted_again_with_its_token", |w| Box::pin(f04(w))),
+    ("f04_a_transaction_that_was_applied_and_is_sent_again_elsewhere_is_not_undone", |w| {
+        Box::pin(f04_again(w))
+    }),
     ("f05_an_acquisition_that_arrives_after_its_release_leaves_nothing", |w| Box::pin(f05(w))),
     ("f06_connections_are_kept_and_a_ttl_of_nothing_is_refused", |w| Box::pin(f06(w))),
     ("f08_one_of_many_takes_over_what_ran_out", |w| Box::pin(f08(w))),
@@ -67,6 +70,35 @@ async fn f04(world: World) {
         let again = granted(&store.acquire(request.clone()).await.unwrap());
         assert_eq!(again, Some(*first.lock().unwrap()), "{n}");
         assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
+    }
+}
+
+async fn f04_again(world: World) {
+    // A node of its own, to see when its first lease is there.
+    let etcd = world.kit.single().unwrap();
+    let slow = world.proxy().await;
+    slow.set_upstream(Some(etcd.address()));
+    let direct = open(EtcdConfig::builder(&etcd.url())).await;
+    let both = EtcdConfig::builder(&format!("etcd://{},{}", slow.address(), etcd.address()));
+    for request in [ask("n", "op"), in_line("m", "op-2")] {
+        let store = open(both.clone().request_timeout(Duration::from_secs(3))).await;
+        slow.set_mode(TcpMode::Latency { least: Duration::from_millis(250), jitter: Duration::ZERO });
+        let lose = async {
+            // The answer to that is on its way already; the one to the transaction that follows is lost.
+            until("the lease is made", || async {
+                etcd.ctl(&["lease", "list"]).unwrap().lines().count() > 1
+            })
+            .await;
+            slow.set_mode(TcpMode::RepliesLost);
+        };
+        let (answer, ()) = tokio::join!(store.acquire(request.clone()), lose);
+        let token = granted(&answer.unwrap()).expect("nobody else wants it");
+        assert_eq!(direct.inspect(&request.names[0]).await.unwrap().holders[0].1, token);
+        assert!(matches!(store.renew(&request.op_id).await.unwrap(), Renewed::Renewed(_)));
+        assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
+        until("no lease is left", || async { etcd.ctl(&["lease", "list"]).unwrap().lines().count() == 1 })
+            .await;
+        slow.set_mode(TcpMode::Pass);
     }
 }
 
@@ -526,8 +558,12 @@ async fn requires(world: World) {
     assert!(granted(&store.acquire(child("c", Line::Try)).await.unwrap()).is_some());
     assert!(matches!(store.acquire(child("d", Line::Join)).await.unwrap(), Acquired::Queued { .. }));
     store.leave("d").await.unwrap();
-    store.release("c").await.unwrap();
+    assert!(matches!(store.acquire(child("w", Line::Join)).await.unwrap(), Acquired::Queued { .. }));
     store.release("p").await.unwrap();
+    store.release("c").await.unwrap();
+    let turn = store.acquire(child("w", Line::Join)).await.unwrap();
+    assert!(matches!(turn, Acquired::Held { .. }), "its turn, but what it needs is gone: {turn:?}");
+    store.leave("w").await.unwrap();
     let next = take(&store, "parent", "q").await.unwrap();
     assert!(next > parent);
     let refused = store.acquire(child("e", Line::Try)).await.unwrap();

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::future::Future;
+use std::os::unix::process::CommandExt as _;
 use std::pin::Pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -174,7 +175,10 @@ impl Ctl {
     pub(crate) fn start(node: &Etcd, args: &[&str]) -> Self {
         let said = NamedTempFile::new().unwrap();
         let out = File::options().append(true).open(said.path()).unwrap();
-        let child = node.etcdctl().args(args).stdout(out).stderr(Stdio::null()).spawn().unwrap();
+        let mut command = node.etcdctl();
+        // A group of its own: what it started ends with it.
+        command.process_group(0);
+        let child = command.args(args).stdout(out).stderr(Stdio::null()).spawn().unwrap();
         Self { child, said }
     }
 
@@ -210,7 +214,8 @@ impl Ctl {
 impl Drop for Ctl {
     fn drop(&mut self) {
         // It may have ended.
-        let _ = self.child.kill();
+        let group = format!("-{}", self.child.id());
+        let _ = Command::new("kill").args(["-KILL", "--", &group]).stderr(Stdio::null()).status();
         let _ = self.child.wait();
     }
 }
