@@ -6,10 +6,12 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 /// Program and Debian package of each server that some test target starts.
-const SERVERS: [(&str, &str); 9] = [
+const SERVERS: [(&str, &str); 11] = [
     // The browser of the console's tests.
     ("chromedriver", "chromium-driver"),
     ("chromium", "chromium"),
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
     // Shifts the clock of a Redis by a preload.
     ("faketime", "faketime"),
     ("haproxy", "haproxy"),

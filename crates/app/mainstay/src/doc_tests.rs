@@ -30,6 +30,10 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[cfg(feature = "etcd")]
+#[doc = include_str!("../../../../docs/etcd.md")]
+struct OnEtcd;
+
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../../docs/postgres.md")]
 struct Postgres;

@@ -13,6 +13,7 @@
 //! - [`prelude`]: what most programs name.
 //! - `redis` (feature): leases on one Redis or a quorum, and sessions over its replicas.
 //! - `mysql` (feature): sessions over replicas of MariaDB and MySQL.
+//! - `etcd` (feature): leases and fences on etcd, with the keys of its own locks and elections.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -23,6 +24,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
+#[cfg(feature = "etcd")]
+pub use mainstay_etcd as etcd;
 #[cfg(feature = "mysql")]
 pub use mainstay_mysql as mysql;
 pub use mainstay_partition as partition;

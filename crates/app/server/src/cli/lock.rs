@@ -198,7 +198,7 @@ where
         .enable_all()
         .build()
         .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
-    let result = runtime.block_on(held(hold, plan, ask));
+    let result = runtime.block_on(held(name, hold, plan, ask));
     runtime.shutdown_background();
     match result {
         Ok(code) => Ok(ExitCode::from(code)),
@@ -211,7 +211,7 @@ where
     }
 }
 
-async fn held<A>(hold: &HoldArgs, mut plan: Plan, ask: A) -> Result<u8>
+async fn held<A>(name: &str, hold: &HoldArgs, mut plan: Plan, ask: A) -> Result<u8>
 where
     A: AsyncFnOnce(Coordinator) -> Result<Asked>,
 {
@@ -236,6 +236,18 @@ where
             return refusal(hold, error);
         }
     };
+    let full = match &right {
+        Right::Lock(_) => format!("{}/{name}", hold.store.namespace),
+        Right::Term(_) => format!("{}/election/{name}", hold.store.namespace),
+    };
+    match hold.store.variables(&rt, &full, right.token()).await {
+        Ok(variables) => plan.variables.extend(variables),
+        Err(error) => {
+            drop(right);
+            settle(&rt, &coordinator).await;
+            return Err(error);
+        }
+    }
     let token = right.token().to_string();
     let left = right.deadline().remaining(rt.clock().now()).unwrap_or_default();
     let until = crate::api::instant(rt.clock().wall().saturating_add(left));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
+use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
-use mainstay_store::LeaseStore;
+use mainstay_store::{FencingToken, LeaseStore};
 
 use crate::error::{Code, Error, Result};
 
@@ -17,7 +18,8 @@ use crate::error::{Code, Error, Result};
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
     /// Where the leases are. sqlite:FILE, a file that the processes of one machine share; redis://HOST, or several
-    /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE.
+    /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE;
+    /// etcd://HOST:PORT, the members of a cluster with commas between them.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
     store: Option<String>,
@@ -41,12 +43,36 @@ impl StoreArgs {
                 let leases = PostgresLeases::open(config, rt).await;
                 Ok(Arc::new(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
+            Some((url, "etcd")) => Ok(Arc::new(etcd(url, rt).await?)),
             Some(_) => Err(Error::new(
                 Code::BadValue,
-                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE",
+                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE, etcd://HOST:PORT",
             )),
         }
     }
+
+    /// What a command under a lease finds beside what every store gives: on etcd, what `etcdctl lock` tells its own.
+    pub(super) async fn variables(
+        &self,
+        rt: &Runtime,
+        name: &str,
+        token: u64,
+    ) -> Result<Vec<(&'static str, String)>> {
+        let Some(url) = self.store.as_deref().filter(|url| url.starts_with("etcd:")) else {
+            return Ok(Vec::new());
+        };
+        let key = etcd(url, rt).await?.lock_key(name, FencingToken::new(token)).await;
+        let key = key.map_err(|e| failed("cannot look at the lock in etcd".to_owned(), e))?;
+        Ok(key.map_or_else(Vec::new, |key| {
+            let text = String::from_utf8_lossy(&key.key).into_owned();
+            vec![("ETCD_LOCK_KEY", text), ("ETCD_LOCK_REV", key.revision.to_string())]
+        }))
+    }
+}
+
+async fn etcd(url: &str, rt: &Runtime) -> Result<EtcdLeases> {
+    let config = EtcdConfig::builder(url).build().map_err(|e| refused(&e))?;
+    EtcdLeases::open(config, rt).await.map_err(|e| failed("cannot use etcd".to_owned(), e))
 }
 
 fn file(file: &Path, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {

@@ -7,10 +7,11 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
 
 use mainstay_clock::Runtime;
+use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sim::servers::{
-    self, Cover, Launch, MariaDbKit, Postgres, PostgresKit, RedisKit, Server, Trial,
+    self, Cover, EtcdKit, Launch, MariaDbKit, Postgres, PostgresKit, RedisKit, Server, Trial,
 };
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
@@ -21,7 +22,7 @@ const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
     // Servers die with the thread that starts them: this one, which ends last.
-    servers::run(vec![redis(), postgres(), replicated()])
+    servers::run(vec![redis(), postgres(), replicated(), etcd()])
 }
 
 fn start(program: &Path) -> Server {
@@ -146,6 +147,50 @@ fn replicas(kit: &PostgresKit) {
     let (code, states, json) = ask(&[&primary, &fork]);
     assert_eq!((code, states), (Some(1), vec!["fork".to_owned(), "primary".to_owned()]), "{json:#}");
     assert_eq!(json[1]["history"][0]["timeline"], "1");
+}
+
+fn etcd() -> Cover {
+    let trials = EtcdKit::new().map(|kit| {
+        let node = Arc::new(kit.single().unwrap());
+        let (url, kept) = (node.url(), Arc::clone(&node));
+        vec![
+            Trial::test("a_command_runs_under_a_lock_of_etcd", move || {
+                excludes(&url);
+                let said =
+                    run(&url, "lock", &["y", "-c", "echo $ETCD_LOCK_KEY $ETCD_LOCK_REV $FENCING_TOKEN"]);
+                let text = String::from_utf8_lossy(&said.stdout).into_owned();
+                let words: Vec<&str> = text.split_whitespace().collect();
+                assert!(words.len() == 3 && words[0].starts_with("default/y/"), "as etcdctl has it: {text}");
+                assert_eq!(words[1], words[2], "the token is the revision that proved the ownership");
+                // A script of etcdctl and ours exclude each other.
+                let inner = format!(
+                    "{} lock --store '{url}' -n z -- true; echo ours $?",
+                    env!("CARGO_BIN_EXE_mainstay")
+                );
+                let theirs =
+                    kept.etcdctl().args(["lock", "default/z", "--", "sh", "-c", &inner]).output().unwrap();
+                let text = String::from_utf8_lossy(&theirs.stdout).into_owned();
+                assert!(text.contains("ours 124"), "{text}");
+                for (verb, words) in [
+                    ("rwlock", &["--read", "r", "--", "true"][..]),
+                    ("sem", &["--limit", "2", "s", "--", "true"]),
+                    ("elect", &["e", "-c", "test -n \"$ETCD_LOCK_KEY\""]),
+                ] {
+                    let done = run(&url, verb, words);
+                    assert!(done.status.success(), "{verb}: {}", String::from_utf8_lossy(&done.stderr));
+                }
+                Ok(())
+            }),
+            Trial::test("the_page_says_what_etcd_declares", move || {
+                let config = EtcdConfig::builder(&node.url()).build().unwrap();
+                on_a_runtime(async {
+                    row("etcd", &EtcdLeases::open(config, &Runtime::system()).await.unwrap().guarantees());
+                });
+                Ok(())
+            }),
+        ]
+    });
+    Cover::new("etcd", TESTS, trials.unwrap_or_default())
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {

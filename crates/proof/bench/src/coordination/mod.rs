@@ -1,6 +1,7 @@
 //! Leases: ours and the bare client running the same scripts on the same servers, in turns.
 
 mod bare;
+mod handover;
 mod measure;
 
 use std::sync::Arc;
@@ -21,7 +22,8 @@ pub(crate) const SUITE: Suite = Suite {
     name: "coordination",
     about: "Acquire and release of uncontended leases on loopback. The bare client sends the same scripts by digest over \
             one connection of the same driver and reads no answer but the token; over several servers it takes the \
-            fastest majority and hears the rest later. Both take turns; medians of the turns.",
+            fastest majority and hears the rest later. Both take turns; medians of the turns. Then hand-overs on etcd between \
+            two stores, from the call of release to the grant of the waiter in line.",
     run,
 };
 
@@ -88,7 +90,7 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     }
     section.table(&["", "client", "acquire p50, us", "p99, us", "pairs per second"], &rows);
     gates(section, &single, &majorities);
-    Ok(())
+    handover::etcd(each, section)
 }
 
 fn gates(section: &mut Section, single: &[(Figures, Figures)], majorities: &[(String, Figures, Figures)]) {

@@ -9,6 +9,7 @@
 //! unless [`REQUIRE`] is set, as `cargo xtask test` does; then it fails.
 
 mod address;
+mod etcd;
 mod find;
 mod mariadb;
 mod postgres;
@@ -17,6 +18,7 @@ mod redis;
 mod report;
 
 pub use address::free_address;
+pub use etcd::{Etcd, EtcdCluster, EtcdKit};
 pub use find::find;
 pub use mariadb::{MariaDb, MariaDbKit};
 pub use postgres::{Postgres, PostgresKit};

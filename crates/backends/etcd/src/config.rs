@@ -1,0 +1,203 @@
+//! Options.
+
+use std::fmt;
+use std::time::Duration;
+
+/// The port of clients.
+const PORT: u16 = 2379;
+/// More endpoints than any cluster has members.
+const MAX_ENDPOINTS: usize = 32;
+/// Longest wait for an answer, other members included: an election takes one to two seconds.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
+/// Shorter than a round trip and a sync on a busy machine is a mistake.
+const MIN_TIMEOUT: Duration = Duration::from_millis(50);
+/// Longer would outlive most leases.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+/// Revisions have 48 bits, so that the epoch above them leaves a positive 63-bit number.
+pub(crate) const EPOCH_SHIFT: u32 = 48;
+const MAX_EPOCH: u16 = (1 << 15) - 1;
+/// Keys of etcd may be as long as a request; names have 1,024 bytes.
+const MAX_PREFIX: usize = 255;
+
+/// A setting that cannot hold, refused when the configuration is built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} = {value} is not allowed; allowed: {allowed}")]
+#[non_exhaustive]
+pub struct ConfigError {
+    /// The setting.
+    pub field: &'static str,
+    /// The refused value.
+    pub value: String,
+    /// What is allowed, and why.
+    pub allowed: String,
+}
+
+impl ConfigError {
+    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
+        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
+    }
+}
+
+/// Options of [`EtcdLeases`](crate::EtcdLeases) and [`EtcdFence`](crate::fence::EtcdFence), checked. Made by
+/// [`EtcdConfig::builder`].
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `prefix` | empty | the name is the key, as `etcdctl` has it |
+/// | `request_timeout` | 3 s | an election of the cluster fits into it |
+/// | `base_epoch` | 0 | raise it when names move here from another store, or after a restore from a snapshot |
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EtcdConfig {
+    pub(crate) endpoints: Vec<String>,
+    pub(crate) prefix: String,
+    pub(crate) request_timeout: Duration,
+    pub(crate) base_epoch: u16,
+}
+
+/// Collects what an [`EtcdConfig`] holds.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Builder {
+    url: String,
+    config: EtcdConfig,
+}
+
+impl EtcdConfig {
+    /// Starts with the members of one cluster: `etcd://host:port`, more of them with commas between; the port may be
+    /// left out when it is 2379. Connections are not encrypted and name no user.
+    ///
+    /// ```
+    /// use mainstay_etcd::EtcdConfig;
+    ///
+    /// let config = EtcdConfig::builder("etcd://etcd-1,etcd-2,etcd-3:2479").base_epoch(1);
+    /// assert!(config.build().is_ok());
+    /// let refused = EtcdConfig::builder("etcd://etcd-1").base_epoch(40_000).build().unwrap_err();
+    /// assert_eq!(refused.field, "base_epoch");
+    /// ```
+    pub fn builder(url: &str) -> Builder {
+        let config = Self {
+            endpoints: Vec::new(),
+            prefix: String::new(),
+            request_timeout: REQUEST_TIMEOUT,
+            base_epoch: 0,
+        };
+        Builder { url: url.to_owned(), config }
+    }
+}
+
+impl Builder {
+    /// Put before every key, also before those of locks and elections.
+    pub fn prefix(mut self, prefix: &str) -> Self {
+        prefix.clone_into(&mut self.config.prefix);
+        self
+    }
+
+    /// How long one request may take, other members asked in place of a silent one included.
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.config.request_timeout = limit;
+        self
+    }
+
+    /// The upper 15 bits of every token; below them is etcd's revision.
+    pub fn base_epoch(mut self, epoch: u16) -> Self {
+        self.config.base_epoch = epoch;
+        self
+    }
+
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// The first setting that cannot hold.
+    pub fn build(mut self) -> Result<EtcdConfig, ConfigError> {
+        self.config.endpoints = endpoints(&self.url)?;
+        let config = self.config;
+        if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&config.request_timeout) {
+            let allowed = format!("{MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}");
+            return Err(ConfigError::new("request_timeout", config.request_timeout, allowed));
+        }
+        if config.base_epoch > MAX_EPOCH {
+            let allowed = format!("0 to {MAX_EPOCH}");
+            return Err(ConfigError::new("base_epoch", config.base_epoch, allowed));
+        }
+        if config.prefix.len() > MAX_PREFIX || config.prefix.contains('\0') {
+            let allowed = format!("up to {MAX_PREFIX} bytes, none of them zero");
+            return Err(ConfigError::new("prefix", &config.prefix, allowed));
+        }
+        Ok(config)
+    }
+}
+
+/// The endpoints as the transport wants them.
+fn endpoints(url: &str) -> Result<Vec<String>, ConfigError> {
+    // The text may hold a password that somebody put there though it is of no use.
+    let refused = |allowed: &str| Err(ConfigError::new("url", "***", allowed));
+    let Some(hosts) = url.strip_prefix("etcd://") else {
+        return refused("etcd://HOST:PORT, more of them with commas between");
+    };
+    let mut endpoints = Vec::new();
+    for host in hosts.trim_end_matches('/').split(',') {
+        if host.contains('@') {
+            return refused("no user: etcd's own users are not supported");
+        }
+        let wrong = "hosts, each with a port from 1 to 65535 or without one";
+        let Ok(authority) = host.parse::<http::uri::Authority>() else { return refused(wrong) };
+        let port = match authority.port_u16() {
+            Some(port) => port,
+            None if authority.as_str() == authority.host() => PORT,
+            None => return refused(wrong),
+        };
+        if authority.host().is_empty() || port == 0 {
+            return refused(wrong);
+        }
+        let uri = format!("http://{}:{port}", authority.host());
+        if endpoints.contains(&uri) {
+            return refused("each endpoint once");
+        }
+        endpoints.push(uri);
+    }
+    if endpoints.len() > MAX_ENDPOINTS {
+        return refused("at most 32 endpoints");
+    }
+    Ok(endpoints)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_of_clusters() {
+        let hosts = |url: &str| EtcdConfig::builder(url).build().map(|c| c.endpoints);
+        assert_eq!(hosts("etcd://a").unwrap(), ["http://a:2379"]);
+        assert_eq!(hosts("etcd://a:1,[::1]:2/").unwrap(), ["http://a:1", "http://[::1]:2"]);
+        for bad in [
+            "",
+            "a:1",
+            "http://a",
+            "etcd://",
+            "etcd://a,,b",
+            "etcd://a,a:2379",
+            "etcd://me:secret@a",
+            "etcd://a:x",
+        ] {
+            let refused = hosts(bad).unwrap_err();
+            assert_eq!(refused.field, "url", "{bad}");
+            assert!(!refused.to_string().contains("secret"));
+        }
+    }
+
+    #[test]
+    fn settings_that_cannot_hold_are_refused() {
+        let builder = || EtcdConfig::builder("etcd://a");
+        for (field, builder) in [
+            ("request_timeout", builder().request_timeout(Duration::ZERO)),
+            ("request_timeout", builder().request_timeout(Duration::MAX)),
+            ("base_epoch", builder().base_epoch(u16::MAX)),
+            ("prefix", builder().prefix("a\0")),
+            ("prefix", builder().prefix(&"x".repeat(256))),
+        ] {
+            assert_eq!(builder.build().unwrap_err().field, field);
+        }
+    }
+}

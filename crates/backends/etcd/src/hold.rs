@@ -1,0 +1,102 @@
+//! Keeping leases and giving them back.
+
+use mainstay_store::lease::{Released, Renewed};
+use mainstay_store::{Outcome, Result};
+
+use crate::conn::Repeat;
+use crate::ops::Op;
+use crate::state::{operation, seconds};
+use crate::store::EtcdLeases;
+use crate::wire::{self, Compare, TxnRequest, TxnResponse};
+
+impl EtcdLeases {
+    /// An operation by its id: this process knows it, or etcd has its record.
+    async fn find(&self, op_id: &str) -> Result<Option<Op>> {
+        if let Some(op) = self.0.ops.get(op_id) {
+            return Ok(Some(op));
+        }
+        let answer = self.read(vec![wire::get(self.0.scheme.operation(op_id))]).await?;
+        let Some(known) = wire::found(answer.responses.into_iter().next()).pop() else { return Ok(None) };
+        let record = operation(&known)?;
+        let ttl = std::time::Duration::from_nanos(record.ttl_nanos);
+        let seconds = seconds(ttl);
+        let created = Some(known.create_revision);
+        Ok(Some(Op { names: record.names, lease: record.lease, seconds, ttl, created, held: false }))
+    }
+
+    pub(crate) async fn extend(&self, op_id: &str) -> Result<Renewed> {
+        let Some(op) = self.find(op_id).await? else { return Ok(Renewed::Lost) };
+        // A key that somebody deleted is not brought back by a lease that lives on.
+        let Some(proofs) = self.proofs(&op.names, op.lease).await? else { return Ok(Renewed::Lost) };
+        if !self.0.conn.keep_alive(op.lease).await? {
+            return Ok(Renewed::Lost);
+        }
+        Ok(Renewed::Renewed(self.grants(&op.names, &proofs, op.ttl)?))
+    }
+
+    pub(crate) async fn give_back(&self, op_id: &str) -> Result<Released> {
+        let Some(op) = self.find(op_id).await? else { return Ok(Released::AlreadyGone) };
+        // Nothing else has this lease, so whatever of the operation a newer one has made is left alone (F18).
+        let own = wire::is_of(self.0.scheme.operation(op_id), op.lease);
+        let answer = self.0.conn.txn(Repeat::Harmless, self.delete(op_id, &op, vec![own])).await?;
+        self.0.hub.unfollow(op_id);
+        op.names.iter().for_each(|name| self.0.hub.fire(name));
+        let held = held(&op, answer.reply);
+        // An earlier try of the same request may have done it: then the lease lives on without the keys.
+        let doubtful = answer.in_doubt && op.held && held.is_none();
+        let clean = match doubtful {
+            true => {
+                self.0.conn.remaining(op.lease).await.map_err(|e| e.with_outcome(Outcome::Unknown))?.is_some()
+            }
+            false => held.unwrap_or(false),
+        };
+        // What may still be on its way finds no lease.
+        match self.0.conn.revoke(op.lease).await {
+            Ok(_) => self.0.ops.end(op_id, op.lease),
+            Err(error) if op.created.is_none() => return Err(error.with_outcome(Outcome::Unknown)),
+            // Its keys are gone; it ends by itself.
+            Err(error) => {
+                tracing::debug!(%error, "a lease without keys was not ended");
+                self.0.ops.end(op_id, op.lease);
+            }
+        }
+        Ok(if clean { Released::Clean } else { Released::AlreadyGone })
+    }
+
+    pub(crate) async fn step_out(&self, op_id: &str) -> Result<()> {
+        let Some(op) = self.find(op_id).await? else { return Ok(()) };
+        let scheme = &self.0.scheme;
+        let own = wire::is_of(scheme.operation(op_id), op.lease);
+        // Whoever holds by now is not in line.
+        let waits = op.names.iter().map(|n| wire::is_created(scheme.mark(n, op.lease), 0));
+        let compare = std::iter::once(own).chain(waits).collect();
+        let answer = self.0.conn.txn(Repeat::Harmless, self.delete(op_id, &op, compare)).await?;
+        if answer.reply.succeeded {
+            op.names.iter().for_each(|name| self.0.hub.fire(name));
+            self.abandon(op_id, op.lease).await?;
+        }
+        Ok(())
+    }
+
+    /// Deletes the keys of an operation if all of `compare` holds.
+    fn delete(&self, op_id: &str, op: &Op, compare: Vec<Compare>) -> TxnRequest {
+        let scheme = &self.0.scheme;
+        let mut success = vec![wire::delete(scheme.operation(op_id))];
+        for name in &op.names {
+            success.push(wire::delete(scheme.lock(name, op.lease)));
+            success.push(wire::delete(scheme.mark(name, op.lease)));
+            success.push(wire::delete(scheme.place(name, op.lease)));
+        }
+        TxnRequest { compare, success, failure: Vec::new() }
+    }
+}
+
+/// Whether all names were held until they were deleted; none when nothing was.
+fn held(op: &Op, answer: TxnResponse) -> Option<bool> {
+    if !answer.succeeded {
+        return None;
+    }
+    let deleted: Vec<bool> =
+        answer.responses.into_iter().skip(1).map(|part| wire::deleted(Some(part))).collect();
+    Some(deleted.len() == 3 * op.names.len() && deleted.chunks(3).all(|name| name[0] && name[1]))
+}

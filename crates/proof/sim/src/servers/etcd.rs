@@ -1,0 +1,243 @@
+//! etcd: one node, or a cluster of several.
+
+use std::ffi::OsString;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use mainstay_clock::os_boot_now;
+
+use super::{Launch, Server, find, free_address};
+
+/// How long members may take to elect a leader, on a machine that builds beside.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks at a member.
+const LOOK: Duration = Duration::from_millis(20);
+/// How often a cluster draws other ports when one of them was taken.
+const STARTS: u32 = 3;
+
+/// etcd's programs. Clones share nothing but their paths.
+///
+/// ```no_run
+/// use mainstay_sim::servers::EtcdKit;
+///
+/// let Some(kit) = EtcdKit::new() else { return };
+/// let mut cluster = kit.cluster(3).unwrap();
+/// cluster.members[0].kill().unwrap();
+/// cluster.members[1].ctl(&["put", "k", "v"]).unwrap();
+/// ```
+#[derive(Clone, Debug)]
+pub struct EtcdKit {
+    etcd: PathBuf,
+    etcdctl: PathBuf,
+}
+
+impl EtcdKit {
+    /// Finds the programs; none when one of them is not installed.
+    #[must_use]
+    pub fn new() -> Option<Self> {
+        Some(Self { etcd: find("etcd")?, etcdctl: find("etcdctl")? })
+    }
+
+    /// Starts a node of its own and waits until it answers.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn single(&self) -> io::Result<Etcd> {
+        let cluster = self.cluster(1)?;
+        cluster.members.into_iter().next().ok_or_else(|| io::Error::other("a cluster of nobody"))
+    }
+
+    /// Starts that many members of one cluster and waits until all of them answer.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn cluster(&self, members: usize) -> io::Result<EtcdCluster> {
+        let mut last = io::Error::other("never started");
+        for _ in 0..STARTS {
+            match self.start(members) {
+                Ok(cluster) => return Ok(cluster),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn start(&self, members: usize) -> io::Result<EtcdCluster> {
+        let peers: Vec<SocketAddr> = (0..members).map(|_| free_address()).collect::<io::Result<_>>()?;
+        let all: Vec<String> =
+            peers.iter().enumerate().map(|(i, peer)| format!("m{i}=http://{peer}")).collect();
+        let one = |(i, peer): (usize, &SocketAddr)| self.member(&format!("m{i}"), *peer, &all.join(","));
+        let members = peers.iter().enumerate().map(one).collect::<io::Result<Vec<Etcd>>>()?;
+        for member in &members {
+            member.answers()?;
+        }
+        Ok(EtcdCluster { members })
+    }
+
+    fn member(&self, name: &str, peer: SocketAddr, all: &str) -> io::Result<Etcd> {
+        let server = Server::start(&self.etcd, |setup| {
+            let (client, peer) = (format!("http://{}", setup.address), format!("http://{peer}"));
+            let options: [(&str, &str); 8] = [
+                ("--name", name),
+                ("--data-dir", "data"),
+                ("--listen-client-urls", &client),
+                ("--advertise-client-urls", &client),
+                ("--listen-peer-urls", &peer),
+                ("--initial-advertise-peer-urls", &peer),
+                ("--initial-cluster", all),
+                // Members of other tests that were given the same port do not join.
+                ("--initial-cluster-token", all),
+            ];
+            Launch::new().args(options.into_iter().flat_map(|(k, v)| [OsString::from(k), OsString::from(v)]))
+        })?;
+        Ok(Etcd { etcdctl: self.etcdctl.clone(), server })
+    }
+}
+
+/// Members of one cluster.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct EtcdCluster {
+    /// In no order.
+    pub members: Vec<Etcd>,
+}
+
+impl EtcdCluster {
+    /// All members, for clients.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let all: Vec<String> = self.members.iter().map(|m| m.address().to_string()).collect();
+        format!("etcd://{}", all.join(","))
+    }
+
+    /// Which of the members leads, after waiting for one that says so.
+    ///
+    /// # Errors
+    /// None does within a minute.
+    pub fn leader(&self) -> io::Result<usize> {
+        let end = os_boot_now().saturating_add(PATIENCE);
+        loop {
+            if let Some(leader) = self.members.iter().position(|m| m.leads().unwrap_or(false)) {
+                return Ok(leader);
+            }
+            if os_boot_now() > end {
+                return Err(io::Error::other("no member leads"));
+            }
+            std::thread::park_timeout(LOOK);
+        }
+    }
+}
+
+/// A running etcd. Dropped, it is killed and its folder removed.
+#[derive(Debug)]
+pub struct Etcd {
+    etcdctl: PathBuf,
+    server: Server,
+}
+
+impl Etcd {
+    /// Where it listens to clients.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// For clients of ours.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("etcd://{}", self.address())
+    }
+
+    /// The end of its log.
+    #[must_use]
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// `etcdctl` on it, with the third version of its interface.
+    #[must_use]
+    pub fn etcdctl(&self) -> Command {
+        let mut command = Command::new(&self.etcdctl);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("http://{}", self.address())]);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs `etcdctl` with these arguments and gives what it printed.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn ctl(&self, args: &[&str]) -> io::Result<String> {
+        let output = self.etcdctl().args(["--command-timeout", "2s"]).args(args).output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(io::Error::other(format!("etcdctl {args:?}: {}: {said}", output.status)))
+    }
+
+    /// Whether it leads, as it sees it.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn leads(&self) -> io::Result<bool> {
+        let text = self.ctl(&["endpoint", "status", "-w", "fields"])?;
+        let field = |name: &str| {
+            let line = text.lines().find(|line| line.starts_with(&format!("\"{name}\"")));
+            line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned())
+        };
+        Ok(field("Leader").is_some() && field("Leader") == field("MemberID"))
+    }
+
+    /// Stops its clock: connections stay open and nothing answers.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn pause(&self) -> io::Result<()> {
+        self.server.pause()
+    }
+
+    /// Lets it go on.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn resume(&self) -> io::Result<()> {
+        self.server.resume()
+    }
+
+    /// Ends it at once, as a crash of its machine does; what it wrote stays.
+    ///
+    /// # Errors
+    /// It cannot be waited for.
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.server.kill()
+    }
+
+    /// Starts it again where it was. It answers once the cluster has a leader: see [`answers`](Self::answers).
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn restart(&mut self) -> io::Result<()> {
+        self.server.restart()
+    }
+
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// Not within a minute; the text has the end of its log.
+    pub fn answers(&self) -> io::Result<()> {
+        let end = os_boot_now().saturating_add(PATIENCE);
+        loop {
+            match self.ctl(&["get", "nothing"]) {
+                Ok(_) => return Ok(()),
+                Err(e) if os_boot_now() > end => {
+                    return Err(io::Error::other(format!("{e}: {}", self.log())));
+                }
+                Err(_) => std::thread::park_timeout(LOOK),
+            }
+        }
+    }
+}
