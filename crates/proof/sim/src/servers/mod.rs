@@ -10,12 +10,14 @@
 
 mod address;
 mod find;
+mod nats;
 mod postgres;
 mod process;
 mod report;
 
 pub use address::free_address;
-pub use find::find;
+pub use find::{SERVERS_DIR, find};
+pub use nats::{Nats, NatsKit};
 pub use postgres::{Postgres, PostgresKit};
 pub use process::{Launch, Server, Setup};
 pub use report::{Cover, REQUIRE, Trial, run};
