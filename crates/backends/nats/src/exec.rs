@@ -299,7 +299,7 @@ impl Core {
     pub(crate) async fn release(&self, op: &str) -> Result<Released> {
         let Some(known) = self.ops.get(op) else { return Ok(Released::AlreadyGone) };
         let limit = self.limit();
-        let in_time = known.until.is_some_and(|until| self.now() < until);
+        let in_time = self.now() < known.until.unwrap_or(known.at_most);
         let each = known.names.iter().map(|name| self.drop_one(name, op, Some(&known), Out::All, limit));
         let mut all = in_time;
         for held in join_all(each).await {

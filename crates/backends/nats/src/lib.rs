@@ -11,6 +11,7 @@ mod board;
 mod bucket;
 mod check;
 mod config;
+mod connect;
 mod error;
 mod exec;
 mod feed;

@@ -18,8 +18,10 @@ const DOUBTS: usize = 256;
 pub(crate) struct Op {
     pub(crate) names: Arc<[String]>,
     pub(crate) ttl: Duration,
-    /// When its lease ends by its own clock; what was never granted has none.
+    /// When its lease ends by its own clock; what was never told that it holds has none.
     pub(crate) until: Option<Instant>,
+    /// The same, should the answer to its last question have been lost.
+    pub(crate) at_most: Instant,
     /// It has a place in line, or some of its names.
     present: bool,
     /// Name and expected sequence of writes that may still land.
@@ -71,6 +73,7 @@ impl Ops {
             names: names.into(),
             ttl,
             until: None,
+            at_most: now,
             present: false,
             doubts: Vec::new(),
             forget_at,
@@ -78,7 +81,7 @@ impl Ops {
         if *op.names != *names {
             return false;
         }
-        (op.ttl, op.forget_at) = (ttl, forget_at);
+        (op.ttl, op.forget_at, op.at_most) = (ttl, forget_at, now.saturating_add(ttl));
         true
     }
 

@@ -8,7 +8,7 @@ use mainstay_clock::Runtime;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred,
 };
-use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
+use mainstay_store::{BoxFuture, FencingToken, LeaseStore, Result};
 use tokio::sync::watch;
 
 use crate::api::Api;
@@ -73,8 +73,8 @@ impl NatsLeases {
     /// connection that breaks later is made again.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] when no server can be reached, [`ErrorKind::Unsupported`] when it is too old, has
-    /// no `JetStream`, or the bucket is one that could lose leases.
+    /// `Unavailable` when no server can be reached; `Unsupported` when it is too old, has no `JetStream`, does not let
+    /// us in, or the bucket is one that could lose leases.
     ///
     /// # Cancel safety
     /// A dropped future may have made the bucket, and leaves nothing else.
@@ -118,14 +118,7 @@ async fn connect(config: &NatsConfig) -> Result<Client> {
             0 | 1 => Duration::ZERO,
             n => RECONNECT.min(Duration::from_millis(20) * u32::try_from(n).unwrap_or(u32::MAX)),
         });
-    options.connect(&config.servers).await.map_err(|e| {
-        let kind = match e.kind() {
-            async_nats::ConnectErrorKind::Authentication
-            | async_nats::ConnectErrorKind::AuthorizationViolation => ErrorKind::Unsupported,
-            _ => ErrorKind::Unavailable,
-        };
-        Error::new(kind, "nats cannot be reached").with_source(e)
-    })
+    crate::connect::connect(options, &config.servers).await
 }
 
 impl LeaseStore for NatsLeases {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use async_nats::ConnectOptions;
 use futures_util::StreamExt as _;
-use mainstay_store::{Error, ErrorKind, Result};
+use mainstay_store::Result;
 use serde::Deserialize;
 
 use crate::api::Api;
 use crate::bucket::Info;
 use crate::config::NatsConfig;
+use crate::connect::connect;
 
 /// As many copies survive the loss of one server.
 const COPIES: usize = 3;
@@ -53,11 +54,8 @@ pub(crate) async fn is_shown(api: &Api, config: &NatsConfig, info: &Info) -> Res
     if keepers.len() < COPIES || info.config.num_replicas < 3 || !info.is_on_disk() {
         return Ok(false);
     }
-    let refused = |e: async_nats::ConnectError| {
-        Error::new(ErrorKind::Unavailable, "nats: the system account cannot be reached").with_source(e)
-    };
     let options = ConnectOptions::new().connection_timeout(config.request_timeout);
-    let client = options.connect(system).await.map_err(refused)?;
+    let client = connect(options, system).await?;
     let inbox = client.new_inbox();
     let gone = || crate::error::unanswered("servers of the system account");
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| gone())?;

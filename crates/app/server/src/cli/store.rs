@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
+use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
@@ -17,7 +18,8 @@ use crate::error::{Code, Error, Result};
 #[derive(Debug, clap::Args)]
 pub(crate) struct StoreArgs {
     /// Where the leases are. sqlite:FILE, a file that the processes of one machine share; redis://HOST, or several
-    /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE.
+    /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE;
+    /// nats://HOST:PORT, several servers of one cluster with commas between them.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
     store: Option<String>,
@@ -41,9 +43,14 @@ impl StoreArgs {
                 let leases = PostgresLeases::open(config, rt).await;
                 Ok(Arc::new(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
+            Some((url, "nats")) => {
+                let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
+                let leases = NatsLeases::open(config, rt).await;
+                Ok(Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
+            }
             Some(_) => Err(Error::new(
                 Code::BadValue,
-                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE",
+                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE, nats://HOST:PORT",
             )),
         }
     }

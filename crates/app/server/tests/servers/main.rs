@@ -7,9 +7,10 @@ use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
 
 use mainstay_clock::Runtime;
+use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
-use mainstay_sim::servers::{self, Cover, Launch, PostgresKit, Server, Trial};
+use mainstay_sim::servers::{self, Cover, Launch, NatsKit, PostgresKit, Server, Trial};
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
 
@@ -19,7 +20,7 @@ const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
     // Servers die with the thread that starts them: this one, which ends last.
-    servers::run(vec![redis(), postgres()])
+    servers::run(vec![redis(), postgres(), nats()])
 }
 
 fn start(program: &Path) -> Server {
@@ -80,6 +81,29 @@ fn postgres() -> Cover {
         ]
     });
     Cover::new("postgres", TESTS, trials.unwrap_or_default())
+}
+
+fn nats() -> Cover {
+    let trials = NatsKit::new().map(|kit| {
+        let server = Arc::new(kit.server("").unwrap());
+        let (url, kept) = (server.url(), Arc::clone(&server));
+        vec![
+            Trial::test("a_command_runs_under_a_lock_of_nats", move || {
+                let _kept = kept;
+                excludes(&url);
+                Ok(())
+            }),
+            Trial::test("the_page_says_what_nats_declares", move || {
+                let config = NatsConfig::builder(&server.url()).build().unwrap();
+                on_a_runtime(async {
+                    let leases = NatsLeases::open(config, &Runtime::system()).await.unwrap();
+                    row("NATS", &leases.guarantees());
+                });
+                Ok(())
+            }),
+        ]
+    });
+    Cover::new("nats-server", TESTS, trials.unwrap_or_default())
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {

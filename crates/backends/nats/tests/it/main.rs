@@ -2,7 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod cluster;
 mod conformance;
+mod drops;
+mod fences;
+mod recipes;
+mod single;
+mod waiting;
 mod world;
 
 use std::process::ExitCode;
@@ -25,6 +31,19 @@ fn cover(server: &str, is_there: bool, tests: &[Test]) -> Cover {
 }
 
 fn main() -> ExitCode {
-    let tests = [conformance::TESTS];
-    servers::run(vec![cover("nats-server", NatsKit::new().is_some(), &tests.concat())])
+    let tests = [
+        cluster::TESTS,
+        conformance::TESTS,
+        drops::TESTS,
+        fences::TESTS,
+        recipes::TESTS,
+        single::TESTS,
+        waiting::TESTS,
+    ];
+    // The program reads its clock without the C library, and nobody sets the clock of the machine.
+    println!("NOT TESTED nats-server: jumps of its wall clock");
+    servers::run(vec![
+        cover("nats-server", NatsKit::new().is_some(), &tests.concat()),
+        cover("nats-server 2.9", single::old().is_some(), single::OLD),
+    ])
 }

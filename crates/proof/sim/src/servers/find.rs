@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 pub const SERVERS_DIR: &str = "MAINSTAY_SERVERS_DIR";
 
 /// Folders beside `PATH`: servers are often installed where users do not look.
-const ALSO: [&str; 5] =
-    ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/sbin", "/opt/mainstay-servers/bin"];
+const ALSO: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/sbin"];
+
+/// Where `cargo xtask test` unpacks servers that Debian has too old. Looked at first, for that reason.
+const UNPACKED: &str = "/opt/mainstay-servers/bin";
 
 /// Where Debian keeps the programs of each version of PostgreSQL.
 const POSTGRES: &str = "/usr/lib/postgresql";
@@ -18,9 +20,9 @@ const POSTGRES: &str = "/usr/lib/postgresql";
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let own = std::env::var_os(SERVERS_DIR).map(PathBuf::from);
+    let own = std::env::var_os(SERVERS_DIR).map(PathBuf::from).into_iter().chain([UNPACKED.into()]);
     let usual = std::env::split_paths(&path).chain(ALSO.map(PathBuf::from));
-    let folders = own.into_iter().chain(usual).chain(versions());
+    let folders = own.chain(usual).chain(versions());
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
