@@ -30,6 +30,9 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[cfg(feature = "nats")]
+#[doc = include_str!("../../../../docs/nats.md")]
+struct OnNats;
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../../docs/postgres.md")]
 struct Postgres;

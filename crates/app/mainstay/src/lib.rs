@@ -12,6 +12,7 @@
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
 //! - `redis` (feature): leases on one Redis or a quorum.
+//! - `nats` (feature): leases on a NATS key-value bucket, and fences in streams.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -22,6 +23,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
+#[cfg(feature = "nats")]
+pub use mainstay_nats as nats;
 pub use mainstay_partition as partition;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;

@@ -63,8 +63,16 @@ pub(crate) struct Version {
     pub(crate) content: Content,
 }
 
-/// The beat of each operation that was seen last, and when it was seen first.
-pub(crate) type Sight = HashMap<String, (u64, Instant)>;
+/// What of each operation was seen last, and when it was seen first.
+pub(crate) type Sight = HashMap<String, (Sign, Instant)>;
+
+/// A sign of life: the beat, under one lease or at one place. An operation that lost its lease and took it again
+/// may beat as before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sign {
+    beat: u64,
+    of: u64,
+}
 
 /// The token of a sequence.
 pub(crate) fn token(epoch: u64, seq: u64) -> FencingToken {
@@ -78,6 +86,11 @@ impl Entry {
 
     fn beat_at(&self, seq: u64) -> u64 {
         self.beat.unwrap_or(seq)
+    }
+
+    fn sign_at(&self, seq: u64) -> Sign {
+        let of = self.number.unwrap_or_else(|| self.token_at(seq).get());
+        Sign { beat: self.beat_at(seq), of }
     }
 
     /// When it ends for an observer who saw it first `since`. A place that ends early costs a turn, a lease that
@@ -111,9 +124,9 @@ impl Version {
     pub(crate) fn seen(&self, sight: &mut Sight, now: Instant) {
         let mut next = Sight::with_capacity(self.entries().len());
         for entry in self.entries() {
-            let beat = entry.beat_at(self.seq);
-            let since = sight.get(&entry.op).filter(|(b, _)| *b == beat).map_or(now, |(_, t)| *t);
-            next.insert(entry.op.clone(), (beat, since));
+            let sign = entry.sign_at(self.seq);
+            let since = sight.get(&entry.op).filter(|(s, _)| *s == sign).map_or(now, |(_, t)| *t);
+            next.insert(entry.op.clone(), (sign, since));
         }
         *sight = next;
     }
@@ -229,4 +242,159 @@ impl Loaded {
 pub(crate) fn seconds(record: &Record) -> u64 {
     let longest = record.entries.iter().map(|e| e.ttl).max().unwrap_or_default();
     u64::try_from(longest.as_nanos().div_ceil(1_000_000_000)).unwrap_or(u64::MAX).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use mainstay_store::lease::{AcquireRequest, Acquired, Line, Renewed, Transferred};
+
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(10);
+
+    fn at(ms: u64) -> Instant {
+        Instant::from_nanos(ms * 1_000_000)
+    }
+
+    /// One observer: what it knows of one name, and what it sees written.
+    struct Eye {
+        version: Version,
+        sight: Sight,
+    }
+
+    impl Eye {
+        fn new() -> Self {
+            Self { version: Version::NEVER, sight: Sight::new() }
+        }
+
+        fn load(&self, ms: u64) -> Loaded {
+            Loaded::new("n", &self.version, &self.sight, at(ms), 0)
+        }
+
+        fn sees(&mut self, seq: u64, record: Record, ms: u64) {
+            let content = if record.entries.is_empty() { Content::Free } else { Content::Ours(record) };
+            self.version = Version { seq, content };
+            self.version.seen(&mut self.sight, at(ms));
+        }
+
+        /// Asks, and writes at `seq` what comes of it; the token if it is granted.
+        fn take(&mut self, op: &str, line: Line, seq: u64, ms: u64) -> Option<u64> {
+            let mut loaded = self.load(ms);
+            let request = AcquireRequest { line, ..AcquireRequest::exclusive("n", op, op, TTL) };
+            match loaded.table.acquire(&request).unwrap() {
+                Acquired::Granted(grants) => {
+                    self.sees(seq, loaded.record(Some(op)), ms);
+                    Some(loaded.settle(grants[0].clone(), seq).token.get())
+                }
+                Acquired::Queued { .. } => {
+                    self.sees(seq, loaded.record(Some(op)), ms);
+                    None
+                }
+                Acquired::Held { .. } => None,
+            }
+        }
+
+        fn renew(&mut self, op: &str, seq: u64, ms: u64) -> Option<u64> {
+            let mut loaded = self.load(ms);
+            let Renewed::Renewed(grants) = loaded.table.renew(op) else { return None };
+            self.sees(seq, loaded.record(Some(op)), ms);
+            Some(loaded.settle(grants[0].clone(), seq).token.get())
+        }
+    }
+
+    #[test]
+    fn f16_a_token_is_the_sequence_of_the_grant_and_stays() {
+        let mut eye = Eye::new();
+        assert_eq!(eye.take("a", Line::Try, 100, 0), Some(100));
+        assert_eq!(eye.take("a", Line::Try, 101, 10), Some(100), "again is no new lease");
+        assert_eq!(eye.renew("a", 102, 20), Some(100));
+        assert_eq!(eye.renew("a", 103, 30), Some(100));
+        assert_eq!(eye.take("b", Line::Try, 104, 40), None);
+    }
+
+    #[test]
+    fn f08_an_observer_waits_for_the_ttl_and_a_margin_by_its_own_clock() {
+        let mut eye = Eye::new();
+        eye.take("a", Line::Try, 1, 0);
+        assert_eq!(
+            eye.take("b", Line::Try, 2, 10_000),
+            None,
+            "the holder stopped, but the margin is not over"
+        );
+        assert_eq!(eye.take("b", Line::Try, 2, 10_101), None);
+        assert_eq!(eye.take("b", Line::Try, 2, 10_102), Some(2));
+        // Whoever comes later starts anew: its clock says nothing of what was before.
+        let mut late = Eye::new();
+        let Content::Ours(record) = eye.version.content.clone() else { panic!() };
+        late.sees(2, record, 60_000);
+        assert_eq!(late.take("c", Line::Try, 3, 70_101), None);
+        assert_eq!(late.take("c", Line::Try, 3, 70_102), Some(3));
+    }
+
+    #[test]
+    fn a_renewal_counts_and_a_rewrite_by_others_does_not() {
+        let mut eye = Eye::new();
+        eye.take("a", Line::Try, 1, 0);
+        eye.take("w", Line::Join, 2, 9_000);
+        assert_eq!(
+            eye.take("w", Line::Join, 3, 10_102),
+            Some(3),
+            "that somebody stood in line kept nobody alive"
+        );
+        eye.renew("w", 4, 15_000);
+        assert_eq!(eye.take("b", Line::Try, 5, 25_101), None);
+    }
+
+    #[test]
+    fn f22_an_operation_that_comes_back_is_seen_anew() {
+        let mut eye = Eye::new();
+        eye.take("a", Line::Try, 1, 0);
+        let mut other = Eye { version: eye.version.clone(), sight: eye.sight.clone() };
+        // It lost the lease and took it again; the observer saw nothing in between.
+        other.sees(2, Record::default(), 5_000);
+        assert_eq!(other.take("a", Line::Try, 3, 9_000), Some(3));
+        let Content::Ours(record) = other.version.content.clone() else { panic!() };
+        eye.sees(3, record, 9_001);
+        assert_eq!(eye.take("b", Line::Try, 4, 10_200), None, "the new lease has its own ten seconds");
+    }
+
+    #[test]
+    fn what_is_handed_over_has_a_token_of_its_own() {
+        let mut eye = Eye::new();
+        eye.take("a", Line::Try, 1, 0);
+        eye.take("b", Line::Join, 2, 10);
+        let mut loaded = eye.load(20);
+        assert_eq!(loaded.table.transfer("n", token(0, 1), "b"), Transferred::Moved);
+        eye.sees(3, loaded.record(None), 20);
+        assert_eq!(eye.version.entry("b").unwrap().token_at(3), token(0, 3));
+        assert!(eye.version.entry("a").is_none());
+        assert_eq!(eye.renew("b", 4, 30), Some(3));
+    }
+
+    #[test]
+    fn f21_of_a_broken_lease_nothing_is_left_and_the_line_stays() {
+        let mut eye = Eye::new();
+        eye.take("a", Line::Try, 1, 0);
+        eye.take("b", Line::Join, 2, 10);
+        let mut loaded = eye.load(20);
+        loaded.table.break_lease("n");
+        eye.sees(3, loaded.record(None), 20);
+        assert!(eye.version.entry("a").is_none() && eye.version.entry("b").is_some());
+        assert_eq!(eye.take("c", Line::Try, 4, 30), None, "nobody overtakes");
+        assert_eq!(eye.take("b", Line::Join, 4, 30), Some(4));
+    }
+
+    #[test]
+    fn f32_seconds_are_rounded_up() {
+        let of = |ms: &[u64]| {
+            let mut eye = Eye::new();
+            eye.take("a", Line::Try, 1, 0);
+            let Content::Ours(mut record) = eye.version.content else { panic!() };
+            let entry = record.entries[0].clone();
+            record.entries =
+                ms.iter().map(|ms| Entry { ttl: Duration::from_millis(*ms), ..entry.clone() }).collect();
+            seconds(&record)
+        };
+        assert_eq!([of(&[1]), of(&[1_000]), of(&[1_001]), of(&[1_900]), of(&[500, 2_500])], [1, 1, 2, 2, 3]);
+    }
 }

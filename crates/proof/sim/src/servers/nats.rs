@@ -87,7 +87,7 @@ impl NatsKit {
                     all.iter().filter(|a| **a != own).map(|a| format!("\"nats://{a}\"")).collect();
                 let routes = others.join(", ");
                 // Writing to text cannot fail.
-                let _ = write!(text, "cluster {{ name: tests, listen: \"{own}\", routes: [{routes}] }}\n");
+                let _ = writeln!(text, "cluster {{ name: tests, listen: \"{own}\", routes: [{routes}] }}");
             }
             Launch::new().file("nats.conf", text).args(["-c".into(), setup.dir.join("nats.conf")])
         })?;
