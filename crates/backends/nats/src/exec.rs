@@ -210,7 +210,9 @@ impl Core {
 
     async fn undo(&self, request: &AcquireRequest, taken: usize, limit: Instant) -> Result<()> {
         for name in request.names[..taken].iter().rev() {
-            self.drop_one(name, &request.op_id, None, Out::All, limit).await?;
+            let dropped = self.drop_one(name, &request.op_id, None, Out::All, limit).await;
+            // What was taken may still be held.
+            dropped.map_err(|e| e.with_outcome(Outcome::Unknown))?;
         }
         self.ops.present(&request.op_id, false);
         Ok(())
