@@ -113,7 +113,7 @@ fn k04() {
     let server = nats();
     run(async {
         let locks = coordinator(store(&server).await, "a");
-        let lock = locks.mutex("n").ttl(SHORT).max_hold(ms(1_200)).build().unwrap();
+        let lock = locks.mutex("n").ttl(ms(5_000)).max_hold(ms(1_200)).build().unwrap();
         let guard = lock.try_acquire().await.unwrap();
         let hung = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(hung.kind(), &LockError::Lost(LossReason::HeldTooLong));
@@ -135,7 +135,7 @@ fn k05() {
     let server = nats();
     run(async {
         let (proxy, cut_off) = proxied(&server, ms(200)).await;
-        let leader = coordinator(cut_off, "a").election("e").ttl(SHORT).build().unwrap();
+        let leader = coordinator(cut_off, "a").election("e").ttl(ms(3_000)).build().unwrap();
         let leader = leader.campaign(soon()).await.unwrap();
         let running = Arc::new(AtomicBool::new(true));
         let mark = Mark(Arc::clone(&running));
@@ -161,11 +161,11 @@ fn k06() {
     let server = nats();
     run(async {
         let (proxy, store) = proxied(&server, ms(200)).await;
-        let lock = coordinator(store, "a").mutex("n").ttl(ms(2_000)).build().unwrap();
-        let guard = lock.try_acquire().await.unwrap();
+        let lock = coordinator(store, "a").mutex("n").ttl(ms(6_000)).build().unwrap();
+        let guard = lock.acquire(soon()).await.unwrap();
         let known = guard.deadline();
         proxy.set_mode(TcpMode::Blackhole);
-        pause(ms(1_000)).await;
+        pause(ms(3_000)).await;
         proxy.set_mode(TcpMode::Pass);
         guard.renewed(known).await;
         assert!(guard.check().is_ok(), "the first renewal failed, a later one did not");
@@ -176,8 +176,9 @@ fn k06() {
 fn k07() {
     let server = nats();
     run(async {
-        let election =
-            async || coordinator(store(&server).await, "node-7").election("e").ttl(SHORT).build().unwrap();
+        let election = async || {
+            coordinator(store(&server).await, "node-7").election("e").ttl(ms(5_000)).build().unwrap()
+        };
         let first = election().await.campaign(soon()).await.unwrap();
         let token = first.token();
         let after = election().await;

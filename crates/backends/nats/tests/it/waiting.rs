@@ -39,7 +39,7 @@ fn f15() {
 fn f17() {
     let server = nats();
     run(async {
-        let lock = coordinator(store(&server).await, "me").mutex("a").ttl(ms(1_000)).build().unwrap();
+        let lock = coordinator(store(&server).await, "me").mutex("a").ttl(ms(3_000)).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         let known = guard.deadline();
         let mut spy = Spy::on(&server).await;

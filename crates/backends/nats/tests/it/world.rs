@@ -15,7 +15,7 @@ use mainstay_store::{FencingToken, LeaseStore};
 use serde_json::{Value, json};
 
 /// Long enough for a machine that builds beside.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server of its own. It dies with the thread that starts it: a trial's.
 pub(crate) fn nats() -> Nats {
