@@ -11,7 +11,8 @@ use syn::{Attribute, Fields, ImplItem, Item, Visibility};
 
 /// Crates that may show in a public signature, besides std and ours: each is stable or is what the crate
 /// is about.
-const FOREIGN: [&str; 16] = [
+const FOREIGN: [&str; 17] = [
+    "async_nats",
     "axum",
     "bytes",
     "futures_util",

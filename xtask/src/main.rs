@@ -170,8 +170,9 @@ impl Totals {
 fn test() -> anyhow::Result<()> {
     let mut totals = Totals::default();
     let mut tests = cargo();
-    servers::bring()?;
-    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]).env(servers::REQUIRE, "1");
+    let programs = servers::bring(&root().join("target"))?;
+    tests.args(["test", "--workspace", "--all-features", "--no-fail-fast"]);
+    tests.env(servers::REQUIRE, "1").env(servers::DIR, programs);
     let mut ok = stream(&mut tests, &mut totals)?;
     ok &= stream(&mut full::small_models(), &mut totals)?;
     for (package, program) in examples()? {

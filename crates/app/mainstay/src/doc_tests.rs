@@ -34,6 +34,9 @@ struct Fleets;
 #[doc = include_str!("../../../../docs/etcd.md")]
 struct OnEtcd;
 
+#[cfg(feature = "nats")]
+#[doc = include_str!("../../../../docs/nats.md")]
+struct OnNats;
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../../docs/postgres.md")]
 struct Postgres;

@@ -14,6 +14,7 @@
 //! - `redis` (feature): leases on one Redis or a quorum, and sessions over its replicas.
 //! - `mysql` (feature): sessions over replicas of MariaDB and MySQL.
 //! - `etcd` (feature): leases and fences on etcd, with the keys of its own locks and elections.
+//! - `nats` (feature): leases on a NATS key-value bucket, and fences in streams.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -28,6 +29,8 @@ pub use mainstay_coordination as coordination;
 pub use mainstay_etcd as etcd;
 #[cfg(feature = "mysql")]
 pub use mainstay_mysql as mysql;
+#[cfg(feature = "nats")]
+pub use mainstay_nats as nats;
 pub use mainstay_partition as partition;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;

@@ -1,1 +1,29 @@
-//! Skeleton.
+//! Fenced leases on a NATS `JetStream` key-value bucket.
+//!
+//! - [`NatsLeases`]: one key per name, every write of it conditional on the sequence that was read; fencing
+//!   tokens are sequences of the stream, so a later grant has a larger one whatever happened between.
+//! - [`fence`]: the check of that token where the data lives, if it lives in a stream too.
+//!
+//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
+
+mod api;
+mod board;
+mod bucket;
+mod check;
+mod config;
+mod connect;
+mod error;
+mod exec;
+mod feed;
+pub mod fence;
+mod key;
+mod ops;
+mod scan;
+mod state;
+mod store;
+mod synced;
+mod wire;
+
+pub use config::{Builder, Expiry, NatsConfig};
+pub use error::ConfigError;
+pub use store::NatsLeases;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
+use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
@@ -19,7 +20,8 @@ use crate::error::{Code, Error, Result};
 pub(crate) struct StoreArgs {
     /// Where the leases are. sqlite:FILE, a file that the processes of one machine share; redis://HOST, or several
     /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE;
-    /// etcd://HOST:PORT, the members of a cluster with commas between them.
+    /// etcd://HOST:PORT, the members of a cluster with commas between them;
+    /// nats://HOST:PORT, several servers of one cluster with commas between them.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
     store: Option<String>,
@@ -44,9 +46,15 @@ impl StoreArgs {
                 Ok(Arc::new(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
             Some((url, "etcd")) => Ok(Arc::new(etcd(url, rt).await?)),
+            Some((url, "nats")) => {
+                let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
+                let leases = NatsLeases::open(config, rt).await;
+                Ok(Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
+            }
             Some(_) => Err(Error::new(
                 Code::BadValue,
-                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE, etcd://HOST:PORT",
+                "--store is none of sqlite:FILE, redis://HOST, postgres://USER@HOST/DATABASE, \
+                 etcd://HOST:PORT, nats://HOST:PORT",
             )),
         }
     }

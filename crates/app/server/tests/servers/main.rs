@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
+use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sim::servers::{
-    self, Cover, EtcdKit, Launch, MariaDbKit, Postgres, PostgresKit, RedisKit, Server, Trial,
+    self, Cover, EtcdKit, Launch, MariaDbKit, NatsKit, Postgres, PostgresKit, RedisKit, Server, Trial,
 };
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
@@ -22,7 +23,7 @@ const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
     // Servers die with the thread that starts them: this one, which ends last.
-    servers::run(vec![redis(), postgres(), replicated(), etcd()])
+    servers::run(vec![redis(), postgres(), replicated(), etcd(), nats()])
 }
 
 fn start(program: &Path) -> Server {
@@ -191,6 +192,29 @@ fn etcd() -> Cover {
         ]
     });
     Cover::new("etcd", TESTS, trials.unwrap_or_default())
+}
+
+fn nats() -> Cover {
+    let trials = NatsKit::new().map(|kit| {
+        let server = Arc::new(kit.server("").unwrap());
+        let (url, kept) = (server.url(), Arc::clone(&server));
+        vec![
+            Trial::test("a_command_runs_under_a_lock_of_nats", move || {
+                let _kept = kept;
+                excludes(&url);
+                Ok(())
+            }),
+            Trial::test("the_page_says_what_nats_declares", move || {
+                let config = NatsConfig::builder(&server.url()).build().unwrap();
+                on_a_runtime(async {
+                    let leases = NatsLeases::open(config, &Runtime::system()).await.unwrap();
+                    row("NATS", &leases.guarantees());
+                });
+                Ok(())
+            }),
+        ]
+    });
+    Cover::new("nats-server", TESTS, trials.unwrap_or_default())
 }
 
 fn on_a_runtime(work: impl Future<Output = ()>) {

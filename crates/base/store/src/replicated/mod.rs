@@ -105,7 +105,16 @@ impl Observed {
     /// An observation of a replica in incarnation 0, to be judged by [`judge`].
     #[must_use]
     pub fn new(mark: Mark, history: Vec<TimelineSwitch>) -> Self {
-        Self { mark, history, role: Role::Replica, incarnation: 0, durable: None, changes: 0, writer: None, rule: By(judge) }
+        Self {
+            mark,
+            history,
+            role: Role::Replica,
+            incarnation: 0,
+            durable: None,
+            changes: 0,
+            writer: None,
+            rule: By(judge),
+        }
     }
 
     /// The same observation of a node that says it is `role`.

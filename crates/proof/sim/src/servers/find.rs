@@ -2,18 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
+/// The environment variable that names a folder of servers. `cargo xtask test` sets it for those that it unpacks
+/// itself.
+pub const SERVERS_DIR: &str = "MAINSTAY_SERVERS_DIR";
+
 /// Folders beside `PATH`: servers are often installed where users do not look.
 const ALSO: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/sbin"];
+
+/// Where `cargo xtask test` unpacks servers that Debian has too old. Looked at first, for that reason.
+const UNPACKED: &str = "/opt/mainstay-servers/bin";
 
 /// Where Debian keeps the programs of each version of PostgreSQL.
 const POSTGRES: &str = "/usr/lib/postgresql";
 
-/// The program of this name: on `PATH`, in the usual folders of servers, or in the newest version's folder
+/// The program of this name: in the folder that [`SERVERS_DIR`] names, on `PATH`, in the usual folders of servers, or in the newest version's folder
 /// of PostgreSQL.
 #[must_use]
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let folders = std::env::split_paths(&path).chain(ALSO.map(PathBuf::from)).chain(versions());
+    let own = std::env::var_os(SERVERS_DIR).map(PathBuf::from).into_iter().chain([UNPACKED.into()]);
+    let usual = std::env::split_paths(&path).chain(ALSO.map(PathBuf::from));
+    let folders = own.chain(usual).chain(versions());
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 

@@ -12,6 +12,7 @@ mod address;
 mod etcd;
 mod find;
 mod mariadb;
+mod nats;
 mod postgres;
 mod process;
 mod redis;
@@ -19,8 +20,9 @@ mod report;
 
 pub use address::free_address;
 pub use etcd::{Etcd, EtcdCluster, EtcdKit};
-pub use find::find;
+pub use find::{SERVERS_DIR, find};
 pub use mariadb::{MariaDb, MariaDbKit};
+pub use nats::{Nats, NatsKit};
 pub use postgres::{Postgres, PostgresKit};
 pub use process::{Launch, Server, Setup};
 pub use redis::{Redis, RedisKit};
