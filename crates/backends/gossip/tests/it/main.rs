@@ -1,1 +1,28 @@
-fn main() {}
+//! Integration tests of gossip: fleets in virtual time, real sockets, real processes.
+
+#![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
+
+mod fleet;
+mod membership;
+mod net;
+mod packets;
+
+use std::process::ExitCode;
+
+use mainstay_sim::servers::{self, Cover, Trial};
+
+/// A test of this target.
+pub(crate) type Test = (&'static str, fn());
+
+fn main() -> ExitCode {
+    let tests = [fleet::TESTS, membership::TESTS, packets::TESTS].concat();
+    let trial = |(name, run): &Test| {
+        let run = *run;
+        Trial::test(*name, move || {
+            run();
+            Ok(())
+        })
+    };
+    let trials = tests.iter().map(trial).collect();
+    servers::run(vec![Cover::new("sockets", tests.len(), trials)])
+}
