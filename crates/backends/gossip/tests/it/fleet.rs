@@ -6,7 +6,7 @@ use mainstay_consistency::crdt::AwSet;
 use mainstay_gossip::{Gossip, Presence};
 
 use crate::Test;
-use crate::net::{World, name, run};
+use crate::net::{World, address, name, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_hundred_nodes_converge_in_three_rounds", a_hundred_nodes_converge_in_three_rounds),
@@ -44,9 +44,9 @@ fn a_hundred_nodes_converge_in_three_rounds() {
     run(11, async |world| {
         let nodes = formed(&world, 100, true).await;
         let mut all = Vec::new();
-        for value in 0..21 {
+        for value in 0..11 {
             all.push(rounds(&world, &nodes, value).await);
-            world.sleep(Duration::from_secs(1)).await;
+            world.sleep(Duration::from_millis(400)).await;
         }
         all.sort_unstable();
         println!("rounds to converge at 100 nodes: {all:?}");
@@ -64,10 +64,10 @@ fn a_hundred_idle_nodes_send_little() {
         }
         let same = || nodes.iter().all(|n| n.read(|set| set.elements().count() == 100));
         world.until(Duration::from_secs(60), same).await.expect("everybody has everything");
-        world.sleep(Duration::from_secs(20)).await;
+        world.sleep(Duration::from_secs(5)).await;
         let before = world.bytes();
-        world.sleep(Duration::from_secs(20)).await;
-        let each = (world.bytes() - before) / 20 / 100;
+        world.sleep(Duration::from_secs(10)).await;
+        let each = (world.bytes() - before) / 10 / 100;
         println!("idle at 100 nodes: {each} bytes per second and node, with the headers of UDP and IP");
         assert!(each > 0 && each <= 10_000, "{each}");
         assert!(nodes.iter().all(|n| n.stats().malformed == 0 && n.stats().unauthenticated == 0));
@@ -92,14 +92,18 @@ fn g5_half_of_everything_lost_still_converges() {
 
 fn g1_five_hundred_nodes_converge_in_datagrams() {
     run(14, async |world| {
-        let nodes = formed(&world, 500, false).await;
+        // A list: how five hundred find each other is another question, and this one is about digests.
+        let list: Vec<_> = (0..500).map(|n| (name(n), address(n))).collect();
+        let nodes = world.fleet::<AwSet<u64>>(500, |c| c.list(list.clone())).await;
         let mut all = Vec::new();
-        for value in 0..5 {
+        for value in 0..3 {
             all.push(rounds(&world, &nodes, value).await);
         }
-        println!("rounds at 500 nodes: {all:?}");
+        world.air.lock().unwrap().loss = 50;
+        all.push(rounds(&world, &nodes, 100).await);
+        println!("rounds at 500 nodes, the last one at 50 % loss: {all:?}");
         let air = world.air.lock().unwrap();
-        assert!(air.largest_datagram <= 1_200);
-        assert!(all.iter().all(|r| *r <= 10), "{all:?}");
+        assert!(air.largest_datagram <= 1_200 && air.frames == 0);
+        assert!(all.iter().all(|r| *r <= 12), "{all:?}");
     });
 }

@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod disk;
 mod fleet;
 mod membership;
 mod net;
 mod packets;
+mod real;
 
 use std::process::ExitCode;
 
@@ -15,7 +17,13 @@ use mainstay_sim::servers::{self, Cover, Trial};
 pub(crate) type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
-    let tests = [fleet::TESTS, membership::TESTS, packets::TESTS].concat();
+    let args: Vec<String> = std::env::args().collect();
+    if let [_, what, path] = &args[..]
+        && what == disk::WRITER
+    {
+        return disk::write_snapshots(path);
+    }
+    let tests = [disk::TESTS, fleet::TESTS, membership::TESTS, packets::TESTS, real::TESTS].concat();
     let trial = |(name, run): &Test| {
         let run = *run;
         Trial::test(*name, move || {

@@ -109,7 +109,7 @@ impl World {
         nodes
     }
 
-    /// Waits until `done`, looking every 10 ms, for `most` at most; how long it took.
+    /// Waits until `done`, looking every 20 ms, for `most` at most; how long it took.
     pub(crate) async fn until(&self, most: Duration, mut done: impl FnMut() -> bool) -> Option<Duration> {
         let start = self.clock.now();
         loop {
@@ -120,7 +120,7 @@ impl World {
             if passed > most {
                 return None;
             }
-            self.sleep(Duration::from_millis(10)).await;
+            self.sleep(Duration::from_millis(20)).await;
         }
     }
 
