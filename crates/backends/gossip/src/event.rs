@@ -33,15 +33,21 @@ pub enum Event {
 impl Event {
     pub(crate) fn trace(&self) {
         match self {
-            Self::Doubled { epoch } => tracing::error!(target: "mainstay::gossip", epoch, "another node makes changes under this identity"),
+            Self::Doubled { epoch } => {
+                tracing::error!(target: "mainstay::gossip", epoch, "another node makes changes under this identity")
+            }
             Self::OtherVersion { from, theirs } => {
                 tracing::warn!(target: "mainstay::gossip", %from, theirs, ours = crate::PROTOCOL, "packets of another protocol version are refused");
             }
-            Self::SnapshotFailed(why) => tracing::error!(target: "mainstay::gossip", why, "a snapshot could not be written"),
+            Self::SnapshotFailed(why) => {
+                tracing::error!(target: "mainstay::gossip", why, "a snapshot could not be written")
+            }
             Self::State(StateEvent::Incompatible { peer, theirs }) => {
                 tracing::warn!(target: "mainstay::gossip", peer, ?theirs, "a peer has another schema or merge version and is refused");
             }
-            Self::Member(_) | Self::State(_) => tracing::debug!(target: "mainstay::gossip", event = ?self, "gossip"),
+            Self::Member(_) | Self::State(_) => {
+                tracing::debug!(target: "mainstay::gossip", event = ?self, "gossip")
+            }
         }
     }
 }

@@ -59,12 +59,8 @@ impl FileCell {
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
             Error::new(ErrorKind::Occupied, format!("{} is in use by another process", path.display()))
         })?;
-        let inner = Inner {
-            path: path.to_owned(),
-            calls: AtomicU64::new(0),
-            written: Mutex::new(0),
-            _lock: lock,
-        };
+        let inner =
+            Inner { path: path.to_owned(), calls: AtomicU64::new(0), written: Mutex::new(0), _lock: lock };
         Ok(Self(Arc::new(inner)))
     }
 }

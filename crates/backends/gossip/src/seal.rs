@@ -73,7 +73,8 @@ impl Keys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let wrong = || ConfigError::new("keys", format!("line {}", number + 1), "ID:64 hexadecimal digits");
+            let wrong =
+                || ConfigError::new("keys", format!("line {}", number + 1), "ID:64 hexadecimal digits");
             let (id, secret) = line.split_once(':').ok_or_else(wrong)?;
             let id: u8 = id.trim().parse().map_err(|_| wrong())?;
             let secret = from_hex(secret.trim()).ok_or_else(wrong)?;
@@ -266,7 +267,9 @@ mod tests {
     fn keys_are_read_from_text_and_no_error_shows_them() {
         let good = "# the present one\n2: 00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n\n1:ffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff\n";
         assert_eq!(format!("{:?}", Keys::parse(good).unwrap()), "Keys([2, 1])");
-        for bad in ["", "x", "1:ab", "300:00", "1:zz112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"] {
+        for bad in
+            ["", "x", "1:ab", "300:00", "1:zz112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"]
+        {
             let error = Keys::parse(bad).unwrap_err();
             assert_eq!(error.field(), "keys");
             assert!(!error.to_string().contains("112233"), "{error}");

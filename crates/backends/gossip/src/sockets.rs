@@ -196,9 +196,7 @@ impl Network for Sockets {
 
     fn send(&self, to: SocketAddr, way: Way, bytes: Vec<u8>) -> Sent {
         let sent = match way {
-            Way::Datagram => {
-                bytes.len() <= MAX_DATAGRAM && self.udp.try_send_to(&bytes, to).is_ok()
-            }
+            Way::Datagram => bytes.len() <= MAX_DATAGRAM && self.udp.try_send_to(&bytes, to).is_ok(),
             Way::Stream => self.queue(to).is_some_and(|queue| queue.try_send(bytes).is_ok()),
         };
         if sent { Sent::OnItsWay } else { Sent::Full }

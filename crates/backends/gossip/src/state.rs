@@ -480,8 +480,7 @@ impl<T: Replicated> Core<T> {
 }
 
 fn check_owner(config: &Config, snapshot: &Snapshot) -> Result<()> {
-    let (theirs, ours) =
-        ((&snapshot.cluster, &snapshot.name), (&config.cluster, &config.name));
+    let (theirs, ours) = ((&snapshot.cluster, &snapshot.name), (&config.cluster, &config.name));
     if theirs == ours {
         return Ok(());
     }

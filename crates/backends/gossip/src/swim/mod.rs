@@ -13,7 +13,9 @@ use std::num::{NonZeroU8, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
-use foca::{AccumulatingRuntime, Codec as _, Foca, Header, Message, OwnedNotification, PeriodicParams, Timer};
+use foca::{
+    AccumulatingRuntime, Codec as _, Foca, Header, Message, OwnedNotification, PeriodicParams, Timer,
+};
 use mainstay_clock::{Instant, Rng};
 use rand_core::{Infallible, TryRng};
 
@@ -115,10 +117,8 @@ fn config(max_packet: usize) -> foca::Config {
     config.max_transmissions = NonZeroU8::new(TRANSMISSIONS).unwrap_or(NonZeroU8::MIN);
     config.max_packet_size = NonZeroUsize::new(max_packet).unwrap_or(NonZeroUsize::MIN);
     config.notify_down_members = true;
-    let every = |seconds| PeriodicParams {
-        frequency: Duration::from_secs(seconds),
-        num_members: NonZeroUsize::MIN,
-    };
+    let every =
+        |seconds| PeriodicParams { frequency: Duration::from_secs(seconds), num_members: NonZeroUsize::MIN };
     config.periodic_announce = Some(every(30));
     config.periodic_announce_to_down_members = Some(every(5));
     config

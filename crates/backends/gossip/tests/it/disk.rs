@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_consistency::crdt::AwSet;
-use mainstay_gossip::{
-    Config, ErrorKind, Event, FileCell, Gossip, Inbound, Network, Sent, Snapshot, Way,
-};
+use mainstay_gossip::{Config, ErrorKind, Event, FileCell, Gossip, Inbound, Network, Sent, Snapshot, Way};
 use mainstay_store::memory::MemoryCell;
 use mainstay_store::{BoxFuture, DurableCell};
 
@@ -20,10 +18,19 @@ use crate::net::{World, address, keys, name, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("g9_a_restart_goes_on_in_a_new_epoch", g9_a_restart_goes_on_in_a_new_epoch),
-    ("g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept", g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept),
+    (
+        "g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept",
+        g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept,
+    ),
     ("c3_a_lost_disk_makes_somebody_new", c3_a_lost_disk_makes_somebody_new),
-    ("c4_a_rolled_back_disk_is_noticed_and_loses_nothing", c4_a_rolled_back_disk_is_noticed_and_loses_nothing),
-    ("g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed", g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed),
+    (
+        "c4_a_rolled_back_disk_is_noticed_and_loses_nothing",
+        c4_a_rolled_back_disk_is_noticed_and_loses_nothing,
+    ),
+    (
+        "g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed",
+        g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed,
+    ),
     ("one_process_per_file", one_process_per_file),
 ];
 
@@ -33,7 +40,8 @@ pub(crate) const WRITER: &str = "write-snapshots";
 const KILLS: u64 = 12;
 
 async fn node(world: &World, n: usize, cell: &MemoryCell) -> Gossip<AwSet<u64>> {
-    let config = Config::builder(&name(n), "test").keys(keys()).seeds([address(0), address(1)]).build().unwrap();
+    let config =
+        Config::builder(&name(n), "test").keys(keys()).seeds([address(0), address(1)]).build().unwrap();
     world.start(n, config, Some(Arc::new(cell.clone()))).await
 }
 
@@ -89,7 +97,8 @@ fn g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept() {
             cell.store_synced(bytes.clone()).await.unwrap();
             let config = Config::builder("n0", "test").keys(keys()).build().unwrap();
             let refused =
-                Gossip::<AwSet<u64>>::start(config, world.port(0), Some(Arc::new(cell.clone())), &world.rt).await;
+                Gossip::<AwSet<u64>>::start(config, world.port(0), Some(Arc::new(cell.clone())), &world.rt)
+                    .await;
             assert_eq!(refused.unwrap_err().kind(), kind);
             assert_eq!(cell.load().await.unwrap().unwrap(), bytes, "nothing was overwritten");
         }
@@ -180,8 +189,9 @@ pub(crate) fn write_snapshots(path: &str) -> ExitCode {
     rt.block_on(async {
         let cell = Arc::new(FileCell::open(Path::new(path)).unwrap());
         let config = Config::builder("a", "disk").keys(keys()).build().unwrap();
-        let node =
-            Gossip::<AwSet<u64>>::start(config, Arc::new(Nobody), Some(cell), &Runtime::system()).await.unwrap();
+        let node = Gossip::<AwSet<u64>>::start(config, Arc::new(Nobody), Some(cell), &Runtime::system())
+            .await
+            .unwrap();
         let first = node.read(|set| set.elements().copied().max()).map_or(0, |n| n + 1);
         for value in first.. {
             node.change(|set, actor| set.add(actor, value)).unwrap();

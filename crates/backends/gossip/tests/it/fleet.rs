@@ -24,8 +24,7 @@ pub(crate) fn all_up(nodes: &[Gossip<AwSet<u64>>]) -> bool {
 
 async fn formed(world: &World, count: usize, members: bool) -> Vec<Gossip<AwSet<u64>>> {
     let names: Vec<String> = (0..count).map(name).collect();
-    let nodes =
-        world.fleet(count, |c| if members { c.members(names.clone()) } else { c }).await;
+    let nodes = world.fleet(count, |c| if members { c.members(names.clone()) } else { c }).await;
     let took = world.until(Duration::from_secs(120), || all_up(&nodes)).await;
     println!("{count} nodes found each other in {:?}", took.expect("all are seen"));
     nodes

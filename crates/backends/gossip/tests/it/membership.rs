@@ -10,11 +10,20 @@ use crate::fleet::all_up;
 use crate::net::{World, address, keys, name, run};
 
 pub(crate) const TESTS: &[Test] = &[
-    ("g6_a_node_that_knows_nobody_goes_on_asking_its_seeds", g6_a_node_that_knows_nobody_goes_on_asking_its_seeds),
+    (
+        "g6_a_node_that_knows_nobody_goes_on_asking_its_seeds",
+        g6_a_node_that_knows_nobody_goes_on_asking_its_seeds,
+    ),
     ("g6_halves_that_lost_each_other_meet_again", g6_halves_that_lost_each_other_meet_again),
     ("g4_dead_lives_take_no_room", g4_dead_lives_take_no_room),
-    ("g4_more_members_than_there_is_room_for_are_not_learned_of", g4_more_members_than_there_is_room_for_are_not_learned_of),
-    ("a_member_that_dies_is_noticed_and_one_that_leaves_at_once", a_member_that_dies_is_noticed_and_one_that_leaves_at_once),
+    (
+        "g4_more_members_than_there_is_room_for_are_not_learned_of",
+        g4_more_members_than_there_is_room_for_are_not_learned_of,
+    ),
+    (
+        "a_member_that_dies_is_noticed_and_one_that_leaves_at_once",
+        a_member_that_dies_is_noticed_and_one_that_leaves_at_once,
+    ),
     ("only_configured_members_decide_what_is_forgotten", only_configured_members_decide_what_is_forgotten),
     ("a_list_needs_no_seeds", a_list_needs_no_seeds),
 ];
@@ -62,9 +71,11 @@ fn g6_halves_that_lost_each_other_meet_again() {
 async fn one_life(world: &World, seed: &Gossip<AwSet<u64>>, life: u64) {
     let config = Config::builder("guest", "test").keys(keys()).seeds([address(0)]).build().unwrap();
     let guest = world.start::<AwSet<u64>>(1, config, None).await;
-    let there = |up: bool| move || {
-        let id = Member::id_of("guest");
-        seed.members().iter().any(|m| m.id == id && (m.presence == Presence::Up) == up)
+    let there = |up: bool| {
+        move || {
+            let id = Member::id_of("guest");
+            seed.members().iter().any(|m| m.id == id && (m.presence == Presence::Up) == up)
+        }
     };
     world.until(Duration::from_secs(30), there(true)).await.unwrap_or_else(|| panic!("life {life}"));
     guest.shutdown().await.unwrap();
@@ -110,7 +121,9 @@ fn a_member_that_dies_is_noticed_and_one_that_leaves_at_once() {
             let nodes = &nodes;
             move || {
                 let id = Member::id_of(&name(n));
-                nodes[..10].iter().all(|x| x.members().iter().any(|m| m.id == id && m.presence == Presence::Down))
+                nodes[..10]
+                    .iter()
+                    .all(|x| x.members().iter().any(|m| m.id == id && m.presence == Presence::Down))
             }
         };
         nodes[19].shutdown().await.unwrap();

@@ -12,7 +12,10 @@ use crate::net::{World, address, keys, name, run};
 pub(crate) const TESTS: &[Test] = &[
     ("g10_without_a_key_nobody_joins_reads_or_writes", g10_without_a_key_nobody_joins_reads_or_writes),
     ("g5_old_packets_played_back_take_nothing_back", g5_old_packets_played_back_take_nothing_back),
-    ("malformed_and_oversized_packets_are_counted_and_harmless", malformed_and_oversized_packets_are_counted_and_harmless),
+    (
+        "malformed_and_oversized_packets_are_counted_and_harmless",
+        malformed_and_oversized_packets_are_counted_and_harmless,
+    ),
     ("c17_another_protocol_version_is_refused_by_name", c17_another_protocol_version_is_refused_by_name),
     ("c17_another_schema_is_refused_by_name", c17_another_schema_is_refused_by_name),
     ("keys_change_without_a_gap", keys_change_without_a_gap),
@@ -20,7 +23,8 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 async fn node(world: &World, n: usize, cluster: &str, keys: Keys) -> Gossip<AwSet<u64>> {
-    let config = Config::builder(&name(n), cluster).keys(keys).seeds([address(0), address(1)]).build().unwrap();
+    let config =
+        Config::builder(&name(n), cluster).keys(keys).seeds([address(0), address(1)]).build().unwrap();
     world.start(n, config, None).await
 }
 
@@ -118,7 +122,10 @@ fn malformed_and_oversized_packets_are_counted_and_harmless() {
         world.sleep(Duration::from_secs(1)).await;
         let stats = nodes[0].stats();
         assert_eq!(stats.oversized, 501, "{stats:?}");
-        assert!(stats.malformed + stats.unauthenticated + stats.foreign + stats.other_version >= 1_450, "{stats:?}");
+        assert!(
+            stats.malformed + stats.unauthenticated + stats.foreign + stats.other_version >= 1_450,
+            "{stats:?}"
+        );
         assert_eq!((count(&nodes[0]), count(&nodes[1])), (1, 1));
         assert!(nodes[0].take_events().len() <= 256);
     });
@@ -147,7 +154,8 @@ fn c17_another_protocol_version_is_refused_by_name() {
 fn c17_another_schema_is_refused_by_name() {
     run(35, async |world| {
         let one = node(&world, 0, "test", keys()).await;
-        let config = Config::builder("n1", "test").keys(keys()).seeds([address(0)]).schema(2).build().unwrap();
+        let config =
+            Config::builder("n1", "test").keys(keys()).seeds([address(0)]).schema(2).build().unwrap();
         let two = world.start::<AwSet<u64>>(1, config, None).await;
         one.change(|set, actor| set.add(actor, 1)).unwrap();
         two.change(|set, actor| set.add(actor, 2)).unwrap();
@@ -163,7 +171,10 @@ fn c17_another_schema_is_refused_by_name() {
 fn keys_change_without_a_gap() {
     run(36, async |world| {
         let (old, new) = ([7; 32], [8; 32]);
-        let nodes = [node(&world, 0, "test", Keys::new(1, old)).await, node(&world, 1, "test", Keys::new(1, old)).await];
+        let nodes = [
+            node(&world, 0, "test", Keys::new(1, old)).await,
+            node(&world, 1, "test", Keys::new(1, old)).await,
+        ];
         let mut value = 0;
         let mut works = async |nodes: &[Gossip<AwSet<u64>>; 2]| {
             for at in [0, 1] {

@@ -17,8 +17,14 @@ use crate::net::{address, keys, name, run};
 
 pub(crate) const TESTS: &[Test] = &[
     ("three_nodes_over_sockets_agree_and_notice_a_death", three_nodes_over_sockets_agree_and_notice_a_death),
-    ("garbage_on_the_stream_port_is_bounded_and_harmless", garbage_on_the_stream_port_is_bounded_and_harmless),
-    ("a_peer_that_does_not_read_fills_its_own_queue_only", a_peer_that_does_not_read_fills_its_own_queue_only),
+    (
+        "garbage_on_the_stream_port_is_bounded_and_harmless",
+        garbage_on_the_stream_port_is_bounded_and_harmless,
+    ),
+    (
+        "a_peer_that_does_not_read_fills_its_own_queue_only",
+        a_peer_that_does_not_read_fills_its_own_queue_only,
+    ),
     ("every_future_may_be_dropped_at_every_await", every_future_may_be_dropped_at_every_await),
 ];
 
@@ -52,7 +58,8 @@ fn three_nodes_over_sockets_agree_and_notice_a_death() {
         for (n, at) in addresses.into_iter().enumerate() {
             nodes.push(start::<AwSet<String>>(&name(n), at, addresses[0]).await);
         }
-        let up = |n: &Gossip<AwSet<String>>| n.members().iter().filter(|m| m.presence == Presence::Up).count();
+        let up =
+            |n: &Gossip<AwSet<String>>| n.members().iter().filter(|m| m.presence == Presence::Up).count();
         within("all see all", || nodes.iter().all(|n| up(n) == 2)).await;
         // A small one by datagram, a large one by stream.
         let large = "x".repeat(60_000);
@@ -127,7 +134,8 @@ fn every_future_may_be_dropped_at_every_await() {
             let (port, cell, rt) = (world.port(0), cell.clone(), world.rt.clone());
             let config = config();
             async move {
-                let node = Gossip::<AwSet<u64>>::start(config, port, Some(Arc::new(cell)), &rt).await.unwrap();
+                let node =
+                    Gossip::<AwSet<u64>>::start(config, port, Some(Arc::new(cell)), &rt).await.unwrap();
                 node.shutdown().await.unwrap();
             }
         };

@@ -149,7 +149,15 @@ struct Peer<T> {
 
 impl<T> Peer<T> {
     fn new(budget: usize) -> Self {
-        Self { acked: 0, applied: Mark::default(), parts: Vec::new(), owed: true, collected: 0, budget, answered: false }
+        Self {
+            acked: 0,
+            applied: Mark::default(),
+            parts: Vec::new(),
+            owed: true,
+            collected: 0,
+            budget,
+            answered: false,
+        }
     }
 }
 
