@@ -30,6 +30,8 @@ struct Fallbacks;
 struct Outliers;
 #[doc = include_str!("../../../../docs/fleet.md")]
 struct Fleets;
+#[doc = include_str!("../../../../docs/gossip.md")]
+struct OverGossip;
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../../docs/postgres.md")]
 struct Postgres;

@@ -11,6 +11,7 @@
 //! - [`consistency`]: clocks, conflict resolution, replicated data that converges.
 //! - [`saga`]: durable sagas.
 //! - [`prelude`]: what most programs name.
+//! - `gossip` (feature): replicated values over sealed datagrams, with membership.
 //! - `redis` (feature): leases on one Redis or a quorum.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
@@ -22,6 +23,8 @@
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
+#[cfg(feature = "gossip")]
+pub use mainstay_gossip as gossip;
 pub use mainstay_partition as partition;
 #[cfg(feature = "postgres")]
 pub use mainstay_postgres as postgres;

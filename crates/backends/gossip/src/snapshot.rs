@@ -97,6 +97,22 @@ impl Snapshot {
         Self::read(&mut Input(body)).ok_or_else(|| damaged("its contents make no sense"))
     }
 
+    /// From bytes in which snapshots stand one behind the other.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode), for the first one that is none.
+    pub fn decode_all(mut bytes: &[u8]) -> Result<Vec<Self>> {
+        let mut all = Vec::new();
+        while !bytes.is_empty() {
+            let size = bytes.get(HEAD - 8..HEAD).and_then(|b| Input(b).word());
+            let size = size.and_then(|n| usize::try_from(n).ok()?.checked_add(HEAD + SUM));
+            let (one, rest) = bytes.split_at_checked(size.unwrap_or(bytes.len())).unwrap_or((bytes, &[]));
+            all.push(Self::decode(one)?);
+            bytes = rest;
+        }
+        Ok(all)
+    }
+
     fn read(input: &mut Input<'_>) -> Option<Self> {
         Some(Self {
             cluster: input.text()?,
