@@ -1,5 +1,7 @@
 //! Feature flags of a fleet: ten nodes, a network that loses half of everything, an emergency stop that wins over
-//! a roll-out at the same moment.
+//! a roll-out at the same moment. First in memory, then over real sockets.
+
+mod real;
 
 use anyhow::ensure;
 use mainstay::clock::{Instant, Rng as _, SeededRng};
@@ -64,5 +66,5 @@ fn main() -> anyhow::Result<()> {
     println!(
         "on everywhere after {rounds} rounds, off everywhere after {stopped}, half of all messages lost"
     );
-    Ok(())
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(real::run())
 }

@@ -37,6 +37,8 @@ struct OnEtcd;
 #[cfg(feature = "nats")]
 #[doc = include_str!("../../../../docs/nats.md")]
 struct OnNats;
+#[doc = include_str!("../../../../docs/gossip.md")]
+struct OverGossip;
 #[cfg(feature = "postgres")]
 #[doc = include_str!("../../../../docs/postgres.md")]
 struct Postgres;

@@ -15,6 +15,7 @@
 //! - `mysql` (feature): sessions over replicas of MariaDB and MySQL.
 //! - `etcd` (feature): leases and fences on etcd, with the keys of its own locks and elections.
 //! - `nats` (feature): leases on a NATS key-value bucket, and fences in streams.
+//! - `gossip` (feature): replicated values over sealed datagrams, with membership.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
 //! - `definitions` (feature): saga definitions written in TOML.
@@ -27,6 +28,8 @@ pub use mainstay_consistency as consistency;
 pub use mainstay_coordination as coordination;
 #[cfg(feature = "etcd")]
 pub use mainstay_etcd as etcd;
+#[cfg(feature = "gossip")]
+pub use mainstay_gossip as gossip;
 #[cfg(feature = "mysql")]
 pub use mainstay_mysql as mysql;
 #[cfg(feature = "nats")]

@@ -1,10 +1,12 @@
 //! The caller of participants, as configured; a reload puts another one in its place.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use mainstay_clock::{Instant, Runtime};
+use mainstay_resilience::breaker::State;
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
@@ -30,6 +32,7 @@ const PLACE_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Caller {
     http: Arc<HttpParticipant>,
     guarded: Arc<dyn Participant>,
+    breakers: Vec<Breaker>,
 }
 
 impl Caller {
@@ -60,11 +63,17 @@ impl Participants {
     pub(crate) fn of(caller: HttpParticipant) -> Self {
         let http = Arc::new(caller);
         let guarded = Arc::clone(&http) as Arc<dyn Participant>;
-        Self { current: RwLock::new(Caller { http, guarded }) }
+        Self { current: RwLock::new(Caller { http, guarded, breakers: Vec::new() }) }
     }
 
     fn current(&self) -> Caller {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Origins whose breaker refuses calls, or lets only probes pass.
+    pub(crate) fn open_breakers(&self) -> BTreeSet<String> {
+        let open = |b: &&Breaker| matches!(b.state(), State::ForcedOpen | State::HalfOpen | State::Open);
+        self.current().breakers.iter().filter(open).map(|b| b.name().to_owned()).collect()
     }
 
     /// As [`Caller::violations`].
@@ -107,25 +116,31 @@ pub(crate) fn build(config: &Config, rt: &Runtime) -> Result<Caller> {
         builder = builder.sign(origin, secrets(Path::new(file))?);
     }
     let http = Arc::new(builder.max_reply(config.count("participants.max_reply")).build().map_err(refused)?);
-    let guarded = guard(config, Arc::clone(&http), rt)?;
-    Ok(Caller { http, guarded })
+    let (guarded, breakers) = guard(config, Arc::clone(&http), rt)?;
+    Ok(Caller { http, guarded, breakers })
 }
 
 /// A policy per allowed origin, of what is switched on.
-fn guard(config: &Config, http: Arc<HttpParticipant>, rt: &Runtime) -> Result<Arc<dyn Participant>> {
+fn guard(
+    config: &Config,
+    http: Arc<HttpParticipant>,
+    rt: &Runtime,
+) -> Result<(Arc<dyn Participant>, Vec<Breaker>)> {
     let most = u32::try_from(config.count("participants.max_in_flight")).unwrap_or(u32::MAX);
     let breaks = config.flag("participants.breaker");
     if most == 0 && !breaks {
-        return Ok(http);
+        return Ok((http, Vec::new()));
     }
     let refused = |e| Error::with(Code::BadValue, "participants", e);
     let mut policies: Vec<(String, Policy)> = Vec::new();
+    let mut breakers = Vec::new();
     for origin in config.list("participants.allow") {
         let origin = origin.trim_end_matches('/');
         let mut policy = Policy::builder(origin).runtime(rt).without_budget();
         if breaks {
             let breaker = Breaker::builder(origin).runtime(rt).build().map_err(refused)?;
             policy = policy.breaker(&breaker);
+            breakers.push(breaker);
         }
         if most > 0 {
             let places = Bulkhead::builder(origin, most).queue(QUEUE, PLACE_WAIT).runtime(rt);
@@ -137,7 +152,7 @@ fn guard(config: &Config, http: Arc<HttpParticipant>, rt: &Runtime) -> Result<Ar
         url.strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
     };
     let choose = move |url: &str| policies.iter().find(|(o, _)| is_of(url, o)).map(|(_, p)| p.clone());
-    Ok(Arc::new(Guarded::new(http, choose)))
+    Ok((Arc::new(Guarded::new(http, choose)), breakers))
 }
 
 /// The secrets of a file. Their text is never repeated.

@@ -18,6 +18,14 @@ pub trait Rng: Send + Sync + fmt::Debug {
     /// The next 64 random bits.
     fn next_u64(&self) -> u64;
 
+    /// Fills `bytes`. [`SystemRng`] takes every byte from the operating system, so that what must never repeat, as a
+    /// nonce, does not repeat in a copy of this process either.
+    fn fill(&self, bytes: &mut [u8]) {
+        for part in bytes.chunks_mut(8) {
+            part.copy_from_slice(&self.next_u64().to_le_bytes()[..part.len()]);
+        }
+    }
+
     /// A number in `[0, 1)` with 53 random bits.
     fn unit(&self) -> f64 {
         (self.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
@@ -67,13 +75,20 @@ impl SystemRng {
 /// Eight bytes from the operating system. So few are never cut short.
 fn entropy() -> Option<u64> {
     let mut bytes = [0; 8];
-    loop {
-        match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()) {
-            Ok(8) => return Some(u64::from_ne_bytes(bytes)),
+    from_system(&mut bytes).then(|| u64::from_ne_bytes(bytes))
+}
+
+/// Whether the system filled `bytes`.
+fn from_system(bytes: &mut [u8]) -> bool {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::rand::getrandom(&mut bytes[done..], rustix::rand::GetRandomFlags::empty()) {
+            Ok(n) if n > 0 => done += n,
             Err(rustix::io::Errno::INTR) => {}
-            _ => return None,
+            _ => return false,
         }
     }
+    true
 }
 
 impl Default for SystemRng {
@@ -85,5 +100,12 @@ impl Default for SystemRng {
 impl Rng for SystemRng {
     fn next_u64(&self) -> u64 {
         self.0.next_u64()
+    }
+
+    fn fill(&self, bytes: &mut [u8]) {
+        if !from_system(bytes) {
+            // No entropy to give: as good as the seed was.
+            self.0.fill(bytes);
+        }
     }
 }

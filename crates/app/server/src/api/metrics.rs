@@ -14,6 +14,7 @@ use mainstay_store::journal::SagaStatus;
 
 use crate::api::App;
 use crate::api::json::{bytes, store_problem};
+use crate::fleet::Fleet;
 use crate::http::Problem;
 
 /// Most definitions that get a label of their own; the rest is `other`.
@@ -67,9 +68,51 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
         "Event readers cut because they were too slow",
         resets,
     );
+    if let Some(fleet) = &app.fleet {
+        of_fleet(&mut text, fleet);
+    }
     head(&mut text, "mainstay_build_info", "gauge", "The running version");
     let _ = writeln!(text, "mainstay_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// Nodes, open breakers and packets.
+fn of_fleet(text: &mut String, fleet: &Fleet) {
+    head(text, "mainstay_fleet_nodes", "gauge", "Nodes of the fleet as this one sees them");
+    let nodes = fleet.nodes();
+    for state in ["down", "here", "unseen", "up"] {
+        let count = nodes.iter().filter(|n| n.state == state).count();
+        let _ = writeln!(text, "mainstay_fleet_nodes{{state=\"{state}\"}} {count}");
+    }
+    head(text, "mainstay_fleet_breaker_open_nodes", "gauge", "Nodes that see the breaker open");
+    for open in fleet.open_breakers().iter().take(MAX_LABELS) {
+        let (name, count) = (label(&open.origin), open.nodes.len());
+        let _ = writeln!(text, "mainstay_fleet_breaker_open_nodes{{name=\"{name}\"}} {count}");
+    }
+    let s = fleet.stats();
+    single(text, "mainstay_gossip_sent_bytes_total", "counter", "Bytes of packets sent", s.sent_bytes);
+    single(
+        text,
+        "mainstay_gossip_received_bytes_total",
+        "counter",
+        "Bytes of packets received",
+        s.received_bytes,
+    );
+    head(text, "mainstay_gossip_dropped_total", "counter", "Packets dropped by reason");
+    let reasons = [
+        ("foreign", s.foreign),
+        ("full", s.full),
+        ("malformed", s.malformed),
+        ("misdirected", s.misdirected),
+        ("other_version", s.other_version),
+        ("oversized", s.oversized),
+        ("own", s.own),
+        ("stranger", s.strangers),
+        ("unauthenticated", s.unauthenticated),
+    ];
+    for (reason, count) in reasons {
+        let _ = writeln!(text, "mainstay_gossip_dropped_total{{reason=\"{reason}\"}} {count}");
+    }
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {

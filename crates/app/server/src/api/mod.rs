@@ -9,6 +9,7 @@ mod jobs;
 pub(crate) mod json;
 pub(crate) mod locks;
 mod metrics;
+mod nodes;
 mod openapi;
 pub(crate) mod operation;
 pub(crate) mod query;
@@ -39,6 +40,7 @@ use mainstay_store::Journal;
 pub(crate) use running::RunningKeys;
 use tokio_util::sync::CancellationToken;
 
+use crate::fleet::Fleet;
 use crate::http::Tokens;
 use crate::leases::Desk;
 use crate::participants::Participants;
@@ -59,6 +61,8 @@ pub(crate) struct App {
     pub(crate) jobs: Jobs,
     /// Leases that clients hold.
     pub(crate) desk: Arc<Desk>,
+    /// The other nodes; none without gossip.
+    pub(crate) fleet: Option<Arc<Fleet>>,
     /// How long an event reader may take nothing.
     pub(crate) stall: Duration,
 }
@@ -74,6 +78,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(jobs::routes())
         .merge(locks::routes())
         .merge(metrics::routes())
+        .merge(nodes::routes())
         .merge(openapi::routes())
         .merge(sagas::routes())
         .merge(start::routes())

@@ -75,6 +75,7 @@ operations! {
     "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait" &["wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/locks/{name}" "Release; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
     "get" "/v1/sagas" "A page of sagas, newest first" FILTERS, &[], &[200];
     "post" "/v1/sagas" "Start a saga" &[], &["Idempotency-Key"], &[202, 409, 422];
     "post" "/v1/sagas/actions" "One action on every saga that matches" &[], &[], &[200, 202, 422];

@@ -93,6 +93,7 @@ pub(super) async fn bench() -> Bench {
         running: RunningKeys::default(),
         jobs: Jobs::default(),
         desk,
+        fleet: None,
         stall: Duration::from_millis(200),
     };
     let app = Arc::new(app);

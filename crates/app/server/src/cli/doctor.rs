@@ -30,7 +30,7 @@ type Finding = (&'static str, bool, String);
 
 /// Runs `doctor`. Exit code 1 when something is not fine.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let findings = if args.live { vec![live(&args.server)?] } else { machine(&args.data) };
+    let findings = if args.live { live(&args.server)? } else { machine(&args.data) };
     let word = |fine: bool| if fine { "ok" } else { "FAIL" }.to_owned();
     let rows = findings.iter().map(|(what, fine, seen)| vec![(*what).to_owned(), word(*fine), seen.clone()]);
     let json = findings.iter().map(|(what, fine, seen)| json!({"check": what, "ok": fine, "seen": seen}));
@@ -38,9 +38,20 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if findings.iter().all(|f| f.1) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn live(server: &ServerArgs) -> Result<Finding> {
-    let answer = Client::new(server)?.send("GET", "/readyz", &[], None)?;
-    Ok(("node is ready", answer.status == 200, format!("status {}", answer.status)))
+fn live(server: &ServerArgs) -> Result<Vec<Finding>> {
+    let client = Client::new(server)?;
+    let answer = client.send("GET", "/readyz", &[], None)?;
+    let mut findings = vec![("node is ready", answer.status == 200, format!("status {}", answer.status))];
+    let nodes = client.send("GET", "/v1/nodes", &[], None)?;
+    // Without a token nobody is told, and without gossip there is nothing to tell.
+    if nodes.status == 200 && nodes.body["gossip"] == true {
+        let none = Vec::new();
+        let list = nodes.body["nodes"].as_array().unwrap_or(&none);
+        let there = list.iter().filter(|n| n["state"] == "here" || n["state"] == "up").count();
+        // For information: another node's absence makes this one no less healthy.
+        findings.push(("the fleet is seen", true, format!("{there} of {} nodes are there", list.len())));
+    }
+    Ok(findings)
 }
 
 fn machine(data: &Path) -> Vec<Finding> {

@@ -10,6 +10,7 @@ mod notify;
 mod output;
 mod progress;
 mod reload;
+mod replica;
 mod replicas;
 mod ring;
 mod saga;
@@ -47,6 +48,8 @@ enum Verb {
     Saga(saga::Args),
     /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
     Ring(ring::Args),
+    /// Compare and replay copies of what nodes tell each other. Works on files, without a node.
+    Replica(replica::Args),
     /// Run a command while holding a lock.
     Lock(lock::LockArgs),
     /// Run a command while reading or writing under a lock of many readers or one writer.
@@ -115,6 +118,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Serve(args) => serve::run(&args),
         Verb::Saga(args) => saga::run(&args),
         Verb::Ring(args) => ring::run(&args),
+        Verb::Replica(args) => replica::run(&args),
         Verb::Lock(args) => lock::lock(&args),
         Verb::Rwlock(args) => lock::rwlock(&args),
         Verb::Sem(args) => lock::sem(&args),

@@ -11,6 +11,7 @@ use mainstay_store::journal::Audit;
 use super::serve::{Args, LogFilter, read_definitions};
 use crate::config::{Config, is_reloaded};
 use crate::error::{Code, Error, Result};
+use crate::fleet::{self, Fleet};
 use crate::participants::{self, Caller, Participants};
 
 /// What a reload changes.
@@ -20,6 +21,7 @@ pub(super) struct Reloader {
     pub(super) engine: Engine,
     pub(super) journal: Arc<dyn Journal>,
     pub(super) participants: Arc<Participants>,
+    pub(super) fleet: Option<Arc<Fleet>>,
     pub(super) log: LogFilter,
     pub(super) rt: Runtime,
 }
@@ -54,11 +56,16 @@ impl Reloader {
         for definition in &definitions {
             self.admit(definition, &caller)?;
         }
+        // From the old place: another one needs a restart.
+        let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
         let changed = |key: &str| diff.iter().any(|(path, _, _)| *path == key);
         if changed("log.filter") {
             self.log.set(fresh.text("log.filter"))?;
         }
         self.participants.replace(caller);
+        if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
+            fleet.set_keys(keys);
+        }
         let mut lines: Vec<String> = Vec::new();
         for definition in definitions {
             lines.extend(self.put(definition).await?);

@@ -1,6 +1,6 @@
 //! `serve`: a node over one data folder.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::ToSocketAddrs as _;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -28,6 +28,7 @@ use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
+use crate::fleet::Fleet;
 use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
 use crate::leases::Desk;
 use crate::participants::Participants;
@@ -122,6 +123,7 @@ async fn node(
     let desk = Arc::new(Desk::new(open_leases(&config, &rt)?, store, rt.clone()));
     let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
+    let fleet = Fleet::join(&config, &rt).await?;
     let app = Arc::new(App {
         engine: engine.clone(),
         journal: Arc::clone(&journal),
@@ -133,19 +135,22 @@ async fn node(
         running: RunningKeys::default(),
         jobs: Jobs::default(),
         desk,
+        fleet: fleet.clone(),
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
     let gate = open_gate(&config, &rt, tokens, secure, app)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
-    announce(scheme, listener.address);
+    let api = format!("{scheme}://{}", listener.address);
+    announce(&api, fleet.as_deref());
     let longest = config.duration("server.drain");
     let mut reloader = Reloader {
         args: args.clone(),
         config,
         engine: engine.clone(),
         journal,
-        participants,
+        participants: Arc::clone(&participants),
+        fleet: fleet.clone(),
         log,
         rt: rt.clone(),
     };
@@ -180,7 +185,12 @@ async fn node(
             }
         }
     };
-    tokio::join!(http::serve(listener, gate, tls), engine_stop, reloads, beats);
+    let told = async {
+        if let Some(fleet) = &fleet {
+            fleet.run(&rt, &drain, &engine, &participants, &api).await;
+        }
+    };
+    tokio::join!(http::serve(listener, gate, tls), engine_stop, reloads, beats, told);
     Ok(())
 }
 
@@ -213,11 +223,18 @@ fn open_gate(
 }
 
 /// Tells the addresses on stderr, whether or not somebody reads it: `eprintln` would panic.
-fn announce(scheme: &str, address: SocketAddr) {
+fn announce(api: &str, fleet: Option<&Fleet>) {
     use std::io::Write as _;
-    let api = format!("mainstay: listening on {scheme}://{address}\n");
-    let console = format!("mainstay: the console is at {scheme}://{address}{}\n", console::MOUNT);
-    let _ = std::io::stderr().write_all((api + &console).as_bytes());
+    let mut text = String::new();
+    if let Some(fleet) = fleet {
+        let (name, cluster, at) = (fleet.name(), fleet.cluster(), fleet.address());
+        text.push_str(&format!("mainstay: gossip of `{name}` in `{cluster}` is at {at}\n"));
+    }
+    text.push_str(&format!(
+        "mainstay: listening on {api}\nmainstay: the console is at {api}{}\n",
+        console::MOUNT
+    ));
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// The store of the data folder; one process at a time.

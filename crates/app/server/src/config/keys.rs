@@ -60,6 +60,28 @@ pub(crate) const KEYS: &[Key] = &[
         "password,passwd,secret,token,authorization,api_key,apikey,private_key,card,cvv,cvc,iban,ssn",
         "parts of names whose values the console hides in payloads",
     ),
+    key("gossip.advertise", Kind::Text, "", "HOST:PORT where others reach this node; empty: as bound"),
+    key("gossip.bind", Kind::Text, "", "address of gossip, UDP and TCP; empty: this node is on its own"),
+    key("gossip.cluster", Kind::Text, "mainstay", "name of the cluster; packets of others are dropped"),
+    key(
+        "gossip.key_file",
+        Kind::Text,
+        "",
+        "file of the shared keys, `ID:64 hexadecimal digits` a line; the first one seals, all open",
+    ),
+    key(
+        "gossip.members",
+        Kind::List,
+        "",
+        "names of the members that decide what may be forgotten; none: nothing is",
+    ),
+    key(
+        "gossip.name",
+        Kind::Text,
+        "",
+        "name of this node, unique in its cluster; empty: the name of the host",
+    ),
+    key("gossip.seeds", Kind::List, "", "HOST:PORT of nodes where the cluster is found"),
     key("log.filter", Kind::Text, "info", "what is logged to stderr, in tracing's filter syntax"),
     key("log.json", Kind::Bool, "false", "log lines as JSON"),
     key(

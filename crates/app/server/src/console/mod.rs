@@ -10,6 +10,7 @@ mod events;
 mod graph;
 mod leases;
 mod login;
+mod nodes;
 mod now;
 mod page;
 mod parts;
@@ -95,6 +96,7 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/locks", get(leases::locks))
         .route("/elections", get(leases::elections))
         .route("/leases/break", get(leases::ask).post(leases::submit))
+        .route("/nodes", get(nodes::show))
         .route("/audit", get(audit::show))
         .route("/system", get(system::show))
         .route("/login", get(login::show).post(login::submit))

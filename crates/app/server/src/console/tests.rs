@@ -104,6 +104,7 @@ async fn bench_at(mount: &'static str) -> Bench {
         running: RunningKeys::default(),
         jobs: Jobs::default(),
         desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
+        fleet: None,
         stall: EVENT_STALL,
     });
     let desk = Arc::clone(&app.desk);
@@ -587,7 +588,7 @@ async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() 
     for n in 0..60 {
         bench.hold(&format!("default/order/{n:06}"), "node-a.example:4711").await;
     }
-    for page in ["now", "attention", "sagas", "locks", "elections", "audit", "system"] {
+    for page in ["now", "attention", "sagas", "locks", "elections", "nodes", "audit", "system"] {
         let html = bench.get(page).await.body.len();
         println!("{page}: {html} bytes of HTML, {} with everything", html + assets);
         assert!(html + assets <= 60 * 1024, "{page}: {html} + {assets}");

@@ -37,6 +37,8 @@ pub(crate) enum Code {
     AuditBroken,
     /// The lease store cannot be used.
     LeaseStore,
+    /// The snapshot of gossip cannot be used.
+    GossipState,
     /// The request is malformed.
     BadRequest,
     /// A token is needed.
@@ -144,6 +146,7 @@ table! {
     TlsFiles "MS0015" 0 "The certificate or its key cannot be used",
     AuditBroken "MS0016" 0 "The audit chain is broken",
     LeaseStore "MS0017" 0 "The lease store cannot be used",
+    GossipState "MS0018" 0 "The snapshot of gossip cannot be used",
     BadRequest "MS0101" 400 "The request is malformed",
     Unauthenticated "MS0102" 401 "A token is needed",
     Forbidden "MS0103" 403 "The token may not do this",

@@ -245,6 +245,7 @@ fn if_c12_no_accessibility_violation_on_wide_and_narrow_in_light_and_dark() {
         "locks".to_owned(),
         "elections".to_owned(),
         "leases/break?name=backup".to_owned(),
+        "nodes".to_owned(),
         "audit".to_owned(),
         "system".to_owned(),
         "sagas/nope".to_owned(),

@@ -11,6 +11,7 @@ mod crash;
 mod demo;
 mod edge;
 mod end_to_end;
+mod fleet;
 mod golden;
 mod harness;
 mod hold;

@@ -28,6 +28,7 @@ const FANOUT: usize = 3;
 /// | `max_message` | 1,200 bytes | one datagram |
 /// | `log_bytes` | 1 MiB | peers that are further behind repair by digests |
 /// | `budget` | 64 KiB | for one peer and tick; deltas first, repairs with the rest |
+/// | `largest_change` | as `max_message` | one way to send is the rule |
 /// | `fanout` | 3 | rounds to converge grow with the logarithm of the fleet |
 /// | `merge_version`, `accepts` | 1, only 1 | nodes with other merge code are refused by name |
 #[derive(Clone, Debug)]
@@ -43,6 +44,9 @@ pub struct AntiEntropyConfig {
     pub(super) schema: u32,
     pub(super) merge_version: u32,
     pub(super) accepts: RangeInclusive<u32>,
+    pub(super) largest_change: usize,
+    pub(super) keep_all: bool,
+    pub(super) root_first: bool,
 }
 
 impl AntiEntropyConfig {
@@ -62,6 +66,9 @@ impl AntiEntropyConfig {
             schema: 1,
             merge_version: 1,
             accepts: 1..=1,
+            largest_change: 0,
+            keep_all: false,
+            root_first: false,
         })
     }
 }
@@ -82,6 +89,29 @@ impl Builder {
     #[must_use]
     pub fn max_message(mut self, bytes: usize) -> Self {
         self.0.max_message = bytes;
+        self
+    }
+
+    /// What a message may have whose contents cannot be split: one large change. For transports with a second way for
+    /// what does not fit into a datagram. Less than `max_message` counts as that.
+    #[must_use]
+    pub fn largest_change(mut self, bytes: usize) -> Self {
+        self.0.largest_change = bytes;
+        self
+    }
+
+    /// Forgets nothing, whoever acknowledged it: for fleets that have no list of members. What is hidden stays.
+    #[must_use]
+    pub fn keep_all(mut self) -> Self {
+        self.0.keep_all = true;
+        self
+    }
+
+    /// Answers a differing root with the changes of the log before anything costlier, and with the own root, so that
+    /// the sender does the same. For callers that send roots by [`greet`](AntiEntropy::greet).
+    #[must_use]
+    pub fn root_first(mut self) -> Self {
+        self.0.root_first = true;
         self
     }
 
@@ -123,19 +153,20 @@ impl Builder {
     /// Starts with `state`: empty, or what a snapshot held.
     ///
     /// # Errors
-    /// `max_message` outside 512 bytes to 64 KiB, a `budget` below one message, a `fanout` of zero, `accepts` without
+    /// `max_message` outside 512 bytes to 64 KiB, `largest_change` above 64 KiB, a `budget` below one message, a `fanout` of zero, `accepts` without
     /// the own version.
     pub fn build<T: Replicated>(self, state: T) -> Result<AntiEntropy<T>, ConfigError> {
         let c = self.0;
         if !(MIN_MESSAGE..=LARGEST_MESSAGE).contains(&c.max_message) {
             return Err(ConfigError::new("max_message", c.max_message, "512 to 65536"));
         }
-        if c.budget < c.max_message {
-            return Err(ConfigError::new(
-                "budget",
-                c.budget,
-                format!("at least max_message ({})", c.max_message),
-            ));
+        if c.largest_change > LARGEST_MESSAGE {
+            return Err(ConfigError::new("largest_change", c.largest_change, "at most 65536"));
+        }
+        let least = c.max_message.max(c.largest_change);
+        if c.budget < least {
+            let allowed = format!("at least max_message and largest_change ({least})");
+            return Err(ConfigError::new("budget", c.budget, allowed));
         }
         if c.fanout == 0 {
             return Err(ConfigError::new("fanout", c.fanout, "at least 1"));

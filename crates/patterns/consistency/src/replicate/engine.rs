@@ -123,6 +123,10 @@ pub struct AntiEntropy<T> {
     stability: Stability,
     turn: usize,
     events: Vec<Event>,
+    /// The digests, until something changes.
+    digest: Option<(u128, u64)>,
+    /// Whether stability may have moved since it was last looked at.
+    unsettled: bool,
 }
 
 #[derive(Debug)]
@@ -139,11 +143,21 @@ struct Peer<T> {
     collected: u64,
     /// Bytes it may still get before the next tick.
     budget: usize,
+    /// Whether a root of it was answered with a root since the last tick.
+    answered: bool,
 }
 
 impl<T> Peer<T> {
     fn new(budget: usize) -> Self {
-        Self { acked: 0, applied: Mark::default(), parts: Vec::new(), owed: true, collected: 0, budget }
+        Self {
+            acked: 0,
+            applied: Mark::default(),
+            parts: Vec::new(),
+            owed: true,
+            collected: 0,
+            budget,
+            answered: false,
+        }
     }
 }
 
@@ -165,6 +179,8 @@ impl<T: Replicated> AntiEntropy<T> {
             stability: Stability::default(),
             turn: 0,
             events: Vec::new(),
+            digest: None,
+            unsettled: true,
         }
     }
 
@@ -179,6 +195,7 @@ impl<T: Replicated> AntiEntropy<T> {
     /// # Errors
     /// What `f` answers.
     pub fn change(&mut self, f: impl FnOnce(&mut T) -> Result<T>) -> Result<()> {
+        self.digest = None;
         let delta = f(&mut self.state)?;
         self.note(delta, None);
         Ok(())
@@ -186,6 +203,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     fn note(&mut self, delta: T, origin: Option<u64>) {
         self.log.push(delta, origin);
+        (self.digest, self.unsettled) = (None, true);
         for peer in self.peers.values_mut() {
             peer.owed = true;
         }
@@ -193,8 +211,12 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// The digests of contents and context.
     pub fn digest(&mut self) -> (u128, u64) {
+        if let Some(known) = self.digest {
+            return known;
+        }
         let sum = self.state.sum(Place::FIRST, Place::LAST, &self.config.key).1;
         let context = self.state.known().map_or(0, hash::of_value);
+        self.digest = Some((sum, context));
         (sum, context)
     }
 
@@ -211,6 +233,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// Adds a member: from now on nothing is forgotten that it has not seen.
     pub fn add_member(&mut self, member: u64) {
+        self.unsettled = true;
         self.removed.remove(&member);
         self.config.members.insert(member);
         if member != self.config.me {
@@ -225,6 +248,21 @@ impl<T: Replicated> AntiEntropy<T> {
         self.peers.remove(&member);
         self.stability.forget(member);
         self.removed.insert(member);
+        self.unsettled = true;
+    }
+
+    /// Forgets what is known about a peer that is no member and is not seen any more; it may come back.
+    pub fn forget_peer(&mut self, peer: u64) {
+        if !self.config.members.contains(&peer) {
+            self.peers.remove(&peer);
+            self.stability.forget(peer);
+        }
+    }
+
+    /// Peers about which something is kept: members, and others that were talked to.
+    #[must_use]
+    pub fn peer_count(&self) -> usize {
+        self.peers.len()
     }
 
     /// Takes the full state of a member in place of the own one, after this node was removed. Make later changes with an
@@ -240,6 +278,7 @@ impl<T: Replicated> AntiEntropy<T> {
             *peer = Peer::new(self.config.budget);
         }
         self.stability = Stability::default();
+        (self.digest, self.unsettled) = (None, true);
         Rejoined { lost, before }
     }
 
@@ -250,12 +289,7 @@ impl<T: Replicated> AntiEntropy<T> {
         if ids.is_empty() {
             return send;
         }
-        self.settle();
-        let least = self.peers.values().map(|p| p.acked).min().unwrap_or(0);
-        self.log.trim(least);
-        for peer in self.peers.values_mut() {
-            peer.budget = self.config.budget;
-        }
+        self.begin_tick();
         for i in 0..ids.len().min(self.config.fanout) {
             let peer = ids[(self.turn + i) % ids.len()];
             self.tell(peer, &mut send);
@@ -264,24 +298,73 @@ impl<T: Replicated> AntiEntropy<T> {
         send
     }
 
-    /// New changes if there are, the digest otherwise.
-    fn tell(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
-        let mut from = self.peers.get(&peer).map_or(0, |p| p.acked);
-        if from < self.log.seq() && self.log.reaches(from) {
-            // One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again.
-            while from < self.log.seq()
-                && self.peers.get(&peer).is_some_and(|p| p.budget >= self.config.max_message)
-            {
-                match self.send_delta(peer, from, send) {
-                    Some(to) => from = to,
-                    None => return,
-                }
-            }
-            return;
+    /// For callers that choose the peers themselves: settles, trims the log and gives every peer its budget anew. Call it
+    /// once per tick, then [`greet`](Self::greet).
+    pub fn begin_tick(&mut self) {
+        self.settle();
+        let least = self.peers.values().map(|p| p.acked).min().unwrap_or(0);
+        self.log.trim(least);
+        for peer in self.peers.values_mut() {
+            (peer.budget, peer.answered) = (self.config.budget, false);
         }
+    }
+
+    /// The root for `peer`, whatever the log holds for it: equal states stay silent, others answer.
+    pub fn greet(&mut self, peer: u64) -> Vec<Outgoing> {
+        let mut send = Vec::new();
+        self.know(peer);
+        self.send_root(peer, &mut send);
+        if self.peers.get(&peer).is_some_and(|p| p.owed) {
+            self.send_ack(peer, &mut send);
+        }
+        send
+    }
+
+    /// The changes that `peer` has not acknowledged, if the log holds them: to be sent while they are new.
+    pub fn news(&mut self, peer: u64) -> Vec<Outgoing> {
+        let mut send = Vec::new();
+        self.know(peer);
+        self.send_news(peer, &mut send);
+        send
+    }
+
+    fn know(&mut self, peer: u64) {
+        if peer != self.config.me && !self.removed.contains(&peer) {
+            let budget = self.config.budget;
+            self.peers.entry(peer).or_insert_with(|| Peer::new(budget));
+        }
+    }
+
+    fn send_root(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
         let (sum, context) = self.digest();
         let mark = self.mark();
         self.push(peer, Body::Root { sum, context, mark }, send);
+    }
+
+    /// One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again. Whether
+    /// there was anything to send.
+    fn send_news(&mut self, peer: u64, send: &mut Vec<Outgoing>) -> bool {
+        let mut from = self.peers.get(&peer).map_or(0, |p| p.acked);
+        if from >= self.log.seq() || !self.log.reaches(from) {
+            return false;
+        }
+        while from < self.log.seq()
+            && self.peers.get(&peer).is_some_and(|p| p.budget >= self.config.max_message)
+        {
+            match self.send_delta(peer, from, send) {
+                Some(to) => from = to,
+                None => return true,
+            }
+        }
+        true
+    }
+
+    /// New changes if there are, the digest otherwise.
+    fn tell(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+        if self.send_news(peer, send) {
+            return;
+        }
+        self.send_root(peer, send);
         if self.peers.get(&peer).is_some_and(|p| p.owed) {
             self.send_ack(peer, send);
         }
@@ -296,9 +379,10 @@ impl<T: Replicated> AntiEntropy<T> {
         let collected = self.collected_for(peer);
         let room = self.config.max_message - OVERHEAD;
         let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
+        let most = self.config.largest_change.saturating_sub(OVERHEAD);
         let made = self.log.interval(acked, peer, room).and_then(|interval| {
             let state = interval.delta.unwrap_or_default();
-            Ok((interval.to, pieces(state, room)?))
+            Ok((interval.to, pieces(state, room, most)?))
         });
         let Ok((to, states)) = made else {
             self.events.push(Event::TooLarge);
@@ -430,16 +514,35 @@ impl<T: Replicated> AntiEntropy<T> {
             }
             let stand = Stand { knows, stable: VersionVector::new() };
             if self.stability.report(from, &stand) {
+                self.unsettled = true;
                 self.owe();
             }
             if self.peers.get(&from).is_some_and(|p| p.owed) {
                 self.send_ack(from, send);
             }
-        } else if context != my_context {
-            self.send_known(from, true, send);
-        } else {
-            self.ask_ranges(from, Place::FIRST, Place::LAST, send);
+        } else if !self.answers_by_log(from, mark, send) {
+            if context != my_context {
+                self.send_known(from, true, send);
+            } else {
+                self.ask_ranges(from, Place::FIRST, Place::LAST, send);
+            }
         }
+    }
+
+    /// Whether the logs of the two may explain the difference: then they are exchanged, once per tick.
+    fn answers_by_log(&mut self, from: u64, mark: Mark, send: &mut Vec<Outgoing>) -> bool {
+        let (seq, mine) = (self.log.seq(), self.mark());
+        let Some(peer) = self.peers.get_mut(&from).filter(|_| self.config.root_first) else { return false };
+        let behind = peer.applied.session == mark.session && peer.applied.seq < mark.seq;
+        let pending = peer.acked < seq && self.log.reaches(peer.acked);
+        if std::mem::replace(&mut peer.answered, true) || !(pending || behind) {
+            // A second root that differs within a tick: only contents can tell.
+            return pending && self.send_news(from, send);
+        }
+        self.send_news(from, send);
+        let (sum, context) = self.digest();
+        self.push(from, Body::Root { sum, context, mark: mine }, send);
+        true
     }
 
     fn owe(&mut self) {
@@ -497,12 +600,16 @@ impl<T: Replicated> AntiEntropy<T> {
         if let Some(stand) = stand
             && self.stability.report(from, stand)
         {
+            self.unsettled = true;
             self.settle();
         }
     }
 
     /// Moves stability, and forgets what every member may forget.
     fn settle(&mut self) {
+        if self.config.keep_all || !std::mem::take(&mut self.unsettled) {
+            return;
+        }
         let knows = self.state.known().map(Context::vector).unwrap_or_default();
         let me = self.config.me;
         if self.stability.advance(me, self.config.members.iter().copied(), &knows) {
@@ -517,6 +624,7 @@ impl<T: Replicated> AntiEntropy<T> {
         if self.stability.collect(cut) {
             let stable = self.stability.collected();
             let dropped = self.state.collect(&|dot| stable.contains(dot));
+            (self.digest, self.unsettled) = (None, true);
             if dropped > 0 {
                 self.events.push(Event::Collected(dropped));
             }
@@ -582,7 +690,7 @@ impl<T: Replicated> AntiEntropy<T> {
         let collected = self.collected_for(peer);
         let room = self.config.max_message - OVERHEAD;
         let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
-        for state in pieces(state, room)? {
+        for state in pieces(state, room, self.config.largest_change.saturating_sub(OVERHEAD))? {
             self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
         }
         Ok(())

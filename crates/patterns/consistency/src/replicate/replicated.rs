@@ -204,11 +204,11 @@ fn place(item: &Item) -> Place {
     Place(item.place, 0, 0)
 }
 
-/// The encodings of `state` in pieces of at most `max` bytes.
+/// The encodings of `state` in pieces of at most `max` bytes, or `most` when one change alone is larger.
 ///
 /// # Errors
-/// [`TooLarge`](crate::ErrorKind::TooLarge) when one change alone is larger.
-pub(super) fn pieces<T: Replicated>(state: T, max: usize) -> Result<Vec<T>> {
+/// [`TooLarge`](crate::ErrorKind::TooLarge) when one change alone is larger than `most`.
+pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Result<Vec<T>> {
     let (mut open, mut done) = (vec![state], Vec::new());
     while let Some(state) = open.pop() {
         let size = encode(&state).len();
@@ -217,7 +217,11 @@ pub(super) fn pieces<T: Replicated>(state: T, max: usize) -> Result<Vec<T>> {
             continue;
         }
         let Some((first, second)) = state.halves() else {
-            let text = format!("one change takes {size} bytes, a message holds {max}");
+            if size <= most {
+                done.push(state);
+                continue;
+            }
+            let text = format!("one change takes {size} bytes, a message holds {}", max.max(most));
             return Err(Error::new(crate::ErrorKind::TooLarge, text));
         };
         open.extend([second, first]);

@@ -1,0 +1,59 @@
+//! `GET /v1/nodes`: who is there, and whose breakers are open.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::response::Response;
+use axum::routing::get;
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::api::App;
+use crate::api::json::reply;
+use crate::api::query::Query;
+use crate::fleet::{Fleet, Seen};
+use crate::http::Problem;
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new().route("/v1/nodes", get(nodes))
+}
+
+async fn nodes(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Query::parse(raw.as_deref())?.end()?;
+    let body = app
+        .fleet
+        .as_deref()
+        .map_or_else(|| json!({"gossip": false, "cluster": null, "nodes": [], "breakers": []}), described);
+    Ok(reply(StatusCode::OK, &body))
+}
+
+fn described(fleet: &Fleet) -> Value {
+    let nodes = fleet.nodes();
+    let there = nodes.iter().filter(|n| matches!(n.state, "here" | "up")).count();
+    let breakers: Vec<Value> = fleet
+        .open_breakers()
+        .into_iter()
+        .map(|open| json!({"name": open.origin, "open_on": open.nodes.len(), "of": there, "nodes": open.nodes}))
+        .collect();
+    json!({
+        "gossip": true,
+        "cluster": fleet.cluster(),
+        "nodes": nodes.iter().map(node).collect::<Vec<Value>>(),
+        "breakers": breakers,
+    })
+}
+
+fn node(seen: &Seen) -> Value {
+    let status = seen.status.as_ref();
+    json!({
+        "name": seen.name,
+        "state": seen.state,
+        "configured": seen.configured,
+        "address": seen.address.map(|a| a.to_string()),
+        "version": status.map(|s| &s.version),
+        "since": status.map(|s| &s.since),
+        "sagas": status.map(|s| s.sagas),
+        "api": status.map(|s| &s.api),
+    })
+}

@@ -1,0 +1,207 @@
+//! Three nodes as real processes on loopback: they find each other, name each other's open breakers, and notice a death.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Node, Request, eventually, run, stderr, stdout};
+
+/// Two shared keys, hexadecimal.
+const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const OTHER: &str = "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+
+fn key_file(path: &Path, text: &str, mode: u32) {
+    let _ = std::fs::remove_file(path);
+    let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// An origin that refuses every connection.
+fn nobody() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    format!("http://{}", listener.local_addr().unwrap())
+}
+
+fn settings(dir: &Path, name: &str, seed: &str, origin: &str) -> std::path::PathBuf {
+    let text = format!(
+        "[gossip]\nbind = \"127.0.0.1:0\"\nname = \"{name}\"\ncluster = \"test\"\nkey_file = \"{key}\"\n\
+         members = [\"a\", \"b\", \"c\"]\nseeds = [{seed}]\n\
+         [participants]\nallow = [\"{origin}\"]\nallow_network = [\"127.0.0.0/8\"]\nbreaker = true\n",
+        key = dir.join("key").display(),
+    );
+    let folder = dir.join("definitions");
+    std::fs::create_dir_all(&folder).unwrap();
+    let ping = format!(
+        "name = \"ping\"\nversion = 1\ndeadline = \"600s\"\ntimeout = \"2s\"\n[retry]\nattempts = 1000\nbase = \"5ms\"\n\
+         cap = \"50ms\"\n[[steps]]\nname = \"ping\"\naction = \"{origin}/ping\"\nundo = \"{origin}/undo\"\n"
+    );
+    std::fs::write(folder.join("ping.toml"), ping).unwrap();
+    let text = format!("{text}[saga]\ndefinitions = \"{}\"\n", folder.display());
+    let file = dir.join(format!("{name}.toml"));
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn start(dir: &Path, name: &str, seed: &str, origin: &str) -> Node {
+    let config = settings(dir, name, seed, origin);
+    Node::start(&dir.join(name), &["--config", config.to_str().unwrap()])
+}
+
+/// Where a node's gossip is.
+fn gossip_of(node: &Node) -> String {
+    let log = node.log();
+    let line = log.lines().find(|l| l.contains("mainstay: gossip of")).unwrap();
+    line.rsplit_once(" is at ").unwrap().1.to_owned()
+}
+
+fn nodes(node: &Node) -> Value {
+    let answer = node.get("/v1/nodes");
+    assert_eq!(answer.status, 200);
+    answer.json()
+}
+
+fn states(node: &Node) -> Vec<(String, String)> {
+    let text = |v: &Value| v.as_str().unwrap_or("").to_owned();
+    nodes(node)["nodes"].as_array().unwrap().iter().map(|n| (text(&n["name"]), text(&n["state"]))).collect()
+}
+
+fn see(node: &Node, want: [&str; 3]) {
+    let want: Vec<(String, String)> =
+        ["a", "b", "c"].iter().zip(want).map(|(n, s)| ((*n).to_owned(), s.to_owned())).collect();
+    eventually("the fleet is seen as it is", || (states(node) == want).then_some(()));
+}
+
+/// Sagas whose only step nobody takes, until the breaker of `node` opens.
+fn trip(node: &Node) {
+    for n in 0..30 {
+        let start = Request::new("POST", "/v1/sagas")
+            .header("content-type", "application/json")
+            .header("idempotency-key", &format!("ping-{n}"))
+            .body(json!({"definition": "ping"}).to_string());
+        let answer = node.send(&start);
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+}
+
+#[test]
+fn three_nodes_see_each_other_their_breakers_and_a_death() {
+    let dir = tempfile::tempdir().unwrap();
+    key_file(&dir.path().join("key"), &format!("1:{SECRET}\n"), 0o600);
+    let origin = nobody();
+    let a = start(dir.path(), "a", "", &origin);
+    let seed = format!("\"{}\"", gossip_of(&a));
+    let b = start(dir.path(), "b", &seed, &origin);
+    let c = start(dir.path(), "c", &seed, &origin);
+    see(&a, ["here", "up", "up"]);
+    see(&c, ["up", "up", "here"]);
+    let status = eventually("a knows the status of c", || {
+        let all = nodes(&a);
+        all["nodes"][2]["version"].is_string().then_some(all)
+    });
+    assert_eq!(status["nodes"][2]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(status["nodes"][2]["api"].as_str().unwrap().contains(&c.address));
+    assert_eq!((&status["gossip"], &status["cluster"]), (&json!(true), &json!("test")));
+
+    trip(&b);
+    let open = eventually("a and c name the open breaker of b", || {
+        let seen = [nodes(&a), nodes(&c)];
+        seen.iter().all(|n| n["breakers"][0]["nodes"] == json!(["b"])).then(|| seen[0].clone())
+    });
+    assert_eq!(open["breakers"][0]["name"], json!(origin));
+    assert_eq!((&open["breakers"][0]["open_on"], &open["breakers"][0]["of"]), (&json!(1), &json!(3)));
+    let page = a.get("/console/nodes").text();
+    assert!(page.contains("3 of 3 nodes") && page.contains("seen open by b"), "{page}");
+    let metrics = a.get("/metrics").text();
+    assert!(metrics.contains("mainstay_fleet_nodes{state=\"up\"} 2"), "{metrics}");
+    assert!(
+        metrics.contains(&format!("mainstay_fleet_breaker_open_nodes{{name=\"{origin}\"}} 1")),
+        "{metrics}"
+    );
+    let doctor = run(&["doctor", "--live", "--server", &format!("http://{}", a.address)]);
+    assert!(stdout(&doctor).contains("3 of 3 nodes are there"), "{}{}", stdout(&doctor), stderr(&doctor));
+
+    // Its breaker does not count any more when it is gone.
+    b.kill();
+    see(&a, ["here", "down", "up"]);
+    see(&c, ["up", "down", "here"]);
+    assert_eq!(nodes(&a)["breakers"], json!([]));
+    let b = start(dir.path(), "b", &seed, &origin);
+    see(&c, ["up", "up", "here"]);
+    see(&b, ["up", "here", "up"]);
+    compare(dir.path(), a, c);
+}
+
+/// What the nodes wrote when they stopped, compared and replayed.
+fn compare(dir: &Path, mut a: Node, mut c: Node) {
+    assert_eq!((a.stop(), c.stop()), (Some(0), Some(0)));
+    let [a, c] = ["a", "c"].map(|n| dir.join(n).join("gossip.state"));
+    let log = dir.join("log");
+    std::fs::write(&log, [std::fs::read(&a).unwrap(), std::fs::read(&c).unwrap()].concat()).unwrap();
+    let replayed = run(&["replica", "replay", log.to_str().unwrap(), "-o", "json"]);
+    assert!(replayed.status.success(), "{}", stderr(&replayed));
+    let shown: Value = serde_json::from_str(&stdout(&replayed)).unwrap();
+    assert_eq!((&shown["snapshots"], &shown["converged"]), (&json!(2), &json!(true)));
+    assert_eq!(shown["keys"]["node/a"]["version"], env!("CARGO_PKG_VERSION"));
+    let same = run(&["replica", "diff", a.to_str().unwrap(), a.to_str().unwrap()]);
+    assert!(same.status.success() && stderr(&same).contains("no key differs"));
+}
+
+#[test]
+fn keys_are_exchanged_by_hup_and_strangers_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let origin = nobody();
+    let key = dir.path().join("key");
+    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
+    let a = start(dir.path(), "a", "", &origin);
+    let seed = format!("\"{}\"", gossip_of(&a));
+    // Another key: it stays outside.
+    key_file(&key, &format!("1:{OTHER}\n"), 0o600);
+    let b = start(dir.path(), "b", &seed, &origin);
+    eventually("the stranger is counted", || {
+        let text = a.get("/metrics").text();
+        let line = text.lines().find(|l| l.contains("reason=\"unauthenticated\""))?.to_owned();
+        (!line.ends_with(" 0")).then_some(())
+    });
+    assert_eq!(
+        states(&a),
+        [("a", "here"), ("b", "unseen"), ("c", "unseen")].map(|(n, s)| (n.into(), s.into()))
+    );
+    a.signal(rustix::process::Signal::HUP);
+    see(&a, ["here", "up", "unseen"]);
+    see(&b, ["up", "here", "unseen"]);
+}
+
+#[test]
+fn what_gossip_needs_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    let refused = |what: &str| {
+        let config = settings(dir.path(), "a", "", "http://127.0.0.1:1");
+        let data = dir.path().join("a");
+        let args = ["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0", "--config"];
+        let output = run(&[&args[..], &[config.to_str().unwrap()]].concat());
+        assert!(!output.status.success());
+        let said = stderr(&output);
+        assert!(said.contains(what), "{said}");
+        assert!(!said.contains(&SECRET[8..]), "a secret is shown: {said}");
+    };
+    refused("MS0002");
+    key_file(&key, &format!("1:{SECRET}\n"), 0o644);
+    refused("others may read it");
+    key_file(&key, &format!("1:{}\n", &SECRET[..62]), 0o600);
+    refused("line 1");
+    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
+    std::fs::write(dir.path().join("a").join("gossip.state"), b"not one").unwrap();
+    refused("MS0018");
+}
+
+#[test]
+fn without_gossip_a_node_is_on_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let want = json!({"gossip": false, "cluster": null, "nodes": [], "breakers": []});
+    assert_eq!(nodes(&node), want);
+    assert!(node.get("/console/nodes").text().contains("on its own"));
+}

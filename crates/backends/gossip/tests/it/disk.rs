@@ -1,0 +1,237 @@
+//! Snapshots: restarts, damage, lost and rolled-back disks, kill -9.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mainstay_clock::Runtime;
+use mainstay_consistency::crdt::AwSet;
+use mainstay_gossip::{Config, ErrorKind, Event, FileCell, Gossip, Inbound, Network, Sent, Snapshot, Way};
+use mainstay_store::memory::MemoryCell;
+use mainstay_store::{BoxFuture, DurableCell};
+
+use crate::Test;
+use crate::net::{World, address, keys, name, run};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("g9_a_restart_goes_on_in_a_new_epoch", g9_a_restart_goes_on_in_a_new_epoch),
+    (
+        "g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept",
+        g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept,
+    ),
+    ("c3_a_lost_disk_makes_somebody_new", c3_a_lost_disk_makes_somebody_new),
+    (
+        "c4_a_rolled_back_disk_is_noticed_and_loses_nothing",
+        c4_a_rolled_back_disk_is_noticed_and_loses_nothing,
+    ),
+    (
+        "g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed",
+        g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed,
+    ),
+    ("one_process_per_file", one_process_per_file),
+];
+
+/// The first argument that makes this program a writer of snapshots.
+pub(crate) const WRITER: &str = "write-snapshots";
+/// Kills of the writer.
+const KILLS: u64 = 12;
+
+async fn node(world: &World, n: usize, cell: &MemoryCell) -> Gossip<AwSet<u64>> {
+    let config =
+        Config::builder(&name(n), "test").keys(keys()).seeds([address(0), address(1)]).build().unwrap();
+    world.start(n, config, Some(Arc::new(cell.clone()))).await
+}
+
+async fn both_have(world: &World, nodes: [&Gossip<AwSet<u64>>; 2], value: u64) {
+    let has = || nodes.iter().all(|n| n.read(|set| set.contains(&value)));
+    world.until(Duration::from_secs(20), has).await.unwrap_or_else(|| panic!("both have {value}"));
+}
+
+fn g9_a_restart_goes_on_in_a_new_epoch() {
+    run(41, async |world| {
+        let cells = [MemoryCell::new(), MemoryCell::new()];
+        let two = node(&world, 1, &cells[1]).await;
+        let mut last = None;
+        for life in 0..5 {
+            let one = node(&world, 0, &cells[0]).await;
+            let actor = one.actor();
+            if let Some(before) = last.replace(actor) {
+                assert_eq!(actor.node(), before.node());
+                assert!(actor.epoch() > before.epoch());
+            }
+            // What was there before is there at once, without the other node.
+            assert_eq!(one.read(|set| set.elements().count()), life as usize);
+            one.change(|set, actor| set.add(actor, life)).unwrap();
+            both_have(&world, [&one, &two], life).await;
+            one.shutdown().await.unwrap();
+            assert_eq!(one.change(|set, actor| set.add(actor, 99)).unwrap_err().kind(), ErrorKind::Closed);
+        }
+    });
+}
+
+fn g9_damaged_newer_and_foreign_snapshots_are_refused_and_kept() {
+    run(42, async |world| {
+        let cell = MemoryCell::new();
+        node(&world, 0, &cell).await.shutdown().await.unwrap();
+        let good = cell.load().await.unwrap().unwrap();
+        let snapshot = Snapshot::decode(&good).unwrap();
+        let mut damaged = good.clone();
+        damaged[40] ^= 1;
+        let mut newer = good.clone();
+        newer[9] = 9;
+        let mut foreign = snapshot.clone();
+        foreign.cluster = "else".into();
+        let mut other_type = snapshot.clone();
+        other_type.state = vec![9; 30];
+        let cases = [
+            (damaged, ErrorKind::Damaged),
+            (newer, ErrorKind::Newer),
+            (foreign.encode(), ErrorKind::Foreign),
+            (other_type.encode(), ErrorKind::Damaged),
+        ];
+        for (bytes, kind) in cases {
+            let cell = MemoryCell::new();
+            cell.store_synced(bytes.clone()).await.unwrap();
+            let config = Config::builder("n0", "test").keys(keys()).build().unwrap();
+            let refused =
+                Gossip::<AwSet<u64>>::start(config, world.port(0), Some(Arc::new(cell.clone())), &world.rt)
+                    .await;
+            assert_eq!(refused.unwrap_err().kind(), kind);
+            assert_eq!(cell.load().await.unwrap().unwrap(), bytes, "nothing was overwritten");
+        }
+    });
+}
+
+fn c3_a_lost_disk_makes_somebody_new() {
+    run(43, async |world| {
+        let two = node(&world, 1, &MemoryCell::new()).await;
+        let one = node(&world, 0, &MemoryCell::new()).await;
+        let before = one.actor();
+        for value in 0..5 {
+            one.change(|set, actor| set.add(actor, value)).unwrap();
+        }
+        both_have(&world, [&one, &two], 4).await;
+        one.shutdown().await.unwrap();
+        let one = node(&world, 0, &MemoryCell::new()).await;
+        assert_ne!(one.actor().node(), before.node());
+        // The first change of the new life is not taken for an old one, and the old ones come back.
+        one.change(|set, actor| set.add(actor, 100)).unwrap();
+        both_have(&world, [&one, &two], 100).await;
+        both_have(&world, [&one, &two], 0).await;
+    });
+}
+
+fn c4_a_rolled_back_disk_is_noticed_and_loses_nothing() {
+    run(44, async |world| {
+        let cell = MemoryCell::new();
+        let two = node(&world, 1, &MemoryCell::new()).await;
+        node(&world, 0, &cell).await.shutdown().await.unwrap();
+        let backup = cell.load().await.unwrap().unwrap();
+        for life in 0..3 {
+            let one = node(&world, 0, &cell).await;
+            one.change(|set, actor| set.add(actor, life)).unwrap();
+            both_have(&world, [&one, &two], life).await;
+            one.shutdown().await.unwrap();
+        }
+        cell.store_synced(backup).await.unwrap();
+        let one = node(&world, 0, &cell).await;
+        let restored = one.actor();
+        one.change(|set, actor| set.add(actor, 50)).unwrap();
+        both_have(&world, [&one, &two], 2).await;
+        both_have(&world, [&one, &two], 50).await;
+        assert!(one.take_events().iter().any(|e| matches!(e, Event::Doubled { epoch: 4 })));
+        assert!(one.actor().epoch() > 4 && restored.epoch() == 2);
+        one.change(|set, actor| set.add(actor, 51)).unwrap();
+        both_have(&world, [&one, &two], 51).await;
+    });
+}
+
+fn one_process_per_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let first = FileCell::open(&path).unwrap();
+    let refused = FileCell::open(&path).unwrap_err();
+    assert_eq!(refused.kind(), mainstay_store::ErrorKind::Occupied);
+    drop(first);
+    FileCell::open(&path).unwrap();
+}
+
+/// A network without anybody.
+#[derive(Debug)]
+struct Nobody;
+
+impl Network for Nobody {
+    fn address(&self) -> SocketAddr {
+        address(0)
+    }
+
+    fn send(&self, _to: SocketAddr, _way: Way, _bytes: Vec<u8>) -> Sent {
+        Sent::OnItsWay
+    }
+
+    fn is_full(&self, _to: SocketAddr) -> bool {
+        false
+    }
+
+    fn receive(&self) -> BoxFuture<'_, Inbound> {
+        Box::pin(std::future::pending())
+    }
+
+    fn refuse(&self, _from: SocketAddr) {}
+}
+
+/// Adds numbers and says which ones are durable, until it is killed.
+pub(crate) fn write_snapshots(path: &str) -> ExitCode {
+    let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    rt.block_on(async {
+        let cell = Arc::new(FileCell::open(Path::new(path)).unwrap());
+        let config = Config::builder("a", "disk").keys(keys()).build().unwrap();
+        let node = Gossip::<AwSet<u64>>::start(config, Arc::new(Nobody), Some(cell), &Runtime::system())
+            .await
+            .unwrap();
+        let first = node.read(|set| set.elements().copied().max()).map_or(0, |n| n + 1);
+        for value in first.. {
+            node.change(|set, actor| set.add(actor, value)).unwrap();
+            node.flush().await.unwrap();
+            println!("{value}");
+        }
+    });
+    ExitCode::SUCCESS
+}
+
+fn g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state");
+    let mut epoch = 0;
+    let mut confirmed = None;
+    for kill in 0..KILLS {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([WRITER, path.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // At another place every time: after some lines, and a part of the next write.
+        for _ in 0..=kill {
+            confirmed = Some(lines.next().unwrap().unwrap().parse::<u64>().unwrap());
+        }
+        for _ in 0..kill * 3_000 {
+            std::hint::spin_loop();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // Lines that were written before the kill count too.
+        for line in lines.map_while(Result::ok) {
+            confirmed = line.parse().ok().max(confirmed);
+        }
+        let snapshot = Snapshot::decode(&std::fs::read(&path).unwrap()).expect("the file is whole");
+        let set: AwSet<u64> = mainstay_consistency::wire::decode(&snapshot.state).unwrap();
+        let last = confirmed.unwrap();
+        assert!((0..=last).all(|n| set.contains(&n)), "kill {kill}: {last} was confirmed");
+        assert!(snapshot.epoch > epoch, "kill {kill}: epoch {}", snapshot.epoch);
+        epoch = snapshot.epoch;
+    }
+}

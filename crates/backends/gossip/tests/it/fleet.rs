@@ -1,0 +1,108 @@
+//! Fleets in virtual time: rounds, bytes, loss, size.
+
+use std::time::Duration;
+
+use mainstay_consistency::crdt::AwSet;
+use mainstay_gossip::{Gossip, Presence};
+
+use crate::Test;
+use crate::net::{World, address, name, run};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_hundred_nodes_converge_in_three_rounds", a_hundred_nodes_converge_in_three_rounds),
+    ("a_hundred_idle_nodes_send_little", a_hundred_idle_nodes_send_little),
+    ("g5_half_of_everything_lost_still_converges", g5_half_of_everything_lost_still_converges),
+    ("g1_five_hundred_nodes_converge_in_datagrams", g1_five_hundred_nodes_converge_in_datagrams),
+];
+
+/// The time of a round.
+const ROUND: Duration = Duration::from_millis(300);
+
+pub(crate) fn all_up(nodes: &[Gossip<AwSet<u64>>]) -> bool {
+    nodes.iter().all(|n| n.members().iter().filter(|m| m.presence == Presence::Up).count() == nodes.len() - 1)
+}
+
+async fn formed(world: &World, count: usize, members: bool) -> Vec<Gossip<AwSet<u64>>> {
+    let names: Vec<String> = (0..count).map(name).collect();
+    let nodes = world.fleet(count, |c| if members { c.members(names.clone()) } else { c }).await;
+    let took = world.until(Duration::from_secs(120), || all_up(&nodes)).await;
+    println!("{count} nodes found each other in {:?}", took.expect("all are seen"));
+    nodes
+}
+
+/// Rounds until every node has what one of them adds.
+async fn rounds(world: &World, nodes: &[Gossip<AwSet<u64>>], value: u64) -> u128 {
+    let at = world.below(nodes.len());
+    nodes[at].change(|set, actor| set.add(actor, value)).unwrap();
+    let has = || nodes.iter().all(|n| n.read(|set| set.contains(&value)));
+    let took = world.until(Duration::from_secs(60), has).await.expect("everybody has it");
+    took.as_nanos().div_ceil(ROUND.as_nanos())
+}
+
+fn a_hundred_nodes_converge_in_three_rounds() {
+    run(11, async |world| {
+        let nodes = formed(&world, 100, true).await;
+        let mut all = Vec::new();
+        for value in 0..11 {
+            all.push(rounds(&world, &nodes, value).await);
+            world.sleep(Duration::from_millis(400)).await;
+        }
+        all.sort_unstable();
+        println!("rounds to converge at 100 nodes: {all:?}");
+        assert!(all[all.len() / 2] <= 3, "{all:?}");
+        assert!(all[all.len() - 1] <= 6, "{all:?}");
+    });
+}
+
+fn a_hundred_idle_nodes_send_little() {
+    run(12, async |world| {
+        let nodes = formed(&world, 100, true).await;
+        // Every node is an author, as in a fleet that shares its status: the context names a hundred.
+        for (n, node) in nodes.iter().enumerate() {
+            node.change(|set, actor| set.add(actor, n as u64)).unwrap();
+        }
+        let same = || nodes.iter().all(|n| n.read(|set| set.elements().count() == 100));
+        world.until(Duration::from_secs(60), same).await.expect("everybody has everything");
+        world.sleep(Duration::from_secs(5)).await;
+        let before = world.bytes();
+        world.sleep(Duration::from_secs(10)).await;
+        let each = (world.bytes() - before) / 10 / 100;
+        println!("idle at 100 nodes: {each} bytes per second and node, with the headers of UDP and IP");
+        assert!(each > 0 && each <= 10_000, "{each}");
+        assert!(nodes.iter().all(|n| n.stats().malformed == 0 && n.stats().unauthenticated == 0));
+    });
+}
+
+fn g5_half_of_everything_lost_still_converges() {
+    run(13, async |world| {
+        let nodes = formed(&world, 40, true).await;
+        world.air.lock().unwrap().loss = 50;
+        let mut all = Vec::new();
+        for value in 0..7 {
+            all.push(rounds(&world, &nodes, value).await);
+        }
+        println!("rounds at 40 nodes and 50 % loss: {all:?}");
+        // And what was removed stays removed everywhere.
+        nodes[3].change(|set, actor| set.remove(actor, &5)).unwrap();
+        let gone = || nodes.iter().all(|n| n.read(|set| !set.contains(&5)));
+        world.until(Duration::from_secs(60), gone).await.expect("everybody lost it");
+    });
+}
+
+fn g1_five_hundred_nodes_converge_in_datagrams() {
+    run(14, async |world| {
+        // A list: how five hundred find each other is another question, and this one is about digests.
+        let list: Vec<_> = (0..500).map(|n| (name(n), address(n))).collect();
+        let nodes = world.fleet::<AwSet<u64>>(500, |c| c.list(list.clone())).await;
+        let mut all = Vec::new();
+        for value in 0..3 {
+            all.push(rounds(&world, &nodes, value).await);
+        }
+        world.air.lock().unwrap().loss = 50;
+        all.push(rounds(&world, &nodes, 100).await);
+        println!("rounds at 500 nodes, the last one at 50 % loss: {all:?}");
+        let air = world.air.lock().unwrap();
+        assert!(air.largest_datagram <= 1_200 && air.frames == 0);
+        assert!(all.iter().all(|r| *r <= 12), "{all:?}");
+    });
+}
