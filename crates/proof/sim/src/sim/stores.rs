@@ -126,6 +126,14 @@ impl LeaseStore for FaultyLeases {
 pub(super) struct FaultyRecords(pub(super) Link);
 
 impl RecordStore for FaultyRecords {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        let store = self.0.world.records();
+        Box::pin(self.0.call(move || {
+            let store = store.clone();
+            Box::pin(async move { store.now().await })
+        }))
+    }
+
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
         let (store, key) = (self.0.world.records(), key.to_owned());
         Box::pin(self.0.call(move || {
