@@ -7,6 +7,7 @@
 //! the epoch in every later token is one higher, since a disk may have lied about its last sync.
 
 mod combine;
+mod records;
 mod rows;
 
 use std::fmt;
