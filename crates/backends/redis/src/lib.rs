@@ -19,6 +19,7 @@ mod keys;
 mod node;
 mod ops;
 mod quorum;
+mod records;
 mod scan;
 mod scripts;
 mod store;

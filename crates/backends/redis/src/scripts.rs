@@ -21,6 +21,8 @@ pub(crate) struct Scripts {
     pub(crate) break_lease: Script,
     pub(crate) inspect: Script,
     pub(crate) raise: Script,
+    pub(crate) record_delete: Script,
+    pub(crate) record_put: Script,
     pub(crate) release: Script,
     pub(crate) renew: Script,
     pub(crate) share: Script,
@@ -36,6 +38,8 @@ impl Scripts {
             break_lease: Script::new(include_str!("lua/break.lua")),
             inspect: Script::new(include_str!("lua/inspect.lua")),
             raise: Script::new(include_str!("lua/raise.lua")),
+            record_delete: Script::new(include_str!("lua/record_delete.lua")),
+            record_put: Script::new(include_str!("lua/record_put.lua")),
             release: Script::new(include_str!("lua/release.lua")),
             renew: Script::new(include_str!("lua/renew.lua")),
             share: Script::new(include_str!("lua/share.lua")),
@@ -44,13 +48,15 @@ impl Scripts {
         }
     }
 
-    pub(crate) fn all(&self) -> [&Script; 10] {
+    pub(crate) fn all(&self) -> [&Script; 12] {
         [
             &self.acquire,
             &self.annotate,
             &self.break_lease,
             &self.inspect,
             &self.raise,
+            &self.record_delete,
+            &self.record_put,
             &self.release,
             &self.renew,
             &self.share,

@@ -98,7 +98,15 @@ impl RedisLeases {
         names.iter().map(|name| self.0.options.profile.keys(name)).collect()
     }
 
-    fn patience(&self) -> Duration {
+    pub(crate) fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
         self.0.options.request_timeout
     }
 

@@ -6,6 +6,7 @@
 //! exclude each other by the rows.
 
 mod crowd;
+mod records;
 mod single;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::op::Op;
 use crate::pool::{Lent, Pool, Use};
 use crate::schema::Tables;
 use crowd::Scope;
+use records::Records;
 use single::{Asked, Texts};
 
 /// Acquisitions whose answer was lost and whose names are remembered. More are forgotten, oldest id first: what
@@ -69,6 +71,7 @@ struct Shared {
     pool: Arc<Pool>,
     tables: Tables,
     texts: Texts,
+    records: Records,
     hub: Arc<Hub>,
     fencing: Fencing,
     wake: Wake,
@@ -109,9 +112,18 @@ impl PostgresLeases {
         if config.wake == Wake::Listen {
             rt.spawn("postgres-listen", Arc::clone(&hub).listen(Arc::clone(&pool)));
         }
-        let texts = Texts::new(&tables);
+        let (texts, records) = (Texts::new(&tables), Records::new(&tables.lease));
         let (fencing, wake) = (config.fencing, config.wake);
-        Ok(Self(Arc::new(Shared { pool, tables, texts, hub, fencing, wake, doubts: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            pool,
+            tables,
+            texts,
+            records,
+            hub,
+            fencing,
+            wake,
+            doubts: Mutex::default(),
+        })))
     }
 
     fn doubts(&self) -> MutexGuard<'_, BTreeMap<Op, Vec<String>>> {
