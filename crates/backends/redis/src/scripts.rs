@@ -19,6 +19,7 @@ pub(crate) struct Scripts {
     pub(crate) acquire: Script,
     pub(crate) annotate: Script,
     pub(crate) break_lease: Script,
+    pub(crate) downgrade: Script,
     pub(crate) inspect: Script,
     pub(crate) raise: Script,
     pub(crate) record_delete: Script,
@@ -36,6 +37,7 @@ impl Scripts {
             acquire: Script::new(include_str!("lua/acquire.lua")),
             annotate: Script::new(include_str!("lua/annotate.lua")),
             break_lease: Script::new(include_str!("lua/break.lua")),
+            downgrade: Script::new(include_str!("lua/downgrade.lua")),
             inspect: Script::new(include_str!("lua/inspect.lua")),
             raise: Script::new(include_str!("lua/raise.lua")),
             record_delete: Script::new(include_str!("lua/record_delete.lua")),
@@ -48,11 +50,12 @@ impl Scripts {
         }
     }
 
-    pub(crate) fn all(&self) -> [&Script; 12] {
+    pub(crate) fn all(&self) -> [&Script; 13] {
         [
             &self.acquire,
             &self.annotate,
             &self.break_lease,
+            &self.downgrade,
             &self.inspect,
             &self.raise,
             &self.record_delete,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mainstay_clock::WallTime;
-use mainstay_store::{BoxFuture, DurableCell, PutIf, RecordStore, Result, VersionedRecord};
+use mainstay_store::{BoxFuture, DurableCell, Error, ErrorKind, PutIf, RecordStore, Result, VersionedRecord};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::{corrupt, store_error};
@@ -61,6 +61,35 @@ fn sum(key: &str, version: u64, value: Option<&[u8]>, expires: Option<i64>) -> [
     *hasher.update(&version.to_le_bytes()).finalize().as_bytes()
 }
 
+/// Ended records forgotten with one write: more than one write makes, so the table stays small.
+const SWEEP: i64 = 8;
+/// The row that keeps the largest version of what was forgotten, so that none is used again. No record has this key.
+const FORGOTTEN: &str = "";
+
+/// Forgets records that were deleted or have ended.
+fn sweep(conn: &Connection, now: i64) -> std::result::Result<(), Step> {
+    let ended = conn
+        .prepare_cached("select key, version from kv where expires <= ?1 limit ?2")?
+        .query_map(params![now, SWEEP], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(String, u64)>>>()?;
+    let Some(highest) = ended.iter().map(|(_, version)| *version).max() else { return Ok(()) };
+    let before = read(conn, FORGOTTEN, now)?.map_or(0, |f| f.version);
+    write(conn, FORGOTTEN, highest.max(before), None, None)?;
+    let mut delete = conn.prepare_cached("delete from kv where key = ?1")?;
+    for (key, _) in ended {
+        delete.execute([key])?;
+    }
+    Ok(())
+}
+
+/// The next version of a record that was found so.
+fn next_version(conn: &Connection, found: Option<&Found>, now: i64) -> std::result::Result<u64, Step> {
+    if let Some(found) = found {
+        return Ok(found.version + 1);
+    }
+    Ok(read(conn, FORGOTTEN, now)?.map_or(0, |f| f.version) + 1)
+}
+
 /// A record as it is told: none for a deleted or expired one.
 fn told(key: &str, found: Option<Found>) -> Option<VersionedRecord> {
     found.and_then(|f| Some(VersionedRecord { key: key.to_owned(), version: f.version, value: f.value? }))
@@ -83,15 +112,19 @@ pub(crate) fn put_if(
     ttl: Option<Duration>,
     now: i64,
 ) -> std::result::Result<PutIf, Step> {
+    if key.is_empty() {
+        return Err(Step::Refuse(Error::new(ErrorKind::ApiMisuse, "a record has a key")));
+    }
     let found = read(conn, key, now)?;
-    let version = found.as_ref().map_or(0, |f| f.version);
+    let version = next_version(conn, found.as_ref(), now)?;
     let current = told(key, found);
     if current.as_ref().map(|c| c.version) != expected {
         return Ok(PutIf::Conflict(current));
     }
     let expires = ttl.map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
-    write(conn, key, version + 1, Some(value), expires)?;
-    Ok(PutIf::Stored(version + 1))
+    write(conn, key, version, Some(value), expires)?;
+    sweep(conn, now)?;
+    Ok(PutIf::Stored(version))
 }
 
 /// As [`RecordStore::delete_if`].
@@ -103,8 +136,8 @@ pub(crate) fn delete_if(
 ) -> std::result::Result<bool, Step> {
     let held = read(conn, key, now)?.is_some_and(|f| f.version == expected && f.value.is_some());
     if held {
-        // The version stays, so that it is never reused.
-        write(conn, key, expected, None, None)?;
+        // The version stays until it is swept up, and is remembered then: it is never reused.
+        write(conn, key, expected, None, Some(now))?;
     }
     Ok(held)
 }

@@ -8,12 +8,15 @@ mod events;
 mod jobs;
 pub(crate) mod json;
 pub(crate) mod locks;
+mod members;
 mod metrics;
+mod observe;
 mod openapi;
 pub(crate) mod operation;
 pub(crate) mod query;
 mod running;
 pub(crate) mod sagas;
+mod session;
 mod start;
 mod system;
 #[cfg(test)]
@@ -22,6 +25,8 @@ mod tests;
 mod tests_actions;
 #[cfg(test)]
 mod tests_locks;
+#[cfg(test)]
+mod tests_members;
 pub(crate) mod view;
 mod wait;
 
@@ -73,7 +78,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(events::routes())
         .merge(jobs::routes())
         .merge(locks::routes())
+        .merge(members::routes())
         .merge(metrics::routes())
+        .merge(observe::routes())
         .merge(openapi::routes())
         .merge(sagas::routes())
         .merge(start::routes())

@@ -94,6 +94,7 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/sagas/{uid}/export", get(saga::export))
         .route("/locks", get(leases::locks))
         .route("/elections", get(leases::elections))
+        .route("/members", get(leases::members))
         .route("/leases/break", get(leases::ask).post(leases::submit))
         .route("/audit", get(audit::show))
         .route("/system", get(system::show))

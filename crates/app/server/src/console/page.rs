@@ -17,17 +17,19 @@ pub(super) enum Place {
     Audit,
     Elections,
     Locks,
+    Members,
     Now,
     Sagas,
     System,
 }
 
-const PLACES: [(Place, &str, &str); 7] = [
+const PLACES: [(Place, &str, &str); 8] = [
     (Place::Now, "now", "Now"),
     (Place::Attention, "attention", "Attention"),
     (Place::Sagas, "sagas", "Sagas"),
     (Place::Locks, "locks", "Locks"),
     (Place::Elections, "elections", "Elections"),
+    (Place::Members, "members", "Members"),
     (Place::Audit, "audit", "Audit"),
     (Place::System, "system", "System"),
 ];

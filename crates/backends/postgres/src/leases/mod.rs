@@ -252,6 +252,17 @@ impl LeaseStore for PostgresLeases {
         })
     }
 
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op = Op::of(op_id);
+        Box::pin(async move {
+            let scope = self.scope_of(op, None).await?;
+            if scope.names.is_empty() {
+                return Ok(false);
+            }
+            self.exclusively(scope, |table| Ok(table.downgrade(&op.text()))).await
+        })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move {

@@ -153,6 +153,11 @@ impl LeaseStore for SqliteLeases {
         )
     }
 
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op = op_id.to_owned();
+        self.work(Scope::op(op_id), |done| *done, move |table| Ok(table.downgrade(&op)))
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let of = name.to_owned();
         self.work(Scope::name(name), |_| true, move |table| Ok(table.annotate(&of, token, value.clone())))

@@ -32,7 +32,8 @@ commit;
 
 /// Records beside the leases; programs that know none leave them alone.
 const RECORDS: &str = "create table if not exists kv (
-  key text primary key, version integer not null, value blob, expires integer, sum blob) without rowid";
+  key text primary key, version integer not null, value blob, expires integer, sum blob) without rowid;
+create index if not exists kv_expires on kv (expires) where expires is not null;";
 
 /// Ended operations forgotten with one transaction: more than one transaction makes, so the file stays small.
 const SWEEP: i64 = 64;

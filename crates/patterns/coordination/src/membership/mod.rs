@@ -297,6 +297,40 @@ impl Group {
         Ok(self.0.entries().await?.into_iter().map(|entry| entry.member).collect())
     }
 
+    /// The name of the lease behind a member, for whoever holds it by the store's contract instead of a
+    /// [`Membership`]: the metadata is the annotation of that lease, and a lease without one is no member yet.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for a bad name.
+    pub fn lease(&self, name: &str) -> Result<String, Error> {
+        self.0.lock(name).map_err(|e| Error::new(ErrorKind::ApiMisuse, e.to_string()))?;
+        Ok(format!("{}{name}", self.0.prefix))
+    }
+
+    /// Resolves when the group may have changed, armed from now on: a hint that may be spurious or missing.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<'_> {
+        self.0.core.hint(&self.0.bell)
+    }
+
+    /// Wakes whoever watches the group, best effort: a lease behind a member has changed.
+    pub fn announce(&self) {
+        self.0.core.ring_later(&self.0.bell);
+    }
+
+    /// Says goodbye for a member whose lease is about to be released by the store's contract.
+    ///
+    /// # Errors
+    /// When the store fails.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have said it.
+    pub async fn goodbye(&self, name: &str, incarnation: FencingToken) -> Result<(), Error> {
+        self.0.trace(name, incarnation).await.map_err(|e| Error::store(&self.0.name, e))
+    }
+
     /// Watches the group: a snapshot, then every change that a look finds.
     #[must_use]
     pub fn watch(&self) -> Watch {

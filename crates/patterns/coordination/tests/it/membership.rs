@@ -7,6 +7,7 @@ use mainstay_clock::Clock;
 use mainstay_coordination::membership::{Change, Event, Group, MAX_META, Watch};
 use mainstay_coordination::{ErrorKind, LossReason};
 use mainstay_store::LeaseStore;
+use mainstay_store::lease::{AcquireRequest, Acquired};
 
 use crate::drops::{dropped_after, settled};
 use crate::faulty::Faulty;
@@ -164,5 +165,26 @@ fn f19_join_leave_and_watch_dropped_at_every_await_point_leave_nothing() {
         }
         let revision: u64 = told.split(' ').next().unwrap().parse().unwrap();
         assert!(revision <= 19, "no change is told twice: {told}");
+    });
+}
+
+#[test]
+fn a_lease_held_by_the_stores_contract_is_a_member_too() {
+    virtually(|w| async move {
+        let group = group(&w, "a");
+        let mut watch = group.watch();
+        assert!(snapshot(&mut watch).await.is_empty());
+        let lease = group.lease("x").unwrap();
+        let ask = AcquireRequest::exclusive(&lease, "by-hand", "op", TTL);
+        let Acquired::Granted(grants) = w.store.acquire(ask).await.unwrap() else { panic!("it is free") };
+        assert!(group.members().await.unwrap().is_empty(), "it has said nothing about itself");
+        assert!(w.store.annotate(&lease, grants[0].token, b"m".to_vec()).await.unwrap());
+        group.announce();
+        assert_eq!(change(&mut watch).await, "1 +x m");
+        group.goodbye("x", grants[0].token).await.unwrap();
+        w.store.release("op").await.unwrap();
+        group.announce();
+        assert_eq!(change(&mut watch).await, "2 -x Left");
+        assert_eq!(*group.lease("").unwrap_err().kind(), ErrorKind::ApiMisuse);
     });
 }

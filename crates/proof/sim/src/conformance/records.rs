@@ -34,6 +34,17 @@ pub async fn records(store: &dyn RecordStore, clock: &dyn Clock) -> usize {
         assert!(after.is_some_and(|after| after >= before), "time is told always or never, and goes on");
     }
 
+    // What ended leaves its version behind, also when the store has forgotten it since.
+    let PutIf::Stored(ended) = put("e", None, b"x", Some(Duration::from_secs(1))).await else {
+        panic!("absent")
+    };
+    clock.sleep(Duration::from_secs(2)).await;
+    for n in 0..20 {
+        put(&format!("sweep/{n}"), None, b"x", None).await;
+    }
+    let PutIf::Stored(anew) = put("e", None, b"y", None).await else { panic!("it has ended") };
+    assert!(anew > ended, "versions are never reused");
+
     for key in ["p/1", "p/2", "p/3", "q/1"] {
         put(key, None, key.as_bytes(), None).await;
     }
@@ -51,7 +62,7 @@ pub async fn records(store: &dyn RecordStore, clock: &dyn Clock) -> usize {
         .filter(|r| matches!(r, Ok(PutIf::Stored(_))))
         .count();
     assert_eq!(won, 1, "compare and set has one winner");
-    5
+    6
 }
 
 /// Runs every check of the cell contract on an empty cell.

@@ -71,6 +71,14 @@ impl LeaseStore for FaultyLeases {
         })
     }
 
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op_id = op_id.to_owned();
+        self.ask(move |s| {
+            let op_id = op_id.clone();
+            Box::pin(async move { s.downgrade(&op_id).await })
+        })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         self.ask(move |s| {
