@@ -102,7 +102,7 @@ pub(crate) fn full() -> anyhow::Result<()> {
         .env("MAINSTAY_FULL", "1"))?;
     // A thousand wrappers stopped or killed while another one waits.
     run(cargo()
-        .args(["test", "-p", "mainstay-server", "--test", "it", "hold::if_w6_a_stopped"])
+        .args(["test", "-p", "mainstay-server", "--test", "it", "if_w6_a_stopped"])
         .env("MAINSTAY_HOLD_ROUNDS", "1000"))?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
 }

@@ -66,6 +66,12 @@ struct Timeouts;
 
 #[doc = include_str!("../../../../docs/lock.md")]
 struct Locks;
+#[doc = include_str!("../../../../docs/membership.md")]
+struct Membership;
+#[doc = include_str!("../../../../docs/cron.md")]
+struct Jobs;
+#[doc = include_str!("../../../../docs/barrier.md")]
+struct Barriers;
 #[doc = include_str!("../../../../docs/election.md")]
 struct Elections;
 #[doc = include_str!("../../../../docs/conflict-resolution.md")]

@@ -4,10 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Instant, Runtime};
+use mainstay_clock::{Instant, Runtime, WallTime};
+use mainstay_coordination::membership::Group;
+use mainstay_coordination::{Coordinator, ErrorKind as RecipeError};
 use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo, Line, Released, Renewed, Transferred};
 use mainstay_store::{Error, ErrorKind, FencingToken, LeaseStore, PutIf, RecordStore, Result};
 use serde::{Deserialize, Serialize};
+
+use crate::feeds::Feeds;
 
 /// Longest name, with its namespace.
 const MAX_NAME: usize = 1_024;
@@ -19,6 +23,11 @@ const LOOK: Duration = Duration::from_secs(1);
 const BEHIND: Duration = Duration::from_millis(2);
 /// How long a release is remembered, for those who repeat it.
 const FORGET: Duration = Duration::from_secs(600);
+/// A grant is remembered for this many times its ttl after it was taken or renewed: what is neither renewed nor
+/// released is forgotten, so that names leave nothing behind.
+const KEEP: u32 = 4;
+/// The namespace of what is held over HTTP: that of the commands without `--namespace`.
+pub(crate) const NAMESPACE: &str = "default";
 /// Where grants are kept.
 const GRANTS: &str = "http-lease/";
 
@@ -41,6 +50,9 @@ struct Kept {
     op_id: String,
     owner: String,
     ttl_ns: u64,
+    /// When this was written, in milliseconds since the epoch by the clock of the node that did.
+    #[serde(default)]
+    at_ms: i64,
 }
 
 /// A held lease.
@@ -75,12 +87,32 @@ impl From<Error> for Refused {
     }
 }
 
+impl From<mainstay_coordination::Error> for Refused {
+    fn from(error: mainstay_coordination::Error) -> Self {
+        match error.kind() {
+            RecipeError::ApiMisuse => Self::Bad(error.to_string()),
+            RecipeError::Lost(_) => Self::Gone,
+            RecipeError::Unsupported => Self::Store(Error::new(ErrorKind::Unsupported, error.to_string())),
+            _ => Self::Store(
+                Error::new(ErrorKind::Unavailable, error.to_string()).with_outcome(error.outcome()),
+            ),
+        }
+    }
+}
+
 /// The leases of this node.
 #[derive(Debug)]
 pub(crate) struct Desk {
     store: Arc<dyn LeaseStore>,
     grants: Arc<dyn RecordStore>,
+    coordinator: Coordinator,
+    feeds: Feeds,
     rt: Runtime,
+}
+
+/// How long the record of a grant stays unless it is renewed.
+fn keep_for(ttl: Duration) -> Duration {
+    ttl.saturating_mul(KEEP).max(FORGET)
 }
 
 /// When a lease asked for at `sent` must be regarded as gone by its holder.
@@ -94,7 +126,28 @@ fn nanos(d: Duration) -> u64 {
 
 impl Desk {
     pub(crate) fn new(store: Arc<dyn LeaseStore>, grants: Arc<dyn RecordStore>, rt: Runtime) -> Self {
-        Self { store, grants, rt }
+        let builder = Coordinator::builder(Arc::clone(&store), rt.clone()).records(Arc::clone(&grants));
+        let coordinator = builder
+            .namespace(NAMESPACE)
+            .owner("http")
+            .build()
+            .expect("invariant: these names are fixed and good");
+        let feeds = Feeds::new(Arc::clone(&store), coordinator.clone(), rt.clone());
+        Self { store, grants, coordinator, feeds, rt }
+    }
+
+    /// What changes, for readers.
+    pub(crate) fn feeds(&self) -> &Feeds {
+        &self.feeds
+    }
+
+    /// A group by its name.
+    ///
+    /// # Errors
+    /// Says what a name may be.
+    pub(crate) fn group(&self, name: &str) -> std::result::Result<Group, Refused> {
+        let group = self.coordinator.group(name).build();
+        group.map_err(|e| Refused::Bad(format!("the group's {e}")))
     }
 
     /// A name of the store.
@@ -166,13 +219,14 @@ impl Desk {
 
     async fn keep(&self, ask: &Ask, token: FencingToken) -> Result<()> {
         let (op_id, owner) = (ask.op_id.clone(), ask.owner.clone());
-        let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl) };
+        let at_ms = self.rt.clock().wall().unix_millis();
+        let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl), at_ms };
         let value = written(&kept)?;
         let key = format!("{GRANTS}{}", ask.name);
         let mut expected = self.grants.get(&key).await?.map(|r| r.version);
         // Others may write the same key: a later holder, whose token is higher and stays.
         loop {
-            match self.grants.put_if(&key, expected, value.clone(), None).await? {
+            match self.grants.put_if(&key, expected, value.clone(), Some(keep_for(ask.ttl))).await? {
                 PutIf::Stored(_) => return Ok(()),
                 PutIf::Conflict(None) => expected = None,
                 PutIf::Conflict(Some(there)) => {
@@ -200,15 +254,45 @@ impl Desk {
 
     /// Renews the lease that `token` holds.
     pub(crate) async fn renew(&self, name: &str, token: FencingToken) -> std::result::Result<Taken, Refused> {
-        let (kept, _) = self.kept(name, token).await?;
+        let (kept, version) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
         match self.store.renew(&kept.op_id).await? {
             Renewed::Lost => Err(Refused::Gone),
             Renewed::Renewed(_) => {
                 let ttl = Duration::from_nanos(kept.ttl_ns);
+                self.keep_on(name, &kept, version).await?;
                 Ok(Taken { owner: kept.owner, token, ttl, deadline: deadline_of(sent, ttl) })
             }
         }
+    }
+
+    /// Remembers a renewed grant for longer. Most renewals write nothing: half of the time is left.
+    async fn keep_on(&self, name: &str, kept: &Kept, version: u64) -> Result<()> {
+        let (ttl, now) = (Duration::from_nanos(kept.ttl_ns), self.rt.clock().wall());
+        let age = now.saturating_duration_since(WallTime::from_unix_millis(kept.at_ms));
+        let set_back = now.unix_millis() < kept.at_ms;
+        if age < keep_for(ttl) / 2 && !set_back {
+            return Ok(());
+        }
+        let kept = Kept { at_ms: now.unix_millis(), ..kept.clone() };
+        // Somebody else renewed it at the same time, or it changed hands: what is there is newer.
+        let key = format!("{GRANTS}{name}");
+        self.grants.put_if(&key, Some(version), written(&kept)?, Some(keep_for(ttl))).await.map(drop)
+    }
+
+    /// Whether `token` is that of a grant which was not forgotten.
+    pub(crate) async fn holds(&self, name: &str, token: FencingToken) -> std::result::Result<(), Refused> {
+        self.kept(name, token).await.map(drop)
+    }
+
+    /// Gives back the lease that `token` holds, in the background. What cannot be given back ends with its ttl.
+    pub(crate) fn give_back_later(self: &Arc<Self>, name: &str, token: FencingToken) {
+        let (desk, name) = (Arc::clone(self), name.to_owned());
+        self.rt.spawn("lease-let-go", async move {
+            if let Err(refused) = desk.give_back(&name, token).await {
+                tracing::debug!(?refused, "a lease was not given back and ends by itself");
+            }
+        });
     }
 
     /// Gives back the lease that `token` holds.
@@ -306,7 +390,9 @@ impl Drop for GivenUp {
 
 #[cfg(test)]
 mod tests {
-    use mainstay_clock::SystemClock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use mainstay_clock::{Clock, SeededRng, Sleep, SystemClock, Tick};
     use mainstay_store::BoxFuture;
     use mainstay_store::lease::Guarantees;
     use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
@@ -380,5 +466,49 @@ mod tests {
             desk.take(&Ask { op_id: "op2".to_owned(), ..ask(Duration::from_secs(60)) }).await.unwrap().token;
         assert!(matches!(desk.give_back("default/x", first).await, Err(Refused::Gone)));
         assert_eq!(desk.renew("default/x", second).await.unwrap().token, second);
+    }
+
+    /// A clock that only the test moves.
+    #[derive(Debug, Default)]
+    struct ByHand(AtomicU64);
+
+    impl Clock for ByHand {
+        fn now(&self) -> Instant {
+            Instant::from_nanos(self.0.load(Ordering::SeqCst))
+        }
+
+        fn wall(&self) -> WallTime {
+            WallTime::from_unix_millis(i64::try_from(self.0.load(Ordering::SeqCst) / 1_000_000).unwrap())
+        }
+
+        fn tick(&self) -> Tick {
+            Tick::system()
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> Sleep {
+            self.0.fetch_max(deadline.as_nanos(), Ordering::SeqCst);
+            Box::pin(std::future::ready(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn grants_that_are_neither_renewed_nor_released_leave_nothing_and_renewed_ones_stay() {
+        let clock = Arc::new(ByHand::default());
+        let rt = Runtime::on_tokio(Arc::clone(&clock) as _, Arc::new(SeededRng::new(1)));
+        let leases = Arc::new(MemoryLeaseStore::new(Arc::clone(&clock) as _));
+        let grants = Arc::new(MemoryRecordStore::new(Arc::clone(&clock) as _));
+        let desk = Arc::new(Desk::new(leases, Arc::clone(&grants) as _, rt));
+        for n in 0..50 {
+            let name = format!("default/{n}");
+            desk.take(&Ask { name, op_id: n.to_string(), ..ask(Duration::from_secs(60)) }).await.unwrap();
+        }
+        let renewed = desk.take(&ask(Duration::from_secs(60))).await.unwrap().token;
+        for _ in 0..100 {
+            clock.sleep(Duration::from_secs(40)).await;
+            desk.renew("default/x", renewed).await.unwrap();
+        }
+        let left = grants.list(GRANTS, None, 100).await.unwrap();
+        assert_eq!(left.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["http-lease/default/x"]);
+        assert!(left[0].version < 70, "not every renewal writes: {}", left[0].version);
     }
 }

@@ -6,6 +6,7 @@ mod config;
 mod console;
 mod demo;
 mod error;
+mod feeds;
 mod fleet;
 mod hold;
 mod http;

@@ -61,9 +61,9 @@ fn stem(key: &str) -> Option<String> {
     }
 }
 
-/// The lock whose info key this is.
-pub(crate) fn lock_of_info(key: &str) -> Option<&str> {
-    let lock = key.strip_suffix(INFO)?;
+/// The lock whose side key of this name this is.
+pub(crate) fn lock_of_side<'k>(key: &'k str, side: &str) -> Option<&'k str> {
+    let lock = key.strip_suffix(side)?;
     let inner = lock.strip_prefix('{').and_then(|l| l.strip_suffix("}:"));
     match inner {
         Some(inner) if !inner.contains('}') => Some(inner),
@@ -73,6 +73,9 @@ pub(crate) fn lock_of_info(key: &str) -> Option<&str> {
 
 /// The name of the key of what is known about a holder.
 pub(crate) const INFO: &str = "info";
+
+/// The name of the key of a record.
+pub(crate) const RECORD: &str = "rec";
 
 /// The keys of one lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +117,16 @@ impl Keys {
         self.side("ends")
     }
 
+    /// The record of this name, if it is one.
+    pub(crate) fn record(&self) -> String {
+        self.side(RECORD)
+    }
+
+    /// The counter behind the versions of the record; never expires.
+    pub(crate) fn versions(&self) -> String {
+        self.side("recv")
+    }
+
     /// Refuses an acquisition that comes after its release.
     pub(crate) fn tombstone(&self, op: &str) -> String {
         self.side(&format!("t:{op}"))
@@ -122,7 +135,7 @@ impl Keys {
 
 #[cfg(test)]
 mod tests {
-    use super::{KeyProfile, lock_of_info, stem};
+    use super::{INFO, KeyProfile, lock_of_side, stem};
 
     #[test]
     fn f36_a_name_whose_fence_would_leave_its_slot_is_refused() {
@@ -146,10 +159,10 @@ mod tests {
     fn an_info_key_leads_back_to_its_lock() {
         for name in ["a", "ns/a", "{a}b", "a{", "x:info"] {
             let keys = KeyProfile::Verbatim.keys(name).unwrap();
-            assert_eq!(lock_of_info(&keys.info()), Some(name));
+            assert_eq!(lock_of_side(&keys.info(), INFO), Some(name));
         }
         for other in ["info", ":info", "plain:info", "{}:info", "{a}b}:inf"] {
-            assert_ne!(lock_of_info(other), Some("plain"), "{other}");
+            assert_ne!(lock_of_side(other, INFO), Some("plain"), "{other}");
         }
     }
 }

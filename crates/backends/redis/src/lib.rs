@@ -20,6 +20,7 @@ mod keys;
 mod node;
 mod ops;
 mod quorum;
+mod records;
 mod replicas;
 mod scan;
 mod scripts;

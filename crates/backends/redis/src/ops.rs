@@ -106,6 +106,13 @@ impl Ops {
         }
     }
 
+    /// It shares from now on.
+    pub(crate) fn shares(&self, op_id: &str) {
+        if let Some(op) = locked(&self.map).ops.get_mut(op_id) {
+            op.share = Share::Shared;
+        }
+    }
+
     pub(crate) fn get(&self, op_id: &str) -> Option<Op> {
         locked(&self.map).ops.get(op_id).cloned()
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use mainstay_store::Result;
 
 use crate::error::garbled;
-use crate::keys::{INFO, KeyProfile, lock_of_info};
+use crate::keys::{INFO, KeyProfile, lock_of_side};
 use crate::node::Node;
 
 /// Keys looked at in one step: some hundred microseconds of a server's time.
@@ -17,24 +17,33 @@ const STEP: usize = 1_000;
 pub(crate) async fn names(node: &Node, profile: &KeyProfile, prefix: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for side in [INFO, "sharers"] {
-        let mut cursor = 0_u64;
-        loop {
-            let mut cmd = redis::cmd("SCAN");
-            cmd.arg(cursor).arg("MATCH").arg(format!("*:{side}")).arg("COUNT").arg(STEP);
-            let reply = node.ask(&cmd).await?;
-            let page: redis::RedisResult<(u64, Vec<Vec<u8>>)> =
-                redis::from_redis_value(reply).map_err(Into::into);
-            let (next, keys) = page.map_err(|e| garbled(node.name(), &e))?;
-            for key in keys.into_iter().filter_map(|k| String::from_utf8(k).ok()) {
-                let info = key.strip_suffix(side).map(|stem| format!("{stem}{INFO}"));
-                let name = info.as_deref().and_then(lock_of_info).and_then(|lock| profile.name(lock));
-                found.extend(name.filter(|n| n.starts_with(prefix)).map(str::to_owned));
-            }
-            cursor = next;
-            if cursor == 0 {
-                break;
-            }
-        }
+        found.extend(with_side(node, profile, prefix, side).await?);
     }
     Ok(found)
+}
+
+/// The names that start with `prefix` and have a key `side` beside them, sorted.
+pub(crate) async fn with_side(
+    node: &Node,
+    profile: &KeyProfile,
+    prefix: &str,
+    side: &str,
+) -> Result<BTreeSet<String>> {
+    let (mut found, mut cursor) = (BTreeSet::new(), 0_u64);
+    loop {
+        let mut cmd = redis::cmd("SCAN");
+        cmd.arg(cursor).arg("MATCH").arg(format!("*:{side}")).arg("COUNT").arg(STEP);
+        let reply = node.ask(&cmd).await?;
+        let page: redis::RedisResult<(u64, Vec<Vec<u8>>)> =
+            redis::from_redis_value(reply).map_err(Into::into);
+        let (next, keys) = page.map_err(|e| garbled(node.name(), &e))?;
+        for key in keys.into_iter().filter_map(|k| String::from_utf8(k).ok()) {
+            let name = lock_of_side(&key, side).and_then(|lock| profile.name(lock));
+            found.extend(name.filter(|n| n.starts_with(prefix)).map(str::to_owned));
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(found);
+        }
+    }
 }

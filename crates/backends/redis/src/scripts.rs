@@ -19,8 +19,11 @@ pub(crate) struct Scripts {
     pub(crate) acquire: Script,
     pub(crate) annotate: Script,
     pub(crate) break_lease: Script,
+    pub(crate) downgrade: Script,
     pub(crate) inspect: Script,
     pub(crate) raise: Script,
+    pub(crate) record_delete: Script,
+    pub(crate) record_put: Script,
     pub(crate) release: Script,
     pub(crate) renew: Script,
     pub(crate) share: Script,
@@ -34,8 +37,11 @@ impl Scripts {
             acquire: Script::new(include_str!("lua/acquire.lua")),
             annotate: Script::new(include_str!("lua/annotate.lua")),
             break_lease: Script::new(include_str!("lua/break.lua")),
+            downgrade: Script::new(include_str!("lua/downgrade.lua")),
             inspect: Script::new(include_str!("lua/inspect.lua")),
             raise: Script::new(include_str!("lua/raise.lua")),
+            record_delete: Script::new(include_str!("lua/record_delete.lua")),
+            record_put: Script::new(include_str!("lua/record_put.lua")),
             release: Script::new(include_str!("lua/release.lua")),
             renew: Script::new(include_str!("lua/renew.lua")),
             share: Script::new(include_str!("lua/share.lua")),
@@ -44,13 +50,16 @@ impl Scripts {
         }
     }
 
-    pub(crate) fn all(&self) -> [&Script; 10] {
+    pub(crate) fn all(&self) -> [&Script; 13] {
         [
             &self.acquire,
             &self.annotate,
             &self.break_lease,
+            &self.downgrade,
             &self.inspect,
             &self.raise,
+            &self.record_delete,
+            &self.record_put,
             &self.release,
             &self.renew,
             &self.share,

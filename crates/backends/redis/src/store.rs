@@ -98,7 +98,15 @@ impl RedisLeases {
         names.iter().map(|name| self.0.options.profile.keys(name)).collect()
     }
 
-    fn patience(&self) -> Duration {
+    pub(crate) fn node(&self) -> &Node {
+        &self.0.node
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    pub(crate) fn patience(&self) -> Duration {
         self.0.options.request_timeout
     }
 
@@ -222,6 +230,27 @@ impl RedisLeases {
         // A name that was broken or taken over makes the whole hold a doubtful one.
         let all = usize::try_from(freed).is_ok_and(|n| n == op.keys.len());
         Ok(if all { Released::Clean } else { Released::AlreadyGone })
+    }
+
+    async fn share_from_now(&self, op_id: &str) -> Result<bool> {
+        let Some(op) = self.0.ops.get(op_id).filter(|op| !op.grants.is_empty()) else { return Ok(false) };
+        let [key] = &*op.keys else {
+            return Err(Error::new(ErrorKind::Unsupported, "a shared lease on Redis has one name"));
+        };
+        if matches!(op.share, Share::Permit { .. }) {
+            return Ok(false);
+        }
+        let node = &self.0.node;
+        let fill = |cmd: &mut Cmd| {
+            cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.sharers()).arg(key.ends()).arg(key.info());
+            cmd.arg(key.channel()).arg(op_id).arg(SHARED);
+        };
+        let reply = node.eval(&node.scripts().downgrade, Purpose::Other, self.patience(), fill).await;
+        let done = answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? == 1;
+        if done {
+            self.0.ops.shares(op_id);
+        }
+        Ok(done)
     }
 
     async fn burn(&self, name: &str) -> Result<FencingToken> {
@@ -352,6 +381,11 @@ impl LeaseStore for RedisLeases {
     fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
         let op = op_id.to_owned();
         Box::pin(async move { self.give_back(&op).await })
+    }
+
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op = op_id.to_owned();
+        Box::pin(async move { self.share_from_now(&op).await })
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mainstay_store::{BoxFuture, DurableCell, PutIf, RecordStore, Result, VersionedRecord};
+use mainstay_clock::WallTime;
+use mainstay_store::{BoxFuture, DurableCell, Error, ErrorKind, PutIf, RecordStore, Result, VersionedRecord};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::error::{corrupt, store_error};
@@ -60,14 +61,122 @@ fn sum(key: &str, version: u64, value: Option<&[u8]>, expires: Option<i64>) -> [
     *hasher.update(&version.to_le_bytes()).finalize().as_bytes()
 }
 
+/// Ended records forgotten with one write: more than one write makes, so the table stays small.
+const SWEEP: i64 = 8;
+/// The row that keeps the largest version of what was forgotten, so that none is used again. No record has this key.
+const FORGOTTEN: &str = "";
+
+/// Forgets records that were deleted or have ended.
+fn sweep(conn: &Connection, now: i64) -> std::result::Result<(), Step> {
+    let ended = conn
+        .prepare_cached("select key, version from kv where expires <= ?1 limit ?2")?
+        .query_map(params![now, SWEEP], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<rusqlite::Result<Vec<(String, u64)>>>()?;
+    let Some(highest) = ended.iter().map(|(_, version)| *version).max() else { return Ok(()) };
+    let before = read(conn, FORGOTTEN, now)?.map_or(0, |f| f.version);
+    write(conn, FORGOTTEN, highest.max(before), None, None)?;
+    let mut delete = conn.prepare_cached("delete from kv where key = ?1")?;
+    for (key, _) in ended {
+        delete.execute([key])?;
+    }
+    Ok(())
+}
+
+/// The next version of a record that was found so.
+fn next_version(conn: &Connection, found: Option<&Found>, now: i64) -> std::result::Result<u64, Step> {
+    if let Some(found) = found {
+        return Ok(found.version + 1);
+    }
+    Ok(read(conn, FORGOTTEN, now)?.map_or(0, |f| f.version) + 1)
+}
+
+/// A record as it is told: none for a deleted or expired one.
+fn told(key: &str, found: Option<Found>) -> Option<VersionedRecord> {
+    found.and_then(|f| Some(VersionedRecord { key: key.to_owned(), version: f.version, value: f.value? }))
+}
+
+/// The record of `key` at `now`, in milliseconds since the epoch.
+pub(crate) fn get(
+    conn: &Connection,
+    key: &str,
+    now: i64,
+) -> std::result::Result<Option<VersionedRecord>, Step> {
+    Ok(told(key, read(conn, key, now)?))
+}
+
+/// As [`RecordStore::put_if`].
+pub(crate) fn put_if(
+    conn: &Connection,
+    (key, expected): (&str, Option<u64>),
+    value: &[u8],
+    ttl: Option<Duration>,
+    now: i64,
+) -> std::result::Result<PutIf, Step> {
+    if key.is_empty() {
+        return Err(Step::Refuse(Error::new(ErrorKind::ApiMisuse, "a record has a key")));
+    }
+    let found = read(conn, key, now)?;
+    let version = next_version(conn, found.as_ref(), now)?;
+    let current = told(key, found);
+    if current.as_ref().map(|c| c.version) != expected {
+        return Ok(PutIf::Conflict(current));
+    }
+    let expires = ttl.map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
+    write(conn, key, version, Some(value), expires)?;
+    sweep(conn, now)?;
+    Ok(PutIf::Stored(version))
+}
+
+/// As [`RecordStore::delete_if`].
+pub(crate) fn delete_if(
+    conn: &Connection,
+    key: &str,
+    expected: u64,
+    now: i64,
+) -> std::result::Result<bool, Step> {
+    let held = read(conn, key, now)?.is_some_and(|f| f.version == expected && f.value.is_some());
+    if held {
+        // The version stays until it is swept up, and is remembered then: it is never reused.
+        write(conn, key, expected, None, Some(now))?;
+    }
+    Ok(held)
+}
+
+/// As [`RecordStore::list`].
+pub(crate) fn list(
+    conn: &Connection,
+    (prefix, after): (&str, &str),
+    limit: usize,
+    now: i64,
+) -> std::result::Result<Vec<VersionedRecord>, Step> {
+    let found = conn
+        .prepare_cached(
+            "select version, value, expires, sum, key from kv where substr(key, 1, length(?1)) = ?1
+             and key > ?2 and value is not null and (expires is null or expires > ?3) order by key limit ?4",
+        )?
+        .query_map(params![prefix, after, now, limit], |r| {
+            let key: String = r.get(4)?;
+            let found = row(r, &key, now)?;
+            Ok(found.map(|f| (key, f)))
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut records = Vec::with_capacity(found.len());
+    for record in found {
+        let (key, found) = record?;
+        records.extend(told(&key, Some(found)));
+    }
+    Ok(records)
+}
+
 impl RecordStore for SqliteStore {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(self.0.writer.write(0, |_, now| Ok(Some(WallTime::from_unix_millis(now)))))
+    }
+
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
         let key = key.to_owned();
         // On the writer: its clock decides what has expired.
-        Box::pin(self.0.writer.write(0, move |conn, now| {
-            let found = read(conn, &key, now)?;
-            Ok(found.and_then(|f| Some(VersionedRecord { key, version: f.version, value: f.value? })))
-        }))
+        Box::pin(self.0.writer.write(0, move |conn, now| get(conn, &key, now)))
     }
 
     fn put_if(
@@ -78,31 +187,14 @@ impl RecordStore for SqliteStore {
         ttl: Option<Duration>,
     ) -> BoxFuture<'_, Result<PutIf>> {
         let key = key.to_owned();
-        Box::pin(self.0.writer.write(value.len(), move |conn, now| {
-            let found = read(conn, &key, now)?;
-            let version = found.as_ref().map_or(0, |f| f.version);
-            let current = found.and_then(|f| {
-                Some(VersionedRecord { key: key.clone(), version: f.version, value: f.value? })
-            });
-            if current.as_ref().map(|c| c.version) != expected {
-                return Ok(PutIf::Conflict(current));
-            }
-            let expires = ttl.map(|d| now.saturating_add(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)));
-            write(conn, &key, version + 1, Some(&value), expires)?;
-            Ok(PutIf::Stored(version + 1))
-        }))
+        let size = value.len();
+        let put = move |conn: &Connection, now| put_if(conn, (&key, expected), &value, ttl, now);
+        Box::pin(self.0.writer.write(size, put))
     }
 
     fn delete_if(&self, key: &str, expected: u64) -> BoxFuture<'_, Result<bool>> {
         let key = key.to_owned();
-        Box::pin(self.0.writer.write(0, move |conn, now| {
-            let held = read(conn, &key, now)?.is_some_and(|f| f.version == expected && f.value.is_some());
-            if held {
-                // The version stays, so that it is never reused.
-                write(conn, &key, expected, None, None)?;
-            }
-            Ok(held)
-        }))
+        Box::pin(self.0.writer.write(0, move |conn, now| delete_if(conn, &key, expected, now)))
     }
 
     fn list(
@@ -112,25 +204,7 @@ impl RecordStore for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<VersionedRecord>>> {
         let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
-        Box::pin(self.0.writer.write(0, move |conn, now| {
-            let found = conn
-                .prepare_cached(
-                    "select version, value, expires, sum, key from kv where substr(key, 1, length(?1)) = ?1
-                     and key > ?2 and value is not null and (expires is null or expires > ?3) order by key limit ?4",
-                )?
-                .query_map(params![prefix, after, now, limit], |r| {
-                    let key: String = r.get(4)?;
-                    let found = row(r, &key, now)?;
-                    Ok(found.map(|f| (key, f)))
-                })?
-                .collect::<rusqlite::Result<Vec<_>>>()?;
-            let mut records = Vec::with_capacity(found.len());
-            for record in found {
-                let (key, Found { version, value }) = record?;
-                records.extend(value.map(|value| VersionedRecord { key, version, value }));
-            }
-            Ok(records)
-        }))
+        Box::pin(self.0.writer.write(0, move |conn, now| list(conn, (&prefix, &after), limit, now)))
     }
 }
 

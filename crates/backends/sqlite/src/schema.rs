@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 5] = [V1, V2, V3, V4, V5];
+const MIGRATIONS: [&str; 6] = [V1, V2, V3, V4, V5, V6];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -70,6 +70,9 @@ create index saga_ended on saga (status, definition, ended) where ended is not n
 
 /// Damage in a record is seen. Records of before have no checksum until they are written again.
 const V5: &str = "alter table kv add column sum blob;";
+
+/// Records that ended are found without a look at all of them.
+const V6: &str = "create index kv_expires on kv (expires) where expires is not null;";
 
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use mainstay_clock::WallTime;
+
 use crate::{BoxFuture, Result};
 
 /// A stored value and its version.
@@ -31,6 +33,15 @@ pub enum PutIf {
 ///
 /// Guarantees: `put_if` is linearizable per key. Not guaranteed: an order between keys.
 pub trait RecordStore: Send + Sync + fmt::Debug {
+    /// The store's time now: the clock by which everybody who shares the store agrees what is due. `None` from a
+    /// store that does not tell; its callers must then trust their own clock.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(async { Ok(None) })
+    }
+
     /// The record of `key`, unless absent or expired.
     ///
     /// # Errors

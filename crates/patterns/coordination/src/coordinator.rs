@@ -4,17 +4,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use mainstay_clock::{Clock, Instant, Runtime};
-use mainstay_store::{FencingToken, LeaseStore};
+use mainstay_store::lease::AcquireRequest;
+use mainstay_store::{FencingToken, LeaseStore, RecordStore};
 
-use crate::{ConfigError, Error, ErrorKind, election, lock};
+use crate::{ConfigError, Error, ErrorKind, barrier, cron, election, latch, lock, membership};
 
 /// Names whose highest token is remembered. More are not refused: the oldest by name is forgotten, and a
 /// store that loses state is then not noticed for it. 10,000 names cost about 1 MiB.
 const MAX_SEEN: usize = 10_000;
 /// Longest name with its namespace, in bytes; the limit of the HTTP API.
 pub(crate) const MAX_NAME: usize = 1_024;
+/// Between two looks at something that others change, where the store gives no hint.
+pub(crate) const LOOK: Duration = Duration::from_secs(1);
+/// Names of leases that are taken and given back for the hint alone begin so.
+const BELL: &str = "bell/";
+/// How long a bell lasts whose ringer died: nobody waits for one.
+const RINGS: Duration = Duration::from_secs(1);
 
 /// Makes locks and elections on one lease store.
 ///
@@ -60,6 +68,7 @@ impl fmt::Debug for Coordinator {
 /// What all handles of a coordinator share.
 pub(crate) struct Core {
     pub(crate) store: Arc<dyn LeaseStore>,
+    pub(crate) records: Option<Arc<dyn RecordStore>>,
     pub(crate) rt: Runtime,
     pub(crate) owner: String,
     namespace: String,
@@ -146,12 +155,56 @@ impl Core {
         }
         Ok(full)
     }
+
+    /// The records, for a recipe that cannot do without.
+    pub(crate) fn records(&self) -> Result<Arc<dyn RecordStore>, ConfigError> {
+        let allowed = "a record store: this recipe remembers more than a lease can";
+        self.records.clone().ok_or_else(|| ConfigError::new("records", "none", allowed))
+    }
+
+    /// The name of the bell that is rung when `name` changed.
+    pub(crate) fn bell(&self, name: &str) -> Result<String, ConfigError> {
+        self.full_name(&format!("{BELL}{name}"))
+    }
+
+    /// Wakes whoever watches `bell`, in every process that the store reaches. Best effort: watchers have a
+    /// timer too.
+    pub(crate) async fn ring(&self, bell: &str) {
+        let ttl = RINGS.max(self.store.guarantees().min_ttl);
+        let request = AcquireRequest::exclusive(bell, &self.owner, &self.op_id(), ttl);
+        let op_id = request.op_id.clone();
+        // Held by another ringer: its release comes after this, and hints too.
+        if self.store.acquire(request).await.is_ok() {
+            let _ = self.store.release(&op_id).await;
+        }
+    }
+
+    /// Rings in the background, for whoever cannot wait.
+    pub(crate) fn ring_later(self: &Arc<Self>, bell: &str) {
+        let (core, bell) = (Arc::clone(self), bell.to_owned());
+        self.rt.spawn("recipe-bell", async move { core.ring(&bell).await });
+    }
+
+    /// A hint that something may have changed, armed from now on; never, where the store cannot say.
+    pub(crate) fn hint(&self, name: &str) -> impl Future<Output = ()> + Send + use<'_> {
+        let hint = self.store.watch(name);
+        async {
+            if hint.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+}
+
+/// A part of a name in which a slash is no separator.
+pub(crate) fn part(text: &str) -> String {
+    text.replace('%', "%25").replace('/', "%2F")
 }
 
 impl Coordinator {
     /// A coordinator on `store`.
     pub fn builder(store: Arc<dyn LeaseStore>, rt: Runtime) -> Builder {
-        Builder { store, rt, namespace: String::new(), owner: String::new() }
+        Builder { store, records: None, rt, namespace: String::new(), owner: String::new() }
     }
 
     /// A lock that one holder has alone.
@@ -188,6 +241,30 @@ impl Coordinator {
         election::Builder::new(Arc::clone(&self.0), name)
     }
 
+    /// A group whose members know of each other.
+    pub fn group(&self, name: &str) -> membership::Builder {
+        membership::Builder::new(Arc::clone(&self.0), name)
+    }
+
+    /// A job that one of many runs, once for each slot of a schedule. Needs
+    /// [`records`](Builder::records).
+    pub fn cron(&self, name: &str) -> cron::Builder {
+        cron::Builder::new(Arc::clone(&self.0), name)
+    }
+
+    /// A barrier that opens when `size` live members wait at it. Needs [`records`](Builder::records).
+    pub fn barrier(&self, name: &str, size: u32) -> barrier::Builder {
+        barrier::Builder::new(Arc::clone(&self.0), name, size)
+    }
+
+    /// A latch that opens when `size` different ids were counted. Needs [`records`](Builder::records).
+    ///
+    /// # Errors
+    /// A bad name, a size of zero or over 1,000, no records.
+    pub fn latch(&self, name: &str, size: u32) -> Result<latch::Latch, ConfigError> {
+        latch::Latch::new(Arc::clone(&self.0), name, size)
+    }
+
     /// What the store promises.
     #[must_use]
     pub fn guarantees(&self) -> mainstay_store::lease::Guarantees {
@@ -207,6 +284,7 @@ impl Coordinator {
 #[must_use]
 pub struct Builder {
     store: Arc<dyn LeaseStore>,
+    records: Option<Arc<dyn RecordStore>>,
     rt: Runtime,
     namespace: String,
     owner: String,
@@ -225,6 +303,13 @@ impl Builder {
         self
     }
 
+    /// Where barriers, latches and jobs keep what outlives a lease; locks, elections and groups need none. It
+    /// must live as long as the lease store does: the same file or server.
+    pub fn records(mut self, records: Arc<dyn RecordStore>) -> Self {
+        self.records = Some(records);
+        self
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -240,6 +325,7 @@ impl Builder {
         }
         Ok(Coordinator(Arc::new(Core {
             store: self.store,
+            records: self.records,
             rt: self.rt,
             owner: self.owner,
             namespace: self.namespace,

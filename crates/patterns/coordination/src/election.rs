@@ -126,6 +126,12 @@ impl Election {
         }))
     }
 
+    /// Follows who leads.
+    #[must_use]
+    pub fn observe(&self) -> Observer {
+        Observer { election: self.clone(), known: None }
+    }
+
     /// Waits until the leader or its value differs from `known`, and says what it is then. Changes in
     /// between may be passed over; the last one is not.
     ///
@@ -155,6 +161,33 @@ impl Election {
                 () = look => {}
             }
         }
+    }
+}
+
+/// Follows an election; see [`Election::observe`].
+#[derive(Debug)]
+pub struct Observer {
+    election: Election,
+    /// What was told last; none before the first.
+    known: Option<Option<Leader>>,
+}
+
+impl Observer {
+    /// Who leads: at once the first time, then whenever leader, term or value are different. Changes in between may
+    /// be passed over; the last one is not, and leader, term and value always belong together.
+    ///
+    /// # Errors
+    /// When the store fails; ask again to go on.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost: what a dropped future would have told comes with the next.
+    pub async fn next(&mut self) -> Result<Option<Leader>, Error> {
+        let now = match &self.known {
+            None => self.election.leader().await?,
+            Some(known) => self.election.changed(known.as_ref()).await?,
+        };
+        self.known = Some(now.clone());
+        Ok(now)
     }
 }
 

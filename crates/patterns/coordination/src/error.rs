@@ -34,6 +34,13 @@ impl fmt::Display for LossReason {
 pub enum ErrorKind {
     /// The caller broke the contract.
     ApiMisuse,
+    /// A member died while others waited, and the barrier was built to break then.
+    Broken {
+        /// Who died.
+        dead: Vec<String>,
+    },
+    /// The others use this name with another size.
+    ConfigMismatch,
     /// Somebody else holds it, and the caller did not want to wait.
     Contended {
         /// The owner that stands in the way.
@@ -108,7 +115,8 @@ impl Error {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        !matches!(self.kind, ErrorKind::ApiMisuse | ErrorKind::StoreRegressed | ErrorKind::Unsupported)
+        use ErrorKind::{ApiMisuse, ConfigMismatch, StoreRegressed, Unsupported};
+        !matches!(self.kind, ApiMisuse | ConfigMismatch | StoreRegressed | Unsupported)
     }
 
     /// When to come back, if known.
@@ -125,6 +133,8 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self.kind {
             ErrorKind::ApiMisuse => "lock_api_misuse",
+            ErrorKind::Broken { .. } => "lock_broken",
+            ErrorKind::ConfigMismatch => "lock_config_mismatch",
             ErrorKind::Contended { .. } => "lock_contended",
             ErrorKind::Expired => "lock_expired",
             ErrorKind::Lost(_) => "lock_lost",

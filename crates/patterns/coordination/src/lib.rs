@@ -7,20 +7,29 @@
 //!
 //! - [`lock`]: a mutex, readers and a writer, a semaphore, several names at once.
 //! - [`election`]: one leader at a time, with a term.
+//! - [`membership`]: who is there, with metadata; joined, left and expired are told apart.
+//! - [`cron`]: a job that one of many runs, once for each slot of a schedule.
+//! - [`barrier`] and [`latch`]: waiting for each other, and for a number of events.
 //! - [`Coordinator`]: where all of them come from; it names the store, the namespace and the owner.
 //!
-//! How to use them, with what each store guarantees: `docs/lock.md` and `docs/election.md`.
+//! How to use them, with what each store guarantees: `docs/lock.md`,
+//! `docs/election.md`, `docs/membership.md`, `docs/cron.md` and `docs/barrier.md`.
 //!
 //! Decisions are made in state machines without I/O (`lock/state.rs`, `guard/state.rs`); what surrounds
 //! them sends, waits and wakes.
 
 #![forbid(unsafe_code)]
 
+pub mod barrier;
 mod coordinator;
+pub mod cron;
 pub mod election;
 mod error;
 mod guard;
+pub mod latch;
 pub mod lock;
+pub mod membership;
+mod record;
 
 pub use coordinator::{Builder, Coordinator};
 pub use election::{Election, Leader, Term};

@@ -19,13 +19,12 @@ use crate::api::json::{parse, reply, store_problem};
 use crate::api::query::Query;
 use crate::api::start::idempotency_key;
 use crate::api::wait::Wait;
-use crate::api::{App, instant};
+use crate::api::{App, instant, session};
 use crate::error::Code;
 use crate::http::{Caller, Problem, Scope, Trace};
+pub(crate) use crate::leases::NAMESPACE;
 use crate::leases::{Ask, Desk, Refused, Taken};
 
-/// The namespace of these routes: that of `mainstay lock` without `--namespace`.
-pub(crate) const NAMESPACE: &str = "default";
 /// Names of elections begin so in the store.
 pub(crate) const ELECTION: &str = "election/";
 /// Longest value of a leader.
@@ -65,7 +64,7 @@ fn duration(text: &str) -> Result<Duration, Problem> {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Wanted {
+pub(super) struct Wanted {
     owner: String,
     ttl: String,
     #[serde(default)]
@@ -74,8 +73,31 @@ struct Wanted {
     value: Option<String>,
 }
 
+impl Wanted {
+    pub(super) fn new(owner: String, ttl: String) -> Self {
+        Self { owner, ttl, note: String::new(), value: None }
+    }
+}
+
+/// A request for a lease.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) caller: &'a Caller,
+    /// Without its namespace.
+    pub(super) name: &'a str,
+    pub(super) raw: Option<&'a str>,
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// How it is answered.
+pub(super) struct How {
+    pub(super) wait: Option<Wait>,
+    /// The lease lives with the connection.
+    pub(super) bound: bool,
+}
+
 /// The token in `If-Match`.
-fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
+pub(super) fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
     let missing = || Problem::new(Code::PreconditionRequired, "send the token as `If-Match: \"TOKEN\"`");
     let text = headers.get(header::IF_MATCH).ok_or_else(missing)?.to_str().unwrap_or("").trim();
     let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
@@ -83,7 +105,7 @@ fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
     number.map(FencingToken::new).ok_or_else(|| Problem::new(Code::LeaseGone, "`If-Match` is no token"))
 }
 
-fn tagged(mut response: Response, token: FencingToken) -> Response {
+pub(super) fn tagged(mut response: Response, token: FencingToken) -> Response {
     if let Ok(value) = HeaderValue::from_str(&format!("\"{}\"", token.get())) {
         response.headers_mut().insert(header::ETAG, value);
     }
@@ -91,18 +113,34 @@ fn tagged(mut response: Response, token: FencingToken) -> Response {
 }
 
 /// What the holder is told. The deadline counts from before the request was sent to the store.
-fn taken(app: &App, name: &str, taken: &Taken) -> Response {
+pub(super) fn body(app: &App, name: &str, taken: &Taken) -> Value {
     let clock = app.rt.clock();
     let left = taken.deadline.saturating_duration_since(clock.now());
-    let body = json!({
+    json!({
         "name": name,
         "owner": taken.owner,
         "token": taken.token.get().to_string(),
         "ttl_ms": millis(taken.ttl),
         "left_ms": millis(left),
         "deadline": instant(clock.wall().saturating_add(left)),
-    });
-    tagged(reply(StatusCode::OK, &body), taken.token)
+    })
+}
+
+fn taken(app: &App, name: &str, taken: &Taken) -> Response {
+    tagged(reply(StatusCode::OK, &body(app, name, taken)), taken.token)
+}
+
+/// The answer to a granted request.
+fn granted(app: &Arc<App>, name: &str, held: &Taken, how: &How) -> Result<Response, Problem> {
+    if how.bound {
+        let full = Desk::name(NAMESPACE, name).map_err(problem)?;
+        return Ok(session::stream_of(app, &full, held.token, &body(app, name, held)));
+    }
+    let mut response = taken(app, name, held);
+    if let Some(wait) = how.wait {
+        wait.applied(&mut response);
+    }
+    Ok(response)
 }
 
 fn millis(d: Duration) -> u64 {
@@ -123,13 +161,14 @@ fn shown(name: &str, info: &LeaseInfo) -> Value {
 type Called = (State<Arc<App>>, Extension<Caller>, Path<String>, RawQuery, HeaderMap, Bytes);
 
 /// Takes a lease for a caller: the same key, caller and owner are the same acquisition.
-async fn take(
+pub(super) async fn take(
     app: &Arc<App>,
-    (caller, name, raw, headers): (&Caller, &str, Option<&str>, &HeaderMap),
+    Request { caller, name, raw, headers }: Request<'_>,
     wanted: &Wanted,
-) -> Result<(Taken, Option<Wait>), Problem> {
+) -> Result<(Taken, How), Problem> {
     let mut query = Query::parse(raw)?;
     let wait = Wait::asked(&mut query, headers)?;
+    let bound = session::asked(&mut query)?;
     query.end()?;
     let op_id = match idempotency_key(headers)? {
         Some(key) => {
@@ -148,7 +187,7 @@ async fn take(
     };
     tokio::select! {
         biased;
-        taken = app.desk.take(&ask) => Ok((taken.map_err(problem)?, wait)),
+        taken = app.desk.take(&ask) => Ok((taken.map_err(problem)?, How { wait, bound })),
         () = app.drain.cancelled() => {
             Err(Problem::new(Code::Draining, "the server is stopping").retry_after(1))
         }
@@ -162,12 +201,9 @@ async fn acquire(
     if wanted.value.is_some() {
         return Err(Problem::new(Code::BadRequest, "only leaders have a `value`"));
     }
-    let (held, wait) = take(&app, (&caller, &name, raw.as_deref(), &headers), &wanted).await?;
-    let mut response = taken(&app, &name, &held);
-    if let Some(wait) = wait {
-        wait.applied(&mut response);
-    }
-    Ok(response)
+    let request = Request { caller: &caller, name: &name, raw: raw.as_deref(), headers: &headers };
+    let (held, how) = take(&app, request, &wanted).await?;
+    granted(&app, &name, &held, &how)
 }
 
 async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
@@ -233,7 +269,7 @@ async fn release(
     }
 }
 
-async fn give_back(app: &App, full: &str, headers: &HeaderMap) -> Result<Response, Problem> {
+pub(super) async fn give_back(app: &App, full: &str, headers: &HeaderMap) -> Result<Response, Problem> {
     let released = app.desk.give_back(full, token(headers)?).await.map_err(problem)?;
     let word = match released {
         Released::Clean => "clean",
@@ -280,13 +316,10 @@ async fn campaign(
     let wanted: Wanted = parse(&body)?;
     let name = election(&name);
     checked(wanted.value.as_deref())?;
-    let (held, wait) = take(&app, (&caller, &name, raw.as_deref(), &headers), &wanted).await?;
+    let request = Request { caller: &caller, name: &name, raw: raw.as_deref(), headers: &headers };
+    let (held, how) = take(&app, request, &wanted).await?;
     proclaim(&app, &name, held.token, wanted.value.as_deref()).await?;
-    let mut response = taken(&app, &name, &held);
-    if let Some(wait) = wait {
-        wait.applied(&mut response);
-    }
-    Ok(response)
+    granted(&app, &name, &held, &how)
 }
 
 fn checked(value: Option<&str>) -> Result<(), Problem> {

@@ -8,13 +8,16 @@ mod events;
 mod jobs;
 pub(crate) mod json;
 pub(crate) mod locks;
+mod members;
 mod metrics;
 mod nodes;
+mod observe;
 mod openapi;
 pub(crate) mod operation;
 pub(crate) mod query;
 mod running;
 pub(crate) mod sagas;
+mod session;
 mod start;
 mod system;
 #[cfg(test)]
@@ -23,6 +26,8 @@ mod tests;
 mod tests_actions;
 #[cfg(test)]
 mod tests_locks;
+#[cfg(test)]
+mod tests_members;
 pub(crate) mod view;
 mod wait;
 
@@ -77,8 +82,10 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(events::routes())
         .merge(jobs::routes())
         .merge(locks::routes())
+        .merge(members::routes())
         .merge(metrics::routes())
         .merge(nodes::routes())
+        .merge(observe::routes())
         .merge(openapi::routes())
         .merge(sagas::routes())
         .merge(start::routes())

@@ -63,7 +63,7 @@ operations! {
     "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];
     "put" "/v1/definitions/{name}" "Store a version; its graph never changes" &[], &["If-Match"], &[200, 201, 409, 412, 415, 422, 428];
     "get" "/v1/elections/{name}" "Who leads; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
-    "put" "/v1/elections/{name}" "Stand as a candidate" &["wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "put" "/v1/elections/{name}" "Stand as a candidate; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/elections/{name}" "Renew a term, and proclaim a value" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/elections/{name}" "End a term" &[], &["If-Match"], &[200, 412, 428];
     "post" "/v1/elections/{name}/step-down" "Hand leadership to a candidate, or take it away" &[], &[], &[200, 409, 412];
@@ -72,10 +72,18 @@ operations! {
     "get" "/v1/jobs/{id}" "A bulk action" &[], &[], &[200];
     "get" "/v1/locks" "Every lock" &["prefix"], &[], &[200];
     "get" "/v1/locks/{name}" "A lock: holder, waiters, note" &[], &[], &[200];
-    "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait" &["wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/locks/{name}" "Release; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
+    "get" "/v1/members/{group}" "Who is in a group; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
+    "get" "/v1/members/{group}/{name}" "A member" &[], &[], &[200];
+    "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "patch" "/v1/members/{group}/{name}" "Renew, and replace the metadata" &[], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/members/{group}/{name}" "Leave; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "get" "/v1/observe/elections/{name}" "Server-sent events: the leader, whenever it changes" &["after"], &["Last-Event-ID"], &[200];
+    "get" "/v1/observe/locks/{name}" "Server-sent events: the holders, whenever they change" &["after"], &["Last-Event-ID"], &[200];
+    "get" "/v1/observe/members/{group}" "Server-sent events: a snapshot of a group, then every change" &["after"], &["Last-Event-ID"], &[200];
     "get" "/v1/sagas" "A page of sagas, newest first" FILTERS, &[], &[200];
     "post" "/v1/sagas" "Start a saga" &[], &["Idempotency-Key"], &[202, 409, 422];
     "post" "/v1/sagas/actions" "One action on every saga that matches" &[], &[], &[200, 202, 422];
@@ -114,7 +122,7 @@ fn document() -> Value {
         "paths": paths,
         "components": {
             "schemas": {"Problem": problem_schema(&codes), "Start": start_schema(), "Action": action_schema(),
-                "Bulk": bulk_schema(), "Report": report_schema(), "Lease": lease_schema(),
+                "Bulk": bulk_schema(), "Report": report_schema(), "Lease": lease_schema(), "Member": member_schema(),
                 "StepDown": step_down_schema(), "DaprLock": dapr_schema()},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -155,6 +163,9 @@ fn describe(operation: &Operation) -> Value {
             Some(json!({"$ref": "#/components/schemas/StepDown"}))
         }
         ("post", path) if path.starts_with("/v1.0") => Some(json!({"$ref": "#/components/schemas/DaprLock"})),
+        ("put", path) if path.starts_with("/v1/members") => {
+            Some(json!({"$ref": "#/components/schemas/Member"}))
+        }
         ("put", path) if path.contains("{name}") && !path.starts_with("/v1/definitions") => {
             Some(json!({"$ref": "#/components/schemas/Lease"}))
         }
@@ -205,6 +216,16 @@ fn lease_schema() -> Value {
         "required": ["owner", "ttl"],
         "additionalProperties": false,
         "properties": {"owner": text(), "ttl": text(), "note": text(), "value": text()},
+    })
+}
+
+fn member_schema() -> Value {
+    let text = || json!({"type": "string"});
+    json!({
+        "type": "object",
+        "required": ["ttl"],
+        "additionalProperties": false,
+        "properties": {"owner": text(), "ttl": text(), "meta": text()},
     })
 }
 

@@ -14,24 +14,42 @@ use crate::error::{Code, Error, Result};
 use crate::hold::{OnLost, Plan, Right, Signals};
 
 /// Not acquired in time; the code of timeout and flock.
-const EXIT_NOT_ACQUIRED: u8 = 124;
+pub(super) const EXIT_NOT_ACQUIRED: u8 = 124;
 /// The wrapper failed: the store refused, the watchdog is gone.
 const EXIT_FAILED: u8 = 125;
 /// Before this much waiting nobody wants to read about it.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Options of every command under a lease.
+/// The command, its lease, and how it ends.
 #[derive(Debug, clap::Args)]
-struct HoldArgs {
+pub(super) struct JobArgs {
     /// How long the lease lasts without renewal; it is renewed after each third.
     #[arg(long, default_value = "15s", value_parser = duration, value_name = "DURATION")]
-    ttl: Duration,
+    pub(super) ttl: Duration,
     /// Between TERM and KILL, when the lease is lost: the command is told so long before the lease ends.
     #[arg(long, default_value = "5s", value_parser = humantime::parse_duration, value_name = "DURATION")]
-    grace: Duration,
+    pub(super) grace: Duration,
     /// What happens to the command when the lease is lost.
     #[arg(long, value_enum, default_value_t)]
-    on_lost: OnLost,
+    pub(super) on_lost: OnLost,
+    /// Shown to others beside the holder.
+    #[arg(long, default_value = "")]
+    pub(super) note: String,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+    /// A command line for sh, in place of the words of a command.
+    #[arg(short = 'c', long, value_name = "LINE", conflicts_with = "command")]
+    command_line: Option<String>,
+    /// The command and its arguments, started as they are, without a shell.
+    #[arg(last = true, required_unless_present = "command_line", value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// Options of every command that waits for a lease.
+#[derive(Debug, clap::Args)]
+struct HoldArgs {
+    #[command(flatten)]
+    job: JobArgs,
     /// Give up waiting after this time, with exit code 124; without it: wait for as long as it takes.
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION", conflicts_with = "no_wait")]
     wait: Option<Duration>,
@@ -41,17 +59,6 @@ struct HoldArgs {
     /// The exit code in place of 124.
     #[arg(short = 'E', long, value_name = "CODE")]
     conflict_exit_code: Option<u8>,
-    /// Shown to others beside the holder.
-    #[arg(long, default_value = "")]
-    note: String,
-    #[command(flatten)]
-    store: StoreArgs,
-    /// A command line for sh, in place of the words of a command.
-    #[arg(short = 'c', long, value_name = "LINE", conflicts_with = "command")]
-    command_line: Option<String>,
-    /// The command and its arguments, started as they are, without a shell.
-    #[arg(last = true, required_unless_present = "command_line", value_name = "COMMAND")]
-    command: Vec<OsString>,
 }
 
 /// Arguments of `lock`.
@@ -117,7 +124,7 @@ pub(crate) fn sem(args: &SemArgs) -> Result<ExitCode> {
 
 fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builder) -> Result<ExitCode> {
     run(name, hold, async |coordinator| {
-        let lock = kind(&coordinator).ttl(hold.ttl).note(&hold.note).build().map_err(refused)?;
+        let lock = kind(&coordinator).ttl(hold.job.ttl).note(&hold.job.note).build().map_err(refused)?;
         Ok(if hold.no_wait {
             lock.try_acquire().await.map(Right::Lock)
         } else {
@@ -130,7 +137,7 @@ fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builde
 pub(crate) fn elect(args: &ElectArgs) -> Result<ExitCode> {
     let hold = &args.hold;
     run(&args.name, hold, async |coordinator| {
-        let election = coordinator.election(&args.name).ttl(hold.ttl).note(&hold.note);
+        let election = coordinator.election(&args.name).ttl(hold.job.ttl).note(&hold.job.note);
         let election = election.build().map_err(refused)?;
         let limit = if hold.no_wait { Duration::ZERO } else { hold.wait.unwrap_or(Duration::MAX) };
         let limit = Deadline::after(Runtime::system().clock().now(), limit);
@@ -138,7 +145,7 @@ pub(crate) fn elect(args: &ElectArgs) -> Result<ExitCode> {
     })
 }
 
-fn refused(error: ConfigError) -> Error {
+pub(super) fn refused(error: ConfigError) -> Error {
     Error::with(Code::BadValue, "the lease cannot be asked for", error)
 }
 
@@ -166,7 +173,13 @@ impl HoldArgs {
         self.wait.map_or(Deadline::NONE, |d| Deadline::after(rt.clock().now(), d))
     }
 
-    fn plan(&self, name: &str) -> Result<Plan> {
+    fn not_acquired(&self) -> u8 {
+        self.conflict_exit_code.unwrap_or(EXIT_NOT_ACQUIRED)
+    }
+}
+
+impl JobArgs {
+    pub(super) fn plan(&self, name: &str) -> Result<Plan> {
         if self.grace >= self.ttl / 2 {
             let why = format!(
                 "--grace {} must be less than half of --ttl {}: the command is told so long before the lease ends",
@@ -182,23 +195,24 @@ impl HoldArgs {
         let variables = vec![("MAINSTAY_LOCK_NAME", name.to_owned())];
         Ok(Plan { words, variables, grace: self.grace, on_lost: self.on_lost })
     }
-
-    fn not_acquired(&self) -> u8 {
-        self.conflict_exit_code.unwrap_or(EXIT_NOT_ACQUIRED)
-    }
 }
 
-/// On this thread, which lives as long as the wrapper: the command dies with the thread that made it.
 fn run<A>(name: &str, hold: &HoldArgs, ask: A) -> Result<ExitCode>
 where
     A: AsyncFnOnce(Coordinator) -> Result<Asked>,
 {
-    let plan = hold.plan(name)?;
+    let plan = hold.job.plan(name)?;
+    on_this_thread(held(name, hold, plan, ask))
+}
+
+/// The exit code of what runs commands. On this thread, which lives as long as the wrapper: a command dies with the
+/// thread that made it.
+pub(super) fn on_this_thread(work: impl Future<Output = Result<u8>>) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
-    let result = runtime.block_on(held(name, hold, plan, ask));
+    let result = runtime.block_on(work);
     runtime.shutdown_background();
     match result {
         Ok(code) => Ok(ExitCode::from(code)),
@@ -218,8 +232,8 @@ where
     let rt = Runtime::system();
     let mut signals = Signals::listen()?;
     let ready = plan.prepare()?;
-    let store = hold.store.open(&rt).await?;
-    let builder = Coordinator::builder(store, rt.clone()).namespace(&hold.store.namespace);
+    let store = hold.job.store.open(&rt).await?;
+    let builder = Coordinator::builder(store, rt.clone()).namespace(&hold.job.store.namespace);
     let coordinator = builder.owner(&owner()).build().map_err(refused)?;
     let asked = tokio::select! {
         biased;
@@ -237,10 +251,10 @@ where
         }
     };
     let full = match &right {
-        Right::Lock(_) => format!("{}/{name}", hold.store.namespace),
-        Right::Term(_) => format!("{}/election/{name}", hold.store.namespace),
+        Right::Lock(_) => format!("{}/{name}", hold.job.store.namespace),
+        Right::Term(_) => format!("{}/election/{name}", hold.job.store.namespace),
     };
-    match hold.store.variables(&rt, &full, right.token()).await {
+    match hold.job.store.variables(&rt, &full, right.token()).await {
         Ok(variables) => plan.variables.extend(variables),
         Err(error) => {
             drop(right);
@@ -248,28 +262,35 @@ where
             return Err(error);
         }
     }
-    let token = right.token().to_string();
-    let left = right.deadline().remaining(rt.clock().now()).unwrap_or_default();
-    let until = crate::api::instant(rt.clock().wall().saturating_add(left));
+    plan.variables.extend(told(&rt, &right));
     if matches!(right, Right::Term(_)) {
-        plan.variables.push(("MAINSTAY_LEADER_TERM", token.clone()));
+        plan.variables.push(("MAINSTAY_LEADER_TERM", right.token().to_string()));
     }
-    plan.variables.push(("MAINSTAY_FENCING_TOKEN", token.clone()));
-    plan.variables.push(("FENCING_TOKEN", token));
-    plan.variables.push(("MAINSTAY_LEASE_DEADLINE", until));
-    let code = plan.run(right, ready, signals).await;
+    let code = plan.run(right, ready, &mut signals).await;
     settle(&rt, &coordinator).await;
     code
 }
 
+/// What a command is told about its right.
+pub(super) fn told(rt: &Runtime, right: &Right) -> Vec<(&'static str, String)> {
+    let token = right.token().to_string();
+    let left = right.deadline().remaining(rt.clock().now()).unwrap_or_default();
+    let until = crate::api::instant(rt.clock().wall().saturating_add(left));
+    vec![
+        ("MAINSTAY_FENCING_TOKEN", token.clone()),
+        ("FENCING_TOKEN", token),
+        ("MAINSTAY_LEASE_DEADLINE", until),
+    ]
+}
+
 /// What others see: the host and this process.
-fn owner() -> String {
+pub(super) fn owner() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     format!("{host}:{}", std::process::id())
 }
 
 /// Lets what was given up be given back, within reason: what is left ends by itself.
-async fn settle(rt: &Runtime, coordinator: &Coordinator) {
+pub(super) async fn settle(rt: &Runtime, coordinator: &Coordinator) {
     const PATIENCE: Duration = Duration::from_secs(1);
     const LOOK: Duration = Duration::from_millis(2);
     let until = rt.clock().now().saturating_add(PATIENCE);

@@ -3,6 +3,7 @@
 mod audit;
 mod client;
 mod config;
+mod cron;
 mod doctor;
 mod lease;
 mod lock;
@@ -58,6 +59,8 @@ enum Verb {
     Sem(lock::SemArgs),
     /// Run a command while leading an election.
     Elect(lock::ElectArgs),
+    /// Run a command at the slots of a schedule: of many that share the job, one runs each slot.
+    Cron(cron::CronArgs),
     /// List, inspect and break leases.
     Lease(lease::Args),
     /// Look into session tokens, and at the nodes that sessions read from.
@@ -123,6 +126,7 @@ pub(crate) fn main() -> ExitCode {
         Verb::Rwlock(args) => lock::rwlock(&args),
         Verb::Sem(args) => lock::sem(&args),
         Verb::Elect(args) => lock::elect(&args),
+        Verb::Cron(args) => cron::run(&args),
         Verb::Lease(args) => lease::run(&args),
         Verb::HoldExec(args) => hold::exec(&args),
         Verb::HoldWatchdog(args) => hold::watchdog(&args),

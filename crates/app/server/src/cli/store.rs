@@ -11,7 +11,7 @@ use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
-use mainstay_store::{FencingToken, LeaseStore};
+use mainstay_store::{FencingToken, LeaseStore, RecordStore};
 
 use crate::error::{Code, Error, Result};
 
@@ -36,6 +36,14 @@ impl StoreArgs {
     /// # Errors
     /// `BadValue` for what is no URL of a store, else what the store says.
     pub(super) async fn open(&self, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+        self.open_with_records(rt).await.map(|(leases, _)| leases)
+    }
+
+    /// Opens the store, and its records if it keeps any.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) async fn open_with_records(&self, rt: &Runtime) -> Result<Opened> {
         match self.store.as_deref().map(|url| (url, url.split_once(':').map_or("", |(scheme, _)| scheme))) {
             None => file(&users_file()?, rt),
             Some((url, "sqlite")) => file(&PathBuf::from(sqlite_file(url)?), rt),
@@ -43,13 +51,13 @@ impl StoreArgs {
             Some((url, "postgres" | "postgresql")) => {
                 let config = PostgresConfig::builder(url).build().map_err(|e| refused(&e))?;
                 let leases = PostgresLeases::open(config, rt).await;
-                Ok(Arc::new(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
+                Ok(both(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
-            Some((url, "etcd")) => Ok(Arc::new(etcd(url, rt).await?)),
+            Some((url, "etcd")) => Ok((Arc::new(etcd(url, rt).await?), None)),
             Some((url, "nats")) => {
                 let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
                 let leases = NatsLeases::open(config, rt).await;
-                Ok(Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
+                Ok((Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?), None))
             }
             Some(_) => Err(Error::new(
                 Code::BadValue,
@@ -83,24 +91,32 @@ async fn etcd(url: &str, rt: &Runtime) -> Result<EtcdLeases> {
     EtcdLeases::open(config, rt).await.map_err(|e| failed("cannot use etcd".to_owned(), e))
 }
 
-fn file(file: &Path, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+/// Leases, and records where the store keeps any.
+pub(super) type Opened = (Arc<dyn LeaseStore>, Option<Arc<dyn RecordStore>>);
+
+fn both<S: LeaseStore + RecordStore + 'static>(store: S) -> Opened {
+    let store = Arc::new(store);
+    (Arc::clone(&store) as Arc<dyn LeaseStore>, Some(store))
+}
+
+fn file(file: &Path, rt: &Runtime) -> Result<Opened> {
     let leases = SqliteLeases::open(file, Driver::Thread, rt)
         .map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?;
-    Ok(Arc::new(leases))
+    Ok(both(leases))
 }
 
 /// One server, or a majority of several.
-async fn redis(urls: &str, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+async fn redis(urls: &str, rt: &Runtime) -> Result<Opened> {
     let urls: Vec<&str> = urls.split(',').collect();
     let down = |e| failed("cannot use Redis".to_owned(), e);
     if let [url] = urls[..] {
         let leases = RedisLeases::new(url, rt).map_err(|e| refused(&e))?;
         leases.ready().await.map_err(down)?;
-        return Ok(Arc::new(leases));
+        return Ok(both(leases));
     }
     let leases = RedisQuorum::builder(urls).build(rt).map_err(|e| refused(&e))?;
     leases.ready().await.map_err(down)?;
-    Ok(Arc::new(leases))
+    Ok((Arc::new(leases), None))
 }
 
 /// A URL may have a password in it: only the error's own words are told.

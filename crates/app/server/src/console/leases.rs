@@ -1,4 +1,4 @@
-//! *Locks* and *Elections*: who holds what, who waits, and how to take it away.
+//! *Locks*, *Elections* and *Members*: who holds what, who waits, who is there, and how to take it away.
 
 use std::sync::Arc;
 
@@ -19,6 +19,10 @@ use crate::error::Code;
 use crate::http::{Problem, Trace};
 use crate::leases::Desk;
 
+/// Names of members of groups begin so in the store.
+const MEMBER: &str = "member/";
+/// What recipes hold for a moment or leave behind for a minute is nobody's lock.
+const TRACES: [&str; 2] = ["bell/", "left/"];
 /// Most rows of a page.
 const LIMIT: usize = 500;
 /// Leases change without an event: the pages are fetched again after this many seconds.
@@ -42,6 +46,27 @@ pub(super) async fn elections(
     page(&console, raw.as_deref(), &visit, Place::Elections).await
 }
 
+/// `GET members`.
+pub(super) async fn members(
+    State(console): State<Arc<Console>>,
+    RawQuery(raw): RawQuery,
+    visit: Visit,
+) -> Result<Response, Problem> {
+    page(&console, raw.as_deref(), &visit, Place::Members).await
+}
+
+/// The page that a lease stands on; none for traces.
+fn place(name: &str) -> Option<Place> {
+    if TRACES.iter().any(|trace| name.starts_with(trace)) {
+        return None;
+    }
+    Some(match name {
+        _ if name.starts_with(ELECTION) => Place::Elections,
+        _ if name.starts_with(MEMBER) => Place::Members,
+        _ => Place::Locks,
+    })
+}
+
 async fn page(
     console: &Console,
     raw: Option<&str>,
@@ -51,17 +76,19 @@ async fn page(
     let mut query = Query::parse(raw)?;
     let done = query.take("did");
     query.end()?;
-    let leads = place == Place::Elections;
-    let prefix = if leads { format!("{NAMESPACE}/{ELECTION}") } else { format!("{NAMESPACE}/") };
+    let (title, prefix, api) = match place {
+        Place::Elections => ("Elections", ELECTION, "/v1/locks?prefix=election/"),
+        Place::Members => ("Members", MEMBER, "/v1/locks?prefix=member/"),
+        _ => ("Locks", "", "/v1/locks"),
+    };
+    let prefix = format!("{NAMESPACE}/{prefix}");
     let leases = console.app.desk.list(&prefix, LIMIT).await.map_err(|e| store_problem(&e))?;
     let more = leases.len() == LIMIT;
     let rows: Vec<&LeaseInfo> =
-        leases.iter().filter(|l| leads == short(&l.name).starts_with(ELECTION)).collect();
-    let (title, api) =
-        if leads { ("Elections", "/v1/locks?prefix=election/") } else { ("Locks", "/v1/locks") };
+        leases.iter().filter(|l| self::place(short(&l.name)) == Some(place)).collect();
     let needed = console.access.needed()?;
     let live = html! {
-        (list(visit, &rows, leads))
+        (list(visit, &rows, place))
         @if more { p.dim { "Only the first " (LIMIT) " leases are read here; the API takes a prefix." } }
         (parts::command("c-leases", "The same by the API", &parts::curl_get(visit, needed, api)))
     };
@@ -73,42 +100,54 @@ async fn page(
     Ok(page.render(fixed, live).await)
 }
 
-fn list(visit: &Visit, rows: &[&LeaseInfo], leads: bool) -> Markup {
-    let (none, example) = if leads {
-        ("Nobody leads anything.", "mainstay elect NAME --store sqlite:DATA/leases.sqlite -- COMMAND")
-    } else {
-        ("Nothing is locked.", "mainstay lock NAME --store sqlite:DATA/leases.sqlite -- COMMAND")
+fn list(visit: &Visit, rows: &[&LeaseInfo], place: Place) -> Markup {
+    let (none, api, example) = match place {
+        Place::Elections => (
+            "Nobody leads anything.",
+            "PUT /v1/elections/{name}",
+            Some("mainstay elect NAME --store sqlite:DATA/leases.sqlite -- COMMAND"),
+        ),
+        Place::Members => ("Nobody is in a group.", "PUT /v1/members/{group}/{name}", None),
+        _ => (
+            "Nothing is locked.",
+            "PUT /v1/locks/{name}",
+            Some("mainstay lock NAME --store sqlite:DATA/leases.sqlite -- COMMAND"),
+        ),
     };
     html! {
         @if rows.is_empty() {
-            p.empty { (none) " " code { "PUT /v1/" (if leads { "elections" } else { "locks" }) "/{name}" } " or " code { (example) } " takes one." }
+            p.empty { (none) " " code { (api) } @if let Some(example) = example { " or " code { (example) } " takes one." } @else { " joins one." } }
         } @else {
             ul.rows {
-                @for lease in rows { (row(visit, lease, leads)) }
+                @for lease in rows { (row(visit, lease, place)) }
             }
         }
     }
 }
 
-fn row(visit: &Visit, lease: &LeaseInfo, leads: bool) -> Markup {
+fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
     let name = short(&lease.name);
-    let shown = name.strip_prefix(ELECTION).unwrap_or(name);
+    let shown = name.strip_prefix(ELECTION).or_else(|| name.strip_prefix(MEMBER)).unwrap_or(name);
+    let (by, token, press) = match place {
+        Place::Elections => ("led by ", "term ", "Ask to step down"),
+        Place::Members => ("joined by ", "incarnation ", "Take it away"),
+        _ => ("held by ", "token ", "Take it away"),
+    };
     html! {
         li.row {
             div.main {
                 p.lead { strong { (shown) } }
-                @for (owner, token, left) in &lease.holders {
-                    p { @if leads { "led by " } @else { "held by " } strong { (owner) } ", "
-                        @if leads { "term " } @else { "token " } code { (token.get()) } ", for another " (words::number(left.as_secs())) " s unless it is renewed" }
+                @for (owner, number, left) in &lease.holders {
+                    p { (by) strong { (owner) } ", " (token) code { (number.get()) } ", for another " (words::number(left.as_secs())) " s unless it is renewed" }
                 }
                 @if lease.holders.is_empty() { p.dim { "free" } }
                 @if !lease.note.is_empty() { p.why { (lease.note) } }
-                @if let Some(value) = lease.annotation.as_deref().filter(|_| leads) { p.why { code { (String::from_utf8_lossy(value)) } } }
+                @if let Some(value) = lease.annotation.as_deref().filter(|v| place != Place::Locks && !v.is_empty()) { p.why { code { (String::from_utf8_lossy(value)) } } }
             }
             div.side {
                 @if lease.waiting > 0 { p { (words::plural(u64::from(lease.waiting), "waiter")) } }
                 @if !lease.holders.is_empty() && visit.administers() {
-                    a.button href={ "leases/break?name=" (words::encode(name)) } { @if leads { "Ask to step down" } @else { "Take it away" } }
+                    a.button href={ "leases/break?name=" (words::encode(name)) } { (press) }
                 }
             }
         }
@@ -117,7 +156,11 @@ fn row(visit: &Visit, lease: &LeaseInfo, leads: bool) -> Markup {
 
 /// The page that a lease stands on.
 fn home(name: &str) -> (&'static str, Place) {
-    if name.starts_with(ELECTION) { ("elections", Place::Elections) } else { ("locks", Place::Locks) }
+    match place(name) {
+        Some(Place::Elections) => ("elections", Place::Elections),
+        Some(Place::Members) => ("members", Place::Members),
+        _ => ("locks", Place::Locks),
+    }
 }
 
 fn allowed(visit: &Visit) -> Result<(), Problem> {

@@ -95,6 +95,7 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/sagas/{uid}/export", get(saga::export))
         .route("/locks", get(leases::locks))
         .route("/elections", get(leases::elections))
+        .route("/members", get(leases::members))
         .route("/leases/break", get(leases::ask).post(leases::submit))
         .route("/nodes", get(nodes::show))
         .route("/audit", get(audit::show))

@@ -17,18 +17,20 @@ pub(super) enum Place {
     Audit,
     Elections,
     Locks,
+    Members,
     Nodes,
     Now,
     Sagas,
     System,
 }
 
-const PLACES: [(Place, &str, &str); 8] = [
+const PLACES: [(Place, &str, &str); 9] = [
     (Place::Now, "now", "Now"),
     (Place::Attention, "attention", "Attention"),
     (Place::Sagas, "sagas", "Sagas"),
     (Place::Locks, "locks", "Locks"),
     (Place::Elections, "elections", "Elections"),
+    (Place::Members, "members", "Members"),
     (Place::Nodes, "nodes", "Nodes"),
     (Place::Audit, "audit", "Audit"),
     (Place::System, "system", "System"),

@@ -588,7 +588,7 @@ async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() 
     for n in 0..60 {
         bench.hold(&format!("default/order/{n:06}"), "node-a.example:4711").await;
     }
-    for page in ["now", "attention", "sagas", "locks", "elections", "nodes", "audit", "system"] {
+    for page in ["now", "attention", "sagas", "locks", "elections", "members", "nodes", "audit", "system"] {
         let html = bench.get(page).await.body.len();
         println!("{page}: {html} bytes of HTML, {} with everything", html + assets);
         assert!(html + assets <= 60 * 1024, "{page}: {html} + {assets}");
@@ -605,6 +605,13 @@ async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_na
     let locks = bench.get("locks").await.body;
     assert!(locks.contains("node &lt;a&gt;") && locks.contains(&token.to_string()), "{locks}");
     assert!(locks.contains("why &lt;b&gt;not&lt;/b&gt;") && !locks.contains("boss"), "{locks}");
+    bench.hold("default/member/workers/w1", "node-c").await;
+    bench.hold("default/left/workers/w2", "17").await;
+    let members = bench.get("members").await.body;
+    assert!(members.contains("workers/w1") && members.contains("node-c"), "{members}");
+    assert!(members.contains("incarnation") && !members.contains("node-b"), "{members}");
+    let locks = bench.get("locks").await.body;
+    assert!(!locks.contains("workers/w"), "members and their traces are no locks: {locks}");
     let elections = bench.get("elections").await.body;
     assert!(elections.contains("led by") && elections.contains(&term.to_string()), "{elections}");
     assert!(!elections.contains("node &lt;a&gt;"), "{elections}");

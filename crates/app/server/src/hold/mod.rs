@@ -15,6 +15,7 @@ use std::time::Duration;
 pub(crate) use job::{ExecArgs, exec};
 use job::{Job, code};
 use mainstay_clock::{Clock as _, Deadline, SystemClock};
+use mainstay_coordination::cron::Turn;
 use mainstay_coordination::{Guard, LossReason, Term};
 use mainstay_store::lease::Released;
 use rustix::process::Signal;
@@ -48,6 +49,7 @@ const FORWARDED: [(SignalKind, Signal); 7] = [
 pub(crate) enum Right {
     Lock(Guard),
     Term(Term),
+    Turn(Turn),
 }
 
 impl Right {
@@ -55,6 +57,7 @@ impl Right {
         match self {
             Self::Lock(guard) => guard.token().get(),
             Self::Term(term) => term.token().get(),
+            Self::Turn(turn) => turn.token().get(),
         }
     }
 
@@ -62,6 +65,7 @@ impl Right {
         match self {
             Self::Lock(guard) => guard.deadline(),
             Self::Term(term) => term.deadline(),
+            Self::Turn(turn) => turn.deadline(),
         }
     }
 
@@ -69,6 +73,7 @@ impl Right {
         match self {
             Self::Lock(guard) => guard.lost().await,
             Self::Term(term) => term.lost().await,
+            Self::Turn(turn) => turn.lost().await,
         }
     }
 
@@ -76,6 +81,7 @@ impl Right {
         match self {
             Self::Lock(guard) => guard.renewed(known).await,
             Self::Term(term) => term.renewed(known).await,
+            Self::Turn(turn) => turn.renewed(known).await,
         }
     }
 
@@ -83,31 +89,49 @@ impl Right {
         match self {
             Self::Lock(guard) => guard.release().await,
             Self::Term(term) => term.resign().await,
+            Self::Turn(turn) => turn.finish().await,
         }
     }
 }
 
 /// The signals of this process, from before the lease is asked for.
-pub(crate) struct Signals(Vec<(tokio::signal::unix::Signal, Signal)>);
+pub(crate) struct Signals {
+    streams: Vec<(tokio::signal::unix::Signal, Signal)>,
+    /// The last one that asks a process to end.
+    asked: Option<Signal>,
+}
+
+/// What ends a process that goes on by itself.
+const ENDING: [Signal; 4] = [Signal::HUP, Signal::INT, Signal::QUIT, Signal::TERM];
 
 impl Signals {
     pub(crate) fn listen() -> Result<Self> {
         let failed = |e| Error::with(Code::Internal, "cannot listen for signals", e);
         let all = FORWARDED.into_iter().map(|(kind, sent)| Ok((signal(kind)?, sent)));
-        Ok(Self(all.collect::<std::io::Result<_>>().map_err(failed)?))
+        let streams = all.collect::<std::io::Result<_>>().map_err(failed)?;
+        Ok(Self { streams, asked: None })
+    }
+
+    /// Whether one came that asks a process to end: it was forwarded, and the wrapper itself is meant too.
+    pub(crate) fn asked_to_end(&self) -> bool {
+        self.asked.is_some()
     }
 
     /// The next one. Cancel safe.
     async fn next(&mut self) -> Signal {
-        std::future::poll_fn(|cx| {
-            for (stream, sent) in &mut self.0 {
+        let next = std::future::poll_fn(|cx| {
+            for (stream, sent) in &mut self.streams {
                 if stream.poll_recv(cx).is_ready() {
                     return std::task::Poll::Ready(*sent);
                 }
             }
             std::task::Poll::Pending
         })
-        .await
+        .await;
+        if ENDING.contains(&next) {
+            self.asked = Some(next);
+        }
+        next
     }
 
     /// The next one that ends a process which does not handle it; its exit code.
@@ -140,7 +164,7 @@ impl Plan {
     /// Runs the job to its end and gives the right back. The exit code of the command, or 75.
     ///
     /// Must run on the main thread.
-    pub(crate) async fn run(&self, right: Right, ready: Ready, signals: Signals) -> Result<u8> {
+    pub(crate) async fn run(&self, right: Right, ready: Ready, signals: &mut Signals) -> Result<u8> {
         let failed = |e| Error::with(Code::Internal, "cannot listen for ended children", e);
         let children = signal(SignalKind::child()).map_err(failed)?;
         let mut dog = ready.0;
@@ -175,7 +199,7 @@ struct Run<'a> {
     right: Right,
     job: Job,
     dog: Watchdog,
-    signals: Signals,
+    signals: &'a mut Signals,
     children: tokio::signal::unix::Signal,
     /// The one that the watchdog knows.
     deadline: Deadline,
@@ -225,6 +249,7 @@ impl Run<'_> {
         match &self.right {
             Right::Lock(guard) => guard.check(),
             Right::Term(term) => term.check(),
+            Right::Turn(turn) => turn.check(),
         }
     }
 

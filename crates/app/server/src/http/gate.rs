@@ -217,7 +217,9 @@ fn is_health(path: &str) -> bool {
 fn is_long(path: &str, query: Option<&str>, headers: &HeaderMap) -> bool {
     let waits = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("wait=")));
     let prefers = headers.get("prefer").is_some_and(|v| v.as_bytes().starts_with(b"wait"));
-    matches!(path, "/v1/events" | "/console/events") || waits || prefers
+    let bound = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("bind=")));
+    let streams = matches!(path, "/v1/events" | "/console/events") || path.starts_with("/v1/observe/");
+    streams || bound || waits || prefers
 }
 
 /// Turns an answer that carries a problem, or an error of the router, into its final form.

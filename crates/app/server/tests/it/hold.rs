@@ -217,7 +217,7 @@ fn rounds() -> u64 {
 }
 
 #[test]
-fn if_w6_a_stopped_or_killed_wrapper_never_lets_two_jobs_run() {
+fn f09_if_w6_a_stopped_or_killed_wrapper_never_lets_two_jobs_run() {
     for round in 0..rounds() {
         let place = Place::new();
         let mut holder = place.wrapper("lock", &[&SHORT[..], &["x", "-c", STUBBORN]].concat());

@@ -4,10 +4,12 @@
 
 mod audit;
 mod bad_input;
+mod bound;
 mod browser;
 mod command_line;
 mod console;
 mod crash;
+mod cron;
 mod demo;
 mod edge;
 mod end_to_end;

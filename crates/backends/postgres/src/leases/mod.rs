@@ -6,6 +6,7 @@
 //! exclude each other by the rows.
 
 mod crowd;
+mod records;
 mod single;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,7 @@ use crate::op::Op;
 use crate::pool::{Lent, Pool, Use};
 use crate::schema::Tables;
 use crowd::Scope;
+use records::Records;
 use single::{Asked, Texts};
 
 /// Acquisitions whose answer was lost and whose names are remembered. More are forgotten, oldest id first: what
@@ -69,6 +71,7 @@ struct Shared {
     pool: Arc<Pool>,
     tables: Tables,
     texts: Texts,
+    records: Records,
     hub: Arc<Hub>,
     fencing: Fencing,
     wake: Wake,
@@ -109,9 +112,18 @@ impl PostgresLeases {
         if config.wake == Wake::Listen {
             rt.spawn("postgres-listen", Arc::clone(&hub).listen(Arc::clone(&pool)));
         }
-        let texts = Texts::new(&tables);
+        let (texts, records) = (Texts::new(&tables), Records::new(&tables.lease));
         let (fencing, wake) = (config.fencing, config.wake);
-        Ok(Self(Arc::new(Shared { pool, tables, texts, hub, fencing, wake, doubts: Mutex::default() })))
+        Ok(Self(Arc::new(Shared {
+            pool,
+            tables,
+            texts,
+            records,
+            hub,
+            fencing,
+            wake,
+            doubts: Mutex::default(),
+        })))
     }
 
     fn doubts(&self) -> MutexGuard<'_, BTreeMap<Op, Vec<String>>> {
@@ -237,6 +249,17 @@ impl LeaseStore for PostgresLeases {
                 Ok(())
             };
             self.exclusively(scope, leave).await
+        })
+    }
+
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op = Op::of(op_id);
+        Box::pin(async move {
+            let scope = self.scope_of(op, None).await?;
+            if scope.names.is_empty() {
+                return Ok(false);
+            }
+            self.exclusively(scope, |table| Ok(table.downgrade(&op.text()))).await
         })
     }
 

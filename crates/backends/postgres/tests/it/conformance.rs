@@ -20,6 +20,7 @@ async fn rows_conform(world: World) {
     let sections = conformance::leases(&store, &clock).await;
     assert_eq!(sections.ran, EVERY_SECTION);
     assert!(sections.refused.is_empty());
+    assert_eq!(conformance::records(&store, &clock).await, 6);
     println!("postgres, rows: {} sections", sections.ran.len());
 }
 

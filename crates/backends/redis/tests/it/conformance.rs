@@ -21,6 +21,7 @@ fn conform() {
         assert_eq!(one.refused, ["line", "transfer"]);
         assert_eq!(many.ran, ["mutex", "annotate", "break_lease", "list", "watch"]);
         assert_eq!(many.refused, ["line", "permit", "shared", "transfer"]);
+        assert_eq!(conformance::records(&single, &clock).await, 6);
         println!("redis, one server and a quorum: {} checks each", one.ran.len() + one.refused.len());
     });
 }

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mainstay_coordination::{ErrorKind as LockError, LossReason};
+use mainstay_coordination::cron::Ran;
+use mainstay_coordination::membership::{Change, Departure, Event, Membership};
+use mainstay_coordination::{Coordinator, ErrorKind as LockError, LossReason};
+use mainstay_sim::servers::Server;
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Released, Renewed};
 
@@ -25,6 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("k11_two_applications_on_one_redis_do_not_meet", k11),
     ("k13_a_release_after_the_end_says_so_and_hides_nothing", k13),
     ("k16_several_names_are_taken_in_one_order", k16),
+    ("members_are_seen_and_told_apart_also_on_a_quorum", members),
+    ("a_slot_is_run_once_and_barriers_and_latches_open", recorded),
     ("readers_and_permits_share_and_a_writer_waits_for_both", sharing),
 ];
 
@@ -232,5 +237,89 @@ fn sharing() {
         one.release().await.unwrap();
         permit.try_acquire().await.unwrap().release().await.unwrap();
         two.release().await.unwrap();
+    });
+}
+
+fn members() {
+    let (server, three) = (redis(&[]), servers(3));
+    run(async {
+        let pairs = [
+            (coordinator(store(&server), "a"), coordinator(store(&server), "b")),
+            (coordinator(quorum(&three), "a"), coordinator(quorum(&three), "b")),
+        ];
+        for (here, there) in pairs {
+            let group = |locks: &Coordinator| locks.group("workers").ttl(ms(600)).build().unwrap();
+            let mut watch = group(&there).watch();
+            let Event::Snapshot(empty) = watch.next().await.unwrap() else {
+                panic!("a snapshot comes first")
+            };
+            assert!(empty.members.is_empty());
+            let mut next = async || match watch.next().await.unwrap() {
+                Event::Delta(delta) => delta.change,
+                Event::Snapshot(_) => panic!("one is enough"),
+            };
+            let leaves = group(&here).try_join("leaves", "10.0.0.7").await.unwrap();
+            assert!(matches!(next().await, Change::Joined(m) if m.meta == b"10.0.0.7"));
+            let live = group(&there).try_join("leaves", "").await.unwrap_err();
+            assert!(matches!(live.kind(), LockError::Contended { .. }), "{live}");
+            leaves.leave().await.unwrap();
+            assert!(matches!(next().await, Change::Gone { how: Departure::Left, .. }));
+            let dies = group(&here).try_join("dies", "").await.unwrap();
+            assert!(matches!(next().await, Change::Joined(_)));
+            // The process dies: its connection's tasks with it.
+            let gone = dies.incarnation();
+            there_is_no_renewal(&server, &three, dies).await;
+            let how = next().await;
+            assert!(
+                matches!(&how, Change::Gone { member, how: Departure::Expired | Departure::Unknown } if member.incarnation == gone),
+                "{how:?}"
+            );
+        }
+    });
+}
+
+/// Nothing is renewed while the servers stand still.
+async fn there_is_no_renewal(one: &Server, three: &[Server], member: Membership) {
+    std::mem::forget(member);
+    for server in three.iter().chain([one]) {
+        server.pause().unwrap();
+    }
+    pause(ms(700)).await;
+    for server in three.iter().chain([one]) {
+        server.resume().unwrap();
+    }
+}
+
+fn recorded() {
+    let server = redis(&[]);
+    run(async {
+        let node = |owner: &str| {
+            let (leases, records) = (Arc::new(store(&server)), Arc::new(store(&server)));
+            Coordinator::builder(leases, mainstay_clock::Runtime::system())
+                .records(records)
+                .namespace("test")
+                .owner(owner)
+                .build()
+                .unwrap()
+        };
+        let (a, b) = (node("a"), node("b"));
+        let job = |c: &Coordinator| c.cron("report").ttl(TTL).build().unwrap();
+        let slot = job(&a).now().await.unwrap();
+        let (one, two) = (job(&a), job(&b));
+        let ran = tokio::join!(one.run_once_per(slot, async |_| ()), two.run_once_per(slot, async |_| ()));
+        let done = [ran.0.unwrap(), ran.1.unwrap()].into_iter().filter(|r| *r == Ran::Done(())).count();
+        assert_eq!(done, 1);
+        let barrier = |c: &Coordinator| c.barrier("phase", 2).ttl(TTL).build().unwrap();
+        let (x, y) = (barrier(&a), barrier(&b));
+        let (x, y) = tokio::join!(x.wait("a", soon()), y.wait("b", soon()));
+        assert_eq!(x.unwrap(), y.unwrap());
+        let (x, y) = (a.latch("loaded", 2).unwrap(), b.latch("loaded", 2).unwrap());
+        let count = async {
+            y.count_down("1").await.unwrap();
+            y.count_down("1").await.unwrap();
+            y.count_down("2").await.unwrap()
+        };
+        let (waited, counted) = tokio::join!(x.wait(soon()), count);
+        assert_eq!(waited.unwrap(), counted);
     });
 }

@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use super::rows::{Scope, Session};
 use crate::config::Driver;
 use crate::error::{store_error, sync_failed};
-use crate::writer::{CHECKPOINT_EVERY, leave_log};
+use crate::writer::{CHECKPOINT_EVERY, Step, leave_log};
 
 /// Most jobs of one transaction: bounds how long one sync makes the first of them wait.
 const MAX_BATCH: usize = 256;
@@ -65,14 +65,48 @@ where
     }
 
     fn finish(self: Box<Self>, fate: &std::result::Result<(), Fate>) {
-        let result = match (fate, self.result) {
-            (Ok(()), Some(result)) => result,
-            (Err(fate), _) => Err(fate.error()),
-            (Ok(()), None) => Err(Error::new(ErrorKind::Internal, "a job was committed without being run")),
-        };
-        // The caller may be gone; what was committed stands.
-        let _ = self.sender.send(result);
+        settle(self.sender, self.result, fate);
     }
+}
+
+/// A job on records.
+struct Recorded<T, F> {
+    work: F,
+    result: Option<Result<T>>,
+    sender: oneshot::Sender<Result<T>>,
+}
+
+impl<T, F> Job for Recorded<T, F>
+where
+    T: Send,
+    F: Fn(&Connection, i64) -> std::result::Result<T, Step> + Send,
+{
+    fn run(&mut self, session: &mut Session<'_>) -> rusqlite::Result<()> {
+        self.result = Some(match (self.work)(session.conn, session.wall) {
+            Ok(value) => Ok(value),
+            Err(Step::Failed(error)) => return Err(error),
+            Err(Step::Refuse(error)) => Err(error),
+            Err(Step::Ended) => Err(Error::new(ErrorKind::Internal, "records end no transaction")),
+        });
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>, fate: &std::result::Result<(), Fate>) {
+        settle(self.sender, self.result, fate);
+    }
+}
+
+/// Tells a caller, who may be gone; what was committed stands.
+fn settle<T>(
+    sender: oneshot::Sender<Result<T>>,
+    result: Option<Result<T>>,
+    fate: &std::result::Result<(), Fate>,
+) {
+    let _ = sender.send(match (fate, result) {
+        (Ok(()), Some(result)) => result,
+        (Err(fate), _) => Err(fate.error()),
+        (Ok(()), None) => Err(Error::new(ErrorKind::Internal, "a job was committed without being run")),
+    });
 }
 
 /// The connection, and what became of it.
@@ -132,7 +166,20 @@ impl Combiner {
         work: impl Fn(&mut Table) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
-        locked(&self.queue).push(Box::new(Asked { scope, work, result: None, sender }));
+        self.done(Box::new(Asked { scope, work, result: None, sender }), answer).await
+    }
+
+    /// Runs `work` on the records and answers once that is committed.
+    pub(super) async fn record<T: Send + 'static>(
+        &self,
+        work: impl Fn(&Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
+    ) -> Result<T> {
+        let (sender, answer) = oneshot::channel();
+        self.done(Box::new(Recorded { work, result: None, sender }), answer).await
+    }
+
+    async fn done<T>(&self, job: Box<dyn Job>, answer: oneshot::Receiver<Result<T>>) -> Result<T> {
+        locked(&self.queue).push(job);
         let this = self.clone();
         match self.driver {
             Driver::Inline => this.drain(),

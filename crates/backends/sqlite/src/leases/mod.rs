@@ -7,6 +7,7 @@
 //! the epoch in every later token is one higher, since a disk may have lied about its last sync.
 
 mod combine;
+mod records;
 mod rows;
 
 use std::fmt;
@@ -150,6 +151,11 @@ impl LeaseStore for SqliteLeases {
                 Ok(())
             },
         )
+    }
+
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op = op_id.to_owned();
+        self.work(Scope::op(op_id), |done| *done, move |table| Ok(table.downgrade(&op)))
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {

@@ -30,6 +30,11 @@ pragma user_version = 1;
 commit;
 ";
 
+/// Records beside the leases; programs that know none leave them alone.
+const RECORDS: &str = "create table if not exists kv (
+  key text primary key, version integer not null, value blob, expires integer, sum blob) without rowid;
+create index if not exists kv_expires on kv (expires) where expires is not null;";
+
 /// Ended operations forgotten with one transaction: more than one transaction makes, so the file stays small.
 const SWEEP: i64 = 64;
 /// Bits of a token below its epoch.
@@ -60,6 +65,13 @@ pub(super) fn prepare(conn: &Connection, now: Instant) -> Result<()> {
         if made != VERSION {
             return Err(store_error(e));
         }
+    }
+    let made: Option<i64> = conn
+        .query_row("select 1 from sqlite_master where name = 'kv'", [], |r| r.get(0))
+        .optional()
+        .map_err(store_error)?;
+    if made.is_none() {
+        conn.execute_batch(RECORDS).map_err(store_error)?;
     }
     let boot = boot_id()?;
     let graced = conn.execute_batch("begin immediate").and_then(|()| {
@@ -99,8 +111,10 @@ impl Scope {
 
 /// One transaction.
 pub(super) struct Session<'a> {
-    conn: &'a Connection,
+    pub(super) conn: &'a Connection,
     now: Instant,
+    /// For records, in milliseconds since the epoch.
+    pub(super) wall: i64,
     token: FencingToken,
     arrivals: u64,
     changed: bool,
@@ -120,10 +134,11 @@ impl<'a> Session<'a> {
             .prepare_cached("select epoch, token, arrivals from meta")?
             .query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         // A clock that went back costs nothing: the stored token is the floor then.
-        let micros = natural(clock.wall().unix_millis()).saturating_mul(1_000);
+        let wall = clock.wall().unix_millis();
+        let micros = natural(wall).saturating_mul(1_000);
         let floor = (natural(epoch) << COUNTER_BITS) | ((micros / 16) & ((1 << COUNTER_BITS) - 1));
         let token = FencingToken::new(natural(token).max(floor));
-        Ok(Self { conn, now: clock.now(), token, arrivals: natural(arrivals), changed: false })
+        Ok(Self { conn, now: clock.now(), wall, token, arrivals: natural(arrivals), changed: false })
     }
 
     /// Loads the operations of `scope`, runs `work` on them and writes back what it changed.

@@ -44,9 +44,10 @@ async fn inline_store_conforms() {
     assert_eq!(sections.ran, EVERY_SECTION);
     checks += sections.ran.len() + sections.refused.len();
     checks += conformance::records(&inline(&files, &clock), &clock).await;
+    checks += conformance::records(&leases, &clock).await;
     checks += conformance::cell(&inline(&files, &clock).cell("hlc")).await;
     println!("sqlite, inline: {checks} checks");
-    assert_eq!(checks, 30);
+    assert_eq!(checks, 39);
 }
 
 /// A clock that only a sleep moves: tokio's paused clock does not exist on the writer's thread.
@@ -91,5 +92,5 @@ async fn threaded_store_conforms() {
     checks += conformance::records(&open(), &*clock).await;
     checks += conformance::cell(&open().cell("hlc")).await;
     println!("sqlite, thread: {checks} checks");
-    assert_eq!(checks, 30);
+    assert_eq!(checks, 33);
 }

@@ -249,6 +249,16 @@ pub trait LeaseStore: Send + Sync + fmt::Debug {
         unsupported("leave")
     }
 
+    /// Turns an exclusive lease into a shared one in one step: nobody holds it alone in between, and its token
+    /// stays. Repeating it changes nothing. False when `op_id` holds nothing.
+    ///
+    /// # Errors
+    /// `Unsupported` by default.
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let _ = op_id;
+        unsupported("downgrade")
+    }
+
     /// Attaches a value to the lease that `token` holds. False when it no longer does.
     ///
     /// # Errors

@@ -434,6 +434,18 @@ impl Table {
         }
     }
 
+    /// As [`LeaseStore::downgrade`](super::LeaseStore::downgrade).
+    pub fn downgrade(&mut self, op_id: &str) -> bool {
+        let Some(op) = self.ops.get_mut(op_id) else { return false };
+        if Self::grants(op).is_none() || matches!(op.share, Share::Permit { .. }) {
+            return false;
+        }
+        op.share = Share::Shared;
+        // Readers who wait may come in.
+        self.changed.extend(op.names.iter().cloned());
+        true
+    }
+
     /// As [`LeaseStore::leave`](super::LeaseStore::leave).
     pub fn leave(&mut self, op_id: &str) {
         if self.number(op_id).is_some() {

@@ -110,6 +110,11 @@ impl LeaseStore for MemoryLeaseStore {
         })
     }
 
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op_id = op_id.to_owned();
+        self.ask(move |s| Ok(s.downgrade(&op_id)))
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         self.ask(move |s| Ok(s.annotate(&name, token, value)))

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Instant};
+use mainstay_clock::{Clock, Instant, WallTime};
 
 use crate::{BoxFuture, PutIf, RecordStore, Result, VersionedRecord};
 
@@ -98,6 +98,10 @@ impl fmt::Debug for MemoryRecordStore {
 }
 
 impl RecordStore for MemoryRecordStore {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        Box::pin(async { Ok(Some(self.0.clock.wall())) })
+    }
+
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
         let key = key.to_owned();
         self.ask(move |s, _| Ok(s.records.get(&key).map(|(r, _)| r.clone())))

@@ -36,7 +36,7 @@ async fn memory_leases_conform_in_every_section() {
 async fn memory_records_and_cell_conform() {
     let clock = VirtualClock::new();
     let store = MemoryRecordStore::new(Arc::new(clock.clone()));
-    assert_eq!(conformance::records(&store, &clock).await, 3);
+    assert_eq!(conformance::records(&store, &clock).await, 6);
     assert_eq!(conformance::cell(&MemoryCell::new()).await, 1);
 }
 

@@ -10,7 +10,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant};
-use mainstay_store::lease::{Grant, Line, Released, Renewed};
+use mainstay_store::lease::{Grant, Line, Released, Renewed, Share};
 use mainstay_store::{FencingToken, LeaseStore};
 use tokio::sync::{oneshot, watch};
 
@@ -19,7 +19,7 @@ use state::{Answer, Hold, Next};
 
 use crate::coordinator::Core;
 use crate::lock::Want;
-use crate::{Error, LossReason};
+use crate::{Error, ErrorKind, LossReason};
 
 /// Between two tries to give a lease back while the store fails.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
@@ -316,6 +316,26 @@ impl Guard {
             Poll::Ready(self.check().map(|()| done))
         })
         .await
+    }
+
+    /// Lets readers in beside the holder, who reads from now on: in one step, so no writer comes in between. The
+    /// token stays. There is no way back: two readers who both want to write would wait for each other.
+    ///
+    /// # Errors
+    /// `Lost` when the right is gone, `ApiMisuse` for a permit of a semaphore, `Unsupported` on a store that
+    /// cannot; otherwise when the store fails: whether readers were let in is then unknown.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have let readers in. Repeating it changes nothing.
+    pub async fn downgrade(&self) -> Result<(), Error> {
+        self.check()?;
+        if matches!(self.0.held.want.share, Share::Permit { .. }) {
+            let why = format!("`{}` is a semaphore: a permit is no lock to share", self.name());
+            return Err(Error::new(ErrorKind::ApiMisuse, why));
+        }
+        let done =
+            self.store().downgrade(&self.0.held.op_id).await.map_err(|e| Error::store(self.name(), e))?;
+        if done { Ok(()) } else { Err(Error::lost(self.name(), LossReason::TakenOver)) }
     }
 
     /// Gives the lease back and says whether it was held until then.

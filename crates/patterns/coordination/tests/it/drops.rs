@@ -13,7 +13,7 @@ use crate::faulty::{Fault, Faulty};
 use crate::world::{TTL, World, virtually};
 
 /// Polls `future` at most `polls` times and drops it then. True when it had ended before.
-async fn dropped_after<F: Future>(future: F, polls: usize) -> bool {
+pub(crate) async fn dropped_after<F: Future>(future: F, polls: usize) -> bool {
     let mut future = Box::pin(future);
     let mut left = polls;
     poll_fn(move |cx| {
@@ -27,7 +27,7 @@ async fn dropped_after<F: Future>(future: F, polls: usize) -> bool {
     .await
 }
 
-async fn settled(w: &World, node: &Coordinator) {
+pub(crate) async fn settled(w: &World, node: &Coordinator) {
     for _ in 0..10_000 {
         if node.in_background() == 0 {
             return;

@@ -87,3 +87,48 @@ fn a_leader_hands_over_to_a_waiting_candidate_and_only_to_one() {
         led.check().unwrap();
     });
 }
+
+#[test]
+fn f23_an_observer_never_sees_a_mix_and_always_the_last_one() {
+    virtually(|w| async move {
+        let mut observer = election(&w, "z").observe();
+        assert_eq!(observer.next().await.unwrap(), None, "at once, though nobody leads");
+        let done = std::cell::Cell::new(false);
+        let lead = async {
+            let mut last = None;
+            for n in 0..50 {
+                let owner = format!("n{n}");
+                let term = election(&w, &owner).campaign(w.within(60)).await.unwrap();
+                term.proclaim(owner.clone()).await.unwrap();
+                if n % 3 == 0 {
+                    w.clock.sleep(Duration::from_millis(7)).await;
+                }
+                last = Some((owner, term.token()));
+                if n < 49 {
+                    term.resign().await.unwrap();
+                } else {
+                    std::mem::forget(term);
+                }
+            }
+            done.set(true);
+            last.unwrap()
+        };
+        let watch = async {
+            let mut highest = None;
+            loop {
+                let Some(leader) = observer.next().await.unwrap() else { continue };
+                if let Some(value) = &leader.value {
+                    assert_eq!(value, leader.owner.as_bytes(), "of one term");
+                }
+                assert!(highest <= Some(leader.token), "terms only grow");
+                highest = Some(leader.token);
+                if leader.owner == "n49" && leader.value.is_some() {
+                    return (leader.owner, leader.token);
+                }
+            }
+        };
+        let (last, seen) = tokio::join!(lead, watch);
+        assert_eq!(last, seen, "the latest is always delivered");
+        assert!(done.get());
+    });
+}

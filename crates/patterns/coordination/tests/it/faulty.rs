@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
 use mainstay_store::memory::MemoryLeaseStore;
-use mainstay_store::{BoxFuture, Error, ErrorKind, LeaseStore, Outcome, Result};
+use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,6 +94,18 @@ impl LeaseStore for Faulty {
 
     fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
         self.inner.inspect(name)
+    }
+
+    fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
+        self.inner.annotate(name, token, value)
+    }
+
+    fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
+        self.inner.break_lease(name)
+    }
+
+    fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
+        self.inner.list(prefix, limit)
     }
 
     fn guarantees(&self) -> Guarantees {

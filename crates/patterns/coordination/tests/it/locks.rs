@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Deadline};
+use mainstay_clock::{Clock, Deadline, SeededRng};
 use mainstay_coordination::{Coordinator, ErrorKind};
 use mainstay_store::lease::{Fencing, Released};
 use mainstay_store::{LeaseStore, Outcome};
@@ -207,5 +207,85 @@ fn k13_a_late_release_does_not_replace_the_works_result() {
         w.store.break_lease("test/n").await.unwrap();
         assert_eq!(guard.release().await.unwrap(), Released::AlreadyGone);
         assert_eq!(done, 7);
+    });
+}
+
+#[test]
+fn a_writer_becomes_a_reader_in_one_step_and_no_writer_comes_in_between() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let (read, write) =
+            (node.read("n").ttl(TTL).build().unwrap(), node.write("n").ttl(TTL).build().unwrap());
+        let guard = write.try_acquire().await.unwrap();
+        // Another writer stands in line; it must not get in between.
+        let other = w.node("b").write("n").ttl(TTL).build().unwrap();
+        let (late, reader) = tokio::join!(other.acquire(w.within(5)), async {
+            guard.downgrade().await.unwrap();
+            guard.downgrade().await.unwrap();
+            read.acquire(w.within(1)).await.unwrap()
+        });
+        assert!(late.is_err(), "readers are there");
+        w.clock.sleep(TTL * 3).await;
+        guard.check().unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::Clean);
+        assert!(write.try_acquire().await.is_err(), "the other reader is there");
+        reader.release().await.unwrap();
+        write.try_acquire().await.unwrap().release().await.unwrap();
+        let permit = node.semaphore("s", 2).ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        assert_eq!(*permit.downgrade().await.unwrap_err().kind(), ErrorKind::ApiMisuse);
+        let lost = w.held("a", "x").await;
+        w.store.break_lease("test/x").await.unwrap();
+        assert!(matches!(lost.downgrade().await.unwrap_err().kind(), ErrorKind::Lost(_)));
+    });
+}
+
+#[test]
+fn k09_every_right_has_a_token_and_it_grows() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let mut last = mainstay_store::FencingToken::ZERO;
+        for _ in 0..3 {
+            let guards = [
+                node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap(),
+                node.read("r").ttl(TTL).build().unwrap().try_acquire().await.unwrap(),
+                node.semaphore("s", 2).ttl(TTL).build().unwrap().try_acquire().await.unwrap(),
+            ];
+            for guard in guards {
+                assert!(guard.token() > last);
+                last = guard.token();
+                guard.release().await.unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn k11_two_applications_on_one_store_do_not_meet_and_must_have_a_name() {
+    virtually(|w| async move {
+        let rt = || mainstay_clock::Runtime::on_tokio(Arc::new(w.clock.clone()), Arc::new(SeededRng::new(9)));
+        let build = |namespace: &str| {
+            Coordinator::builder(Arc::new(w.store.clone()), rt()).namespace(namespace).owner("me").build()
+        };
+        let (one, two) = (build("billing").unwrap(), build("search").unwrap());
+        let first = one.election("leader").build().unwrap().campaign(w.within(1)).await.unwrap();
+        let second = two.election("leader").build().unwrap().campaign(w.within(1)).await.unwrap();
+        assert!(first.check().is_ok() && second.check().is_ok());
+        assert_eq!(build("").unwrap_err().field, "namespace");
+        assert_eq!(one.guarantees().fencing, Fencing::WhileStateSurvives, "it is said what is promised");
+    });
+}
+
+#[test]
+fn f27_a_guard_that_is_dropped_in_another_task_is_given_back_without_waiting() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        let start = w.clock.now();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { drop(guard) });
+        tasks.join_next().await.unwrap().unwrap();
+        assert_eq!(w.clock.now(), start, "dropping waits for nothing");
+        w.freed("n").await;
+        assert_eq!(node.in_background(), 0);
     });
 }

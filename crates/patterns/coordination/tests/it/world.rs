@@ -9,7 +9,7 @@ use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Deadline, Runtime, SeededRng};
 use mainstay_coordination::{Coordinator, Guard, Lock};
 use mainstay_store::LeaseStore;
-use mainstay_store::memory::MemoryLeaseStore;
+use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
@@ -18,6 +18,7 @@ pub(crate) struct World {
     nodes: AtomicU64,
     pub(crate) clock: VirtualClock,
     pub(crate) store: MemoryLeaseStore,
+    pub(crate) records: MemoryRecordStore,
 }
 
 /// Runs `test` in virtual time.
@@ -26,7 +27,8 @@ pub(crate) fn virtually<F: Future<Output = ()>>(test: impl FnOnce(World) -> F) {
     rt.block_on(async {
         let clock = VirtualClock::new();
         let store = MemoryLeaseStore::new(Arc::new(clock.clone()));
-        test(World { nodes: AtomicU64::new(1), clock, store }).await;
+        let records = MemoryRecordStore::new(Arc::new(clock.clone()));
+        test(World { nodes: AtomicU64::new(1), clock, store, records }).await;
     });
 }
 
@@ -43,7 +45,8 @@ impl World {
     ) -> Coordinator {
         let seed = self.nodes.fetch_add(1, Ordering::Relaxed) << 32;
         let rt = Runtime::on_tokio(Arc::new(clock), Arc::new(SeededRng::new(seed)));
-        Coordinator::builder(store, rt).namespace("test").owner(owner).build().unwrap()
+        let records = Arc::new(self.records.clone());
+        Coordinator::builder(store, rt).records(records).namespace("test").owner(owner).build().unwrap()
     }
 
     pub(crate) fn lock(&self, owner: &str, name: &str) -> Lock {

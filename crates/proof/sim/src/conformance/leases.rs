@@ -151,7 +151,26 @@ async fn shared(store: &dyn LeaseStore) {
     store.release("r2").await.unwrap();
     assert!(take(store, name, "w").await.is_some());
     assert!(granted(&ask(store, name, "r3", Share::Shared, Line::Try).await).is_none());
+    downgrading(store, name).await;
     store.release("w").await.unwrap();
+}
+
+/// Of a store that can; `w` holds `name` alone.
+async fn downgrading(store: &dyn LeaseStore, name: &str) {
+    let token = store.inspect(name).await.unwrap().holders[0].1;
+    match store.downgrade("w").await {
+        Err(e) => return assert_eq!(e.kind(), ErrorKind::Unsupported),
+        Ok(done) => assert!(done, "a writer becomes a reader"),
+    }
+    assert!(store.downgrade("w").await.unwrap(), "repeated after a lost answer");
+    assert!(!store.downgrade("nobody").await.unwrap());
+    assert_eq!(store.inspect(name).await.unwrap().holders[0].1, token, "its token stays");
+    let reader = ask(store, name, "r4", Share::Shared, Line::Try).await;
+    assert!(granted(&reader).is_some_and(|g| g.token > token), "other readers come in");
+    assert!(take(store, name, "w2").await.is_none(), "no writer does");
+    assert!(matches!(store.renew("w").await.unwrap(), Renewed::Renewed(g) if g[0].token == token));
+    assert_eq!(store.release("r4").await.unwrap(), Released::Clean);
+    assert!(take(store, name, "w2").await.is_none(), "it still reads");
 }
 
 async fn permits(store: &dyn LeaseStore) {

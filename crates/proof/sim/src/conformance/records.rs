@@ -28,6 +28,23 @@ pub async fn records(store: &dyn RecordStore, clock: &dyn Clock) -> usize {
     clock.sleep(Duration::from_secs(6)).await;
     assert!(store.get("t").await.unwrap().is_none(), "a record ends with its ttl");
 
+    if let Some(before) = store.now().await.unwrap() {
+        clock.sleep(Duration::from_secs(1)).await;
+        let after = store.now().await.unwrap();
+        assert!(after.is_some_and(|after| after >= before), "time is told always or never, and goes on");
+    }
+
+    // What ended leaves its version behind, also when the store has forgotten it since.
+    let PutIf::Stored(ended) = put("e", None, b"x", Some(Duration::from_secs(1))).await else {
+        panic!("absent")
+    };
+    clock.sleep(Duration::from_secs(2)).await;
+    for n in 0..20 {
+        put(&format!("sweep/{n}"), None, b"x", None).await;
+    }
+    let PutIf::Stored(anew) = put("e", None, b"y", None).await else { panic!("it has ended") };
+    assert!(anew > ended, "versions are never reused");
+
     for key in ["p/1", "p/2", "p/3", "q/1"] {
         put(key, None, key.as_bytes(), None).await;
     }
@@ -36,7 +53,16 @@ pub async fn records(store: &dyn RecordStore, clock: &dyn Clock) -> usize {
     };
     assert_eq!(keys(None, 2).await, ["p/1", "p/2"]);
     assert_eq!(keys(Some("p/2"), 2).await, ["p/3"]);
-    3
+
+    // Of many who write at once with the same expectation one wins.
+    let race = (0..8_u8).map(|n| store.put_if("race", None, vec![n], None));
+    let won = futures_util::future::join_all(race)
+        .await
+        .into_iter()
+        .filter(|r| matches!(r, Ok(PutIf::Stored(_))))
+        .count();
+    assert_eq!(won, 1, "compare and set has one winner");
+    6
 }
 
 /// Runs every check of the cell contract on an empty cell.

@@ -71,6 +71,14 @@ impl LeaseStore for FaultyLeases {
         })
     }
 
+    fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
+        let op_id = op_id.to_owned();
+        self.ask(move |s| {
+            let op_id = op_id.clone();
+            Box::pin(async move { s.downgrade(&op_id).await })
+        })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         self.ask(move |s| {
@@ -126,6 +134,14 @@ impl LeaseStore for FaultyLeases {
 pub(super) struct FaultyRecords(pub(super) Link);
 
 impl RecordStore for FaultyRecords {
+    fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
+        let store = self.0.world.records();
+        Box::pin(self.0.call(move || {
+            let store = store.clone();
+            Box::pin(async move { store.now().await })
+        }))
+    }
+
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
         let (store, key) = (self.0.world.records(), key.to_owned());
         Box::pin(self.0.call(move || {

@@ -1,0 +1,142 @@
+//! Commands of a schedule: real wrappers, one lease file.
+
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::{eventually, mainstay, stderr};
+
+/// A folder with a lease file and what the commands write.
+struct Place(tempfile::TempDir);
+
+impl Place {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn text(&self, name: &str) -> String {
+        std::fs::read_to_string(self.0.path().join(name)).unwrap_or_default()
+    }
+
+    fn cron(&self, words: &[&str]) -> Command {
+        let store = format!("sqlite:{}", self.0.path().join("leases").display());
+        let mut command = mainstay(&["cron", "--store", &store, "report"]);
+        command.args(words).current_dir(self.0.path()).env("PATH", "/usr/bin:/bin");
+        command
+    }
+}
+
+/// A scheduler of its own; killed by its id when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+
+    fn term(&self) {
+        kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        eventually("the scheduler ends", || self.0.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn three_schedulers_run_every_slot_once_also_when_one_is_killed() {
+    let place = Place::new();
+    let line = "echo $MAINSTAY_CRON_SLOT $MAINSTAY_FENCING_TOKEN >> log";
+    let start =
+        || Running::start(place.cron(&["--every", "500ms", "--ttl", "5s", "--grace", "1s", "-c", line]));
+    let mut all: Vec<Running> = (0..3).map(|_| start()).collect();
+    let lines =
+        |n: usize| eventually("slots are run", || Some(place.text("log")).filter(|t| t.lines().count() >= n));
+    lines(3);
+    // kill -9: what it held ends with its ttl, or is held by nobody.
+    drop(all.pop());
+    let so_far = place.text("log").lines().count();
+    lines(so_far + 3);
+    for scheduler in &mut all {
+        scheduler.term();
+        assert!(matches!(scheduler.code(), Some(143 | 0)), "it ends as asked");
+    }
+    let log = place.text("log");
+    let runs: Vec<(&str, u64)> = log
+        .lines()
+        .filter_map(|l| l.split_once(' '))
+        .map(|(slot, token)| (slot, token.parse().unwrap()))
+        .collect();
+    assert!(runs.windows(2).all(|r| r[0].0 < r[1].0 && r[0].1 < r[1].1), "slots and tokens only grow: {log}");
+}
+
+#[test]
+fn once_runs_the_slot_that_is_due_and_the_next_caller_finds_it_taken() {
+    let place = Place::new();
+    let hour = ["--every", "1h", "--late", "2h", "--once"];
+    let run = |more: &[&str]| place.cron(&[&hour[..], more].concat()).output().unwrap();
+    let first = run(&["-c", "echo ran >> log; exit 7"]);
+    assert_eq!(first.status.code(), Some(7), "{}", stderr(&first));
+    let second = run(&["-c", "echo ran >> log"]);
+    assert_eq!(second.status.code(), Some(124), "{}", stderr(&second));
+    assert_eq!(run(&["-E", "0", "-c", "echo ran >> log"]).status.code(), Some(0));
+    assert_eq!(place.text("log"), "ran\n");
+}
+
+#[test]
+fn a_run_that_takes_too_long_is_stopped_with_all_it_started() {
+    let place = Place::new();
+    let words = ["--every", "1h", "--late", "2h", "--once", "--at-most", "700ms", "--grace", "200ms"];
+    let stubborn = "trap '' TERM; (trap '' TERM; while :; do echo a > beat; sleep 0.01; done) & echo $! > child; wait; while :; do sleep 0.01; done";
+    let ended = place.cron(&[&words[..], &["-c", stubborn]].concat()).output().unwrap();
+    assert_eq!(ended.status.code(), Some(75), "{}", stderr(&ended));
+    assert!(stderr(&ended).contains("held longer than allowed"), "{}", stderr(&ended));
+    let child = place.text("child");
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
+    let gone = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'));
+    assert!(gone, "a child of the run lives: {stat}");
+}
+
+#[test]
+fn the_time_of_a_run_is_kept_after_its_end_though_nobody_lives_to_keep_it() {
+    let place = Place::new();
+    let ended = |every: &str| {
+        let words = ["--every", every, "--late", "2h", "--once", "--at-least", "1h", "-c", "echo ran >> log"];
+        place.cron(&words).output().unwrap()
+    };
+    assert_eq!(ended("1h").status.code(), Some(0));
+    // Other slots by a wrong schedule: another instant, and yet kept away.
+    let kept = eventually("another slot is due", || {
+        let output = ended("100ms");
+        Some(output).filter(|o| stderr(o).contains("is kept for another"))
+    });
+    assert_eq!(kept.status.code(), Some(124));
+    assert_eq!(place.text("log"), "ran\n");
+}
+
+#[test]
+fn what_cannot_hold_is_a_usage_error() {
+    let place = Place::new();
+    for words in [
+        &["--", "true"][..],
+        &["--every", "1m", "--schedule", "* * * * *", "--", "true"],
+        &["--every", "10ms", "--", "true"],
+        &["--schedule", "61 * * * *", "--", "true"],
+        &["--schedule", "* * * * * Atlantis/Town", "--", "true"],
+        &["--every", "1m", "--at-least", "2h", "--at-most", "1h", "--", "true"],
+        &["--every", "1m", "--at-least", "25h", "--", "true"],
+        &["--every", "1m", "--grace", "8s", "--", "true"],
+        &["--every", "1m", "-E", "3", "--", "true"],
+        &["--every", "1m"],
+    ] {
+        let output = place.cron(words).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {}", stderr(&output));
+    }
+}
