@@ -5,6 +5,13 @@
 mod drops;
 mod election;
 mod faulty;
+mod holder;
+mod leases;
 mod locks;
 mod loss;
+mod majority;
+/// The state machine of the Redis quorum itself: the majority of the simulation runs what that backend runs.
+#[path = "../../../../backends/redis/src/quorum/state.rs"]
+mod round;
+mod stores;
 mod world;

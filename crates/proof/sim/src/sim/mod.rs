@@ -129,6 +129,7 @@ impl Options {
             format!("windows={}", self.faults.windows),
             format!("heal={:?}", self.faults.heal),
             format!("clock_rate={}", self.faults.clock_rate),
+            format!("longest_pause={:?}", self.faults.longest_pause),
             format!("liveness={:?}", self.liveness),
             format!("faults={}", kinds.join(",")),
             format!("points={}", self.points.iter().map(|(p, _)| p.name()).collect::<Vec<_>>().join(",")),

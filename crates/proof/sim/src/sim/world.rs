@@ -185,6 +185,12 @@ impl World {
         Arc::new(self.0.clock.clone())
     }
 
+    /// The clock of the stores, which a fault may pause.
+    #[must_use]
+    pub fn store_clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.0.backend.clock.clone())
+    }
+
     /// A generator of the scenario's own, fixed by the seed and `name`.
     #[must_use]
     pub fn rng(&self, name: &str) -> Arc<dyn mainstay_clock::Rng> {
