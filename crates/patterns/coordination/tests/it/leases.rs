@@ -30,8 +30,8 @@ fn faults(paused: bool) -> Faults {
     let faults = Faults::all()
         .without(FaultKind::MessageLost)
         .without(FaultKind::MessageDuplicated)
-        .windows(4)
-        .healing_after(Duration::from_secs(4));
+        .windows(3)
+        .healing_after(Duration::from_millis(2_500));
     if paused { faults } else { faults.longest_pause(SHORT_PAUSE) }
 }
 

@@ -85,7 +85,7 @@ impl Majority {
         // In every second schedule servers lose their data, one after the other or at once.
         let count = if rng.below(2) == 0 { 0 } else { 1 + rng.below(3) };
         let restart = |_| {
-            let at = clock.now().saturating_add(Duration::from_millis(rng.below(4_000)));
+            let at = clock.now().saturating_add(Duration::from_millis(rng.below(2_500)));
             (at, usize::try_from(rng.below(SERVERS as u64)).unwrap())
         };
         let mut restarts: Vec<_> = (0..count).map(restart).collect();
