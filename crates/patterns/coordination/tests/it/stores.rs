@@ -12,8 +12,9 @@ use mainstay_store::LeaseStore;
 
 use crate::majority::{Client, Majority};
 
-/// Between two schedules on one file: everything of the earlier one has ended.
-const GAP: Duration = Duration::from_secs(86_400);
+/// Between two schedules on one file: everything of the earlier one has ended. A million of them stay far below the 292
+/// years that a signed number of nanoseconds can count.
+const GAP: Duration = Duration::from_secs(600);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -252,7 +252,7 @@ impl SimBuilder {
     }
 
     /// Checks the options and applies the switches of the environment: `MAINSTAY_SEED`, `MAINSTAY_SEEDS`,
-    /// `MAINSTAY_MINUTES`, `MAINSTAY_NODES`, `MAINSTAY_OPS`, `MAINSTAY_WITHOUT`.
+    /// `MAINSTAY_FROM`, `MAINSTAY_MINUTES`, `MAINSTAY_NODES`, `MAINSTAY_OPS`, `MAINSTAY_WITHOUT`.
     ///
     /// # Errors
     /// [`ConfigError`] naming the option, its value and what it takes.
