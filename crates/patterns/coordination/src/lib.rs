@@ -19,11 +19,15 @@
 mod coordinator;
 pub mod election;
 mod error;
+#[cfg(feature = "tower")]
+mod fencing;
 mod guard;
 pub mod lock;
 
 pub use coordinator::{Builder, Coordinator};
 pub use election::{Election, Leader, Term};
 pub use error::{ConfigError, Error, ErrorKind, LossReason};
+#[cfg(feature = "tower")]
+pub use fencing::{Fencing, FencingFuture, FencingLayer};
 pub use guard::{Fence, Guard};
 pub use lock::{Lock, Stats};

@@ -5,6 +5,8 @@
 mod drops;
 mod election;
 mod faulty;
+#[cfg(feature = "tower")]
+mod fencing;
 mod holder;
 mod leases;
 mod locks;
