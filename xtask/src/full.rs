@@ -7,6 +7,8 @@ use crate::{budget, cargo, ci, root, run};
 
 /// Seeds of each simulation.
 const SEEDS: &str = "100000";
+/// Seeds of the simulations of locks: each is small, and what they prove is promised by number.
+const LEASE_SEEDS: &str = "1000000";
 
 fn metadata() -> anyhow::Result<Metadata> {
     MetadataCommand::new().current_dir(root()).no_deps().exec().context("cargo metadata failed")
@@ -104,7 +106,15 @@ pub(crate) fn full() -> anyhow::Result<()> {
     run(cargo()
         .args(["test", "-p", "mainstay-server", "--test", "it", "if_w6_a_stopped"])
         .env("MAINSTAY_HOLD_ROUNDS", "1000"))?;
-    run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))
+    // Ten minutes each on a file and on Redis: real holders are stopped and killed, and their history is judged.
+    run(cargo()
+        .args(["test", "-p", "mainstay-server", "--test", "servers", "f09_f25_"])
+        .env("MAINSTAY_HOLD_SECONDS", "600"))?;
+    run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))?;
+    for suite in ["leases", "leases-paused"] {
+        run(cargo().args(["xtask", "sim", suite, "--seeds", LEASE_SEEDS]))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

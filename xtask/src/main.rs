@@ -9,6 +9,7 @@ mod servers;
 mod sessions;
 mod sim;
 mod style;
+mod supply;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   check     formatting, clippy, docs, style, dependency arrows, public API
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
-  sim       `sim SUITE [--seed N | --minutes M | --seeds N]`: replays or searches one simulation, or `all`; `sim` lists them
+  sim       `sim SUITE [--seed N | --minutes M | --seeds N [--from N]]`: replays or searches one simulation, or `all`; `sim` lists them
   laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
   sessions  `sessions [--reads N] [--failovers N] [--seconds S] [--store NAME]`: kills primaries under sessions; totals add up
   ci        check, test, a minute and a half of sessions, and every benchmark for a moment
@@ -28,9 +29,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
-  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, 100,000 seeds of each simulation
+  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, ten minutes of stopped holders,
+            100,000 seeds of each simulation, 1,000,000 of those of locks
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
+  supply    licences, banned crates and sources of every dependency against deny.toml
+  sbom      the bill of materials of the binary as CycloneDX, on standard output; `sbom FILE`
   overload  the metastable scenario on a real server; both curves in target/overload.svg
   api       the public API against its text in api/; `api --write` writes it anew";
 
@@ -50,9 +54,11 @@ fn main() -> ExitCode {
         "loom" => full::models(),
         "overload" => overload(),
         "sessions" => sessions::sessions(&words),
+        "sbom" => supply::sbom(&root(), words.first().map(String::as_str)),
         "sim" => sim::run(&root(), &words),
         "soak" => full::soak(),
         "style" => style::run(&root()),
+        "supply" => supply::check(&root()),
         "test" => test(),
         _ => {
             eprintln!("{USAGE}");
@@ -95,6 +101,7 @@ fn check() -> anyhow::Result<()> {
         .env("RUSTDOCFLAGS", "-D warnings"))?;
     style::run(&root())?;
     arrows::run(&root())?;
+    supply::check(&root())?;
     api::run(&root(), false)
 }
 

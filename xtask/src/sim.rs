@@ -61,6 +61,7 @@ fn one(root: &Path, suite: &Suite, options: &[String]) -> anyhow::Result<()> {
     for pair in options.chunks(2) {
         let [option, value] = pair else { bail!("`{}` needs a value", pair[0]) };
         let variable = match option.as_str() {
+            "--from" => "MAINSTAY_FROM",
             "--minutes" => "MAINSTAY_MINUTES",
             "--nodes" => "MAINSTAY_NODES",
             "--ops" => "MAINSTAY_OPS",
@@ -68,7 +69,7 @@ fn one(root: &Path, suite: &Suite, options: &[String]) -> anyhow::Result<()> {
             "--seeds" => "MAINSTAY_SEEDS",
             "--without" => "MAINSTAY_WITHOUT",
             _ => bail!(
-                "unknown option `{option}`: --seed N, --seeds N, --minutes M, --nodes N, --ops N, --without IDS"
+                "unknown option `{option}`: --seed N, --seeds N, --from N, --minutes M, --nodes N, --ops N, --without IDS"
             ),
         };
         command.env(variable, value);

@@ -8,12 +8,15 @@
 //!
 //! Every trait is object-safe, and every error answers two questions: may I retry, and did it happen
 //! ([`Outcome`])? The rules that are data live here as pure code: [`FencingToken`], the [`barrier`] of
-//! participants. Execution lives where the driver is, in the backend crates. [`memory`] implements every
+//! participants. Execution lives where the driver is, in the backend crates; a plain file has none, so `FencedFile`
+//! lives here. [`memory`] implements every
 //! contract in memory; nothing there survives the process.
 
 pub mod barrier;
 mod cell;
 mod error;
+#[cfg(unix)]
+mod fenced_file;
 pub mod journal;
 pub mod lease;
 pub mod memory;
@@ -26,6 +29,8 @@ use std::pin::Pin;
 
 pub use cell::DurableCell;
 pub use error::{Error, ErrorKind, Outcome};
+#[cfg(unix)]
+pub use fenced_file::FencedFile;
 pub use journal::Journal;
 pub use lease::LeaseStore;
 pub use records::{PutIf, RecordStore, VersionedRecord};

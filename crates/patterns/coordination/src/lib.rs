@@ -25,6 +25,8 @@ mod coordinator;
 pub mod cron;
 pub mod election;
 mod error;
+#[cfg(feature = "tower")]
+mod fencing;
 mod guard;
 pub mod latch;
 pub mod lock;
@@ -34,5 +36,7 @@ mod record;
 pub use coordinator::{Builder, Coordinator};
 pub use election::{Election, Leader, Term};
 pub use error::{ConfigError, Error, ErrorKind, LossReason};
+#[cfg(feature = "tower")]
+pub use fencing::{Fencing, FencingFuture, FencingLayer};
 pub use guard::{Fence, Guard};
 pub use lock::{Lock, Stats};

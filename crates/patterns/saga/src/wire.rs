@@ -463,6 +463,8 @@ pub const POST_ACTION: u16 = 1;
 pub const POST_WAKE: u16 = 2;
 /// Kind of an inbox message that carries a [`Completion`].
 pub const POST_COMPLETE: u16 = 3;
+/// Kind of an inbox message that says that an owner is about to take the saga up alone.
+pub const POST_ALONE: u16 = 4;
 
 /// What a participant reports by itself after it answered "in progress".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

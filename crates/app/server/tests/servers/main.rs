@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod campaign;
+mod worker;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
@@ -14,16 +18,71 @@ use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sim::servers::{
     self, Cover, EtcdKit, Launch, MariaDbKit, NatsKit, Postgres, PostgresKit, RedisKit, Server, Trial,
 };
+use mainstay_sim::verdict::Verdict;
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Guarantees};
 
+use campaign::{Outcome, campaign};
+use worker::Rules;
+
 /// Tests per server.
 const TESTS: usize = 2;
+/// Redis has the campaign of the holders too.
+const REDIS_TESTS: usize = 3;
 const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
+    if let Some(code) = worker::from_arguments() {
+        return code;
+    }
     // Servers die with the thread that starts them: this one, which ends last.
-    servers::run(vec![redis(), postgres(), replicated(), etcd(), nats()])
+    servers::run(vec![sqlite(), redis(), postgres(), replicated(), etcd(), nats()])
+}
+
+/// How long holders are stopped and killed; `cargo xtask full` asks for ten minutes.
+fn length() -> Duration {
+    #[allow(clippy::disallowed_methods, reason = "the long campaign is asked for by a variable")]
+    let asked = std::env::var("MAINSTAY_HOLD_SECONDS").ok();
+    Duration::from_secs(asked.map_or(12, |s| s.parse().unwrap()))
+}
+
+/// Nobody works beside the next holder, and no write of an old one is accepted after one of a newer one.
+fn holds(url: &dyn Fn(&Path) -> String) {
+    let outcome = campaign(url, Rules::All, length());
+    println!("{outcome:?}");
+    assert!(matches!(outcome.verdict, Verdict::Pass(_)), "{}", outcome.verdict);
+    let Outcome { grants, accepted, stops, kills, .. } = outcome;
+    assert!(
+        grants > 3 && accepted > 20 && stops > 0 && stops + kills > 3,
+        "too little happened: {outcome:?}"
+    );
+}
+
+/// The same campaign without one rule.
+fn goes_red(rules: Rules, why: &str) {
+    let file = |dir: &Path| format!("sqlite:{}", dir.join("leases").display());
+    let outcome = campaign(&file, rules, Duration::from_secs(90));
+    let text = outcome.verdict.to_string();
+    assert!(matches!(outcome.verdict, Verdict::Fail(_)) && text.contains(why), "{outcome:?}");
+}
+
+fn sqlite() -> Cover {
+    let file = |dir: &Path| format!("sqlite:{}", dir.join("leases").display());
+    let trials = vec![
+        Trial::test("f09_f25_holders_of_a_file_that_are_stopped_and_killed_never_overlap", move || {
+            holds(&file);
+            Ok(())
+        }),
+        Trial::test("f25_without_the_fence_the_same_campaign_goes_red", || {
+            goes_red(Rules::Unfenced, "a stale holder acted");
+            Ok(())
+        }),
+        Trial::test("f25_without_the_deadline_the_same_campaign_goes_red", || {
+            goes_red(Rules::Unstopped, "is held 2 of 1");
+            Ok(())
+        }),
+    ];
+    Cover::new("sqlite", trials.len(), trials)
 }
 
 fn start(program: &Path) -> Server {
@@ -40,9 +99,18 @@ fn redis() -> Cover {
         let urls: Vec<String> = nodes.iter().map(|n| format!("redis://{}/", n.address())).collect();
         // Kept until the process ends.
         let nodes = Arc::new(nodes);
+        let (url, alive) = (urls[1].clone(), Arc::clone(&nodes));
         let (one, all) = (urls[0].clone(), urls.join(","));
         let kept = Arc::clone(&nodes);
         vec![
+            Trial::test(
+                "f09_f25_holders_of_one_redis_that_are_stopped_and_killed_never_overlap",
+                move || {
+                    let _alive = alive;
+                    holds(&|_| url.clone());
+                    Ok(())
+                },
+            ),
             Trial::test("a_command_runs_under_a_lock_of_one_redis", move || {
                 let _kept = kept;
                 excludes(&one);
@@ -60,7 +128,7 @@ fn redis() -> Cover {
             }),
         ]
     });
-    Cover::new("redis-server", TESTS, trials.unwrap_or_default())
+    Cover::new("redis-server", REDIS_TESTS, trials.unwrap_or_default())
 }
 
 fn postgres() -> Cover {

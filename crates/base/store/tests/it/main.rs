@@ -4,3 +4,5 @@
 
 mod barrier;
 mod conformance;
+#[cfg(unix)]
+mod fenced_file;

@@ -7,8 +7,17 @@ mod cron;
 mod drops;
 mod election;
 mod faulty;
+#[cfg(feature = "tower")]
+mod fencing;
+mod holder;
 mod latch;
+mod leases;
 mod locks;
 mod loss;
+mod majority;
 mod membership;
+/// The state machine of the Redis quorum itself: the majority of the simulation runs what that backend runs.
+#[path = "../../../../backends/redis/src/quorum/state.rs"]
+mod round;
+mod stores;
 mod world;

@@ -1,7 +1,5 @@
 //! What a breaker remembers of results.
 
-use std::collections::VecDeque;
-
 use mainstay_clock::Instant;
 
 use super::config::Window as Kind;
@@ -188,11 +186,14 @@ impl Run {
     }
 }
 
-/// Exactly the last `n` conclusive results.
+/// Exactly the last `n` conclusive results, two bits each: a thousand of them take 250 bytes.
 #[derive(Debug)]
 pub(crate) struct Ring {
+    words: Box<[u64]>,
     size: usize,
-    marks: VecDeque<u8>,
+    /// Where the next result goes; once the ring is full, where the oldest one is.
+    at: usize,
+    len: usize,
     failures: u64,
     slow: u64,
     /// Drops since the window was last empty of results.
@@ -200,19 +201,22 @@ pub(crate) struct Ring {
     successes: u64,
 }
 
-const RING_FAIL: u8 = 1;
-const RING_SLOW: u8 = 2;
+const RING_FAIL: u64 = 1;
+const RING_SLOW: u64 = 2;
+const RING_MARK: u64 = RING_FAIL | RING_SLOW;
+/// Results of one word.
+const PER_WORD: usize = 32;
 
 impl Ring {
     fn new(size: usize) -> Self {
-        let marks = VecDeque::with_capacity(size);
-        Self { size, marks, failures: 0, slow: 0, abandoned: 0, successes: 0 }
+        let words = vec![0; size.div_ceil(PER_WORD)].into_boxed_slice();
+        Self { words, size, at: 0, len: 0, failures: 0, slow: 0, abandoned: 0, successes: 0 }
     }
 
     fn add(&mut self, mark: Mark) -> bool {
         let bits = match mark {
             Mark::Abandoned => {
-                self.abandoned += u64::from(self.marks.is_empty());
+                self.abandoned += u64::from(self.len == 0);
                 return true;
             }
             Mark::Failure { slow } => RING_FAIL | if slow { RING_SLOW } else { 0 },
@@ -222,41 +226,81 @@ impl Ring {
             }
         };
         self.abandoned = 0;
-        while self.marks.len() >= self.size {
-            self.forget();
-        }
-        self.failures += u64::from(bits & RING_FAIL);
-        self.slow += u64::from(bits & RING_SLOW != 0);
-        self.marks.push_back(bits);
+        self.push(bits);
         true
     }
 
-    fn forget(&mut self) {
-        if let Some(bits) = self.marks.pop_front() {
-            self.failures -= u64::from(bits & RING_FAIL);
-            self.slow -= u64::from(bits & RING_SLOW != 0);
-        }
+    fn push(&mut self, bits: u64) {
+        let shift = self.at % PER_WORD * 2;
+        let word = &mut self.words[self.at / PER_WORD];
+        // Places that were never written hold a success, which no count knows.
+        let old = *word >> shift & RING_MARK;
+        *word ^= (old ^ bits) << shift;
+        self.failures = self.failures + (bits & RING_FAIL) - (old & RING_FAIL);
+        self.slow = self.slow + (bits >> 1) - (old >> 1);
+        self.len = (self.len + 1).min(self.size);
+        self.at = if self.at + 1 == self.size { 0 } else { self.at + 1 };
     }
 
+    /// Keeps the newest that fit.
     fn resize(&mut self, size: usize) {
-        self.size = size;
-        while self.marks.len() > size {
-            self.forget();
+        let mut next = Self { successes: self.successes, abandoned: self.abandoned, ..Self::new(size) };
+        for back in (1..=self.len.min(size)).rev() {
+            let at = (self.at + self.size - back) % self.size;
+            next.push(self.words[at / PER_WORD] >> (at % PER_WORD * 2) & RING_MARK);
         }
+        *self = next;
     }
 
     fn clear(&mut self) {
-        self.marks.clear();
-        (self.failures, self.slow, self.abandoned) = (0, 0, 0);
+        self.words.fill(0);
+        (self.at, self.len, self.failures, self.slow, self.abandoned) = (0, 0, 0, 0, 0);
     }
 
     fn counts(&self) -> Counts {
         Counts {
-            total: self.marks.len() as u64,
+            total: self.len as u64,
             failures: self.failures,
             slow: self.slow,
             abandoned: self.abandoned,
             run: 0,
+        }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::{Mark, Ring};
+
+    /// Against a list of what was added, over sizes around the ends of words, with changes of size on the way.
+    #[test]
+    fn a_ring_counts_exactly_the_last_results() {
+        let mut seed = 3_u64;
+        let mut draw = |n: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % n
+        };
+        for size in [1, 2, 31, 32, 33, 64, 100] {
+            let (mut ring, mut list, mut size) = (Ring::new(size), Vec::new(), size);
+            for step in 0..2_000 {
+                let (fails, slow) = (draw(3) == 0, draw(4) == 0);
+                ring.add(if fails { Mark::Failure { slow } } else { Mark::Success { slow } });
+                list.push((fails, slow));
+                if step % 97 == 96 {
+                    // What is forgotten by a smaller ring does not come back in a larger one.
+                    let kept = list.len().saturating_sub(size);
+                    list.drain(..kept);
+                    size = 1 + usize::try_from(draw(130)).unwrap();
+                    ring.resize(size);
+                }
+                let last = &list[list.len().saturating_sub(size)..];
+                let counts = ring.counts();
+                assert_eq!(counts.total, last.len() as u64, "{size} at {step}");
+                assert_eq!(counts.failures, last.iter().filter(|r| r.0).count() as u64, "{size} at {step}");
+                assert_eq!(counts.slow, last.iter().filter(|r| r.1).count() as u64, "{size} at {step}");
+            }
+            ring.clear();
+            assert_eq!((ring.counts().total, ring.counts().failures), (0, 0));
         }
     }
 }

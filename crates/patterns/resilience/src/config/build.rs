@@ -37,8 +37,9 @@ pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc
 
 fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, ConfigError> {
     let mut builder = Budget::builder(name).runtime(runtime);
+    let plain = spec.ratio.is_some() || spec.floor.is_some() || spec.credit.is_some();
     if let Some(preset) = &spec.preset {
-        if spec.ratio.is_some() || spec.floor.is_some() || spec.credit.is_some() {
+        if plain || spec.in_flight.is_some() || spec.grpc.is_some() {
             return Err(ConfigError::new("preset", preset, "no other key beside it"));
         }
         builder = match preset.as_str() {
@@ -48,6 +49,23 @@ fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, Co
             other => return Err(ConfigError::new("preset", other, "aws, aws_legacy or finagle")),
         };
         return builder.build();
+    }
+    // Neither has numbers that fit everybody: each says its own.
+    let own = |field| ConfigError::new(field, "nothing", "a number: this rule has no default");
+    match (&spec.in_flight, &spec.grpc) {
+        (Some(rule), None) if !plain => {
+            let share = rule.share.ok_or_else(|| own("share"))?;
+            return builder.in_flight(share, rule.at_least.ok_or_else(|| own("at_least"))?).build();
+        }
+        (None, Some(rule)) if !plain => {
+            let max = rule.max.ok_or_else(|| own("max"))?;
+            return builder.grpc(max, rule.ratio.ok_or_else(|| own("ratio"))?).build();
+        }
+        (None, None) => {}
+        (in_flight, _) => {
+            let field = if in_flight.is_some() { "in_flight" } else { "grpc" };
+            return Err(ConfigError::new(field, "a table", "no other key beside it: one rule per budget"));
+        }
     }
     if spec.ratio.is_some() || spec.floor.is_some() {
         builder = builder.ratio(spec.ratio.unwrap_or(0.2), spec.floor.unwrap_or(10.0));
@@ -188,16 +206,29 @@ fn breaker(
     let cap = spec.open_cap.unwrap_or(base.max(Duration::from_secs(30)));
     builder = builder.growing_open(base, spec.open_growth.unwrap_or(2.0), cap);
     builder = set(builder, spec.jitter, |b, share| b.jitter(share));
-    let permits = spec.permits.unwrap_or(3);
-    builder = builder.half_open(match (spec.ramp, spec.required) {
-        (Some(_), Some(required)) => {
-            return Err(ConfigError::new("required", required, "nothing together with ramp: stages decide"));
-        }
-        (Some(stage), None) => HalfOpen::progressive(permits, stage),
-        (None, required) => HalfOpen::permits(permits).required(required.unwrap_or(permits)),
-    });
+    builder = builder.half_open(half_open(spec)?);
     builder = set(builder, spec.probe_lease, |b, lease| b.probe_lease(lease));
     set(builder, attempt_timeout, |b, d| b.attempt_timeout(d)).build()
+}
+
+/// One of three rules, told by the keys that are there.
+fn half_open(spec: &BreakerSpec) -> Result<HalfOpen, ConfigError> {
+    let permits = spec.permits.unwrap_or(3);
+    match (spec.ramp, spec.required, spec.samples, spec.sample_rate) {
+        (Some(_), Some(required), ..) => {
+            Err(ConfigError::new("required", required, "nothing together with ramp: stages decide"))
+        }
+        (Some(_), _, Some(samples), _) => {
+            Err(ConfigError::new("samples", samples, "nothing together with ramp: stages decide"))
+        }
+        (None, Some(required), Some(_), _) => {
+            Err(ConfigError::new("required", required, "nothing together with samples: their share decides"))
+        }
+        (_, _, None, Some(rate)) => Err(ConfigError::new("sample_rate", rate, "only together with samples")),
+        (Some(stage), None, None, None) => Ok(HalfOpen::progressive(permits, stage)),
+        (None, None, Some(samples), rate) => Ok(HalfOpen::ratio(permits, samples, rate.unwrap_or(0.5))),
+        (None, required, None, None) => Ok(HalfOpen::permits(permits).required(required.unwrap_or(permits))),
+    }
 }
 
 fn limits(

@@ -12,7 +12,7 @@
 //! | `idempotent` | `"always"`, `"per_call"` or `"never"` (default) | the same |
 //! | `budget` | `"own"` (default), `"none"` or a name of `[budgets]` | the same |
 //! | `retry` | `attempts base cap growth jitter max_retry_after min_attempt_time on preset total_time`; the preset is `aws` | [`RetryBuilder`](crate::retry::RetryBuilder) |
-//! | `breaker` | `window`, `count` or `consecutive`; `failure_rate jitter min_calls open_cap open_for open_growth permits probe_lease ramp required slow_after slow_rate` | [`BreakerBuilder`](crate::breaker::BreakerBuilder) |
+//! | `breaker` | `window`, `count` or `consecutive`; `failure_rate jitter min_calls open_cap open_for open_growth permits probe_lease ramp required samples sample_rate slow_after slow_rate` | [`BreakerBuilder`](crate::breaker::BreakerBuilder) |
 //! | `bulkhead`, `attempt_bulkhead` | `limit queue wait` | [`BulkheadBuilder`](crate::bulkhead::BulkheadBuilder) |
 //! | `hedge` | `percentile` or `after`, or both; `window` | [`HedgeBuilder`](crate::hedge::HedgeBuilder) |
 //! | `rate` | `cells per burst` | [`RateBuilder`](crate::limit::RateBuilder) |
@@ -20,8 +20,12 @@
 //! | `throttle` | `k window trickle` | [`ThrottleBuilder`](crate::limit::ThrottleBuilder) |
 //! | `send_rate` | `longest_wait`; an empty table switches it on | [`SendBuilder`](crate::limit::SendBuilder) |
 //!
-//! `[budgets.NAME]` has `ratio`, `floor` and `credit`, or `preset` (`aws`, `aws_legacy`, `finagle`), of
-//! [`BudgetBuilder`](crate::budget::BudgetBuilder). Three keys only
+//! Half-open has one rule: `required` successes, the failure share `sample_rate` (0.5 unless set) of `samples` results,
+//! or stages of `ramp`.
+//!
+//! `[budgets.NAME]` has one rule of [`BudgetBuilder`](crate::budget::BudgetBuilder): `ratio`, `floor` and `credit`;
+//! `in_flight = { share = 0.2, at_least = 3 }`; `grpc = { max = 10, ratio = 0.1 }`; or `preset` (`aws`, `aws_legacy`,
+//! `finagle`). Three keys only
 //! inform the linter: `within` (the target around this one), `expected_rate` (calls per second) and `order` (how a
 //! hand-made stack is layered, outermost first).
 //!

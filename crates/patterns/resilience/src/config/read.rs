@@ -6,8 +6,8 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::spec::{
-    AdaptiveSpec, BreakerSpec, BudgetSpec, BudgetUse, BulkheadSpec, HedgeSpec, Idempotent, RateSpec,
-    RetrySpec, Spec, ThrottleSpec,
+    AdaptiveSpec, BreakerSpec, BudgetSpec, BudgetUse, BulkheadSpec, GrpcSpec, HedgeSpec, Idempotent,
+    InFlightSpec, RateSpec, RetrySpec, Spec, ThrottleSpec,
 };
 use super::{FileError, Policies};
 use crate::lint::Layer;
@@ -31,7 +31,9 @@ const TARGET: &[&str] = &[
     "throttle",
     "within",
 ];
-const BUDGET: &[&str] = &["credit", "floor", "preset", "ratio"];
+const BUDGET: &[&str] = &["credit", "floor", "grpc", "in_flight", "preset", "ratio"];
+const GRPC: &[&str] = &["max", "ratio"];
+const IN_FLIGHT: &[&str] = &["at_least", "share"];
 const RETRY: &[&str] = &[
     "attempts",
     "base",
@@ -57,6 +59,8 @@ const BREAKER: &[&str] = &[
     "probe_lease",
     "ramp",
     "required",
+    "sample_rate",
+    "samples",
     "slow_after",
     "slow_rate",
     "window",
@@ -91,14 +95,7 @@ pub(super) fn file(text: &str) -> Result<Policies, FileError> {
     for (name, value) in child(&table, "", "budgets")?.into_iter().flatten() {
         let path = format!("budgets.{name}");
         let view = View { table: as_table(&path, value)?, path: path.clone() };
-        known(&path, view.table, BUDGET)?;
-        let budget = BudgetSpec {
-            ratio: view.number("ratio")?,
-            floor: view.number("floor")?,
-            credit: view.time("credit")?,
-            preset: view.text("preset")?,
-        };
-        policies.budgets.insert(name.clone(), budget);
+        policies.budgets.insert(name.clone(), budget(&view)?);
     }
     for (name, value) in child(&table, "", "targets")?.into_iter().flatten() {
         let path = format!("targets.{name}");
@@ -250,6 +247,31 @@ fn target(path: &str, table: &Table, budgets: &BTreeMap<String, BudgetSpec>) -> 
     })
 }
 
+fn budget(view: &View<'_>) -> Result<BudgetSpec, FileError> {
+    known(&view.path, view.table, BUDGET)?;
+    let (in_flight, grpc) = (view.slot("in_flight")?, view.slot("grpc")?);
+    if let Some(view) = &in_flight {
+        known(&view.path, view.table, IN_FLIGHT)?;
+    }
+    if let Some(view) = &grpc {
+        known(&view.path, view.table, GRPC)?;
+    }
+    let in_flight = in_flight.map(|v| -> Result<_, FileError> {
+        Ok(InFlightSpec { share: v.number("share")?, at_least: v.count("at_least")? })
+    });
+    let grpc = grpc.map(|v| -> Result<_, FileError> {
+        Ok(GrpcSpec { max: v.count("max")?, ratio: v.number("ratio")? })
+    });
+    Ok(BudgetSpec {
+        ratio: view.number("ratio")?,
+        floor: view.number("floor")?,
+        credit: view.time("credit")?,
+        preset: view.text("preset")?,
+        in_flight: in_flight.transpose()?,
+        grpc: grpc.transpose()?,
+    })
+}
+
 fn order(view: &View<'_>) -> Result<Option<Vec<Layer>>, FileError> {
     let layer = |v: &Value| {
         let name = v.as_str()?;
@@ -292,6 +314,8 @@ fn breaker(view: &View<'_>) -> Result<BreakerSpec, FileError> {
         required: view.count("required")?,
         probe_lease: view.time("probe_lease")?,
         ramp: view.time("ramp")?,
+        samples: view.count("samples")?,
+        sample_rate: view.number("sample_rate")?,
     })
 }
 

@@ -28,6 +28,22 @@ pub(super) struct BudgetSpec {
     pub(super) floor: Option<f64>,
     pub(super) credit: Option<Duration>,
     pub(super) preset: Option<String>,
+    pub(super) in_flight: Option<InFlightSpec>,
+    pub(super) grpc: Option<GrpcSpec>,
+}
+
+/// Envoy's rule.
+#[derive(Clone, Debug, Default)]
+pub(super) struct InFlightSpec {
+    pub(super) share: Option<f64>,
+    pub(super) at_least: Option<u32>,
+}
+
+/// gRPC's rule.
+#[derive(Clone, Debug, Default)]
+pub(super) struct GrpcSpec {
+    pub(super) max: Option<u32>,
+    pub(super) ratio: Option<f64>,
 }
 
 /// One target, with the defaults already merged in.
@@ -87,6 +103,9 @@ pub(super) struct BreakerSpec {
     pub(super) probe_lease: Option<Duration>,
     /// Least time of a stage of a progressive half-open.
     pub(super) ramp: Option<Duration>,
+    /// Results of probes after which half-open decides by their share of failures.
+    pub(super) samples: Option<u32>,
+    pub(super) sample_rate: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default)]

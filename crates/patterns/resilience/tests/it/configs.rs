@@ -1,6 +1,7 @@
 //! Policies as TOML, and the linter.
 
 use mainstay_clock::Runtime;
+use mainstay_resilience::Budget;
 use mainstay_resilience::breaker::HalfOpen;
 use mainstay_resilience::config::{FileError, Policies};
 use mainstay_resilience::lint::{Layer, Rule, stack};
@@ -90,6 +91,65 @@ fn a_ramp_of_half_open_is_its_own_rule() {
     assert_eq!(config, expected);
     let Err(FileError::Config { error, .. }) = build("required = 2, ramp = \"2s\"") else { panic!() };
     assert_eq!((error.field(), error.value()), ("required", "2"));
+}
+
+#[test]
+fn a_share_of_samples_of_half_open_is_its_own_rule() {
+    let build = |breaker: &str| {
+        let text = format!("[targets.a]\nattempt_timeout = \"1s\"\nbreaker = {{ {breaker} }}\n");
+        Policies::from_toml(&text).unwrap().build(&Runtime::system())
+    };
+    for (rate, expected) in [("", 0.5), (", sample_rate = 0.25", 0.25)] {
+        let config = build(&format!("permits = 5, samples = 8{rate}")).unwrap()["a"].snapshot();
+        let config = config.breaker.unwrap().config;
+        let mut same = config.clone();
+        same.set_half_open(HalfOpen::ratio(5, 8, expected));
+        assert_eq!(config, same, "{rate}");
+    }
+    for (keys, field) in [
+        ("samples = 8, required = 2", "required"),
+        ("samples = 8, ramp = \"2s\"", "samples"),
+        ("sample_rate = 0.3", "sample_rate"),
+        ("sample_rate = 0.3, ramp = \"2s\"", "sample_rate"),
+        ("samples = 0", "half_open.samples"),
+        ("samples = 8, sample_rate = 1.5", "half_open.rate"),
+    ] {
+        let Err(FileError::Config { error, .. }) = build(keys) else { panic!("{keys}") };
+        assert_eq!(error.field(), field, "{keys}");
+    }
+}
+
+#[test]
+fn a_budget_of_a_file_has_every_rule_and_one_at_a_time() {
+    let build = |budget: &str| {
+        let text = format!("[budgets.b]\n{budget}\n[targets.a]\nbudget = \"b\"\n");
+        Policies::from_toml(&text).unwrap().build(&Runtime::system())
+    };
+    let available = |budget: &str| build(budget).unwrap()["a"].snapshot().budget.unwrap().available;
+    assert_eq!(available("in_flight = { share = 0.2, at_least = 4 }"), 4.0, "nothing is in flight");
+    // Above half of its tokens a retry costs nothing: what is left is told from there.
+    let grpc = Budget::builder("b").grpc(20, 0.1).build().unwrap();
+    assert_eq!(available("grpc = { max = 20, ratio = 0.1 }"), grpc.snapshot().available);
+    for (keys, field) in [
+        ("in_flight = { share = 0.2 }", "at_least"),
+        ("in_flight = { at_least = 2 }", "share"),
+        ("in_flight = { share = 1.2, at_least = 2 }", "share"),
+        ("grpc = { ratio = 0.1 }", "max"),
+        ("grpc = { max = 10 }", "ratio"),
+        ("grpc = { max = 0, ratio = 0 }", "max"),
+        ("grpc = { max = 10, ratio = 0.1 }\nfloor = 3", "grpc"),
+        ("grpc = { max = 10, ratio = 0.1 }\nin_flight = { share = 0.2, at_least = 3 }", "in_flight"),
+        ("in_flight = { share = 0.2, at_least = 3 }\npreset = \"aws\"", "preset"),
+    ] {
+        let Err(FileError::Config { error, .. }) = build(keys) else { panic!("{keys}") };
+        assert_eq!(error.field(), field, "{keys}");
+    }
+    let Err(FileError::UnknownKey { path, suggestion }) =
+        Policies::from_toml("[budgets.b]\nin_flight = { shares = 0.2 }\n")
+    else {
+        panic!()
+    };
+    assert_eq!((path.as_str(), suggestion), ("budgets.b.in_flight.shares", Some("share")));
 }
 
 #[test]

@@ -265,14 +265,16 @@ fn pl4_a_successful_call_allocates_nothing() {
 }
 
 #[test]
-fn a_default_breaker_stays_within_two_kibibytes() {
+fn a_breaker_stays_within_two_kibibytes_by_default_and_with_a_thousand_results() {
     let (_, runtime) = HandClock::runtime();
-    let mut kept = None;
-    let used =
-        allocation_counter::measure(|| kept = Some(Breaker::builder("b").runtime(&runtime).build().unwrap()));
-    // The tick of a hand clock is an allocation of its own.
-    assert!(used.bytes_current <= 2_048, "{} bytes", used.bytes_current);
-    drop(kept);
+    let plain = || Breaker::builder("b").runtime(&runtime);
+    for (name, builder) in [("default", plain()), ("a thousand results", plain().count_window(1_000))] {
+        let mut kept = None;
+        let used = allocation_counter::measure(|| kept = Some(builder.build().unwrap()));
+        // The tick of a hand clock is an allocation of its own.
+        assert!(used.bytes_current <= 2_048, "{name}: {} bytes", used.bytes_current);
+        drop(kept);
+    }
 }
 
 #[test]

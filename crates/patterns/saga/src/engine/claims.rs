@@ -8,6 +8,7 @@ use mainstay_clock::WallTime;
 use mainstay_store::journal::{ClaimRequest, Claimed, Filter, PurgeRequest, SagaStatus};
 use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
 
+use super::suspects::{SUSPICIOUS, Suspects};
 use super::{Inner, drive};
 use crate::{Error, ErrorKind};
 
@@ -15,9 +16,6 @@ use crate::{Error, ErrorKind};
 const PURGE_EVERY: Duration = Duration::from_secs(60);
 /// Sagas purged at once: short enough not to hold up commits.
 const PURGE_BATCH: usize = 200;
-/// Claims without an append after which the sagas of an earlier run are taken up one by one: what stops the
-/// process is then found without blaming its neighbors.
-const SUSPICIOUS: u32 = 2;
 /// A clock that went back since the last run makes our incarnation look old; it is raised this often, by
 /// doubling steps, before giving up.
 const INCARNATION_TRIES: u32 = 48;
@@ -230,15 +228,21 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
     let mut batch = first;
     // Until a claim comes back empty, an earlier run of ours left something that is due.
     let mut recovering = true;
+    // What stops the process is then found without blaming its neighbors.
     let mut one_by_one = batch.iter().any(|c| c.strikes > SUSPICIOUS);
+    let mut suspects = Suspects::new(inner);
     loop {
         let full = !batch.is_empty();
         for claimed in batch {
+            let Some(claimed) = suspects.take(claimed) else { continue };
             let active = drive::take_up(inner, claimed);
             if one_by_one {
                 active.moved().await;
+            } else {
+                suspects.beside(active);
             }
         }
+        suspects.go_on(inner).await;
         if !full {
             if recovering {
                 recovering = false;
@@ -247,13 +251,13 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
             }
             tokio::select! {
                 biased;
-                () = inner.stopped() => return,
+                () = inner.stopped() => {}
                 () = inner.poke.notified() => {}
-                () = inner.runtime.clock().sleep(inner.config.poll) => {}
+                () = inner.runtime.clock().sleep(suspects.pause(inner, inner.config.poll)) => {}
             }
         }
         if inner.is_stopping() {
-            return;
+            return suspects.give_back(inner).await;
         }
         inner.settle_doubt().await;
         inner.give_back_lost().await;

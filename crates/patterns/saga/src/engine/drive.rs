@@ -15,7 +15,7 @@ use super::attention::answer_key;
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
 use super::registry::Registered;
-use super::{Active, Inner};
+use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
 use crate::next::{Command, end_step, end_undo, next};
@@ -27,8 +27,6 @@ use crate::wire::{
 
 /// Begins the error of a saga that waits for its definition.
 pub(super) const PARKED: &str = "parked: ";
-/// Claims without an append before a saga is set aside: it may be what kills the process.
-const MAX_STRIKES: u32 = 5;
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
 const APPEND_TRIES: u32 = 5;
 
@@ -140,6 +138,10 @@ async fn recover(
     claimed: &Claimed,
     active: &Arc<Active>,
 ) -> Result<Option<Drive>, String> {
+    // Before the log is read: also a log that cannot be read may be what stops the process.
+    if claimed.strikes > suspects::SUSPICIOUS && !suspects::mark(inner, claimed).await? {
+        return Ok(None);
+    }
     let loaded = match inner.journal.load(&claimed.saga).await {
         Ok(Some(loaded)) if loaded.summary.epoch == claimed.epoch => loaded,
         Ok(_) => return Ok(None),
@@ -149,12 +151,6 @@ async fn recover(
         }
         Err(e) => return Err(format!("the log is unreadable: {e}")),
     };
-    if claimed.strikes >= MAX_STRIKES && loaded.posts.is_empty() {
-        return Err(format!(
-            "taken up {} times without any progress: it may be what stops the process",
-            claimed.strikes
-        ));
-    }
     let Loaded { summary, records, posts } = loaded;
     let version = summary.version;
     let Some(registered) = inner.registry.find(&summary.definition, Some(version)) else {
@@ -441,7 +437,13 @@ impl Drive {
 
     /// Turns inbox messages into facts.
     fn take_posts(&mut self) -> Result<(), Illegal> {
-        for post in std::mem::take(&mut self.posts) {
+        let posts = std::mem::take(&mut self.posts);
+        if posts.iter().any(|p| p.kind == wire::POST_ALONE) {
+            // Told once, and the log moves on: older marks count no more.
+            let text = "taken up alone, because earlier owners had vanished without a word".to_owned();
+            self.record(Fact::Note(Note { text }))?;
+        }
+        for post in posts {
             self.drain.push(post.number);
             let taken = match post.kind {
                 wire::POST_ACTION => serde_json::from_slice(&post.bytes).map(|action| self.act(action)),

@@ -13,6 +13,7 @@ mod drive;
 mod handle;
 mod registry;
 mod start;
+mod suspects;
 mod time;
 
 use std::collections::{BTreeMap, HashMap};

@@ -38,6 +38,15 @@ pub trait Tap: Send + Sync {
         Box::pin(async {})
     }
 
+    /// Awaited before an append, after [`before`](Tap::before): for what concerns one saga only.
+    ///
+    /// # Cancel safety
+    /// Dropped with the append.
+    fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
+        let _ = append;
+        Box::pin(async {})
+    }
+
     /// Awaited once the write is made, before its answer. A future that never ends is a caller that died with it.
     ///
     /// # Errors
@@ -122,7 +131,11 @@ impl Journal for TapJournal {
     }
 
     fn append(&self, append: Append) -> BoxFuture<'_, Result<Appended>> {
-        self.tapped(Write::Append, self.inner.append(append))
+        let write = async move {
+            self.tap.before_append(&append).await;
+            self.inner.append(append).await
+        };
+        self.tapped(Write::Append, Box::pin(write))
     }
 
     fn append_with(&self, append: Append, work: TxWork) -> BoxFuture<'_, Result<AppendedWith>> {

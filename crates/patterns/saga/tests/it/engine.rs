@@ -13,7 +13,7 @@ use mainstay_store::journal::{
 };
 use serde_json::{Value, json};
 
-use crate::world::{Act, ByHand, World, definition, order, step};
+use crate::world::{Act, World, definition, order, step};
 
 fn compensated_by(outcome: &Outcome) -> Option<String> {
     match outcome {
@@ -461,68 +461,6 @@ async fn sg_x07_an_id_reused_after_purge_gets_new_keys() {
     let keys = world.ledger.lock().unwrap().keys.clone();
     let unique: std::collections::BTreeSet<&String> = keys.iter().collect();
     assert_eq!((keys.len(), unique.len()), (6, 6));
-}
-
-#[tokio::test(start_paused = true)]
-async fn sg_x08_a_saga_taken_up_again_and_again_without_progress_is_set_aside() {
-    let world = World::new();
-    let definition = order();
-    world.script("reserve", &[Act::Hang]);
-    let (engine, handle) = world.begin(&definition).await;
-    engine.shutdown(Duration::ZERO).await;
-    // Nodes that claim and die before they append anything.
-    for i in 0..5_u64 {
-        let claimant = Claimant { node: "dying".to_owned(), incarnation: i + 1, ttl: Duration::from_secs(1) };
-        let claimed = world.journal.claim(ClaimRequest { claimant, limit: 10 }).await.unwrap();
-        assert_eq!(claimed.len(), 1);
-    }
-    world.clock.sleep(Duration::from_secs(2)).await;
-    let engine = world.engine(&definition).await;
-    assert_eq!(engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps: Vec::new() });
-    let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
-    assert!(row.error.unwrap().contains("without any progress"));
-}
-
-/// Each run of a node dies before or shortly after it took up anything; dropping its tokio runtime is the
-/// crash: nothing is handed back.
-#[test]
-fn sg_x08_rapid_crashes_set_no_innocent_aside() {
-    const SAGAS: usize = 20;
-    const CRASHES: usize = 60;
-    let paused =
-        || tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    let world = World::on(ByHand::default());
-    let definition = order();
-    world.script("reserve", &[Act::Hang]);
-    let handles: Vec<String> = paused().block_on(async {
-        let engine = world.engine(&definition).await;
-        let mut ids = Vec::new();
-        for i in 0..SAGAS {
-            ids.push(world.start(&engine, &definition, &format!("o{i}")).await.uid().to_string());
-        }
-        ids
-    });
-    for crash in 0..CRASHES {
-        paused().block_on(async {
-            world.clock.sleep(Duration::from_millis(1)).await;
-            let _engine = world.engine(&definition).await;
-            for _ in 0..crash / 15 {
-                tokio::task::yield_now().await;
-            }
-        });
-    }
-    world.script("reserve", &[Act::Done]);
-    paused().block_on(async {
-        world.clock.sleep(Duration::from_millis(1)).await;
-        let engine = world.engine(&definition).await;
-        for uid in handles {
-            let outcome = engine.outcome(&mainstay_store::journal::Uid::new(uid.as_str())).await.unwrap();
-            let row =
-                world.journal.summary(&mainstay_store::journal::Uid::new(uid)).await.unwrap().unwrap().row;
-            // Interrupted again and again may compensate; it may never need a person.
-            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{outcome:?} {row:?}");
-        }
-    });
 }
 
 #[tokio::test(start_paused = true)]

@@ -14,4 +14,5 @@ mod order;
 mod people;
 mod remote;
 mod simulated;
+mod vanished;
 mod world;

@@ -187,6 +187,7 @@ impl FaultKind {
 /// | windows | up to 6 | enough to combine, few enough that something happens between them |
 /// | heal | after 30 s | several times a usual lease |
 /// | clock rate | within 1 % | what the drift allowance of a lease covers |
+/// | pause | any length | a stopped process does not say for how long |
 #[derive(Clone, Debug)]
 pub struct Faults {
     pub(super) kinds: BTreeSet<FaultKind>,
@@ -194,6 +195,7 @@ pub struct Faults {
     pub(super) windows: u64,
     pub(super) heal: Duration,
     pub(super) clock_rate: f64,
+    pub(super) longest_pause: Option<Duration>,
 }
 
 impl Faults {
@@ -206,6 +208,7 @@ impl Faults {
             windows: 6,
             heal: Duration::from_secs(30),
             clock_rate: 0.01,
+            longest_pause: None,
         }
     }
 
@@ -254,6 +257,13 @@ impl Faults {
     #[must_use]
     pub fn healing_after(mut self, d: Duration) -> Self {
         self.heal = d;
+        self
+    }
+
+    /// Longest pause of a node.
+    #[must_use]
+    pub fn longest_pause(mut self, d: Duration) -> Self {
+        self.longest_pause = Some(d);
         self
     }
 
@@ -345,7 +355,8 @@ pub(super) fn plan(faults: &Faults, seed: u64, nodes: usize, is_off: impl Fn(&st
             _ => Target::Node(pick(bits("node", i), nodes)),
         };
         let start = faults.heal.mul_f64(unit(bits("start", i)));
-        let longest = (faults.heal - start).min(faults.heal / 2);
+        let pause = faults.longest_pause.filter(|_| kind == FaultKind::Pause);
+        let longest = (faults.heal - start).min(faults.heal / 2).min(pause.unwrap_or(Duration::MAX));
         let end = start + longest.mul_f64(unit(bits("length", i)));
         let id = format!("{}@{i}", kind.name());
         if !is_off(&id) {

@@ -129,6 +129,7 @@ impl Options {
             format!("windows={}", self.faults.windows),
             format!("heal={:?}", self.faults.heal),
             format!("clock_rate={}", self.faults.clock_rate),
+            format!("longest_pause={:?}", self.faults.longest_pause),
             format!("liveness={:?}", self.liveness),
             format!("faults={}", kinds.join(",")),
             format!("points={}", self.points.iter().map(|(p, _)| p.name()).collect::<Vec<_>>().join(",")),
@@ -251,7 +252,7 @@ impl SimBuilder {
     }
 
     /// Checks the options and applies the switches of the environment: `MAINSTAY_SEED`, `MAINSTAY_SEEDS`,
-    /// `MAINSTAY_MINUTES`, `MAINSTAY_NODES`, `MAINSTAY_OPS`, `MAINSTAY_WITHOUT`.
+    /// `MAINSTAY_FROM`, `MAINSTAY_MINUTES`, `MAINSTAY_NODES`, `MAINSTAY_OPS`, `MAINSTAY_WITHOUT`.
     ///
     /// # Errors
     /// [`ConfigError`] naming the option, its value and what it takes.

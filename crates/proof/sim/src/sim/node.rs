@@ -118,7 +118,14 @@ impl Node {
     /// The lease store, through the network.
     #[must_use]
     pub fn lease_store(&self) -> Arc<dyn LeaseStore> {
-        Arc::new(FaultyLeases(self.link()))
+        Arc::new(FaultyLeases(self.link(), None))
+    }
+
+    /// A lease store that the scenario brought, through the network. Its clock is
+    /// [`World::store_clock`](super::World::store_clock), so that faults of the store reach it.
+    #[must_use]
+    pub fn through(&self, store: Arc<dyn LeaseStore>) -> Arc<dyn LeaseStore> {
+        Arc::new(FaultyLeases(self.link(), Some(store)))
     }
 
     /// The journal, through the network.

@@ -20,22 +20,26 @@ use mainstay_store::{
 use super::link::Link;
 use super::world::World;
 
-/// Leases through the network.
+/// Leases through the network: those of the world, or of a store that the scenario brought.
 #[derive(Debug)]
-pub(super) struct FaultyLeases(pub(super) Link);
+pub(super) struct FaultyLeases(pub(super) Link, pub(super) Option<Arc<dyn LeaseStore>>);
 
 fn leases(world: &World) -> MemoryLeaseStore {
     world.0.backend.leases.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 impl FaultyLeases {
+    fn store(&self) -> Arc<dyn LeaseStore> {
+        self.1.clone().unwrap_or_else(|| Arc::new(leases(&self.0.world)))
+    }
+
     fn ask<'a, T: Send + 'static>(
         &'a self,
-        f: impl Fn(MemoryLeaseStore) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
+        f: impl Fn(Arc<dyn LeaseStore>) -> BoxFuture<'static, Result<T>> + Send + Sync + 'static,
     ) -> BoxFuture<'a, Result<T>> {
-        let world = self.0.world.clone();
+        let (world, own) = (self.0.world.clone(), self.1.clone());
         // Looked up when it is applied: a failover may have replaced the store meanwhile.
-        Box::pin(self.0.call(move || f(leases(&world))))
+        Box::pin(self.0.call(move || f(own.clone().unwrap_or_else(|| Arc::new(leases(&world))))))
     }
 }
 
@@ -120,12 +124,12 @@ impl LeaseStore for FaultyLeases {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        let (store, name) = (leases(&self.0.world), name.to_owned());
+        let (store, name) = (self.store(), name.to_owned());
         Box::pin(self.0.hint(Box::pin(async move { store.watch(&name).await })))
     }
 
     fn guarantees(&self) -> Guarantees {
-        leases(&self.0.world).guarantees()
+        self.store().guarantees()
     }
 }
 

@@ -35,12 +35,21 @@ pub(super) fn apply(sim: &mut Sim) -> Result<(), ConfigError> {
     }
     if let Some(seed) = number::<u64>("MAINSTAY_SEED", "a seed: 0 to 2^64 - 1")? {
         sim.seeds = seed..seed.saturating_add(1);
-    } else if let Some(seeds) = number::<u64>("MAINSTAY_SEEDS", "how many seeds")? {
-        sim.seeds = sim.seeds.start..sim.seeds.start.saturating_add(seeds.max(1));
+        return rest(sim);
     }
+    let from = number::<u64>("MAINSTAY_FROM", "the first seed of a search")?;
+    let count = sim.seeds.end - sim.seeds.start;
+    let count = number::<u64>("MAINSTAY_SEEDS", "how many seeds")?.unwrap_or(count).max(1);
+    let start = from.unwrap_or(sim.seeds.start);
+    sim.seeds = start..start.saturating_add(count);
     if number::<f64>("MAINSTAY_MINUTES", "minutes")?.is_some() {
         sim.seeds = sim.seeds.start..u64::MAX;
     }
+    rest(sim)
+}
+
+/// The switches that change a run, whatever its seed.
+fn rest(sim: &mut Sim) -> Result<(), ConfigError> {
     if let Some(nodes) = number("MAINSTAY_NODES", "how many nodes")? {
         sim.options.nodes = nodes;
     }

@@ -65,6 +65,8 @@ pub(super) struct Backend {
 
 pub(super) struct Shared {
     pub(super) options: Options,
+    /// The kinds of fault that happen in this run, one bit each: asked at every call.
+    on: u64,
     pub(super) clock: VirtualClock,
     pub(super) recorder: Recorder,
     pub(super) nodes: Vec<NodeSlot>,
@@ -124,6 +126,8 @@ impl World {
             records: MemoryRecordStore::new(shared),
             clock: store_clock,
         };
+        let kinds = options.faults.kinds.iter().filter(|k| is_on(seed, **k) && !options.is_off(k.name()));
+        let on = kinds.fold(0, |on, kind| on | 1 << *kind as u64);
         let recorder = Recorder::new(Arc::new(clock.clone()));
         recorder.push(Event::Config(options.config()));
         let world = Self(Arc::new(Shared {
@@ -139,6 +143,7 @@ impl World {
             started: clock.now(),
             messages: AtomicU64::new(0),
             clock,
+            on,
             options: options.clone(),
         }));
         world.record_constants();
@@ -183,6 +188,12 @@ impl World {
     #[must_use]
     pub fn clock(&self) -> Arc<dyn Clock> {
         Arc::new(self.0.clock.clone())
+    }
+
+    /// The clock of the stores, which a fault may pause.
+    #[must_use]
+    pub fn store_clock(&self) -> Arc<dyn Clock> {
+        Arc::new(self.0.backend.clock.clone())
     }
 
     /// A generator of the scenario's own, fixed by the seed and `name`.
@@ -352,11 +363,9 @@ impl World {
     pub(super) fn suffers(&self, kind: FaultKind, place: &str, n: u64) -> bool {
         let options = &self.0.options;
         debug_assert!(!matches!(kind.class(), Class::Window | Class::Constant));
-        options.faults.kinds.contains(&kind)
+        self.0.on >> kind as u64 & 1 == 1
             && self.elapsed() < options.faults.heal
-            && is_on(options.seed, kind)
             && unit(draw(options.seed, kind.name(), place, n)) < options.faults.rate
-            && !options.is_off(kind.name())
             && !options.is_off(&format!("{}@{place}#{n}", kind.name()))
     }
 

@@ -1,0 +1,178 @@
+//! Owners that vanish: of the saga they took up, or of something else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use mainstay_clock::Clock as _;
+use mainstay_saga::Outcome;
+use mainstay_saga::exhaust::{Tap, TapJournal};
+use mainstay_store::BoxFuture;
+use mainstay_store::journal::{Append, SagaStatus, Uid};
+
+use crate::world::{Act, ByHand, World, order};
+
+/// A runtime that is dropped with everything in it: a process that vanishes.
+fn process() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
+}
+
+/// Each run of a node dies before or shortly after it took up anything; dropping its tokio runtime is the
+/// crash: nothing is handed back.
+#[test]
+fn sg_x08_rapid_crashes_set_no_innocent_aside() {
+    const SAGAS: usize = 20;
+    const CRASHES: usize = 60;
+    let world = World::on(ByHand::default());
+    let definition = order();
+    world.script("reserve", &[Act::Hang]);
+    let handles: Vec<String> = process().block_on(async {
+        let engine = world.engine(&definition).await;
+        let mut ids = Vec::new();
+        for i in 0..SAGAS {
+            ids.push(world.start(&engine, &definition, &format!("o{i}")).await.uid().to_string());
+        }
+        ids
+    });
+    for crash in 0..CRASHES {
+        process().block_on(async {
+            world.clock.sleep(Duration::from_millis(1)).await;
+            let _engine = world.engine(&definition).await;
+            for _ in 0..crash / 15 {
+                tokio::task::yield_now().await;
+            }
+        });
+    }
+    world.script("reserve", &[Act::Done]);
+    process().block_on(async {
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let engine = world.engine(&definition).await;
+        for uid in handles {
+            let outcome = engine.outcome(&Uid::new(uid.as_str())).await.unwrap();
+            let row = world.journal.summary(&Uid::new(uid)).await.unwrap().unwrap().row;
+            // Interrupted again and again may compensate; it may never need a person.
+            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{outcome:?} {row:?}");
+        }
+    });
+}
+
+/// Whatever would be written of one saga stops the process.
+struct Deadly {
+    saga: Uid,
+    on: AtomicBool,
+    died: AtomicBool,
+}
+
+impl Deadly {
+    fn new(saga: &Uid) -> Arc<Self> {
+        Arc::new(Self { saga: saga.clone(), on: AtomicBool::new(true), died: AtomicBool::new(false) })
+    }
+}
+
+impl Tap for Deadly {
+    fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            // To set it aside writes no record.
+            if self.on.load(Ordering::SeqCst) && append.saga == self.saga && !append.records.is_empty() {
+                self.died.store(true, Ordering::SeqCst);
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+}
+
+/// Runs a node for so long; whether it died before.
+fn dies(world: &World<ByHand>, deadly: &Arc<Deadly>, within: Duration) -> bool {
+    deadly.died.store(false, Ordering::SeqCst);
+    process().block_on(async {
+        // A later run has a larger number than an earlier one.
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(deadly) as Arc<dyn Tap>);
+        let _engine = world.engine_on(Arc::new(journal), &order()).await;
+        for _ in 0..within.as_millis() / 10 {
+            world.clock.sleep(Duration::from_millis(10)).await;
+            if deadly.died.load(Ordering::SeqCst) {
+                return true;
+            }
+        }
+        false
+    })
+}
+
+/// The sagas `ids`, each begun by a node that vanished.
+fn begun(world: &World<ByHand>, ids: &[&str]) -> Vec<Uid> {
+    process().block_on(async {
+        let engine = world.engine(&order()).await;
+        let mut uids = Vec::new();
+        for id in ids {
+            uids.push(world.start(&engine, &order(), id).await.uid().clone());
+        }
+        uids
+    })
+}
+
+/// The status of a saga, and the error of its row.
+fn row(world: &World<ByHand>, uid: &Uid) -> (SagaStatus, String) {
+    let row = process().block_on(world.journal.summary(uid)).unwrap().unwrap().row;
+    (row.status, row.error.unwrap_or_default())
+}
+
+#[test]
+fn sg_x08_a_saga_that_stops_every_process_that_takes_it_up_is_set_aside_and_its_neighbor_is_not() {
+    let world = World::on(ByHand::default());
+    world.script("reserve", &[Act::Hang, Act::Hang, Act::Done]);
+    let uids = begun(&world, &["poison", "innocent"]);
+    let deadly = Deadly::new(&uids[0]);
+    let deaths = (0..20).take_while(|_| dies(&world, &deadly, Duration::from_secs(5))).count();
+    assert_eq!(deaths, 2 + 3, "twice among others, three times alone");
+    let (status, error) = row(&world, &uids[0]);
+    assert_eq!(status, SagaStatus::NeedsAttention);
+    assert!(error.contains("vanished 3 times while it took up nothing else"), "{error}");
+    // Interrupted again and again may compensate; it may never need a person.
+    assert!(row(&world, &uids[1]).0.is_final());
+}
+
+#[test]
+fn sg_x08_processes_that_die_of_something_else_set_nothing_aside() {
+    for after in [Duration::ZERO, Duration::from_millis(900)] {
+        let world = World::on(ByHand::default());
+        world.script("reserve", &[Act::Hang, Act::Done]);
+        let uid = begun(&world, &["one"]).remove(0);
+        // Each claims it, is too slow to write anything, and vanishes in its first second.
+        let slow = Deadly::new(&uid);
+        for _ in 0..30 {
+            process().block_on(async {
+                world.clock.sleep(Duration::from_millis(1)).await;
+                let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(&slow) as Arc<dyn Tap>);
+                let _engine = world.engine_on(Arc::new(journal), &order()).await;
+                world.clock.sleep(after).await;
+            });
+        }
+        process().block_on(async {
+            world.clock.sleep(Duration::from_secs(20)).await;
+            let engine = world.engine(&order()).await;
+            let outcome = engine.outcome(&uid).await.unwrap();
+            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{after:?}: {outcome:?}");
+        });
+    }
+}
+
+#[test]
+fn sg_x08_progress_makes_earlier_misfortune_forgotten() {
+    let world = World::on(ByHand::default());
+    world.script("reserve", &[Act::Hang, Act::Hang, Act::Done]);
+    let uid = begun(&world, &["one"]).remove(0);
+    let deadly = Deadly::new(&uid);
+    // The second time it is left alone long enough to end.
+    for (round, within) in [Duration::from_millis(1_200), Duration::from_secs(10)].into_iter().enumerate() {
+        deadly.on.store(true, Ordering::SeqCst);
+        for death in 0..4 {
+            assert!(dies(&world, &deadly, Duration::from_secs(5)), "round {round}, death {death}");
+        }
+        deadly.on.store(false, Ordering::SeqCst);
+        assert!(!dies(&world, &deadly, within));
+        let (status, error) = row(&world, &uid);
+        assert_ne!(status, SagaStatus::NeedsAttention, "{error}");
+        assert_eq!(status.is_final(), round == 1, "{status:?}");
+    }
+}
