@@ -38,8 +38,8 @@ pub(crate) fn sessions(words: &[String]) -> anyhow::Result<()> {
         let names: Vec<&str> = STORES.iter().map(|(_, store)| *store).collect();
         bail!("there is no campaign over `{unknown}`; there are: {}", names.join(", "));
     }
-    servers::bring()?;
     let folder = target();
+    let programs = servers::bring(&folder)?;
     std::fs::create_dir_all(&folder)?;
     for (package, store) in STORES {
         if !wanted.is_empty() && !wanted.iter().any(|name| name == store) {
@@ -47,6 +47,7 @@ pub(crate) fn sessions(words: &[String]) -> anyhow::Result<()> {
         }
         let mut test = cargo();
         test.args(["test", "--release", "-p", package, "--test", "sessions", "--", "--nocapture"]);
+        test.env(servers::DIR, &programs);
         test.env("MAINSTAY_SESSIONS_STATE", &folder).env(servers::REQUIRE, "1");
         test.envs(variables.iter().map(|(name, value)| (*name, value.as_str())));
         run(&mut test)?;

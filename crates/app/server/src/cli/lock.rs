@@ -251,15 +251,19 @@ where
         }
     };
     let full = match &right {
-        Right::Lock(_) => format!("{}/{name}", hold.job.store.namespace),
-        Right::Term(_) => format!("{}/election/{name}", hold.job.store.namespace),
+        Right::Lock(_) => Some(format!("{}/{name}", hold.job.store.namespace)),
+        Right::Term(_) => Some(format!("{}/election/{name}", hold.job.store.namespace)),
+        // No other client has turns of a schedule.
+        Right::Turn(_) => None,
     };
-    match hold.job.store.variables(&rt, &full, right.token()).await {
-        Ok(variables) => plan.variables.extend(variables),
-        Err(error) => {
-            drop(right);
-            settle(&rt, &coordinator).await;
-            return Err(error);
+    if let Some(full) = full {
+        match hold.job.store.variables(&rt, &full, right.token()).await {
+            Ok(variables) => plan.variables.extend(variables),
+            Err(error) => {
+                drop(right);
+                settle(&rt, &coordinator).await;
+                return Err(error);
+            }
         }
     }
     plan.variables.extend(told(&rt, &right));
