@@ -35,6 +35,7 @@ pub mod fence;
 mod hold;
 mod hub;
 mod keys;
+mod line;
 mod look;
 mod ops;
 mod state;

@@ -205,7 +205,7 @@ async fn cut_off_from_all(world: World) {
     let cluster = cluster(&world);
     let proxies = proxies(&cluster).await;
     let all: Vec<&TcpProxy> = proxies.iter().collect();
-    let cut_off = through(&all, "", Duration::from_millis(600)).await;
+    let cut_off = through(&all, "", Duration::from_millis(1_200)).await;
     let other = store(&cluster).await;
     let lock = node(&cut_off, "a").mutex("n").ttl(SHORT).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();

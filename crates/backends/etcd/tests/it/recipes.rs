@@ -58,7 +58,7 @@ async fn f03(world: World) {
 async fn f15(world: World) {
     let (proxy, prefix) = (world.proxy().await, world.prefix());
     let here = open(world.config(&prefix)).await;
-    let there = through(&[&proxy], &prefix, Duration::from_millis(500)).await;
+    let there = through(&[&proxy], &prefix, Duration::from_millis(800)).await;
     let held = node(&here, "a").mutex("n").ttl(SHORT).build().unwrap().try_acquire().await.unwrap();
     let waiter = node(&there, "b").mutex("n").fair().build().unwrap();
     let work = async {
@@ -164,7 +164,7 @@ async fn k04(world: World) {
 
 async fn k05(world: World) {
     let (proxy, prefix) = (world.proxy().await, world.prefix());
-    let cut_off = through(&[&proxy], &prefix, Duration::from_millis(300)).await;
+    let cut_off = through(&[&proxy], &prefix, Duration::from_millis(600)).await;
     let there = open(world.config(&prefix)).await;
     let election = node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap();
     let leader = election.campaign(within(10)).await.unwrap();
@@ -177,7 +177,7 @@ async fn k05(world: World) {
 
 async fn k06(world: World) {
     let proxy = world.proxy().await;
-    let store = through(&[&proxy], &world.prefix(), Duration::from_millis(200)).await;
+    let store = through(&[&proxy], &world.prefix(), Duration::from_millis(400)).await;
     let lock = node(&store, "a").mutex("n").ttl(Duration::from_secs(3)).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();
     proxy.set_mode(TcpMode::Blackhole);
@@ -262,7 +262,7 @@ async fn k11(world: World) {
 
 async fn k12(world: World) {
     let (proxy, prefix) = (world.proxy().await, world.prefix());
-    let cut_off = through(&[&proxy], &prefix, Duration::from_millis(200)).await;
+    let cut_off = through(&[&proxy], &prefix, Duration::from_millis(600)).await;
     let other = open(world.config(&prefix)).await;
     let lock = node(&cut_off, "a").mutex("n").ttl(SHORT).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();
@@ -342,7 +342,7 @@ async fn k16(world: World) {
 
 async fn k17(world: World) {
     let proxy = world.proxy().await;
-    let store = through(&[&proxy], &world.prefix(), Duration::from_millis(500)).await;
+    let store = through(&[&proxy], &world.prefix(), Duration::from_millis(900)).await;
     store.acquire(ask("app/n", "them")).await.unwrap();
     let lock = node(&store, "a").mutex("n").build().unwrap();
     let held = lock.try_acquire().await.unwrap_err();

@@ -86,7 +86,16 @@ pub(crate) async fn open(config: Builder) -> EtcdLeases {
 pub(crate) async fn through(proxies: &[&TcpProxy], prefix: &str, timeout: Duration) -> EtcdLeases {
     let all: Vec<String> = proxies.iter().map(|p| p.address().to_string()).collect();
     let config = EtcdConfig::builder(&format!("etcd://{}", all.join(","))).prefix(prefix);
-    open(config.request_timeout(timeout)).await
+    let config = config.request_timeout(timeout).build().unwrap();
+    let opened = std::sync::Mutex::new(None);
+    // A busy machine may take longer than a short timeout to connect.
+    until("the store is open", || async {
+        let store = EtcdLeases::open(config.clone(), &Runtime::system()).await.ok();
+        *opened.lock().unwrap() = store;
+        opened.lock().unwrap().is_some()
+    })
+    .await;
+    opened.into_inner().unwrap().unwrap()
 }
 
 pub(crate) fn node(store: &EtcdLeases, owner: &str) -> Coordinator {
@@ -241,7 +250,7 @@ impl Clock for Patient {
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let whole = deadline.saturating_duration_since(self.0.now());
         let slack = if whole > TTL - Duration::from_millis(50) {
-            Duration::from_millis(1_500)
+            Duration::from_millis(2_500)
         } else {
             Duration::ZERO
         };
