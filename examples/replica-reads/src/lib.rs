@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use tokio_postgres::{Client, Error};
 
 /// The table of the service.
-pub const TABLE: &str = "create table if not exists note (id int8 generated always as identity, text text not null)";
+pub const TABLE: &str =
+    "create table if not exists note (id int8 generated always as identity, text text not null)";
 
 type Failed = CallError<TransactionError<Error>>;
 

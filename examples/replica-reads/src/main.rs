@@ -51,7 +51,10 @@ impl User {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let Some(kit) = PostgresKit::new()? else {
-        ensure!(std::env::var_os(REQUIRE).is_none(), "PostgreSQL is not installed: apt-get install postgresql");
+        ensure!(
+            std::env::var_os(REQUIRE).is_none(),
+            "PostgreSQL is not installed: apt-get install postgresql"
+        );
         println!("NOT COVERED: PostgreSQL is not installed, so nothing was read from a replica");
         return Ok(());
     };
