@@ -20,7 +20,6 @@ type Failed = CallError<TransactionError<Error>>;
 
 /// The service. Tokens travel in the header `mainstay-session`; a browser would get a cookie
 /// ([`SessionLayer::cookie`]).
-#[must_use]
 pub fn app(router: Router<Node>, keys: TokenKeys) -> Routes {
     Routes::new().route("/notes", get(list).post(write)).layer(SessionLayer::header(router, keys))
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mainstay_clock::Runtime;
 use mainstay_store::replicated::TimelineSwitch;
-use mainstay_store::{BoxFuture, Result};
+use mainstay_store::{BoxFuture, Outcome, Result};
 
 use super::config::{Commits, EndpointConfig};
 use super::node::Node;
@@ -92,7 +92,8 @@ impl Endpoint {
     /// A dropped future leaves no connection.
     pub async fn connect(&self) -> Result<Node> {
         let lent = self.0.pool.lend().await?;
-        Node::new(Arc::clone(&self.0), lent).await
+        let node = Node::new(Arc::clone(&self.0), lent);
+        self.0.pool.within("who the server is", Outcome::NotApplied, node).await
     }
 
     /// What connects, for a router's node.

@@ -85,8 +85,11 @@ fn naive(kit: &PostgresKit) {
     assert!(totals.stale > 0 && totals.refuted > 0 && totals.silent > 0, "{totals}");
 }
 
+/// A name and what it runs.
+type Named = (&'static str, fn(&PostgresKit));
+
 fn main() -> ExitCode {
-    let names: [(&str, fn(&PostgresKit)); 2] = [
+    let names: [Named; 2] = [
         ("no_session_read_is_stale_through_kills_and_failovers", guaranteed),
         ("the_campaign_goes_red_with_naive_reads", naive),
     ];

@@ -135,7 +135,7 @@ impl<R: Rig + 'static> Campaign<'_, R> {
     }
 
     async fn fail_over(&mut self) -> io::Result<()> {
-        let lossy = self.totals.failovers % 2 == 0;
+        let lossy = self.totals.failovers.is_multiple_of(2);
         let settled = if lossy {
             self.rig.isolate()?;
             self.witnesses().await?
