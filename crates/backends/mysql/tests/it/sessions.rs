@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("sl6_p7_a_lost_write_is_said_and_a_kept_one_is_found", |kit| run(sl6_p7(kit))),
     ("sl3_sl4_writes_follow_what_was_read", |kit| run(sl3_sl4(kit))),
     ("p9_an_old_primary_that_comes_back_is_not_believed", |kit| run(p9_an_old_primary(kit))),
+    ("p24_a_read_inside_a_write_sees_it", |kit| run(p24_inside_a_write(kit))),
     ("p37_a_write_that_logged_nothing_keeps_the_floor", |kit| run(p37_keeps_the_floor(kit))),
 ];
 
@@ -151,6 +152,22 @@ async fn p9_an_old_primary(kit: &MariaDbKit) {
     assert_eq!(read(&mut fresh, 9).await.unwrap(), None, "nothing of a history that was left");
     write(&mut session, 1, 3).await.unwrap();
     assert_eq!(replica.sql("select v from shop.k where id = 1").unwrap(), "3");
+}
+
+async fn p24_inside_a_write(kit: &MariaDbKit) {
+    let (primary, replica) = pair(kit);
+    let router = router(&store(), &[&primary, &replica], &Arc::default());
+    router.poll_once().await;
+    replica.sql("stop slave sql_thread").unwrap();
+    let mut session = router.session();
+    let write = async |c: &mut mysql_async::Conn| {
+        c.query_drop("insert into shop.k values (1, 7)").await?;
+        c.query_first("select v from shop.k where id = 1").await
+    };
+    let seen: Option<u32> =
+        session.write(async |conn: &mut MysqlConn| conn.write(write).await).await.unwrap();
+    assert_eq!(seen, Some(7));
+    replica.sql("start slave sql_thread").unwrap();
 }
 
 async fn p37_keeps_the_floor(kit: &MariaDbKit) {

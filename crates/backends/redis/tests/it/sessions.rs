@@ -40,6 +40,7 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     ("a_read_asks_no_question_of_its_own", || run(a_read_asks_no_question_of_its_own())),
     ("p35_a_lone_primary_serves_sessions", || run(p35_a_lone_primary_serves_sessions())),
+    ("p24_a_read_inside_a_write_sees_it", || run(p24_a_read_inside_a_write_sees_it())),
     ("tokens_open_for_their_shard_only", || run(tokens_open_for_their_shard_only())),
     ("naive_reads_of_replicas_are_stale", || run(naive_reads_of_replicas_are_stale())),
 ];
@@ -326,6 +327,24 @@ async fn p35_a_lone_primary_serves_sessions() {
     write(&mut other, "k", "2").await.unwrap();
     router.poll_once().await;
     assert_eq!(read(&mut session, "k").await.unwrap().as_deref(), Some("2"));
+}
+
+async fn p24_a_read_inside_a_write_sees_it() {
+    let (primary, wire, far, _near) = three().await;
+    let router = router(&replicas(), &[&primary, &far]);
+    router.poll_once().await;
+    wire.set_mode(TcpMode::Blackhole);
+    let mut session = router.session();
+    let seen = session
+        .write(async |node: &mut RedisEndpoint| {
+            node.write::<()>(&set("k", "1")).await?;
+            let (seen,): (Option<String>,) = node.read(&get("k")).await?;
+            node.write::<()>(&set("l", "2")).await.map(|()| seen)
+        })
+        .await
+        .unwrap();
+    assert_eq!(seen.as_deref(), Some("1"));
+    assert_eq!(read(&mut session, "l").await.unwrap().as_deref(), Some("2"), "the position is of the last");
 }
 
 async fn tokens_open_for_their_shard_only() {
