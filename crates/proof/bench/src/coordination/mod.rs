@@ -2,6 +2,7 @@
 
 mod bare;
 mod measure;
+mod nats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +26,8 @@ pub(crate) const SUITE: Suite = Suite {
     run,
 };
 
+/// Hand-overs of a full run.
+const HAND_OVERS: usize = 400;
 /// Callers of one process at once.
 const CALLERS: usize = 64;
 const TTL: Duration = Duration::from_secs(10);
@@ -88,7 +91,7 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     }
     section.table(&["", "client", "acquire p50, us", "p99, us", "pairs per second"], &rows);
     gates(section, &single, &majorities);
-    Ok(())
+    nats::run(&runtime, HAND_OVERS.min(options.repeat * HAND_OVERS / 2 + 20), section)
 }
 
 fn gates(section: &mut Section, single: &[(Figures, Figures)], majorities: &[(String, Figures, Figures)]) {
