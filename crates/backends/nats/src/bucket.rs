@@ -134,11 +134,10 @@ pub(crate) async fn ensure(api: &Api, config: &NatsConfig, ends: bool, limit: In
         match api.ask::<Info>(&format!("STREAM.CREATE.{}", api.stream), &body, limit).await? {
             Ok(info) => return check(info, config),
             Err(refusal) if refusal.is_not_clustered() && !chosen && replicas > 1 => replicas = 1,
-            Err(refusal) if refusal.is_there_already() => api.clock.sleep(LOOK).await,
+            Err(refusal) if refusal.is_for_now() && api.clock.now() < limit => {
+                api.clock.sleep(LOOK).await;
+            }
             Err(refusal) => return Err(refusal.error()),
-        }
-        if api.clock.now() >= limit {
-            return Err(crate::error::unanswered("the making of the bucket"));
         }
     }
 }
