@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, MARK_SECONDS};
 use crate::config::{Expiry, NatsConfig};
+use crate::error::Refusal;
 
 /// The oldest server that has what the layout needs: first sequences and conditional writes per subject that
 /// survive a restart.
 pub(crate) const OLDEST: (u32, u32) = (2, 10);
 /// From here on messages may end by themselves.
 pub(crate) const WITH_ENDS: (u32, u32) = (2, 11);
+/// Longest wait for the answer to one of several tries.
+const TRY: Duration = Duration::from_secs(1);
 /// Between two looks at a bucket that is being made.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -125,20 +128,37 @@ pub(crate) async fn ensure(api: &Api, config: &NatsConfig, ends: bool, limit: In
         None => (3, false),
     };
     loop {
-        match api.ask::<Info>(&format!("STREAM.INFO.{}", api.stream), &json!({}), limit).await? {
+        match ask(api, "INFO", &json!({}), limit).await? {
             Ok(info) => return check(info, config),
             Err(refusal) if refusal.is_no_stream() => {}
             Err(refusal) => return Err(refusal.error()),
         }
         let body = wanted(api, config, replicas, ends);
-        match api.ask::<Info>(&format!("STREAM.CREATE.{}", api.stream), &body, limit).await? {
+        match ask(api, "CREATE", &body, limit).await? {
             Ok(info) => return check(info, config),
             Err(refusal) if refusal.is_not_clustered() && !chosen && replicas > 1 => replicas = 1,
-            Err(refusal) if refusal.is_there_already() => api.clock.sleep(LOOK).await,
+            Err(refusal) if refusal.is_for_now() && api.clock.now() < limit => {
+                api.clock.sleep(LOOK).await;
+            }
             Err(refusal) => return Err(refusal.error()),
         }
-        if api.clock.now() >= limit {
-            return Err(crate::error::unanswered("the making of the bucket"));
+    }
+}
+
+/// Asks again what nobody answered: while servers elect who leads them, questions get lost.
+async fn ask(
+    api: &Api,
+    verb: &str,
+    body: &Value,
+    limit: Instant,
+) -> Result<std::result::Result<Info, Refusal>> {
+    loop {
+        let soon = api.clock.now().saturating_add(TRY).min(limit);
+        match api.ask::<Info>(&format!("STREAM.{verb}.{}", api.stream), body, soon).await {
+            Err(e) if e.kind() == ErrorKind::Unavailable && api.clock.now() < limit => {
+                api.clock.sleep(LOOK).await;
+            }
+            answer => return answer,
         }
     }
 }

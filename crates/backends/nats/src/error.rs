@@ -55,9 +55,10 @@ impl Refusal {
         self.err_code == 10_074
     }
 
-    /// Somebody else made the stream meanwhile, with another first sequence.
-    pub(crate) fn is_there_already(&self) -> bool {
-        self.err_code == 10_058
+    /// Somebody else made the stream meanwhile, with another first sequence; or a cluster that just came up does
+    /// not know all its servers yet, or has no leader.
+    pub(crate) fn is_for_now(&self) -> bool {
+        matches!(self.err_code, 10_005 | 10_008 | 10_058)
     }
 
     fn kind(&self) -> (ErrorKind, &'static str) {

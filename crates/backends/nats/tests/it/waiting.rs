@@ -14,7 +14,7 @@ use crate::world::{
 pub(crate) const TESTS: &[Test] = &[
     ("f15_where_nothing_tells_of_an_expiry_a_timer_wakes", f15),
     ("f17_nothing_is_sent_after_the_release", f17),
-    ("k08_a_leader_that_resigns_is_followed_by_one_notification", k08),
+    ("k08_a_leader_that_resigns_is_followed_long_before_its_lease_ends", k08),
     ("waiters_do_not_poll_and_one_release_serves_one", parked),
     ("a_hand_over_takes_a_notification_and_a_write", hand_over),
 ];
@@ -68,7 +68,6 @@ fn k08() {
             .await;
             term.resign().await.unwrap()
         };
-        // A lease so long that only a notification can be the reason.
         let (next, resigned) = tokio::join!(second.campaign(soon()), resign);
         assert_eq!(resigned, Released::Clean);
         next.unwrap().resign().await.unwrap();

@@ -3,6 +3,7 @@
 mod bare;
 mod handover;
 mod measure;
+mod nats;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub(crate) const SUITE: Suite = Suite {
     run,
 };
 
+/// Hand-overs of a full run.
+const HAND_OVERS: usize = 400;
 /// Callers of one process at once.
 const CALLERS: usize = 64;
 const TTL: Duration = Duration::from_secs(10);
@@ -90,7 +93,8 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     }
     section.table(&["", "client", "acquire p50, us", "p99, us", "pairs per second"], &rows);
     gates(section, &single, &majorities);
-    handover::etcd(each, section)
+    handover::etcd(each, section)?;
+    nats::run(&runtime, HAND_OVERS.min(options.repeat * HAND_OVERS / 2 + 20), section)
 }
 
 fn gates(section: &mut Section, single: &[(Figures, Figures)], majorities: &[(String, Figures, Figures)]) {
