@@ -326,3 +326,51 @@ fn a_change_larger_than_a_message_is_named() {
     net.run(2);
     assert!(net.events().iter().any(|(_, e)| *e == Event::TooLarge), "{:?}", net.events());
 }
+
+#[test]
+fn a_differing_root_is_answered_from_the_logs_before_contexts_are_sent() {
+    // A context of a hundred authors: telling it costs kilobytes, the one change a few bytes.
+    let mut state = AwSet::<u64>::new();
+    for n in 1..=100 {
+        state.add(&mut actor(n), n).unwrap();
+    }
+    let node = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, me, DigestKey::new([1; 16])).members([1, 2]).root_first();
+        config.build(state.clone()).unwrap()
+    };
+    let (mut one, mut two) = (node(1), node(2));
+    let talk = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>,
+                two: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>| {
+        one.begin_tick();
+        two.begin_tick();
+        let mut bytes = 0;
+        let mut open: Vec<(u64, Vec<u8>)> = one.greet(2);
+        while let Some((to, message)) = open.pop() {
+            bytes += message.len();
+            let (node, from) = if to == 1 { (&mut *one, 2) } else { (&mut *two, 1) };
+            open.extend(node.on_msg(from, &message, Instant::ZERO).send);
+        }
+        bytes
+    };
+    talk(&mut one, &mut two);
+    // Whoever has it: the one that greets, and the one that is greeted.
+    let (mut at_one, mut at_two) = (actor(201), actor(202));
+    one.change(|set| set.add(&mut at_one, 1_001)).unwrap();
+    let pushed = talk(&mut one, &mut two);
+    two.change(|set| set.add(&mut at_two, 1_002)).unwrap();
+    let pulled = talk(&mut one, &mut two);
+    assert_eq!(one.state(), two.state());
+    assert!(one.state().contains(&1_001) && one.state().contains(&1_002));
+    assert!(pushed < 700 && pulled < 700, "{pushed} and {pulled} bytes");
+}
+
+#[test]
+fn a_peer_that_is_no_member_can_be_forgotten() {
+    let config = AntiEntropyConfig::builder(1, 1, DigestKey::new([1; 16])).members([1, 2]);
+    let mut one = config.build(AwSet::<u64>::new()).unwrap();
+    drop(one.greet(9));
+    assert_eq!(one.peer_count(), 2);
+    one.forget_peer(9);
+    one.forget_peer(2);
+    assert_eq!(one.peer_count(), 1, "a member stays");
+}
