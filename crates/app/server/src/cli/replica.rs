@@ -144,7 +144,7 @@ fn diff(a: &Path, b: &Path, output: Output) -> Result<ExitCode> {
 fn joined<'a>(copies: impl Iterator<Item = &'a Copy>) -> Result<Document> {
     let mut all = Document::new();
     for copy in copies {
-        all.join(&copy.doc).map_err(|e| {
+        let _ = all.join(&copy.doc).map_err(|e| {
             let why = format!("the snapshot of `{}` does not join what came before", copy.head.name);
             Error::with(Code::GossipState, why, e)
         })?;
