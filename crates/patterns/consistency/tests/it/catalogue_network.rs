@@ -1,5 +1,7 @@
 //! Anti-entropy over networks that lose, double, delay and cut.
 
+use std::collections::VecDeque;
+
 use mainstay_clock::{Instant, Rng, SeededRng};
 use mainstay_consistency::crdt::{AwSet, Document, GSet, LwwMap, PnCounter, RwSet};
 use mainstay_consistency::laws::network::{Network, Weather};
@@ -344,8 +346,9 @@ fn a_differing_root_is_answered_from_the_logs_before_contexts_are_sent() {
         one.begin_tick();
         two.begin_tick();
         let mut bytes = 0;
-        let mut open: Vec<(u64, Vec<u8>)> = one.greet(2);
-        while let Some((to, message)) = open.pop() {
+        // In the order in which they are sent: what overtakes costs more.
+        let mut open: VecDeque<(u64, Vec<u8>)> = one.greet(2).into();
+        while let Some((to, message)) = open.pop_front() {
             bytes += message.len();
             let (node, from) = if to == 1 { (&mut *one, 2) } else { (&mut *two, 1) };
             open.extend(node.on_msg(from, &message, Instant::ZERO).send);
