@@ -36,8 +36,14 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// The first argument that makes this program a writer of snapshots.
 pub(crate) const WRITER: &str = "write-snapshots";
+/// One that overwrites its file in place: what the kills must be able to find.
+pub(crate) const CARELESS: &str = "write-carelessly";
 /// Kills of the writer.
-const KILLS: u64 = 12;
+const KILLS: u64 = 25;
+/// Kills of the careless one until one must have hit.
+const ENOUGH: u64 = 400;
+/// Elements that make a snapshot take a moment to write.
+const MANY: u64 = 4_000;
 
 async fn node(world: &World, n: usize, cell: &MemoryCell) -> Gossip<AwSet<u64>> {
     let config =
@@ -193,6 +199,10 @@ pub(crate) fn write_snapshots(path: &str) -> ExitCode {
             .await
             .unwrap();
         let first = node.read(|set| set.elements().copied().max()).map_or(0, |n| n + 1);
+        for value in first..MANY {
+            node.change(|set, actor| set.add(actor, value)).unwrap();
+        }
+        let first = first.max(MANY);
         for value in first.. {
             node.change(|set, actor| set.add(actor, value)).unwrap();
             node.flush().await.unwrap();
@@ -202,36 +212,63 @@ pub(crate) fn write_snapshots(path: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Writes snapshots over each other in place.
+pub(crate) fn write_carelessly(path: &str) -> ExitCode {
+    use std::io::Write as _;
+    let mut snapshot = Snapshot::default();
+    snapshot.state = vec![7; 200_000];
+    for value in 0_u64.. {
+        let mut file = std::fs::File::create(path).unwrap();
+        for part in snapshot.encode().chunks(20_000) {
+            file.write_all(part).unwrap();
+        }
+        println!("{value}");
+    }
+    ExitCode::SUCCESS
+}
+
+/// Starts a writer, kills it after some lines and a part of what comes then; the last line that it wrote.
+fn kill_one(mode: &str, path: &Path, kill: u64) -> Option<u64> {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args([mode, path.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut last = None;
+    for _ in 0..=kill % 7 {
+        last = Some(lines.next().expect("it starts").unwrap().parse::<u64>().unwrap());
+    }
+    for _ in 0..kill * 997 % 40_000 {
+        std::hint::spin_loop();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Lines that were written before the kill count too.
+    for line in lines.map_while(Result::ok) {
+        last = line.parse().ok().max(last);
+    }
+    last
+}
+
 fn g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("state");
     let mut epoch = 0;
-    let mut confirmed = None;
     for kill in 0..KILLS {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args([WRITER, path.to_str().unwrap()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        // At another place every time: after some lines, and a part of the next write.
-        for _ in 0..=kill {
-            confirmed = Some(lines.next().unwrap().unwrap().parse::<u64>().unwrap());
-        }
-        for _ in 0..kill * 3_000 {
-            std::hint::spin_loop();
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        // Lines that were written before the kill count too.
-        for line in lines.map_while(Result::ok) {
-            confirmed = line.parse().ok().max(confirmed);
-        }
+        let confirmed = kill_one(WRITER, &path, kill).unwrap();
         let snapshot = Snapshot::decode(&std::fs::read(&path).unwrap()).expect("the file is whole");
         let set: AwSet<u64> = mainstay_consistency::wire::decode(&snapshot.state).unwrap();
-        let last = confirmed.unwrap();
-        assert!((0..=last).all(|n| set.contains(&n)), "kill {kill}: {last} was confirmed");
+        assert!((0..=confirmed).all(|n| set.contains(&n)), "kill {kill}: {confirmed} was confirmed");
         assert!(snapshot.epoch > epoch, "kill {kill}: epoch {}", snapshot.epoch);
         epoch = snapshot.epoch;
     }
+    // The same kills find a writer that is not as careful.
+    let path = folder.path().join("careless");
+    let damaged = (0..ENOUGH).find(|kill| {
+        kill_one(CARELESS, &path, *kill);
+        Snapshot::decode(&std::fs::read(&path).unwrap()).is_err()
+    });
+    println!("a careless writer is caught by kill {damaged:?}");
+    assert!(damaged.is_some(), "the kills hit nothing");
 }

@@ -18,10 +18,10 @@ pub(crate) type Test = (&'static str, fn());
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().collect();
-    if let [_, what, path] = &args[..]
-        && what == disk::WRITER
-    {
-        return disk::write_snapshots(path);
+    match &args[..] {
+        [_, what, path] if what == disk::WRITER => return disk::write_snapshots(path),
+        [_, what, path] if what == disk::CARELESS => return disk::write_carelessly(path),
+        _ => {}
     }
     let tests = [disk::TESTS, fleet::TESTS, membership::TESTS, packets::TESTS, real::TESTS].concat();
     let trial = |(name, run): &Test| {

@@ -326,3 +326,14 @@ fn a_change_larger_than_a_message_is_named() {
     net.run(2);
     assert!(net.events().iter().any(|(_, e)| *e == Event::TooLarge), "{:?}", net.events());
 }
+
+#[test]
+fn a_peer_that_is_no_member_can_be_forgotten() {
+    let config = AntiEntropyConfig::builder(1, 1, DigestKey::new([1; 16])).members([1, 2]);
+    let mut one = config.build(AwSet::<u64>::new()).unwrap();
+    drop(one.greet(9));
+    assert_eq!(one.peer_count(), 2);
+    one.forget_peer(9);
+    one.forget_peer(2);
+    assert_eq!(one.peer_count(), 1, "a member stays");
+}
