@@ -73,7 +73,7 @@ async fn a_member_joins_renews_and_leaves_by_its_incarnation() {
     let renewed = tagged(&bench, "PATCH", path, &etag(&joined), r#"{"meta": "10.0.0.8"}"#).await;
     assert_eq!(renewed.status, 200, "{}", renewed.body);
     assert_eq!(bench.get(path).await.body["meta"], "10.0.0.8");
-    for wrong in ["\"1\"", "\"x\"", ""] {
+    for wrong in ["\"99999\"", "\"x\"", ""] {
         let refused = tagged(&bench, "DELETE", path, wrong, "").await;
         assert_eq!((refused.status, refused.code), (412, Some(Code::LeaseGone)), "{wrong}");
     }
@@ -81,7 +81,7 @@ async fn a_member_joins_renews_and_leaves_by_its_incarnation() {
     assert_eq!((left.status, &left.body["released"]), (200, &json!("clean")));
     assert_eq!(bench.get(path).await.status, 404);
     let again = put(&bench, path, json!({"ttl": "10s"})).await;
-    assert_eq!(bench.get(path).await.body["owner"], "anonymous", "the caller, where nobody is named");
+    assert_eq!(bench.get(path).await.body["owner"], "local", "the caller, where nobody is named");
     assert_ne!(etag(&again), etag(&joined));
 }
 
@@ -134,8 +134,11 @@ async fn if_a4_a_stream_of_a_group_begins_with_a_snapshot_and_goes_on_where_it_w
     let (id, event, data) = stream.next().await.unwrap();
     assert_eq!((event.as_str(), &data["members"][0]["name"]), ("snapshot", &json!("one")));
     drop(stream);
+    // Each is seen before the next one: who comes and goes between two looks may not be told.
     let two = put(&bench, "/v1/members/w/two", json!({"ttl": "60s"})).await;
+    while witness.next().await.unwrap().1 != "joined" {}
     tagged(&bench, "PATCH", "/v1/members/w/one", &etag(&one), r#"{"meta": "1b"}"#).await;
+    while witness.next().await.unwrap().1 != "updated" {}
     tagged(&bench, "DELETE", "/v1/members/w/two", &etag(&two), "").await;
     while witness.next().await.unwrap().1 != "left" {}
     let mut back = Stream::open(&bench, "/v1/observe/members/w", Some(&id)).await;
@@ -144,8 +147,7 @@ async fn if_a4_a_stream_of_a_group_begins_with_a_snapshot_and_goes_on_where_it_w
         let (_, event, data) = back.next().await.unwrap();
         told.push(format!("{event} {}", data["name"].as_str().unwrap()));
     }
-    told.sort();
-    assert_eq!(told, ["joined two", "left two", "updated one"]);
+    assert_eq!(told, ["joined two", "updated one", "left two"], "nothing is missing and nothing comes twice");
     let mut foreign = Stream::open(&bench, "/v1/observe/members/w?after=0-7", None).await;
     assert_eq!(foreign.next().await.unwrap().1, "reset");
     assert_eq!(foreign.next().await.unwrap().1, "snapshot");

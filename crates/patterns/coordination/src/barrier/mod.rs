@@ -236,7 +236,7 @@ impl Inner {
                 info.name.strip_prefix(&self.prefix) == Some(id) && info.holders.iter().any(|h| h.1 == *token)
             })
         };
-        Ok(barrier.awaited().into_iter().partition(lives))
+        Ok(barrier.expected().into_iter().partition(lives))
     }
 
     async fn pass(&self, kind: Kind, place: &Place, limit: Deadline) -> Result<Passage, Error> {

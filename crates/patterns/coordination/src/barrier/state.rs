@@ -176,7 +176,7 @@ impl Barrier {
     }
 
     /// Who is waited for.
-    pub(super) fn awaited(&self) -> Vec<Member> {
+    pub(super) fn expected(&self) -> Vec<Member> {
         self.gathering.iter().chain(&self.inside).cloned().collect()
     }
 }
@@ -196,7 +196,7 @@ mod tests {
 
     /// Everybody who is awaited lives, except these.
     fn look(b: &mut Barrier, dead: &[Member], breaks: bool) -> bool {
-        let live: Vec<Member> = b.awaited().into_iter().filter(|m| !dead.contains(m)).collect();
+        let live: Vec<Member> = b.expected().into_iter().filter(|m| !dead.contains(m)).collect();
         b.looked(&live, dead, breaks)
     }
 

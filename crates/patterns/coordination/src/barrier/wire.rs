@@ -83,7 +83,7 @@ mod tests {
         };
         for member in [m("a b", 1), m("c", 2), m("d\n", 3), m("e", 4)] {
             barrier.enter(&member, Kind::Double, 2).unwrap();
-            barrier.looked(&barrier.awaited(), &[], false);
+            barrier.looked(&barrier.expected(), &[], false);
             same(&barrier);
         }
         barrier.looked(&[], &[m("c", 2), m("d\n", 3)], false);

@@ -262,9 +262,13 @@ fn k09_every_right_has_a_token_and_it_grows() {
 #[test]
 fn k11_two_applications_on_one_store_do_not_meet_and_must_have_a_name() {
     virtually(|w| async move {
-        let rt = || mainstay_clock::Runtime::on_tokio(Arc::new(w.clock.clone()), Arc::new(SeededRng::new(9)));
+        let rng = Arc::new(SeededRng::new(9));
+        let rt = mainstay_clock::Runtime::on_tokio(Arc::new(w.clock.clone()), rng);
         let build = |namespace: &str| {
-            Coordinator::builder(Arc::new(w.store.clone()), rt()).namespace(namespace).owner("me").build()
+            Coordinator::builder(Arc::new(w.store.clone()), rt.clone())
+                .namespace(namespace)
+                .owner("me")
+                .build()
         };
         let (one, two) = (build("billing").unwrap(), build("search").unwrap());
         let first = one.election("leader").build().unwrap().campaign(w.within(1)).await.unwrap();
