@@ -85,8 +85,11 @@ fn naive(kit: &RedisKit) {
     assert!(totals.stale > 0 && totals.refuted > 0 && totals.silent > 0, "{totals}");
 }
 
+/// A name and what it runs.
+type Named = (&'static str, fn(&RedisKit));
+
 fn main() -> ExitCode {
-    let names: [(&str, fn(&RedisKit)); 2] = [
+    let names: [Named; 2] = [
         ("no_session_read_is_stale_through_kills_and_failovers", guaranteed),
         ("the_campaign_goes_red_with_naive_reads", naive),
     ];
