@@ -69,7 +69,7 @@ fn goes_red(rules: Rules, why: &str) {
 fn sqlite() -> Cover {
     let file = |dir: &Path| format!("sqlite:{}", dir.join("leases").display());
     let trials = vec![
-        Trial::test("f09_f25_holders_of_a_file_that_are_stopped_and_killed_never_overlap", move || {
+        Trial::test("f09_f25_m_l1_holders_of_a_file_that_are_stopped_and_killed_never_overlap", move || {
             holds(&file);
             Ok(())
         }),
@@ -104,7 +104,7 @@ fn redis() -> Cover {
         let kept = Arc::clone(&nodes);
         vec![
             Trial::test(
-                "f09_f25_holders_of_one_redis_that_are_stopped_and_killed_never_overlap",
+                "f09_f25_m_l1_holders_of_one_redis_that_are_stopped_and_killed_never_overlap",
                 move || {
                     let _alive = alive;
                     holds(&|_| url.clone());

@@ -147,15 +147,16 @@ async fn f25_a_request_under_way_ends_before_one_with_a_larger_token_begins() {
             Ok::<_, Infallible>(Response::new(()))
         }
     }));
-    let old = tokio::spawn(service.clone().oneshot(put("/a", Some("1"))));
-    tokio::task::yield_now().await;
-    let new = tokio::spawn(service.clone().oneshot(put("/a", Some("2"))));
-    let other = service.clone().oneshot(put("/b", Some("2"))).await.unwrap();
-    assert_eq!(other.status(), 200, "another resource does not wait");
-    tokio::task::yield_now().await;
-    go.notify_one();
-    old.await.unwrap().unwrap();
-    new.await.unwrap().unwrap();
+    let old = service.clone().oneshot(put("/a", Some("1")));
+    let new = service.clone().oneshot(put("/a", Some("2")));
+    let rest = async {
+        let other = service.clone().oneshot(put("/b", Some("2"))).await.unwrap();
+        assert_eq!(other.status(), 200, "another resource does not wait");
+        tokio::task::yield_now().await;
+        go.notify_one();
+    };
+    let (old, new, ()) = futures_util::future::join3(old, new, rest).await;
+    assert_eq!((old.unwrap().status(), new.unwrap().status()), (http::StatusCode::OK, http::StatusCode::OK));
     let lines = log.lock().unwrap().clone();
     assert_eq!(lines, ["begin 1", "begin 2", "end 2", "end 1", "begin 2", "end 2"]);
     // A request that is dropped gives its turn on.

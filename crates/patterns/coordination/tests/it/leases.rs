@@ -77,12 +77,12 @@ fn campaign(name: &str, rules: Rules, seeds: Range<u64>) -> Report {
 const BATCH: u64 = 1_000;
 
 #[test]
-fn f25_work_stops_before_the_next_holder_starts_and_writes_never_interleave() {
+fn f25_m_l2_work_stops_before_the_next_holder_starts_and_writes_never_interleave() {
     campaign("leases", Rules::ALL, 0..BATCH).assert_pass();
 }
 
 #[test]
-fn f25_a_holder_that_stood_still_for_long_does_nothing_more_and_its_late_writes_are_refused() {
+fn f25_m_l1_a_holder_that_stood_still_for_long_does_nothing_more_and_its_late_writes_are_refused() {
     campaign("leases-paused", Rules { paused: true, ..Rules::ALL }, 0..BATCH).assert_pass();
 }
 

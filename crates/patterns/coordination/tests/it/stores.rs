@@ -87,10 +87,13 @@ impl Stores {
 
 /// The clock of the schedule that runs, days after that of the one before. Time stands still between two.
 #[derive(Clone, Default)]
-struct Relay(Arc<Mutex<(Option<Arc<dyn Clock>>, Duration)>>);
+struct Relay(Arc<Mutex<Running>>);
+
+/// The clock of the schedule, and how much later it is.
+type Running = (Option<Arc<dyn Clock>>, Duration);
 
 impl Relay {
-    fn now_of(&self) -> (Option<Arc<dyn Clock>>, Duration) {
+    fn now_of(&self) -> Running {
         self.0.lock().unwrap().clone()
     }
 }

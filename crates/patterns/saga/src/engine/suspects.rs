@@ -72,6 +72,10 @@ impl Suspects {
                 self.waiting.push_front(claimed);
                 return;
             }
+            // Given back as one that nobody drives, and claimed again: that claim counts.
+            if inner.active().contains_key(&claimed.saga) {
+                continue;
+            }
             drive::take_up(inner, claimed).moved().await;
         }
     }
