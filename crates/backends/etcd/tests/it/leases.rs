@@ -18,6 +18,9 @@ use crate::world::{
 pub(crate) const TESTS: &[Test] = &[
     ("f04_a_grant_whose_answer_was_lost_is_granted_again_with_its_token", |w| Box::pin(f04(w))),
     ("f04_a_lease_whose_answer_was_lost_is_asked_for_elsewhere_and_serves", |w| Box::pin(f04_again(w))),
+    ("f04_a_transaction_that_was_applied_and_is_sent_again_elsewhere_is_not_undone", |w| {
+        Box::pin(f04_applied(w))
+    }),
     ("f05_an_acquisition_that_arrives_after_its_release_leaves_nothing", |w| Box::pin(f05(w))),
     ("f06_connections_are_kept_and_a_ttl_of_nothing_is_refused", |w| Box::pin(f06(w))),
     ("f08_one_of_many_takes_over_what_ran_out", |w| Box::pin(f08(w))),
@@ -98,6 +101,29 @@ async fn f04_again(world: World) {
         assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
         until("no lease is left", || async { etcd.ctl(&["lease", "list"]).unwrap().lines().count() == 1 })
             .await;
+        slow.set_mode(TcpMode::Pass);
+    }
+}
+
+async fn f04_applied(world: World) {
+    let prefix = world.prefix();
+    let (slow, direct) = (world.proxy().await, open(world.config(&prefix)).await);
+    let both = EtcdConfig::builder(&format!("etcd://{},{}", slow.address(), world.node.address()));
+    let both = both.prefix(&prefix).request_timeout(Duration::from_secs(6));
+    for request in [ask("n", "op"), in_line("m", "op-2")] {
+        let (store, name) = (open(both.clone()).await, &request.names[0]);
+        slow.set_mode(TcpMode::Latency { least: Duration::from_millis(200), jitter: Duration::ZERO });
+        let lose = async {
+            // The beginning of the answer is on its way; the rest of it is lost.
+            until("it was applied", || async { !direct.inspect(name).await.unwrap().holders.is_empty() })
+                .await;
+            slow.set_mode(TcpMode::RepliesLost);
+        };
+        let (answer, ()) = tokio::join!(store.acquire(request.clone()), lose);
+        let token = granted(&answer.unwrap()).expect("nobody else wants it");
+        assert_eq!(direct.inspect(name).await.unwrap().holders[0].1, token);
+        assert!(matches!(store.renew(&request.op_id).await.unwrap(), Renewed::Renewed(_)));
+        assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
         slow.set_mode(TcpMode::Pass);
     }
 }

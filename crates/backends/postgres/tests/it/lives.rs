@@ -119,13 +119,22 @@ async fn p29(w: World) {
     let (mut writer, reader) = (node(&primary).await, node(&standby).await);
     let other = connect(&primary.url()).await;
     other.batch_execute("begin").await.unwrap();
-    let mut ahead = 0;
+    let (mut ahead, mut rows) = (0, 0);
     for v in 0..40 {
-        let more = format!("insert into t values ('open {v}', 1)");
-        let (mark, ()) = tokio::join!(commit(&mut writer, "k", v), async {
-            other.batch_execute(&more).await.unwrap();
-        });
-        other.batch_execute(&format!("insert into t values ('more {v}', 1)")).await.unwrap();
+        // The other one writes without a pause, so that some of it stands between the commit and the question where it went.
+        let done = std::cell::Cell::new(false);
+        let ours = async {
+            let mark = commit(&mut writer, "k", v).await;
+            done.set(true);
+            mark
+        };
+        let theirs = async {
+            while !done.get() {
+                rows += 1;
+                other.batch_execute(&format!("insert into t values ('open {rows}', 1)")).await.unwrap();
+            }
+        };
+        let (mark, ()) = tokio::join!(ours, theirs);
         let report = writer.report().await.unwrap();
         ahead += i32::from(report.lsn > report.other_lsn);
         assert!(lsn(&mark) <= report.other_lsn, "flushed, so it travels at once: {mark:?}, {report:?}");

@@ -434,7 +434,8 @@ async fn acknowledgements_are_counted_and_prove_nothing() {
     let mut primary = kit().primary(&[]).unwrap();
     let wire = proxy(&primary).await;
     let (near, far) = (primary.replica(&[]).unwrap(), primary.replica_through(wire.address(), &[]).unwrap());
-    let store = RedisReplicas::builder("orders").acknowledge(1, ms(200)).build(&Runtime::system()).unwrap();
+    let patient = RedisReplicas::builder("orders").request_timeout(ms(20_000)).acknowledge(1, ms(10_000));
+    let store = patient.build(&Runtime::system()).unwrap();
     wire.set_mode(TcpMode::Blackhole);
     let mut a = at(&store, &primary);
     a.write::<()>(&set("k", "v")).await.unwrap();
