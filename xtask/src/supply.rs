@@ -169,6 +169,23 @@ fn checksums(lock: &str) -> anyhow::Result<BTreeMap<(String, String), String>> {
     Ok(packages.iter().filter_map(sum).collect())
 }
 
+/// Name and version of everything that is built for `name` alone. The metadata knows one set of features for the whole
+/// workspace, those of tests among them.
+fn built(metadata: &Metadata, name: &str) -> anyhow::Result<BTreeSet<(String, String)>> {
+    let mut tree = crate::cargo();
+    tree.args(["tree", "--locked", "-p", name, "-e", "normal", "--target", "all", "--prefix", "none"]);
+    let output = tree.current_dir(&metadata.workspace_root).output().context("cargo tree")?;
+    if !output.status.success() {
+        bail!("cargo tree failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let text = String::from_utf8(output.stdout).context("cargo tree")?;
+    let package = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.trim_start_matches('v').to_owned()))
+    };
+    Ok(text.lines().filter_map(package).collect())
+}
+
 /// What the program `name` is linked from: its normal dependencies, and theirs.
 fn linked<'a>(
     metadata: &'a Metadata,
@@ -177,6 +194,10 @@ fn linked<'a>(
     let resolve = metadata.resolve.as_ref().context("cargo resolved nothing")?;
     let nodes: BTreeMap<&PackageId, _> = resolve.nodes.iter().map(|n| (&n.id, n)).collect();
     let program = metadata.packages.iter().find(|p| *p.name == name).with_context(|| name.to_owned())?;
+    let built = built(metadata, name)?;
+    let known =
+        metadata.packages.iter().filter(|p| built.contains(&(p.name.to_string(), p.version.to_string())));
+    let known: BTreeSet<&PackageId> = known.map(|p| &p.id).collect();
     let (mut found, mut open) = (BTreeMap::new(), vec![&program.id]);
     while let Some(id) = open.pop() {
         if found.contains_key(id) {
@@ -184,7 +205,7 @@ fn linked<'a>(
         }
         let normal =
             nodes[id].deps.iter().filter(|d| d.dep_kinds.iter().any(|k| k.kind == DependencyKind::Normal));
-        let below: Vec<&PackageId> = normal.map(|d| &d.pkg).collect();
+        let below: Vec<&PackageId> = normal.map(|d| &d.pkg).filter(|id| known.contains(id)).collect();
         open.extend(&below);
         found.insert(id, below);
     }

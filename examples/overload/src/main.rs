@@ -20,6 +20,8 @@ use client::Curve;
 const SCALE: f64 = 0.1;
 /// When the brown-out begins and ends, in seconds of the scenario.
 const BROWN_OUT: (f64, f64) = (20.0, 30.0);
+/// A run counts only if it began healthy; so many may not.
+const TRIES: u32 = 3;
 
 /// Whether the protections are on, at the client and at the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,15 +43,24 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     ensure!((45..=600).contains(&seconds), "--seconds takes 45 to 600");
-    let unprotected = one(Mode::Unprotected, seconds).await?;
-    let protected = one(Mode::Protected, seconds).await?;
+    let mut tries = 1;
+    let (unprotected, protected) = loop {
+        let (unprotected, protected) =
+            (one(Mode::Unprotected, seconds).await?, one(Mode::Protected, seconds).await?);
+        let before = protected.share(5..18).min(unprotected.share(5..18));
+        if before > 0.9 {
+            break (unprotected, protected);
+        }
+        // Nothing has failed yet at that time: the machine did something else.
+        println!("the machine is too slow or too busy for the scenario: {before:.2} before the brown-out");
+        ensure!(tries < TRIES, "no run in {TRIES} began healthy");
+        tries += 1;
+    };
     if let Some(path) = svg {
         std::fs::write(&path, plot::svg(&unprotected, &protected, BROWN_OUT))
             .with_context(|| path.clone())?;
         println!("plot: {path}");
     }
-    let before = protected.share(5..18).min(unprotected.share(5..18));
-    ensure!(before > 0.9, "the machine is too slow for the scenario: {before:.2} before the brown-out");
     ensure!(unprotected.recovery(30).is_none(), "unprotected recovered: {:?}", unprotected.recovery(30));
     ensure!(protected.recovery(30).is_some(), "protected did not recover");
     Ok(())
