@@ -7,6 +7,7 @@
 //! file, so that long campaigns are made of short ones.
 
 mod round;
+mod target;
 mod totals;
 mod worker;
 
@@ -19,6 +20,7 @@ use mainstay_consistency::session::RouterBuilder;
 use mainstay_store::{BoxFuture, ReplicatedStore, Result};
 
 pub use round::campaign;
+pub use target::target;
 pub use totals::Totals;
 
 /// One kind of replicated store, with servers of its own: a primary and replicas.
