@@ -12,7 +12,6 @@ mod output;
 mod progress;
 mod reload;
 mod replica;
-mod replicas;
 mod ring;
 mod saga;
 mod serve;

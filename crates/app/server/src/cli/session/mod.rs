@@ -1,5 +1,7 @@
 //! `session explain|replicas`: what a token says, and what the nodes have.
 
+mod replicas;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,7 +10,7 @@ use mainstay_consistency::session::{TokenKeys, Unopened, Verdict, verdict};
 use mainstay_store::replicated::Mark;
 use serde_json::{Value, json};
 
-use super::replicas::{self, Seen};
+use self::replicas::Seen;
 use crate::cli::Output;
 use crate::error::{Code, Error, Result};
 
