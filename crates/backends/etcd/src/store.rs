@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
-use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
 };
@@ -124,8 +123,7 @@ impl EtcdLeases {
 
     /// The rules that need no keys.
     fn check(&self, request: &AcquireRequest) -> Result<()> {
-        // An empty table refuses exactly what every store must refuse; it has nobody for a requirement to meet.
-        Table::default().acquire(request).map(drop)?;
+        request.check()?;
         self.0.scheme.check(&request.names)?;
         let names = request.names.len() + request.require.len();
         if names > MAX_NAMES {

@@ -359,9 +359,6 @@ fn supported(request: &AcquireRequest) -> Result<()> {
     if request.share == Share::Exclusive {
         return Ok(());
     }
-    if let Share::Permit { limit: 0 } = request.share {
-        return Err(Error::new(ErrorKind::ApiMisuse, "a semaphore has at least one permit"));
-    }
     if request.names.len() > 1 || !request.require.is_empty() {
         return refuse("a shared lease on Redis has one name and no requirement");
     }

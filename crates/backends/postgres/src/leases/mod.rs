@@ -189,16 +189,10 @@ impl PostgresLeases {
     }
 }
 
-/// The rules that need no table.
-fn check(request: &AcquireRequest) -> Result<()> {
-    // An empty table refuses exactly what every store must refuse.
-    Table::default().acquire(request).map(drop)
-}
-
 impl LeaseStore for PostgresLeases {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
         Box::pin(async move {
-            check(&request)?;
+            request.check()?;
             let op = Op::of(&request.op_id);
             self.doubt(op, request.names.clone());
             let answer = self.ask(&request, op).await;

@@ -10,6 +10,11 @@ pub use watchers::Watchers;
 
 use crate::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 
+/// The longest lease: a longer one is a mistake, for it would outlive whoever could end it.
+pub const MAX_TTL: Duration = Duration::from_secs(86_400 * 30);
+/// The longest name, owner or op id, in bytes.
+pub const MAX_TEXT: usize = 1_024;
+
 /// How holders of one name share it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums, reason = "mutex, readers, semaphore")]
@@ -71,6 +76,38 @@ impl AcquireRequest {
             note: String::new(),
             require: Vec::new(),
         }
+    }
+
+    /// What every store refuses before it looks at anything: names that are not sorted and unique, no time or more than
+    /// [`MAX_TTL`], a semaphore without permits, texts that are empty or longer than [`MAX_TEXT`].
+    ///
+    /// # Errors
+    /// `ApiMisuse`, saying what is wrong.
+    ///
+    /// ```
+    /// use mainstay_store::lease::AcquireRequest;
+    /// use std::time::Duration;
+    ///
+    /// let request = AcquireRequest::exclusive("n", "host-7", "op-1", Duration::from_secs(5));
+    /// assert!(request.check().is_ok());
+    /// assert!(AcquireRequest { names: vec!["b".into(), "a".into()], ..request }.check().is_err());
+    /// ```
+    pub fn check(&self) -> Result<()> {
+        let misuse = |text: &str| Err(Error::new(ErrorKind::ApiMisuse, text));
+        if self.names.is_empty() || self.names.windows(2).any(|w| w[0] >= w[1]) {
+            return misuse("lease names must be given sorted and unique, at least one");
+        }
+        if self.ttl.is_zero() || self.ttl > MAX_TTL {
+            return misuse("a lease lasts more than 0 and at most 30 days");
+        }
+        if matches!(self.share, Share::Permit { limit: 0 }) {
+            return misuse("a semaphore has at least one permit");
+        }
+        let sizes = self.names.iter().chain([&self.owner, &self.op_id]);
+        if sizes.into_iter().any(|s| s.is_empty() || s.len() > MAX_TEXT) {
+            return misuse("lease names, owners and op ids have 1 to 1,024 bytes");
+        }
+        Ok(())
     }
 }
 

@@ -12,10 +12,6 @@ use mainstay_clock::Instant;
 use crate::lease::{AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred};
 use crate::{Error, ErrorKind, FencingToken, Result};
 
-/// A longer lease than this is a mistake: it would outlive whoever could end it.
-const MAX_TTL: Duration = Duration::from_secs(86_400 * 30);
-/// Longest name, owner or op id, in bytes; the same as the other stores allow.
-const MAX_TEXT: usize = 1_024;
 /// Most operations that hold or wait at once: bounds memory, far above what one process drives.
 const MAX_OPS: usize = 1_000_000;
 
@@ -99,24 +95,6 @@ pub struct Table {
     ends: BTreeSet<(Instant, String)>,
     /// Names that changed since they were last taken.
     changed: BTreeSet<String>,
-}
-
-fn check(request: &AcquireRequest) -> Result<()> {
-    let misuse = |text: &str| Err(Error::new(ErrorKind::ApiMisuse, text));
-    if request.names.is_empty() || request.names.windows(2).any(|w| w[0] >= w[1]) {
-        return misuse("lease names must be given sorted and unique, at least one");
-    }
-    if request.ttl.is_zero() || request.ttl > MAX_TTL {
-        return misuse("a lease lasts more than 0 and at most 30 days");
-    }
-    if matches!(request.share, Share::Permit { limit: 0 }) {
-        return misuse("a semaphore has at least one permit");
-    }
-    let sizes = request.names.iter().chain([&request.owner, &request.op_id]);
-    if sizes.into_iter().any(|s| s.is_empty() || s.len() > MAX_TEXT) {
-        return misuse("lease names, owners and op ids have 1 to 1,024 bytes");
-    }
-    Ok(())
 }
 
 impl Table {
@@ -275,7 +253,7 @@ impl Table {
     /// # Errors
     /// As there, and `Full` when too many hold or wait.
     pub fn acquire(&mut self, request: &AcquireRequest) -> Result<Acquired> {
-        check(request)?;
+        request.check()?;
         let until = self.now.saturating_add(request.ttl);
         let known = self.ops.get(&request.op_id).map(|op| (op.names == request.names, Self::grants(op)));
         match known {

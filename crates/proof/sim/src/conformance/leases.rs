@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use mainstay_clock::Clock;
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Released, Renewed, Share, Transferred};
+use mainstay_store::lease::{
+    AcquireRequest, Acquired, Grant, Line, MAX_TEXT, MAX_TTL, Released, Renewed, Share, Transferred,
+};
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 
 const TTL: Duration = Duration::from_secs(5);
@@ -174,6 +176,8 @@ async fn downgrading(store: &dyn LeaseStore, name: &str) {
 }
 
 async fn permits(store: &dyn LeaseStore) {
+    let none = store.acquire(request("s-permit", "none", Share::Permit { limit: 0 }, Line::Try)).await;
+    assert_eq!(none.map_err(|e| e.kind()), Err(ErrorKind::ApiMisuse), "a semaphore without permits");
     let (name, two) = ("s-permit", Share::Permit { limit: 2 });
     for op in ["p1", "p2"] {
         assert!(granted(&ask(store, name, op, two, Line::Try).await).is_some(), "{op}");
@@ -305,10 +309,25 @@ async fn all_names_or_none(store: &dyn LeaseStore) {
 }
 
 async fn misuse_is_refused(store: &dyn LeaseStore) {
-    let mut unsorted = AcquireRequest::exclusive("z", "me", "op", TTL);
-    unsorted.names = vec!["z".to_owned(), "a".to_owned()];
-    let zero = AcquireRequest::exclusive("z", "me", "op", Duration::ZERO);
-    for request in [unsorted, zero] {
-        assert_eq!(store.acquire(request).await.unwrap_err().kind(), ErrorKind::ApiMisuse);
+    let whole = || AcquireRequest::exclusive("z", "me", "op", TTL);
+    let long = || "x".repeat(MAX_TEXT + 1);
+    let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+    let refused = [
+        ("no name", AcquireRequest { names: Vec::new(), ..whole() }),
+        ("not sorted", AcquireRequest { names: named(&["z", "a"]), ..whole() }),
+        ("twice", AcquireRequest { names: named(&["z", "z"]), ..whole() }),
+        ("an empty name", AcquireRequest { names: named(&[""]), ..whole() }),
+        ("a long name", AcquireRequest { names: vec![long()], ..whole() }),
+        ("no owner", AcquireRequest { owner: String::new(), ..whole() }),
+        ("a long owner", AcquireRequest { owner: long(), ..whole() }),
+        ("no op id", AcquireRequest { op_id: String::new(), ..whole() }),
+        ("a long op id", AcquireRequest { op_id: long(), ..whole() }),
+        ("no time", AcquireRequest { ttl: Duration::ZERO, ..whole() }),
+        ("more than 30 days", AcquireRequest { ttl: MAX_TTL + Duration::from_nanos(1), ..whole() }),
+    ];
+    for (what, request) in refused {
+        let kind = store.acquire(request).await.map_err(|e| e.kind());
+        assert_eq!(kind, Err(ErrorKind::ApiMisuse), "{what}");
     }
+    assert!(store.inspect("z").await.unwrap().holders.is_empty(), "nothing is half applied");
 }
