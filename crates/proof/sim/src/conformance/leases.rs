@@ -309,7 +309,8 @@ async fn all_names_or_none(store: &dyn LeaseStore) {
 }
 
 async fn misuse_is_refused(store: &dyn LeaseStore) {
-    let whole = || AcquireRequest::exclusive("z", "me", "op", TTL);
+    // An op id of its own: one that holds something else is refused for that alone.
+    let whole = || AcquireRequest::exclusive("z", "me", "misuse", TTL);
     let long = || "x".repeat(MAX_TEXT + 1);
     let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     let refused = [
