@@ -1,7 +1,8 @@
 //! Options.
 
-use std::fmt;
 use std::time::Duration;
+
+use crate::ConfigError;
 
 /// The port of clients.
 const PORT: u16 = 2379;
@@ -18,25 +19,6 @@ pub(crate) const EPOCH_SHIFT: u32 = 48;
 const MAX_EPOCH: u16 = (1 << 15) - 1;
 /// Keys of etcd may be as long as a request; names have 1,024 bytes.
 const MAX_PREFIX: usize = 255;
-
-/// A setting that cannot hold, refused when the configuration is built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is not allowed; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
 
 /// Options of [`EtcdLeases`](crate::EtcdLeases) and [`EtcdFence`](crate::fence::EtcdFence), checked. Made by
 /// [`EtcdConfig::builder`].

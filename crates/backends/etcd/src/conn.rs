@@ -13,7 +13,8 @@ use tonic::metadata::MetadataValue;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::config::{ConfigError, EtcdConfig};
+use crate::ConfigError;
+use crate::config::EtcdConfig;
 use crate::error::{Failure, Refusal, failure, late};
 use crate::wire::{
     KvClient, LeaseClient, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,

@@ -10,7 +10,8 @@
 use mainstay_clock::Runtime;
 use mainstay_store::{Error, ErrorKind, FenceCheck, FencingToken, Result};
 
-use crate::config::{ConfigError, EtcdConfig};
+use crate::ConfigError;
+use crate::config::EtcdConfig;
 use crate::conn::{Conn, Repeat};
 use crate::store::LockKey;
 use crate::wire::{self, RequestOp, Response, TxnRequest};

@@ -42,5 +42,6 @@ mod state;
 mod store;
 mod wire;
 
-pub use config::{Builder, ConfigError, EtcdConfig};
+pub use config::{Builder, EtcdConfig};
+pub use mainstay_store::ConfigError;
 pub use store::{EtcdLeases, LockKey};

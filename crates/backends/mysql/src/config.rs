@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Clock, Runtime};
 
-use crate::error::ConfigError;
+use crate::ConfigError;
 use crate::server::MysqlServer;
 
 /// A MariaDB or MySQL that replicates by GTID, as one store of sessions.

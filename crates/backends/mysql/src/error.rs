@@ -1,27 +1,6 @@
 //! From the driver's errors to the store's, and refused settings.
 
-use std::fmt;
-
 use mainstay_store::{Error, ErrorKind, Outcome};
-
-/// A setting that cannot hold, refused when a store is built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is not allowed; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
 
 /// The error of a statement. What the server refused has no effect of its own; what it did not answer may have.
 pub(crate) fn called(server: &str, error: mysql_async::Error) -> Error {

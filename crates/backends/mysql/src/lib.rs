@@ -17,5 +17,5 @@ mod state;
 
 pub use config::{MysqlReplicas, ReplicasBuilder};
 pub use conn::MysqlConn;
-pub use error::ConfigError;
+pub use mainstay_store::ConfigError;
 pub use server::MysqlServer;

@@ -14,7 +14,7 @@ use mysql_async::{Conn, Opts, OptsBuilder};
 
 use crate::config::Store;
 use crate::conn::MysqlConn;
-use crate::error::{self, ConfigError};
+use crate::{ConfigError, error};
 
 /// Which server it is, in both dialects.
 const WHO: &str = "SELECT VERSION(), @@server_id";

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 
-use crate::error::ConfigError;
+use crate::ConfigError;
 
 /// Where leases are unless told otherwise.
 const BUCKET: &str = "mainstay_leases";

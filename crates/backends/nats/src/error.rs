@@ -1,28 +1,7 @@
 //! Refused settings, and what a server's refusal means.
 
-use std::fmt;
-
 use mainstay_store::{Error, ErrorKind, Outcome};
 use serde::Deserialize;
-
-/// A setting that cannot hold, refused when the configuration is built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is not allowed; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
 
 /// An error as the server writes it. The numbers are those of its list of errors.
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -25,5 +25,5 @@ mod synced;
 mod wire;
 
 pub use config::{Builder, Expiry, NatsConfig};
-pub use error::ConfigError;
+pub use mainstay_store::ConfigError;
 pub use store::NatsLeases;

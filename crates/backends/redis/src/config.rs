@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 
-use crate::error::ConfigError;
+use crate::ConfigError;
 use crate::keys::KeyProfile;
 use crate::node::Node;
 use crate::store::RedisLeases;

@@ -5,25 +5,6 @@ use std::fmt;
 use mainstay_store::{Error, ErrorKind, Outcome};
 use redis::RedisError;
 
-/// A setting that cannot hold, refused when a store is built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is not allowed; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
-
 /// What is wrong when a server refused a command; a refused script has changed nothing.
 fn refused(code: &str) -> (ErrorKind, &'static str) {
     match code {

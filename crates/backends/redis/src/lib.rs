@@ -27,9 +27,9 @@ mod scripts;
 mod store;
 
 pub use config::Builder;
-pub use error::ConfigError;
 pub use health::Health;
 pub use keys::KeyProfile;
+pub use mainstay_store::ConfigError;
 pub use quorum::{Builder as QuorumBuilder, RedisQuorum, Redlock};
 pub use replicas::{RedisEndpoint, RedisReplicas, ReplicasBuilder};
 pub use store::RedisLeases;

@@ -157,22 +157,3 @@ impl StdError for Error {
         self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
     }
 }
-
-/// A setting that cannot hold, refused when a coordinator, a lock or an election is built.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is not allowed; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}

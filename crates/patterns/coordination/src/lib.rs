@@ -35,8 +35,9 @@ mod record;
 
 pub use coordinator::{Builder, Coordinator};
 pub use election::{Election, Leader, Term};
-pub use error::{ConfigError, Error, ErrorKind, LossReason};
+pub use error::{Error, ErrorKind, LossReason};
 #[cfg(feature = "tower")]
 pub use fencing::{Fencing, FencingFuture, FencingLayer};
 pub use guard::{Fence, Guard};
 pub use lock::{Lock, Stats};
+pub use mainstay_store::ConfigError;

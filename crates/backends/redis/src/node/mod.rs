@@ -13,9 +13,9 @@ use mainstay_store::{Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
-use crate::error::{self, ConfigError};
 use crate::health::Health;
 use crate::scripts::{Script, Scripts};
+use crate::{ConfigError, error};
 use ears::Ears;
 pub(crate) use report::Report;
 

@@ -8,8 +8,8 @@ use mainstay_clock::{Rng, Runtime};
 use mainstay_store::{Error, ErrorKind};
 
 use super::RedisQuorum;
+use crate::ConfigError;
 use crate::config::Options;
-use crate::error::ConfigError;
 use crate::keys::KeyProfile;
 use crate::node::{Admit, Node, Report, locked};
 

@@ -12,8 +12,8 @@ use redis::{AsyncConnectionConfig, Client, RedisError};
 use super::Store;
 use super::chain::Lives;
 use super::info::{Info, run_id};
-use crate::error::{self, ConfigError};
 use crate::node::locked;
+use crate::{ConfigError, error};
 
 /// Requests of one connection that wait to be written; more wait for a place.
 const BUFFER: usize = 1_024;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_store::replicated::TimelineSwitch;
 
-use crate::error::ConfigError;
+use crate::ConfigError;
 use crate::node::locked;
 use chain::Chain;
 pub use endpoint::RedisEndpoint;
