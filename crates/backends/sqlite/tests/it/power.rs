@@ -443,12 +443,18 @@ fn m_g5_a_power_cut_during_the_recovery_of_another_loses_nothing() {
     }
 }
 
-/// Successful syncs after the first one that failed: of the same file, and of all.
+/// What the child notes when the store refuses for the first time.
+const STOPPED: &[u8] = b"stopped\n";
+
+/// Successful syncs of the file whose sync failed, after that; and of any file after the store was seen to stop.
 fn syncs_after_failure(trace: &Trace, path_end: &str) -> (usize, usize) {
-    let failed = trace.ops.iter().find(|op| matches!(op.kind, OpKind::SyncFailed(_))).unwrap().end;
-    let later = |op: &&Op| op.end > failed && op.kind == OpKind::Sync;
-    let count = |ops: Vec<&Op>| ops.iter().filter(|op| later(op)).count();
-    (count(of(trace, path_end)), count(trace.ops.iter().collect()))
+    let end = |of: &dyn Fn(&Op) -> bool| trace.ops.iter().find(|op| of(op)).unwrap().end;
+    let failed = end(&|op| matches!(op.kind, OpKind::SyncFailed(_)));
+    let stopped = end(&|op| matches!(&op.kind, OpKind::Write(_, bytes) if bytes == STOPPED));
+    let later = |ops: Vec<&Op>, when| {
+        ops.into_iter().filter(|op| op.end > when && op.kind == OpKind::Sync).count()
+    };
+    (later(of(trace, path_end), failed), later(trace.ops.iter().collect(), stopped))
 }
 
 /// Works until the store stops; then nothing may be accepted any more.
@@ -462,6 +468,8 @@ async fn work_until_it_stops(root: PathBuf, driver: Driver) {
                 assert_eq!(e.kind(), ErrorKind::Unavailable, "{e:?}");
                 if stopped.is_some() {
                     assert_eq!(e.outcome(), Outcome::NotApplied, "{e:?}");
+                } else {
+                    diary.note("stopped");
                 }
                 stopped = Some(e);
             }
@@ -478,8 +486,9 @@ fn stops_after_a_failed_sync(name: &str, driver: Driver, path_end: &str, nth: u3
     let Some(trace) = recorded(name, &bench.recorder, &bench.root(), work) else { return };
     let (again, others) = syncs_after_failure(&trace, path_end);
     assert_eq!(again, 0, "a sync was tried again");
-    // A commit may be under way while the checkpoint beside it fails.
-    assert!(others <= usize::from(driver == Driver::Thread), "{others} more syncs");
+    // Beside a checkpoint that fails commits go on, into a log that is still whole, until its thread is heard; the
+    // sweep below holds them to what they told.
+    assert_eq!(others, 0, "syncs after the store had stopped");
     let swept = sweep(fresh(&bench.root()), &trace, 5, 10, found_again);
     assert_eq!(swept.violations, Vec::<String>::new());
 }
@@ -621,7 +630,7 @@ fn m_g5_a_failed_sync_stops_the_leases_and_is_not_tried_again() {
         std::fs::create_dir(&root).unwrap();
         let name = "m_g5_a_failed_sync_stops_the_leases_and_is_not_tried_again";
         let work = |root: PathBuf| async move {
-            let store = leases(&root).unwrap();
+            let (store, diary) = (leases(&root).unwrap(), Diary::open(&root));
             let mut stopped = false;
             for round in 0..400 {
                 match store.break_lease("nightly").await {
@@ -630,6 +639,9 @@ fn m_g5_a_failed_sync_stops_the_leases_and_is_not_tried_again() {
                         let refused =
                             (e.kind(), e.outcome()) == (ErrorKind::Unavailable, Outcome::NotApplied);
                         assert!(refused || !stopped, "{e:?}");
+                        if !stopped {
+                            diary.note("stopped");
+                        }
                         stopped = true;
                     }
                 }
