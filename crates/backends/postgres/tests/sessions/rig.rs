@@ -55,8 +55,12 @@ impl PostgresRig {
         self.places.iter().enumerate().filter(|(i, _)| *i != self.primary).map(|(_, place)| place)
     }
 
-    /// Of two standbys the one that received more, so that the other one can follow it.
+    /// Of two standbys of a dead primary the one that received more, so that the other one can follow it.
+    ///
+    /// One whose stream has not ended yet may still receive: then it would be ahead of the one that was chosen, and
+    /// could follow nobody.
     fn successor(&self) -> io::Result<usize> {
+        self.standbys().try_for_each(|place| place.server.stream_ended())?;
         let mut best: Option<(u64, usize)> = None;
         for i in (0..self.places.len()).filter(|i| *i != self.primary) {
             let text = "select pg_wal_lsn_diff(pg_last_wal_receive_lsn(), '0/0')";
@@ -123,9 +127,10 @@ impl Rig for PostgresRig {
     }
 
     fn take_over(&mut self) -> io::Result<()> {
-        let (old, new) = (self.primary, self.successor()?);
+        let old = self.primary;
         self.failovers += 1;
         self.places[old].server.kill()?;
+        let new = self.successor()?;
         self.places[new].server.promote()?;
         self.primary = new;
         let address = self.places[new].server.address();

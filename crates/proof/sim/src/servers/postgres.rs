@@ -200,6 +200,15 @@ impl Postgres {
         self.wait("it has caught up", |p| p.sql(&question).map(|answer| answer.trim() == "t"))
     }
 
+    /// Waits until a standby streams from nobody: what its dead or cut primary had sent has arrived.
+    ///
+    /// # Errors
+    /// It still streams after a minute.
+    pub fn stream_ended(&self) -> io::Result<()> {
+        let question = "select count(*) from pg_stat_wal_receiver where status = 'streaming'";
+        self.wait("its stream has ended", |p| p.sql(question).map(|answer| answer.trim() == "0"))
+    }
+
     /// Waits until `done` says so, for a minute at most.
     fn wait(&self, what: &str, done: impl Fn(&Self) -> io::Result<bool>) -> io::Result<()> {
         let end = os_boot_now().saturating_add(PATIENCE);
