@@ -99,12 +99,13 @@ impl TcpProxy {
         self.upstream.send_replace(upstream);
     }
 
-    /// Changes what happens to bytes, for open connections too.
+    /// Changes what happens to bytes, for open connections too. When it returns, no byte moves under the old mode.
     pub fn set_mode(&self, mode: TcpMode) {
         self.mode.send_replace(mode);
     }
 
-    /// Cuts every connection that is open now.
+    /// Cuts every connection that is open now. When it returns, nothing that is sent from here on passes through them;
+    /// what was passed on before may still lie in front of its reader.
     pub fn cut(&self) {
         self.cuts.send_modify(|n| *n += 1);
     }
@@ -144,13 +145,13 @@ async fn accept(wires: Arc<Wires>, listener: TcpListener) {
 
 async fn connection(wires: &Wires, caller: TcpStream, seed: u64) {
     let mut cuts = wires.cuts.clone();
-    cuts.mark_unchanged();
+    let cut = *cuts.borrow_and_update();
     let upstream = *wires.upstream.borrow();
     let Some(upstream) = upstream else { return };
     let Ok(service) = TcpStream::connect(upstream).await else { return };
     let ((from_caller, to_caller), (from_service, to_service)) = (caller.into_split(), service.into_split());
-    let there = pump(wires, from_caller, to_service, seed, false);
-    let back = pump(wires, from_service, to_caller, seed ^ u64::MAX, true);
+    let there = pump(wires, from_caller, to_service, Way { cut, seed, is_reply: false });
+    let back = pump(wires, from_service, to_caller, Way { cut, seed: seed ^ u64::MAX, is_reply: true });
     tokio::select! {
         biased;
         () = wires.stop.cancelled() => {}
@@ -159,19 +160,22 @@ async fn connection(wires: &Wires, caller: TcpStream, seed: u64) {
     }
 }
 
+/// One direction of a connection.
+#[derive(Clone, Copy)]
+struct Way {
+    /// How many cuts there had been when it was opened.
+    cut: u64,
+    seed: u64,
+    is_reply: bool,
+}
+
 /// Moves bytes in one direction until it ends; then the other side learns that it ended.
-async fn pump(wires: &Wires, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, seed: u64, is_reply: bool) {
-    let rng = SeededRng::new(seed);
-    let mut mode = wires.mode.clone();
+async fn pump(wires: &Wires, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way) {
+    let rng = SeededRng::new(way.seed);
     let mut chunk = vec![0; CHUNK];
     while let Ok(n @ 1..) = from.read(&mut chunk).await {
-        // A mode that holds bytes back holds those that were read before it ends.
-        let held = |mode: &TcpMode| *mode == TcpMode::Blackhole;
-        if mode.wait_for(|m| !held(m)).await.is_err() {
-            return;
-        }
-        let now = *mode.borrow();
-        match now {
+        let mode = *wires.mode.borrow();
+        match mode {
             TcpMode::Latency { least, jitter } => {
                 wires.runtime.clock().sleep(least.saturating_add(jitter.mul_f64(rng.unit()))).await;
             }
@@ -179,13 +183,37 @@ async fn pump(wires: &Wires, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, se
                 let nanos = (n as u64).saturating_mul(1_000_000_000) / per_second.max(1);
                 wires.runtime.clock().sleep(Duration::from_nanos(nanos)).await;
             }
-            TcpMode::RepliesLost if is_reply => continue,
             TcpMode::Blackhole | TcpMode::Pass | TcpMode::RepliesLost => {}
         }
-        if to.write_all(&chunk[..n]).await.is_err() {
+        if pass_on(wires, &chunk[..n], &to, way).await.is_none() {
             return;
         }
     }
     // The other side may be gone already.
     let _ = to.shutdown().await;
+}
+
+/// Writes bytes, or drops them, as the mode of that moment says; none when the connection is to end.
+async fn pass_on(wires: &Wires, mut bytes: &[u8], to: &OwnedWriteHalf, way: Way) -> Option<()> {
+    let mut mode = wires.mode.clone();
+    while !bytes.is_empty() {
+        // A mode that holds bytes back holds those that were read before it ends.
+        mode.wait_for(|m| *m != TcpMode::Blackhole).await.ok()?;
+        to.writable().await.ok()?;
+        // While these are borrowed nobody changes them, so whoever changed them sees no byte move any more.
+        let (cuts, now) = (wires.cuts.borrow(), mode.borrow());
+        if *cuts != way.cut {
+            return None;
+        }
+        match *now {
+            TcpMode::Blackhole => {}
+            TcpMode::RepliesLost if way.is_reply => return Some(()),
+            _ => match to.try_write(bytes) {
+                Ok(n) => bytes = &bytes[n..],
+                Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            },
+        }
+    }
+    Some(())
 }

@@ -1,13 +1,15 @@
 //! The TCP proxy before a service that echoes.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::{TcpMode, TcpProxy};
 use mainstay_clock::Runtime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Echoes, and tells what arrived.
 async fn echo() -> (SocketAddr, mpsc::Receiver<Vec<u8>>) {
@@ -89,4 +91,46 @@ async fn a_service_that_is_away_closes_at_once() {
     let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     assert_eq!(read(&mut stream).await, b"");
+}
+
+/// A service that sends without a pause; what it sends changes with `marked`.
+async fn chatter(marked: Arc<AtomicBool>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    Runtime::system().spawn("chatter", async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            while stream.write_all(if marked.load(Ordering::SeqCst) { b"!" } else { b"." }).await.is_ok() {}
+        }
+    });
+    address
+}
+
+/// What is sent after a call has returned must not arrive: tests lose writes that way, and say that they are lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_that_is_sent_after_a_cut_arrives() {
+    let marked = Arc::new(AtomicBool::new(false));
+    let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
+    proxy.set_upstream(Some(chatter(Arc::clone(&marked)).await));
+    for round in 0..300 {
+        marked.store(false, Ordering::SeqCst);
+        let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
+        assert_eq!(read(&mut stream).await.first(), Some(&b'.'));
+        let (tell, told) = oneshot::channel();
+        Runtime::system().spawn("reader", async move {
+            let mut all = Vec::new();
+            let _ = stream.read_to_end(&mut all).await;
+            let _ = tell.send(all);
+        });
+        if round % 2 == 0 {
+            proxy.cut();
+            marked.store(true, Ordering::SeqCst);
+        } else {
+            proxy.set_mode(TcpMode::RepliesLost);
+            marked.store(true, Ordering::SeqCst);
+            proxy.cut();
+            proxy.set_mode(TcpMode::Pass);
+        }
+        let arrived = told.await.unwrap();
+        assert!(!arrived.contains(&b'!'), "round {round}: {} bytes", arrived.len());
+    }
 }
