@@ -9,6 +9,7 @@
 //! - `TokenKeys` (feature `tokens`): seal and open tokens; what cannot be opened means the primary.
 //! - [`SessionConsistency`]: two calls, `write` and `read`, that take and give a token.
 //! - `carrier` (feature `tower`): tokens in headers and cookies.
+//! - `headers` (feature `tokens`): tokens in the metadata of gRPC calls and of messages.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -45,6 +46,8 @@
 pub mod carrier;
 mod config;
 mod handle;
+#[cfg(feature = "tokens")]
+pub mod headers;
 mod router;
 #[cfg(feature = "tokens")]
 mod seal;
@@ -53,7 +56,7 @@ mod state;
 mod token;
 
 pub use config::{Consistency, Guarantees, RouterBuilder, SessionEvent};
-pub use handle::{CallError, Session};
+pub use handle::{CallError, Plan, Session};
 pub use router::{NodeStatus, Poller, Router};
 #[cfg(feature = "tokens")]
 pub use seal::{TokenKeys, TokenKeysBuilder, Unopened};
