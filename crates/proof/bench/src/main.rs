@@ -7,7 +7,6 @@ mod child;
 mod consistency;
 mod coordination;
 mod floor;
-mod gossip;
 mod load;
 mod machine;
 mod partition;
@@ -34,7 +33,6 @@ struct Suite {
 const SUITES: &[Suite] = &[
     consistency::SUITE,
     coordination::SUITE,
-    gossip::SUITE,
     partition::SUITE,
     partition::REDIS,
     resilience::SUITE,

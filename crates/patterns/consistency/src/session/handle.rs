@@ -63,24 +63,6 @@ impl<E> From<Error> for CallError<E> {
     }
 }
 
-/// Where a read would go. Nodes are counted as in [`Router::status`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Plan {
-    /// Nowhere: the session knows positions of another system.
-    Foreign,
-    /// Nowhere: what the session knows was lost.
-    Lost,
-    /// To the primary, and why.
-    Primary(Why),
-    /// To this replica, without any question to anybody.
-    Replica(usize),
-    /// A node is asked first where an earlier read had got to.
-    Resolve,
-    /// To this replica when it has caught up, or else to the primary.
-    Wait(usize),
-}
-
 /// What one user did, and must find again.
 ///
 /// Guarantees, as far as they are asked for: the four of [`Guarantees`], over replicas that lag and through failovers;
@@ -429,24 +411,6 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let refused = matches!(step, Step::Foreign | Step::Lost { .. });
         let open = !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_)));
         (step, open)
-    }
-
-    /// Where a read would go now, by what the router knows; nobody is asked. `Resolve` and `Wait` may end elsewhere.
-    ///
-    /// This is the whole decision of a read: what it costs is measured in BENCHMARKS.md.
-    #[must_use]
-    pub fn plan(&self, how: &Consistency) -> Plan {
-        if let Some(why) = self.to_primary(how) {
-            return Plan::Primary(why);
-        }
-        match self.look(how) {
-            (_, true) => Plan::Resolve,
-            (Step::Read(node), _) => Plan::Replica(node),
-            (Step::Wait(node), _) => Plan::Wait(node),
-            (Step::Primary(why), _) => Plan::Primary(why),
-            (Step::Foreign, _) => Plan::Foreign,
-            (Step::Lost { .. }, _) => Plan::Lost,
-        }
     }
 
     async fn place(&mut self, how: &Consistency) -> Result<Place<C>> {

@@ -1,4 +1,4 @@
-//! The map of the `crdts` crate under the laws. The benchmark includes this file.
+//! The map of the `crdts` crate under the laws.
 
 use crdts::{CmRDT, CvRDT, MVReg, Map};
 use mainstay_consistency::laws::{Replica, Subject};

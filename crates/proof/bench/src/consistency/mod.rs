@@ -2,7 +2,6 @@
 
 #[cfg(feature = "rivals")]
 mod rivals;
-mod router;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -74,12 +73,8 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     vectors(&mut rows, section);
     sets(large, &mut rows, section)?;
     maps(large / 10, &mut rows)?;
-    router::run(options.smoke, &mut rows, section)?;
     #[cfg(feature = "rivals")]
-    {
-        rivals::run(large, &mut rows);
-        rivals::found(section)?;
-    }
+    rivals::run(large, &mut rows);
     #[cfg(not(feature = "rivals"))]
     section.note("Rivals: not measured, built without feature `rivals`.");
     section.table(&["what", "ns"], &rows);

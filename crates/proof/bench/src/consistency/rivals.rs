@@ -5,27 +5,7 @@ use std::hint::black_box;
 use crdts::{CmRDT as _, CvRDT as _, MVReg, Map, Orswot, VClock};
 use uhlc::HLC;
 
-use mainstay_consistency::laws::{self, Profile};
-
 use super::{element, nanos, row};
-use crate::report::Section;
-
-#[path = "../../../../patterns/consistency/tests/it/theirs.rs"]
-mod theirs;
-
-/// How long the harness of the laws takes to find what their map does not keep.
-#[allow(clippy::disallowed_methods, reason = "a clock behind a port would be part of what is measured")]
-pub(super) fn found(section: &mut Section) -> anyhow::Result<()> {
-    let began = std::time::Instant::now();
-    let Err(violation) = laws::check::<theirs::Theirs>(Profile::batch(1, 100_000)) else {
-        anyhow::bail!("the harness finds nothing in the map of crdts");
-    };
-    let took = began.elapsed();
-    section.note(&format!("The map of `crdts` under the laws: {violation}"));
-    let found = format!("{} us", took.as_micros());
-    section.gate("divergence of the map of crdts found", "< 1 s", found, took.as_secs() < 1);
-    Ok(())
-}
 
 fn vector(k: u64, add: u64) -> VClock<u64> {
     let mut vector = VClock::new();
