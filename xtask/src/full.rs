@@ -7,6 +7,8 @@ use crate::{budget, cargo, ci, root, run};
 
 /// Seeds of each simulation.
 const SEEDS: &str = "100000";
+/// Schedules of the laws of replicated data, of all types together; runs add up to ten million.
+const SCHEDULES: &str = "1000000";
 /// Seeds of the simulations of locks: each is small, and what they prove is promised by number.
 const LEASE_SEEDS: &str = "1000000";
 
@@ -110,6 +112,7 @@ pub(crate) fn full() -> anyhow::Result<()> {
     run(cargo()
         .args(["test", "-p", "mainstay-server", "--test", "servers", "f09_f25_"])
         .env("MAINSTAY_HOLD_SECONDS", "600"))?;
+    crate::laws::laws(&["--schedules", SCHEDULES].map(str::to_owned))?;
     run(cargo().args(["xtask", "sim", "all", "--seeds", SEEDS]))?;
     for suite in ["leases", "leases-paused"] {
         run(cargo().args(["xtask", "sim", suite, "--seeds", LEASE_SEEDS]))?;

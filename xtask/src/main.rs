@@ -5,6 +5,7 @@ mod arrows;
 mod bench;
 mod budget;
 mod full;
+mod laws;
 mod servers;
 mod sessions;
 mod sim;
@@ -22,7 +23,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench     side-by-side benchmarks into BENCHMARKS.md: `bench [NAME..] [--smoke]`
   test      every test, documentation snippet and example; ends with `N passed, N failed`
   sim       `sim SUITE [--seed N | --minutes M | --seeds N [--from N]]`: replays or searches one simulation, or `all`; `sim` lists them
-  laws      `laws [--schedules N] [--seed N] [--operations N]`: the laws of replicated data over every type, in release
+  laws      `laws [--schedules N] [--from SEED]`: the laws of replicated data over every type; goes on where the last run ended
   sessions  `sessions [--reads N] [--failovers N] [--seconds S] [--store NAME]`: kills primaries under sessions; totals add up
   ci        check, test, a minute and a half of sessions, and every benchmark for a moment
   features  every package with no feature, each alone, and all
@@ -30,7 +31,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
   full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, ten minutes of stopped holders,
-            100,000 seeds of each simulation, 1,000,000 of those of locks
+            1,000,000 schedules of the laws, 100,000 seeds of each simulation, 1,000,000 of those of locks
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   supply    licences, banned crates and sources of every dependency against deny.toml
@@ -50,7 +51,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
-        "laws" => laws(&words),
+        "laws" => laws::laws(&words),
         "loom" => full::models(),
         "overload" => overload(),
         "sessions" => sessions::sessions(&words),
@@ -111,34 +112,6 @@ fn overload() -> anyhow::Result<()> {
     run(cargo()
         .args(["run", "--release", "-p", "example-overload", "--", "--seconds", "180", "--svg"])
         .arg(svg))
-}
-
-/// Batches of the laws; a printed seed with `--schedules 1` replays a violation.
-fn laws(words: &[String]) -> anyhow::Result<()> {
-    let mut test = cargo();
-    test.args([
-        "test",
-        "--release",
-        "-p",
-        "mainstay-consistency",
-        "--all-features",
-        "--test",
-        "it",
-        "--",
-        "--nocapture",
-        "laws::",
-    ]);
-    for pair in words.chunks(2) {
-        let [name, value] = pair else { bail!("{} lacks a value", pair[0]) };
-        let variable = match name.as_str() {
-            "--operations" => "MAINSTAY_LAWS_OPERATIONS",
-            "--schedules" => "MAINSTAY_LAWS_SCHEDULES",
-            "--seed" => "MAINSTAY_LAWS_SEED",
-            _ => bail!("`{name}` is no option of laws"),
-        };
-        test.env(variable, value.parse::<u64>().context(variable)?.to_string());
-    }
-    run(&mut test)
 }
 
 /// The batch of every change: as many kills as fit.

@@ -126,45 +126,70 @@ fn draw<O: Clone>(alphabet: &[O], profile: Profile, seed: u64) -> Vec<Move<O>> {
     (0..profile.steps).map(one).collect()
 }
 
-/// Runs every schedule of `operations` changes on three replicas, where the replica that makes the change first joins
-/// any of the others. The first change is at the first replica: the others are the same by renaming.
+/// Runs every schedule of `operations` changes on three replicas, where the replica that makes a change first joins any
+/// of the others. The first change is at the first replica: the others are the same by renaming. Joins of a replica that
+/// knows nothing new are left out: they are the same schedule without them.
 ///
 /// # Errors
 /// The first violation, with the smallest schedule that shows it.
 pub fn exhaustive<T: Subject>(operations: u32) -> Result<Report, Violation> {
-    const REPLICAS: usize = 3;
-    let alphabet = T::alphabet();
-    // Per operation: who, what, and which of the two others are joined before.
-    let choices = alphabet.len() * REPLICAS * 4;
-    let first = alphabet.len();
-    let total = (choices as u64).saturating_pow(operations.saturating_sub(1)).saturating_mul(first as u64);
-    let mut report = Report { schedules: 0, changes: 0 };
-    for number in 0..total {
-        let mut rest = number;
-        let mut digit = |base: usize| {
-            let digit = (rest % base as u64) as usize;
-            rest /= base as u64;
-            digit
-        };
-        let mut schedule = vec![Move::Change(0, alphabet[digit(first)].clone())];
-        for _ in 1..operations {
-            let choice = digit(choices);
-            let (at, op) = (choice % REPLICAS, choice / REPLICAS % alphabet.len());
-            let pulls = choice / (REPLICAS * alphabet.len());
-            for other in 1..REPLICAS {
-                if pulls & other != 0 {
-                    schedule.push(Move::Pull { to: at, from: (at + other) % REPLICAS });
+    let mut all = Every { alphabet: T::alphabet(), operations, report: Report { schedules: 0, changes: 0 } };
+    all.extend::<T>(&mut Vec::new(), [0; REPLICAS], 0)?;
+    Ok(all.report)
+}
+
+/// Replicas of exhaustive schedules.
+const REPLICAS: usize = 3;
+
+/// A walk over every schedule.
+struct Every<O> {
+    alphabet: Vec<O>,
+    operations: u32,
+    report: Report,
+}
+
+impl<O: Clone + fmt::Debug> Every<O> {
+    /// Every way to go on from `schedule` after `made` changes; `knows` has a bit per change and replica.
+    fn extend<T: Subject<Op = O>>(
+        &mut self,
+        schedule: &mut Vec<Move<O>>,
+        knows: [u64; REPLICAS],
+        made: u32,
+    ) -> Result<(), Violation> {
+        if made == self.operations {
+            return match run::<T>(schedule, REPLICAS, 0) {
+                Ok(changes) => {
+                    self.report = Report {
+                        schedules: self.report.schedules + 1,
+                        changes: self.report.changes + changes,
+                    };
+                    Ok(())
+                }
+                Err(found) => Err(shrink::<T>(schedule.clone(), REPLICAS, 0, found)),
+            };
+        }
+        let places = if made == 0 { 1 } else { REPLICAS };
+        for (at, pulls) in (0..places).flat_map(|at| (0..4).map(move |pulls| (at, pulls))) {
+            let (start, mut after) = (schedule.len(), knows);
+            let mut new = true;
+            for other in (1..REPLICAS).filter(|other| pulls & other != 0) {
+                let from = (at + other) % REPLICAS;
+                new &= after[from] & !after[at] != 0;
+                after[at] |= after[from];
+                schedule.push(Move::Pull { to: at, from });
+            }
+            if new {
+                after[at] |= 1 << made;
+                for op in self.alphabet.clone() {
+                    schedule.push(Move::Change(at, op));
+                    self.extend::<T>(schedule, after, made + 1)?;
+                    schedule.pop();
                 }
             }
-            schedule.push(Move::Change(at, alphabet[op].clone()));
+            schedule.truncate(start);
         }
-        match run::<T>(&schedule, REPLICAS, 0) {
-            Ok(changes) => report.changes += changes,
-            Err(found) => return Err(shrink::<T>(schedule, REPLICAS, 0, found)),
-        }
-        report.schedules += 1;
+        Ok(())
     }
-    Ok(report)
 }
 
 /// Drops every step without which some law is still broken.

@@ -335,10 +335,14 @@ impl<T: Replicated> AntiEntropy<T> {
         }
     }
 
-    fn send_root(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+    fn root(&mut self) -> Body<T> {
         let (sum, context) = self.digest();
-        let mark = self.mark();
-        self.push(peer, Body::Root { sum, context, mark }, send);
+        Body::Root { sum, context, stable: cut_hash(self.stability.stable()), mark: self.mark() }
+    }
+
+    fn send_root(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+        let root = self.root();
+        self.push(peer, root, send);
     }
 
     /// One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again. Whether
@@ -417,7 +421,7 @@ impl<T: Replicated> AntiEntropy<T> {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.owed = false;
         let (applied, collected) = (entry.applied, cut_hash(self.stability.collected()));
-        // Above some hundred actors the vectors no longer fit; then only equal digests move stability.
+        // Above some thirty authors the vectors no longer fit; then equal roots move stability.
         let fits =
             encode(&(stand.knows.clone(), stand.stable.clone())).len() + OVERHEAD <= self.config.max_message;
         self.push(peer, Body::Ack { applied, stand: fits.then_some(stand), collected }, send);
@@ -474,7 +478,9 @@ impl<T: Replicated> AntiEntropy<T> {
         let budget = self.config.budget;
         self.peers.entry(from).or_insert_with(|| Peer::new(budget));
         match message.body {
-            Body::Root { sum, context, mark } => self.on_root(from, sum, context, mark, send),
+            Body::Root { sum, context, stable, mark } => {
+                self.on_root(from, (sum, context), stable, mark, send);
+            }
             Body::Delta { from: start, mark, collected, part, parts, state } => {
                 return self.on_delta(from, (start, mark), collected.as_ref(), (part, parts), state, send);
             }
@@ -501,9 +507,9 @@ impl<T: Replicated> AntiEntropy<T> {
         Ok(changed)
     }
 
-    fn on_root(&mut self, from: u64, sum: u128, context: u64, mark: Mark, send: &mut Vec<Outgoing>) {
-        let (my_sum, my_context) = self.digest();
-        if (sum, context) == (my_sum, my_context) {
+    fn on_root(&mut self, from: u64, digest: (u128, u64), stable: u64, mark: Mark, send: &mut Vec<Outgoing>) {
+        let mine = self.digest();
+        if digest == mine {
             let (seq, knows) = (self.log.seq(), self.state.known().map(Context::vector).unwrap_or_default());
             if let Some(peer) = self.peers.get_mut(&from) {
                 // It has everything I have, and I everything it has.
@@ -512,7 +518,11 @@ impl<T: Replicated> AntiEntropy<T> {
                 peer.applied = mark;
                 peer.parts.clear();
             }
-            let stand = Stand { knows, stable: VersionVector::new() };
+            // It knows what I know. That it holds as much for stable is told by eight bytes, which are the same for any
+            // number of authors, and told again with every root, so that no loss keeps it from being heard.
+            let cut = self.stability.stable();
+            let stable = if stable == cut_hash(cut) { cut.clone() } else { VersionVector::new() };
+            let stand = Stand { knows, stable };
             if self.stability.report(from, &stand) {
                 self.unsettled = true;
                 self.owe();
@@ -521,7 +531,7 @@ impl<T: Replicated> AntiEntropy<T> {
                 self.send_ack(from, send);
             }
         } else if !self.answers_by_log(from, mark, send) {
-            if context != my_context {
+            if digest.1 != mine.1 {
                 self.send_known(from, true, send);
             } else {
                 self.ask_ranges(from, Place::FIRST, Place::LAST, send);
@@ -531,7 +541,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// Whether the logs of the two may explain the difference: then they are exchanged, once per tick.
     fn answers_by_log(&mut self, from: u64, mark: Mark, send: &mut Vec<Outgoing>) -> bool {
-        let (seq, mine) = (self.log.seq(), self.mark());
+        let seq = self.log.seq();
         let Some(peer) = self.peers.get_mut(&from).filter(|_| self.config.root_first) else { return false };
         let behind = peer.applied.session == mark.session && peer.applied.seq < mark.seq;
         let pending = peer.acked < seq && self.log.reaches(peer.acked);
@@ -540,8 +550,7 @@ impl<T: Replicated> AntiEntropy<T> {
             return pending && self.send_news(from, send);
         }
         self.send_news(from, send);
-        let (sum, context) = self.digest();
-        self.push(from, Body::Root { sum, context, mark: mine }, send);
+        self.send_root(from, send);
         true
     }
 

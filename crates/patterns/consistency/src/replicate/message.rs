@@ -53,8 +53,8 @@ pub(super) struct Stand {
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Body<T> {
-    /// A digest of the contents and one of the context.
-    Root { sum: u128, context: u64, mark: Mark },
+    /// A digest of the contents, one of the context, and one of what the sender holds for stable.
+    Root { sum: u128, context: u64, stable: u64, mark: Mark },
     /// The joined changes `from + 1 ..= mark.seq` of the sender's log.
     Delta { from: u64, mark: Mark, collected: Option<VersionVector>, part: u64, parts: u64, state: T },
     /// How much of the receiver's log arrived.
@@ -98,10 +98,11 @@ fn read_sum(input: &mut Reader<'_>) -> Result<u128> {
 
 fn write_body<T: Wire>(body: &Body<T>, out: &mut Writer) {
     match body {
-        Body::Root { sum, context, mark } => {
+        Body::Root { sum, context, stable, mark } => {
             out.byte(0);
             write_sum(*sum, out);
             out.raw(&context.to_be_bytes());
+            out.raw(&stable.to_be_bytes());
             mark.write(out);
         }
         Body::Delta { from, mark, collected, part, parts, state } => {
@@ -171,6 +172,7 @@ fn read_body<T: Wire>(input: &mut Reader<'_>) -> Result<Body<T>> {
         0 => Body::Root {
             sum: read_sum(input)?,
             context: u64::from_be_bytes(input.array()?),
+            stable: u64::from_be_bytes(input.array()?),
             mark: Mark::read(input)?,
         },
         1 => Body::Delta {

@@ -50,7 +50,7 @@ impl<C: ReplicatedStore + 'static> SessionLayer<C> {
     /// Tokens in the header `mainstay-session`.
     #[must_use]
     pub fn header(router: Router<C>, keys: TokenKeys) -> Self {
-        let place = Where::Header(HeaderName::from_static("mainstay-session"));
+        let place = Where::Header(HeaderName::from_static(super::headers::NAME));
         Self { router, keys: Arc::new(keys), place }
     }
 

@@ -162,13 +162,24 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     #[cfg(feature = "tokens")]
     #[must_use]
     pub fn resume_sealed(mut self, text: &str, keys: &TokenKeys) -> Self {
-        let now = self.router.clock().wall();
+        self.take_sealed(text, keys);
+        self
+    }
+
+    /// The time by the router's clock.
+    #[cfg(feature = "tokens")]
+    pub(super) fn now(&self) -> mainstay_clock::WallTime {
+        self.router.clock().wall()
+    }
+
+    #[cfg(feature = "tokens")]
+    pub(super) fn take_sealed(&mut self, text: &str, keys: &TokenKeys) {
+        let now = self.now();
         let opened = keys.open(text, now).and_then(|t| self.merge(&t).map_err(|_| Refusal::Malformed));
         if let Err(refusal) = opened {
             self.refused = true;
             self.router.emit(|| SessionEvent::TokenRefused { refusal });
         }
-        self
     }
 
     /// Joins what another handle of the same user knows.
@@ -200,7 +211,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         if reads {
             self.resolve().await?;
         }
-        let mut token = SessionToken { floors: Vec::new(), owed: self.owed };
+        // Until something is known, a refused token is handed on as a debt: whoever goes on must not begin anywhere.
+        let nothing_known = self.writes.is_empty() && self.reads.is_empty();
+        let owed = self.owed || (self.refused && nothing_known);
+        let mut token = SessionToken { floors: Vec::new(), owed };
         for (floors, wanted) in [(&self.writes, writes), (&self.reads, reads)] {
             if wanted {
                 token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
@@ -366,8 +380,9 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         Error::new(ErrorKind::Unproven, context)
     }
 
-    async fn place(&mut self, how: &Consistency) -> Result<Place<C>> {
-        let asked = match how {
+    /// What sends a read to the primary whatever the samples say.
+    fn to_primary(&self, how: &Consistency) -> Option<Why> {
+        match how {
             _ if self.refused => Some(Why::TokenRefused),
             Consistency::Primary => Some(Why::Asked),
             Consistency::AtLeast(token) if token.owed => Some(Why::Owed),
@@ -375,11 +390,12 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                 Some(Why::Owed)
             }
             _ => None,
-        };
-        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
-        if let Some(why) = asked {
-            return self.on_primary(how, why).await;
         }
+    }
+
+    /// What the samples say, and whether reads without a position must get one before that counts.
+    fn look(&self, how: &Consistency) -> (Step, bool) {
+        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
         let (view, now, turn) = (self.router.view(), self.router.now(), self.router.turn());
         let (mut stay, mut must_resolve) = (None, false);
         if monotonic && !self.seen.is_empty() {
@@ -391,19 +407,22 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             }
         }
         let trust = self.router.limits().trust;
-        let mut step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, stay);
-        drop(view);
+        let step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, stay);
         let refused = matches!(step, Step::Foreign | Step::Lost { .. });
-        if !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_))) {
+        let open = !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_)));
+        (step, open)
+    }
+
+    async fn place(&mut self, how: &Consistency) -> Result<Place<C>> {
+        if let Some(why) = self.to_primary(how) {
+            return self.on_primary(how, why).await;
+        }
+        let (mut step, open) = self.look(how);
+        if open {
             self.resolve().await?;
-            step = decide(
-                self.rule(how, &mut [&[], &[]]),
-                &self.router.view(),
-                self.router.now(),
-                trust,
-                turn,
-                None,
-            );
+            let (trust, turn) = (self.router.limits().trust, self.router.turn());
+            let (view, now) = (self.router.view(), self.router.now());
+            step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, None);
         }
         match step {
             Step::Read(node) => match self.on_replica(how, node).await {

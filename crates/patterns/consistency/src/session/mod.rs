@@ -9,6 +9,7 @@
 //! - `TokenKeys` (feature `tokens`): seal and open tokens; what cannot be opened means the primary.
 //! - [`SessionConsistency`]: two calls, `write` and `read`, that take and give a token.
 //! - `carrier` (feature `tower`): tokens in headers and cookies.
+//! - `headers` (feature `tokens`): tokens in the metadata of gRPC calls and of messages.
 //!
 //! ```
 //! use std::{sync::Arc, time::Duration};
@@ -45,6 +46,8 @@
 pub mod carrier;
 mod config;
 mod handle;
+#[cfg(feature = "tokens")]
+pub mod headers;
 mod router;
 #[cfg(feature = "tokens")]
 mod seal;

@@ -192,7 +192,10 @@ impl TokenKeys {
         } else {
             text(&mark.system, out)
         }
-        text(&mark.timeline, out);
+        match histories(&mark.position).iter().position(|name| *name == mark.timeline) {
+            Some(at) => varint((at as u64 + OF_SERVER) << 2 | Form::Number as u64, out),
+            None => text(&mark.timeline, out),
+        }
         match &mark.position {
             Position::Counter(n) | Position::Offset(n) => varint(*n, out),
             Position::Lsn(lsn) => log(*lsn, 0, None, out),
@@ -322,6 +325,18 @@ enum Form {
 /// A number never has a length; with one it is a UUID, of which the hyphens need not travel.
 const UUID: u64 = 1 << 2 | Form::Number as u64;
 
+/// From this length on a number stands for a server that the position names: the history is that of its writes.
+const OF_SERVER: u64 = 2;
+
+/// The names of histories that a position gives away: MariaDB and MySQL name one after the server that writes it.
+fn histories(position: &Position) -> Vec<String> {
+    match position {
+        Position::Gtid(set) => set.keys().map(|uuid| format!("g{}", uuid.get(..8).unwrap_or(uuid))).collect(),
+        Position::MariaGtid(set) => set.keys().map(|(_, server)| format!("s{server}")).collect(),
+        _ => Vec::new(),
+    }
+}
+
 fn text(name: &str, out: &mut Vec<u8>) {
     if let Ok(number) = name.parse::<u64>()
         && number.to_string() == name
@@ -434,6 +449,17 @@ impl Input<'_> {
         }
     }
 
+    /// The name of a history, or which server of the position it is named after.
+    fn history(&mut self) -> Option<Result<String, usize>> {
+        let mut ahead = Input { rest: self.rest, store: self.store };
+        let head = ahead.number()?;
+        if head & 3 == Form::Number as u64 && head >> 2 >= OF_SERVER {
+            self.rest = ahead.rest;
+            return usize::try_from((head >> 2) - OF_SERVER).ok().map(Err);
+        }
+        self.name().map(Ok)
+    }
+
     fn log(&mut self) -> Option<Position> {
         let (lsn, more) = (self.number()?, self.number()?);
         if more == UNSYNCED {
@@ -443,7 +469,7 @@ impl Input<'_> {
     }
 
     fn mark(&mut self, kind: u8) -> Option<Mark> {
-        let (system, timeline) = (self.name()?, self.name()?);
+        let (system, history) = (self.name()?, self.history()?);
         let position = match kind {
             1 => self.log()?,
             2 => Position::Offset(self.number()?),
@@ -468,6 +494,7 @@ impl Input<'_> {
             5 => Position::Counter(self.number()?),
             _ => return None,
         };
+        let timeline = history.or_else(|at| histories(&position).into_iter().nth(at).ok_or(())).ok()?;
         Some(Mark { system, timeline, position })
     }
 }

@@ -99,6 +99,84 @@ fn c15_l14_no_wall_clock_and_no_storm_resurrects() {
     }
 }
 
+/// Adds and removes by `authors` actors at three nodes, each of an epoch of its own: more than any datagram names.
+fn written_by_many(net: &mut Network<RwSet<u64>>, authors: u64, rng: &SeededRng) {
+    for author in 0..authors {
+        let at = rng.below(3) as usize;
+        let mut actor = Actor::new(ActorId::new(at as u64 + 1, author as u32 + 1, 7));
+        net.node_mut(at).change(|set| set.add(&mut actor, author)).unwrap();
+        net.round();
+        net.node_mut(at).change(|set| set.remove(&mut actor, author)).unwrap();
+    }
+}
+
+#[test]
+fn l14_tombstones_of_any_number_of_authors_go_whatever_is_lost_meanwhile() {
+    for (authors, seed) in [(40, 1), (150, 2), (400, 3)] {
+        let mut net = Network::<RwSet<u64>>::new(3, seed, |c| c).unwrap();
+        let rng = SeededRng::new(seed);
+        net.weather = Weather::new(20, 10, 20);
+        written_by_many(&mut net, authors, &rng);
+        // Half of everything goes on being lost: nothing that is said once may be needed.
+        net.weather = Weather::STORM;
+        net.converge(600).unwrap_or_else(|v| panic!("{authors} authors: {v}"));
+        net.run(120);
+        for i in 0..3 {
+            assert_eq!(net.node(i).state().elements().count(), 0, "{authors} authors, node {i}");
+            assert_eq!(net.node(i).state().tombstones(), 0, "{authors} authors, node {i}");
+        }
+    }
+}
+
+#[test]
+fn c14_c15_nobody_who_was_away_or_removed_brings_back_what_many_authors_removed() {
+    let mut collected = 0;
+    for seed in 1..=30_u64 {
+        let mut net = Network::<RwSet<u64>>::new(3, seed, |c| c).unwrap();
+        let rng = SeededRng::new(seed);
+        net.weather = Weather::new(30, 20, 30);
+        written_by_many(&mut net, 45, &rng);
+        let away = rng.below(3) as usize;
+        // It goes away with everything visible that was not told it; the others remove all there is, and go on.
+        net.set_down(away, true);
+        let mut late = Actor::new(ActorId::new(99, 1, seed as u32));
+        let other = (away + 1) % 3;
+        for n in 0..45 {
+            net.node_mut(other).change(|set| set.remove(&mut late, n)).unwrap();
+        }
+        net.run(60);
+        let gone = |net: &Network<RwSet<u64>>, i: usize| net.node(i).state().elements().count() == 0;
+        if seed % 2 == 0 {
+            // Comes back by itself: what it had not heard of was kept for it.
+            net.set_down(away, false);
+            net.converge(600).unwrap_or_else(|v| panic!("seed {seed}: {v}"));
+        } else {
+            // Was removed, and the others forgot: it is refused until it takes their state.
+            for i in (0..3).filter(|i| *i != away) {
+                net.node_mut(i).remove_member(away as u64 + 1);
+            }
+            net.run(120);
+            assert_eq!(net.node(other).state().tombstones(), 0, "seed {seed}: two decide now");
+            net.set_down(away, false);
+            net.run(40);
+            assert!((0..3).filter(|i| *i != away).all(|i| gone(&net, i)), "seed {seed}: resurrected");
+            let full = net.node(other).state().clone();
+            let _ = net.node_mut(away).rejoin(full);
+            for i in (0..3).filter(|i| *i != away) {
+                net.node_mut(i).add_member(away as u64 + 1);
+            }
+            net.converge(600).unwrap_or_else(|v| panic!("seed {seed}: {v}"));
+        }
+        net.run(160);
+        for i in 0..3 {
+            assert!(gone(&net, i), "seed {seed}, node {i}: resurrected");
+            assert_eq!(net.node(i).state().tombstones(), 0, "seed {seed}, node {i}");
+        }
+        collected += net.events().iter().filter(|e| matches!(e.1, Event::Collected(_))).count();
+    }
+    assert!(collected > 60, "{collected}: little was collected, so little was shown");
+}
+
 #[test]
 fn c5_a_collected_tombstone_kills_no_newer_write_and_revives_no_older_one() {
     let ((hlc, _), mut actors) = (clock(1_000), actors(3));

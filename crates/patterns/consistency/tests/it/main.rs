@@ -7,6 +7,7 @@ mod catalogue_network;
 mod catalogue_sketch;
 mod clocks;
 mod collection;
+mod documents;
 mod laws;
 mod rivals;
 mod session_campaign;
@@ -15,6 +16,7 @@ mod session_tokens;
 mod sessions;
 mod speed;
 mod tables;
+mod theirs;
 mod versions;
 mod wire;
 

@@ -1,10 +1,13 @@
-//! Tokens in headers and cookies.
+//! Tokens in headers and cookies, in the metadata of gRPC and of messages.
 
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
+use mainstay_consistency::session::SessionEvent;
 use mainstay_consistency::session::carrier::{Carried, SessionLayer};
+use mainstay_consistency::session::headers::{Headers, NAME};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::session_tokens::keys;
@@ -86,5 +89,89 @@ fn the_token_of_the_request_goes_on_if_nobody_keeps_a_session() {
         let response = service.oneshot(request).await.unwrap();
         let text = response.headers()["mainstay-session"].to_str().unwrap();
         assert_eq!(keys().open(text, now), Ok(token));
+    });
+}
+
+/// A worker that got `headers` with its message reads what its producer wrote.
+async fn carries(w: &World, mut headers: impl Headers) {
+    let mut session = w.router.session();
+    put(&mut session, "k", b"1").await.unwrap();
+    session.attach(&mut headers, &keys()).await.unwrap();
+    let mut worker = w.router.session().resume_from(&headers, &keys());
+    assert_eq!(get(&mut worker, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+    // Whatever the worker sends on carries it too, in place of what was there.
+    worker.attach(&mut headers, &keys()).await.unwrap();
+    let mut count = 0;
+    headers.each(NAME, &mut |_| count += 1);
+    assert_eq!(count, 1);
+}
+
+#[test]
+fn messages_carry_what_was_written_in_whatever_headers_their_client_has() {
+    on_paused(async {
+        let w = lagging();
+        w.router.poll_once().await;
+        carries(&w, BTreeMap::<String, String>::new()).await;
+        carries(&w, HashMap::<String, Vec<u8>>::new()).await;
+        carries(&w, vec![(NAME.to_owned(), "stale".to_owned()), ("other".to_owned(), "x".to_owned())]).await;
+        carries(&w, HeaderMap::new()).await;
+        let mut nobody = w.router.session().resume_from(&HeaderMap::new(), &keys());
+        assert_eq!(get(&mut nobody, "k").await.unwrap(), None, "no token claims nothing");
+    });
+}
+
+#[test]
+fn p18_metadata_that_cannot_be_read_means_the_primary_and_never_any_version() {
+    on_paused(async {
+        let w = lagging();
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        let good = keys().seal(&session.token().await.unwrap(), mainstay_clock::Clock::wall(&w.clock));
+        let list =
+            |values: &[&[u8]]| values.iter().map(|v| (NAME.to_owned(), v.to_vec())).collect::<Vec<_>>();
+        let cases =
+            [list(&[b"garbage"]), list(&[b"\xff\xfe"]), list(&[b""]), list(&[good.as_bytes(), b"garbage"])];
+        for (refusals, headers) in cases.iter().enumerate() {
+            let mut worker = w.router.session().resume_from(headers, &keys());
+            assert_eq!(w.heard(|e| matches!(e, SessionEvent::TokenRefused { .. })), refusals + 1);
+            // What it sends on before it knows anything is no licence for the next one either.
+            let mut onward = HeaderMap::new();
+            worker.attach(&mut onward, &keys()).await.unwrap();
+            let mut next = w.router.session().resume_from(&onward, &keys());
+            assert_eq!(get(&mut next, "k").await.unwrap().as_deref(), Some(&b"1"[..]), "{headers:?}");
+            assert_eq!(get(&mut worker, "k").await.unwrap().as_deref(), Some(&b"1"[..]), "{headers:?}");
+        }
+        assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToReplica { .. })), 0);
+    });
+}
+
+#[test]
+fn a_failed_call_of_grpc_brings_its_token_back_in_metadata_and_trailers() {
+    on_paused(async {
+        let w = lagging();
+        w.router.poll_once().await;
+        // What a gRPC server sends for a call that failed: headers alone, with the status among them.
+        let failing = service_fn(async |request: Request<()>| {
+            let carried = request.extensions().get::<Carried<Conn>>().unwrap().clone();
+            let mut session = carried.session();
+            put(&mut session, "k", b"1").await.unwrap();
+            carried.keep(&mut session).await.unwrap();
+            let reply =
+                Response::builder().header("content-type", "application/grpc").header("grpc-status", "13");
+            Ok::<_, Infallible>(reply.body(()).unwrap())
+        });
+        let reply =
+            SessionLayer::header(w.router.clone(), keys()).layer(failing).oneshot(Request::new(())).await;
+        let mut caller = w.router.session();
+        caller.take_from(reply.unwrap().headers(), &keys());
+        assert_eq!(get(&mut caller, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+
+        // A stream ends with trailers: both are joined, the later write is found.
+        let (mut trailers, mut server) = (HeaderMap::new(), w.router.session());
+        put(&mut server, "k", b"2").await.unwrap();
+        server.attach(&mut trailers, &keys()).await.unwrap();
+        caller.take_from(&trailers, &keys());
+        assert_eq!(get(&mut caller, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
     });
 }

@@ -32,6 +32,11 @@ fn samples() -> Vec<Mark> {
         ),
         mark("orders", "8d3f0a2b8d3f0a2b8d3f0a2b8d3f0a2b", Position::Offset(4_711_000_000)),
         mark("orders", "", Position::MariaGtid([((0, 1), 4_007), ((7, u32::MAX), u64::MAX)].into())),
+        // As the stores write them: the history is named after a server of the position.
+        mark("orders", "g3e11fa47", Position::Gtid([(uuid.to_owned(), 4_000_000_000)].into())),
+        mark("orders", "s7", Position::MariaGtid([((0, 1), 4_007), ((0, 7), 90_000_000)].into())),
+        mark("orders", "s9", Position::MariaGtid([((0, 1), 4_007)].into())),
+        mark("orders", "g", Position::Gtid([("g".to_owned(), 1)].into())),
         mark("Two words", "007", Position::Lsn(u64::MAX)),
         mark("", "", Position::Counter(0)),
     ]

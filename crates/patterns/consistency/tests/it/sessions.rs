@@ -112,7 +112,7 @@ impl World {
         (1..3).for_each(|i| self.cluster.set_lag(i, d).unwrap());
     }
 
-    fn heard(&self, wanted: impl Fn(&SessionEvent) -> bool) -> usize {
+    pub(crate) fn heard(&self, wanted: impl Fn(&SessionEvent) -> bool) -> usize {
         self.events.lock().unwrap().iter().filter(|e| wanted(e)).count()
     }
 }
