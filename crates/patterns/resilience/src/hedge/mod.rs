@@ -132,8 +132,9 @@ impl Hedge {
     /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
     /// let hedge = Hedge::after(Duration::from_millis(2)).build().unwrap();
     /// let policy = Policy::builder("search").idempotent().hedge_plan(hedge.plan()).build().unwrap();
+    /// let cx = CallContext::new();
     /// // The first attempt hangs, the second answers.
-    /// let answer = policy.call(&CallContext::new(), |attempt| async move {
+    /// let answer = policy.call(&cx, |attempt| async move {
     ///     if !attempt.is_hedge() {
     ///         std::future::pending::<()>().await;
     ///     }

@@ -21,11 +21,11 @@ use crate::budget::{Budget, Paid};
 use crate::{CallContext, CallError, Outcome, TimeoutKind, Verdict};
 
 /// Where a call stands.
-#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for every call that has to wait")]
 enum Stage<F, T, E> {
     /// Not polled yet: it has done nothing and holds nothing.
     New,
-    Live(Live<F, T, E>),
+    /// Boxed: a call is moved into its place before it is polled, and what most of it would be is not there yet.
+    Live(Box<Live<F, T, E>>),
     Over,
 }
 
@@ -125,6 +125,15 @@ impl<F, T, E> Drop for Parking<'_, F, T, E> {
     }
 }
 
+/// A call whose notes are on the stack; dropped only when something in it panics.
+struct Unwinding<'a, O, K, F, T, E>(Machine<'a, O, K, F, T, E>);
+
+impl<O, K, F, T, E> Drop for Unwinding<'_, O, K, F, T, E> {
+    fn drop(&mut self) {
+        self.0.clean_up();
+    }
+}
+
 /// Writes down a call in its first attempt.
 #[cold]
 #[inline(never)]
@@ -141,7 +150,8 @@ fn park<F, T, E>(
 ) {
     let ticket = Raw { word, stamp };
     let marks = Marks { started, deadline, permit, began, ticket };
-    *stage = Stage::Live(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling)));
+    *stage =
+        Stage::Live(Box::new(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling))));
 }
 
 impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
@@ -228,8 +238,8 @@ where
                 Poll::Ready(Ok(value))
             }
             (result, verdict) => {
-                drop(parking);
-                self.ended(waker, result, verdict)
+                std::mem::forget(parking);
+                self.ended(waker, result, verdict, marks)
             }
         }
     }
@@ -237,7 +247,7 @@ where
     /// Something is in the way before the operation can be started.
     #[inline(never)]
     fn barred(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         waker: &mut Context<'_>,
         bar: Bar,
         started: Instant,
@@ -252,8 +262,34 @@ where
         };
         let mut live = Live::first(phase, marks, Watch::idle());
         live.number = 0;
-        *self.as_mut().project().stage = Stage::Live(live);
-        self.resume(waker)
+        self.on_the_spot(live, |machine| machine.run(waker))
+    }
+
+    /// Goes on as a machine whose notes stay on the stack: most calls end within this poll, and only one that has to
+    /// wait pays for a box.
+    fn on_the_spot(
+        self: Pin<&mut Self>,
+        mut live: Live<F, T, E>,
+        go_on: impl FnOnce(&mut Machine<'_, O, K, F, T, E>) -> Poll<Result<T, CallError<E>>>,
+    ) -> Poll<Result<T, CallError<E>>> {
+        let this = self.project();
+        *this.stage = Stage::Over;
+        let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
+        let machine = Machine {
+            core,
+            cx,
+            op: this.op,
+            classify: this.classify,
+            live: &mut live,
+            primary: this.primary,
+        };
+        let mut unwinding = Unwinding(machine);
+        let polled = go_on(&mut unwinding.0);
+        std::mem::forget(unwinding);
+        if polled.is_pending() {
+            *this.stage = Stage::Live(Box::new(live));
+        }
+        polled
     }
 
     /// Goes on from what was written down.
@@ -272,18 +308,20 @@ where
         self.over(polled)
     }
 
-    /// The operation ended at its first poll, but not with a success.
+    /// The operation ended at its first poll, but not with a success; its ticket is settled.
     #[cold]
     #[inline(never)]
     fn ended(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         waker: &mut Context<'_>,
         result: Result<T, E>,
         verdict: Verdict,
+        marks: Marks,
     ) -> Poll<Result<T, CallError<E>>> {
-        let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
-        let polled = machine.not_ok(waker, result, verdict);
-        self.over(polled)
+        let watch = Watch::running(Raw::NONE, marks.started, false);
+        self.on_the_spot(Live::first(Phase::Attempt, marks, watch), |machine| {
+            machine.not_ok(waker, result, verdict)
+        })
     }
 
     fn over(self: Pin<&mut Self>, polled: Poll<Result<T, CallError<E>>>) -> Poll<Result<T, CallError<E>>> {
