@@ -2,8 +2,9 @@
 //!
 //! A call that can go straight through does: everything it holds stays in registers until its operation has
 //! answered, and what comes back is given back from there. Only a call that has to wait, or ends otherwise than
-//! with a success, writes down what it holds ([`Live`]) and goes on as a [`Machine`]. Marks that were written and
-//! are read again at once, in other widths than they were written, cost more than all policies together.
+//! with a success, writes down what it holds ([`Live`]) and goes on as a [`Machine`]: on the stack as long as that poll
+//! lasts, in a box from the first wait on. What is written and read again at once, in other widths than it was written,
+//! costs more than all policies together, and so does what a future that is moved into its place takes along unused.
 
 use std::future::Future;
 use std::ops::Deref;
