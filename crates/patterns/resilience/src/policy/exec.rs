@@ -2,9 +2,8 @@
 //!
 //! A call that can go straight through does: everything it holds stays in registers until its operation has
 //! answered, and what comes back is given back from there. Only a call that has to wait, or ends otherwise than
-//! with a success, writes down what it holds ([`Live`]) and goes on as a [`Machine`]: on the stack as long as that poll
-//! lasts, in a box from the first wait on. What is written and read again at once, in other widths than it was written,
-//! costs more than all policies together, and so does what a future that is moved into its place takes along unused.
+//! with a success, writes down what it holds ([`Live`]) and goes on as a [`Machine`]. Marks that were written and
+//! are read again at once, in other widths than they were written, cost more than all policies together.
 
 use std::future::Future;
 use std::ops::Deref;
@@ -22,11 +21,11 @@ use crate::budget::{Budget, Paid};
 use crate::{CallContext, CallError, Outcome, TimeoutKind, Verdict};
 
 /// Where a call stands.
+#[allow(clippy::large_enum_variant, reason = "a box would be an allocation for every call that has to wait")]
 enum Stage<F, T, E> {
     /// Not polled yet: it has done nothing and holds nothing.
     New,
-    /// Boxed: a call is moved into its place before it is polled, and what most of it would be is not there yet.
-    Live(Box<Live<F, T, E>>),
+    Live(Live<F, T, E>),
     Over,
 }
 
@@ -126,15 +125,6 @@ impl<F, T, E> Drop for Parking<'_, F, T, E> {
     }
 }
 
-/// A call whose notes are on the stack; dropped only when something in it panics.
-struct Unwinding<'a, O, K, F, T, E>(Machine<'a, O, K, F, T, E>);
-
-impl<O, K, F, T, E> Drop for Unwinding<'_, O, K, F, T, E> {
-    fn drop(&mut self) {
-        self.0.clean_up();
-    }
-}
-
 /// Writes down a call in its first attempt.
 #[cold]
 #[inline(never)]
@@ -151,8 +141,7 @@ fn park<F, T, E>(
 ) {
     let ticket = Raw { word, stamp };
     let marks = Marks { started, deadline, permit, began, ticket };
-    *stage =
-        Stage::Live(Box::new(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling))));
+    *stage = Stage::Live(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling)));
 }
 
 impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
@@ -239,8 +228,8 @@ where
                 Poll::Ready(Ok(value))
             }
             (result, verdict) => {
-                std::mem::forget(parking);
-                self.ended(waker, result, verdict, marks)
+                drop(parking);
+                self.ended(waker, result, verdict)
             }
         }
     }
@@ -248,7 +237,7 @@ where
     /// Something is in the way before the operation can be started.
     #[inline(never)]
     fn barred(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         waker: &mut Context<'_>,
         bar: Bar,
         started: Instant,
@@ -263,34 +252,8 @@ where
         };
         let mut live = Live::first(phase, marks, Watch::idle());
         live.number = 0;
-        self.on_the_spot(live, |machine| machine.run(waker))
-    }
-
-    /// Goes on as a machine whose notes stay on the stack: most calls end within this poll, and only one that has to
-    /// wait pays for a box.
-    fn on_the_spot(
-        self: Pin<&mut Self>,
-        mut live: Live<F, T, E>,
-        go_on: impl FnOnce(&mut Machine<'_, O, K, F, T, E>) -> Poll<Result<T, CallError<E>>>,
-    ) -> Poll<Result<T, CallError<E>>> {
-        let this = self.project();
-        *this.stage = Stage::Over;
-        let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
-        let machine = Machine {
-            core,
-            cx,
-            op: this.op,
-            classify: this.classify,
-            live: &mut live,
-            primary: this.primary,
-        };
-        let mut unwinding = Unwinding(machine);
-        let polled = go_on(&mut unwinding.0);
-        std::mem::forget(unwinding);
-        if polled.is_pending() {
-            *this.stage = Stage::Live(Box::new(live));
-        }
-        polled
+        *self.as_mut().project().stage = Stage::Live(live);
+        self.resume(waker)
     }
 
     /// Goes on from what was written down.
@@ -309,20 +272,18 @@ where
         self.over(polled)
     }
 
-    /// The operation ended at its first poll, but not with a success; its ticket is settled.
+    /// The operation ended at its first poll, but not with a success.
     #[cold]
     #[inline(never)]
     fn ended(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         waker: &mut Context<'_>,
         result: Result<T, E>,
         verdict: Verdict,
-        marks: Marks,
     ) -> Poll<Result<T, CallError<E>>> {
-        let watch = Watch::running(Raw::NONE, marks.started, false);
-        self.on_the_spot(Live::first(Phase::Attempt, marks, watch), |machine| {
-            machine.not_ok(waker, result, verdict)
-        })
+        let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
+        let polled = machine.not_ok(waker, result, verdict);
+        self.over(polled)
     }
 
     fn over(self: Pin<&mut Self>, polled: Poll<Result<T, CallError<E>>>) -> Poll<Result<T, CallError<E>>> {

@@ -84,7 +84,6 @@ pub(crate) enum Repeat {
 /// - A call that is dropped or panics gives every permit, ticket and pass back.
 /// - A call that succeeds at once takes no lock, allocates nothing and arms no timer; a live percentile, a count window
 ///   and a send rate, where they are set, take a short lock each.
-/// - A call that has to wait allocates once for itself, at its first `Pending`, and once for each timer that it arms.
 ///
 /// Not guaranteed: that an attempt that was cut off had no effect. Nobody on this side can know; see
 /// [`CallError::was_started`].

@@ -2,7 +2,6 @@
 
 mod battery;
 mod counting;
-mod instructions;
 mod measure;
 mod ours;
 
@@ -16,7 +15,6 @@ use crate::report::Section;
 use crate::{Options, Suite};
 use battery::{Answer, COUNT};
 use measure::Row;
-use ours::Plan;
 
 pub(crate) const SUITE: Suite = Suite {
     name: "resilience",
@@ -64,7 +62,6 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     }
     tables(section, &said.rows);
     gates(section, &said.rows);
-    instructions::count(options, section)?;
     sizes(section);
     questions(section, &said.answers);
     for missing in &said.missing {
@@ -91,15 +88,8 @@ fn output(options: &Options, program: &Program, quick: bool) -> anyhow::Result<S
 
 /// Our own figures and answers, as lines.
 pub(crate) fn child(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
-    let words: Vec<String> = words.collect();
-    if let [first, path, calls] = &words[..]
-        && first == instructions::CALLS
-    {
-        drop(ours::rows(Plan::Calls { path, calls: calls.parse().context(instructions::CALLS)? }));
-        return Ok(());
-    }
-    let quick = words.iter().any(|w| w == "--quick");
-    for row in ours::rows(Plan::Rows { quick }) {
+    let quick = words.into_iter().any(|w| w == "--quick");
+    for row in ours::rows(quick) {
         println!("{}", row.line());
     }
     for (name, make) in ours::subjects() {

@@ -36,42 +36,17 @@ fn called<E: std::fmt::Debug>(future: impl Future<Output = Result<u64, E>>) {
     black_box(ready(future).expect("a ready operation succeeds"));
 }
 
-/// What is asked of the paths.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Plan<'a> {
-    /// Everything of every row.
-    Rows { quick: bool },
-    /// So many calls of one path and nothing else, for whoever counts instructions from outside.
-    Calls { path: &'a str, calls: u32 },
-}
-
-/// Carries the plan out for one row.
-fn planned<S: Sync>(
-    names: (&str, &str),
-    plan: Plan<'_>,
-    make: impl Fn() -> S,
-    call: impl Fn(&S) + Sync,
-) -> Option<Row> {
-    match plan {
-        Plan::Rows { quick } => Some(row(names, quick, make, call)),
-        Plan::Calls { path, calls } => {
-            if names == (path, SYSTEM) {
-                let shared = make();
-                (0..calls).for_each(|_| call(&shared));
-            }
-            None
-        }
-    }
-}
-
 /// All paths.
-pub(super) fn rows(plan: Plan<'_>) -> Vec<Row> {
-    breakers(plan).into_iter().chain(limits(plan)).chain(policies(plan)).flatten().collect()
+pub(super) fn rows(quick: bool) -> Vec<Row> {
+    let mut rows = breakers(quick);
+    rows.extend(limits(quick));
+    rows.extend(policies(quick));
+    rows
 }
 
-fn breakers(plan: Plan<'_>) -> Vec<Option<Row>> {
+fn breakers(quick: bool) -> Vec<Row> {
     let call = |b: &Breaker| called(b.call(operation));
-    let one = |system: &str, make: &dyn Fn() -> Breaker| planned(("breaker", system), plan, make, call);
+    let one = |system: &str, make: &dyn Fn() -> Breaker| row(("breaker", system), quick, make, call);
     vec![
         one(SYSTEM, &|| built(Breaker::builder("b").build())),
         one("mainstay, consecutive", &|| built(Breaker::builder("b").consecutive(5).build())),
@@ -82,7 +57,7 @@ fn breakers(plan: Plan<'_>) -> Vec<Option<Row>> {
     ]
 }
 
-fn limits(plan: Plan<'_>) -> Vec<Option<Row>> {
+fn limits(quick: bool) -> Vec<Row> {
     let rate = |burst: u32| RateLimiter::builder("r").rate(10_000_000, Duration::from_secs(1)).burst(burst);
     let check = |r: &RateLimiter| black_box(r.check()).expect("the burst is long enough");
     // Half a second of burst used up: the tick is enough. In the second row it is not.
@@ -92,25 +67,25 @@ fn limits(plan: Plan<'_>) -> Vec<Option<Row>> {
         limiter
     };
     vec![
-        planned(
+        row(
             ("bulkhead", SYSTEM),
-            plan,
+            quick,
             || built(Bulkhead::builder("k", 64).build()),
             |k| {
                 drop(k.try_acquire().expect("a permit is free"));
             },
         ),
-        planned(("rate limit", SYSTEM), plan, busy, check),
-        planned(("rate limit", "mainstay, clock needed"), plan, || built(rate(MOST + 1).build()), check),
-        planned(
+        row(("rate limit", SYSTEM), quick, busy, check),
+        row(("rate limit", "mainstay, clock needed"), quick, || built(rate(MOST + 1).build()), check),
+        row(
             ("rate limit", "mainstay, coarse clock"),
-            plan,
+            quick,
             || built(rate(MOST + 20_000).coarse_clock().build()),
             check,
         ),
-        planned(
+        row(
             ("adaptive AIMD", SYSTEM),
-            plan,
+            quick,
             || built(AdaptiveLimiter::builder("a").algorithm(Algorithm::aimd()).build()),
             |a| a.acquire().expect("a permit is free").success(),
         ),
@@ -147,9 +122,9 @@ fn five(listener: Option<Arc<dyn Listener>>, everywhere: bool) -> Guard {
     )
 }
 
-fn policies(plan: Plan<'_>) -> Vec<Option<Row>> {
+fn policies(quick: bool) -> Vec<Row> {
     let call = |g: &Guard| called(g.0.call(&g.1, |_| operation()));
-    let one = |path: &str, system: &str, make: &dyn Fn() -> Guard| planned((path, system), plan, make, call);
+    let one = |path: &str, system: &str, make: &dyn Fn() -> Guard| row((path, system), quick, make, call);
     let retry = || Policy::builder("p").idempotent().retry(built(Retry::standard().build()));
     let metrics = || -> Arc<dyn Listener> { MetricsListener::new() };
     counting::install();
