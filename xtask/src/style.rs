@@ -11,14 +11,26 @@ use syn::visit::Visit;
 const MAX_FILE: usize = 800;
 /// Longest function.
 const MAX_FUNCTION: usize = 100;
+/// Lines of documentation per line of code, without tests: what a pattern needs at least to be used without reading it.
+const DOC_RATIO: f64 = 0.4;
+/// Crates that have reached [`DOC_RATIO`] and stay there.
+const DOCUMENTED: [&str; 1] = ["crates/patterns/resilience"];
 
 pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     let mut found = Vec::new();
+    let mut lines = DOCUMENTED.map(|of| (of, (0, 0)));
     for file in sources(root)? {
         let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
         let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
         found.extend(look(&name, &text).into_iter().map(|what| format!("{name}: {what}")));
+        for (of, sum) in &mut lines {
+            if name.starts_with(&format!("{of}/src/")) {
+                let more = documented(&text);
+                *sum = (sum.0 + more.0, sum.1 + more.1);
+            }
+        }
     }
+    found.extend(lines.into_iter().filter_map(|(of, (docs, code))| thin(of, docs, code)));
     found.extend(forgotten(root)?);
     if !found.is_empty() {
         bail!("style:\n{}", found.join("\n"));
@@ -84,6 +96,24 @@ fn look(name: &str, text: &str) -> Vec<String> {
         Err(error) => found.push(format!("cannot be parsed: {error}")),
     }
     found
+}
+
+/// Lines of documentation and of code before the tests of a file.
+fn documented(text: &str) -> (usize, usize) {
+    let lines = || {
+        let tests = |l: &&str| l.starts_with("#[cfg(test)]") || l.starts_with("#[cfg(all(test");
+        text.lines().take_while(move |l| !tests(l)).map(str::trim)
+    };
+    let is_doc = |l: &&str| l.starts_with("///") || l.starts_with("//!");
+    (lines().filter(is_doc).count(), lines().filter(|l| !l.is_empty() && !l.starts_with("//")).count())
+}
+
+/// What is wrong with a crate that says too little about itself.
+fn thin(name: &str, docs: usize, code: usize) -> Option<String> {
+    let ratio = docs as f64 / code.max(1) as f64;
+    (ratio < DOC_RATIO).then(|| {
+        format!("{name}: {docs} lines of documentation for {code} of code; at least {DOC_RATIO} per line")
+    })
 }
 
 /// The text without comments.
@@ -158,5 +188,16 @@ mod tests {
             assert!(found.contains(what), "{what}: {found}");
         }
         assert!(look("src/a.rs", &"\n".repeat(801)).join("").contains("801 lines"));
+    }
+
+    #[test]
+    fn documentation_is_measured_without_tests() {
+        let text =
+            "//! One.\n\n/// Two.\nfn f() {\n    // why\n}\n#[cfg(test)]\nmod tests {\n    fn g() {}\n}\n";
+        assert_eq!(super::documented(text), (2, 2));
+        assert_eq!(super::thin("crates/a", 2, 5), None);
+        assert!(
+            super::thin("crates/a", 1, 3).is_some_and(|what| what.contains("1 lines of documentation for 3"))
+        );
     }
 }

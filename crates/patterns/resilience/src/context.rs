@@ -8,6 +8,13 @@ use mainstay_clock::{Clock, Deadline};
 use crate::budget::Budget;
 
 /// How much a call matters when not all can be served. Ordered: later is more important.
+///
+/// ```
+/// use mainstay_resilience::Priority;
+///
+/// assert!(Priority::Low < Priority::default() && Priority::High < Priority::Critical);
+/// assert_eq!(Priority::Critical.index() + 1, Priority::CLASSES);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Priority {
@@ -106,12 +113,33 @@ impl CallContext {
     }
 
     /// Must have ended `d` from now.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_clock::{Clock as _, SystemClock};
+    /// use mainstay_resilience::CallContext;
+    ///
+    /// let clock = SystemClock::new();
+    /// let cx = CallContext::new().within(Duration::from_secs(2), &clock);
+    /// assert!(cx.deadline().remaining(clock.now()).unwrap() <= Duration::from_secs(2));
+    /// ```
     #[must_use]
     pub fn within(self, d: Duration, clock: &dyn Clock) -> Self {
         self.with_deadline(Deadline::after(clock.now(), d))
     }
 
     /// With this priority: who waits first in a bulkhead's line, and who is shed last.
+    ///
+    /// ```
+    /// use mainstay_resilience::{CallContext, Priority, limit::Shedder};
+    ///
+    /// let shedder = Shedder::builder("api").limit(10).build().unwrap();
+    /// let batch = CallContext::new().with_priority(Priority::Low);
+    /// let taken: Vec<_> = (0..100).filter_map(|_| shedder.admit(&batch).ok()).collect();
+    /// assert!(taken.len() < 30); // from here on nothing of this class passes ...
+    /// let payment = CallContext::new().with_priority(Priority::Critical);
+    /// assert!(shedder.admit(&payment).is_ok()); // ... and the others still do
+    /// ```
     #[must_use]
     pub fn with_priority(mut self, priority: Priority) -> Self {
         self.priority = priority;
@@ -151,6 +179,20 @@ impl CallContext {
 
     /// Shares `budget` with every layer below that has none of its own. Layers below get it through
     /// [`Attempt::nest`](crate::Attempt::nest).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let budget = Budget::builder("request").ratio(0.0, 1.0).build().unwrap();
+    /// let retry = Retry::constant(std::time::Duration::from_millis(1)).attempts(10).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).build().unwrap();
+    /// let cx = CallContext::new().with_budget(&budget);
+    /// let down = |_| async { Err::<(), _>(std::io::Error::from(std::io::ErrorKind::ConnectionReset)) };
+    /// let failed = policy.call(&cx, down).await.unwrap_err();
+    /// assert_eq!(failed.attempts(), 2); // one retry was paid for, of the nine that the retry would allow
+    /// # });
+    /// ```
     #[must_use]
     pub fn with_budget(mut self, budget: &Budget) -> Self {
         self.budget = Some(budget.clone());
@@ -194,6 +236,20 @@ impl CallContext {
     }
 
     /// How many policies are above: 0 outside any.
+    ///
+    /// ```
+    /// use mainstay_resilience::{CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let (outer, inner) = (Policy::builder("outer").build().unwrap(), Policy::builder("inner").build().unwrap());
+    /// let cx = CallContext::new();
+    /// let depth = outer.call(&cx, |attempt| {
+    ///     let (inner, below) = (inner.clone(), attempt.nest());
+    ///     async move { inner.call(&below, |a| async move { Ok::<_, std::io::Error>(a.cx().depth()) }).await }
+    /// });
+    /// assert_eq!((cx.depth(), depth.await.unwrap()), (0, 1));
+    /// # });
+    /// ```
     #[must_use]
     pub fn depth(&self) -> u8 {
         self.depth

@@ -67,6 +67,14 @@ impl ConfigError {
 ///
 /// A rejection is local: the operation was not started, so it is never evidence for a breaker, never
 /// retried and never costs budget.
+///
+/// ```
+/// use mainstay_resilience::{Reason, Rejected};
+///
+/// let full = Rejected::new("mail".into(), Reason::Full { in_flight: 5, queued: 2, limit: 5 });
+/// assert_eq!(full.why().code(), "full"); // for labels and logs
+/// assert_eq!(full.to_string(), "`mail` rejected the call: full: 5 of 5 in flight, 2 queued");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
@@ -142,6 +150,18 @@ impl fmt::Display for Reason {
 }
 
 /// A refusal as data: which policy, why, since when, and when to come back.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{Breaker, Reason};
+///
+/// let breaker = Breaker::builder("payments").consecutive(1).build().unwrap();
+/// breaker.admit().unwrap().failure();
+/// let refused = breaker.admit().unwrap_err();
+/// assert_eq!((refused.policy(), refused.why()), ("payments", &Reason::Open));
+/// assert!(refused.retry_after().unwrap() > Duration::ZERO); // for a `Retry-After` of your own
+/// assert!(refused.since().is_some());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{policy}` rejected the call: {why}")]
 pub struct Rejected {
@@ -208,6 +228,20 @@ pub enum TimeoutKind {
 }
 
 /// An operation was cut off while it ran: nobody knows whether it took effect.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, Policy, TimeoutKind};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let policy = Policy::builder("search").attempt_timeout(Duration::from_millis(5)).build().unwrap();
+/// let never = |_| std::future::pending::<Result<(), std::io::Error>>();
+/// let failed = policy.call(&CallContext::new(), never).await.unwrap_err();
+/// let cut = failed.timeout().unwrap();
+/// assert_eq!((cut.kind(), failed.was_started()), (TimeoutKind::Attempt, true));
+/// assert!(cut.after() >= Duration::from_millis(4)); // by the tick of about 1 ms
+/// # });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("cut off by the {} after {after:?}; whether it took effect is unknown", self.name())]
 pub struct Timeout {
@@ -363,6 +397,18 @@ impl<E> CallError<E> {
     }
 
     /// The operation's error by value, if that is the last cause.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::{CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("files").build().unwrap();
+    /// let missing = |_| async { Err::<(), _>(Error::from(ErrorKind::NotFound)) };
+    /// let failed = policy.call(&CallContext::new(), missing).await.unwrap_err();
+    /// assert_eq!(failed.into_inner().unwrap().kind(), ErrorKind::NotFound); // its own type, whole
+    /// # });
+    /// ```
     #[must_use]
     pub fn into_inner(self) -> Option<E> {
         match self {

@@ -46,6 +46,37 @@ pub enum Outcome {
 }
 
 /// Something that happened. Borrowed: a listener copies what it keeps.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+/// use mainstay_resilience::{CallContext, Event, Listener, Policy, Retry, Source};
+///
+/// #[derive(Debug, Default)]
+/// struct Told(Mutex<Vec<String>>);
+///
+/// impl Listener for Told {
+///     fn event(&self, source: &Source, event: &Event<'_>) {
+///         let told = match event {
+///             Event::Retry { attempt, .. } => format!("{}: attempt {attempt} failed", source.name()),
+///             Event::Call { attempts, .. } => format!("{}: {attempts} attempts", source.name()),
+///             _ => return,
+///         };
+///         self.0.lock().unwrap().push(told);
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let told = Arc::new(Told::default());
+/// let retry = Retry::constant(std::time::Duration::from_millis(1)).build().unwrap();
+/// let policy = Policy::builder("stock").idempotent().retry(retry).listener(told.clone()).build().unwrap();
+/// let second_time = |a: mainstay_resilience::Attempt<'_>| {
+///     let fails = a.number() == 1;
+///     async move { if fails { Err(std::io::Error::from(std::io::ErrorKind::TimedOut)) } else { Ok(()) } }
+/// };
+/// policy.call(&CallContext::new(), second_time).await.unwrap();
+/// assert_eq!(*told.0.lock().unwrap(), ["stock: attempt 1 failed", "stock: 2 attempts"]);
+/// # });
+/// ```
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {

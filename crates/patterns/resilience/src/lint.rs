@@ -9,6 +9,13 @@
 use std::fmt;
 
 /// A mis-composition.
+///
+/// ```
+/// use mainstay_resilience::lint::Rule;
+///
+/// assert_eq!((Rule::ALL.len(), Rule::M10.to_string().as_str()), (10, "M10"));
+/// assert_eq!(Rule::M2.remedy(), "put the deadline outside the retry: deadline > retry");
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Rule {
@@ -65,6 +72,15 @@ impl fmt::Display for Rule {
 }
 
 /// One mis-composition that was found.
+///
+/// ```
+/// use mainstay_resilience::lint::{Layer, Rule, stack};
+///
+/// let order = [Layer::Breaker, Layer::Retry, Layer::AttemptTimeout];
+/// let found = stack(&order);
+/// assert!(found.iter().any(|finding| finding.rule() == Rule::M1)); // the breaker sees one result per call
+/// assert!(found[0].to_string().contains(found[0].rule().remedy())); // what is wrong, and what to do
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
     rule: Rule,

@@ -5,6 +5,7 @@
 //! | `mainstay_breaker_state` | name, state | 1 for the state it is in, 0 for the others |
 //! | `mainstay_breaker_transitions_total` | name, state | transitions into the state |
 //! | `mainstay_breaker_calls_total` | name, outcome | attempts by how they counted |
+//! | `mainstay_breaker_call_duration_seconds` | name | duration of attempts |
 //! | `mainstay_calls_total` | name, outcome | whole calls of a policy |
 //! | `mainstay_call_duration_seconds` | name | duration of whole calls |
 //! | `mainstay_rejected_total` | name, reason | refusals |
@@ -34,6 +35,18 @@ use crate::{Event, Kind, Listener, Outcome, Source};
 const MAX_NAMES: usize = 200;
 
 /// Which names the metrics have.
+///
+/// Breakers report the same facts under both. What Resilience4j has no name for (budgets, hedges, refusals by their reason)
+/// keeps ours.
+///
+/// ```
+/// use mainstay_resilience::{Breaker, metrics::{MetricsListener, Naming}};
+///
+/// let grafana = MetricsListener::with_naming(Naming::Resilience4j);
+/// let breaker = Breaker::builder("payments").listener(grafana.clone()).build().unwrap();
+/// grafana.breaker(&breaker.snapshot()); // resilience4j_circuitbreaker_state{name="payments", ...}
+/// assert_eq!(Naming::default(), Naming::Mainstay);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Naming {
@@ -161,65 +174,129 @@ fn show_state(naming: Naming, name: &str, now: State) {
 struct Bound {
     naming: Naming,
     name: String,
-    success: Counter,
-    failure: Counter,
-    ignored: Counter,
-    abandoned: Counter,
-    late: Counter,
-    duration: Histogram,
-    retried: [Counter; 2],
+    success: Kept,
+    failure: Kept,
+    timeout: Kept,
+    ignored: Kept,
+    abandoned: Kept,
+    late: Kept,
+    /// Of a whole call under the names of Resilience4j: succeeded without and with a retry, failed likewise.
+    retried: Option<[Counter; 4]>,
     retries: Counter,
     hedges: Counter,
 }
 
+/// Where one outcome is counted and, if its time says anything, measured.
+#[derive(Debug)]
+struct Kept {
+    calls: Counter,
+    duration: Option<Histogram>,
+}
+
 impl Bound {
     fn new(naming: Naming, kind: Kind, name: String) -> Self {
-        let calls = match (naming, kind) {
-            (Naming::Mainstay, Kind::Breaker) => "mainstay_breaker_calls_total",
-            (Naming::Mainstay, _) => "mainstay_calls_total",
-            (Naming::Resilience4j, Kind::Breaker) => "resilience4j_circuitbreaker_calls_total",
-            (Naming::Resilience4j, _) => "resilience4j_timelimiter_calls_total",
-        };
-        let by = match naming {
-            Naming::Mainstay => ["outcome", "success", "failure", "ignored"],
-            Naming::Resilience4j => ["kind", "successful", "failed", "ignored"],
-        };
-        let of = |value: &'static str| counter!(calls, "name" => name.clone(), by[0] => value);
-        let duration = match (naming, kind) {
-            (Naming::Resilience4j, Kind::Breaker) => {
-                histogram!("resilience4j_circuitbreaker_calls_seconds", "name" => name.clone())
+        match (naming, kind) {
+            (Naming::Mainstay, Kind::Breaker) => {
+                Self::ours("mainstay_breaker_calls_total", "mainstay_breaker_call_duration_seconds", name)
             }
-            _ => histogram!("mainstay_call_duration_seconds", "name" => name.clone()),
+            (Naming::Mainstay, _) => {
+                Self::ours("mainstay_calls_total", "mainstay_call_duration_seconds", name)
+            }
+            (Naming::Resilience4j, _) => Self::theirs(kind, name),
+        }
+    }
+
+    fn ours(calls: &'static str, duration: &'static str, name: String) -> Self {
+        let duration = histogram!(duration, "name" => name.clone());
+        let kept = |outcome: &'static str| Kept {
+            calls: counter!(calls, "name" => name.clone(), "outcome" => outcome),
+            duration: Some(duration.clone()),
         };
-        let retried = |kind: &'static str| counter!("resilience4j_retry_calls_total", "name" => name.clone(), "kind" => kind);
+        Self::with(Naming::Mainstay, &name, ["success", "failure", "failure", "ignored"].map(kept), kept)
+    }
+
+    /// Boards read the calls of a breaker from the count of the timer, one timer per kind.
+    fn theirs(kind: Kind, name: String) -> Self {
+        let breaker = kind == Kind::Breaker;
+        let calls = if breaker {
+            "resilience4j_circuitbreaker_calls_total"
+        } else {
+            "resilience4j_timelimiter_calls_total"
+        };
+        let counted = |kind: &'static str| Kept {
+            calls: counter!(calls, "name" => name.clone(), "kind" => kind),
+            duration: None,
+        };
+        let kept = |kind: &'static str| Kept {
+            duration: Some(if breaker {
+                histogram!("resilience4j_circuitbreaker_calls_seconds", "name" => name.clone(), "kind" => kind)
+            } else {
+                histogram!("mainstay_call_duration_seconds", "name" => name.clone())
+            }),
+            ..counted(kind)
+        };
+        let timeout = if breaker { "failed" } else { "timeout" };
+        let mut bound = Self::with(
+            Naming::Resilience4j,
+            &name,
+            ["successful", "failed", timeout, "ignored"].map(kept),
+            counted,
+        );
+        bound.retried = (kind == Kind::Policy).then(|| {
+            let kinds = [
+                "successful_without_retry",
+                "successful_with_retry",
+                "failed_without_retry",
+                "failed_with_retry",
+            ];
+            kinds.map(
+                |kind| counter!("resilience4j_retry_calls_total", "name" => name.clone(), "kind" => kind),
+            )
+        });
+        bound
+    }
+
+    fn with(
+        naming: Naming,
+        name: &str,
+        [success, failure, timeout, ignored]: [Kept; 4],
+        kept: impl Fn(&'static str) -> Kept,
+    ) -> Self {
         Self {
-            success: of(by[1]),
-            failure: of(by[2]),
-            ignored: of(by[3]),
-            abandoned: of("abandoned"),
-            late: of("late"),
-            duration,
-            retried: [retried("successful_with_retry"), retried("failed_with_retry")],
-            retries: counter!("mainstay_retry_attempts_total", "name" => name.clone()),
-            hedges: counter!("mainstay_hedges_total", "name" => name.clone()),
             naming,
-            name,
+            success,
+            failure,
+            timeout,
+            ignored,
+            abandoned: kept("abandoned"),
+            late: kept("late"),
+            retried: None,
+            retries: counter!("mainstay_retry_attempts_total", "name" => name.to_owned()),
+            hedges: counter!("mainstay_hedges_total", "name" => name.to_owned()),
+            name: name.to_owned(),
         }
     }
 
     fn call(&self, outcome: Outcome, seconds: f64, attempts: u32) {
-        let counter = match outcome {
+        let kept = match outcome {
             Outcome::Success | Outcome::SlowSuccess => &self.success,
-            Outcome::Failure | Outcome::Timeout(_) => &self.failure,
+            Outcome::Failure => &self.failure,
+            Outcome::Timeout(_) => &self.timeout,
             Outcome::Ignored => &self.ignored,
             Outcome::Abandoned => &self.abandoned,
             Outcome::Late => &self.late,
         };
-        counter.increment(1);
-        self.duration.record(seconds);
-        if attempts > 1 && self.naming == Naming::Resilience4j {
-            let failed = usize::from(!matches!(outcome, Outcome::Success | Outcome::SlowSuccess));
-            self.retried[failed].increment(1);
+        kept.calls.increment(1);
+        if let Some(duration) = &kept.duration {
+            duration.record(seconds);
+        }
+        if let Some(retried) = &self.retried {
+            let failed = match outcome {
+                Outcome::Success | Outcome::SlowSuccess => 0,
+                Outcome::Failure | Outcome::Timeout(_) => 2,
+                Outcome::Ignored | Outcome::Abandoned | Outcome::Late => return,
+            };
+            retried[failed + usize::from(attempts > 1)].increment(1);
         }
     }
 }

@@ -14,6 +14,24 @@ use crate::CallError;
 /// | `Fail { retryable: false }` | a failure | stops | nothing |
 /// | `Throttled { after }` | a failure | may try again, not before `after` | a drop |
 /// | `Ignore` | no evidence | stops | nothing |
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{CallContext, Policy, Retry, Verdict};
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let retry = Retry::constant(Duration::from_millis(1)).attempts(2).build().unwrap();
+/// let policy = Policy::builder("shop").idempotent().retry(retry).build().unwrap();
+/// let mut attempts = Vec::new();
+/// for status in [200, 404, 501, 503] {
+///     let verdict = |result: &Result<(), u16>| result.map_or_else(|s| Verdict::of_http(s, None), |()| Verdict::Ok);
+///     let answer = |_| async move { if status < 400 { Ok(()) } else { Err(status) } };
+///     let result = policy.call_with(&CallContext::new(), verdict, answer).await;
+///     attempts.push(result.map_or_else(|error| error.attempts(), |()| 1));
+/// }
+/// assert_eq!(attempts, [1, 1, 1, 2]); // only what another attempt may cure is repeated
+/// # });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

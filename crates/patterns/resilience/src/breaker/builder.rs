@@ -63,6 +63,15 @@ impl BreakerBuilder {
 
     /// The textbook's numbers with correct semantics: 5 failures in a row, open for 60 s, 3 probes, 3
     /// successes. For whoever moves over and wants the same figures first; the defaults recover sooner.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Breaker, breaker::Window};
+    ///
+    /// let classic = Breaker::builder("legacy").classic().build().unwrap().config();
+    /// assert_eq!((classic.window(), classic.permits()), (Window::Consecutive(5), 3));
+    /// assert_eq!(classic.open_for(), Duration::from_secs(60));
+    /// ```
     pub fn classic(mut self) -> Self {
         self.config
             .set_window(Window::Consecutive(5))
@@ -76,6 +85,17 @@ impl BreakerBuilder {
     /// enough, and a service that fails four calls in five never trips it.
     ///
     /// `build` refuses 0 and more than 100,000, and slow calls beside it: a streak has no rates.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, breaker::State};
+    ///
+    /// let breaker = Breaker::builder("printer").consecutive(3).build().unwrap();
+    /// for failed in [true, true, false, true, true] {
+    ///     let ticket = breaker.admit().unwrap();
+    ///     if failed { ticket.failure() } else { ticket.success() }
+    /// }
+    /// assert_eq!(breaker.state(), State::Closed); // four failures in five, and never three in a row
+    /// ```
     pub fn consecutive(mut self, k: u32) -> Self {
         self.config.set_window(Window::Consecutive(k));
         self
@@ -85,6 +105,15 @@ impl BreakerBuilder {
     /// outage may last, or the successes from before it outvote it.
     ///
     /// `build` refuses less than 100 ms and more than an hour.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// assert!(Breaker::builder("search").window(Duration::from_secs(5)).build().is_ok());
+    /// let hasty = Breaker::builder("search").window(Duration::from_millis(20)).build().unwrap_err();
+    /// assert_eq!((hasty.field(), hasty.value()), ("window", "20ms")); // its buckets would be finer than the tick
+    /// ```
     pub fn window(mut self, d: Duration) -> Self {
         self.config.set_window(Window::Time(d));
         self
@@ -94,12 +123,37 @@ impl BreakerBuilder {
     /// means nothing.
     ///
     /// `build` refuses 0, more than 100,000, and fewer than [`min_calls`](Self::min_calls).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, breaker::State};
+    ///
+    /// let breaker = Breaker::builder("nightly").count_window(10).min_calls(10).failure_rate(0.5).build().unwrap();
+    /// for _ in 0..10_000 {
+    ///     breaker.admit().unwrap().success();
+    /// }
+    /// let failures = (1..).find(|_| {
+    ///     breaker.admit().unwrap().failure();
+    ///     breaker.state() == State::Open
+    /// });
+    /// assert_eq!(failures, Some(5)); // of the last ten; the ten thousand before them count no more
+    /// ```
     pub fn count_window(mut self, n: u32) -> Self {
         self.config.set_window(Window::Count(n));
         self
     }
 
     /// Trips at this share of failures, in `(0, 1]`: at exactly this share, not above it.
+    ///
+    /// A rate below what the service fails on a good day opens it on a good day; one near 1 waits for a total outage.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// for nonsense in [0.0, -0.1, 1.1, f64::NAN] {
+    ///     let refused = Breaker::builder("search").failure_rate(nonsense).build().unwrap_err();
+    ///     assert_eq!(refused.field(), "failure_rate");
+    /// }
+    /// ```
     pub fn failure_rate(mut self, rate: f64) -> Self {
         self.config.set_failure_rate(rate);
         self
@@ -107,6 +161,26 @@ impl BreakerBuilder {
 
     /// Trips when this share of calls takes `threshold` or longer. Below about 10 ms use
     /// [`precise`](Self::precise).
+    ///
+    /// A hung dependency fails nobody until the timeouts end, so a rate of failures alone sees it late. While half-open a slow
+    /// probe counts as failed: an answer nobody waits for is no recovery.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_clock::{Clock as _, SystemClock};
+    /// use mainstay_resilience::{Breaker, breaker::State};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let slow = Duration::from_millis(10);
+    /// let breaker = Breaker::builder("search").slow(slow, 0.8).min_calls(2).precise().build().unwrap();
+    /// for _ in 0..2 {
+    ///     let ticket = breaker.admit().unwrap();
+    ///     SystemClock::new().sleep(slow * 2).await;
+    ///     ticket.success();
+    /// }
+    /// assert_eq!(breaker.state(), State::Open); // nothing has failed
+    /// # });
+    /// ```
     pub fn slow(mut self, threshold: Duration, rate: f64) -> Self {
         self.config.set_slow(Some((threshold, rate)));
         self
@@ -114,12 +188,35 @@ impl BreakerBuilder {
 
     /// Results the window needs before a rate can trip. More than the window ever holds, and the breaker never opens
     /// (rule M9 of [`lint`](crate::lint)).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, breaker::State};
+    ///
+    /// let breaker = Breaker::builder("search").min_calls(4).build().unwrap();
+    /// let mut states = Vec::new();
+    /// for _ in 0..4 {
+    ///     breaker.admit().unwrap().failure();
+    ///     states.push(breaker.state());
+    /// }
+    /// assert_eq!(states, [State::Closed, State::Closed, State::Closed, State::Open]);
+    /// ```
     pub fn min_calls(mut self, n: u32) -> Self {
         self.config.set_min_calls(n);
         self
     }
 
     /// Stays open for `d`, always, up to the [`jitter`](Self::jitter). What is longer than the outage is outage too.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker =
+    ///     Breaker::builder("search").consecutive(1).open_for(Duration::from_secs(5)).jitter(0.0).build().unwrap();
+    /// breaker.admit().unwrap().failure();
+    /// let wait = breaker.admit().unwrap_err().retry_after().unwrap();
+    /// assert!(wait > Duration::from_secs(4) && wait <= Duration::from_secs(5));
+    /// ```
     pub fn open_for(mut self, d: Duration) -> Self {
         self.config.set_open_for(d);
         self
@@ -127,6 +224,18 @@ impl BreakerBuilder {
 
     /// Stays open for `base`, `factor` times longer after every failed half-open round, up to `cap`: soon back after a
     /// hiccup, seldom in the way of a long outage. Closing starts it over.
+    ///
+    /// `build` refuses a base of zero or above the cap, and a factor below 1.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let secs = Duration::from_secs;
+    /// assert!(Breaker::builder("search").growing_open(secs(1), 3.0, secs(60)).build().is_ok());
+    /// assert!(Breaker::builder("search").growing_open(secs(60), 2.0, secs(1)).build().is_err());
+    /// assert!(Breaker::builder("search").growing_open(secs(1), 0.5, secs(60)).build().is_err());
+    /// ```
     pub fn growing_open(mut self, base: Duration, factor: f64, cap: Duration) -> Self {
         self.config.set_growing_open(base, factor, cap);
         self
@@ -146,12 +255,32 @@ impl BreakerBuilder {
 
     /// How long a probe may hold its permit. Then the permit is free, and whatever the probe still reports is void: a
     /// hung probe cannot keep the breaker half-open. Never shorter than an attempt may take, or `build` refuses.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let secs = Duration::from_secs;
+    /// let hasty = Breaker::builder("report").attempt_timeout(secs(30)).probe_lease(secs(5));
+    /// assert_eq!(hasty.build().unwrap_err().field(), "probe_lease"); // every probe would be void
+    /// assert_eq!(Breaker::builder("report").attempt_timeout(secs(30)).build().unwrap().config().probe_lease(), secs(30));
+    /// ```
     pub fn probe_lease(mut self, d: Duration) -> Self {
         self.config.set_probe_lease(d);
         self
     }
 
     /// What dropped calls mean; see [`Abandoned`].
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, breaker::{Abandoned, State}};
+    ///
+    /// let breaker = Breaker::builder("search").consecutive(2).abandoned(Abandoned::Failure).build().unwrap();
+    /// for _ in 0..2 {
+    ///     drop(breaker.admit().unwrap()); // a caller who lost patience
+    /// }
+    /// assert_eq!(breaker.state(), State::Open);
+    /// ```
     pub fn abandoned(mut self, abandoned: Abandoned) -> Self {
         self.config.set_abandoned(abandoned);
         self
@@ -165,6 +294,19 @@ impl BreakerBuilder {
 
     /// Any setting, by its setter: the same closure serves here and in
     /// [`Breaker::reconfigure`].
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::BreakerConfig;
+    ///
+    /// fn from_our_file(config: &mut BreakerConfig) {
+    ///     config.set_failure_rate(0.3).set_min_calls(50);
+    /// }
+    ///
+    /// let breaker = Breaker::builder("search").configure(from_our_file).build().unwrap();
+    /// breaker.reconfigure(from_our_file).unwrap(); // and whenever the file changes
+    /// assert_eq!(breaker.config().failure_rate(), 0.3);
+    /// ```
     pub fn configure(mut self, f: impl FnOnce(&mut BreakerConfig)) -> Self {
         f(&mut self.config);
         self
@@ -184,6 +326,32 @@ impl BreakerBuilder {
 
     /// Asked before a probe passes, outside every lock: rations probes beyond this one breaker, as a
     /// [`Fleet`](crate::fleet::Fleet) does.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use mainstay_clock::Instant;
+    /// use mainstay_resilience::{Breaker, policy::ProbeGate};
+    ///
+    /// /// Nobody probes before the morning shift is there.
+    /// #[derive(Debug)]
+    /// struct Night;
+    ///
+    /// impl ProbeGate for Night {
+    ///     fn admit(&self, _breaker: &str, _now: Instant) -> Result<(), Option<Duration>> {
+    ///         Err(Some(Duration::from_secs(3_600)))
+    ///     }
+    /// }
+    ///
+    /// let breaker = Breaker::builder("ledger")
+    ///     .consecutive(1)
+    ///     .open_for(Duration::from_nanos(1))
+    ///     .probe_gate(Arc::new(Night))
+    ///     .build()
+    ///     .unwrap();
+    /// breaker.admit().unwrap().failure();
+    /// let refused = (0..1_000).find_map(|_| breaker.admit().err()?.retry_after().filter(|d| d.as_secs() == 3_600));
+    /// assert!(refused.is_some()); // its time is over, and the gate says no
+    /// ```
     pub fn probe_gate(mut self, gate: Arc<dyn ProbeGate>) -> Self {
         self.gate = Some(gate);
         self
@@ -199,6 +367,15 @@ impl BreakerBuilder {
     ///
     /// # Errors
     /// [`ConfigError`] names the refused field, its value and what is allowed.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let template = Breaker::builder("search").consecutive(1);
+    /// let (a, b) = (template.build().unwrap(), template.build().unwrap());
+    /// a.admit().unwrap().failure();
+    /// assert!(a.admit().is_err() && b.admit().is_ok()); // built twice: two breakers; a clone would be the same one
+    /// ```
     pub fn build(&self) -> Result<Breaker, ConfigError> {
         self.build_keyed(None)
     }

@@ -9,12 +9,22 @@ use crate::error::MAX_TIME;
 const MIN_WINDOW: Duration = Duration::from_millis(100);
 /// Longest time window: a bucket of six minutes counts up to 3e9 calls per second.
 const MAX_WINDOW: Duration = Duration::from_secs(3_600);
-/// Largest count window; every result is one byte.
+/// Largest count window; every result is two bits.
 const MAX_COUNT: u32 = 100_000;
 /// Most probes in flight: half-open is meant to be careful.
 const MAX_PERMITS: u32 = 10_000;
 
 /// Which results decide. Conclusive ones only: what is ignored or late is in no window.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{Breaker, breaker::Window};
+///
+/// let breaker = Breaker::builder("search").count_window(100).build().unwrap();
+/// breaker.reconfigure(|c| { c.set_window(Window::Count(50)); }).unwrap(); // keeps the newest fifty
+/// let other = breaker.reconfigure(|c| { c.set_window(Window::Time(Duration::from_secs(10))); });
+/// assert_eq!(other.unwrap_err().field(), "window"); // what was counted by number has no time
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Window {
@@ -72,6 +82,12 @@ impl HalfOpen {
 
     /// Decides after `samples` results: opens again when the share of failures is at least `rate`, else closes. For
     /// dependencies of which a known part always fails.
+    ///
+    /// ```
+    /// use mainstay_resilience::breaker::HalfOpen;
+    ///
+    /// assert_ne!(HalfOpen::ratio(5, 20, 0.3), HalfOpen::permits(5)); // of twenty, five may fail
+    /// ```
     #[must_use]
     pub const fn ratio(permits: u32, samples: u32, rate: f64) -> Self {
         Self { permits, rule: ProbeRule::Ratio { samples, rate } }
@@ -93,6 +109,18 @@ impl HalfOpen {
 /// Whatever is chosen, a dropped probe gives its permit back. And where the window holds nothing but dropped calls, so
 /// many of them as [`min_calls`](BreakerConfig::min_calls) open the breaker: else a dead host whose every call is dropped
 /// in favor of another would stay invisible.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{Breaker, breaker::Abandoned};
+///
+/// let ms = Duration::from_millis;
+/// let patience = |b: mainstay_resilience::breaker::BreakerBuilder| b.build().unwrap().config().abandoned();
+/// let of = || Breaker::builder("search");
+/// assert_eq!(patience(of()), Abandoned::FailureIfElapsed(ms(1_000)));
+/// assert_eq!(patience(of().attempt_timeout(ms(300))), Abandoned::FailureIfElapsed(ms(150)));
+/// assert_eq!(patience(of().slow(ms(500), 0.8)), Abandoned::FailureIfElapsed(ms(500)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Abandoned {
@@ -118,6 +146,15 @@ pub enum Abandoned {
 /// | half-open | 3 permits, 3 successes | one lucky probe is no recovery |
 /// | probe lease | the attempt timeout, at least 10 s | a hung probe must not wedge the breaker |
 /// | abandoned | failure after the slow threshold, half the attempt timeout, or 1 s | callers' patience is evidence |
+///
+/// ```
+/// use mainstay_resilience::Breaker;
+///
+/// let breaker = Breaker::builder("payments").build().unwrap();
+/// breaker.reconfigure(|c| { c.set_failure_rate(0.3).set_min_calls(50); }).unwrap();
+/// let config = breaker.config();
+/// assert_eq!((config.failure_rate(), config.min_calls(), config.slow()), (0.3, 50, None));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct BreakerConfig {
     pub(crate) window: Window,

@@ -10,7 +10,7 @@ use mainstay_clock::{Clock, Instant, Rng, Tick};
 use super::config::{Abandoned, BreakerConfig};
 use super::snapshot::{BreakerSnapshot, Lifetime};
 use super::state::{Cause, Logged, Machine, Probe, ProbeEnd, State, Transition, Trip, Word};
-use super::tally::{Mark, Tally};
+use super::tally::{Mark, Plain, Tally};
 use crate::event::Ear;
 use crate::pad::CachePadded;
 use crate::policy::ProbeGate;
@@ -343,13 +343,13 @@ impl Core {
                         return;
                     }
                 }
-                Tally::Run(run) => {
+                Tally::Plain(Plain::Run(run)) => {
                     if self.word() == word {
                         run.success(word);
                         return;
                     }
                 }
-                Tally::Count(_) => {}
+                Tally::Plain(Plain::Count(_)) => {}
             }
         }
         self.end(raw, End::Success);

@@ -114,6 +114,20 @@ impl Breaker {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Open`](crate::Reason::Open) or `ForcedOpen`, and when to come back.
+    ///
+    /// # Cancel safety
+    /// A ticket that is dropped reports an abandoned call, or a failure while its thread panics; a probe's permit comes back.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker = Breaker::builder("feed").consecutive(1).build().unwrap();
+    /// let ticket = breaker.admit().unwrap();
+    /// // ... any number of reads and writes, then one verdict on all of them:
+    /// ticket.failure();
+    /// let refused = breaker.admit().unwrap_err();
+    /// assert_eq!((refused.policy(), refused.why().code()), ("feed", "open"));
+    /// ```
     #[inline(always)]
     pub fn admit(&self) -> Result<Ticket<'_>, Rejected> {
         match self.0.admit_closed() {
@@ -156,6 +170,19 @@ impl Breaker {
     /// # Cancel safety
     /// Dropped before its first poll it has done nothing. Dropped later, the call is abandoned: a probe's
     /// permit comes back, and [`Abandoned`] says what it means.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("stock").build().unwrap();
+    /// let pieces = breaker.call(|| async { Ok::<_, std::io::Error>(17) }).await.unwrap();
+    /// assert_eq!((pieces, breaker.snapshot().counts.total), (17, 1));
+    /// breaker.force_open("stocktaking", None);
+    /// let refused = breaker.call(|| async { Ok::<_, std::io::Error>(unreachable!("not started")) }).await;
+    /// assert!(!refused.unwrap_err().was_started());
+    /// # });
+    /// ```
     #[inline(always)]
     pub fn call<T, E, F, Fut>(
         &self,
@@ -176,6 +203,22 @@ impl Breaker {
     ///
     /// # Cancel safety
     /// As for [`call`](Self::call).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, Verdict, breaker::State};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("shop").consecutive(2).build().unwrap();
+    /// let by_status = |result: &Result<u16, std::io::Error>| match result {
+    ///     Ok(status) => Verdict::of_http(*status, None),
+    ///     Err(_) => Verdict::RETRYABLE,
+    /// };
+    /// for status in [503, 503] {
+    ///     assert_eq!(breaker.call_with(by_status, || async move { Ok(status) }).await.unwrap(), status);
+    /// }
+    /// assert_eq!(breaker.state(), State::Open); // both came back as `Ok`
+    /// # });
+    /// ```
     #[inline(always)]
     pub fn call_with<T, E, F, Fut, K>(
         &self,
@@ -203,6 +246,21 @@ impl Breaker {
     }
 
     /// Everything about it at this moment.
+    ///
+    /// Takes short locks and sums the window; for consoles and scrapers, not for the path of calls.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker = Breaker::builder("search").build().unwrap();
+    /// for failed in [false, false, true, false] {
+    ///     let ticket = breaker.admit().unwrap();
+    ///     if failed { ticket.failure() } else { ticket.success() }
+    /// }
+    /// let now = breaker.snapshot();
+    /// assert_eq!((now.counts.total, now.counts.failure_rate()), (4, 0.25));
+    /// assert_eq!((now.generation, now.retry_in), (1, None)); // it has never changed its state
+    /// ```
     #[must_use]
     pub fn snapshot(&self) -> BreakerSnapshot {
         self.0.snapshot()
@@ -237,6 +295,21 @@ impl Breaker {
     }
 
     /// Lets every call pass and counts none, whatever is known about the dependency, until [`release`](Self::release) or until `ttl` is over.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let breaker = Breaker::builder("billing").consecutive(1).build().unwrap();
+    /// breaker.admit().unwrap().failure();
+    /// breaker.force_closed("month end: every attempt counts", Some(Duration::from_secs(3_600)));
+    /// for _ in 0..100 {
+    ///     breaker.admit().unwrap().failure();
+    /// }
+    /// let held = breaker.snapshot();
+    /// assert_eq!(held.why.as_deref(), Some("month end: every attempt counts"));
+    /// assert_eq!(held.counts.total, 0);
+    /// ```
     pub fn force_closed(&self, why: &str, ttl: Option<Duration>) {
         self.0.hold(State::ForcedClosed, why, ttl);
     }

@@ -74,6 +74,19 @@ impl Registry {
 
     /// The breaker of `key`, made now if it is new. A handle that is kept stays valid when its key is forgotten; it is
     /// then a breaker of its own, so ask anew for each call.
+    ///
+    /// Takes a shared lock for a known key, and an exclusive one to make a breaker.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Breaker;
+    ///
+    /// let hosts = Breaker::builder("upstream").keyed(2, Duration::from_secs(600)).unwrap();
+    /// for host in ["a", "b", "c"] {
+    ///     hosts.get(host).admit().unwrap().success();
+    /// }
+    /// assert_eq!(hosts.len(), 2); // the bound holds: the one unused for longest is forgotten
+    /// ```
     #[must_use]
     pub fn get(&self, key: &str) -> Breaker {
         let now = self.0.tick.read();
@@ -130,6 +143,18 @@ impl Registry {
     }
 
     /// Every remembered breaker, in the order of keys: for a console that shows which are open.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Breaker, breaker::State};
+    ///
+    /// let hosts = Breaker::builder("upstream").consecutive(1).keyed(100, Duration::from_secs(600)).unwrap();
+    /// hosts.get("a").admit().unwrap().failure();
+    /// hosts.get("b").admit().unwrap().success();
+    /// let open: Vec<_> = hosts.all().into_iter().filter(|(_, b)| b.state() != State::Closed).collect();
+    /// assert_eq!((open.len(), &*open[0].0), (1, "a"));
+    /// assert_eq!(open[0].1.name(), "upstream"); // metric labels carry this, never the key
+    /// ```
     #[must_use]
     pub fn all(&self) -> Vec<(Arc<str>, Breaker)> {
         self.read().iter().map(|(key, entry)| (Arc::clone(key), entry.breaker.clone())).collect()

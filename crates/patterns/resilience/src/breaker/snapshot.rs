@@ -9,6 +9,18 @@ use super::config::BreakerConfig;
 use super::state::{Counts, State, Transition};
 
 /// Counts since the breaker was built.
+///
+/// ```
+/// use mainstay_resilience::{Breaker, Verdict};
+///
+/// let breaker = Breaker::builder("search").build().unwrap();
+/// breaker.admit().unwrap().success();
+/// breaker.admit().unwrap().settle(Verdict::of_http(500, None));
+/// breaker.admit().unwrap().ignore();
+/// drop(breaker.admit().unwrap());
+/// let life = breaker.snapshot().lifetime;
+/// assert_eq!((life.successes, life.failures, life.ignored, life.abandoned), (Some(1), 1, 1, 1));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Lifetime {
@@ -29,6 +41,20 @@ pub struct Lifetime {
 }
 
 /// A breaker at one moment: what is live, not what somebody configured once.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::{Breaker, breaker::{Cause, State}};
+///
+/// let breaker = Breaker::builder("search").consecutive(2).build().unwrap();
+/// for _ in 0..2 {
+///     breaker.admit().unwrap().failure();
+/// }
+/// let open = breaker.snapshot();
+/// assert_eq!((open.state, open.round), (State::Open, 1));
+/// assert!(open.retry_in.unwrap() <= Duration::from_millis(2_200)); // 2 s and at most 10 % of jitter
+/// assert_eq!(open.last[0].cause(), &Cause::Consecutive { failures: 2 });
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BreakerSnapshot {

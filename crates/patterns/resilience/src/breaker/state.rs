@@ -11,6 +11,14 @@ use super::config::{BreakerConfig, ProbeRule};
 
 /// What a breaker does with calls. Three states are its own, three are a person's hold on it ([`is_held`](State::is_held))
 /// and win over them.
+///
+/// ```
+/// use mainstay_resilience::breaker::State;
+///
+/// let held: Vec<_> = State::ALL.into_iter().filter(|state| state.is_held()).map(State::name).collect();
+/// assert_eq!(held, ["forced_closed", "forced_open", "metrics_only"]);
+/// assert_eq!(State::HalfOpen.to_string(), "half_open"); // the same text as in labels and files
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum State {
@@ -141,6 +149,20 @@ pub enum Cause {
 }
 
 /// One change of state.
+///
+/// ```
+/// use mainstay_resilience::Breaker;
+/// use mainstay_resilience::breaker::{Cause, State};
+///
+/// let breaker = Breaker::builder("search").build().unwrap();
+/// breaker.force_open("migration", None);
+/// breaker.release();
+/// let [opened, closed] = &breaker.snapshot().last[..] else { panic!("two changes") };
+/// assert_eq!((opened.from(), opened.to()), (State::Closed, State::ForcedOpen));
+/// assert_eq!(opened.cause(), &Cause::Person { why: "migration".into() });
+/// assert_eq!(closed.generation(), opened.generation() + 1);
+/// assert!(closed.at() >= opened.at());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
     pub(crate) from: State,
@@ -183,6 +205,12 @@ impl Transition {
 }
 
 /// What the window held when somebody looked.
+///
+/// ```
+/// use mainstay_resilience::breaker::Counts;
+///
+/// assert_eq!(Counts::default().failure_rate(), 0.0); // of nothing, nothing failed
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Counts {

@@ -77,6 +77,17 @@ impl<'a> Ticket<'a> {
     }
 
     /// The call ended with `verdict`. Throttling counts as a failure.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, Verdict};
+    ///
+    /// let breaker = Breaker::builder("search").build().unwrap();
+    /// for status in [200, 404, 429, 500] {
+    ///     breaker.admit().unwrap().settle(Verdict::of_http(status, None));
+    /// }
+    /// let counts = breaker.snapshot().counts;
+    /// assert_eq!((counts.total, counts.failures), (3, 2)); // 404 says nothing, 429 and 500 count against it
+    /// ```
     #[inline]
     pub fn settle(self, verdict: Verdict) {
         let (core, raw) = (self.core, self.raw);
@@ -98,6 +109,21 @@ impl fmt::Debug for Ticket<'_> {
 }
 
 /// A [`Ticket`] without a lifetime, at the price of a shared counter; for calls that outlive their scope.
+///
+/// ```
+/// use mainstay_resilience::Breaker;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let breaker = Breaker::builder("feed").build().unwrap();
+/// let ticket = breaker.admit_owned().unwrap();
+/// let panicking = tokio::spawn(async move {
+///     let _ticket = ticket;
+///     panic!("the reader has a bug");
+/// });
+/// assert!(panicking.await.is_err());
+/// assert_eq!(breaker.snapshot().lifetime.failures, 1); // nothing was settled, and it counts all the same
+/// # });
+/// ```
 #[must_use = "a ticket that is dropped at once reports an abandoned call"]
 pub struct OwnedTicket {
     breaker: Breaker,

@@ -51,6 +51,23 @@ impl Transitions {
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing: the next call returns what it would have.
+    ///
+    /// ```
+    /// use mainstay_resilience::Breaker;
+    /// use mainstay_resilience::breaker::Followed;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("search").build().unwrap();
+    /// let mut slow_reader = breaker.transitions();
+    /// for _ in 0..20 {
+    ///     breaker.force_open("flapping", None);
+    ///     breaker.release();
+    /// }
+    /// // 40 transitions, of which the last 32 are kept.
+    /// assert_eq!(slow_reader.next().await, Followed::Lagged(8));
+    /// assert!(matches!(slow_reader.next().await, Followed::Transition(_)));
+    /// # });
+    /// ```
     pub async fn next(&mut self) -> Followed {
         std::future::poll_fn(|cx| self.poll_read(cx)).await
     }

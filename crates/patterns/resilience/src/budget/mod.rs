@@ -114,6 +114,15 @@ impl BudgetBuilder {
     /// First attempts earn `ratio` each, time earns `floor` per second; a retry or hedge costs 1. The credit
     /// is capped at the income of one second. `build` refuses a ratio outside `[0, 1]`, and both at 0: without income use
     /// no retry.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("search").ratio(0.1, 3.0).build().unwrap();
+    /// let paid = (0..10).filter(|_| budget.spend(Cost::Retry).is_ok()).count();
+    /// assert_eq!(paid, 3); // a fresh budget holds what a second without traffic earns
+    /// assert_eq!(Budget::builder("search").ratio(0.0, 0.0).build().unwrap_err().field(), "ratio");
+    /// ```
     pub fn ratio(mut self, ratio: f64, floor: f64) -> Self {
         self.setting = Setting::Ratio { ratio, floor, credit: Duration::from_secs(1) };
         self
@@ -133,6 +142,17 @@ impl BudgetBuilder {
     }
 
     /// The time whose income caps the credit of a [`ratio`](Self::ratio) budget; 100 ms to an hour. Other rules ignore it.
+    ///
+    /// More of it forgives a longer stumble, and lets as much more out at once when an outage begins: ten seconds of it made a
+    /// burst of 2.6 times the load.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Budget;
+    ///
+    /// let patient = Budget::builder("batch").ratio(0.2, 10.0).credit(Duration::from_secs(5)).build().unwrap();
+    /// assert_eq!(patient.snapshot().available, 50.0);
+    /// ```
     pub fn credit(mut self, d: Duration) -> Self {
         if let Setting::Ratio { credit, .. } = &mut self.setting {
             *credit = d;
@@ -280,6 +300,15 @@ fn give(tokens: &AtomicU64, n: u64, most: u64) {
 }
 
 /// A budget at one moment.
+///
+/// ```
+/// use mainstay_resilience::{Budget, budget::Cost};
+///
+/// let budget = Budget::builder("table").aws().build().unwrap();
+/// while budget.spend(Cost::Retry).is_ok() {}
+/// let now = budget.snapshot();
+/// assert_eq!((&*now.name, now.available, now.refused), ("table", 0.0, 1));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct BudgetSnapshot {
@@ -303,6 +332,16 @@ impl Budget {
     ///
     /// # Errors
     /// [`Reason::Budget`] when the rule does not allow it.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Budget, budget::Cost};
+    ///
+    /// let budget = Budget::builder("search").ratio(0.0, 1.0).build().unwrap();
+    /// budget.spend(Cost::Probe).unwrap(); // a reconnect, say
+    /// let refused = budget.spend(Cost::Probe).unwrap_err();
+    /// assert_eq!((refused.policy(), refused.why().code()), ("search", "budget"));
+    /// assert!(refused.since().is_some());
+    /// ```
     pub fn spend(&self, cost: Cost) -> Result<(), Rejected> {
         let now = self.0.clock.now();
         if self.pay(cost, &mut Paid::default(), now) {

@@ -3,6 +3,19 @@
 use mainstay_clock::Instant;
 
 /// What is paid for.
+///
+/// Only the AWS bucket has different prices; the other rules take one for each.
+///
+/// ```
+/// use mainstay_resilience::{Budget, budget::Cost};
+///
+/// let price = |cost| {
+///     let budget = Budget::builder("table").aws_legacy().build().unwrap();
+///     budget.spend(cost).unwrap();
+///     500.0 - budget.tokens().unwrap()
+/// };
+/// assert_eq!((price(Cost::Retry), price(Cost::RetryTimeout)), (5.0, 10.0));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Cost {

@@ -99,6 +99,18 @@ pub struct HolderAge {
 }
 
 /// A bulkhead at one moment.
+///
+/// ```
+/// use mainstay_resilience::Bulkhead;
+///
+/// let pool = Bulkhead::builder("pool", 2).build().unwrap();
+/// let held = pool.try_acquire().unwrap();
+/// let now = pool.snapshot();
+/// assert_eq!((now.in_flight, now.limit, now.queued), (1, 2, 0));
+/// assert!(now.oldest_holder.is_some()); // if this one grows without end, something hangs
+/// drop(held);
+/// assert_eq!(pool.snapshot().oldest_holder, None);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BulkheadSnapshot {
@@ -126,6 +138,17 @@ impl BulkheadBuilder {
     /// Lets `n` callers wait for a permit, each at most `wait` and never past its deadline. As long as the wait you would
     /// accept times the rate at which permits come free; longer only makes everybody late. `build` refuses a wait of zero
     /// or above a day: nothing here waits for ever.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// // 10 permits, calls of about 20 ms: 500 per second come free, so 50 in line wait for about 100 ms.
+    /// let mail = Bulkhead::builder("mail", 10).queue(50, Duration::from_millis(100)).build().unwrap();
+    /// assert_eq!(mail.snapshot().max_queue, 50);
+    /// let endless = Bulkhead::builder("mail", 10).queue(50, Duration::ZERO).build().unwrap_err();
+    /// assert_eq!(endless.field(), "wait");
+    /// ```
     pub fn queue(mut self, n: u32, wait: Duration) -> Self {
         self.queue = Some((n, wait));
         self
@@ -186,6 +209,13 @@ fn check_queue(n: u32) -> Result<(), ConfigError> {
 impl Bulkhead {
     /// Starts a bulkhead named `name` with `limit` permits, 1 to 65,535. There is no default: a guessed size bites under
     /// load.
+    ///
+    /// ```
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let refused = Bulkhead::builder("pool", 0).build().unwrap_err();
+    /// assert_eq!((refused.field(), refused.allowed()), ("limit", "1 to 65535")); // 0 is not "unlimited"
+    /// ```
     pub fn builder(name: impl Into<Arc<str>>, limit: u32) -> BulkheadBuilder {
         BulkheadBuilder { name: name.into(), limit, queue: None, runtime: None, listener: None }
     }
@@ -198,6 +228,17 @@ impl Bulkhead {
     ///
     /// # Errors
     /// [`Reason::Full`] when none is free or somebody already waits.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, Reason};
+    ///
+    /// let pool = Bulkhead::builder("pool", 1).build().unwrap();
+    /// let held = pool.try_acquire().unwrap();
+    /// let full = pool.try_acquire().unwrap_err();
+    /// assert_eq!(full.why(), &Reason::Full { in_flight: 1, queued: 0, limit: 1 });
+    /// drop(held);
+    /// assert!(pool.try_acquire().is_ok());
+    /// ```
     #[inline]
     pub fn try_acquire(&self) -> Result<Permit<'_>, Rejected> {
         let now = self.0.tick();
@@ -218,6 +259,23 @@ impl Bulkhead {
     ///
     /// # Cancel safety
     /// Dropping the future leaves the line; a permit that was granted meanwhile goes to the next one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Bulkhead, CallContext};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let pool = Bulkhead::builder("pool", 1).queue(1, Duration::from_secs(60)).build().unwrap();
+    /// let cx = CallContext::new();
+    /// let held = pool.acquire(&cx).await.unwrap();
+    /// let mut waiting = Box::pin(pool.acquire(&cx));
+    /// assert!(futures_util::poll!(&mut waiting).is_pending());
+    /// let next = pool.acquire(&cx).await.unwrap_err(); // one may wait, and one does
+    /// assert_eq!(next.why().code(), "full");
+    /// drop(held);
+    /// assert!(waiting.await.is_ok());
+    /// # });
+    /// ```
     pub async fn acquire(&self, cx: &CallContext) -> Result<Permit<'_>, Rejected> {
         permit::Acquire::new(&self.0, cx).await
     }
@@ -226,6 +284,16 @@ impl Bulkhead {
     ///
     /// # Errors
     /// As for [`try_acquire`](Self::try_acquire).
+    ///
+    /// ```
+    /// use mainstay_resilience::Bulkhead;
+    ///
+    /// let pool = Bulkhead::builder("pool", 1).build().unwrap();
+    /// let permit = pool.try_acquire_owned().unwrap();
+    /// let worker = std::thread::spawn(move || drop(permit));
+    /// worker.join().unwrap();
+    /// assert_eq!(pool.snapshot().in_flight, 0);
+    /// ```
     pub fn try_acquire_owned(&self) -> Result<OwnedPermit, Rejected> {
         self.try_acquire().map(|permit| OwnedPermit::new(self.clone(), permit))
     }

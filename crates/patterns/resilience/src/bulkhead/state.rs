@@ -50,10 +50,11 @@ impl Word {
         self.part(PARITY, 1) as u8
     }
 
-    /// One holder of `parity`, as a difference of words.
+    /// One holder of `parity`, as a difference of words. Chosen and not shifted: it stands between reading the word and
+    /// writing it.
     #[inline(always)]
     pub(crate) fn one(parity: u8) -> u64 {
-        1 << (FIRST + COUNT_BITS * u32::from(parity & 1))
+        if parity & 1 == 0 { 1 << FIRST } else { 1 << (FIRST + COUNT_BITS) }
     }
 
     /// One more holder, if there is a permit and nobody waits for it.

@@ -81,6 +81,15 @@ pub struct Policies {
 }
 
 /// Why a file was refused.
+///
+/// ```
+/// use mainstay_resilience::config::Policies;
+///
+/// let said = |text: &str| Policies::from_toml(text).unwrap_err().to_string();
+/// assert_eq!(said("[target.shop]"), "unknown key `target`; did you mean `targets`?");
+/// assert!(said("[targets.shop]\nattempt_timeout = 300").contains("targets.shop.attempt_timeout"));
+/// assert!(said("[targets").starts_with("not TOML"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum FileError {
@@ -187,6 +196,22 @@ impl Policies {
     ///
     /// # Errors
     /// [`FileError::Lint`] if anything is found, [`FileError::Config`] for a refused setting.
+    ///
+    /// ```
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_resilience::config::Policies;
+    ///
+    /// let file = "
+    ///     [defaults]
+    ///     deadline = \"2s\"
+    ///     [targets.search]
+    ///     [targets.report]
+    ///     deadline = \"30s\"
+    /// ";
+    /// let policies = Policies::from_toml(file).unwrap().build(&Runtime::system()).unwrap();
+    /// let deadline = |target: &str| policies[target].snapshot().deadline.unwrap().as_secs();
+    /// assert_eq!((deadline("search"), deadline("report")), (2, 30));
+    /// ```
     pub fn build(&self, runtime: &Runtime) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
         let found = self.lint();
         if !found.is_empty() {

@@ -120,6 +120,22 @@ impl Fallback {
     ///
     /// # Cancel safety
     /// Dropping the future drops whichever of the two is running.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::{CallContext, CallError, Policy, fallback::Fallback};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("prices").build().unwrap();
+    /// let fallback = Fallback::new("cached prices").unwrap();
+    /// let cx = CallContext::new();
+    /// let live = policy.call(&cx, |_| async { Err::<u32, _>(Error::from(ErrorKind::TimedOut)) });
+    /// let cached = |_: &CallError<Error>| async { Err(Error::from(ErrorKind::NotFound)) };
+    /// let failed = fallback.call(live, cached).await.unwrap_err();
+    /// assert_eq!(failed.primary().inner().unwrap().kind(), ErrorKind::TimedOut);
+    /// assert_eq!(failed.fallback().unwrap().kind(), ErrorKind::NotFound); // neither hides the other
+    /// # });
+    /// ```
     pub async fn call<T, E, Fut>(
         &self,
         call: impl Future<Output = Result<T, CallError<E>>>,

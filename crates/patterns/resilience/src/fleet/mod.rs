@@ -111,6 +111,18 @@ struct Watched {
 /// | period | 1 s | a second of delay against a few hundred bytes per node |
 /// | quorum | half of the peers with evidence, at least 2 | one broken network card is no quorum |
 /// | probes | 3, all nodes together | what a single breaker would send |
+///
+/// ```
+/// use std::{sync::Arc, time::Duration};
+/// use mainstay_clock::SystemClock;
+/// use mainstay_resilience::fleet::{Fleet, MemoryHub};
+///
+/// let hub = MemoryHub::new(Arc::new(SystemClock::new()));
+/// let of = || Fleet::builder("node-1", Arc::new(hub.join("node-1")));
+/// assert!(of().period(Duration::from_millis(500)).quorum(0.6, 3).probes(5).build().is_ok());
+/// let gullible = of().quorum(0.5, 1).build().unwrap_err();
+/// assert_eq!(gullible.field(), "min_peers"); // the word of one peer arms nobody
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct FleetBuilder {
@@ -159,6 +171,29 @@ impl Fleet {
 
     /// Publishes when a period has passed, reads the peers and draws the conclusions. The background task does
     /// nothing else.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_resilience::{Breaker, fleet::{Fleet, MemoryHub}};
+    ///
+    /// let hub = MemoryHub::new(Arc::new(SystemClock::new()));
+    /// let nodes: Vec<_> = ["a", "b", "c", "d"]
+    ///     .map(|name| {
+    ///         let fleet = Fleet::builder(name, Arc::new(hub.join(name))).build().unwrap();
+    ///         let breaker = Breaker::builder("payments").consecutive(1).probe_gate(fleet.gate()).build().unwrap();
+    ///         fleet.watch(&breaker);
+    ///         (fleet, breaker)
+    ///     })
+    ///     .into();
+    /// for (_, breaker) in &nodes[1..] {
+    ///     breaker.admit().unwrap().failure(); // three nodes have found out
+    /// }
+    /// nodes.iter().for_each(|(fleet, _)| fleet.step());
+    /// nodes[0].0.step();
+    /// assert!(nodes[0].0.is_armed("payments")); // the fourth is warned ...
+    /// assert!(nodes[0].1.admit().is_ok()); // ... and still decides itself
+    /// ```
     pub fn step(&self) {
         self.0.step();
     }
@@ -167,6 +202,9 @@ impl Fleet {
     ///
     /// # Panics
     /// As [`Runtime::spawn`]: outside a tokio runtime.
+    ///
+    /// # Cancel safety
+    /// Aborting the task leaves every breaker to itself: what it has armed ends after three periods.
     pub fn start(&self, runtime: &Runtime) -> TaskHandle {
         let (fleet, clock) = (Arc::downgrade(&self.0), Arc::clone(runtime.clock()));
         runtime.spawn("fleet breaker", async move {

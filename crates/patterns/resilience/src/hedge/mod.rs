@@ -124,6 +124,26 @@ impl Hedge {
 
     /// For the slot of a policy. Policies that share a plan share its latencies, so share one only among policies that
     /// call the same dependency for the same kind of answer.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{CallContext, Policy, hedge::Hedge};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let hedge = Hedge::after(Duration::from_millis(2)).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().hedge_plan(hedge.plan()).build().unwrap();
+    /// let cx = CallContext::new();
+    /// // The first attempt hangs, the second answers.
+    /// let answer = policy.call(&cx, |attempt| async move {
+    ///     if !attempt.is_hedge() {
+    ///         std::future::pending::<()>().await;
+    ///     }
+    ///     Ok::<_, std::io::Error>("from the second")
+    /// });
+    /// assert_eq!(answer.await.unwrap(), "from the second");
+    /// assert_eq!(policy.snapshot().hedges, 1);
+    /// # });
+    /// ```
     #[must_use]
     pub fn plan(&self) -> Arc<dyn HedgePlan> {
         Arc::<Inner>::clone(&self.0)

@@ -202,6 +202,15 @@ impl OutlierDetector {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Open`] when no endpoint is known. Known ones are never all ejected.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Verdict, outlier::OutlierDetector};
+    ///
+    /// let hosts = OutlierDetector::builder("search").endpoints(["a", "b", "c"]).consecutive(1).build().unwrap();
+    /// hosts.record("b", Verdict::RETRYABLE);
+    /// let picked: Vec<_> = (0..4).map(|_| hosts.pick().unwrap().to_string()).collect();
+    /// assert_eq!(picked, ["a", "c", "a", "c"]);
+    /// ```
     pub fn pick(&self) -> Result<Arc<str>, Rejected> {
         let available = self.available();
         let turn = self.0.turn.fetch_add(1, crate::sync::Ordering::Relaxed);

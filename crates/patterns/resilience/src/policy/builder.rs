@@ -89,6 +89,18 @@ impl PolicyBuilder {
     ///
     /// `build` refuses zero and more than a day, and a retry whose first delay or whose attempts leave no time for a
     /// second attempt.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("search").deadline(Duration::from_millis(10)).build().unwrap();
+    /// let never = |_| std::future::pending::<Result<(), std::io::Error>>();
+    /// let failed = policy.call(&CallContext::new(), never).await.unwrap_err();
+    /// assert_eq!(failed.code(), "deadline_timeout"); // the whole call, not one attempt of it
+    /// # });
+    /// ```
     pub fn deadline(mut self, d: Duration) -> Self {
         self.deadline = Some(d);
         self
@@ -98,6 +110,20 @@ impl PolicyBuilder {
     /// [`AdaptiveLimiter`](crate::limit::AdaptiveLimiter), a [`ClientThrottle`](crate::limit::ClientThrottle), a
     /// [`Shedder`](crate::limit::Shedder) or
     /// something of your own. Asked once per call, before the bulkhead: what is refused must not wait first.
+    ///
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use mainstay_resilience::{CallContext, Policy, limit::RateLimiter, policy::LimitSlot};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let rate = RateLimiter::builder("partner api").rate(1, Duration::from_secs(60)).build().unwrap();
+    /// let policy = Policy::builder("partner").limit(LimitSlot::Rate, Arc::new(rate)).build().unwrap();
+    /// let cx = CallContext::new();
+    /// assert!(policy.call(&cx, |_| async { Ok::<_, std::io::Error>(()) }).await.is_ok());
+    /// let refused = policy.call(&cx, |_| async { Ok::<_, std::io::Error>(()) }).await.unwrap_err();
+    /// assert_eq!((refused.code(), refused.rejected().unwrap().policy()), ("rate", "partner api"));
+    /// # });
+    /// ```
     pub fn limit(mut self, slot: LimitSlot, limiter: Arc<dyn Limiter>) -> Self {
         self.limits[slot.index()] = Some(limiter);
         self
@@ -126,6 +152,20 @@ impl PolicyBuilder {
 
     /// Only calls whose context declares it ([`CallContext::idempotent`](crate::CallContext::idempotent)), or carries an
     /// idempotency key ([`with_key`](crate::CallContext::with_key)), are repeated; the others get one attempt.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::{CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let retry = Retry::constant(std::time::Duration::from_millis(1)).attempts(2).build().unwrap();
+    /// let policy = Policy::builder("orders").idempotent_per_call().retry(retry).build().unwrap();
+    /// let down = |_| async { Err::<(), _>(Error::from(ErrorKind::ConnectionReset)) };
+    /// let (bare, keyed) = (CallContext::new(), CallContext::new().with_key("order-17"));
+    /// assert_eq!(policy.call(&bare, down).await.unwrap_err().attempts(), 1);
+    /// assert_eq!(policy.call(&keyed, down).await.unwrap_err().attempts(), 2);
+    /// # });
+    /// ```
     pub fn idempotent_per_call(mut self) -> Self {
         self.repeat = Repeat::PerCall;
         self
@@ -197,6 +237,20 @@ impl PolicyBuilder {
     /// own breaker's "no" is not retried.
     ///
     /// `build` refuses a breaker whose probe lease is shorter than the attempt timeout: its probes would be void.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::{Breaker, CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let breaker = Breaker::builder("search").consecutive(2).build().unwrap();
+    /// let retry = Retry::constant(std::time::Duration::from_millis(1)).attempts(5).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).breaker(&breaker).build().unwrap();
+    /// let down = |_| async { Err::<(), _>(Error::from(ErrorKind::ConnectionRefused)) };
+    /// let failed = policy.call(&CallContext::new(), down).await.unwrap_err();
+    /// assert_eq!((failed.attempts(), failed.code()), (2, "open")); // the third attempt was refused and ended the call
+    /// # });
+    /// ```
     pub fn breaker(mut self, breaker: &Breaker) -> Self {
         self.breaker = Some(breaker.clone());
         self
@@ -206,6 +260,19 @@ impl PolicyBuilder {
     /// ready at once costs none. What is cut off counts as a failure, may be retried, and its outcome is unknown.
     ///
     /// `build` refuses zero, more than a day, and together with a retry one that is not shorter than the deadline.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Policy, Retry};
+    ///
+    /// let ms = Duration::from_millis;
+    /// let policy = |timeout| {
+    ///     let retry = Retry::standard().build().unwrap();
+    ///     Policy::builder("search").idempotent().deadline(ms(500)).retry(retry).attempt_timeout(timeout).build()
+    /// };
+    /// assert!(policy(ms(150)).is_ok());
+    /// assert_eq!(policy(ms(500)).unwrap_err().field(), "attempt_timeout"); // it leaves no second attempt
+    /// ```
     pub fn attempt_timeout(mut self, d: Duration) -> Self {
         self.attempt_timeout = Some(d);
         self

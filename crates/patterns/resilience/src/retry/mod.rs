@@ -129,6 +129,15 @@ pub struct RetryBuilder {
 
 impl Retry {
     /// Doubling delays from `base` to `cap`, with full jitter: each is drawn from zero to what the doubling says.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::Retry;
+    ///
+    /// let ms = Duration::from_millis;
+    /// let upside_down = Retry::exponential(ms(500), ms(50)).build().unwrap_err();
+    /// assert_eq!((upside_down.field(), upside_down.value()), ("cap", "50ms"));
+    /// ```
     pub fn exponential(base: Duration, cap: Duration) -> RetryBuilder {
         RetryBuilder::new(base, cap, Growth::Exponential { factor: 2.0 }, Jitter::Full)
     }
@@ -211,6 +220,19 @@ impl RetryBuilder {
     }
 
     /// Executions at most, the first included. 1 is no retry at all; `build` refuses 0 and more than a million.
+    ///
+    /// ```
+    /// use std::io::{Error, ErrorKind};
+    /// use mainstay_resilience::{CallContext, Policy, Retry};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let retry = Retry::constant(std::time::Duration::from_millis(1)).attempts(3).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).build().unwrap();
+    /// let down = |_| async { Err::<(), _>(Error::from(ErrorKind::ConnectionReset)) };
+    /// assert_eq!(policy.call(&CallContext::new(), down).await.unwrap_err().attempts(), 3); // not four
+    /// assert_eq!(Retry::standard().attempts(0).build().unwrap_err().field(), "attempts");
+    /// # });
+    /// ```
     pub fn attempts(mut self, n: u32) -> Self {
         self.attempts = n;
         self
@@ -238,6 +260,21 @@ impl RetryBuilder {
 
     /// Longest server advice that is followed; beyond it the call ends and hands the advice on as
     /// [`CallError::retry_after`](crate::CallError::retry_after). The deadline bounds it in any case.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{CallContext, Policy, Retry, Verdict};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let retry = Retry::standard().max_retry_after(Duration::from_secs(10)).build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).build().unwrap();
+    /// let tomorrow = Duration::from_secs(86_400);
+    /// let all = |_: &Result<(), &str>| Verdict::Throttled { after: Some(tomorrow) };
+    /// let failed = policy.call_with(&CallContext::new(), all, |_| async { Err("come back tomorrow") }).await;
+    /// let failed = failed.unwrap_err();
+    /// assert_eq!((failed.attempts(), failed.retry_after()), (1, Some(tomorrow))); // told, and not waited for
+    /// # });
+    /// ```
     pub fn max_retry_after(mut self, d: Duration) -> Self {
         self.advice = Advice::Followed { at_most: d };
         self

@@ -79,6 +79,16 @@ pub fn write_grpc(remaining: Duration) -> String {
 ///
 /// # Errors
 /// [`WireError`] unless it is one to eight digits and one of `H M S m u n`.
+///
+/// ```
+/// use std::time::Duration;
+/// use mainstay_resilience::timeout::wire::read_grpc;
+///
+/// assert_eq!(read_grpc("250m"), Ok(Duration::from_millis(250)));
+/// for garbage in ["", "m", "250", "-1m", "123456789m", "250 m"] {
+///     assert!(read_grpc(garbage).is_err(), "{garbage}");
+/// }
+/// ```
 pub fn read_grpc(value: &str) -> Result<Duration, WireError> {
     let error = || WireError::new(GRPC_TIMEOUT, value, "1 to 8 digits and one of H M S m u n");
     let unit = value.chars().last().ok_or_else(error)?;

@@ -102,6 +102,8 @@ fn our_names_count_calls_states_and_refusals() {
     let v = recorded(Naming::Mainstay);
     assert_eq!(v["mainstay_breaker_calls_total{name=b,outcome=success}"], 1.0);
     assert_eq!(v["mainstay_breaker_calls_total{name=b,outcome=failure}"], 2.0);
+    assert_eq!(v["mainstay_breaker_call_duration_seconds{name=b}"], 3.0); // attempts ...
+    assert_eq!(v["mainstay_call_duration_seconds{name=p}"], 3.0); // ... and calls are told apart
     assert_eq!(v["mainstay_calls_total{name=p,outcome=success}"], 1.0);
     assert_eq!(v["mainstay_calls_total{name=p,outcome=failure}"], 1.0);
     assert_eq!(v["mainstay_retry_attempts_total{name=p}"], 1.0);
@@ -119,7 +121,10 @@ fn the_names_of_resilience4j_are_an_option() {
     assert_eq!(v["resilience4j_circuitbreaker_state{name=b,state=open}"], 1.0);
     assert_eq!(v["resilience4j_circuitbreaker_state{name=b,state=closed}"], 0.0);
     assert_eq!(v["resilience4j_circuitbreaker_not_permitted_calls_total{name=b,kind=not_permitted}"], 1.0);
-    assert_eq!(v["resilience4j_circuitbreaker_calls_seconds{name=b}"], 3.0);
+    // Boards ask the timer's count by kind, and how calls ended with and without a retry.
+    assert_eq!(v["resilience4j_circuitbreaker_calls_seconds{name=b,kind=successful}"], 1.0);
+    assert_eq!(v["resilience4j_circuitbreaker_calls_seconds{name=b,kind=failed}"], 2.0);
+    assert_eq!(v["resilience4j_retry_calls_total{name=p,kind=successful_without_retry}"], 1.0);
     assert_eq!(v["resilience4j_retry_calls_total{name=p,kind=failed_with_retry}"], 1.0);
     assert_eq!(v["resilience4j_bulkhead_max_allowed_concurrent_calls{name=k}"], 3.0);
 }

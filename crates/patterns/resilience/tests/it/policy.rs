@@ -266,13 +266,16 @@ fn pl4_a_successful_call_allocates_nothing() {
 
 #[test]
 fn a_breaker_stays_within_two_kibibytes_by_default_and_with_a_thousand_results() {
+    // A shard per core, at most four, of 128 bytes each: on this machine there may be fewer.
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let missing = (4 - cores.min(4).next_power_of_two()) as i64 * 128;
     let (_, runtime) = HandClock::runtime();
     let plain = || Breaker::builder("b").runtime(&runtime);
     for (name, builder) in [("default", plain()), ("a thousand results", plain().count_window(1_000))] {
         let mut kept = None;
         let used = allocation_counter::measure(|| kept = Some(builder.build().unwrap()));
         // The tick of a hand clock is an allocation of its own.
-        assert!(used.bytes_current <= 2_048, "{name}: {} bytes", used.bytes_current);
+        assert!(used.bytes_current + missing <= 2_048, "{name}: {} bytes", used.bytes_current);
         drop(kept);
     }
 }

@@ -234,6 +234,17 @@ impl AdaptiveLimiter {
     /// # Errors
     /// [`Rejected`] with [`Reason::Shed`] when the limit is reached; without advice when to come back, as a
     /// permit may become free at any instant.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::limit::{AdaptiveLimiter, Algorithm};
+    ///
+    /// let limiter = AdaptiveLimiter::builder("search").algorithm(Algorithm::aimd()).initial(10).build().unwrap();
+    /// limiter.acquire().unwrap().dropped(); // the service said no
+    /// assert_eq!(limiter.limit(), 9);
+    /// drop(limiter.acquire().unwrap()); // cancelled: says nothing
+    /// assert_eq!((limiter.limit(), limiter.snapshot().in_flight()), (9, 0));
+    /// ```
     #[inline]
     pub fn acquire(&self) -> Result<AdaptivePermit<'_>, Rejected> {
         let stamp = self.0.admit()?;

@@ -93,6 +93,17 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`](crate::Reason::Rate) and the time until a cell of this key is free.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::limit::{KeyedRateLimiter, RateLimiter};
+    ///
+    /// let limiter: KeyedRateLimiter<u32> =
+    ///     RateLimiter::builder("per user").rate(1, Duration::from_secs(60)).burst(2).build_keyed().unwrap();
+    /// assert!(limiter.check(&7).is_ok() && limiter.check(&7).is_ok());
+    /// let wait = limiter.check(&7).unwrap_err().retry_after().unwrap();
+    /// assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60));
+    /// ```
     pub fn check(&self, key: &K) -> Result<(), Rejected>
     where
         K: Clone,

@@ -160,6 +160,17 @@ impl RateLimiter {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Rate`] and the time until a cell is free.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_resilience::limit::RateLimiter;
+    ///
+    /// let limiter = RateLimiter::builder("api").rate(1, Duration::from_secs(10)).build().unwrap();
+    /// assert!(limiter.check().is_ok());
+    /// let refused = limiter.check().unwrap_err();
+    /// assert_eq!(refused.why().code(), "rate");
+    /// assert!(refused.retry_after().unwrap() <= Duration::from_secs(10));
+    /// ```
     #[inline]
     pub fn check(&self) -> Result<(), Rejected> {
         self.0.take(1).map_err(|refused| self.0.refuse(refused))

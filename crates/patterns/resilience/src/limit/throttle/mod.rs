@@ -100,6 +100,16 @@ impl ClientThrottle {
     ///
     /// # Errors
     /// [`Rejected`] with [`Reason::Shed`], without advice: each request draws its own lot.
+    ///
+    /// ```
+    /// use mainstay_resilience::limit::ClientThrottle;
+    ///
+    /// let throttle = ClientThrottle::builder("search").build().unwrap();
+    /// for _ in 0..200 {
+    ///     throttle.check().unwrap().accepted();
+    /// }
+    /// assert_eq!(throttle.refusal(), 0.0); // a service that takes everything is not spared
+    /// ```
     pub fn check(&self) -> Result<ThrottleTicket<'_>, Rejected> {
         self.0.admit()?;
         Ok(ThrottleTicket(&self.0))
