@@ -116,10 +116,10 @@ fn hot_keys_yield_so_that_the_others_stay_at_home() {
         assert_eq!(bounded.acquire(b"hot").unwrap().spilled(), 0);
         displaced
     };
-    let (plain, yielding) = (flood(Load::default()), flood(Load::default().hot_keys_yield()));
+    let (plain, yielding) = (flood(Load::default().hot_keys_stay()), flood(Load::default()));
     assert!(plain > 100 && yielding * 4 < plain, "{plain} displaced, {yielding} when the hot key yields");
     // With nobody else there, the hot key may fill every node up to the bound and no further.
-    let alone = Bounded::new(ring(nodes(3)), Load::default().hot_keys_yield().hard_limit(5)).unwrap();
+    let alone = Bounded::new(ring(nodes(3)), Load::default().hard_limit(5)).unwrap();
     let all: Vec<_> = (0..15).map(|_| alone.acquire(b"hot").unwrap()).collect();
     assert_eq!(alone.acquire(b"hot").unwrap_err().kind(), ErrorKind::AllFull);
     drop(all);
