@@ -13,7 +13,7 @@ use crate::place::Place;
 const MAX_FACTOR: f64 = 1000.0;
 /// Walks over the owners when concurrent calls change the counters under a walk.
 const WALKS: usize = 3;
-/// Counters of calls in flight by key, 8 KiB of them: a key shares its own with one in a thousand others, which
+/// Counters of calls in flight by key, 8 KiB: a key shares its own with one in a thousand others, which
 /// hardly ever have as many calls in flight as a hot key.
 const CELLS: usize = 1 << 10;
 /// A key is hot when its calls could fill this part of one node.
@@ -35,12 +35,12 @@ pub enum WhenFull {
 /// # Defaults
 /// | option | default | why |
 /// |---|---|---|
-/// | `factor` | 1.25 | the busiest node carries 1.3 times the mean, at 2 to 4 points of cache hits, less when hot keys yield |
+/// | `factor` | 1.25 | the busiest node carries 1.3 times the mean, at one point of cache hits (Zipf 1.1; four at 0.9) |
 /// | `min_gap` | 2 | an idle fleet must not spill: with one call in flight the relative bound would be 1 |
 /// | `max_probes` | all owners | one always accepts |
 /// | `hard_limit` | none | the relative bound needs none |
 /// | `when_full` | refuse | a caller that queues or sheds knows better than a guess |
-/// | `hot_keys_yield` | off | one more counter per call; worth it where a spilled key is a cache miss |
+/// | `hot_keys_stay` | off | the plain rule costs two to three points of cache hits more, for one counter per call less |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Load {
     factor: f64,
@@ -48,7 +48,7 @@ pub struct Load {
     max_probes: usize,
     hard_limit: Option<u64>,
     when_full: WhenFull,
-    hot_keys_yield: bool,
+    hot_keys_stay: bool,
 }
 
 impl Default for Load {
@@ -59,7 +59,7 @@ impl Default for Load {
             max_probes: usize::MAX,
             hard_limit: None,
             when_full: WhenFull::Refuse,
-            hot_keys_yield: false,
+            hot_keys_stay: false,
         }
     }
 }
@@ -100,15 +100,15 @@ impl Load {
         self
     }
 
-    /// Keeps the room above a node's even share and `min_gap` for keys that are not hot.
+    /// Takes the plain rule of the paper: any key fills its owner up to the bound before it goes on.
     ///
-    /// A hot key is at home on many nodes soon; every other key that its calls displace is a cache miss. With
-    /// this, a key whose calls in flight could fill a quarter of a node goes on to its next owner earlier, and
-    /// the others stay. The bound is the same: when no owner has room below its even share, a hot key takes what
-    /// is left up to the bound.
+    /// Without this, the room above a node's even share and `min_gap` is kept for keys that are not hot. A hot
+    /// key is at home on many nodes soon, whereas every other key that its calls displace is a cache miss; so a
+    /// key whose calls in flight could fill a quarter of a node goes on to its next owner earlier. The bound is
+    /// the same: when no owner has room below its even share, a hot key takes what is left up to the bound.
     #[must_use]
-    pub fn hot_keys_yield(mut self) -> Self {
-        self.hot_keys_yield = true;
+    pub fn hot_keys_stay(mut self) -> Self {
+        self.hot_keys_stay = true;
         self
     }
 
@@ -144,10 +144,15 @@ impl Load {
 
 /// Counters that outlive a change of nodes: leases keep theirs.
 struct Counters {
-    total: Arc<AtomicU64>,
+    fleet: Arc<Fleet>,
     of: Vec<Arc<AtomicU64>>,
-    /// Calls in flight by key; empty unless hot keys yield.
-    keys: Arc<[Arc<AtomicU64>]>,
+}
+
+/// Calls in flight on all nodes.
+struct Fleet {
+    total: AtomicU64,
+    /// By key; empty when hot keys stay.
+    keys: Box<[AtomicU64]>,
 }
 
 /// A placement whose nodes never carry much more than their share (Mirrokni, Thorup, Zadimoghaddam:
@@ -182,11 +187,11 @@ impl<P: Place> Bounded<P> {
     /// # Errors
     /// A factor that is not finite or below 1, zero probes, a hard limit of zero.
     pub fn new(place: P, load: Load) -> Result<Self, ConfigError> {
-        let fresh = || Arc::new(AtomicU64::new(0));
-        let of = (0..place.nodes().len()).map(|_| fresh()).collect();
-        let cells = if load.hot_keys_yield { CELLS } else { 0 };
-        let keys = (0..cells).map(|_| fresh()).collect();
-        Self::with(place, load, Counters { total: fresh(), of, keys })
+        let of = place.nodes().iter().map(|_| Arc::default()).collect();
+        let cells = if load.hot_keys_stay { 0 } else { CELLS };
+        let keys = (0..cells).map(|_| AtomicU64::new(0)).collect();
+        let fleet = Arc::new(Fleet { total: AtomicU64::new(0), keys });
+        Self::with(place, load, Counters { fleet, of })
     }
 
     fn with(place: P, load: Load, counters: Counters) -> Result<Self, ConfigError> {
@@ -200,6 +205,18 @@ impl<P: Place> Bounded<P> {
 
     /// The same bounds over another set of nodes. Nodes known by the same id keep their count, so leases taken
     /// before are still counted, and given back, where they belong.
+    /// ```
+    /// use mainstay_partition::{Bounded, Load, Node, Ring};
+    ///
+    /// let ring = |ids: &[&str]| Ring::builder().nodes(ids.iter().map(|id| Node::new(*id))).build();
+    /// let old = Bounded::new(ring(&["a"])?, Load::default())?;
+    /// let lease = old.acquire(b"a long stream")?;
+    /// let new = old.moved_to(ring(&["a", "b"])?)?;
+    /// assert_eq!((new.total_in_flight(), new.in_flight(new.nodes().find("a").unwrap())), (1, 1));
+    /// drop(lease);
+    /// assert_eq!(new.total_in_flight(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// None that [`Bounded::new`] has not.
@@ -207,8 +224,7 @@ impl<P: Place> Bounded<P> {
         let old = self.place.nodes();
         let keep = |id: &str| old.find(id).map(|i| Arc::clone(&self.counters.of[i.as_usize()]));
         let of = place.nodes().as_slice().iter().map(|n| keep(n.id.as_str()).unwrap_or_default()).collect();
-        let (total, keys) = (Arc::clone(&self.counters.total), Arc::clone(&self.counters.keys));
-        Self::with(place, self.load.clone(), Counters { total, of, keys })
+        Self::with(place, self.load.clone(), Counters { fleet: Arc::clone(&self.counters.fleet), of })
     }
 
     /// The placement below.
@@ -228,11 +244,22 @@ impl<P: Place> Bounded<P> {
 
     /// Calls in flight on all nodes, those of nodes that left included.
     pub fn total_in_flight(&self) -> u64 {
-        self.counters.total.load(Ordering::Acquire)
+        self.counters.fleet.total.load(Ordering::Acquire)
     }
 
     /// Lets a node take only a part of its weight, 0 to 1: for a slow start, or 0 to leave it out. Which keys
     /// it owns does not change, only how many of them it accepts.
+    /// ```
+    /// use mainstay_partition::{Bounded, Load, Node, Ring};
+    ///
+    /// let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build()?;
+    /// let bounded = Bounded::new(ring, Load::default())?;
+    /// let a = bounded.nodes().find("a").unwrap();
+    /// bounded.ramp(a, 0.0)?;
+    /// let leases: Vec<_> = (0..50_u32).map(|i| bounded.acquire(&i.to_le_bytes())).collect::<Result<_, _>>()?;
+    /// assert!(leases.iter().all(|lease| lease.node() != a));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// A part that is not a number from 0 to 1, an unknown node.
@@ -276,9 +303,8 @@ impl<P: Place> Bounded<P> {
     pub fn acquire_healthy(&self, key: &[u8], up: impl Fn(NodeIdx) -> bool) -> Result<Lease, Error> {
         let hash = self.place.hash_of(key);
         // Counted first: the sum over nodes never passes the total that caps are computed from.
-        let total = Room::take(&self.counters.total);
-        let all = total.before;
-        let cell = self.counters.keys.get(mix64(hash) as usize % CELLS).map(Room::take);
+        let entry = Entry::new(&self.counters.fleet, hash);
+        let all = entry.all;
         let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
         let mut least: Option<(f64, NodeIdx, usize)> = None;
         for walk in 0..WALKS {
@@ -291,10 +317,10 @@ impl<P: Place> Bounded<P> {
                 }
                 let counter = &self.counters.of[node.as_usize()];
                 let (cap, yielding) = self.load.caps(all, weight / sum);
-                let hot = cell.as_ref().is_some_and(|c| c.before >= cap.div_ceil(HOT_PART).max(2));
+                let hot = entry.of_key >= cap.div_ceil(HOT_PART).max(2);
                 let cap = if hot && walk == 0 { yielding } else { cap };
                 if let Some(room) = Room::below(counter, cap) {
-                    return Ok(Lease { node, probe, room, _total: total, _key: cell });
+                    return Ok(Lease { node, probe, room, _entry: entry });
                 }
                 let relative = counter.load(Ordering::Acquire) as f64 / weight;
                 if least.is_none_or(|(load, ..)| relative < load) {
@@ -310,7 +336,7 @@ impl<P: Place> Bounded<P> {
             let counter = &self.counters.of[node.as_usize()];
             let limit = self.load.hard_limit.unwrap_or(u64::MAX);
             if let Some(room) = Room::below(counter, limit) {
-                return Ok(Lease { node, probe, room, _total: total, _key: cell });
+                return Ok(Lease { node, probe, room, _entry: entry });
             }
         }
         Err(Error::new(ErrorKind::AllFull, format!("every owner that may be asked is full; {all} in flight")))
@@ -326,7 +352,7 @@ impl<P: fmt::Debug> fmt::Debug for Bounded<P> {
         f.debug_struct("Bounded")
             .field("place", &self.place)
             .field("load", &self.load)
-            .field("in_flight", &self.counters.total)
+            .field("in_flight", &self.counters.fleet.total)
             .finish_non_exhaustive()
     }
 }
@@ -338,11 +364,6 @@ struct Room {
 }
 
 impl Room {
-    fn take(counter: &Arc<AtomicU64>) -> Self {
-        let before = counter.fetch_add(1, Ordering::AcqRel);
-        Self { counter: Arc::clone(counter), before }
-    }
-
     /// Takes one unless `cap` are taken.
     fn below(counter: &Arc<AtomicU64>, cap: u64) -> Option<Self> {
         let before =
@@ -357,15 +378,53 @@ impl Drop for Room {
     }
 }
 
+/// One call in the fleet, wherever it goes; given back on drop.
+struct Entry {
+    fleet: Arc<Fleet>,
+    cell: usize,
+    /// Calls before this one, and those of its key; none when hot keys stay.
+    all: u64,
+    of_key: u64,
+}
+
+impl Entry {
+    fn new(fleet: &Arc<Fleet>, hash: u64) -> Self {
+        let cell = mix64(hash) as usize % CELLS;
+        let all = fleet.total.fetch_add(1, Ordering::AcqRel);
+        let of_key = fleet.keys.get(cell).map_or(0, |calls| calls.fetch_add(1, Ordering::AcqRel));
+        Self { fleet: Arc::clone(fleet), cell, all, of_key }
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(calls) = self.fleet.keys.get(self.cell) {
+            calls.fetch_sub(1, Ordering::AcqRel);
+        }
+        self.fleet.total.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// Room for one call on one node. Given back exactly once, when it is dropped.
+/// ```
+/// use mainstay_partition::{Bounded, Load, Node, Ring};
+///
+/// let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build()?;
+/// let bounded = Bounded::new(ring, Load::default())?;
+/// let lease = bounded.acquire(b"k")?;
+/// assert_eq!((lease.spilled(), lease.load_before()), (0, 0));
+/// assert_eq!(bounded.in_flight(lease.node()), 1);
+/// drop(lease);
+/// assert_eq!(bounded.total_in_flight(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the room is given back when the lease is dropped"]
 pub struct Lease {
     node: NodeIdx,
     probe: usize,
     // Before the total: the sum over nodes stays below it.
     room: Room,
-    _total: Room,
-    _key: Option<Room>,
+    _entry: Entry,
 }
 
 impl Lease {

@@ -63,6 +63,18 @@ pub enum ErrorKind {
 ///
 /// Nothing in this crate reaches outside the process: [`Error::outcome`] is always
 /// [`Outcome::NotApplied`].
+/// ```
+/// use mainstay_partition::{Bounded, ErrorKind, Load, Node, Ring};
+///
+/// let ring = Ring::builder().nodes([Node::new("a")]).build()?;
+/// let one = Bounded::new(ring, Load::default().hard_limit(1))?;
+/// let lease = one.acquire(b"k")?;
+/// let full = one.acquire(b"k").unwrap_err();
+/// assert_eq!((full.kind(), full.code()), (ErrorKind::AllFull, "partition_all_full"));
+/// assert!(full.is_retryable(), "room comes back");
+/// # drop(lease);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,

@@ -225,6 +225,19 @@ impl Jump {
     ///
     /// # Errors
     /// A duplicate or empty id, a weight other than 1, too many shards.
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{Jump, Node};
+    ///
+    /// let two = Jump::builder().nodes(["s0", "s1"].map(Node::new)).build()?;
+    /// let three = two.grow(Node::new("s2"))?;
+    /// for key in (0..1_000_u32).map(u32::to_le_bytes) {
+    ///     let (before, after) = (two.owner(&key), three.owner(&key));
+    ///     assert!(before == after || after.map(|n| n.get()) == Some(2), "keys move only to the new shard");
+    /// }
+    /// assert_eq!(three.shrink()?.owner(b"k"), two.owner(b"k"));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     pub fn grow(&self, node: Node) -> Result<Self, ConfigError> {
         let nodes = self.nodes.as_slice().iter().cloned().chain([node]);
         Self::builder().nodes(nodes).key(self.key).kind(self.kind).build()

@@ -202,6 +202,14 @@ impl Maglev {
     }
 
     /// What an operator should know before this placement is used.
+    /// ```
+    /// use mainstay_partition::{Maglev, Node, Warning};
+    ///
+    /// let nodes = (0..10).map(|i| Node::new(format!("n{i}")));
+    /// let small = Maglev::builder().table(101).nodes(nodes).build()?;
+    /// assert_eq!(small.warnings(), [Warning::SmallTable { size: 101, nodes: 10 }]);
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         let (size, nodes) = (self.table.len(), self.nodes.len());
@@ -305,6 +313,15 @@ impl MaglevBuilder {
     }
 
     /// Entries of the table: a prime, at least one per node, at most [`MAX_TABLE`].
+    /// With 100 entries per node shares deviate by about 1%; a table of another size is another placement, and
+    /// nearly every key moves.
+    ///
+    /// ```
+    /// use mainstay_partition::{ConfigErrorKind, Maglev, Node};
+    ///
+    /// let even = Maglev::builder().table(65_536).nodes([Node::new("a")]).build().unwrap_err();
+    /// assert_eq!((even.kind(), even.field()), (ConfigErrorKind::NotPrime, "table"));
+    /// ```
     #[must_use]
     pub fn table(mut self, entries: u32) -> Self {
         self.table = entries;

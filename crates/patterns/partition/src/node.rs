@@ -13,6 +13,15 @@ pub const MAX_NODES: usize = 1 << 22;
 pub const MAX_NAME: usize = 1024;
 
 /// The stable name of a node. Placement depends on it and never on a position in a list.
+/// Take what stays with the data: a host name, a volume, a shard's label; never an address that a restart
+/// changes. Not empty, at most [`MAX_NAME`] bytes, compared byte by byte.
+///
+/// ```
+/// use mainstay_partition::NodeId;
+///
+/// let id = NodeId::from("cache-7");
+/// assert_eq!((id.as_str(), id.to_string()), ("cache-7", "cache-7".to_owned()));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(Arc<str>);
 
@@ -43,6 +52,11 @@ impl fmt::Display for NodeId {
 }
 
 /// What fails together: a rack, a zone, a region.
+/// ```
+/// use mainstay_partition::{Node, Zone};
+///
+/// assert_eq!(Node::new("a").zone("eu-1a").zone, Some(Zone::from("eu-1a")));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Zone(Arc<str>);
 
@@ -114,6 +128,18 @@ impl Node {
 }
 
 /// The position of a node in the [`Nodes`] of one placement. It means nothing in another one.
+/// Four bytes instead of a name, for tables and counters of your own. Between placements, carry the
+/// [`NodeId`].
+///
+/// ```
+/// use mainstay_partition::{Node, Place, Ring};
+///
+/// let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build()?;
+/// let mut calls = vec![0; ring.nodes().len()];
+/// calls[ring.owner(b"k").unwrap().as_usize()] += 1;
+/// assert_eq!(calls.iter().sum::<i32>(), 1);
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeIdx(u32);
 

@@ -11,6 +11,16 @@ use crate::source::Source;
 pub const INLINE: usize = 16;
 
 /// Over how many zones the owners of a key are spread.
+/// ```
+/// use mainstay_partition::{ErrorKind, Node, Place, Ring, Spread};
+///
+/// let nodes = [("a", "east"), ("b", "east"), ("c", "east")].map(|(id, z)| Node::new(id).zone(z));
+/// let ring = Ring::builder().nodes(nodes).build()?;
+/// let hard = ring.owners(b"k").spread(Spread::Hard { min: 2 }).pick(3).unwrap_err();
+/// assert_eq!(hard.kind(), ErrorKind::TooFewZones { have: 1, need: 2 });
+/// assert_eq!(ring.owners(b"k").spread(Spread::Prefer { min: 2 }).pick(3)?.len(), 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Spread {
@@ -170,6 +180,16 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     /// # Errors
     /// [`ErrorKind::TooFewNodes`] or [`ErrorKind::TooFewZones`] with what there is; never fewer owners and
     /// never one twice.
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{ErrorKind, Node, Place, Ring};
+    ///
+    /// let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build()?;
+    /// assert_eq!(ring.owners(b"k").pick(2)?.len(), 2);
+    /// let short = ring.owners(b"k").pick(3).unwrap_err();
+    /// assert_eq!(short.kind(), ErrorKind::TooFewNodes { have: 2, need: 3 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn pick(mut self, k: usize) -> Result<Picked, Error> {
         // k owners stand in at most k zones.
         match &mut self.spread {

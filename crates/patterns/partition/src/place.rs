@@ -84,6 +84,20 @@ macro_rules! place_by_hash {
 pub(crate) use place_by_hash;
 
 /// The part of the key space of each node.
+/// Exact, not sampled: lengths of arcs, entries of a table, slots. Look at both ends before you choose a
+/// placement or its number of points, and put both on a dashboard.
+///
+/// ```
+/// use mainstay_partition::{Node, Place, Ring};
+///
+/// let nodes = || [Node::new("a"), Node::new("b"), Node::new("c").weight(2)];
+/// let few = Ring::builder().points(10).nodes(nodes()).build()?.shares();
+/// let many = Ring::builder().points(1_000).nodes(nodes()).build()?.shares();
+/// assert!((many.as_slice().iter().sum::<f64>() - 1.0).abs() < 1e-9);
+/// assert!(many.max_over_mean() < 1.1 && many.min_over_mean() > 0.9);
+/// assert!(few.max_over_mean() > many.max_over_mean());
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shares {
     of: Vec<f64>,

@@ -73,6 +73,13 @@ impl Ring {
     }
 
     /// What an operator should know before this ring is used.
+    /// ```
+    /// use mainstay_partition::{Node, Ring, Warning};
+    ///
+    /// let ring = Ring::builder().points(3).nodes(["a", "b"].map(Node::new)).build()?;
+    /// assert!(matches!(ring.warnings()[0], Warning::FewPoints { points: 3, .. }));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         let counts = self.nodes.iter().map(|(i, n)| (i, self.count(n.weight)));
@@ -191,6 +198,16 @@ impl RingBuilder {
     }
 
     /// The weight that stands for `points` points. With weights like 100 and 150, set it to 100.
+    /// It is a constant of the fleet, not of its members: were it computed from the weights of today, one node's
+    /// change would move the points of all.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Ring};
+    ///
+    /// let nodes = [Node::new("a").weight(100), Node::new("b").weight(150)];
+    /// assert_eq!(Ring::builder().points(160).weight_unit(100).nodes(nodes).build()?.points(), 160 + 240);
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn weight_unit(mut self, unit: u32) -> Self {
         self.weight_unit = unit;
@@ -209,6 +226,14 @@ impl RingBuilder {
     /// # Errors
     /// A duplicate or empty id, zero points or unit, weights that are all zero, more points than the cap of
     /// 2^22 (it names the node whose weight passes it). Points are never scaled down silently.
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{ConfigErrorKind, Node, Ring};
+    ///
+    /// let heavy = Node::new("b").weight(1_000_000);
+    /// let error = Ring::builder().nodes([Node::new("a"), heavy]).build().unwrap_err();
+    /// assert_eq!((error.kind(), error.value()), (ConfigErrorKind::TooManyPoints, "1000000 of b"));
+    /// ```
     pub fn build(self) -> Result<Ring, ConfigError> {
         let nodes = Nodes::weighted(self.nodes)?;
         for (field, value) in [("points", self.points), ("weight_unit", self.weight_unit)] {

@@ -59,7 +59,7 @@ fn l9_a_reader_sees_whole_pairs_and_rising_epochs() {
         for _ in 0..3 {
             let routed = reader.owner(b"k").unwrap();
             assert_eq!(routed.node.id.as_str(), format!("e{}", routed.epoch));
-            if let Some(previous) = routed.previous {
+            if let Some(previous) = routed.previous() {
                 assert_eq!(previous.id.as_str(), format!("e{}", routed.epoch - 1));
             }
             assert!(routed.epoch >= last);

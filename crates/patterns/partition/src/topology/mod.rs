@@ -216,6 +216,21 @@ impl<P: Place + ?Sized> Topology<P> {
     /// # Errors
     /// `InProgress` while another change is prepared or moving, `Guarded` when too much would go at once,
     /// `ApiMisuse` when `next` is in force already, `Config` for a refused guard.
+    /// # Examples
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_partition::{ErrorKind, Node, Ring, topology::{Guard, Topology}};
+    ///
+    /// let ring = |ids: &[&str]| Ring::builder().nodes(ids.iter().map(|id| Node::new(*id))).build().map(Arc::new);
+    /// let topology = Topology::new(1, ring(&["a", "b", "c"])?, Arc::new(SystemClock::new()));
+    /// let shrunk = topology.prepare(ring(&["a"])?, &Guard::new()).unwrap_err();
+    /// assert_eq!(shrunk.kind(), ErrorKind::Guarded { seen: 1, hold: 3 });
+    /// let decided = topology.prepare(ring(&["a"])?, &Guard::new().force())?;
+    /// drop(decided);
+    /// assert_eq!(topology.epoch(), 1, "a dropped change is aborted");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn prepare(&self, next: Arc<P>, guard: &Guard) -> Result<Change<P>, Error> {
         let summary = Summary::of(next.nodes(), next.fingerprint());
         let now = self.0.clock.now();

@@ -11,6 +11,21 @@ use crate::place::Place;
 const NOBODY: u32 = u32::MAX;
 
 /// One epoch of a topology: the pair never tears.
+/// Ask it when several answers must belong to one epoch; a [`Reader`] may have moved on between two lookups.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mainstay_clock::SystemClock;
+/// use mainstay_partition::{Node, Place, Ring, topology::Topology};
+///
+/// let ring = Arc::new(Ring::builder().nodes(["a", "b"].map(Node::new)).build()?);
+/// let topology = Topology::new(1, ring, Arc::new(SystemClock::new()));
+/// let mut reader = topology.reader();
+/// let view = reader.view();
+/// assert_eq!((view.epoch(), view.place().nodes().len()), (1, 2));
+/// assert!(view.previous().is_none(), "nothing moves");
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 pub struct View<P: ?Sized> {
     epoch: u64,
     place: Arc<P>,
@@ -41,7 +56,7 @@ impl<P: ?Sized> fmt::Debug for View<P> {
 }
 
 /// Where a key belongs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Routed<'a> {
     /// The epoch of the answer. Attach it to writes: a store refuses an older one than it has seen.
@@ -50,8 +65,45 @@ pub struct Routed<'a> {
     pub node: &'a Node,
     /// Its position in the nodes of the epoch's placement.
     pub idx: NodeIdx,
+    key: &'a [u8],
+    before: Option<&'a dyn Former>,
+}
+
+impl<'a> Routed<'a> {
     /// The owner before, until its handoff is confirmed: a read that the owner cannot answer goes there.
-    pub previous: Option<&'a Node>,
+    ///
+    /// Looked up when it is asked for, in the same epoch as the owner: writes and reads that the owner answers
+    /// do not pay for it. `None` when the owner has not changed, or nothing moves.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_partition::{Node, Ring, topology::Topology};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let topology = Topology::new(1, ring("old")?, Arc::new(SystemClock::new()));
+    /// let mut reader = topology.reader();
+    /// topology.observe(2, ring("new")?)?;
+    /// assert_eq!(reader.owner(b"k").unwrap().previous().unwrap().id.as_str(), "old");
+    /// topology.handoff_done(2, "old")?;
+    /// assert!(reader.owner(b"k").unwrap().previous().is_none());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn previous(&self) -> Option<&'a Node> {
+        self.before?.owner(self.key, self.idx)
+    }
+}
+
+impl fmt::Debug for Routed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Routed")
+            .field("epoch", &self.epoch)
+            .field("node", self.node)
+            .field("idx", &self.idx)
+            .field("previous", &self.previous())
+            .finish_non_exhaustive()
+    }
 }
 
 impl<P: Place + ?Sized> View<P> {
@@ -101,19 +153,22 @@ impl<P: Place + ?Sized> View<P> {
 
     /// Where a key belongs; `None` when there are no nodes.
     #[must_use]
-    #[inline]
-    pub fn owner(&self, key: &[u8]) -> Option<Routed<'_>> {
+    #[inline(always)]
+    pub fn owner<'a>(&'a self, key: &'a [u8]) -> Option<Routed<'a>> {
         let idx = self.place.owner(key)?;
         let node = self.place.nodes().get(idx)?;
-        let previous = self.before.as_ref().and_then(|b| b.owner(key, idx));
-        Some(Routed { epoch: self.epoch, node, idx, previous })
+        let before = self.before.as_ref().map(|b| b as &dyn Former);
+        Some(Routed { epoch: self.epoch, node, idx, key, before })
     }
 }
 
-impl<P: Place + ?Sized> Before<P> {
-    /// Apart: while nothing moves, a lookup has no need of it.
-    #[cold]
-    #[inline(never)]
+/// A placement that was in force, whichever it is: so that an answer needs no type of it.
+trait Former: Send + Sync {
+    /// The owner of a key before, if that is not `now` and has not handed over.
+    fn owner(&self, key: &[u8], now: NodeIdx) -> Option<&Node>;
+}
+
+impl<P: Place + ?Sized> Former for Before<P> {
     fn owner(&self, key: &[u8], now: NodeIdx) -> Option<&Node> {
         let old = self.place.owner(key)?;
         let (open, number) = *self.nodes.get(old.as_usize())?;
@@ -145,8 +200,8 @@ impl<P: Place + ?Sized> Reader<P> {
     }
 
     /// Where a key belongs now; `None` when there are no nodes.
-    #[inline]
-    pub fn owner(&mut self, key: &[u8]) -> Option<Routed<'_>> {
+    #[inline(always)]
+    pub fn owner<'a>(&'a mut self, key: &'a [u8]) -> Option<Routed<'a>> {
         self.cache.get().owner(key)
     }
 

@@ -85,9 +85,10 @@ fn u8_old_and_new_owner_are_known_while_data_moves_and_growth_has_two_phases() {
     let mut change = topology.prepare(ring(&["a", "b", "c"]), &Guard::new()).unwrap();
     assert!(topology.hint().is_some_and(|p| p.nodes().len() == 3));
     for (i, old) in before.iter().enumerate() {
-        let routed = reader.owner(&key(i)).unwrap();
+        let key = key(i);
+        let routed = reader.owner(&key).unwrap();
         assert_eq!(
-            (routed.epoch, routed.node.id.as_str(), routed.previous),
+            (routed.epoch, routed.node.id.as_str(), routed.previous()),
             (1, old.as_str(), None),
             "prepared is not yet true"
         );
@@ -99,20 +100,22 @@ fn u8_old_and_new_owner_are_known_while_data_moves_and_growth_has_two_phases() {
     assert!(topology.hint().is_none());
     let mut moved = 0;
     for (i, old) in before.iter().enumerate() {
-        let routed = reader.owner(&key(i)).unwrap();
+        let key = key(i);
+        let routed = reader.owner(&key).unwrap();
         assert_eq!(routed.epoch, 2);
         let expected = (routed.node.id.as_str() != old).then_some(old.as_str());
-        assert_eq!(routed.previous.map(|n| n.id.as_str()), expected);
+        assert_eq!(routed.previous().map(|n| n.id.as_str()), expected);
         moved += usize::from(expected.is_some());
     }
     assert!((KEYS / 5..KEYS / 2).contains(&moved), "{moved}");
     assert!(!topology.handoff_done(2, "a").unwrap());
     for i in 0..KEYS {
-        let routed = reader.owner(&key(i)).unwrap();
-        assert_ne!(routed.previous.map(|n| n.id.as_str()), Some("a"), "a has handed over");
+        let key = key(i);
+        let routed = reader.owner(&key).unwrap();
+        assert_ne!(routed.previous().map(|n| n.id.as_str()), Some("a"), "a has handed over");
     }
     assert!(topology.handoff_done(2, "b").unwrap());
-    assert!((0..KEYS).all(|i| reader.owner(&key(i)).unwrap().previous.is_none()));
+    assert!((0..KEYS).all(|i| reader.owner(&key(i)).unwrap().previous().is_none()));
     assert_eq!(topology.stage(), Stage::Stable);
 }
 
@@ -241,7 +244,7 @@ fn s1_an_empty_topology_answers_none() {
     change.ack("a").unwrap();
     change.commit(FencingToken::new(1)).unwrap();
     assert_eq!(topology.stage(), Stage::Stable, "nobody has anything to hand over");
-    assert!(topology.reader().owner(b"k").is_some_and(|r| r.previous.is_none()));
+    assert!(topology.reader().owner(b"k").is_some_and(|r| r.previous().is_none()));
 }
 
 #[test]
@@ -289,7 +292,7 @@ fn l9_readers_on_real_threads_see_no_torn_map_and_epochs_only_rise() {
                     assert!(
                         routed.epoch >= epoch && routed.node.id.as_str()[1..] == routed.epoch.to_string()
                     );
-                    if let Some(previous) = routed.previous {
+                    if let Some(previous) = routed.previous() {
                         assert_eq!(previous.id.as_str()[1..], (routed.epoch - 1).to_string());
                     }
                     assert!(routed.epoch >= last, "epoch {} after {last}", routed.epoch);

@@ -255,6 +255,19 @@ impl Plan {
     /// # Errors
     /// [`ErrorKind::StaleEpoch`] when the map moved on, [`ErrorKind::Conflict`] when it has the planned epoch
     /// and other content, [`ErrorKind::ApiMisuse`] when it is older than the plan's base.
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{ErrorKind, Node, slots::{Planner, SlotMap}};
+    ///
+    /// let nodes = |ids: &[&str]| ids.iter().map(|id| Node::new(*id)).collect::<Vec<_>>();
+    /// let empty = SlotMap::builder(1).nodes(nodes(&["a"])).build()?;
+    /// let first = Planner::new(&empty).target(nodes(&["a", "b"])).rf(1).solve()?;
+    /// let map = first.apply(&empty)?;
+    /// assert_eq!(map.epoch(), 2);
+    /// let again = first.apply(&map).unwrap_err();
+    /// assert_eq!(again.kind(), ErrorKind::StaleEpoch { seen: 2, got: 1 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn apply(&self, map: &SlotMap) -> Result<SlotMap, Error> {
         let (seen, got) = (map.epoch(), self.base.epoch());
         if seen > got {
