@@ -103,7 +103,7 @@ impl NatsLeases {
         Ok(Self(Arc::new(Shared { core, _feed: feed })))
     }
 
-    fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.0.core
     }
 }

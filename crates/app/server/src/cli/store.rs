@@ -53,11 +53,11 @@ impl StoreArgs {
                 let leases = PostgresLeases::open(config, rt).await;
                 Ok(both(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
-            Some((url, "etcd")) => Ok((Arc::new(etcd(url, rt).await?), None)),
+            Some((url, "etcd")) => Ok(both(etcd(url, rt).await?)),
             Some((url, "nats")) => {
                 let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
                 let leases = NatsLeases::open(config, rt).await;
-                Ok((Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?), None))
+                Ok(both(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
             }
             Some(_) => Err(Error::new(
                 Code::BadValue,
