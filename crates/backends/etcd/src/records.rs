@@ -82,16 +82,11 @@ impl EtcdLeases {
             self.forget(wire::replaced(part).map_or(0, |kv| kv.lease)).await;
             return Ok(PutIf::Stored(written.unsigned_abs()));
         }
-        let current = wire::found(part).pop();
-        match current {
-            // A lease belongs to one write, so that one was applied by an earlier try.
-            Some(kv) if lease != 0 && kv.lease == lease => Ok(PutIf::Stored(kv.mod_revision.unsigned_abs())),
-            _ if in_doubt => Err(doubtful(key)),
-            current => {
-                self.forget(lease).await;
-                Ok(PutIf::Conflict(current.map(|kv| record(key, kv))))
-            }
+        if in_doubt {
+            return Err(doubtful(key));
         }
+        self.forget(lease).await;
+        Ok(PutIf::Conflict(wire::found(part).pop().map(|kv| record(key, kv))))
     }
 
     /// Ends a lease that no key has any more. It would end by itself, after the ttl.

@@ -27,8 +27,10 @@ pub(crate) mod record {
     tonic::include_proto!("mainstay.lease.v1");
 }
 
+pub(crate) use generated::AuthenticateRequest;
 #[cfg(test)]
 pub(crate) use generated::Event;
+pub(crate) use generated::auth_client::AuthClient;
 pub(crate) use generated::compare::{CompareResult, CompareTarget, TargetUnion};
 pub(crate) use generated::event::EventType;
 pub(crate) use generated::kv_client::KvClient;

@@ -118,7 +118,7 @@ async fn connect(config: &NatsConfig) -> Result<Client> {
             0 | 1 => Duration::ZERO,
             n => RECONNECT.min(Duration::from_millis(20) * u32::try_from(n).unwrap_or(u32::MAX)),
         });
-    crate::connect::connect(options, &config.servers).await
+    crate::connect::connect(options, &config.servers, &config.tls).await
 }
 
 impl LeaseStore for NatsLeases {

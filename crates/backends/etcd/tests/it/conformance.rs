@@ -41,7 +41,7 @@ async fn records(world: World) {
 
 async fn lost_answer(world: World) {
     let (proxy, prefix) = (world.proxy().await, world.prefix());
-    let there = through(&[&proxy], &prefix, Duration::from_millis(1_500)).await;
+    let there = through(&[&proxy], &prefix, Duration::from_secs(3)).await;
     let here = open(world.config(&prefix)).await;
     let connected = async || {
         proxy.set_mode(TcpMode::Pass);
@@ -55,6 +55,17 @@ async fn lost_answer(world: World) {
     assert_eq!((lost.kind(), lost.outcome()), (ErrorKind::Unavailable, Outcome::Unknown), "{lost}");
     let second = here.get("k").await.unwrap().unwrap();
     assert!(second.value == b"2" && second.version > first, "it was done");
+    // Sent again over another connection it finds another version, its own or somebody's.
+    connected().await;
+    let again = there.put_if("k", Some(second.version), b"again".to_vec(), None);
+    let heal = async {
+        until("it was done", || async { here.get("k").await.unwrap().unwrap().value == b"again" }).await;
+        proxy.set_mode(TcpMode::Pass);
+        proxy.cut();
+    };
+    let (lost, ()) = tokio::join!(again, heal);
+    assert_eq!(lost.unwrap_err().outcome(), Outcome::Unknown);
+    let second = here.get("k").await.unwrap().unwrap();
     // With a ttl the lease is asked for first: nothing was written.
     connected().await;
     let lost = there.put_if("k", Some(second.version), b"3".to_vec(), Some(TTL)).await.unwrap_err();

@@ -63,26 +63,30 @@ fn lost_answer() {
     let server = nats();
     run(async {
         let here = store(&server).await;
-        let (proxy, there) = proxied(&server, ms(4_000)).await;
+        let (proxy, there) = proxied(&server, ms(5_000)).await;
         let PutIf::Stored(first) = there.put_if("k", None, b"1".to_vec(), None).await.unwrap() else {
             panic!("nobody wrote it before")
         };
-        // The answer is lost and the connection too; once there is another, the write is found by its word.
-        proxy.set_mode(TcpMode::RepliesLost);
-        let write = there.put_if("k", Some(first), b"2".to_vec(), None);
-        let heal = async {
-            until("it was written", async || here.get("k").await.unwrap().unwrap().value == b"2").await;
-            proxy.set_mode(TcpMode::Pass);
+        // So slow that there is time to cut the connection between the write and its answer.
+        let slow = TcpMode::Latency { least: ms(300), jitter: ms(0) };
+        let lose = async |value: Option<&[u8]>, then| {
+            until("it was done", async || here.get("k").await.unwrap().map(|r| r.value).as_deref() == value)
+                .await;
+            proxy.set_mode(then);
             proxy.cut();
         };
-        let (written, ()) = tokio::join!(write, heal);
+        proxy.set_mode(slow);
+        let write = there.put_if("k", Some(first), b"2".to_vec(), None);
+        let (written, ()) = tokio::join!(write, lose(Some(b"2"), TcpMode::Pass));
         let second = here.get("k").await.unwrap().unwrap().version;
-        assert_eq!(written.unwrap(), PutIf::Stored(second));
-        // Nobody answers at all: then nobody knows, and whoever asks again finds out.
-        proxy.set_mode(TcpMode::RepliesLost);
-        let lost = there.delete_if("k", second).await.unwrap_err();
+        assert_eq!(written.unwrap(), PutIf::Stored(second), "found by its word");
+        until("it is connected", async || there.get("k").await.is_ok()).await;
+        // Nobody answers any more: then nobody knows, and whoever asks again finds out.
+        proxy.set_mode(slow);
+        let delete = there.delete_if("k", second);
+        let (lost, ()) = tokio::join!(delete, lose(None, TcpMode::RepliesLost));
+        let lost = lost.unwrap_err();
         assert_eq!((lost.kind(), lost.outcome()), (ErrorKind::Unavailable, Outcome::Unknown), "{lost}");
-        assert!(here.get("k").await.unwrap().is_none(), "it was done");
     });
 }
 

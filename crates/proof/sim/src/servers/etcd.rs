@@ -50,6 +50,31 @@ impl EtcdKit {
         cluster.members.into_iter().next().ok_or_else(|| io::Error::other("a cluster of nobody"))
     }
 
+    /// Starts a node whose clients are encrypted and show certificates; `files` says for its address what
+    /// `cert.pem`, `key.pem` and `ca.pem` are. It listens when this returns; nobody has asked it anything.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn secured(&self, files: impl Fn(SocketAddr) -> [String; 3]) -> io::Result<Etcd> {
+        let server = Server::start(&self.etcd, |setup| {
+            let client = format!("https://{}", setup.address);
+            let [cert, key, ca] = files(setup.address);
+            let options = [
+                ("--data-dir", "data"),
+                ("--listen-client-urls", &client),
+                ("--advertise-client-urls", &client),
+                ("--listen-peer-urls", "http://127.0.0.1:0"),
+                ("--cert-file", "cert.pem"),
+                ("--key-file", "key.pem"),
+                ("--trusted-ca-file", "ca.pem"),
+                ("--client-cert-auth", "true"),
+            ];
+            let args = options.into_iter().map(|(name, value)| OsString::from(format!("{name}={value}")));
+            Launch::new().args(args).file("cert.pem", cert).file("key.pem", key).file("ca.pem", ca)
+        })?;
+        Ok(Etcd { etcdctl: self.etcdctl.clone(), server })
+    }
+
     /// Starts that many members of one cluster and waits until all of them answer.
     ///
     /// # Errors

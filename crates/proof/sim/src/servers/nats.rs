@@ -56,6 +56,26 @@ impl NatsKit {
         Ok(nats)
     }
 
+    /// Starts one server that does not let everybody in: `settings` says, for the address that it gets, the lines of its
+    /// settings and the files beside them. It listens when this returns; nobody has asked it anything.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn guarded(
+        &self,
+        settings: impl Fn(SocketAddr) -> (String, Vec<(&'static str, String)>),
+    ) -> io::Result<Nats> {
+        let server = Server::start(&self.program, |setup| {
+            let (address, dir) = (setup.address, setup.dir.display());
+            let (settings, files) = settings(address);
+            let text =
+                format!("listen: \"{address}\"\njetstream {{ store_dir: \"{dir}/js\" }}\n{settings}\n");
+            let launch = Launch::new().file("nats.conf", text).args(["-c", "nats.conf"]);
+            files.into_iter().fold(launch, |launch, (name, text)| launch.file(name, text))
+        })?;
+        Ok(Nats { server })
+    }
+
     /// Starts a cluster and waits until every server of it answers, which takes a leader.
     ///
     /// # Errors
