@@ -160,10 +160,10 @@ fn endpoints(url: &str) -> Result<(Vec<String>, Option<Login>), ConfigError> {
     let (login, hosts) = match hosts.split_once('@') {
         None => (None, hosts),
         Some((login, hosts)) => match login.split_once(':') {
-            Some((user, password)) if !user.is_empty() => {
+            Some((user, password)) if !user.is_empty() && !login.contains(',') => {
                 (Some(Login { user: plain(user), password: plain(password) }), hosts)
             }
-            _ => return refused("user:password@ before the first host"),
+            _ => return refused("one user:password@ before the first host"),
         },
     };
     let mut endpoints = Vec::new();
