@@ -72,9 +72,9 @@ impl fmt::Debug for Builder {
 
 impl EtcdConfig {
     /// Starts with the members of one cluster: `etcd://host:port`, more of them with commas between; the port may be
-    /// left out when it is 2379. `etcds://` is encrypted, and trusts the authorities of the system or those of `?ca=FILE`;
-    /// `?cert=FILE&key=FILE` shows a certificate to servers that ask for one. `user:password@` before the first host is a
-    /// user of etcd.
+    /// left out when it is 2379. `etcds://` is encrypted, and trusts the authorities of the system or those of
+    /// `?ca=FILE`; `?cert=FILE&key=FILE` shows a certificate to servers that ask for one. `user:password@` before the
+    /// first host is a user of etcd.
     ///
     /// ```
     /// use mainstay_etcd::EtcdConfig;

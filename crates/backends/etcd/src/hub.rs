@@ -1,7 +1,7 @@
 //! Who waits for which name, and the one stream of watches behind it.
 //!
-//! A place in line follows the key before it, so the server wakes one waiter per release. Everybody else watches all keys
-//! of the name. No watch begins at a revision of the past: the server would search for what it missed in rounds of
+//! A place in line follows the key before it, so the server wakes one waiter per release. Everybody else watches all
+//! keys of the name. No watch begins at a revision of the past: the server would search for what it missed in rounds of
 //! 100 ms (coordination F10). It begins now, and the answer that it has begun says at which revision: if that is later
 //! than the look, something may have happened between, and there is another look.
 

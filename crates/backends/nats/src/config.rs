@@ -1,5 +1,6 @@
 //! Options.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,7 +47,7 @@ pub enum Expiry {
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
 /// | `request_timeout` | 5 s | half of a third of the default ttl of 30 s, so a renewal can be repeated |
 /// | `system` | none | without it nobody can show that servers sync before they answer |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsConfig {
     pub(crate) servers: Vec<ServerAddr>,
     pub(crate) bucket: String,
@@ -58,13 +59,26 @@ pub struct NatsConfig {
     pub(crate) tls: TlsFiles,
 }
 
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Addresses may hold passwords.
+        f.debug_struct("NatsConfig").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
+}
+
 /// Collects what a [`NatsConfig`] holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     servers: String,
     system: Option<String>,
     config: NatsConfig,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl NatsConfig {
@@ -207,6 +221,8 @@ mod tests {
         assert!(b().epoch((1 << 15) - 1).replicas(5).build().is_ok());
         assert_eq!(of(NatsConfig::builder("tls://h:1?x=y")), "url");
         assert_eq!(of(b().ca("/no/such/file")), "tls");
+        let login = NatsConfig::builder("nats://me:secret@h").system("nats://sys:secret@h");
+        assert!(!format!("{login:?} {:?}", login.clone().build()).contains("secret"));
         let secret = NatsConfig::builder("nats://me:secret@").build().unwrap_err();
         assert!(!secret.to_string().contains("secret"));
     }

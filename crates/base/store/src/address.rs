@@ -39,8 +39,9 @@ pub struct TlsFiles {
 }
 
 impl TlsFiles {
-    /// Takes `?ca=FILE&cert=FILE&key=FILE` off the end of an address: what is before it, and the files. Each may be left
-    /// out, `cert` and `key` only together. Nothing of the address is repeated in an error, since it may hold a password.
+    /// Takes `?ca=FILE&cert=FILE&key=FILE` off the end of an address: what is before it, and the files. Each may be
+    /// left out, `cert` and `key` only together. Nothing of the address is repeated in an error, since it may hold a
+    /// password.
     ///
     /// # Errors
     /// Anything else behind the question mark.

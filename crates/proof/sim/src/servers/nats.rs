@@ -56,8 +56,8 @@ impl NatsKit {
         Ok(nats)
     }
 
-    /// Starts one server that does not let everybody in: `settings` says, for the address that it gets, the lines of its
-    /// settings and the files beside them. It listens when this returns; nobody has asked it anything.
+    /// Starts one server that does not let everybody in: `settings` says, for the address that it gets, the lines of
+    /// its settings and the files beside them. It listens when this returns; nobody has asked it anything.
     ///
     /// # Errors
     /// As [`Server::start`].
