@@ -122,7 +122,7 @@ impl EtcdLeases {
     }
 
     /// An id that nobody else draws.
-    fn draw(&self) -> i64 {
+    pub(crate) fn draw(&self) -> i64 {
         let drawn = self.0.conn.rt.rng().next_u64() >> 1;
         i64::try_from(drawn).unwrap_or(i64::MAX).max(1)
     }

@@ -1,6 +1,9 @@
 //! Options.
 
+use std::fmt;
 use std::time::Duration;
+
+use mainstay_store::address::{TlsFiles, plain};
 
 use crate::ConfigError;
 
@@ -35,19 +38,43 @@ pub struct EtcdConfig {
     pub(crate) prefix: String,
     pub(crate) request_timeout: Duration,
     pub(crate) base_epoch: u16,
+    pub(crate) login: Option<Login>,
+    pub(crate) tls: TlsFiles,
+}
+
+/// A user of etcd.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: String,
+    pub(crate) password: String,
+}
+
+impl fmt::Debug for Login {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
 }
 
 /// Collects what an [`EtcdConfig`] holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     url: String,
     config: EtcdConfig,
 }
 
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The address may hold a password.
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl EtcdConfig {
     /// Starts with the members of one cluster: `etcd://host:port`, more of them with commas between; the port may be
-    /// left out when it is 2379. Connections are not encrypted and name no user.
+    /// left out when it is 2379. `etcds://` is encrypted, and trusts the authorities of the system or those of
+    /// `?ca=FILE`; `?cert=FILE&key=FILE` shows a certificate to servers that ask for one. `user:password@` before the
+    /// first host is a user of etcd.
     ///
     /// ```
     /// use mainstay_etcd::EtcdConfig;
@@ -63,6 +90,8 @@ impl EtcdConfig {
             prefix: String::new(),
             request_timeout: REQUEST_TIMEOUT,
             base_epoch: 0,
+            login: None,
+            tls: TlsFiles::default(),
         };
         Builder { url: url.to_owned(), config }
     }
@@ -92,7 +121,13 @@ impl Builder {
     /// # Errors
     /// The first setting that cannot hold.
     pub fn build(mut self) -> Result<EtcdConfig, ConfigError> {
-        self.config.endpoints = endpoints(&self.url)?;
+        let (servers, tls) = TlsFiles::split(&self.url)?;
+        tls.check()?;
+        (self.config.endpoints, self.config.login) = endpoints(servers)?;
+        if tls != TlsFiles::default() && !servers.starts_with(SECURE) {
+            return Err(ConfigError::new("url", "***", "files of TLS behind etcds:// only"));
+        }
+        self.config.tls = tls;
         let config = self.config;
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&config.request_timeout) {
             let allowed = format!("{MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}");
@@ -110,17 +145,31 @@ impl Builder {
     }
 }
 
-/// The endpoints as the transport wants them.
-fn endpoints(url: &str) -> Result<Vec<String>, ConfigError> {
-    // The text may hold a password that somebody put there though it is of no use.
+/// Before servers whose connections are encrypted.
+const SECURE: &str = "etcds://";
+
+/// The endpoints as the transport wants them, and who asks.
+fn endpoints(url: &str) -> Result<(Vec<String>, Option<Login>), ConfigError> {
+    // The text may hold a password.
     let refused = |allowed: &str| Err(ConfigError::new("url", "***", allowed));
-    let Some(hosts) = url.strip_prefix("etcd://") else {
-        return refused("etcd://HOST:PORT, more of them with commas between");
+    let (scheme, hosts) = match (url.strip_prefix("etcd://"), url.strip_prefix(SECURE)) {
+        (Some(hosts), _) => ("http", hosts),
+        (_, Some(hosts)) => ("https", hosts),
+        _ => return refused("etcd://HOST:PORT or etcds://HOST:PORT, more of them with commas between"),
+    };
+    let (login, hosts) = match hosts.split_once('@') {
+        None => (None, hosts),
+        Some((login, hosts)) => match login.split_once(':') {
+            Some((user, password)) if !user.is_empty() && !login.contains(',') => {
+                (Some(Login { user: plain(user), password: plain(password) }), hosts)
+            }
+            _ => return refused("one user:password@ before the first host"),
+        },
     };
     let mut endpoints = Vec::new();
     for host in hosts.trim_end_matches('/').split(',') {
         if host.contains('@') {
-            return refused("no user: etcd's own users are not supported");
+            return refused("one user for all hosts, before the first of them");
         }
         let wrong = "hosts, each with a port from 1 to 65535 or without one";
         let Ok(authority) = host.parse::<http::uri::Authority>() else { return refused(wrong) };
@@ -132,7 +181,7 @@ fn endpoints(url: &str) -> Result<Vec<String>, ConfigError> {
         if authority.host().is_empty() || port == 0 {
             return refused(wrong);
         }
-        let uri = format!("http://{}:{port}", authority.host());
+        let uri = format!("{scheme}://{}:{port}", authority.host());
         if endpoints.contains(&uri) {
             return refused("each endpoint once");
         }
@@ -141,7 +190,7 @@ fn endpoints(url: &str) -> Result<Vec<String>, ConfigError> {
     if endpoints.len() > MAX_ENDPOINTS {
         return refused("at most 32 endpoints");
     }
-    Ok(endpoints)
+    Ok((endpoints, login))
 }
 
 #[cfg(test)]
@@ -160,13 +209,23 @@ mod tests {
             "etcd://",
             "etcd://a,,b",
             "etcd://a,a:2379",
-            "etcd://me:secret@a",
+            "etcd://a,me:secret@b",
+            "etcd://secret@a",
+            "etcd://:secret@a",
+            "etcd://me:secret@a?ca=/etc/passwd",
+            "etcds://me:secret@a?x=y",
             "etcd://a:x",
         ] {
             let refused = hosts(bad).unwrap_err();
             assert_eq!(refused.field, "url", "{bad}");
             assert!(!refused.to_string().contains("secret"));
         }
+        let all = EtcdConfig::builder("etcds://me:s3%40cret@a,b?ca=/etc/passwd");
+        assert!(!format!("{all:?}").contains("cret"));
+        let all = all.build().unwrap();
+        assert_eq!(all.endpoints, ["https://a:2379", "https://b:2379"]);
+        assert_eq!(all.login.as_ref().map(|l| l.password.as_str()), Some("s3@cret"));
+        assert!(!format!("{all:?}").contains("cret"));
     }
 
     #[test]

@@ -3,23 +3,25 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream;
 use mainstay_clock::Runtime;
+use mainstay_store::address::TlsFiles;
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use tokio::sync::watch;
-use tonic::metadata::MetadataValue;
-use tonic::transport::{Channel, Endpoint};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::ConfigError;
-use crate::config::EtcdConfig;
+use crate::config::{EtcdConfig, Login};
 use crate::error::{Failure, Refusal, failure, late};
 use crate::wire::{
-    KvClient, LeaseClient, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseRevokeRequest,
-    LeaseTimeToLiveRequest, MaintenanceClient, ResponseHeader, StatusRequest, TxnRequest, TxnResponse,
-    WatchClient, WatchRequest, WatchResponse,
+    AuthClient, AuthenticateRequest, KvClient, LeaseClient, LeaseGrantRequest, LeaseKeepAliveRequest,
+    LeaseRevokeRequest, LeaseTimeToLiveRequest, MaintenanceClient, ResponseHeader, StatusRequest, TxnRequest,
+    TxnResponse, WatchClient, WatchRequest, WatchResponse,
 };
 
 /// A silent member is given this part of the whole time when there are others.
@@ -52,6 +54,9 @@ pub(crate) struct Answer<T> {
 /// One connection per member, made when it is first needed and again after it broke.
 pub(crate) struct Conn {
     members: Vec<(String, Channel)>,
+    login: Option<Login>,
+    /// What stands for the login, since it was shown.
+    token: Mutex<Option<Token>>,
     current: watch::Sender<usize>,
     /// The largest revision seen: none of this cluster is ever smaller.
     seen: AtomicI64,
@@ -59,6 +64,9 @@ pub(crate) struct Conn {
     request_timeout: Duration,
     pub(crate) rt: Runtime,
 }
+
+/// What stands for a login, in every request.
+type Token = MetadataValue<Ascii>;
 
 impl fmt::Debug for Conn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -69,18 +77,30 @@ impl fmt::Debug for Conn {
 impl Conn {
     pub(crate) fn new(config: &EtcdConfig, rt: &Runtime) -> std::result::Result<Self, ConfigError> {
         let connect = (config.request_timeout / PARTS).max(Duration::from_millis(20));
+        let tls = match config.endpoints.iter().any(|uri| uri.starts_with("https://")) {
+            true => Some(tls(&config.tls)?),
+            false => None,
+        };
         let member = |uri: &String| {
-            let endpoint = Endpoint::from_shared(uri.clone())
-                .map_err(|e| ConfigError::new("url", uri, format!("an address: {e}")))?
+            let refused = |e| ConfigError::new("url", uri, format!("an address: {e}"));
+            let mut endpoint = Endpoint::from_shared(uri.clone()).map_err(refused)?;
+            if let Some(tls) = &tls {
+                let refused = |e| ConfigError::new("tls", uri, format!("files of TLS: {e}"));
+                endpoint = endpoint.tls_config(tls.clone()).map_err(refused)?;
+            }
+            let endpoint = endpoint
                 .connect_timeout(connect)
                 .tcp_nodelay(true)
                 .http2_keep_alive_interval(PROBE)
                 .keep_alive_timeout(PROBE_PATIENCE)
                 .keep_alive_while_idle(false);
-            Ok((uri.trim_start_matches("http://").to_owned(), endpoint.connect_lazy()))
+            let name = uri.split_once("://").map_or(uri.as_str(), |(_, name)| name);
+            Ok((name.to_owned(), endpoint.connect_lazy()))
         };
         Ok(Self {
             members: config.endpoints.iter().map(member).collect::<std::result::Result<_, _>>()?,
+            login: config.login.clone(),
+            token: Mutex::default(),
             current: watch::Sender::new(0),
             seen: AtomicI64::new(0),
             cluster: AtomicU64::new(0),
@@ -114,7 +134,7 @@ impl Conn {
     async fn call<T, F>(
         &self,
         repeat: Repeat,
-        ask: impl Fn(Channel) -> F,
+        ask: impl Fn(Channel, Option<Token>) -> F,
     ) -> std::result::Result<Answer<T>, Failure>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
@@ -132,7 +152,7 @@ impl Conn {
             let over = clock.sleep_until(clock.now().saturating_add(slice).min(end));
             let asked = tokio::select! {
                 biased;
-                answer = ask(channel.clone()) => answer.map_err(|status| failure(name, status)),
+                answer = self.under_login(name, channel, &ask) => answer,
                 () = over => Err(late(name)),
             };
             let mut failed = match asked {
@@ -157,6 +177,53 @@ impl Conn {
             clock.sleep_until(next).await;
             pause = (pause * 2).min(PAUSE.1);
         }
+    }
+
+    /// Asks, with what stands for the login; it is shown first, and again once the member does not know it any more.
+    async fn under_login<T, F>(
+        &self,
+        name: &str,
+        channel: &Channel,
+        ask: &impl Fn(Channel, Option<Token>) -> F,
+    ) -> std::result::Result<Response<T>, Failure>
+    where
+        F: Future<Output = std::result::Result<Response<T>, Status>>,
+    {
+        let token = self.token(name, channel).await?;
+        let answer = ask(channel.clone(), token.clone()).await.map_err(|status| failure(name, status));
+        match answer {
+            // It was refused before anything was done.
+            Err(failed) if failed.refusal == Refusal::TokenGone && token.is_some() => {
+                *self.kept_token() = None;
+                let token = self.token(name, channel).await?;
+                ask(channel.clone(), token).await.map_err(|status| failure(name, status))
+            }
+            answer => answer,
+        }
+    }
+
+    fn kept_token(&self) -> MutexGuard<'_, Option<Token>> {
+        self.token.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn token(&self, name: &str, channel: &Channel) -> std::result::Result<Option<Token>, Failure> {
+        let Some(Login { user, password }) = &self.login else { return Ok(None) };
+        let kept = self.kept_token().clone();
+        if kept.is_some() {
+            return Ok(kept);
+        }
+        let request = AuthenticateRequest { name: user.clone(), password: password.clone() };
+        let told = AuthClient::new(channel.clone()).authenticate(led(request, None)).await;
+        // To show a login changes nothing.
+        let told = told.map_err(|status| {
+            let failed = failure(name, status);
+            Failure { error: failed.error.with_outcome(Outcome::NotApplied), ..failed }
+        })?;
+        let token = told.into_inner().token.parse::<Token>().map_err(|_| {
+            Failure::new(Error::new(ErrorKind::Internal, format!("etcd {name} gave a token that is no text")))
+        })?;
+        *self.kept_token() = Some(token.clone());
+        Ok(Some(token))
     }
 
     /// Refuses a cluster that is not the one seen before, or that is behind it: it was restored or replaced, and
@@ -187,9 +254,9 @@ impl Conn {
     ) -> std::result::Result<Answer<TxnResponse>, Failure> {
         let floor = self.seen.load(Ordering::SeqCst);
         let answer = self
-            .call(repeat, |channel| {
+            .call(repeat, |channel, token| {
                 let txn = txn.clone();
-                async move { KvClient::new(channel).txn(led(txn)).await }
+                async move { KvClient::new(channel).txn(led(txn, token)).await }
             })
             .await?;
         self.follow(floor, answer.reply.header.as_ref()).map_err(Failure::new)?;
@@ -199,9 +266,9 @@ impl Conn {
     /// Makes a lease of this id; how long it lasts, in seconds. Repeating it is harmless: the id is nobody else's.
     pub(crate) async fn grant(&self, lease: i64, seconds: i64) -> Result<i64> {
         let granted = self
-            .call(Repeat::Harmless, |channel| async move {
+            .call(Repeat::Harmless, |channel, token| async move {
                 let request = LeaseGrantRequest { ttl: seconds, id: lease };
-                LeaseClient::new(channel).lease_grant(led(request)).await
+                LeaseClient::new(channel).lease_grant(led(request, token)).await
             })
             .await;
         match granted {
@@ -214,8 +281,8 @@ impl Conn {
     /// Ends a lease with all its keys; whether it was there.
     pub(crate) async fn revoke(&self, lease: i64) -> Result<bool> {
         let revoked = self
-            .call(Repeat::Harmless, |channel| async move {
-                LeaseClient::new(channel).lease_revoke(led(LeaseRevokeRequest { id: lease })).await
+            .call(Repeat::Harmless, |channel, token| async move {
+                LeaseClient::new(channel).lease_revoke(led(LeaseRevokeRequest { id: lease }, token)).await
             })
             .await;
         match revoked {
@@ -229,9 +296,10 @@ impl Conn {
     /// the one to this request (coordination T9).
     pub(crate) async fn keep_alive(&self, lease: i64) -> Result<bool> {
         let kept = self
-            .call(Repeat::Harmless, |channel| async move {
+            .call(Repeat::Harmless, |channel, token| async move {
                 let once = stream::iter([LeaseKeepAliveRequest { id: lease }]);
-                let mut replies = LeaseClient::new(channel).lease_keep_alive(led(once)).await?.into_inner();
+                let mut replies =
+                    LeaseClient::new(channel).lease_keep_alive(led(once, token)).await?.into_inner();
                 let reply = replies.message().await?;
                 reply.map(Response::new).ok_or_else(|| Status::unavailable("no word about the lease"))
             })
@@ -246,9 +314,9 @@ impl Conn {
     /// How long a lease still lasts, at most; none when it is not there.
     pub(crate) async fn remaining(&self, lease: i64) -> Result<Option<Duration>> {
         let told = self
-            .call(Repeat::Harmless, |channel| async move {
+            .call(Repeat::Harmless, |channel, token| async move {
                 let request = LeaseTimeToLiveRequest { id: lease, keys: false };
-                LeaseClient::new(channel).lease_time_to_live(led(request)).await
+                LeaseClient::new(channel).lease_time_to_live(led(request, token)).await
             })
             .await;
         let told = told.map_err(|failed| failed.error.with_outcome(Outcome::NotApplied))?.reply;
@@ -260,8 +328,8 @@ impl Conn {
     /// Connects, and looks whether the server will do.
     pub(crate) async fn ready(&self) -> Result<()> {
         let told = self
-            .call(Repeat::Harmless, |channel| async move {
-                MaintenanceClient::new(channel).status(StatusRequest {}).await
+            .call(Repeat::Harmless, |channel, token| async move {
+                MaintenanceClient::new(channel).status(led(StatusRequest {}, token)).await
             })
             .await
             .map_err(|failed| failed.error.with_outcome(Outcome::NotApplied))?
@@ -288,15 +356,22 @@ impl Conn {
         let at = *self.current.borrow();
         let (name, channel) = &self.members[at];
         let late_at = self.rt.clock().sleep(self.request_timeout);
-        let mut client = WatchClient::new(channel.clone());
+        let opened = async {
+            let token = self.token(name, channel).await?;
+            let opened = WatchClient::new(channel.clone()).watch(led(requests, token)).await;
+            opened.map_err(|status| failure(name, status))
+        };
         let opened = tokio::select! {
             biased;
-            opened = client.watch(led(requests)) => opened.map_err(|status| failure(name, status)),
+            opened = opened => opened,
             () = late_at => Err(late(name)),
         };
         match opened {
             Ok(stream) => Ok(stream.into_inner()),
             Err(failed) => {
+                if failed.refusal == Refusal::TokenGone {
+                    *self.kept_token() = None;
+                }
                 self.move_on(at);
                 Err(failed.error)
             }
@@ -305,10 +380,29 @@ impl Conn {
 }
 
 /// A member that has lost its leader says so instead of keeping us waiting.
-fn led<T>(message: T) -> Request<T> {
+fn led<T>(message: T, token: Option<Token>) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("hasleader", MetadataValue::from_static("true"));
+    if let Some(token) = token {
+        request.metadata_mut().insert("token", token);
+    }
     request
+}
+
+/// Whom we trust and who we are.
+fn tls(files: &TlsFiles) -> std::result::Result<ClientTlsConfig, ConfigError> {
+    let read = |file: &std::path::Path| {
+        let refused = |e| ConfigError::new("tls", file.display(), format!("a file that can be read: {e}"));
+        std::fs::read(file).map_err(refused)
+    };
+    let config = match &files.ca {
+        Some(ca) => ClientTlsConfig::new().ca_certificate(Certificate::from_pem(read(ca)?)),
+        None => ClientTlsConfig::new().with_native_roots(),
+    };
+    Ok(match &files.own {
+        Some((cert, key)) => config.identity(Identity::from_pem(read(cert)?, read(key)?)),
+        None => config,
+    })
 }
 
 fn version(text: &str) -> Option<(u32, u32)> {

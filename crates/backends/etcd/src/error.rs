@@ -12,6 +12,8 @@ pub(crate) enum Refusal {
     LeaseGone,
     /// Anything else.
     Other,
+    /// The word that stands for the login is not known any more.
+    TokenGone,
 }
 
 /// A request that led to nothing.
@@ -38,6 +40,9 @@ pub(crate) fn failure(endpoint: &str, status: Status) -> Failure {
     let refusal = match (status.code(), status.message()) {
         (Code::NotFound, text) if text.contains("lease not found") => Refusal::LeaseGone,
         (Code::FailedPrecondition, text) if text.contains("lease already exists") => Refusal::LeaseExists,
+        (_, text) if text.contains("invalid auth token") || text.contains("revision in header is old") => {
+            Refusal::TokenGone
+        }
         _ => Refusal::Other,
     };
     let (kind, outcome, text) = classify(&status);
@@ -52,6 +57,9 @@ fn classify(status: &Status) -> (ErrorKind, Outcome, &'static str) {
     use Outcome::{NotApplied, Unknown};
     let said = |part: &str| status.message().contains(part);
     match status.code() {
+        _ if not_trusted(status) => {
+            (ErrorKind::Unsupported, NotApplied, "and we do not trust each other's certificate")
+        }
         _ if never_connected(status) => (ErrorKind::Unavailable, NotApplied, "cannot be reached"),
         Code::Unavailable if said("no leader") || said("not capable") => {
             (ErrorKind::Unavailable, NotApplied, "has no leader")
@@ -68,7 +76,13 @@ fn classify(status: &Status) -> (ErrorKind, Outcome, &'static str) {
             (ErrorKind::Unsupported, NotApplied, "does not let us do that")
         }
         Code::InvalidArgument if said("user name is empty") => {
-            (ErrorKind::Unsupported, NotApplied, "wants a user, which is not supported")
+            (ErrorKind::Unsupported, NotApplied, "wants a user: etcd://USER:PASSWORD@HOST")
+        }
+        Code::InvalidArgument if said("authentication failed") => {
+            (ErrorKind::Unsupported, NotApplied, "does not know the user or the password")
+        }
+        Code::FailedPrecondition if said("authentication is not enabled") => {
+            (ErrorKind::Unsupported, NotApplied, "has no users: leave them out of the address")
         }
         Code::Unimplemented => (ErrorKind::Unsupported, NotApplied, "is no etcd, or one that is too old"),
         Code::DataLoss => (ErrorKind::Corrupt, Unknown, "reports damaged data"),
@@ -78,6 +92,20 @@ fn classify(status: &Status) -> (ErrorKind, Outcome, &'static str) {
         // Leader changed, timed out, the connection broke: it may have been applied, now or later.
         _ => (ErrorKind::Unavailable, Unknown, "did not answer"),
     }
+}
+
+/// Whether one side does not trust the other: asking again changes nothing.
+fn not_trusted(status: &Status) -> bool {
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        // The crate of TLS is the transport's own business; what it says begins like this.
+        if inner.is_some_and(|e| e.to_string().starts_with("invalid peer certificate")) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Whether the request never left this process.

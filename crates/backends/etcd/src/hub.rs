@@ -1,7 +1,9 @@
 //! Who waits for which name, and the one stream of watches behind it.
 //!
-//! A place in line follows the key before it, from the revision after the look (coordination F10): the server has no
-//! older events to search for, and wakes one waiter per release. Everybody else watches all keys of the name.
+//! A place in line follows the key before it, so the server wakes one waiter per release. Everybody else watches all
+//! keys of the name. No watch begins at a revision of the past: the server would search for what it missed in rounds of
+//! 100 ms (coordination F10). It begins now, and the answer that it has begun says at which revision: if that is later
+//! than the look, something may have happened between, and there is another look.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -44,6 +46,8 @@ struct Place {
     watch: i64,
     /// Whom it follows.
     key: Vec<u8>,
+    /// At which revision that one was seen last.
+    seen: i64,
     /// The names whose waiters it may wake.
     names: Vec<String>,
 }
@@ -152,16 +156,17 @@ impl Hub {
     /// From now on the place of `op_id` moves when `key` is deleted, as seen from `revision`.
     pub(crate) fn follow(&self, op_id: &str, names: &[String], key: Vec<u8>, revision: i64) {
         let mut state = self.state();
-        if state.places.get(op_id).is_some_and(|place| place.key == key) {
+        if let Some(place) = state.places.get_mut(op_id).filter(|place| place.key == key) {
+            place.seen = place.seen.max(revision);
             return;
         }
         state.unplace(op_id);
-        let create = following(key.clone(), revision);
+        let create = following(key.clone());
         let Some(watch) = state.order(Aim::Follow(op_id.to_owned()), create) else { return };
         for name in names {
             state.names.entry(name.clone()).or_default().places += 1;
         }
-        state.places.insert(op_id.to_owned(), Place { watch, key, names: names.to_vec() });
+        state.places.insert(op_id.to_owned(), Place { watch, key, seen: revision, names: names.to_vec() });
         drop(state);
         self.news.notify_one();
     }
@@ -306,8 +311,15 @@ impl Hub {
         let names = match aim {
             Aim::Follow(op_id) => {
                 let gone = answer.events.iter().any(|e| e.r#type() == EventType::Delete);
-                // A cancelled one was asked for from a revision that is no longer kept: look again (F18).
-                if gone || answer.canceled { state.unplace(&op_id) } else { Vec::new() }
+                let begun = answer.header.as_ref().filter(|_| answer.created).map_or(0, |h| h.revision);
+                // A cancelled one hears nothing: look again (F18).
+                if gone || answer.canceled {
+                    state.unplace(&op_id)
+                } else {
+                    // It stays, and between the look and its begin something may have happened.
+                    let missed = state.places.get(&op_id).filter(|place| begun > place.seen);
+                    missed.map_or_else(Vec::new, |place| place.names.clone())
+                }
             }
             Aim::Name(name) => {
                 let unwanted = state.names.get(&name).is_none_or(|n| n.armed == 0);
@@ -332,14 +344,9 @@ impl Hub {
     }
 }
 
-/// A watch of one key's end, from the revision after the one at which it was seen.
-fn following(key: Vec<u8>, revision: i64) -> WatchCreateRequest {
-    WatchCreateRequest {
-        key,
-        start_revision: revision + 1,
-        filters: vec![FilterType::Noput.into()],
-        ..WatchCreateRequest::default()
-    }
+/// A watch of one key's end, from now on.
+fn following(key: Vec<u8>) -> WatchCreateRequest {
+    WatchCreateRequest { key, filters: vec![FilterType::Noput.into()], ..WatchCreateRequest::default() }
 }
 
 /// What a hint relies on.
@@ -383,6 +390,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
+    use crate::wire::ResponseHeader;
 
     fn names(list: &[&str]) -> Vec<String> {
         list.iter().map(|n| (*n).to_owned()).collect()
@@ -406,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn f10_a_place_follows_one_key_from_the_revision_after_the_look() {
+    fn f10_a_place_follows_one_key_from_now_on() {
         let hub = Hub::new();
         let mut hint = hub.watch("n", b"n/".to_vec());
         hub.follow("op", &names(&["n"]), b"n/1".to_vec(), 41);
@@ -415,10 +423,25 @@ mod tests {
         let create = created(&sent);
         assert_eq!(
             (create.key.as_slice(), create.range_end.as_slice(), create.start_revision),
-            (&b"n/1"[..], &b""[..], 42)
+            (&b"n/1"[..], &b""[..], 0)
         );
         assert_eq!(create.filters, [i32::from(FilterType::Noput)]);
-        hub.hear(&deleted(create.watch_id)).unwrap();
+        let id = create.watch_id;
+        let begun = |revision| WatchResponse {
+            header: Some(ResponseHeader { revision, ..ResponseHeader::default() }),
+            watch_id: id,
+            created: true,
+            ..WatchResponse::default()
+        };
+        hub.hear(&begun(41)).unwrap();
+        assert!((&mut hint).now_or_never().is_none(), "nothing happened since the look");
+        hub.hear(&begun(42)).unwrap();
+        assert!(hint.now_or_never().is_some(), "something may have");
+        // Whoever looked again and found the same stays with the same watch.
+        let mut hint = hub.watch("n", b"n/".to_vec());
+        hub.follow("op", &names(&["n"]), b"n/1".to_vec(), 43);
+        assert!((&mut hint).now_or_never().is_none() && orders(&hub).is_empty());
+        hub.hear(&deleted(id)).unwrap();
         assert!(hint.now_or_never().is_some());
         assert!(hub.state().names.is_empty() && hub.state().aims.is_empty(), "nothing is left");
     }

@@ -77,6 +77,17 @@ impl Scheme {
         String::from_utf8(rest[..end].to_vec()).ok()
     }
 
+    /// Where a record is; also before all whose keys start with `key`.
+    pub(crate) fn record(&self, key: &str) -> Vec<u8> {
+        format!("{}{OURS}r/{key}", self.root).into_bytes()
+    }
+
+    /// The key of a record; none when somebody else wrote one that is no text.
+    pub(crate) fn recorded(&self, key: &[u8]) -> Option<String> {
+        let rest = key.strip_prefix(self.record("").as_slice())?;
+        String::from_utf8(rest.to_vec()).ok()
+    }
+
     /// Where one acquisition is found by its id.
     pub(crate) fn operation(&self, op_id: &str) -> Vec<u8> {
         format!("{}{OURS}o/{op_id}", self.root).into_bytes()
@@ -107,6 +118,8 @@ mod tests {
         let locks = scheme.locks("a");
         assert_eq!(last_part(&locks, &scheme.lock("a", 255)), Some(&b"ff"[..]));
         assert_eq!(last_part(&locks, &scheme.lock("a/b", 1)), None);
+        assert_eq!(scheme.recorded(&scheme.record("a\0b")).as_deref(), Some("a\0b"));
+        assert_eq!(scheme.recorded(&scheme.mark("a", 1)), None);
         for bad in ["a\0b", ".mainstay", ".mainstay/o"] {
             assert!(scheme.check(&[bad.to_owned()]).is_err(), "{bad:?}");
         }

@@ -2,6 +2,8 @@
 //!
 //! - [`EtcdLeases`]: locks and elections on the keys of etcd's own recipes, so that `etcdctl lock`, `etcdctl elect` and
 //!   whoever uses Go's concurrency package exclude ours and are excluded; readers, permits and several names besides.
+//! - [`EtcdLeases`] keeps records too ([`RecordStore`](mainstay_store::RecordStore)), for schedules, barriers and
+//!   latches.
 //! - [`fence`]: what refuses a late writer where the data is: a comparison of the owner's key, or of the token.
 //!
 //! The messages are our own few, compiled in pure Rust: building needs no `protoc`. The page `docs/etcd.md` has the
@@ -38,6 +40,7 @@ mod keys;
 mod line;
 mod look;
 mod ops;
+mod records;
 mod state;
 mod store;
 mod wire;

@@ -27,8 +27,10 @@ pub(crate) mod record {
     tonic::include_proto!("mainstay.lease.v1");
 }
 
+pub(crate) use generated::AuthenticateRequest;
 #[cfg(test)]
 pub(crate) use generated::Event;
+pub(crate) use generated::auth_client::AuthClient;
 pub(crate) use generated::compare::{CompareResult, CompareTarget, TargetUnion};
 pub(crate) use generated::event::EventType;
 pub(crate) use generated::kv_client::KvClient;
@@ -109,6 +111,11 @@ pub(crate) fn put(key: Vec<u8>, value: Vec<u8>, lease: i64) -> RequestOp {
     op(Request::RequestPut(PutRequest { key, value, lease, ..PutRequest::default() }))
 }
 
+/// Writes a key and tells what it was before.
+pub(crate) fn replace(key: Vec<u8>, value: Vec<u8>, lease: i64) -> RequestOp {
+    op(Request::RequestPut(PutRequest { key, value, lease, prev_kv: true, ..PutRequest::default() }))
+}
+
 /// Changes the value of a key that lives on with its lease.
 pub(crate) fn change(key: Vec<u8>, value: Vec<u8>) -> RequestOp {
     op(Request::RequestPut(PutRequest { key, value, ignore_lease: true, ..PutRequest::default() }))
@@ -130,6 +137,11 @@ fn compare(result: CompareResult, target: CompareTarget, key: Vec<u8>, value: Ta
 /// The key was created at this revision and lives since; 0: it is not there.
 pub(crate) fn is_created(key: Vec<u8>, revision: i64) -> Compare {
     compare(CompareResult::Equal, CompareTarget::Create, key, TargetUnion::CreateRevision(revision))
+}
+
+/// The key was written last at this revision; 0: it is not there.
+pub(crate) fn is_written(key: Vec<u8>, revision: i64) -> Compare {
+    compare(CompareResult::Equal, CompareTarget::Mod, key, TargetUnion::ModRevision(revision))
 }
 
 /// No key under `prefix` was created after `revision`; after 0: there is none.
@@ -159,6 +171,14 @@ pub(crate) fn found(part: Option<ResponseOp>) -> Vec<KeyValue> {
     match part.and_then(|p| p.response) {
         Some(Response::ResponseRange(range)) => range.kvs,
         _ => Vec::new(),
+    }
+}
+
+/// The key that one part of a transaction wrote, as it was before.
+pub(crate) fn replaced(part: Option<ResponseOp>) -> Option<KeyValue> {
+    match part.and_then(|p| p.response) {
+        Some(Response::ResponsePut(put)) => put.prev_kv,
+        _ => None,
     }
 }
 

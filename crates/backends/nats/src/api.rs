@@ -21,7 +21,7 @@ use crate::wire;
 /// can be on its way that expects the sequence before.
 pub(crate) const MARK_SECONDS: u64 = 3_600;
 /// Largest value: a server takes 1 MiB in all as shipped.
-const MAX_VALUE: usize = 512 * 1024;
+pub(crate) const MAX_VALUE: usize = 512 * 1024;
 
 /// A write that was answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +81,8 @@ struct Got {
 struct Stored {
     seq: u64,
     #[serde(default)]
+    time: String,
+    #[serde(default)]
     hdrs: Option<String>,
     #[serde(default)]
     data: Option<String>,
@@ -93,12 +95,16 @@ pub(crate) struct Marks {
     pub(crate) is_free: bool,
     /// The token of a [fenced write](crate::fence).
     pub(crate) fence: Option<String>,
+    /// What a [record](crate::records) says about itself.
+    pub(crate) record: Option<String>,
+    /// When the server stored it, as it writes times.
+    pub(crate) stored: String,
 }
 
 impl Marks {
     /// Of no message.
     pub(crate) fn free() -> Self {
-        Self { is_free: true, fence: None }
+        Self { is_free: true, ..Self::default() }
     }
 
     fn note(&mut self, name: &str, value: &str) {
@@ -108,6 +114,8 @@ impl Marks {
             self.is_free = true;
         } else if name.eq_ignore_ascii_case(crate::fence::HEADER) {
             self.fence = Some(value.to_owned());
+        } else if name.eq_ignore_ascii_case(crate::records::HEADER) {
+            self.record = Some(value.to_owned());
         }
     }
 
@@ -141,9 +149,29 @@ impl Api {
         format!("$KV.{}.{}", self.bucket, escape(name))
     }
 
-    /// The filter of every key.
+    /// The subjects of the stream.
     pub(crate) fn all(&self) -> String {
         format!("$KV.{}.>", self.bucket)
+    }
+
+    /// The filter of every lease.
+    pub(crate) fn leases(&self) -> String {
+        format!("$KV.{}.*", self.bucket)
+    }
+
+    /// The subject of a record: two parts, where a lease has one.
+    pub(crate) fn record(&self, key: &str) -> String {
+        format!("$KV.{}.r.{}", self.bucket, escape(key))
+    }
+
+    /// The filter of every record.
+    pub(crate) fn records(&self) -> String {
+        format!("$KV.{}.r.*", self.bucket)
+    }
+
+    /// The key of a record's subject.
+    pub(crate) fn recorded(&self, subject: &str) -> Option<String> {
+        unescape(subject.strip_prefix("$KV.")?.strip_prefix(&*self.bucket)?.strip_prefix(".r.")?)
     }
 
     /// The name of a subject of this bucket.
@@ -215,7 +243,8 @@ impl Api {
                 .decode(text.unwrap_or_default())
                 .map_err(|_| garbled(&what, b"what is no base64"))
         };
-        let marks = Marks::of_text(&String::from_utf8_lossy(&decode(stored.hdrs)?));
+        let mut marks = Marks::of_text(&String::from_utf8_lossy(&decode(stored.hdrs)?));
+        marks.stored = stored.time;
         Ok(Last::At(stored.seq, marks, decode(stored.data)?))
     }
 

@@ -1,8 +1,11 @@
 //! Options.
 
+use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
+use mainstay_store::address::TlsFiles;
 
 use crate::ConfigError;
 
@@ -44,7 +47,7 @@ pub enum Expiry {
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
 /// | `request_timeout` | 5 s | half of a third of the default ttl of 30 s, so a renewal can be repeated |
 /// | `system` | none | without it nobody can show that servers sync before they answer |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsConfig {
     pub(crate) servers: Vec<ServerAddr>,
     pub(crate) bucket: String,
@@ -53,10 +56,18 @@ pub struct NatsConfig {
     pub(crate) epoch: u64,
     pub(crate) request_timeout: Duration,
     pub(crate) system: Option<Vec<ServerAddr>>,
+    pub(crate) tls: TlsFiles,
+}
+
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Addresses may hold passwords.
+        f.debug_struct("NatsConfig").field("bucket", &self.bucket).finish_non_exhaustive()
+    }
 }
 
 /// Collects what a [`NatsConfig`] holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     servers: String,
@@ -64,9 +75,16 @@ pub struct Builder {
     config: NatsConfig,
 }
 
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
 impl NatsConfig {
     /// Starts with the servers of one cluster, commas between them: `nats://[user:password@]host:port[,..]`, or
-    /// `tls://`. Others of the cluster are learnt from these.
+    /// `tls://` where nothing may be said without encryption. A name without a password is a token. Others of the
+    /// cluster are learnt from these. Files of TLS may follow: `?ca=FILE`, `?ca=FILE&cert=FILE&key=FILE`.
     ///
     /// ```
     /// use mainstay_nats::NatsConfig;
@@ -85,6 +103,7 @@ impl NatsConfig {
             epoch: 0,
             request_timeout: REQUEST_TIMEOUT,
             system: None,
+            tls: TlsFiles::default(),
         };
         Builder { servers: servers.to_owned(), system: None, config }
     }
@@ -132,6 +151,18 @@ impl Builder {
         self
     }
 
+    /// Trusts the certificates of this file in PEM, in place of those of the system.
+    pub fn ca(mut self, file: impl Into<PathBuf>) -> Self {
+        self.config.tls.ca = Some(file.into());
+        self
+    }
+
+    /// Shows this certificate to servers that ask for one; both files in PEM.
+    pub fn client_certificate(mut self, file: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        self.config.tls.own = Some((file.into(), key.into()));
+        self
+    }
+
     /// Checks the settings. Nothing is connected yet.
     ///
     /// # Errors
@@ -139,7 +170,10 @@ impl Builder {
     /// of replicas or more than 5, an epoch over 15 bits, a timeout outside 50 ms to 300 s.
     pub fn build(self) -> Result<NatsConfig, ConfigError> {
         let mut config = self.config;
-        config.servers = addresses("servers", &self.servers)?;
+        let (servers, files) = TlsFiles::split(&self.servers)?;
+        config.servers = addresses("servers", servers)?;
+        config.tls = TlsFiles { ca: files.ca.or(config.tls.ca), own: files.own.or(config.tls.own) };
+        config.tls.check()?;
         config.system = self.system.map(|s| addresses("system", &s)).transpose()?;
         let is_key = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
         if config.bucket.is_empty() || config.bucket.len() > 64 || !config.bucket.bytes().all(is_key) {
@@ -185,6 +219,10 @@ mod tests {
         assert_eq!(of(b().epoch(1 << 15)), "epoch");
         assert_eq!(of(b().request_timeout(Duration::from_millis(49))), "request_timeout");
         assert!(b().epoch((1 << 15) - 1).replicas(5).build().is_ok());
+        assert_eq!(of(NatsConfig::builder("tls://h:1?x=y")), "url");
+        assert_eq!(of(b().ca("/no/such/file")), "tls");
+        let login = NatsConfig::builder("nats://me:secret@h").system("nats://sys:secret@h");
+        assert!(!format!("{login:?} {:?}", login.clone().build()).contains("secret"));
         let secret = NatsConfig::builder("nats://me:secret@").build().unwrap_err();
         assert!(!secret.to_string().contains("secret"));
     }

@@ -1,25 +1,10 @@
 //! One connection, with the login that its address names.
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr};
-use mainstay_store::{Error, ErrorKind, Result};
+use std::io;
 
-/// A text of an URL with its `%XX` read.
-fn plain(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let mut ahead = rest.clone();
-        let mut half = || char::from(ahead.next()?).to_digit(16).and_then(|d| u8::try_from(d).ok());
-        match (byte, half(), half()) {
-            (b'%', Some(high), Some(low)) => {
-                bytes.push((high << 4) | low);
-                rest.nth(1);
-            }
-            _ => bytes.push(byte),
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+use mainstay_store::address::{TlsFiles, plain};
+use mainstay_store::{Error, ErrorKind, Result};
 
 /// The driver does not read it off the address. A name without a password is a token.
 fn login(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
@@ -31,32 +16,49 @@ fn login(options: ConnectOptions, servers: &[ServerAddr]) -> ConnectOptions {
     }
 }
 
+/// With the files of TLS.
+fn secured(options: ConnectOptions, tls: &TlsFiles) -> ConnectOptions {
+    let options = match &tls.ca {
+        Some(ca) => options.add_root_certificates(ca.clone()),
+        None => options,
+    };
+    match &tls.own {
+        Some((cert, key)) => options.add_client_certificate(cert.clone(), key.clone()),
+        None => options,
+    }
+}
+
+/// Whether one side does not trust the other: asking again changes nothing.
+fn is_refused(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if inner.is_some_and(|e| e.is::<rustls::Error>()) || error.is::<rustls::Error>() {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
 /// Connects to the first of `servers` that lets us in.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`] when the login is wrong, else [`ErrorKind::Unavailable`].
-pub(crate) async fn connect(options: ConnectOptions, servers: &[ServerAddr]) -> Result<Client> {
-    login(options, servers).connect(servers).await.map_err(|e| {
-        let kind = match e.kind() {
+/// [`ErrorKind::Unsupported`] when the login or a certificate is wrong, else [`ErrorKind::Unavailable`].
+pub(crate) async fn connect(
+    options: ConnectOptions,
+    servers: &[ServerAddr],
+    tls: &TlsFiles,
+) -> Result<Client> {
+    secured(login(options, servers), tls).connect(servers).await.map_err(|e| {
+        let (kind, text) = match e.kind() {
             ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
-                ErrorKind::Unsupported
+                (ErrorKind::Unsupported, "nats does not know the user, password or token")
             }
-            _ => ErrorKind::Unavailable,
+            ConnectErrorKind::Tls => (ErrorKind::Unsupported, "nats: the files of TLS cannot be used"),
+            _ if is_refused(&e) => (ErrorKind::Unsupported, "nats: a certificate is not trusted"),
+            _ => (ErrorKind::Unavailable, "nats cannot be reached"),
         };
-        Error::new(kind, "nats cannot be reached").with_source(e)
+        Error::new(kind, text).with_source(e)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logins_are_read_as_they_were_meant() {
-        for (text, is) in
-            [("app", "app"), ("p%40ss%3A", "p@ss:"), ("100%", "100%"), ("%4", "%4"), ("%zz", "%zz")]
-        {
-            assert_eq!(plain(text), is);
-        }
-    }
 }

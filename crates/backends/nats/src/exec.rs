@@ -19,9 +19,9 @@ use crate::ops::{Op, Ops};
 use crate::state::{Content, Loaded, Record, Version, token};
 
 /// Longest wait for the answer to one of several tries: an election of the stream's leader takes about a second.
-const TRY: Duration = Duration::from_secs(1);
+pub(crate) const TRY: Duration = Duration::from_secs(1);
 /// Between two tries after a failure, and at most between two tries after a lost race.
-const PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 /// Lost races in a row before the loser waits a moment: the winner got on, so somebody always does.
 const RACES: u32 = 2;
 /// The remaining time of a lease that has none.
@@ -40,7 +40,7 @@ struct Done<T> {
 }
 
 /// A later failure does not undo what an earlier try may have done.
-fn told(error: Error, doubt: bool) -> Error {
+pub(crate) fn told(error: Error, doubt: bool) -> Error {
     if doubt { error.with_outcome(Outcome::Unknown) } else { error }
 }
 
@@ -72,7 +72,7 @@ impl Core {
         self.rt.clock().now()
     }
 
-    fn limit(&self) -> Instant {
+    pub(crate) fn limit(&self) -> Instant {
         self.now().saturating_add(self.config.request_timeout)
     }
 

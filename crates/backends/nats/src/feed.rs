@@ -57,7 +57,7 @@ impl Place {
     }
 }
 
-/// A consumer of the last message of every key, and of what follows.
+/// A consumer of the last message of every lease, and of what follows.
 pub(crate) async fn consume(api: &Api) -> Result<(Subscriber, Made)> {
     let limit = api.clock.now().saturating_add(PATIENCE);
     let inbox = api.client.new_inbox();
@@ -69,7 +69,7 @@ pub(crate) async fn consume(api: &Api) -> Result<(Subscriber, Made)> {
         "config": {
             "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
-            "filter_subject": api.all(),
+            "filter_subject": api.leases(),
             "ack_policy": "none",
             "replay_policy": "instant",
             "mem_storage": true,

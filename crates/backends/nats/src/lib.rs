@@ -2,6 +2,8 @@
 //!
 //! - [`NatsLeases`]: one key per name, every write of it conditional on the sequence that was read; fencing
 //!   tokens are sequences of the stream, so a later grant has a larger one whatever happened between.
+//! - [`NatsLeases`] keeps records too ([`RecordStore`](mainstay_store::RecordStore)), for schedules, barriers and
+//!   latches.
 //! - [`fence`]: the check of that token where the data lives, if it lives in a stream too.
 //!
 //! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
@@ -18,6 +20,7 @@ mod feed;
 pub mod fence;
 mod key;
 mod ops;
+mod records;
 mod scan;
 mod state;
 mod store;

@@ -103,7 +103,7 @@ impl NatsLeases {
         Ok(Self(Arc::new(Shared { core, _feed: feed })))
     }
 
-    fn core(&self) -> &Core {
+    pub(crate) fn core(&self) -> &Core {
         &self.0.core
     }
 }
@@ -118,7 +118,7 @@ async fn connect(config: &NatsConfig) -> Result<Client> {
             0 | 1 => Duration::ZERO,
             n => RECONNECT.min(Duration::from_millis(20) * u32::try_from(n).unwrap_or(u32::MAX)),
         });
-    crate::connect::connect(options, &config.servers).await
+    crate::connect::connect(options, &config.servers, &config.tls).await
 }
 
 impl LeaseStore for NatsLeases {

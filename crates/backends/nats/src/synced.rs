@@ -55,7 +55,7 @@ pub(crate) async fn is_shown(api: &Api, config: &NatsConfig, info: &Info) -> Res
         return Ok(false);
     }
     let options = ConnectOptions::new().connection_timeout(config.request_timeout);
-    let client = connect(options, system).await?;
+    let client = connect(options, system, &config.tls).await?;
     let inbox = client.new_inbox();
     let gone = || crate::error::unanswered("servers of the system account");
     let mut answers = client.subscribe(inbox.clone()).await.map_err(|_| gone())?;

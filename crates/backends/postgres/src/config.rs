@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_store::lease::Fencing;
 use tokio_postgres::NoTls;
-use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::config::{SslMode, TargetSessionAttrs};
 
 use crate::connect::{Connector, Dial};
 
@@ -112,6 +112,8 @@ impl PostgresConfig {
     /// assert!(config.build().is_ok());
     /// let refused = PostgresConfig::builder("postgres://app@db-1/app").connections(0).build().unwrap_err();
     /// assert_eq!(refused.field, "connections");
+    /// let refused = PostgresConfig::builder("postgres://app@db-1/app?sslmode=require").build().unwrap_err();
+    /// assert_eq!(refused.field, "url");
     /// ```
     pub fn builder(url: &str) -> Builder {
         let refused = |e: tokio_postgres::Error| {
@@ -122,6 +124,7 @@ impl PostgresConfig {
             if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
                 return Err(ConfigError::new("url", "***", "names at least one host"));
             }
+            unencrypted(&config)?;
             patient(&mut config);
             if config.get_target_session_attrs() == TargetSessionAttrs::Any {
                 config.target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -135,6 +138,18 @@ impl PostgresConfig {
     pub fn through(connector: Arc<dyn Connector>) -> Builder {
         Builder::new(Ok(connector))
     }
+}
+
+/// Refuses a wish that a URL alone cannot grant: it would be told at every connection, and tried again.
+pub(crate) fn unencrypted(config: &tokio_postgres::Config) -> Result<(), ConfigError> {
+    if config.get_ssl_mode() != SslMode::Require {
+        return Ok(());
+    }
+    Err(ConfigError::new(
+        "url",
+        "sslmode=require",
+        "no TLS by a URL: bring it along with `through` and `Dial`",
+    ))
 }
 
 /// A peer that is gone without a word is noticed in seconds.

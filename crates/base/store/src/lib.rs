@@ -12,6 +12,7 @@
 //! lives here. [`memory`] implements every
 //! contract in memory; nothing there survives the process.
 
+pub mod address;
 pub mod barrier;
 mod cell;
 mod error;

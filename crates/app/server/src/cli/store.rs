@@ -20,8 +20,10 @@ use crate::error::{Code, Error, Result};
 pub(crate) struct StoreArgs {
     /// Where the leases are. sqlite:FILE, a file that the processes of one machine share; redis://HOST, or several
     /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE;
-    /// etcd://HOST:PORT, the members of a cluster with commas between them;
-    /// nats://HOST:PORT, several servers of one cluster with commas between them.
+    /// etcd://HOST:PORT, the members of a cluster with commas between them, USER:PASSWORD@ before the first;
+    /// nats://HOST:PORT, several servers of one cluster with commas between them, each with USER:PASSWORD@ or TOKEN@.
+    /// Encrypted: etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
+    /// certificate of one's own.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
     store: Option<String>,
@@ -53,11 +55,11 @@ impl StoreArgs {
                 let leases = PostgresLeases::open(config, rt).await;
                 Ok(both(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
             }
-            Some((url, "etcd")) => Ok((Arc::new(etcd(url, rt).await?), None)),
-            Some((url, "nats")) => {
+            Some((url, "etcd" | "etcds")) => Ok(both(etcd(url, rt).await?)),
+            Some((url, "nats" | "tls")) => {
                 let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
                 let leases = NatsLeases::open(config, rt).await;
-                Ok((Arc::new(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?), None))
+                Ok(both(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
             }
             Some(_) => Err(Error::new(
                 Code::BadValue,
@@ -74,7 +76,9 @@ impl StoreArgs {
         name: &str,
         token: u64,
     ) -> Result<Vec<(&'static str, String)>> {
-        let Some(url) = self.store.as_deref().filter(|url| url.starts_with("etcd:")) else {
+        let Some(url) =
+            self.store.as_deref().filter(|url| url.starts_with("etcd:") || url.starts_with("etcds:"))
+        else {
             return Ok(Vec::new());
         };
         let key = etcd(url, rt).await?.lock_key(name, FencingToken::new(token)).await;

@@ -119,6 +119,10 @@ fn redis() -> Cover {
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
                 let _kept = nodes;
                 excludes(&all);
+                let refused = run(&all, "cron", &["x", "--every", "1s", "--", "true"]);
+                let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(!refused.status.success() && said.contains("MS0002"), "{said}");
+                assert!(said.contains("keeps no records") && said.contains("etcd://"), "{said}");
                 let rt = Runtime::system();
                 on_a_runtime(async {
                     row("Redis", &RedisLeases::new(&urls[0], &rt).unwrap().guarantees());
@@ -225,6 +229,7 @@ fn etcd() -> Cover {
         vec![
             Trial::test("a_command_runs_under_a_lock_of_etcd", move || {
                 excludes(&url);
+                schedules(&url);
                 let said =
                     run(&url, "lock", &["y", "-c", "echo $ETCD_LOCK_KEY $ETCD_LOCK_REV $FENCING_TOKEN"]);
                 let text = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -270,6 +275,7 @@ fn nats() -> Cover {
             Trial::test("a_command_runs_under_a_lock_of_nats", move || {
                 let _kept = kept;
                 excludes(&url);
+                schedules(&url);
                 Ok(())
             }),
             Trial::test("the_page_says_what_nats_declares", move || {
@@ -335,4 +341,30 @@ fn excludes(store: &str) {
     let broken = run(store, "lease", &["break", "x", "--confirm", "x"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
     assert_eq!(holder.wait().unwrap().code(), Some(75), "the job of a broken lease is ended");
+}
+
+/// Of two schedulers one runs each slot.
+fn schedules(store: &str) {
+    let place = tempfile::tempdir().unwrap();
+    let line = "echo $MAINSTAY_CRON_SLOT $MAINSTAY_FENCING_TOKEN >> log";
+    let words = ["report", "--every", "1s", "--ttl", "10s", "--grace", "1s", "-c", line];
+    let start = || {
+        let mut command = mainstay(store, "cron", &words);
+        command.current_dir(place.path()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut both = [start(), start()];
+    let lines = || std::fs::read_to_string(place.path().join("log")).unwrap_or_default();
+    let end = mainstay_clock::os_boot_now().saturating_add(Duration::from_secs(120));
+    while lines().lines().count() < 3 {
+        assert!(mainstay_clock::os_boot_now() < end, "too few runs: {}", lines());
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+    for scheduler in &mut both {
+        scheduler.kill().unwrap();
+        scheduler.wait().unwrap();
+    }
+    let text = lines();
+    let ran: Vec<(&str, u64)> =
+        text.lines().filter_map(|l| l.split_once(' ')).map(|(slot, t)| (slot, t.parse().unwrap())).collect();
+    assert!(ran.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1), "a slot was run twice: {text}");
 }

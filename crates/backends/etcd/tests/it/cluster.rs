@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use mainstay_chaos::proxy::{TcpMode, TcpProxy};
+use mainstay_chaos::partition::{self, Cut};
+use mainstay_chaos::proxy::{TcpMesh, TcpMode, TcpProxy};
 use mainstay_clock::Runtime;
-use mainstay_coordination::{ErrorKind as LockError, LossReason};
+use mainstay_coordination::{Coordinator, ErrorKind as LockError, LossReason};
 use mainstay_etcd::fence::EtcdFence;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_sim::servers::EtcdCluster;
+use mainstay_sim::verdict::Verdict;
 use mainstay_store::lease::{AcquireRequest, Released, Renewed};
 use mainstay_store::{ErrorKind, FenceCheck, FencingToken, LeaseStore};
 
@@ -26,6 +28,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("f25_a_client_cut_off_from_one_member_asks_another", |w| Box::pin(cut_off_from_one(w))),
     ("f25_a_holder_cut_off_from_all_stops_before_the_next_starts", |w| Box::pin(cut_off_from_all(w))),
     ("f25_a_holder_paused_beyond_its_ttl_is_refused", |w| Box::pin(holder_paused(w))),
+    ("f23_f25_a_leader_that_is_cut_off_grants_nothing_and_its_holder_stops", |w| {
+        Box::pin(partitioned(w, Cut::Both))
+    }),
+    ("f23_f25_a_leader_that_hears_nobody_grants_nothing_and_its_holder_stops", |w| {
+        Box::pin(partitioned(w, Cut::Deaf))
+    }),
+    ("f23_f25_a_leader_that_nobody_hears_grants_nothing_and_its_holder_stops", |w| {
+        Box::pin(partitioned(w, Cut::Mute))
+    }),
     ("f25_all_members_killed_at_once_keep_what_was_granted", |w| Box::pin(all_killed(w))),
 ];
 
@@ -276,4 +287,23 @@ async fn all_killed(world: World) {
     until("it is given back", || async { store.release("a").await.is_ok() }).await;
     let next = taken(&store, "n", "c").await.unwrap();
     assert!(next > token, "{TTL:?}");
+}
+
+async fn partitioned(world: World, cut: Cut) {
+    let rt = Runtime::system();
+    let mesh = TcpMesh::bind(&rt, 3).await.unwrap();
+    let cluster = world.kit.cluster_behind(mesh.doors(), |n, at| mesh.set_listener(n, at)).unwrap();
+    for (n, member) in cluster.members.iter().enumerate() {
+        mesh.set_process(n, member.pid());
+    }
+    let leader = cluster.leader().unwrap();
+    let mut nodes = Vec::new();
+    for (n, member) in cluster.members.iter().enumerate() {
+        let config = EtcdConfig::builder(&member.url()).request_timeout(Duration::from_millis(1_500));
+        nodes.push(node(&open(config).await, &format!("n{n}")));
+    }
+    let nodes: [Coordinator; 3] = nodes.try_into().unwrap();
+    let seen = partition::contend(&rt, &nodes, &mesh, leader, cut, SHORT).await;
+    println!("{cut:?}: {seen:?}");
+    assert!(matches!(seen.verdict, Verdict::Pass(_)), "{}", seen.verdict);
 }

@@ -8,6 +8,7 @@ mod fences;
 mod interop;
 mod leases;
 mod recipes;
+mod secured;
 mod world;
 
 use std::process::ExitCode;
@@ -27,9 +28,16 @@ const NOT_TESTED: [&str; 2] = [
 ];
 
 fn main() -> ExitCode {
-    let tests: Vec<Test> =
-        [cluster::TESTS, conformance::TESTS, fences::TESTS, interop::TESTS, leases::TESTS, recipes::TESTS]
-            .concat();
+    let tests: Vec<Test> = [
+        cluster::TESTS,
+        conformance::TESTS,
+        fences::TESTS,
+        interop::TESTS,
+        leases::TESTS,
+        recipes::TESTS,
+        secured::TESTS,
+    ]
+    .concat();
     for cell in NOT_TESTED {
         println!("NOT TESTED etcd: {cell}");
     }

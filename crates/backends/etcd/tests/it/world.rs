@@ -231,29 +231,35 @@ impl Drop for Ctl {
 
 /// The system clock, but a wait for the end of a lease takes as long as etcd takes to notice: it looks twice a
 /// second, and then a majority has to agree.
-#[derive(Debug, Default)]
-pub(crate) struct Patient(SystemClock);
+#[derive(Debug)]
+pub(crate) struct Patient {
+    clock: SystemClock,
+    /// A wait of more than this is one for an end.
+    least: Duration,
+}
+
+impl Patient {
+    pub(crate) fn from(least: Duration) -> Self {
+        Self { clock: SystemClock::new(), least }
+    }
+}
 
 impl Clock for Patient {
     fn now(&self) -> Instant {
-        self.0.now()
+        self.clock.now()
     }
 
     fn wall(&self) -> WallTime {
-        self.0.wall()
+        self.clock.wall()
     }
 
     fn tick(&self) -> Tick {
-        self.0.tick()
+        self.clock.tick()
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        let whole = deadline.saturating_duration_since(self.0.now());
-        let slack = if whole > TTL - Duration::from_millis(50) {
-            Duration::from_millis(2_500)
-        } else {
-            Duration::ZERO
-        };
-        self.0.sleep_until(deadline.saturating_add(slack))
+        let whole = deadline.saturating_duration_since(self.clock.now());
+        let slack = if whole > self.least { Duration::from_millis(2_500) } else { Duration::ZERO };
+        self.clock.sleep_until(deadline.saturating_add(slack))
     }
 }

@@ -2,20 +2,34 @@
 
 use std::time::Duration;
 
+use mainstay_chaos::partition::{self, Cut};
+use mainstay_chaos::proxy::TcpMesh;
+use mainstay_clock::Runtime;
+use mainstay_coordination::Coordinator;
 use mainstay_nats::NatsLeases;
 use mainstay_sim::servers::{Nats, NatsKit};
+use mainstay_sim::verdict::Verdict;
 use mainstay_store::lease::{Fencing, Released, Renewed};
 use mainstay_store::{FencingToken, LeaseStore};
 use serde_json::json;
 
 use crate::Test;
-use crate::world::{api, ask, config, ms, open, other, pause, run, try_take, until};
+use crate::world::{api, ask, config, coordinator, ms, open, other, pause, run, run_beside, try_take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f24_strict_is_declared_only_where_it_was_shown", f24),
     ("a_lease_outlives_the_leader_of_its_bucket", killed),
     ("a_lease_outlives_a_leader_that_is_paused", paused),
     ("a_minority_grants_nothing", minority),
+    ("f23_f24_f25_a_leader_that_is_cut_off_grants_nothing_and_its_holder_stops", || {
+        partitioned(Cut::Both);
+    }),
+    ("f23_f24_f25_a_leader_that_hears_nobody_grants_nothing_and_its_holder_stops", || {
+        partitioned(Cut::Deaf);
+    }),
+    ("f23_f24_f25_a_leader_that_nobody_hears_grants_nothing_and_its_holder_stops", || {
+        partitioned(Cut::Mute);
+    }),
 ];
 
 const TTL: Duration = Duration::from_secs(60);
@@ -150,5 +164,27 @@ fn minority() {
             async || matches!(store.renew("op").await, Ok(Renewed::Renewed(g)) if g[0].token == before),
         )
         .await;
+    });
+}
+
+fn partitioned(cut: Cut) {
+    run_beside(async {
+        let rt = Runtime::system();
+        let mesh = TcpMesh::bind(&rt, 3).await.unwrap();
+        let kit = NatsKit::new().unwrap();
+        let nodes = kit.cluster_behind(mesh.doors(), |n, at| mesh.set_listener(n, at)).unwrap();
+        for (n, server) in nodes.iter().enumerate() {
+            mesh.set_process(n, server.server().pid());
+        }
+        let mut coordinators = Vec::new();
+        for (n, server) in nodes.iter().enumerate() {
+            let store = open(config(&server.url()).request_timeout(ms(1_500))).await;
+            coordinators.push(coordinator(store, &format!("n{n}")));
+        }
+        let coordinators: [Coordinator; 3] = coordinators.try_into().unwrap();
+        let lone = leader(&nodes[0]).await;
+        let seen = partition::contend(&rt, &coordinators, &mesh, lone, cut, ms(2_000)).await;
+        println!("{cut:?}: {seen:?}");
+        assert!(matches!(seen.verdict, Verdict::Pass(_)), "{}", seen.verdict);
     });
 }

@@ -7,6 +7,7 @@ mod conformance;
 mod drops;
 mod fences;
 mod recipes;
+mod secured;
 mod single;
 mod waiting;
 mod world;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         drops::TESTS,
         fences::TESTS,
         recipes::TESTS,
+        secured::TESTS,
         single::TESTS,
         waiting::TESTS,
     ];

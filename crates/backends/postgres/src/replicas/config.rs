@@ -7,7 +7,7 @@ use mainstay_store::lease::Fencing;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
-use crate::config::{ConfigError, PostgresConfig, Wake, patient};
+use crate::config::{ConfigError, PostgresConfig, Wake, patient, unencrypted};
 use crate::connect::{Connector, Dial};
 
 /// Most connections to one server; it allows 100 in all as shipped.
@@ -74,6 +74,7 @@ impl EndpointConfig {
                 let allowed = "no target_session_attrs: which server is primary is observed";
                 return Err(ConfigError::new("url", "***", allowed));
             }
+            unencrypted(&config)?;
             patient(&mut config);
             Ok(Arc::new(Dial::new(config, NoTls)) as Arc<dyn Connector>)
         });

@@ -5,9 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::TcpMode;
+use mainstay_chaos::recipes;
 use mainstay_clock::{Clock, Deadline, Runtime, SystemClock};
-use mainstay_coordination::cron::Ran;
-use mainstay_coordination::membership::{Change, Departure, Event};
 use mainstay_coordination::{Coordinator, ErrorKind, LossReason};
 use mainstay_postgres::{PostgresConfig, PostgresLeases, Wake};
 use mainstay_sim::servers::Postgres;
@@ -42,7 +41,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("k15_work_is_dropped_when_its_right_is_lost", |w| Box::pin(k15(w))),
     ("k16_several_names_in_any_order_do_not_deadlock", |w| Box::pin(k16(w))),
     ("k17_held_and_unreachable_are_two_errors", |w| Box::pin(k17(w))),
-    ("members_jobs_barriers_and_latches_hold_between_two_stores", |w| Box::pin(recipes(w))),
+    ("members_jobs_barriers_and_latches_hold_between_two_stores", |w| Box::pin(recorded(w))),
 ];
 
 const SHORT: Duration = Duration::from_millis(600);
@@ -404,7 +403,7 @@ async fn k17(world: World) {
     assert_eq!(lock.try_acquire().await.unwrap_err().kind(), &ErrorKind::Unreachable);
 }
 
-async fn recipes(world: World) {
+async fn recorded(world: World) {
     let table = world.table();
     let make = async |owner: &str| {
         let store = Arc::new(open(PostgresConfig::builder(&world.primary.url()).table(&table)).await);
@@ -412,29 +411,5 @@ async fn recipes(world: World) {
         builder.records(store).namespace("app").owner(owner).build().unwrap()
     };
     let (a, b) = (make("a").await, make("b").await);
-
-    let mut watch = b.group("workers").build().unwrap().watch();
-    assert!(matches!(watch.next().await.unwrap(), Event::Snapshot(s) if s.members.is_empty()));
-    let member = a.group("workers").build().unwrap().try_join("w1", "10.0.0.7").await.unwrap();
-    let Event::Delta(joined) = watch.next().await.unwrap() else { panic!("a change") };
-    assert!(matches!(joined.change, Change::Joined(m) if m.meta == b"10.0.0.7"));
-    assert!(b.group("workers").build().unwrap().try_join("w1", "").await.is_err(), "the name lives");
-    member.leave().await.unwrap();
-    let Event::Delta(left) = watch.next().await.unwrap() else { panic!("a change") };
-    assert!(matches!(left.change, Change::Gone { how: Departure::Left, .. }));
-
-    let jobs = [a.cron("report").build().unwrap(), b.cron("report").build().unwrap()];
-    let slot = jobs[0].now().await.unwrap();
-    let ran =
-        tokio::join!(jobs[0].run_once_per(slot, async |_| ()), jobs[1].run_once_per(slot, async |_| ()));
-    let done = [ran.0.unwrap(), ran.1.unwrap()].into_iter().filter(|r| *r == Ran::Done(())).count();
-    assert_eq!(done, 1);
-
-    let (x, y) = (a.barrier("phase", 2).build().unwrap(), b.barrier("phase", 2).build().unwrap());
-    let (x, y) = tokio::join!(x.wait("a", within(20)), y.wait("b", within(20)));
-    assert_eq!(x.unwrap(), y.unwrap());
-
-    let (x, y) = (a.latch("loaded", 1).unwrap(), b.latch("loaded", 1).unwrap());
-    let (waited, counted) = tokio::join!(x.wait(within(20)), y.count_down("1"));
-    assert_eq!(waited.unwrap(), counted.unwrap());
+    assert_eq!(recipes::between(&a, &b, within(60)).await, 5);
 }

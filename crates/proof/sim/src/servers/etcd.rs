@@ -50,14 +50,68 @@ impl EtcdKit {
         cluster.members.into_iter().next().ok_or_else(|| io::Error::other("a cluster of nobody"))
     }
 
+    /// Starts a node whose clients are encrypted and show certificates; `files` says for its address what
+    /// `cert.pem`, `key.pem` and `ca.pem` are. It listens when this returns; nobody has asked it anything.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn secured(&self, files: impl Fn(SocketAddr) -> [String; 3]) -> io::Result<Etcd> {
+        let server = Server::start(&self.etcd, |setup| {
+            let client = format!("https://{}", setup.address);
+            let [cert, key, ca] = files(setup.address);
+            let options = [
+                ("--data-dir", "data"),
+                ("--listen-client-urls", &client),
+                ("--advertise-client-urls", &client),
+                ("--listen-peer-urls", "http://127.0.0.1:0"),
+                ("--cert-file", "cert.pem"),
+                ("--key-file", "key.pem"),
+                ("--trusted-ca-file", "ca.pem"),
+                ("--client-cert-auth", "true"),
+            ];
+            let args = options.into_iter().map(|(name, value)| OsString::from(format!("{name}={value}")));
+            Launch::new().args(args).file("cert.pem", cert).file("key.pem", key).file("ca.pem", ca)
+        })?;
+        Ok(Etcd { etcdctl: self.etcdctl.clone(), server })
+    }
+
     /// Starts that many members of one cluster and waits until all of them answer.
     ///
     /// # Errors
     /// As [`Server::start`].
     pub fn cluster(&self, members: usize) -> io::Result<EtcdCluster> {
+        self.started(|| {
+            let peers: Vec<SocketAddr> = (0..members).map(|_| free_address()).collect::<io::Result<_>>()?;
+            Ok((peers.clone(), peers))
+        })
+    }
+
+    /// Starts a member behind each of `doors`, where the others are told to reach it. `listens` hears at which address
+    /// each does in truth, before it is started.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn cluster_behind(
+        &self,
+        doors: &[SocketAddr],
+        listens: impl Fn(usize, SocketAddr),
+    ) -> io::Result<EtcdCluster> {
+        self.started(|| {
+            let peers: Vec<SocketAddr> = doors.iter().map(|_| free_address()).collect::<io::Result<_>>()?;
+            peers.iter().enumerate().for_each(|(n, peer)| listens(n, *peer));
+            Ok((peers, doors.to_vec()))
+        })
+    }
+
+    /// Where members listen to each other, and where they are reached, drawn again when a port was taken.
+    fn started(
+        &self,
+        draw: impl Fn() -> io::Result<(Vec<SocketAddr>, Vec<SocketAddr>)>,
+    ) -> io::Result<EtcdCluster> {
         let mut last = io::Error::other("never started");
         for _ in 0..STARTS {
-            match self.start(members) {
+            let (peers, doors) = draw()?;
+            match self.start(&peers, &doors) {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => last = error,
             }
@@ -65,11 +119,12 @@ impl EtcdKit {
         Err(last)
     }
 
-    fn start(&self, members: usize) -> io::Result<EtcdCluster> {
-        let peers: Vec<SocketAddr> = (0..members).map(|_| free_address()).collect::<io::Result<_>>()?;
+    fn start(&self, peers: &[SocketAddr], doors: &[SocketAddr]) -> io::Result<EtcdCluster> {
         let all: Vec<String> =
-            peers.iter().enumerate().map(|(i, peer)| format!("m{i}=http://{peer}")).collect();
-        let one = |(i, peer): (usize, &SocketAddr)| self.member(&format!("m{i}"), *peer, &all.join(","));
+            doors.iter().enumerate().map(|(i, door)| format!("m{i}=http://{door}")).collect();
+        let one = |(i, peer): (usize, &SocketAddr)| {
+            self.member(&format!("m{i}"), (*peer, doors[i]), &all.join(","))
+        };
         let members = peers.iter().enumerate().map(one).collect::<io::Result<Vec<Etcd>>>()?;
         for member in &members {
             member.answers()?;
@@ -77,16 +132,16 @@ impl EtcdKit {
         Ok(EtcdCluster { members })
     }
 
-    fn member(&self, name: &str, peer: SocketAddr, all: &str) -> io::Result<Etcd> {
+    fn member(&self, name: &str, (peer, door): (SocketAddr, SocketAddr), all: &str) -> io::Result<Etcd> {
         let server = Server::start(&self.etcd, |setup| {
-            let (client, peer) = (format!("http://{}", setup.address), format!("http://{peer}"));
+            let [client, peer, door] = [setup.address, peer, door].map(|address| format!("http://{address}"));
             let options: [(&str, &str); 8] = [
                 ("--name", name),
                 ("--data-dir", "data"),
                 ("--listen-client-urls", &client),
                 ("--advertise-client-urls", &client),
                 ("--listen-peer-urls", &peer),
-                ("--initial-advertise-peer-urls", &peer),
+                ("--initial-advertise-peer-urls", &door),
                 ("--initial-cluster", all),
                 // Members of other tests that were given the same port do not join.
                 ("--initial-cluster-token", all),
@@ -149,6 +204,12 @@ impl Etcd {
     #[must_use]
     pub fn url(&self) -> String {
         format!("etcd://{}", self.address())
+    }
+
+    /// Its process number.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
     }
 
     /// The end of its log.

@@ -9,6 +9,8 @@
 //! unless [`REQUIRE`] is set, as `cargo xtask test` does; then it fails.
 
 mod address;
+#[cfg(feature = "certificates")]
+mod authority;
 mod etcd;
 mod find;
 mod mariadb;
@@ -19,6 +21,8 @@ mod redis;
 mod report;
 
 pub use address::free_address;
+#[cfg(feature = "certificates")]
+pub use authority::Authority;
 pub use etcd::{Etcd, EtcdCluster, EtcdKit};
 pub use find::{SERVERS_DIR, find};
 pub use mariadb::{MariaDb, MariaDbKit};

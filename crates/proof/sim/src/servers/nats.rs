@@ -56,14 +56,53 @@ impl NatsKit {
         Ok(nats)
     }
 
+    /// Starts one server that does not let everybody in: `settings` says, for the address that it gets, the lines of
+    /// its settings and the files beside them. It listens when this returns; nobody has asked it anything.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn guarded(
+        &self,
+        settings: impl Fn(SocketAddr) -> (String, Vec<(&'static str, String)>),
+    ) -> io::Result<Nats> {
+        let server = Server::start(&self.program, |setup| {
+            let (address, dir) = (setup.address, setup.dir.display());
+            let (settings, files) = settings(address);
+            let text =
+                format!("listen: \"{address}\"\njetstream {{ store_dir: \"{dir}/js\" }}\n{settings}\n");
+            let launch = Launch::new().file("nats.conf", text).args(["-c", "nats.conf"]);
+            files.into_iter().fold(launch, |launch, (name, text)| launch.file(name, text))
+        })?;
+        Ok(Nats { server })
+    }
+
     /// Starts a cluster and waits until every server of it answers, which takes a leader.
     ///
     /// # Errors
     /// As [`server`](Self::server).
     pub fn cluster(&self, count: usize, storage: &str) -> io::Result<Vec<Nats>> {
         let routes: Vec<SocketAddr> = (0..count).map(|_| free_address()).collect::<io::Result<_>>()?;
-        let start = |n: usize| self.start(&format!("node-{n}"), storage, Some((routes[n], &routes)));
-        let nodes: Vec<Nats> = (0..count).map(start).collect::<io::Result<_>>()?;
+        self.started(storage, &routes, &routes)
+    }
+
+    /// Starts a server behind each of `doors`, where the others are told to reach it. `listens` hears at which address
+    /// each does in truth, before it is started. Clients are told of no other server than theirs.
+    ///
+    /// # Errors
+    /// As [`server`](Self::server).
+    pub fn cluster_behind(
+        &self,
+        doors: &[SocketAddr],
+        listens: impl Fn(usize, SocketAddr),
+    ) -> io::Result<Vec<Nats>> {
+        let routes: Vec<SocketAddr> = doors.iter().map(|_| free_address()).collect::<io::Result<_>>()?;
+        routes.iter().enumerate().for_each(|(n, route)| listens(n, *route));
+        self.started("", &routes, doors)
+    }
+
+    fn started(&self, storage: &str, listen: &[SocketAddr], doors: &[SocketAddr]) -> io::Result<Vec<Nats>> {
+        let start = |n: usize| self.start(&format!("node-{n}"), storage, Some((listen[n], n, doors)));
+        let nodes: Vec<Nats> = (0..doors.len()).map(start).collect::<io::Result<_>>()?;
         for node in &nodes {
             node.answers()?;
         }
@@ -74,7 +113,7 @@ impl NatsKit {
         &self,
         name: &str,
         storage: &str,
-        cluster: Option<(SocketAddr, &[SocketAddr])>,
+        cluster: Option<(SocketAddr, usize, &[SocketAddr])>,
     ) -> io::Result<Nats> {
         let server = Server::start(&self.program, |setup| {
             let dir = setup.dir.display();
@@ -82,12 +121,20 @@ impl NatsKit {
                 "server_name: {name}\nlisten: \"{}\"\njetstream {{ store_dir: \"{dir}/js\"\n{storage} }}\n{ACCOUNTS}",
                 setup.address
             );
-            if let Some((own, all)) = cluster {
-                let others: Vec<String> =
-                    all.iter().filter(|a| **a != own).map(|a| format!("\"nats://{a}\"")).collect();
-                let routes = others.join(", ");
+            if let Some((own, n, doors)) = cluster {
+                let others = doors.iter().enumerate().filter(|(other, _)| *other != n);
+                let routes: Vec<String> = others.map(|(_, a)| format!("\"nats://{a}\"")).collect();
+                let routes = routes.join(", ");
+                // Behind a door the way past it is told to nobody.
+                let behind = match doors[n] == own {
+                    true => String::new(),
+                    false => format!("advertise: \"{}\", no_advertise: true,", doors[n]),
+                };
                 // Writing to text cannot fail.
-                let _ = writeln!(text, "cluster {{ name: tests, listen: \"{own}\", routes: [{routes}] }}");
+                let _ = writeln!(
+                    text,
+                    "cluster {{ name: tests, listen: \"{own}\", {behind} routes: [{routes}] }}"
+                );
             }
             Launch::new().file("nats.conf", text).args(["-c".into(), setup.dir.join("nats.conf")])
         })?;

@@ -103,8 +103,8 @@ impl<'a> Scheduler<'a> {
         let signals = Signals::listen()?;
         let (leases, records) = args.job.store.open_with_records(&rt).await?;
         let records = records.ok_or_else(|| {
-            let why =
-                "--store: jobs need a store that keeps records: sqlite:FILE, one redis://HOST or postgres://";
+            let why = "--store: a majority of Redis keeps no records, and jobs need them: use one redis://HOST, \
+                       sqlite:FILE, postgres://, etcd:// or nats://";
             Error::new(Code::BadValue, why)
         })?;
         let builder = Coordinator::builder(leases, rt.clone()).records(records);
