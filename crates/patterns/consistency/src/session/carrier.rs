@@ -92,12 +92,40 @@ impl<C: ReplicatedStore + 'static> SessionLayer<C> {
     }
 }
 
+/// What the response is going to carry.
+#[derive(Clone, Debug, Default)]
+struct Known {
+    /// With the request's own token, which goes on even if no handler keeps a session.
+    all: Option<SessionToken>,
+    /// Without it.
+    kept: Option<SessionToken>,
+}
+
+impl Known {
+    fn keep(&mut self, token: &SessionToken) -> Result<()> {
+        let (mut all, mut kept) =
+            (self.all.clone().unwrap_or_default(), self.kept.clone().unwrap_or_default());
+        all.merge(token)?;
+        kept.merge(token)?;
+        (self.all, self.kept) = (Some(all), Some(kept));
+        Ok(())
+    }
+
+    /// The request's token was acknowledged as lost; what was kept beside it was not.
+    fn begin_again(&mut self, token: &SessionToken) -> Result<()> {
+        let mut kept = self.kept.clone().unwrap_or_default();
+        kept.merge(token)?;
+        (self.all, self.kept) = (Some(kept.clone()), Some(kept));
+        Ok(())
+    }
+}
+
 /// The session of one request, among its extensions. Clones share it.
 pub struct Carried<C> {
     router: Router<C>,
     keys: Arc<TokenKeys>,
     text: Option<Arc<str>>,
-    known: Arc<Mutex<Option<SessionToken>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl<C> Clone for Carried<C> {
@@ -132,12 +160,12 @@ impl<C: ReplicatedStore + 'static> Carried<C> {
     /// Dropping the future keeps nothing.
     pub async fn keep(&self, session: &mut Session<C>) -> Result<()> {
         let token = session.token().await?;
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get_or_insert_default().merge(&token)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).keep(&token)
     }
 
     /// Lets the response carry what this session knows, and nothing of what came with the request: after
-    /// [`Session::accept_loss`], or the next request would be told of the same loss again.
+    /// [`Session::accept_loss`], or the next request would be told of the same loss again. What other parts of the same
+    /// request have kept stays.
     ///
     /// # Errors
     /// As for [`Session::token`]; the response then carries what it would have carried before.
@@ -146,8 +174,7 @@ impl<C: ReplicatedStore + 'static> Carried<C> {
     /// Dropping the future changes nothing.
     pub async fn begin_again(&self, session: &mut Session<C>) -> Result<()> {
         let token = session.token().await?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Some(token);
-        Ok(())
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).begin_again(&token)
     }
 }
 
@@ -188,9 +215,8 @@ where
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let text: Option<Arc<str>> = self.layer.find(request.headers()).map(Arc::from);
         let now = self.layer.router.clock().wall();
-        // The request's own token goes on even if no handler keeps a session.
-        let opened = text.as_deref().and_then(|text| self.layer.keys.open(text, now).ok());
-        let known = Arc::new(Mutex::new(opened));
+        let all = text.as_deref().and_then(|text| self.layer.keys.open(text, now).ok());
+        let known = Arc::new(Mutex::new(Known { all, kept: None }));
         let (router, keys) = (self.layer.router.clone(), Arc::clone(&self.layer.keys));
         request.extensions_mut().insert(Carried { router, keys, text, known: Arc::clone(&known) });
         SessionFuture { inner: self.inner.call(request), layer: self.layer.clone(), known }
@@ -203,7 +229,7 @@ pin_project! {
         #[pin]
         inner: F,
         layer: SessionLayer<C>,
-        known: Arc<Mutex<Option<SessionToken>>>,
+        known: Arc<Mutex<Known>>,
     }
 }
 
@@ -223,8 +249,8 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut out = ready!(this.inner.poll(cx));
-        let known = this.known.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let (Ok(response), Some(token)) = (&mut out, known) {
+        let known = std::mem::take(&mut *this.known.lock().unwrap_or_else(PoisonError::into_inner));
+        if let (Ok(response), Some(token)) = (&mut out, known.all) {
             this.layer.put(&token, response.headers_mut());
         }
         Poll::Ready(out)

@@ -92,6 +92,40 @@ fn the_token_of_the_request_goes_on_if_nobody_keeps_a_session() {
     });
 }
 
+#[test]
+fn p14_who_begins_again_drops_the_lost_token_and_not_a_newer_one() {
+    on_paused(async {
+        let w = lagging();
+        w.router.poll_once().await;
+        let now = mainstay_clock::Clock::wall(&w.clock);
+        let mut before = w.router.session();
+        put(&mut before, "k", b"1").await.unwrap();
+        let came = keys().seal(&before.token().await.unwrap(), now);
+        // Two parts of one request: the first writes, the second was told of a loss and begins again.
+        let handle = service_fn(async |request: Request<bool>| {
+            let carried: Carried<Conn> = request.extensions().get::<Carried<Conn>>().unwrap().clone();
+            let (mut writes, mut begins) = (carried.session(), w.router.session());
+            if *request.body() {
+                put(&mut writes, "k", b"2").await.unwrap();
+                carried.keep(&mut writes).await.unwrap();
+            }
+            carried.begin_again(&mut begins).await.unwrap();
+            Ok::<_, Infallible>(Response::new(()))
+        });
+        let service = SessionLayer::header(w.router.clone(), keys()).layer(handle);
+        for also_writes in [true, false] {
+            let mut request = Request::new(also_writes);
+            request.headers_mut().insert("mainstay-session", came.parse().unwrap());
+            let response = service.clone().oneshot(request).await.unwrap();
+            let text = response.headers()["mainstay-session"].to_str().unwrap();
+            let mut next = w.router.session().resume_sealed(text, &keys());
+            let found = get(&mut next, "k").await.unwrap();
+            let wanted: Option<&[u8]> = if also_writes { Some(b"2") } else { None };
+            assert_eq!(found.as_deref(), wanted, "also_writes: {also_writes}");
+        }
+    });
+}
+
 /// A worker that got `headers` with its message reads what its producer wrote.
 async fn carries(w: &World, mut headers: impl Headers) {
     let mut session = w.router.session();
