@@ -5,6 +5,7 @@ mod arrows;
 mod bench;
 mod budget;
 mod full;
+mod fuzz;
 mod servers;
 mod sessions;
 mod sim;
@@ -29,7 +30,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
-  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, ten minutes of stopped holders,
+  fuzz      `fuzz [--seconds N] [TARGET..]`: fuzzes every decoder, or those named; installs cargo-fuzz into target/tools
+  full      ci, features, budget, loom, soak, a minute of fuzzing for each decoder, every power cut, 1,000 lost leases, ten minutes of stopped holders,
             100,000 seeds of each simulation, 1,000,000 of those of locks
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
+        "fuzz" => fuzz::fuzz(&root(), &words),
         "laws" => laws(&words),
         "loom" => full::models(),
         "overload" => overload(),

@@ -1,5 +1,6 @@
 //! Options.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::ConfigError;
@@ -38,11 +39,18 @@ pub struct EtcdConfig {
 }
 
 /// Collects what an [`EtcdConfig`] holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     url: String,
     config: EtcdConfig,
+}
+
+/// Without its address, which may hold a password.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl EtcdConfig {

@@ -1,5 +1,6 @@
 //! Options.
 
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::ServerAddr;
@@ -44,7 +45,7 @@ pub enum Expiry {
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
 /// | `request_timeout` | 5 s | half of a third of the default ttl of 30 s, so a renewal can be repeated |
 /// | `system` | none | without it nobody can show that servers sync before they answer |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct NatsConfig {
     pub(crate) servers: Vec<ServerAddr>,
     pub(crate) bucket: String,
@@ -56,12 +57,37 @@ pub struct NatsConfig {
 }
 
 /// Collects what a [`NatsConfig`] holds.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     servers: String,
     system: Option<String>,
     config: NatsConfig,
+}
+
+/// Servers by host and port alone: their addresses may hold passwords.
+impl fmt::Debug for NatsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |servers: &[ServerAddr]| -> Vec<String> {
+            servers.iter().map(|s| format!("{}:{}", s.host(), s.port())).collect()
+        };
+        f.debug_struct("NatsConfig")
+            .field("servers", &shown(&self.servers))
+            .field("bucket", &self.bucket)
+            .field("replicas", &self.replicas)
+            .field("expiry", &self.expiry)
+            .field("epoch", &self.epoch)
+            .field("request_timeout", &self.request_timeout)
+            .field("system", &self.system.as_deref().map(shown))
+            .finish()
+    }
+}
+
+/// Without its address, which may hold a password.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
+    }
 }
 
 impl NatsConfig {

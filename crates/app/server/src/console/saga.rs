@@ -240,9 +240,9 @@ pub(super) async fn export(
         "exported": instant(app.rt.clock().wall()),
         "server": env!("CARGO_PKG_VERSION"),
         "hidden": true,
-        "saga": view::summary(&loaded.summary),
+        "saga": console.redact.document(view::summary(&loaded.summary)),
         "definition": definition.and_then(|d| serde_json::to_value(d.data()).ok()),
-        "history": loaded.records.iter().map(|r| console.redact.shown(&view::record(r))).collect::<Vec<Value>>(),
+        "history": loaded.records.iter().map(|r| console.redact.document(view::record(r))).collect::<Vec<Value>>(),
         "inbox": loaded.posts.len(),
     });
     let mut response = reply(StatusCode::OK, &body);
