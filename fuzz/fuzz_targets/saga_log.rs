@@ -20,7 +20,12 @@ fn records(mut data: &[u8]) -> Vec<Record> {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(rest.len());
         let (bytes, after) = rest.split_at(length);
         let seq = found.len() as u64 + 1;
-        found.push(Record { seq, kind: u16::from(*kind), at: WallTime::from_unix_millis(0), bytes: bytes.to_vec() });
+        found.push(Record {
+            seq,
+            kind: u16::from(*kind),
+            at: WallTime::from_unix_millis(0),
+            bytes: bytes.to_vec(),
+        });
         data = after;
     }
     found

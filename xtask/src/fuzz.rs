@@ -74,7 +74,12 @@ pub(crate) fn fuzz(root: &Path, words: &[String]) -> anyhow::Result<()> {
         // the switch for unstable options.
         let mut fuzz = Command::new(&tool);
         fuzz.current_dir(root.join("fuzz")).env("RUSTC_BOOTSTRAP", "1");
-        fuzz.args(["fuzz", "run", "-s", "none", target, "--"]).args(BOUNDS);
+        let corpus = root.join("fuzz/corpus").join(target);
+        std::fs::create_dir_all(&corpus).with_context(|| corpus.display().to_string())?;
+        fuzz.args(["fuzz", "run", "-s", "none", target]).arg(corpus);
+        // What is written by hand: texts that chance finds late.
+        fuzz.args(Some(root.join("fuzz/seeds").join(target)).filter(|seeds| seeds.is_dir()));
+        fuzz.arg("--").args(BOUNDS);
         fuzz.args([format!("-max_total_time={seconds}"), format!("-max_len={MAX_LEN}")]);
         fuzz.args(["-print_final_stats=1", "-verbosity=0"]);
         run(&mut fuzz).with_context(|| {
