@@ -1,14 +1,15 @@
 //! Fuzzing of every decoder: `cargo xtask fuzz --seconds N [TARGET]`. The targets are a workspace of their own, `fuzz/`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
-use crate::{cargo, run};
+use crate::run;
+use crate::tools::Tool;
 
-/// The tool, and the version whose flags are used.
-const TOOL: &str = "cargo-fuzz@0.13.2";
+/// Runs libFuzzer's targets; works on stable Rust (`RUSTC_BOOTSTRAP`).
+const FUZZ: Tool = Tool { name: "cargo-fuzz", version: "0.13.2" };
 /// For each target when nothing is said, and in `full`.
 pub(crate) const SECONDS: u64 = 60;
 /// Longest input: far above what decoders need to show all of themselves, and small enough to be fast.
@@ -26,22 +27,6 @@ fn targets(root: &Path) -> anyhow::Result<Vec<String>> {
     }
     found.sort();
     Ok(found)
-}
-
-/// The tool: installed, or in `target/tools`, where it is built when it is not there.
-fn tool(root: &Path) -> anyhow::Result<PathBuf> {
-    let is_there =
-        |program: &Path| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
-    let (installed, folder) = (PathBuf::from("cargo-fuzz"), root.join("target/tools"));
-    let own = folder.join("bin/cargo-fuzz");
-    for program in [&installed, &own] {
-        if is_there(program) {
-            return Ok(program.clone());
-        }
-    }
-    run(cargo().args(["install", "--locked", TOOL, "--root"]).arg(&folder))
-        .with_context(|| format!("`cargo install --locked {TOOL}` is needed and cannot be had"))?;
-    Ok(own)
 }
 
 /// The options: seconds for each target, and which targets.
@@ -68,7 +53,7 @@ fn read(words: &[String], all: Vec<String>) -> anyhow::Result<(u64, Vec<String>)
 /// Runs the targets, one after the other. A crash ends it, and says where its input is.
 pub(crate) fn fuzz(root: &Path, words: &[String]) -> anyhow::Result<()> {
     let (seconds, chosen) = read(words, targets(root)?)?;
-    let tool = tool(root)?;
+    let tool = FUZZ.program(root)?;
     for target in &chosen {
         // Without a sanitizer: there is no unsafe code of ours to watch. Its own coverage flags need no nightly, but
         // the switch for unstable options.
