@@ -10,8 +10,8 @@ const NOWHERE: &str = "http://127.0.0.1:9";
 
 fn definition(name: &str) -> String {
     format!(
-        "name = \"{name}\"\nversion = 1\ndeadline = \"1h\"\ntimeout = \"1s\"\nretry = {{ attempts = 1000, delay = \"1s\" }}\n\
-         [[steps]]\nname = \"a\"\nno_undo = \"it is a test\"\naction = \"{NOWHERE}/a\"\n"
+        "name = \"{name}\"\nversion = 1\ndeadline = \"1h\"\ntimeout = \"1s\"\n[retry]\nattempts = 1000\n\
+         [[steps]]\nname = \"a\"\naction = \"{NOWHERE}/a\"\nundo = \"{NOWHERE}/u\"\n"
     )
 }
 

@@ -166,14 +166,17 @@ fn sec_23_sec_24_hidden_values_of_payloads_appear_nowhere_but_in_the_store() {
     let canary = "CANARY-7be2";
     let (folder, config) = (dir.path().join("definitions"), dir.path().join("m.toml"));
     std::fs::create_dir(&folder).unwrap();
-    // Nobody listens there, so the saga waits for a person.
-    let definition = "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[retry]\nattempts = 1\n[[steps]]\nname = \"a\"\n\
-         action = \"http://127.0.0.1:9/a\"\nundo = \"http://127.0.0.1:9/u\"\non_unknown = \"ask\"\n";
+    // What became of the step is unknown, so the saga waits for a person.
+    let origin = crate::end_to_end::rude(b"HTTP/1.1 500 Internal\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let definition = format!(
+        "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[retry]\nattempts = 1\n[[steps]]\nname = \"a\"\n\
+         action = \"{origin}/a\"\nundo = \"{origin}/u\"\non_unknown = \"ask\"\n"
+    );
     std::fs::write(folder.join("pay.toml"), definition).unwrap();
     let rules = "[payload]\nredact = [\"PIN\", \"/card/number\"]\n[log]\nfilter = \"trace\"\n";
     std::fs::write(&config, rules).unwrap();
     let data = dir.path().join("data");
-    let more = ["--allow-participant", "http://127.0.0.1:9", "--definitions", folder.to_str().unwrap()];
+    let more = ["--allow-participant", &*origin, "--definitions", folder.to_str().unwrap()];
     let mut node = Node::start(&data, &[&more[..], &["--config", config.to_str().unwrap()]].concat());
     let payload = format!("{{\"pin\":\"{canary}\",\"card\":{{\"number\":\"{canary}\",\"year\":2031}}}}");
     let mut body =
