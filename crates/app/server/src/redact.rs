@@ -30,7 +30,8 @@ impl Redact {
         Self { names: lower(&names), parts: lower(parts), pointers }
     }
 
-    fn hides(&self, name: &str) -> bool {
+    /// Whether values under this name are hidden.
+    pub(crate) fn hides(&self, name: &str) -> bool {
         let name = name.to_ascii_lowercase();
         self.names.contains(&name) || self.parts.iter().any(|n| name.contains(n.as_str()))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use http::StatusCode;
@@ -80,7 +80,7 @@ fn asked(
         return Err(Box::new(malformed("expiryInSeconds must be positive")));
     }
     if let Err(problem) = caller.demand(&wanted.resource_id) {
-        return Err(Box::new(failed(problem.status(), "ERR_PERMISSION_DENIED", problem.detail())));
+        return Err(Box::new(problem.into_response()));
     }
     match Desk::name(store, &wanted.resource_id) {
         Ok(name) => Ok((wanted, name)),
