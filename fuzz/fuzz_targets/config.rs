@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use mainstay_resilience::config::File;
+use mainstay_resilience::config::Policies;
 use mainstay_saga::definition::Definition;
 
 #[allow(dead_code, reason = "a part of the binary")]
@@ -21,7 +21,7 @@ fuzz_target!(|text: &str| {
             assert!(!path.is_empty() && !value.to_toml().is_empty());
         }
     }
-    let _ = File::from_toml(text);
+    let _ = Policies::from_toml(text);
     if let Ok(definition) = Definition::from_toml(text) {
         let json = serde_json::to_vec(definition.data()).unwrap();
         assert_eq!(Definition::from_json(&json).unwrap().hash(), definition.hash());

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mainstay_consistency::crdt::{
-    AwMap, AwSet, BoundedCounter, Document, EwFlag, GCounter, GSet, LwwMap, LwwRegister, MvRegister,
+    AwMap, AwSet, BoundedCounter, Document, DotSet, EwFlag, GCounter, GSet, LwwMap, LwwRegister, MvRegister,
     PnCounter, RwSet, TwoPhaseSet,
 };
 use mainstay_consistency::version::{Context, VersionVector};
@@ -30,7 +30,7 @@ fuzz_target!(|data: &[u8]| {
         9 => one::<MvRegister<String>>(bytes),
         10 => one::<RwSet<String>>(bytes),
         11 => one::<LwwMap<String, u64>>(bytes),
-        12 => one::<AwMap<String, AwSet<u64>>>(bytes),
+        12 => one::<AwMap<String, DotSet>>(bytes),
         13 => one::<VersionVector>(bytes),
         _ => one::<Context>(bytes),
     }
