@@ -33,8 +33,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
   dist      the binary for users into target/dist, with the list of its dependencies inside and the bill of materials beside it
-  fuzz      `fuzz [--seconds N] [TARGET..]`: fuzzes every decoder, or those named; installs cargo-fuzz into target/tools
-  full      ci, features, budget, loom, soak, a minute of fuzzing for each decoder, every power cut, 1,000 lost leases, ten minutes of stopped holders,
+  fuzz      `fuzz [--seconds N] [TARGET..]`: every fuzz target, or those named; installs cargo-fuzz into target/tools
+  full      ci, features, budget, loom, soak, a minute of each fuzz target, every power cut, 1,000 lost leases, ten minutes of stopped holders,
             100,000 seeds of each simulation, 1,000,000 of those of locks
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
