@@ -3,7 +3,7 @@
 use anyhow::{Context as _, bail};
 use cargo_metadata::{Metadata, MetadataCommand, Package};
 
-use crate::{budget, cargo, ci, root, run};
+use crate::{budget, cargo, ci, fuzz, root, run};
 
 /// Seeds of each simulation.
 const SEEDS: &str = "100000";
@@ -100,6 +100,7 @@ pub(crate) fn full() -> anyhow::Result<()> {
     budget::budget()?;
     models()?;
     soak()?;
+    fuzz::fuzz(&root(), &[])?;
     // A power cut after every operation, with every kind of loss.
     run(cargo()
         .args(["test", "-p", "mainstay-sqlite", "--test", "it", "power::"])

@@ -4,13 +4,16 @@ mod api;
 mod arrows;
 mod bench;
 mod budget;
+mod dist;
 mod full;
+mod fuzz;
 mod laws;
 mod servers;
 mod sessions;
 mod sim;
 mod style;
 mod supply;
+mod tools;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
@@ -30,8 +33,10 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   budget    dependencies, size, start, memory and pages against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
-  full      ci, features, budget, loom, soak, every power cut, 1,000 lost leases, ten minutes of stopped holders,
-            1,000,000 schedules of the laws, 100,000 seeds of each simulation, 1,000,000 of those of locks
+  dist      the binary for users into target/dist, with the list of its dependencies inside and the bill of materials beside it
+  fuzz      `fuzz [--seconds N] [TARGET..]`: every fuzz target, or those named; installs cargo-fuzz into target/tools
+  full      ci, features, budget, loom, soak, a minute of each fuzz target, every power cut, 1,000 lost leases, ten minutes
+            of stopped holders, 1,000,000 schedules of the laws, 100,000 seeds of each simulation, 1,000,000 of those of locks
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   supply    licences, banned crates and sources of every dependency against deny.toml
@@ -51,6 +56,8 @@ fn main() -> ExitCode {
         "ci" => ci(),
         "features" => full::features(),
         "full" => full::full(),
+        "dist" => dist::dist(),
+        "fuzz" => fuzz::fuzz(&root(), &words),
         "laws" => laws::laws(&words),
         "loom" => full::models(),
         "overload" => overload(),

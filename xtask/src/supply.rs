@@ -212,6 +212,14 @@ fn linked<'a>(
     Ok(found)
 }
 
+/// Name and version of everything that the program `name` may be linked from, on any system.
+///
+/// # Errors
+/// When cargo cannot say.
+pub(crate) fn linked_by(root: &Path, name: &str) -> anyhow::Result<BTreeSet<(String, String)>> {
+    built(&metadata(root)?, name)
+}
+
 fn purl(package: &Package) -> String {
     format!("pkg:cargo/{}@{}", package.name, package.version)
 }

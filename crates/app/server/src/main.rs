@@ -13,6 +13,7 @@ mod http;
 mod leases;
 mod participants;
 mod process;
+mod redact;
 
 fn main() -> std::process::ExitCode {
     cli::main()

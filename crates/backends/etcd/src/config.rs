@@ -63,9 +63,9 @@ pub struct Builder {
     config: EtcdConfig,
 }
 
+/// Without its address, which may hold a password.
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The address may hold a password.
         f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
     }
 }

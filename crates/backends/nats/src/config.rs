@@ -75,6 +75,7 @@ pub struct Builder {
     config: NatsConfig,
 }
 
+/// Without its address, which may hold a password.
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()

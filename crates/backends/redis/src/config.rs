@@ -1,5 +1,6 @@
 //! Options that a single Redis and a quorum share.
 
+use std::fmt;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
@@ -53,11 +54,18 @@ impl Options {
 /// | `profile` | the name is the key | what most clients of other make do |
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
 /// | `request_timeout` | 500 ms | far above a round trip, far below a usual ttl |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     url: String,
     options: Options,
+}
+
+/// Without its address, which may hold a password.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl Builder {

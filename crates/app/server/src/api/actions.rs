@@ -45,11 +45,15 @@ async fn act(
     let canonical: Value = parse(&body)?;
     let body: Body = parse(&body)?;
     body.check()?;
+    if [&body.input, &body.output].into_iter().flatten().any(|payload| app.redact.is_shown(payload)) {
+        let why = "the payload has a value that is hidden from you as `[hidden]`: send the real one";
+        return Err(Problem::new(Code::BadRequest, why));
+    }
     let key = idempotency_key(&headers)?;
     let expected = seen(&headers)?;
     let scope = key.map(|key| format!("act/{}/{uid}/{key}", caller.name));
     let _running = scope.as_deref().map(|scope| app.running.take(scope)).transpose()?;
-    let before = sagas::load(&app, &uid).await?;
+    let before = sagas::load_for(&app, &caller, &uid).await?;
     // With a key the action may be on the log already: then the engine answers.
     if scope.is_none() && before.summary.next_seq != expected {
         return Err(stale());

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::post;
+use axum::{Extension, Router};
 use http::StatusCode;
 use mainstay_saga::wire::{AttemptRef, Completed, UndoVerdict, Verdict};
 use mainstay_store::barrier::Op;
@@ -14,10 +14,10 @@ use mainstay_store::journal::Uid;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::App;
 use crate::api::json::{engine_problem, parse, reply};
+use crate::api::{App, sagas};
 use crate::error::Code;
-use crate::http::Problem;
+use crate::http::{Caller, Problem};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/sagas/{uid}/steps/{step}/complete", post(complete))
@@ -89,11 +89,16 @@ impl Report {
 
 async fn complete(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path((uid, step)): Path<(String, String)>,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let report: Report = parse(&body)?;
     let (at, result) = report.read(step)?;
+    // A participant reports for every step: only a narrowed one costs a look.
+    if !caller.is_free() {
+        sagas::load_for(&app, &caller, &uid).await?;
+    }
     app.engine.complete(&Uid::new(uid), at, result).await.map_err(|e| engine_problem(&e))?;
     Ok(reply(StatusCode::OK, &json!({"taken": true})))
 }

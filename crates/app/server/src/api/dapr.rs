@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Bytes;
 use axum::extract::{Path, State};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use http::StatusCode;
 use mainstay_store::lease::Released;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use crate::api::json::{bytes, reply};
 use crate::api::locks::NAMESPACE;
 use crate::api::{App, instant};
+use crate::http::Caller;
 use crate::leases::{Ask, Desk, Refused, Taken};
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -58,7 +59,12 @@ fn malformed(message: &str) -> Response {
 }
 
 /// The request and the name of the lock, or the answer that says what is wrong.
-fn asked(store: &str, body: &[u8], expires: bool) -> Result<(Wanted, String), Box<Response>> {
+fn asked(
+    caller: &Caller,
+    store: &str,
+    body: &[u8],
+    expires: bool,
+) -> Result<(Wanted, String), Box<Response>> {
     if store != NAMESPACE {
         let message = format!("lock store {store} not found");
         return Err(Box::new(failed(StatusCode::BAD_REQUEST, "ERR_LOCK_STORE_NOT_FOUND", &message)));
@@ -73,14 +79,22 @@ fn asked(store: &str, body: &[u8], expires: bool) -> Result<(Wanted, String), Bo
     if expires && wanted.expiry_in_seconds <= 0 {
         return Err(Box::new(malformed("expiryInSeconds must be positive")));
     }
+    if let Err(problem) = caller.demand(&wanted.resource_id) {
+        return Err(Box::new(problem.into_response()));
+    }
     match Desk::name(store, &wanted.resource_id) {
         Ok(name) => Ok((wanted, name)),
         Err(_) => Err(Box::new(malformed("resourceId is too long or has control characters"))),
     }
 }
 
-async fn lock(State(app): State<Arc<App>>, Path(store): Path<String>, body: Bytes) -> Response {
-    let (wanted, name) = match asked(&store, &body, true) {
+async fn lock(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(store): Path<String>,
+    body: Bytes,
+) -> Response {
+    let (wanted, name) = match asked(&caller, &store, &body, true) {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };
@@ -129,13 +143,18 @@ fn granted(app: &App, taken: &Taken) -> Value {
     })
 }
 
-async fn unlock(State(app): State<Arc<App>>, Path(store): Path<String>, body: Bytes) -> Response {
+async fn unlock(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    Path(store): Path<String>,
+    body: Bytes,
+) -> Response {
     /// The statuses of Dapr.
     const RELEASED: u8 = 0;
     const NO_LOCK: u8 = 1;
     const ANOTHERS: u8 = 2;
     const FAILED: u8 = 3;
-    let (wanted, name) = match asked(&store, &body, false) {
+    let (wanted, name) = match asked(&caller, &store, &body, false) {
         Ok(asked) => asked,
         Err(answer) => return *answer,
     };

@@ -23,12 +23,17 @@ pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/v1/definitions", get(list)).route("/v1/definitions/{name}", get(show).put(put))
 }
 
-async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
     let items: Vec<Value> = app
         .engine
         .definitions()
         .iter()
+        .filter(|d| caller.reaches(d.name()))
         .map(|d| {
             json!({
                 "name": d.name(), "version": d.version(), "hash": d.hash().to_string(),

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
@@ -21,7 +21,8 @@ use crate::api::json::{bytes, store_problem};
 use crate::api::query::Query;
 use crate::api::{App, instant, view};
 use crate::error::Code;
-use crate::http::Problem;
+use crate::http::{Caller, Problem};
+use crate::redact::Redact;
 
 /// Messages buffered for one reader beyond its socket.
 const BUFFER: usize = 64;
@@ -51,11 +52,13 @@ impl Wanted {
 
 async fn events(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let wanted = Wanted { saga: query.take("saga"), definition: query.take("definition") };
+    caller.demand_definition(wanted.definition.as_deref())?;
     let after: Option<u64> = query.take_as("after")?;
     query.end()?;
     let last = match headers.get("last-event-id").map(|v| v.to_str().ok().and_then(|t| t.trim().parse().ok()))
@@ -116,7 +119,7 @@ impl Reader {
                     self.tell(at, place).await?;
                 }
                 if self.wanted.takes(&event.saga, &event.definition) {
-                    self.send(at, message(event)).await?;
+                    self.send(at, message(&self.app.redact, event)).await?;
                     at = event.cursor;
                 }
             }
@@ -190,7 +193,7 @@ fn unreadable(place: &Unreadable) -> String {
 }
 
 /// CloudEvents 1.0 in JSON: one line, so one `data` field.
-fn message(event: &JournalEvent) -> String {
+fn message(redact: &Redact, event: &JournalEvent) -> String {
     let kind = view::kind(&event.record);
     let data = json!({
         "specversion": "1.0",
@@ -205,7 +208,7 @@ fn message(event: &JournalEvent) -> String {
             "id": event.id,
             "definition": event.definition,
             "status": event.status.as_str(),
-            "record": view::record(&event.record),
+            "record": redact.document(view::record(&event.record)),
         },
     });
     format!("id: {}\nevent: {kind}\ndata: {data}\n\n", event.cursor.0)

@@ -111,9 +111,11 @@ impl Jobs {
         all.values().rev().map(|j| locked(j).view()).collect()
     }
 
-    fn find(&self, id: &str) -> Option<Value> {
+    /// A job; who may not reach everything sees only their own.
+    fn find(&self, id: &str, caller: &Caller) -> Option<Value> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.get(id).map(|j| locked(j).view())
+        let job = locked(all.get(id)?);
+        (caller.is_free() || job.who == caller.name).then(|| job.view())
     }
 }
 
@@ -145,6 +147,7 @@ async fn start(
     }
     let mut query = Query::of(&bulk.filter)?;
     let (filter, cursor) = query.filter()?;
+    caller.demand_definition(filter.definition.as_deref())?;
     query.end()?;
     if cursor.is_some() || bulk.filter.is_empty() {
         return Err(Problem::new(Code::BadQuery, "`filter` names what the action is for, and no cursor"));
@@ -179,7 +182,7 @@ async fn start(
         ended: None,
     })?;
     let answer = locked(&job).view();
-    audit(&app, &answer, &Value::Object(bulk.filter), trace.id()).await?;
+    audit(&app, &answer, &app.redact.filter(&bulk.filter), trace.id()).await?;
     let rt = app.rt.clone();
     rt.spawn("bulk", async move { run(&app, &caller.name, &body, items, &job).await });
     let mut response = reply(StatusCode::ACCEPTED, &answer);
@@ -229,11 +232,12 @@ async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Re
 
 async fn show(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let found = app.jobs.find(&id);
+    let found = app.jobs.find(&id, &caller);
     let found = found.ok_or_else(|| Problem::new(Code::NotFound, "there is no such job on this node"))?;
     Ok(reply(StatusCode::OK, &found))
 }

@@ -206,14 +206,19 @@ async fn acquire(
     granted(&app, &name, &held, &how)
 }
 
-async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     const LIMIT: usize = 1_000;
     let mut query = Query::parse(raw.as_deref())?;
     let prefix = query.take("prefix").unwrap_or_default();
     query.end()?;
     let leases = app.desk.list(&format!("{NAMESPACE}/{prefix}"), LIMIT).await;
     let leases = leases.map_err(|e| store_problem(&e))?;
-    let items: Vec<Value> = leases.iter().map(|l| shown(short(&l.name), l)).collect();
+    let own = leases.iter().filter(|l| caller.reaches(short(&l.name)));
+    let items: Vec<Value> = own.map(|l| shown(short(&l.name), l)).collect();
     Ok(reply(StatusCode::OK, &json!({"items": items, "more": leases.len() == LIMIT})))
 }
 

@@ -49,6 +49,7 @@ use crate::fleet::Fleet;
 use crate::http::Tokens;
 use crate::leases::Desk;
 use crate::participants::Participants;
+use crate::redact::Redact;
 
 /// What the handlers share.
 pub(crate) struct App {
@@ -64,6 +65,8 @@ pub(crate) struct App {
     /// Keys of requests that are not answered yet.
     pub(crate) running: RunningKeys,
     pub(crate) jobs: Jobs,
+    /// What payloads show.
+    pub(crate) redact: Redact,
     /// Leases that clients hold.
     pub(crate) desk: Arc<Desk>,
     /// The other nodes; none without gossip.

@@ -49,7 +49,7 @@ pub(super) struct Body {
     #[serde(default, rename = "as")]
     resolved: Option<Resolved>,
     #[serde(default)]
-    output: Option<Value>,
+    pub(super) output: Option<Value>,
     /// Why; `evidence` is the same field under the name that fits a resolve.
     #[serde(alias = "evidence")]
     pub(super) reason: String,

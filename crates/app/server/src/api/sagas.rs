@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::Response;
 use axum::routing::get;
+use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_store::journal::{Loaded, SagaStatus, Uid};
 use serde_json::{Value, json};
@@ -15,7 +15,7 @@ use crate::api::query::Query;
 use crate::api::wait::Wait;
 use crate::api::{App, instant, view};
 use crate::error::Code;
-use crate::http::Problem;
+use crate::http::{Caller, Problem};
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -32,13 +32,27 @@ pub(super) fn routes() -> Router<Arc<App>> {
 /// 404, or 503 when the journal fails.
 pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
     let loaded = app.journal.load(&Uid::new(uid)).await.map_err(|e| store_problem(&e))?;
-    loaded.ok_or_else(|| Problem::new(Code::NotFound, "there is no such saga"))
+    loaded.ok_or_else(none)
+}
+
+/// Loads a saga that the caller may reach. Any other one does not exist for them.
+///
+/// # Errors
+/// As [`load`].
+pub(super) async fn load_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
+    let loaded = load(app, uid).await?;
+    if caller.reaches(&loaded.summary.definition) { Ok(loaded) } else { Err(none()) }
+}
+
+fn none() -> Problem {
+    Problem::new(Code::NotFound, "there is no such saga")
 }
 
 /// A saga as JSON with its version as `ETag`.
 pub(super) fn answer(app: &App, loaded: &Loaded) -> Response {
     let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
-    let mut response = reply(StatusCode::OK, &view::detail(definition.as_deref(), loaded));
+    let mut response =
+        reply(StatusCode::OK, &app.redact.document(view::detail(definition.as_deref(), loaded)));
     if let Ok(etag) = HeaderValue::from_str(&format!("\"{}\"", loaded.summary.next_seq)) {
         response.headers_mut().insert(header::ETAG, etag);
     }
@@ -46,16 +60,21 @@ pub(super) fn answer(app: &App, loaded: &Loaded) -> Response {
 }
 
 /// `GET /v1/sagas`.
-pub(super) async fn list(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+pub(super) async fn list(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let (filter, after) = query.filter()?;
+    caller.demand_definition(filter.definition.as_deref())?;
     let limit = query.limit()?;
     query.end()?;
     let page = app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| match e.kind() {
         mainstay_store::ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
         _ => store_problem(&e),
     })?;
-    let items: Vec<Value> = page.rows.iter().map(view::summary).collect();
+    let items: Vec<Value> = page.rows.iter().map(|row| app.redact.document(view::summary(row))).collect();
     let next = page.next.map(|c| c.0);
     let mut response = reply(StatusCode::OK, &json!({"items": items, "next": next}));
     if let Some(next) = next {
@@ -78,6 +97,7 @@ fn link(response: &mut Response, raw: &str, next: &str) {
 
 async fn show(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(uid): Path<String>,
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
@@ -85,13 +105,13 @@ async fn show(
     let mut query = Query::parse(raw.as_deref())?;
     let wait = Wait::asked(&mut query, &headers)?;
     query.end()?;
+    let loaded = load_for(&app, &caller, &uid).await?;
     let Some(wait) = wait else {
-        return Ok(answer(&app, &load(&app, &uid).await?));
+        return Ok(answer(&app, &loaded));
     };
     let uid_of = Uid::new(uid.as_str());
     tokio::select! {
         biased;
-        // One that does not exist answers at once; so does the look behind the wait.
         _ = app.engine.outcome(&uid_of) => {}
         () = app.drain.cancelled() => {}
         () = app.rt.clock().sleep(wait.time) => {}
@@ -103,40 +123,51 @@ async fn show(
 
 async fn history(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(uid): Path<String>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let loaded = load(&app, &uid).await?;
-    let items: Vec<Value> = loaded.records.iter().map(view::record).collect();
+    let loaded = load_for(&app, &caller, &uid).await?;
+    let items: Vec<Value> = records(&app, &loaded);
     Ok(reply(StatusCode::OK, &json!({"uid": uid, "items": items})))
+}
+
+fn records(app: &App, loaded: &Loaded) -> Vec<Value> {
+    loaded.records.iter().map(|r| app.redact.document(view::record(r))).collect()
 }
 
 /// Everything that is needed to look at the saga elsewhere.
 async fn export(
     State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
     Path(uid): Path<String>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let loaded = load(&app, &uid).await?;
+    let loaded = load_for(&app, &caller, &uid).await?;
     let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
     let body = json!({
         "format": "mainstay-export/1",
         "exported": instant(app.rt.clock().wall()),
         "server": env!("CARGO_PKG_VERSION"),
-        "saga": view::summary(&loaded.summary),
+        "saga": app.redact.document(view::summary(&loaded.summary)),
         "definition": definition.and_then(|d| serde_json::to_value(d.data()).ok()),
-        "history": loaded.records.iter().map(view::record).collect::<Vec<Value>>(),
+        "history": records(&app, &loaded),
         "inbox": loaded.posts.len(),
     });
     Ok(reply(StatusCode::OK, &body))
 }
 
 /// What only a person can move on, with what they may do.
-async fn attention(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+async fn attention(
+    State(app): State<Arc<App>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(raw): RawQuery,
+) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
     let (mut filter, after) = query.filter()?;
+    caller.demand_definition(filter.definition.as_deref())?;
     let limit = query.limit()?;
     query.end()?;
     filter.status = vec![SagaStatus::NeedsAttention];
@@ -146,11 +177,14 @@ async fn attention(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Resu
         // Between the page and this load a saga may have moved on or gone.
         if let Some(loaded) = app.journal.load(&row.uid).await.map_err(|e| store_problem(&e))? {
             let definition = app.engine.definition(&row.definition, Some(row.version));
-            items.push(view::detail(definition.as_deref(), &loaded));
+            items.push(app.redact.document(view::detail(definition.as_deref(), &loaded)));
         }
     }
     let counts = app.journal.counts().await.map_err(|e| store_problem(&e))?;
-    let total: u64 = counts.iter().filter(|c| c.status == SagaStatus::NeedsAttention).map(|c| c.count).sum();
+    // Of the whole node, so not for everybody.
+    let total: Option<u64> = caller
+        .is_free()
+        .then(|| counts.iter().filter(|c| c.status == SagaStatus::NeedsAttention).map(|c| c.count).sum());
     Ok(reply(StatusCode::OK, &json!({"total": total, "items": items, "next": page.next.map(|c| c.0)})))
 }
 

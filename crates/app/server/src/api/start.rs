@@ -66,6 +66,7 @@ async fn start(
         .ok_or_else(|| Problem::new(Code::KeyMissing, "send `Idempotency-Key: \"unique text\"`"))?;
     let canonical: Value = parse(&body)?;
     let wanted: Start = parse(&body)?;
+    caller.demand(&wanted.definition)?;
     let request = Hash::of(format!("POST /v1/sagas {canonical}").as_bytes());
     let scope = format!("start/{}/{key}", caller.name);
     let _running = app.running.take(&scope)?;

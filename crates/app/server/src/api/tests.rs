@@ -92,6 +92,7 @@ pub(super) async fn bench() -> Bench {
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        redact: crate::redact::Redact::default(),
         desk,
         fleet: None,
         stall: Duration::from_millis(200),

@@ -20,6 +20,9 @@ pub(crate) struct ServerArgs {
     /// Certificate (PEM) to trust besides the system's, for a node with a certificate of its own.
     #[arg(long, global = true, env = "MAINSTAY_CA", value_name = "FILE")]
     ca: Option<PathBuf>,
+    /// Certificate and key (PEM, one file) to present, for a node that asks its clients for one.
+    #[arg(long, global = true, env = "MAINSTAY_IDENTITY", value_name = "FILE")]
+    identity: Option<PathBuf>,
 }
 
 /// An answer of the node.
@@ -64,6 +67,15 @@ impl Client {
             let root = reqwest::Certificate::from_pem(&pem);
             let root = root.map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
             http = http.tls_certs_merge([root]);
+        }
+        if let Some(path) = &args.identity {
+            let place = || format!("cannot use {}", path.display());
+            let pem = std::fs::read(path).map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
+            // The parser's own text is not repeated: it may quote the key.
+            let identity = reqwest::Identity::from_pem(&pem).map_err(|_| {
+                Error::new(Code::ConfigUnreadable, format!("{}: no certificate with its key", place()))
+            })?;
+            http = http.identity(identity);
         }
         Ok(Self {
             runtime: tokio::runtime::Builder::new_current_thread()

@@ -16,7 +16,6 @@ use mainstay_saga::participant::Participant;
 use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
 use mainstay_store::{ErrorKind, Journal, LeaseStore};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
@@ -29,9 +28,10 @@ use crate::config::Config;
 use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
 use crate::fleet::Fleet;
-use crate::http::{self, Access, Gate, Limits, Sessions, Tokens};
+use crate::http::{self, Access, Clients, Gate, Limits, Sessions, Tls, TlsFiles, Tokens};
 use crate::leases::Desk;
 use crate::participants::Participants;
+use crate::redact::Redact;
 
 /// Arguments of `serve`; each is also a configuration key and wins over it.
 #[derive(Clone, Debug, clap::Args)]
@@ -57,6 +57,9 @@ pub(crate) struct Args {
     /// Private key (PEM) of the certificate.
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<String>,
+    /// Certificates (PEM) of the authority whose clients may connect; others are turned away in the handshake.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<String>,
     /// A proxy in front ends TLS: allows to listen beyond loopback without it.
     #[arg(long)]
     behind_tls_proxy: bool,
@@ -73,6 +76,7 @@ impl Args {
         put("saga.definitions", "definitions", &self.definitions);
         put("server.tls_cert", "tls-cert", &self.tls_cert);
         put("server.tls_key", "tls-key", &self.tls_key);
+        put("server.tls_client_ca", "tls-client-ca", &self.tls_client_ca);
         if !self.allow_participant.is_empty() {
             flags.push(("participants.allow", "allow-participant", self.allow_participant.join(",")));
         }
@@ -96,12 +100,16 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     make_private(&data)?;
     let tokens = Arc::new(Tokens::of(&data));
     let tls = tls(&config)?;
-    check_exposure(&config, &tokens, &data, tls.is_some())?;
+    let clients = clients(&config)?;
+    if !config.text("server.tls_client_ca").is_empty() {
+        tokens.demand();
+    }
+    check_exposure(&config, (&tokens, &clients), &data, tls.is_some())?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
-    runtime.block_on(node(args, config, tokens, tls, log))?;
+    runtime.block_on(node(args, config, (tokens, clients), tls, log))?;
     // Blocking work that is still running must not hold up the end: everything durable is durable.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
@@ -110,8 +118,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 async fn node(
     args: &Args,
     config: Config,
-    tokens: Arc<Tokens>,
-    tls: Option<TlsAcceptor>,
+    (tokens, clients): (Arc<Tokens>, Clients),
+    tls: Option<Arc<Tls>>,
     log: LogFilter,
 ) -> Result<()> {
     let rt = Runtime::system();
@@ -134,12 +142,13 @@ async fn node(
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        redact: Redact::new(config.list("payload.redact"), &[]),
         desk,
         fleet: fleet.clone(),
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
-    let gate = open_gate(&config, &rt, tokens, secure, app)?;
+    let gate = open_gate(&config, &rt, Access::new(tokens, Sessions::new(secure)?, clients), app)?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     let api = format!("{scheme}://{}", listener.address);
     announce(&api, fleet.as_deref());
@@ -194,27 +203,38 @@ async fn node(
     Ok(())
 }
 
-/// The acceptor of the configured files; `None` without any.
-fn tls(config: &Config) -> Result<Option<TlsAcceptor>> {
-    match (config.text("server.tls_cert"), config.text("server.tls_key")) {
-        ("", "") => Ok(None),
-        (cert, key) if !cert.is_empty() && !key.is_empty() => {
-            Ok(Some(http::tls_acceptor(Path::new(cert), Path::new(key))?))
+/// TLS of the configured files; `None` without any.
+fn tls(config: &Config) -> Result<Option<Arc<Tls>>> {
+    let file = |key| Some(config.text(key)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    match (file("server.tls_cert"), file("server.tls_key"), file("server.tls_client_ca")) {
+        (None, None, None) => Ok(None),
+        (Some(cert), Some(key), client_ca) => {
+            Ok(Some(Arc::new(Tls::open(TlsFiles { cert, key, client_ca })?)))
         }
+        (None, None, Some(_)) => Err(Error::new(
+            Code::TlsFiles,
+            "`server.tls_client_ca` needs `server.tls_cert` and `server.tls_key`",
+        )),
         _ => Err(Error::new(Code::TlsFiles, "`server.tls_cert` and `server.tls_key` need each other")),
     }
 }
 
-/// The gate in front of API and console; `secure` when browsers come by TLS.
-fn open_gate(
-    config: &Config,
-    rt: &Runtime,
-    tokens: Arc<Tokens>,
-    secure: bool,
-    app: Arc<App>,
-) -> Result<Arc<Gate>> {
+/// The clients that need no token, by their certificates.
+fn clients(config: &Config) -> Result<Clients> {
+    let key = "server.tls_clients";
+    let clients = Clients::read(config.list(key));
+    let clients = clients.map_err(|why| Error::new(Code::BadValue, format!("{key}: {why}")))?;
+    if !clients.is_empty() && config.text("server.tls_client_ca").is_empty() {
+        let why = format!("{key}: without `server.tls_client_ca` no client presents a certificate");
+        return Err(Error::new(Code::BadValue, why));
+    }
+    Ok(clients)
+}
+
+/// The gate in front of API and console.
+fn open_gate(config: &Config, rt: &Runtime, access: Access, app: Arc<App>) -> Result<Arc<Gate>> {
     let drain = app.drain.clone();
-    let access = Arc::new(Access::new(tokens, Sessions::new(secure)?));
+    let access = Arc::new(access);
     let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), config));
     let routes = router(app).merge(console::mounted(Arc::clone(&console)));
     rt.spawn("console-samples", async move { console.sample().await });
@@ -346,15 +366,20 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<Arc<tokio::sy
     Ok(hangup)
 }
 
-/// A listener that others can reach needs tokens, and TLS of its own or in front.
-fn check_exposure(config: &Config, tokens: &Tokens, data: &Path, has_tls: bool) -> Result<()> {
+/// A listener that others can reach needs somebody it knows, and TLS of its own or in front.
+fn check_exposure(
+    config: &Config,
+    (tokens, clients): (&Tokens, &Clients),
+    data: &Path,
+    has_tls: bool,
+) -> Result<()> {
     let listen = config.text("server.listen");
     let failed = |e| Error::with(Code::CannotListen, format!("`{listen}` is not an address"), e);
     if listen.to_socket_addrs().map_err(failed)?.all(|a| a.ip().is_loopback()) {
         tokens.all()?;
         return Ok(());
     }
-    if tokens.all()?.is_empty() {
+    if tokens.all()?.is_empty() && clients.is_empty() {
         let make = format!("mainstay token create --data {}", data.display());
         let why = format!("{listen} can be reached by others and there is no token; make one: {make}");
         return Err(Error::new(Code::NoTokens, why));

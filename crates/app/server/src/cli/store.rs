@@ -25,7 +25,8 @@ pub(crate) struct StoreArgs {
     /// Encrypted: etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
     /// certificate of one's own.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
-    #[arg(long, env = "MAINSTAY_LEASES", value_name = "URL")]
+    // The help would show the variable, and with it a password.
+    #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
     store: Option<String>,
     /// Keeps the names of applications apart.
     #[arg(long, default_value = "default", env = "MAINSTAY_NAMESPACE")]
@@ -175,6 +176,39 @@ pub(super) fn duration(text: &str) -> std::result::Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sec_23_addresses_of_stores_never_show_their_passwords() {
+        let (rt, canary) = (Runtime::system(), "CANARY-91aa");
+        let mut seen = String::new();
+        for rest in ["h:1/0", "h:1/\u{1}", "h:999999", "", "h:x/y?z"] {
+            let url = |scheme: &str| format!("{scheme}://user:{canary}@{rest}");
+            let (redis, nats, etcd, postgres) = (url("redis"), url("nats"), url("etcd"), url("postgres"));
+            seen += &format!("{:?} {:?}", RedisLeases::builder(&redis), RedisLeases::new(&redis, &rt));
+            let quorum = RedisQuorum::builder([&redis, &redis, &redis]);
+            seen += &format!("{quorum:?} {:?}", quorum.clone().build(&rt));
+            seen += &format!("{:?} {:?}", NatsConfig::builder(&nats), NatsConfig::builder(&nats).build());
+            seen += &format!("{:?}", NatsConfig::builder("nats://h").system(&nats));
+            seen += &format!("{:?} {:?}", EtcdConfig::builder(&etcd), EtcdConfig::builder(&etcd).build());
+            seen += &format!(
+                "{:?} {:?}",
+                PostgresConfig::builder(&postgres),
+                PostgresConfig::builder(&postgres).build()
+            );
+            let replicas = mainstay_mysql::MysqlReplicas::builder("s").build(&rt).unwrap();
+            seen += &format!("{:?}", replicas.server(&url("mysql")));
+            let mut errors: Vec<String> = Vec::new();
+            errors.extend(RedisLeases::new(&redis, &rt).err().map(|e| e.to_string()));
+            errors.extend(NatsConfig::builder(&nats).build().err().map(|e| e.to_string()));
+            errors.extend(EtcdConfig::builder(&etcd).build().err().map(|e| e.to_string()));
+            errors.extend(PostgresConfig::builder(&postgres).build().err().map(|e| e.to_string()));
+            errors.extend(replicas.server(&url("mysql")).err().map(|e| e.to_string()));
+            assert!(!errors.is_empty(), "etcd takes no user at all");
+            seen += &errors.concat();
+        }
+        let at = seen.find(canary).map(|at| &seen[at.saturating_sub(200)..at]);
+        assert_eq!(at, None);
+    }
 
     #[test]
     fn urls_of_stores() {

@@ -28,9 +28,13 @@ enum Verb {
         /// Its name in the audit log.
         #[arg(long, default_value = "operator")]
         name: String,
-        /// read, operate or admin.
-        #[arg(long, default_value = "operate", value_parser = scope)]
+        /// What it may do: read, operate or admin.
+        #[arg(long, visible_alias = "verb", default_value = "operate", value_parser = scope)]
         scope: Scope,
+        /// What it may reach: definitions, locks, elections and groups of this name, and those that begin with it
+        /// and `.`, `/` or `:`; repeatable. Without: everything.
+        #[arg(long, value_name = "NAME")]
+        namespace: Vec<String>,
         /// How long it is valid, for example 90d; without: until revoked.
         #[arg(long, value_parser = humantime::parse_duration)]
         expires: Option<std::time::Duration>,
@@ -56,9 +60,10 @@ fn scope(text: &str) -> std::result::Result<Scope, String> {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let tokens = Tokens::of(&args.data);
     match &args.verb {
-        Verb::Create { name, scope, expires } => {
+        Verb::Create { name, scope, namespace, expires } => {
             let expires = expires.map(|d| mainstay_clock::os_wall_now().saturating_add(d));
-            let secret = tokens.create(&NewToken { name: name.clone(), scope: *scope, expires })?;
+            let (name, namespaces) = (name.clone(), namespace.clone());
+            let secret = tokens.create(&NewToken { name, scope: *scope, expires, namespaces })?;
             print(&format!("{}\n", secret.expose_secret()))
         }
         Verb::Ls { output } => {
@@ -66,12 +71,18 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let expires = |t: Option<mainstay_clock::WallTime>| {
                 t.map_or_else(|| "never".to_owned(), crate::api::instant)
             };
-            let rows =
-                all.iter().map(|t| vec![t.name.clone(), t.scope.as_str().to_owned(), expires(t.expires)]);
-            let json = all.iter().map(
-                |t| json!({"name": t.name, "scope": t.scope.as_str(), "expires": t.expires.map(crate::api::instant)}),
-            );
-            output.rows(&["NAME", "SCOPE", "EXPIRES"], rows.collect(), &json.collect())
+            let rows = all.iter().map(|t| {
+                let reach =
+                    if t.namespaces.is_empty() { "everything".to_owned() } else { t.namespaces.join(", ") };
+                vec![t.name.clone(), t.scope.as_str().to_owned(), reach, expires(t.expires)]
+            });
+            let json = all.iter().map(|t| {
+                json!({
+                    "name": t.name, "scope": t.scope.as_str(), "namespaces": t.namespaces,
+                    "expires": t.expires.map(crate::api::instant),
+                })
+            });
+            output.rows(&["NAME", "SCOPE", "NAMESPACES", "EXPIRES"], rows.collect(), &json.collect())
         }
         Verb::Revoke { name } => {
             if tokens.revoke(name)? {

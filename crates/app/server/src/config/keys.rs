@@ -1,5 +1,6 @@
 //! Every key there is, with its type, its default and one line for people.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// The type of a key.
@@ -24,18 +25,28 @@ pub(crate) enum Value {
 }
 
 impl Value {
-    /// As it would stand in the file.
+    /// As it would stand in the file, but for users and passwords in addresses.
     pub(crate) fn to_toml(&self) -> String {
         match self {
             Self::Bool(b) => b.to_string(),
             Self::Count(n) => n.to_string(),
             Self::Duration(d) => format!("\"{}\"", humantime::format_duration(*d)),
             Self::List(items) => {
-                let items: Vec<String> = items.iter().map(|i| format!("{i:?}")).collect();
+                let items: Vec<String> = items.iter().map(|i| format!("{:?}", without_user(i))).collect();
                 format!("[{}]", items.join(", "))
             }
-            Self::Text(text) => format!("{text:?}"),
+            Self::Text(text) => format!("{:?}", without_user(text)),
         }
+    }
+}
+
+/// A text that may be an address, without the user and the password in it.
+fn without_user(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    match rest[..end].rfind('@') {
+        Some(at) => format!("{scheme}://***{}", &rest[at..]).into(),
+        None => text.into(),
     }
 }
 
@@ -120,6 +131,12 @@ pub(crate) const KEYS: &[Key] = &[
         "",
         "ORIGIN=FILE: requests to ORIGIN are signed with the secrets (whsec_..) of FILE, one a line",
     ),
+    key(
+        "payload.redact",
+        Kind::List,
+        "",
+        "values that nobody is shown, in pages, API, events and audit: names, or JSON pointers into inputs and outputs",
+    ),
     key("saga.definitions", Kind::Text, "", "folder of definitions (*.toml, *.json) stored at start"),
     key("saga.keep_compensated", Kind::Duration, "30d", "how long compensated and abandoned sagas are kept"),
     key("saga.keep_completed", Kind::Duration, "7d", "how long completed sagas are kept"),
@@ -156,6 +173,18 @@ pub(crate) const KEYS: &[Key] = &[
         "longest request, event streams and waits not counted",
     ),
     key("server.tls_cert", Kind::Text, "", "certificate chain (PEM); read again when it changes"),
+    key(
+        "server.tls_client_ca",
+        Kind::Text,
+        "",
+        "authority (PEM) whose certificates clients must present; read again when it changes",
+    ),
+    key(
+        "server.tls_clients",
+        Kind::List,
+        "",
+        "certificates that need no token: dns:NAME=SCOPE or uri:NAME=SCOPE, @NAMESPACE+NAMESPACE behind it narrows",
+    ),
     key("server.tls_key", Kind::Text, "", "private key (PEM) of the certificate"),
     key(
         "server.write_timeout",
@@ -235,6 +264,19 @@ mod tests {
             assert!(!key.about.is_empty());
         }
         assert!(RELOADED.iter().all(|path| find(path).is_some()));
+    }
+
+    #[test]
+    fn sec_23_a_dump_shows_no_password_of_an_address() {
+        for (text, shown) in [
+            ("https://u:p@ss@h:1/a@b", "https://***@h:1/a@b"),
+            ("https://u@h", "https://***@h"),
+            ("https://h/a@b", "https://h/a@b"),
+            ("/a@b", "/a@b"),
+        ] {
+            assert_eq!(Value::Text(text.to_owned()).to_toml(), format!("{shown:?}"));
+            assert_eq!(Value::List(vec![text.to_owned()]).to_toml(), format!("[{shown:?}]"));
+        }
     }
 
     #[test]

@@ -15,8 +15,14 @@ use toml::de::{DeTable, DeValue};
 use crate::error::{Code, Error, Result};
 
 /// Variables of other parts of the binary, which are no keys.
-const NOT_KEYS: &[&str] =
-    &["MAINSTAY_CA", "MAINSTAY_CONFIG", "MAINSTAY_SERVER_URL", "MAINSTAY_TOKEN", "MAINSTAY_TOKEN_FILE"];
+const NOT_KEYS: &[&str] = &[
+    "MAINSTAY_CA",
+    "MAINSTAY_CONFIG",
+    "MAINSTAY_IDENTITY",
+    "MAINSTAY_SERVER_URL",
+    "MAINSTAY_TOKEN",
+    "MAINSTAY_TOKEN_FILE",
+];
 /// Largest configuration file.
 const MAX_FILE: u64 = 1024 * 1024;
 
@@ -56,13 +62,30 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
         flags: &[(&'static str, &'static str, String)],
     ) -> Result<Self> {
+        let text = file.map(read).transpose()?;
+        Self::of_text(file.zip(text.as_deref()), env, flags)
+    }
+
+    /// As [`Config::load`], with the text of the file.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub(crate) fn of_text(
+        file: Option<(&Path, &str)>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: &[(&'static str, &'static str, String)],
+    ) -> Result<Self> {
         let mut config = Self { values: BTreeMap::new() };
         for key in KEYS {
             let value = keys::parse(key.kind, key.default).expect("invariant: defaults parse, tested");
             config.values.insert(key.path, (value, Origin::Default));
         }
-        if let Some(path) = file {
-            config.read_file(path)?;
+        if let Some((path, text)) = file {
+            let table = DeTable::parse(text).map_err(|e| {
+                let line = e.span().map_or(1, |s| line_of(text, s.start));
+                Error::new(Code::ConfigUnreadable, format!("{}:{line}: {}", path.display(), e.message()))
+            })?;
+            config.read_table(path, text, "", table.get_ref())?;
         }
         // Sorted, so that the first complaint is the same in every run.
         let env: BTreeMap<String, String> = env.into_iter().collect();
@@ -77,22 +100,6 @@ impl Config {
             config.set_text(path, text, Origin::Flag(flag))?;
         }
         Ok(config)
-    }
-
-    fn read_file(&mut self, path: &Path) -> Result<()> {
-        let unreadable = |e: std::io::Error| {
-            Error::with(Code::ConfigUnreadable, format!("cannot read {}", path.display()), e)
-        };
-        if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
-            let why = format!("{} is larger than {MAX_FILE} bytes", path.display());
-            return Err(Error::new(Code::ConfigUnreadable, why));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let table = DeTable::parse(&text).map_err(|e| {
-            let line = e.span().map_or(1, |s| line_of(&text, s.start));
-            Error::new(Code::ConfigUnreadable, format!("{}:{line}: {}", path.display(), e.message()))
-        })?;
-        self.read_table(path, &text, "", table.get_ref())
     }
 
     fn read_table(&mut self, path: &Path, text: &str, prefix: &str, table: &DeTable<'_>) -> Result<()> {
@@ -179,6 +186,17 @@ impl Config {
             other => unreachable_kind(path, other),
         }
     }
+}
+
+/// The text of a configuration file.
+fn read(path: &Path) -> Result<String> {
+    let unreadable =
+        |e: std::io::Error| Error::with(Code::ConfigUnreadable, format!("cannot read {}", path.display()), e);
+    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
+        let why = format!("{} is larger than {MAX_FILE} bytes", path.display());
+        return Err(Error::new(Code::ConfigUnreadable, why));
+    }
+    std::fs::read_to_string(path).map_err(unreadable)
 }
 
 /// Asking for a key by another type than its own is a bug that every test run meets at once.

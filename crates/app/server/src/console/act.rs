@@ -220,7 +220,7 @@ fn value_field(shown: &Shown<'_>, asked: &Asked) -> Markup {
     html! {
         label for="json" { @if what == "input" { "Input" } @else { "Output" } " (JSON)" }
         textarea.code #json name="json" rows="8" spellcheck="false" { (text) }
-        @if what == "input" { p.dim { "Values shown as " code { (super::redact::HIDDEN) } " stay as they are unless you replace them." } }
+        @if what == "input" { p.dim { "Values shown as " code { (crate::redact::HIDDEN) } " stay as they are unless you replace them." } }
         @else { p.dim { "What later steps may read. Empty is null." } }
     }
 }

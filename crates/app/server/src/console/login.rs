@@ -66,7 +66,7 @@ fn asked(form: &FormToken, next: &str, wrong: Option<&str>) -> Response {
 pub(super) async fn submit(
     State(console): State<Arc<Console>>,
     Extension(form): Extension<FormToken>,
-    Extension(Peer(from)): Extension<Peer>,
+    Extension(Peer { ip: from, .. }): Extension<Peer>,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {

@@ -15,7 +15,6 @@ mod now;
 mod page;
 mod parts;
 mod press;
-mod redact;
 mod saga;
 mod sagas;
 mod system;
@@ -38,8 +37,8 @@ use crate::api::App;
 use crate::config::Config;
 use crate::error::Code;
 use crate::http::{Access, Pages, Problem, Trace};
+use crate::redact::Redact;
 use activity::Activity;
-use redact::Redact;
 
 /// Where `serve` mounts it. The scopes of its routes (`http::auth`) are written with this prefix.
 pub(crate) const MOUNT: &str = "/console";
@@ -70,7 +69,7 @@ impl Console {
         });
         Self {
             activity: Activity::default(),
-            redact: Redact::new(config.list("console.redact")),
+            redact: Redact::new(config.list("payload.redact"), config.list("console.redact")),
             settings: settings.collect(),
             app,
             access,

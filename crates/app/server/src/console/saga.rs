@@ -22,6 +22,7 @@ use crate::console::visit::Visit;
 use crate::console::{Console, graph, parts, press, timeline, words};
 use crate::error::Code;
 use crate::http::Problem;
+use crate::redact::HIDDEN;
 
 /// Steps listed; a larger definition is read in the export.
 const MAX_STEPS: usize = 200;
@@ -215,7 +216,16 @@ fn about(console: &Console, visit: &Visit, loaded: &Loaded) -> Result<Markup, Pr
                 div { dt { "Node" } dd { (s.owner.as_deref().unwrap_or("none")) } }
                 div { dt { "Fencing token" } dd { (s.epoch) } }
                 div { dt { "Definition hash" } dd { code { (s.definition_hash.to_string()[..16]) } } }
-                @for (k, v) in &s.row.attrs { div { dt { (k) } dd { a href={ "../sagas?attr." (words::encode(k)) "=" (words::encode(v)) } { (v) } } } }
+                @for (k, v) in &s.row.attrs {
+                    div {
+                        dt { (k) }
+                        @if console.redact.hides(k) {
+                            dd { (HIDDEN) }
+                        } @else {
+                            dd { a href={ "../sagas?attr." (words::encode(k)) "=" (words::encode(v)) } { (v) } }
+                        }
+                    }
+                }
             }
             @if let Some(input) = &input { (parts::payload("input", "Input of the saga", input)) }
             p { a.button href={ (uid) "/export" } { "Export" } " " span.dim { "its definition and whole history as one file; hidden values stay hidden" } }
@@ -240,9 +250,9 @@ pub(super) async fn export(
         "exported": instant(app.rt.clock().wall()),
         "server": env!("CARGO_PKG_VERSION"),
         "hidden": true,
-        "saga": view::summary(&loaded.summary),
+        "saga": console.redact.document(view::summary(&loaded.summary)),
         "definition": definition.and_then(|d| serde_json::to_value(d.data()).ok()),
-        "history": loaded.records.iter().map(|r| console.redact.shown(&view::record(r))).collect::<Vec<Value>>(),
+        "history": loaded.records.iter().map(|r| console.redact.document(view::record(r))).collect::<Vec<Value>>(),
         "inbox": loaded.posts.len(),
     });
     let mut response = reply(StatusCode::OK, &body);

@@ -103,6 +103,7 @@ async fn bench_at(mount: &'static str) -> Bench {
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
+        redact: crate::redact::Redact::default(),
         desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
         fleet: None,
         stall: EVENT_STALL,
@@ -110,7 +111,7 @@ async fn bench_at(mount: &'static str) -> Bench {
     let desk = Arc::clone(&app.desk);
     let sessions = Sessions::new(false).unwrap();
     let form = sessions.form_token(None);
-    let access = Arc::new(Access::new(tokens, sessions));
+    let access = Arc::new(Access::new(tokens, sessions, crate::http::Clients::default()));
     let config = Config::load(None, [], &[]).unwrap();
     let console = Arc::new(Console::new(app, access, &config));
     let router = Router::new().nest(mount, router(console));
@@ -456,7 +457,7 @@ async fn if_c14_a_form_without_our_token_changes_nothing() {
 async fn if_c01_a_reader_sees_no_buttons_and_is_refused_here_too() {
     let mut bench = bench().await;
     let uid = bench.settled("two", "o", json!({"b": "lost"})).await;
-    bench.caller = Caller { name: "r".to_owned(), scope: Scope::Read };
+    bench.caller = Caller { name: "r".to_owned(), scope: Scope::Read, namespaces: Vec::new() };
     let before = bench.loaded(&uid).await;
     for page in ["attention".to_owned(), format!("sagas/{}", uid.as_str())] {
         let html = bench.get(&page).await.body;
@@ -635,7 +636,7 @@ async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_na
     assert!(!bench.get("locks").await.body.contains("node &lt;a&gt;"));
     assert!(bench.hold(&format!("default/{ODD}"), "next").await > token);
 
-    bench.caller = Caller { name: "op".to_owned(), scope: Scope::Operate };
+    bench.caller = Caller { name: "op".to_owned(), scope: Scope::Operate, namespaces: Vec::new() };
     assert!(!bench.get("elections").await.body.contains("step down"), "not offered");
     assert_eq!(bench.get("leases/break?name=election%2Fboss").await.status, 403);
     let boss = BTreeMap::from([("lease".to_owned(), "election/boss".to_owned())]);

@@ -10,8 +10,8 @@ use mainstay_store::journal::{Loaded, Record};
 use maud::{Markup, html};
 use serde_json::Value;
 
-use crate::console::redact::Redact;
 use crate::console::words::{self, Sign};
+use crate::redact::Redact;
 
 /// Entries shown; a saga may have thousands, the export has them all.
 const SHOWN: usize = 120;
@@ -332,7 +332,7 @@ mod tests {
             row: Row::running(zero),
             parent: None,
         };
-        draw(&Redact::new(&[]), None, &Loaded { summary, records, posts: Vec::new() }, zero).0
+        draw(&Redact::default(), None, &Loaded { summary, records, posts: Vec::new() }, zero).0
     }
 
     fn at(attempt: u32) -> AttemptRef {

@@ -16,11 +16,11 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Code, Error, Result};
-use crate::http::Gate;
 use crate::http::patient::Patient;
+use crate::http::tls::{Tls, name_of};
+use crate::http::{Gate, Peer};
 
 /// hyper's read buffer: request line and headers must fit. Above our own limits, so that ours answer first
 /// with a problem; beyond it hyper answers 431 by itself.
@@ -52,7 +52,7 @@ pub(crate) async fn bind(listen: &str) -> Result<Listener> {
 }
 
 /// Serves until the gate drains, then waits for what is in flight, at most `limits.drain`.
-pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>, tls: Option<TlsAcceptor>) {
+pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>, tls: Option<Arc<Tls>>) {
     let open = Arc::new(Semaphore::new(gate.limits.connections));
     let per_ip = Arc::new(PerIp { counts: Mutex::default(), cap: gate.limits.connections_per_ip });
     loop {
@@ -90,32 +90,38 @@ pub(crate) async fn serve(listener: Listener, gate: Arc<Gate>, tls: Option<TlsAc
 
 async fn connection(
     gate: Arc<Gate>,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Tls>>,
     stream: TcpStream,
     peer: SocketAddr,
     _place: (OwnedSemaphorePermit, Slot),
 ) {
     let _ = stream.set_nodelay(true);
     let socket = Patient::new(stream, gate.rt.clone(), gate.limits.write_timeout);
-    let Some(tls) = tls else { return talk(gate, socket, peer).await };
+    let mut from = Peer { ip: peer.ip(), name: None };
+    let Some(tls) = tls else { return talk(gate, socket, from).await };
     let limit = gate.limits.header_timeout.min(HANDSHAKE);
     let secure = tokio::select! {
         biased;
-        done = tls.accept(socket) => done,
+        done = tls.acceptor().accept(socket) => done,
         () = gate.rt.clock().sleep(limit) => return,
         () = gate.drain.cancelled() => return,
     };
     // A failed handshake is the client's affair: its alert says why.
-    if let Ok(secure) = secure {
-        talk(gate, secure, peer).await;
+    match secure {
+        Ok(secure) => {
+            let chain = secure.get_ref().1.peer_certificates();
+            from.name = chain.and_then(|chain| name_of(chain.first()?));
+            talk(gate, secure, from).await;
+        }
+        Err(error) => tracing::debug!(%peer, %error, "a handshake failed"),
     }
 }
 
-async fn talk(gate: Arc<Gate>, socket: impl AsyncRead + AsyncWrite + Unpin, peer: SocketAddr) {
+async fn talk(gate: Arc<Gate>, socket: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
     let busy = Arc::new(AtomicUsize::new(0));
     let (inner, counter) = (Arc::clone(&gate), Arc::clone(&busy));
     let service = service_fn(move |request: Request<Incoming>| {
-        let (gate, busy) = (Arc::clone(&inner), Arc::clone(&counter));
+        let (gate, busy, peer) = (Arc::clone(&inner), Arc::clone(&counter), peer.clone());
         async move {
             busy.fetch_add(1, Ordering::Relaxed);
             let response = gate.handle(peer, request).await;

@@ -1,6 +1,6 @@
 //! What every request passes: limits, host, cross-site, authentication, body, time; then the router.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,8 +50,12 @@ pub(crate) struct Limits {
 }
 
 /// Where a request came from.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Peer(pub(crate) IpAddr);
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    pub(crate) ip: IpAddr,
+    /// By the certificate of the connection.
+    pub(crate) name: Option<Arc<str>>,
+}
 
 /// How problems look where people meet them: pages instead of JSON.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +94,7 @@ impl Gate {
     }
 
     /// Answers one request. Every answer that is not a success is a problem.
-    pub(crate) async fn handle(&self, peer: SocketAddr, request: Request<Incoming>) -> Response {
+    pub(crate) async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Response {
         let trace = Trace::of(request.headers(), self.rt.rng().as_ref());
         let uri = request.uri().clone();
         let page = (self.pages.is_page)(&uri, request.headers());
@@ -113,12 +117,7 @@ impl Gate {
         response
     }
 
-    async fn pass(
-        &self,
-        peer: SocketAddr,
-        request: Request<Incoming>,
-        trace: &Trace,
-    ) -> Result<Response, Problem> {
+    async fn pass(&self, peer: Peer, request: Request<Incoming>, trace: &Trace) -> Result<Response, Problem> {
         let (mut parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
         if target > MAX_URL {
@@ -135,7 +134,7 @@ impl Gate {
         guard::cross_site(&parts.method, &parts.headers)?;
         let now = (self.rt.clock().now(), self.rt.clock().wall());
         let line = (&parts.method, parts.uri.path(), &parts.headers);
-        let caller = self.access.check(line, peer.ip(), now)?;
+        let caller = self.access.check(line, &peer, now)?;
         if self.drain.is_cancelled() && !is_health(parts.uri.path()) {
             return Err(Problem::new(Code::Draining, "the server is stopping").retry_after(OVERLOAD_RETRY));
         }
@@ -152,7 +151,7 @@ impl Gate {
         let body = self.body(&parts.method, &parts.headers, body).await?;
         let form = self.access.form_token(&parts.headers);
         parts.extensions.insert(form);
-        parts.extensions.insert(Peer(peer.ip()));
+        parts.extensions.insert(peer);
         parts.extensions.insert(caller);
         parts.extensions.insert(trace.clone());
         let call = self.router.clone().oneshot(Request::from_parts(parts, body));

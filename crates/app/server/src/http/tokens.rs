@@ -15,10 +15,12 @@ use subtle::ConstantTimeEq;
 
 use crate::error::{Code, Error, Result};
 use crate::http::stamp::{Stamp, stamp};
-use crate::http::{Caller, Scope};
+use crate::http::{Caller, Scope, is_namespace};
 
 /// Most tokens of one data folder: each is compared on every request.
 const MAX_TOKENS: usize = 256;
+/// Most namespaces of one token: each is compared with the name that a request reaches.
+const MAX_NAMESPACES: usize = 16;
 
 /// A token as stored.
 #[derive(Clone, Debug)]
@@ -26,7 +28,15 @@ pub(crate) struct Token {
     pub(crate) name: String,
     pub(crate) scope: Scope,
     pub(crate) expires: Option<WallTime>,
+    /// What its bearer may reach; none: everything.
+    pub(crate) namespaces: Vec<String>,
     hash: [u8; 32],
+}
+
+impl Token {
+    fn caller(&self) -> Caller {
+        Caller { name: self.name.clone(), scope: self.scope, namespaces: self.namespaces.clone() }
+    }
 }
 
 /// A token to make.
@@ -34,6 +44,7 @@ pub(crate) struct NewToken {
     pub(crate) name: String,
     pub(crate) scope: Scope,
     pub(crate) expires: Option<WallTime>,
+    pub(crate) namespaces: Vec<String>,
 }
 
 /// The tokens of a data folder.
@@ -82,6 +93,11 @@ impl Tokens {
         Ok(!self.all()?.is_empty() || self.on.load(Ordering::Relaxed))
     }
 
+    /// Says that somebody has to be known also while there is no token: the node knows certificates.
+    pub(crate) fn demand(&self) {
+        self.on.store(true, Ordering::Relaxed);
+    }
+
     /// Who presents `secret`. Every stored token is compared, in constant time.
     ///
     /// # Errors
@@ -104,7 +120,7 @@ impl Tokens {
         for token in self.all()?.iter() {
             let same = bool::from(token.hash.ct_eq(given));
             if same && token.expires.is_none_or(|t| t > now) {
-                found = Some(Caller { name: token.name.clone(), scope: token.scope });
+                found = Some(token.caller());
             }
         }
         Ok(found)
@@ -120,6 +136,16 @@ impl Tokens {
             let why = "a token name has 1 to 64 letters, digits or - _ . @";
             return Err(Error::new(Code::BadValue, why));
         }
+        if let Some(bad) = new.namespaces.iter().find(|n| !is_namespace(n)) {
+            let why = format!("`{bad}`: a namespace has 1 to 128 letters, digits or - _ . / :");
+            return Err(Error::new(Code::BadValue, why));
+        }
+        if new.namespaces.len() > MAX_NAMESPACES {
+            return Err(Error::new(
+                Code::BadValue,
+                format!("a token has at most {MAX_NAMESPACES} namespaces"),
+            ));
+        }
         let mut list = self.all()?.to_vec();
         if list.iter().any(|t| t.name == new.name) {
             return Err(Error::new(Code::BadValue, format!("a token named `{}` exists", new.name)));
@@ -134,7 +160,8 @@ impl Tokens {
         }
         let secret = SecretString::from(format!("ms_{}", hex(&random)));
         let hash = Sha256::digest(secret.expose_secret().as_bytes()).into();
-        list.push(Token { name: new.name.clone(), scope: new.scope, expires: new.expires, hash });
+        let (name, namespaces) = (new.name.clone(), new.namespaces.clone());
+        list.push(Token { name, scope: new.scope, expires: new.expires, namespaces, hash });
         self.write(&list)?;
         Ok(secret)
     }
@@ -171,7 +198,12 @@ impl Tokens {
         let mut text = String::new();
         for t in list {
             let expires = t.expires.map_or_else(|| "never".to_owned(), |e| e.unix_millis().to_string());
-            let _ = writeln!(text, "{} {} {} {expires}", t.name, t.scope.as_str(), hex(&t.hash));
+            let _ = write!(text, "{} {} {} {expires}", t.name, t.scope.as_str(), hex(&t.hash));
+            // A version that does not know namespaces reads no such line, and admits nobody.
+            let _ = match t.namespaces.join(",") {
+                none if none.is_empty() => writeln!(text),
+                some => writeln!(text, " {some}"),
+            };
         }
         let fresh = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
@@ -194,12 +226,22 @@ impl Tokens {
 
 fn parse(line: &str) -> Option<Token> {
     let parts: Vec<&str> = line.split_whitespace().collect();
-    let [name, scope, hash, expires] = parts.as_slice() else { return None };
+    let (name, scope, hash, expires, namespaces) = match parts.as_slice() {
+        [name, scope, hash, expires] => (name, scope, hash, expires, Vec::new()),
+        [name, scope, hash, expires, list] => {
+            (name, scope, hash, expires, list.split(',').map(str::to_owned).collect())
+        }
+        _ => return None,
+    };
+    if !namespaces.iter().all(|n: &String| is_namespace(n)) {
+        return None;
+    }
     let expires = match *expires {
         "never" => None,
         millis => Some(WallTime::from_unix_millis(millis.parse().ok()?)),
     };
-    Some(Token { name: (*name).to_owned(), scope: Scope::parse(scope)?, expires, hash: unhex(hash)? })
+    let name = (*name).to_owned();
+    Some(Token { name, scope: Scope::parse(scope)?, expires, namespaces, hash: unhex(hash)? })
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -231,15 +273,27 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let tokens = Tokens::of(dir.path());
         let later = WallTime::from_unix_millis(1_000);
-        let new = NewToken { name: "ci".to_owned(), scope: Scope::Operate, expires: Some(later) };
+        let mut new = NewToken {
+            name: "ci".to_owned(),
+            scope: Scope::Operate,
+            expires: Some(later),
+            namespaces: vec!["team-a".to_owned(), "x/y".to_owned()],
+        };
         let secret = tokens.create(&new).unwrap();
         let file = fs::read_to_string(dir.path().join("tokens")).unwrap();
         assert!(!file.contains(secret.expose_secret()), "{file}");
         assert_eq!(fs::metadata(dir.path().join("tokens")).unwrap().mode() & 0o777, 0o600);
         let at = |ms| tokens.caller(secret.expose_secret(), WallTime::from_unix_millis(ms)).unwrap();
-        assert_eq!(at(0).map(|c| (c.name, c.scope)), Some(("ci".to_owned(), Scope::Operate)));
+        let namespaces = new.namespaces.clone();
+        let known = Caller { name: "ci".to_owned(), scope: Scope::Operate, namespaces };
+        assert_eq!(at(0), Some(known));
         assert!(at(1_000).is_none(), "it expired");
         assert!(tokens.create(&new).is_err(), "the name is taken");
+        new.name = "other".to_owned();
+        for bad in ["", "a b", "a,b", "*"] {
+            new.namespaces = vec![bad.to_owned()];
+            assert!(tokens.create(&new).is_err(), "{bad}");
+        }
         assert!(tokens.revoke("ci").unwrap());
         assert!(at(0).is_none(), "it was revoked");
     }
@@ -247,8 +301,15 @@ mod tests {
     #[test]
     fn a_damaged_file_admits_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tokens"), "ci operate nonsense never\n").unwrap();
-        let error = Tokens::of(dir.path()).all().unwrap_err();
-        assert_eq!(error.code(), Code::TokensFile);
+        let hash = "0".repeat(64);
+        for line in [
+            "ci operate nonsense never".to_owned(),
+            format!("ci operate {hash} never a,,b"),
+            format!("ci operate {hash} never a b"),
+        ] {
+            fs::write(dir.path().join("tokens"), line).unwrap();
+            let error = Tokens::of(dir.path()).all().unwrap_err();
+            assert_eq!(error.code(), Code::TokensFile);
+        }
     }
 }

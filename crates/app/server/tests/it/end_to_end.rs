@@ -70,7 +70,7 @@ fn the_command_line_runs_a_saga_through_and_another_one_back() {
 }
 
 /// A participant that answers everything with these bytes and closes.
-fn rude(answer: Vec<u8>) -> String {
+pub(crate) fn rude(answer: Vec<u8>) -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let origin = format!("http://{}", listener.local_addr().unwrap());
     std::thread::spawn(move || {

@@ -158,3 +158,90 @@ fn sec_23_sec_24_planted_secrets_appear_in_no_output() {
     assert!(!seen.contains(&secret[3..]), "{seen}");
     assert!(node.log().contains("status=422"), "the log is on: {}", node.log());
 }
+
+/// What the rules hide is in no answer, page, event, audit line or log line, and in the store as it was sent.
+#[test]
+fn sec_23_sec_24_hidden_values_of_payloads_appear_nowhere_but_in_the_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let canary = "CANARY-7be2";
+    let (folder, config) = (dir.path().join("definitions"), dir.path().join("m.toml"));
+    std::fs::create_dir(&folder).unwrap();
+    // What became of the step is unknown, so the saga waits for a person.
+    let origin = crate::end_to_end::rude(b"HTTP/1.1 500 Internal\r\ncontent-length: 0\r\n\r\n".to_vec());
+    let definition = format!(
+        "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[retry]\nattempts = 1\n[[steps]]\nname = \"a\"\n\
+         action = \"{origin}/a\"\nundo = \"{origin}/u\"\non_unknown = \"ask\"\n"
+    );
+    std::fs::write(folder.join("pay.toml"), definition).unwrap();
+    let rules = "[payload]\nredact = [\"PIN\", \"/card/number\"]\n[log]\nfilter = \"trace\"\n";
+    std::fs::write(&config, rules).unwrap();
+    let data = dir.path().join("data");
+    let more = ["--allow-participant", &*origin, "--definitions", folder.to_str().unwrap()];
+    let mut node = Node::start(&data, &[&more[..], &["--config", config.to_str().unwrap()]].concat());
+    let payload = format!("{{\"pin\":\"{canary}\",\"card\":{{\"number\":\"{canary}\",\"year\":2031}}}}");
+    let mut body =
+        format!("{{\"definition\":\"pay\",\"input\":{payload},\"attrs\":{{\"pin\":\"{canary}\"}}}}");
+    let post = |path: &str, body: &str| {
+        let request = Request::new("POST", path).header("content-type", "application/json");
+        request.header("idempotency-key", path).body(body)
+    };
+    let started = node.send(&post("/v1/sagas", &body));
+    let uid = started.json()["uid"].as_str().unwrap().to_owned();
+    let saga = format!("/v1/sagas/{uid}");
+    let stuck = node.get(&format!("{saga}?wait=20s"));
+    assert_eq!(stuck.json()["status"], "needs_attention", "{}", stuck.text());
+    assert_eq!(stuck.json()["input"]["card"], serde_json::json!({"number": "[hidden]", "year": 2031}));
+    // An edited input is sent whole, or not at all.
+    let action = format!("{saga}/actions");
+    let retry =
+        |input: &str| format!("{{\"action\":\"retry\",\"step\":\"a\",\"reason\":\"r\",\"input\":{input}}}");
+    let hidden = node.send(&post(&action, &retry("{\"pin\":\"[hidden]\"}")).header("if-match", "\"1\""));
+    assert_eq!(hidden.problem(), "MS0101");
+    let etag = stuck.header("etag").unwrap();
+    let retried = node.send(&post(&action, &retry(&payload)).header("if-match", etag));
+    assert_eq!(retried.status, 200, "{}", retried.text());
+    body = format!("{{\"filter\":{{\"attr.pin\":\"{canary}\"}},\"action\":\"pause\",\"reason\":\"r\"}}");
+    let bulk = node.send(&post("/v1/sagas/actions", &body));
+    assert_eq!(bulk.status, 202, "{}", bulk.text());
+    let mut seen = [&started, &stuck, &hidden, &retried, &bulk].map(crate::harness::Answer::text).concat();
+    let mut paths: Vec<String> =
+        ["/v1/sagas", "/v1/attention", "/v1/jobs", "/v1/audit", "/metrics", "/console/now"]
+            .map(str::to_owned)
+            .to_vec();
+    paths.extend(["/console/attention", "/console/sagas", "/console/audit"].map(str::to_owned));
+    paths.extend(["", "/history", "/export"].map(|part| format!("{saga}{part}")));
+    paths.extend(["", "/export", "/act?do=retry&step=a"].map(|part| format!("/console/sagas/{uid}{part}")));
+    for path in &paths {
+        let answer = node.get(path);
+        assert!(answer.status < 500, "{path}: {}", answer.text());
+        seen.push_str(&answer.text());
+    }
+    let events = first_events(&node, "/v1/events?after=0", "mainstay.saga.step_started");
+    seen.push_str(&events);
+    assert_eq!(node.stop(), Some(0));
+    seen.push_str(&node.log());
+    let at = seen.find(canary).map(|at| seen[at.saturating_sub(300)..].chars().take(400).collect::<String>());
+    assert_eq!(at, None);
+    assert!(seen.matches("[hidden]").count() > 10);
+    let stored: Vec<u8> = ["mainstay.db", "mainstay.db-wal"]
+        .iter()
+        .flat_map(|file| std::fs::read(data.join(file)).unwrap_or_default())
+        .collect();
+    assert!(stored.windows(canary.len()).any(|w| w == canary.as_bytes()), "what is stored is what was sent");
+}
+
+/// A stream of events until it has told of `wanted`.
+fn first_events(node: &Node, path: &str, wanted: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(&node.address).unwrap();
+    stream.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
+    stream.write_all(&Request::new("GET", path).bytes(&node.address)).unwrap();
+    let mut text = String::new();
+    while !text.contains(wanted) {
+        let mut chunk = [0; 4096];
+        let n = stream.read(&mut chunk).unwrap();
+        assert!(n > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+    }
+    text
+}

@@ -11,10 +11,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::harness::{Node, PATIENCE, Request, eventually, mainstay, run, stderr, stdout, token};
 
-type Secure = StreamOwned<ClientConnection, TcpStream>;
+pub(crate) type Secure = StreamOwned<ClientConnection, TcpStream>;
 
 /// A certificate for localhost and its key, under a name.
-fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let files = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     std::fs::write(&files.0, made.cert.pem()).unwrap();
@@ -22,17 +22,24 @@ fn pair(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     files
 }
 
-fn client(trusted: &Path, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+/// A client that trusts one certificate.
+pub(crate) fn trusting(
+    trusted: &Path,
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(trusted).unwrap()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let mut config = config.with_root_certificates(roots).with_no_client_auth();
+    config.with_root_certificates(roots)
+}
+
+fn client(trusted: &Path, alpn: &[&[u8]]) -> Arc<ClientConfig> {
+    let mut config = trusting(trusted).with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
     Arc::new(config)
 }
 
-fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<Secure> {
+pub(crate) fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<Secure> {
     let socket = TcpStream::connect(address)?;
     socket.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from("localhost").unwrap();
@@ -41,17 +48,30 @@ fn connect(address: &str, config: Arc<ClientConfig>) -> std::io::Result<Secure> 
     Ok(stream)
 }
 
-/// One request on a connection that stays open; the status.
-fn ask(stream: &mut Secure, path: &str) -> String {
-    stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).unwrap();
+/// One request on a connection that stays open, with more headers; the status and the body.
+pub(crate) fn ask(stream: &mut Secure, line: &str, headers: &str) -> std::io::Result<(String, String)> {
+    stream.write_all(format!("{line} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n").as_bytes())?;
     let mut text = String::new();
-    while !text.contains("\r\n\r\n") {
+    loop {
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length = head
+                .lines()
+                .find_map(|l| l.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0_usize) {
+                return Ok((head.split(' ').nth(1).unwrap().to_owned(), body.to_owned()));
+            }
+        }
         let mut chunk = [0; 4096];
-        let n = stream.read(&mut chunk).unwrap();
-        assert!(n > 0, "{text}");
+        let n = stream.read(&mut chunk)?;
+        if n == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
         text.push_str(&String::from_utf8_lossy(&chunk[..n]));
     }
-    text.split(' ').nth(1).unwrap().to_owned()
+}
+
+fn status(stream: &mut Secure, path: &str) -> String {
+    ask(stream, &format!("GET {path}"), "").unwrap().0
 }
 
 fn node(dir: &Path, files: &(PathBuf, PathBuf), more: &[&str]) -> Node {
@@ -76,7 +96,7 @@ fn sec_05_a_certificate_is_exchanged_without_dropping_a_connection() {
     put(&a);
     let node = node(dir.path(), &live, &[]);
     let mut old = connect(&node.address, client(&a.0, &[])).unwrap();
-    assert_eq!(ask(&mut old, "/livez"), "200");
+    assert_eq!(status(&mut old, "/livez"), "200");
     assert!(connect(&node.address, client(&b.0, &[])).is_err(), "b is not there yet");
     // Half written: the old pair stays in force.
     std::fs::write(&live.0, "-----BEGIN CERTIFICATE-----\nhalf").unwrap();
@@ -84,7 +104,7 @@ fn sec_05_a_certificate_is_exchanged_without_dropping_a_connection() {
     put(&b);
     eventually("the new certificate is in force", || connect(&node.address, client(&b.0, &[])).ok());
     assert!(connect(&node.address, client(&a.0, &[])).is_err());
-    assert_eq!(ask(&mut old, "/readyz"), "200", "the connection of before goes on");
+    assert_eq!(status(&mut old, "/readyz"), "200", "the connection of before goes on");
     assert!(node.log().contains("the old certificate stays in force"), "{}", node.log());
 }
 
@@ -151,7 +171,7 @@ fn sec_07_silent_and_plain_clients_of_a_tls_listener_are_cut_while_others_are_se
     // The beginning of a client hello, and no more.
     half.write_all(&[0x16, 0x03, 0x01, 0x02, 0x00]).unwrap();
     let mut served = connect(&node.address, client(&files.0, &[])).unwrap();
-    assert_eq!(ask(&mut served, "/livez"), "200");
+    assert_eq!(status(&mut served, "/livez"), "200");
     for stream in [&mut silent, &mut half] {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert!(matches!(stream.read(&mut [0; 16]), Ok(0)), "it is closed, not left waiting");

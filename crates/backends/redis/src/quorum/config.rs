@@ -1,6 +1,7 @@
 //! Options of a quorum.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ const MAX_TTL: Duration = Duration::from_secs(30);
 /// | `require_durable` | off | few run `appendfsync always`; with it tokens are strict |
 /// | `allow_even` | off | an even number survives no more failures than one less, and splits evenly |
 /// | `profile`, `epoch` | as for one server | |
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[must_use]
 pub struct Builder {
     urls: Vec<String>,
@@ -38,6 +39,13 @@ pub struct Builder {
     even: bool,
     trusted: bool,
     pub(super) max_ttl: Duration,
+}
+
+/// Without its address, which may hold a password.
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl Builder {
