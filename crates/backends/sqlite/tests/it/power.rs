@@ -451,9 +451,8 @@ fn syncs_after_failure(trace: &Trace, path_end: &str) -> (usize, usize) {
     let end = |of: &dyn Fn(&Op) -> bool| trace.ops.iter().find(|op| of(op)).unwrap().end;
     let failed = end(&|op| matches!(op.kind, OpKind::SyncFailed(_)));
     let stopped = end(&|op| matches!(&op.kind, OpKind::Write(_, bytes) if bytes == STOPPED));
-    let later = |ops: Vec<&Op>, when| {
-        ops.into_iter().filter(|op| op.end > when && op.kind == OpKind::Sync).count()
-    };
+    let later =
+        |ops: Vec<&Op>, when| ops.into_iter().filter(|op| op.end > when && op.kind == OpKind::Sync).count();
     (later(of(trace, path_end), failed), later(trace.ops.iter().collect(), stopped))
 }
 

@@ -156,7 +156,8 @@ fn a_refused_change_changes_nothing() {
     let long = "x".repeat(300);
     let large = "x".repeat(MAX_EDIT);
     type Change<'a> = &'a dyn Fn(&mut Draft<'_>) -> Result<()>;
-    let changes: [(Change<'_>, fn(ErrorKind) -> bool); 11] = [
+    type Refused = fn(ErrorKind) -> bool;
+    let changes: [(Change<'_>, Refused); 11] = [
         (&|d| d.insert_text("t", 1, "x"), |k| k == ErrorKind::OutOfBounds { at: 1, len: 5 }),
         (&|d| d.insert_text("t", 6, "x"), |k| k == ErrorKind::OutOfBounds { at: 6, len: 5 }),
         (&|d| d.remove_text("t", 3..4), |k| k == ErrorKind::OutOfBounds { at: 4, len: 5 }),
