@@ -17,8 +17,6 @@ use crate::feeds::Feeds;
 const MAX_NAME: usize = 1_024;
 /// Longest lease: a longer one would outlive everybody who could end it.
 const MAX_TTL: Duration = Duration::from_secs(86_400);
-/// Between two looks of a waiter that gets no hint.
-const LOOK: Duration = Duration::from_secs(1);
 /// Behind the end of a holder's lease before the next look.
 const BEHIND: Duration = Duration::from_millis(2);
 /// How long a release is remembered, for those who repeat it.
@@ -198,23 +196,31 @@ impl Desk {
                     return Ok(Taken { owner: ask.owner.clone(), token, ttl: ask.ttl, deadline });
                 }
                 Acquired::Held { by, remaining } => (by, remaining),
-                Acquired::Queued { .. } => {
-                    let info = self.store.inspect(&ask.name).await?;
-                    let first = info.holders.into_iter().next();
-                    first.map_or((String::new(), None), |(owner, _, left)| (owner, Some(left)))
-                }
+                Acquired::Queued { remaining, .. } => (String::new(), remaining),
             };
             let now = clock.now();
             if now >= until {
-                return Err(Refused::Held { by: by.0, remaining: by.1 });
+                return Err(self.held(ask, by).await?);
             }
-            let look = by.1.map_or(LOOK, |left| left.saturating_add(BEHIND)).min(LOOK);
+            // When a lease is due, to keep the place, and after too long a silence.
+            let due = by.1.map_or(Duration::MAX, |left| left.saturating_add(BEHIND));
+            let look = due.min(ask.ttl / 3).min(self.store.guarantees().recheck);
             tokio::select! {
                 biased;
                 () = hint => {}
                 () = clock.sleep_until(now.saturating_add(look).min(until)) => {}
             }
         }
+    }
+
+    /// Who is in the way; whoever stands in line was not told.
+    async fn held(&self, ask: &Ask, (by, remaining): (String, Option<Duration>)) -> Result<Refused> {
+        if !by.is_empty() {
+            return Ok(Refused::Held { by, remaining });
+        }
+        let first = self.store.inspect(&ask.name).await?.holders.into_iter().next();
+        let (by, remaining) = first.map_or((by, remaining), |(owner, _, left)| (owner, Some(left)));
+        Ok(Refused::Held { by, remaining })
     }
 
     async fn keep(&self, ask: &Ask, token: FencingToken) -> Result<()> {

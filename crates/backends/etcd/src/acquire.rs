@@ -81,8 +81,11 @@ impl EtcdLeases {
                 // Somebody is there; a long line is not read only to stand behind it.
                 return self.join(request, lease, &[]).await;
             }
-            if let Some(refused) = self.refused(request, &seen).await? {
+            let refused = self.refused(request, &seen).await;
+            if !matches!(refused, Ok(None)) {
                 self.abandon(&request.op_id, lease).await?;
+            }
+            if let Some(refused) = refused? {
                 return Ok(refused);
             }
             views = Some(seen);
@@ -99,10 +102,13 @@ impl EtcdLeases {
         if let Some(unmet) = self.unmet(request, views) {
             return Ok(Some(unmet));
         }
+        let asked = || views.iter().filter(|v| request.names.contains(&v.name));
+        if let Some(error) = asked().find_map(|v| v.mismatch(request.share, i64::MAX)) {
+            return Err(error);
+        }
         if request.line == Line::Join {
             return Ok(None);
         }
-        let asked = || views.iter().filter(|v| request.names.contains(&v.name));
         let Some(obstacle) = asked().find_map(|v| v.obstacle(request.share, i64::MAX)) else {
             return Ok(None);
         };
@@ -201,10 +207,10 @@ impl EtcdLeases {
     /// The keys of an acquisition, with the marks of its ownership or without.
     pub(crate) fn puts(&self, request: &AcquireRequest, lease: i64, held: bool) -> Vec<RequestOp> {
         let scheme = &self.0.scheme;
-        let (kind, limit) = match request.share {
-            Share::Exclusive => (Kind::Exclusive, 0),
-            Share::Shared => (Kind::Shared, 0),
-            Share::Permit { limit } => (Kind::Permit, limit),
+        let (kind, limit, count) = match request.share {
+            Share::Exclusive => (Kind::Exclusive, 0, 0),
+            Share::Shared => (Kind::Shared, 0, 0),
+            Share::Permit { limit, count } => (Kind::Permit, limit, count),
         };
         let place = Place {
             op: request.op_id.clone(),
@@ -212,6 +218,7 @@ impl EtcdLeases {
             note: request.note.clone(),
             share: kind.into(),
             limit,
+            count,
             several: request.names.len() > 1,
         };
         let nanos = u64::try_from(request.ttl.as_nanos()).unwrap_or(u64::MAX);

@@ -48,8 +48,8 @@ impl EtcdLeases {
         let before =
             keys.iter().zip(marks).map(|(keys, marks)| keys - 1 - marks.max(&1)).max().unwrap_or(0).max(0);
         match self.turn(request, lease, request.ttl, created).await? {
-            Known::Answer(Acquired::Queued { position: None }) => {
-                Ok(Acquired::Queued { position: u32::try_from(before).ok() })
+            Known::Answer(Acquired::Queued { position: None, remaining }) => {
+                Ok(Acquired::Queued { position: u32::try_from(before).ok(), remaining })
             }
             Known::Answer(answer) => Ok(answer),
             Known::Gone => Err(lost(&request.op_id)),
@@ -103,7 +103,8 @@ impl EtcdLeases {
                     None => self.0.hub.unfollow(&request.op_id),
                 }
                 Ok(Known::Answer(match request.line {
-                    Line::Join => Acquired::Queued { position: waits.position },
+                    // The end of a lease deletes its keys, and that is told.
+                    Line::Join => Acquired::Queued { position: waits.position, remaining: None },
                     Line::Try => Acquired::Held { by: waits.by, remaining: None },
                 }))
             }
@@ -148,8 +149,13 @@ impl EtcdLeases {
         if let Some(proofs) = own.iter().map(|e| e.proof).collect() {
             return Ok(Stand::Holds(proofs));
         }
-        for view in &views {
-            if let Some(obstacle) = view.obstacle(request.share, created) {
+        for (view, own) in views.iter().zip(&own) {
+            // Its own share, not the request's: the semaphore may have been given another limit while it waited.
+            if let Some(error) = view.mismatch(own.share(), created) {
+                self.abandon(&request.op_id, lease).await?;
+                return Err(error);
+            }
+            if let Some(obstacle) = view.obstacle(own.share(), created) {
                 return Ok(Stand::Waits(Waits {
                     follows: obstacle.last.map(|e| e.key.clone()),
                     by: obstacle.first.owner(),

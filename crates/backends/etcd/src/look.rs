@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use mainstay_store::lease::{AcquireRequest, LeaseInfo, Share, Transferred};
+use mainstay_store::lease::{AcquireRequest, LeaseInfo, Share, Transferred, check_limit, mismatch};
 use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
+use prost::Message as _;
 
 use crate::conn::Repeat;
 use crate::state::{Entry, View, revision_of, token};
 use crate::store::EtcdLeases;
+use crate::wire::record::Place;
 use crate::wire::{self, KeyValue, RangeRequest, RequestOp, ResponseOp, TxnRequest, TxnResponse};
 
 /// Marks read at once when names are listed.
@@ -196,6 +198,47 @@ impl EtcdLeases {
         let mut deletes = vec![wire::delete(entry.key.clone())];
         deletes.extend(side.map(|prefix| wire::delete([prefix.as_slice(), entry.part.as_bytes()].concat())));
         deletes
+    }
+
+    /// Writes another limit for everybody who holds or waits. Other processes are not told: who waits there sees it when
+    /// it next keeps its place.
+    pub(crate) async fn give_limit(&self, name: &str, limit: u32) -> Result<()> {
+        check_limit(limit)?;
+        self.0.scheme.check(&[name.to_owned()])?;
+        for _ in 0..TRIES {
+            let view = self.look(name).await?;
+            if view.entries.is_empty() {
+                return Ok(());
+            }
+            if view.entries.len() > MAX_TIMES {
+                let text =
+                    format!("more than {MAX_TIMES} hold `{name}` or wait for it: too many for one step");
+                return Err(Error::new(ErrorKind::TooLarge, text));
+            }
+            let mut compare: Vec<_> =
+                view.entries.iter().map(|e| wire::is_created(e.key.clone(), e.created)).collect();
+            compare.push(wire::none_since(self.0.scheme.locks(name), view.revision));
+            let mut success = Vec::new();
+            for entry in &view.entries {
+                let Some(place) =
+                    entry.place.as_ref().filter(|_| matches!(entry.share(), Share::Permit { .. }))
+                else {
+                    return Err(mismatch(name, "is no semaphore"));
+                };
+                let key = self.0.scheme.place(name, entry.lease);
+                success.push(wire::change(key, Place { limit, ..place.clone() }.encode_to_vec()));
+            }
+            let txn = TxnRequest { compare, success, failure: Vec::new() };
+            let answer = self.0.conn.txn(Repeat::Harmless, txn).await?;
+            if answer.reply.succeeded {
+                self.0.hub.fire(name);
+                return Ok(());
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            format!("`{name}` changed hands while it was given another limit"),
+        ))
     }
 
     pub(crate) async fn burn(&self, name: &str) -> Result<FencingToken> {

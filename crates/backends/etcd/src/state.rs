@@ -4,7 +4,7 @@
 //! room for it. Nobody is overtaken, also not by somebody who could share. Once a key holds it holds until it is
 //! deleted, because keys before it can only go away.
 
-use mainstay_store::lease::{LeaseInfo, Share};
+use mainstay_store::lease::{LeaseInfo, Share, mismatch};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use prost::Message as _;
 
@@ -55,7 +55,7 @@ impl Entry {
         match place.share() {
             Kind::Exclusive => Share::Exclusive,
             Kind::Shared => Share::Shared,
-            Kind::Permit => Share::Permit { limit: place.limit.max(1) },
+            Kind::Permit => Share::Permit { limit: place.limit.max(1), count: place.count.max(1) },
         }
     }
 
@@ -104,24 +104,44 @@ impl View {
 
     /// Who keeps a request of this kind waiting whose key was created at `created`, or would be created now.
     pub(crate) fn obstacle(&self, share: Share, created: i64) -> Option<Obstacle<'_>> {
-        let mut limit = match share {
-            Share::Permit { limit } => limit as usize,
-            _ => usize::MAX,
+        let (mut limit, mut taken) = match share {
+            Share::Permit { limit, count } => (u64::from(limit), u64::from(count)),
+            _ => (u64::MAX, 0),
         };
-        let (mut count, mut odd): (usize, Option<Obstacle<'_>>) = (0, None);
+        let mut odd: Option<Obstacle<'_>> = None;
         let before = || self.entries.iter().take_while(|e| e.created < created);
         for entry in before() {
             match (entry.share(), share) {
                 (Share::Shared, Share::Shared) => {}
-                (Share::Permit { limit: other }, Share::Permit { .. }) => limit = limit.min(other as usize),
+                (Share::Permit { limit: theirs, count }, Share::Permit { .. }) => {
+                    limit = limit.min(theirs.into());
+                    taken += u64::from(count);
+                }
                 _ => odd = Some(Obstacle { first: odd.map_or(entry, |o| o.first), last: Some(entry) }),
             }
-            count += 1;
         }
         odd.or_else(|| {
-            let first = before().last().filter(|_| count >= limit)?;
+            let first = before().last().filter(|_| taken > limit)?;
             Some(Obstacle { first, last: None })
         })
+    }
+
+    /// What is wrong with asking for permits of this semaphore, as the name is used by whoever was there before a key
+    /// created at `created`.
+    pub(crate) fn mismatch(&self, share: Share, created: i64) -> Option<Error> {
+        let Share::Permit { limit, count } = share else { return None };
+        if count > limit {
+            return Some(mismatch(
+                &self.name,
+                format_args!("has {limit} permits now; {count} are asked for"),
+            ));
+        }
+        let theirs =
+            self.entries.iter().take_while(|e| e.created < created).find_map(|e| match e.share() {
+                Share::Permit { limit: theirs, .. } if theirs != limit => Some(theirs),
+                _ => None,
+            })?;
+        Some(mismatch(&self.name, format_args!("is a semaphore of {theirs} permits, not of {limit}")))
     }
 
     /// How many wait before a key created at `created`.
@@ -206,18 +226,18 @@ mod tests {
     const R: Share = Share::Shared;
 
     fn p(limit: u32) -> Share {
-        Share::Permit { limit }
+        Share::Permit { limit, count: 1 }
     }
 
     fn view(shares: &[Option<Share>]) -> View {
         let entry = |(i, share): (usize, &Option<Share>)| {
             let place = share.map(|share| {
-                let (kind, limit) = match share {
-                    Share::Exclusive => (Kind::Exclusive, 0),
-                    Share::Shared => (Kind::Shared, 0),
-                    Share::Permit { limit } => (Kind::Permit, limit),
+                let (kind, limit, count) = match share {
+                    Share::Exclusive => (Kind::Exclusive, 0, 0),
+                    Share::Shared => (Kind::Shared, 0, 0),
+                    Share::Permit { limit, count } => (Kind::Permit, limit, count),
                 };
-                Place { owner: format!("o{i}"), share: kind.into(), limit, ..Place::default() }
+                Place { owner: format!("o{i}"), share: kind.into(), limit, count, ..Place::default() }
             });
             let created = i64::try_from(i).unwrap() * 10 + 10;
             Entry {
@@ -258,7 +278,24 @@ mod tests {
         check(&[Some(p(2)), Some(p(2)), Some(p(3))], &[true, true, false]);
         check(&[Some(p(3)), Some(p(1)), Some(p(3))], &[true, false, false]);
         check(&[Some(p(2)), Some(R)], &[true, false]);
+        let many = |count| Some(Share::Permit { limit: 4, count });
+        check(&[many(2), many(3), many(1)], &[true, false, false]);
+        check(&[many(2), many(2), many(1)], &[true, true, false]);
         check(&[], &[]);
+    }
+
+    #[test]
+    fn a_semaphore_has_one_size() {
+        let line = view(&[Some(p(2)), Some(p(2))]);
+        assert!(line.mismatch(p(2), i64::MAX).is_none() && line.mismatch(X, i64::MAX).is_none());
+        let kind = |share| line.mismatch(share, i64::MAX).map(|e| e.kind());
+        assert_eq!(kind(p(3)), Some(ErrorKind::ConfigMismatch));
+        assert!(line.mismatch(p(3), 10).is_none(), "whoever was there first has the right size");
+        assert_eq!(
+            kind(Share::Permit { limit: 2, count: 3 }),
+            Some(ErrorKind::ConfigMismatch),
+            "after a resize"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
+    WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 
@@ -161,6 +162,11 @@ impl LeaseStore for EtcdLeases {
         Box::pin(async move { self.step_out(&op_id).await })
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.give_limit(&name, limit).await })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move { self.proclaim(&name, token, value).await })
@@ -196,6 +202,7 @@ impl LeaseStore for EtcdLeases {
         let mut guarantees = Guarantees::new(Fencing::Strict, clock, failover);
         guarantees.fair = true;
         guarantees.min_ttl = Duration::from_secs(2);
+        guarantees.recheck = WATCHED;
         guarantees.native = &["annotate", "break_lease", "line", "list", "permit", "shared", "watch"];
         guarantees
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Grant, LeaseInfo, Line, Released, Renewed, Transferred,
+    AcquireRequest, Acquired, Fencing, Grant, LeaseInfo, Line, Released, Renewed, Transferred, check_limit,
+    mismatch,
 };
 use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
 
@@ -244,7 +245,7 @@ impl Core {
             }
             let before = loaded.has(op);
             let mut answer = loaded.table.acquire(&one)?;
-            if let Acquired::Held { remaining, .. } = &mut answer {
+            if let Acquired::Held { remaining, .. } | Acquired::Queued { remaining, .. } = &mut answer {
                 // The margin is the observer's business: nobody is told of more than the ttl.
                 *remaining = remaining.map(|left| left.min(version.longest()));
             }
@@ -359,6 +360,21 @@ impl Core {
             Ok((holds.then(|| loaded.record(None)), holds))
         };
         Ok(self.step(name, None, self.limit(), plan).await?.answer)
+    }
+
+    pub(crate) async fn resize(&self, name: &str, permits: u32) -> Result<()> {
+        check_limit(permits)?;
+        check::name(name)?;
+        let plan = |loaded: &mut Loaded, version: &Version| {
+            if matches!(version.content, Content::Foreign(_)) {
+                return Err(mismatch(name, "is no semaphore"));
+            }
+            loaded.table.resize(name, permits)?;
+            // The table alone knows whether anything is other than before.
+            let changed = !loaded.table.take_changed().is_empty();
+            Ok((changed.then(|| loaded.record(None)), ()))
+        };
+        self.step(name, None, self.limit(), plan).await.map(drop)
     }
 
     pub(crate) async fn transfer(&self, name: &str, token: FencingToken, to: &str) -> Result<Transferred> {

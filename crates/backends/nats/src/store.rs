@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions};
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, FencingToken, LeaseStore, Result};
 use tokio::sync::watch;
@@ -141,6 +141,11 @@ impl LeaseStore for NatsLeases {
         Box::pin(async move { self.core().leave(&op).await })
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.core().resize(&name, limit).await })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move { self.core().annotate(&name, token, &value).await })
@@ -178,6 +183,7 @@ impl LeaseStore for NatsLeases {
         let mut guarantees = Guarantees::new(self.core().fencing, self.core().clock_name, failover);
         guarantees.fair = true;
         guarantees.min_ttl = Duration::from_secs(1);
+        guarantees.recheck = WATCHED;
         guarantees.native =
             &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"];
         guarantees

@@ -29,6 +29,9 @@ struct Place {
     /// `shared`, or the limit of a semaphore; missing: exclusive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     share: Option<Shared>,
+    /// How many permits; missing: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<u32>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     note: String,
     /// Its place in line.
@@ -80,8 +83,12 @@ impl From<&Entry> for Place {
             beat: entry.beat,
             share: match entry.share {
                 Share::Exclusive => None,
-                Share::Permit { limit } => Some(Shared::Permits(limit)),
+                Share::Permit { limit, .. } => Some(Shared::Permits(limit)),
                 Share::Shared => Some(Shared::Readers),
+            },
+            count: match entry.share {
+                Share::Permit { count, .. } if count > 1 => Some(count),
+                _ => None,
             },
             note: entry.note.clone(),
             number: entry.number,
@@ -104,7 +111,7 @@ impl Place {
             beat: self.beat,
             share: match self.share {
                 None => Share::Exclusive,
-                Some(Shared::Permits(limit)) => Share::Permit { limit },
+                Some(Shared::Permits(limit)) => Share::Permit { limit, count: self.count.unwrap_or(1) },
                 Some(Shared::Readers) => Share::Shared,
             },
             note: self.note,
@@ -192,7 +199,7 @@ mod tests {
     #[test]
     fn everything_comes_back() {
         let mut second = entry("op2", None);
-        second.share = Share::Permit { limit: 7 };
+        second.share = Share::Permit { limit: 7, count: 3 };
         second.token = Some(FencingToken::new(u64::MAX >> 1));
         second.epoch = 0;
         let mut reader = entry("op3", None);

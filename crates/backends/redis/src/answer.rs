@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, LeaseInfo};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, LeaseInfo, mismatch};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use redis::Value;
 use serde::Deserialize;
@@ -166,6 +166,9 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
         Some("foreign") => {
             let by = foreign(reply.text(2).unwrap_or_default());
             Ok(Asked::Held { value: Vec::new(), by, remaining: left(reply.number(3)) })
+        }
+        Some("mismatch") => {
+            Err(mismatch(name(), format_args!("is a semaphore of {} permits", reply.number(2))))
         }
         // Not what was required: nobody has to be in the way.
         Some("unmet") => {

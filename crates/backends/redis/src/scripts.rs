@@ -26,6 +26,7 @@ pub(crate) struct Scripts {
     pub(crate) record_put: Script,
     pub(crate) release: Script,
     pub(crate) renew: Script,
+    pub(crate) resize: Script,
     pub(crate) share: Script,
     pub(crate) share_release: Script,
     pub(crate) share_renew: Script,
@@ -44,13 +45,14 @@ impl Scripts {
             record_put: Script::new(include_str!("lua/record_put.lua")),
             release: Script::new(include_str!("lua/release.lua")),
             renew: Script::new(include_str!("lua/renew.lua")),
+            resize: Script::new(include_str!("lua/resize.lua")),
             share: Script::new(include_str!("lua/share.lua")),
             share_release: Script::new(include_str!("lua/share_release.lua")),
             share_renew: Script::new(include_str!("lua/share_renew.lua")),
         }
     }
 
-    pub(crate) fn all(&self) -> [&Script; 13] {
+    pub(crate) fn all(&self) -> [&Script; 14] {
         [
             &self.acquire,
             &self.annotate,
@@ -62,6 +64,7 @@ impl Scripts {
             &self.record_put,
             &self.release,
             &self.renew,
+            &self.resize,
             &self.share,
             &self.share_release,
             &self.share_renew,

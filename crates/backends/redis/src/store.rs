@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share, WATCHED,
+    check_limit, mismatch,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 use redis::Cmd;
@@ -128,15 +129,15 @@ impl RedisLeases {
                 node.eval(&node.scripts().acquire, Purpose::Grant, self.patience(), fill).await
             }
             Share::Shared | Share::Permit { .. } => {
-                let limit = match request.share {
-                    Share::Permit { limit } => limit,
-                    _ => 0,
+                let (limit, count) = match request.share {
+                    Share::Permit { limit, count } => (limit, count),
+                    _ => (0, 1),
                 };
                 let key = &keys[0];
                 let fill = |cmd: &mut Cmd| {
                     cmd.arg(6).arg(key.tombstone(op)).arg(&key.lock).arg(key.fence()).arg(key.sharers());
                     cmd.arg(key.ends()).arg(key.info());
-                    cmd.arg(op).arg(ttl).arg(limit).arg(&about).arg(SHARED);
+                    cmd.arg(op).arg(ttl).arg(limit).arg(&about).arg(SHARED).arg(count);
                 };
                 node.eval(&node.scripts().share, Purpose::Grant, self.patience(), fill).await
             }
@@ -251,6 +252,19 @@ impl RedisLeases {
             self.0.ops.shares(op_id);
         }
         Ok(done)
+    }
+
+    async fn give_limit(&self, name: &str, limit: u32) -> Result<()> {
+        check_limit(limit)?;
+        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let fill = |cmd: &mut Cmd| {
+            cmd.arg(3).arg(&key.lock).arg(key.sharers()).arg(key.channel()).arg(limit).arg(SHARED);
+        };
+        let reply = node.eval(&node.scripts().resize, Purpose::Other, self.patience(), fill).await;
+        match answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? {
+            1 => Ok(()),
+            _ => Err(mismatch(name, "is no semaphore")),
+        }
     }
 
     async fn burn(&self, name: &str) -> Result<FencingToken> {
@@ -385,6 +399,11 @@ impl LeaseStore for RedisLeases {
         Box::pin(async move { self.share_from_now(&op).await })
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        Box::pin(async move { self.give_limit(&name, limit).await })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move { self.write(&name, token, &value).await })
@@ -429,6 +448,7 @@ impl LeaseStore for RedisLeases {
         let mut guarantees =
             Guarantees::new(Fencing::WhileStateSurvives, "wall clock of the server", failover);
         guarantees.min_ttl = Duration::from_millis(100);
+        guarantees.recheck = WATCHED;
         guarantees.native = &["annotate", "break_lease", "list", "permit", "shared", "watch"];
         guarantees
     }

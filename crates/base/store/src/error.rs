@@ -22,6 +22,8 @@ pub enum Outcome {
 pub enum ErrorKind {
     /// The caller broke the contract.
     ApiMisuse,
+    /// Others use the same name with other settings.
+    ConfigMismatch,
     /// Stored data fails its checksum or its schema.
     Corrupt,
     /// The disk or the quota is full.
@@ -109,6 +111,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self.kind {
             ErrorKind::ApiMisuse => "store_api_misuse",
+            ErrorKind::ConfigMismatch => "store_config_mismatch",
             ErrorKind::Corrupt => "store_corrupt",
             ErrorKind::Full => "store_full",
             ErrorKind::Internal => "store_internal",

@@ -17,6 +17,8 @@ use crate::{ConfigError, Error, ErrorKind, barrier, cron, election, latch, lock,
 const MAX_SEEN: usize = 10_000;
 /// Longest name with its namespace, in bytes; the limit of the HTTP API.
 pub(crate) const MAX_NAME: usize = 1_024;
+/// What a refused name is told.
+const ALLOWED: &str = "1 to 1,024 bytes with the namespace, no control characters";
 /// Between two looks at something that others change, where the store gives no hint.
 pub(crate) const LOOK: Duration = Duration::from_secs(1);
 /// Names of leases that are taken and given back for the hint alone begin so.
@@ -106,7 +108,10 @@ impl Core {
         if let Some(line) = lines.get(name).and_then(Weak::upgrade) {
             return line;
         }
-        lines.retain(|_, line| line.strong_count() > 0);
+        // Not each time: with many names that would be most of the work.
+        if lines.len().is_power_of_two() {
+            lines.retain(|_, line| line.strong_count() > 0);
+        }
         let line = Arc::new(tokio::sync::Mutex::new(()));
         lines.insert(name.to_owned(), Arc::downgrade(&line));
         line
@@ -150,8 +155,7 @@ impl Core {
     pub(crate) fn full_name(&self, name: &str) -> Result<String, ConfigError> {
         let full = format!("{}/{name}", self.namespace);
         if name.is_empty() || full.len() > MAX_NAME || name.chars().any(char::is_control) {
-            let allowed = "1 to 1,024 bytes with the namespace, no control characters";
-            return Err(ConfigError::new("name", name, allowed));
+            return Err(ConfigError::new("name", name, ALLOWED));
         }
         Ok(full)
     }
@@ -196,6 +200,12 @@ impl Core {
     }
 }
 
+/// A name that a recipe puts something before: the whole is looked at by [`Core::full_name`], which cannot see that this
+/// part is empty.
+pub(crate) fn given<'a>(field: &'static str, name: &'a str) -> Result<&'a str, ConfigError> {
+    if name.is_empty() { Err(ConfigError::new(field, name, ALLOWED)) } else { Ok(name) }
+}
+
 /// A part of a name in which a slash is no separator.
 pub(crate) fn part(text: &str) -> String {
     text.replace('%', "%25").replace('/', "%2F")
@@ -232,6 +242,9 @@ impl Coordinator {
 
     /// A lock that at most `limit` holders have at once. Each has a lease of its own, so the permit of a
     /// dead holder comes back when that lease ends.
+    ///
+    /// Everybody names the same limit: while somebody holds or waits, another one is refused with `ConfigMismatch`
+    /// ([`resize`](lock::Lock::resize) changes it). One token per permit: those who hold at once have no order among them.
     pub fn semaphore(&self, name: &str, limit: u32) -> lock::Builder {
         lock::Builder::new(Arc::clone(&self.0), vec![name.to_owned()], lock::Kind::Permit(limit))
     }

@@ -10,12 +10,10 @@ use mainstay_clock::Deadline;
 use mainstay_store::FencingToken;
 use mainstay_store::lease::{Released, Transferred};
 
-use crate::coordinator::Core;
+use crate::coordinator::{Core, LOOK, given};
+use crate::guard::as_its_guard;
 use crate::lock::{self, Lock};
-use crate::{ConfigError, Error, ErrorKind, Fence, Guard, LossReason};
-
-/// Between two looks of an observer when the store gives no hint.
-const LOOK: Duration = Duration::from_secs(1);
+use crate::{ConfigError, Error, ErrorKind, Guard, LossReason};
 
 /// Settings of an election.
 ///
@@ -62,10 +60,7 @@ impl Builder {
     /// # Errors
     /// As [`lock::Builder::build`].
     pub fn build(self) -> Result<Election, ConfigError> {
-        let name = format!("election/{}", self.name);
-        if self.name.is_empty() {
-            return Err(ConfigError::new("name", &self.name, "1 to 1,024 bytes with the namespace"));
-        }
+        let name = format!("election/{}", given("name", &self.name)?);
         let mut builder = lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive)
             .ttl(self.ttl)
             .note(&self.note);
@@ -144,17 +139,12 @@ impl Election {
         let core = &self.lock.core;
         loop {
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.store.watch(&self.lock.want.names[0]);
+            let hint = core.hint(&self.lock.want().names[0]);
             let now = self.leader().await?;
             if now.as_ref() != known {
                 return Ok(now);
             }
             let look = core.clock().sleep(LOOK);
-            let hint = async {
-                if hint.await.is_err() {
-                    std::future::pending::<()>().await;
-                }
-            };
             tokio::select! {
                 biased;
                 () = hint => {}
@@ -198,57 +188,9 @@ pub struct Term {
     guard: Guard,
 }
 
+as_its_guard!(Term);
+
 impl Term {
-    /// The term's number: it only grows.
-    #[must_use]
-    pub fn token(&self) -> FencingToken {
-        self.guard.token()
-    }
-
-    /// When the term would end if nothing were renewed from now on.
-    #[must_use]
-    pub fn deadline(&self) -> Deadline {
-        self.guard.deadline()
-    }
-
-    /// Whether the term still lasts, without asking the store.
-    ///
-    /// # Errors
-    /// `Lost` with the reason.
-    pub fn check(&self) -> Result<(), Error> {
-        self.guard.check()
-    }
-
-    /// Resolves when the term is over.
-    ///
-    /// # Cancel safety
-    /// Changes nothing.
-    pub async fn lost(&self) -> LossReason {
-        self.guard.lost().await
-    }
-
-    /// Resolves when the term was renewed beyond `known`; see [`Guard::renewed`].
-    ///
-    /// # Cancel safety
-    /// Changes nothing.
-    pub async fn renewed(&self, known: Deadline) -> Deadline {
-        self.guard.renewed(known).await
-    }
-
-    /// Runs `work` for as long as the term lasts; see [`Guard::run`].
-    ///
-    /// # Errors
-    /// `Lost` when the term ended before the work.
-    ///
-    /// # Cancel safety
-    /// Dropping the future drops the work; the term goes on.
-    pub async fn run<T, F>(&self, work: impl FnOnce(Fence) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = T>,
-    {
-        self.guard.run(work).await
-    }
-
     /// Publishes a value beside the leader's name, if the term still lasts.
     ///
     /// # Errors

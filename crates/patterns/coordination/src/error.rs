@@ -87,9 +87,14 @@ impl Error {
     pub(crate) fn store(name: &str, source: mainstay_store::Error) -> Self {
         let kind = match source.kind() {
             mainstay_store::ErrorKind::ApiMisuse => ErrorKind::ApiMisuse,
+            mainstay_store::ErrorKind::ConfigMismatch => ErrorKind::ConfigMismatch,
             mainstay_store::ErrorKind::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Unreachable,
         };
+        // It says by itself what is wrong, and with what.
+        if kind == ErrorKind::ConfigMismatch {
+            return Self::new(kind, source.to_string());
+        }
         let outcome = source.outcome();
         Self {
             kind,

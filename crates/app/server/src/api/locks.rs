@@ -323,8 +323,28 @@ async fn campaign(
     checked(wanted.value.as_deref())?;
     let request = Request { caller: &caller, name: &name, raw: raw.as_deref(), headers: &headers };
     let (held, how) = take(&app, request, &wanted).await?;
+    let mut untold =
+        Untold { desk: &app.desk, name: Desk::name(NAMESPACE, &name).map_err(problem)?, token: None };
+    untold.token = wanted.value.as_ref().map(|_| held.token);
     proclaim(&app, &name, held.token, wanted.value.as_deref()).await?;
+    untold.token = None;
     granted(&app, &name, &held, &how)
+}
+
+/// A term whose value is not told yet: it is given back when telling fails, or when nobody waits for the answer any
+/// more, so that nobody leads without the value that others look for.
+struct Untold<'a> {
+    desk: &'a Arc<Desk>,
+    name: String,
+    token: Option<FencingToken>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        if let Some(token) = self.token.take() {
+            self.desk.give_back_later(&self.name, token);
+        }
+    }
 }
 
 fn checked(value: Option<&str>) -> Result<(), Problem> {

@@ -12,8 +12,8 @@ use mainstay_clock::SystemClock;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
-use mainstay_store::BoxFuture;
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
+use mainstay_store::{BoxFuture, LeaseStore};
 use serde_json::{Value, json};
 use tower::ServiceExt as _;
 
@@ -68,6 +68,11 @@ pub(super) struct Got {
 }
 
 pub(super) async fn bench() -> Bench {
+    bench_on(Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())))).await
+}
+
+/// With these leases.
+pub(super) async fn bench_on(leases: Arc<dyn LeaseStore>) -> Bench {
     let rt = Runtime::system();
     let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
     let actions = Arc::new(AtomicUsize::new(0));
@@ -79,7 +84,6 @@ pub(super) async fn bench() -> Bench {
     mainstay_saga::http::install_tls();
     let nowhere = AddressPolicy::only([""; 0]).unwrap();
     let participants = HttpParticipant::builder(nowhere, Arc::clone(rt.clock())).build().unwrap();
-    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
     let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
     let desk = Arc::new(Desk::new(leases, grants, rt.clone()));
     let app = App {

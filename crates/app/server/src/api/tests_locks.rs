@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use mainstay_clock::SystemClock;
+use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
+use mainstay_store::memory::MemoryLeaseStore;
+use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
 use serde_json::{Value, json};
 
-use super::tests::{Bench, Got, bench};
+use super::tests::{Bench, Got, bench, bench_on};
 use crate::error::Code;
 
 async fn put(bench: &Bench, path: &str, headers: &[(&str, &str)], body: Value) -> Got {
@@ -184,6 +188,53 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
     assert_eq!(with_token(&bench, "PATCH", path, &etag(&first)).await.status, 412);
     let resigned = with_token(&bench, "DELETE", path, &etag(&second)).await;
     assert_eq!(resigned.body["released"], "clean", "{}", resigned.body);
+}
+
+/// Leases whose values cannot be written.
+#[derive(Debug)]
+struct Mute(MemoryLeaseStore);
+
+impl LeaseStore for Mute {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        self.0.acquire(request)
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        self.0.renew(op_id)
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        self.0.release(op_id)
+    }
+
+    fn annotate(&self, _: &str, _: FencingToken, _: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
+        Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "no value can be written")) })
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        self.0.inspect(name)
+    }
+
+    fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        self.0.watch(name)
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.0.guarantees()
+    }
+}
+
+#[tokio::test]
+async fn nobody_leads_whose_value_could_not_be_told() {
+    let store = MemoryLeaseStore::new(Arc::new(SystemClock::new()));
+    let bench = bench_on(Arc::new(Mute(store.clone()))).await;
+    let path = "/v1/elections/scheduler";
+    let untold = put(&bench, path, &[], json!({"owner": "n1", "ttl": "600s", "value": "http://n1"})).await;
+    assert!(untold.status >= 500, "{} {}", untold.status, untold.body);
+    // Given back in the background, ten minutes before it would end; the line is told.
+    let next = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s")).await;
+    assert_eq!(next.status, 200, "{}", next.body);
+    assert_eq!(bench.get(path).await.body["leader"], "n2");
 }
 
 async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {

@@ -311,7 +311,9 @@ fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
             eprintln!("mainstay: not acquired in time: held by {holder}");
         }
         ErrorKind::TimedOut { holder: None } => eprintln!("mainstay: not acquired in time"),
-        ErrorKind::ApiMisuse => return Err(Error::with(Code::BadValue, "the lease was refused", error)),
+        ErrorKind::ApiMisuse | ErrorKind::ConfigMismatch => {
+            return Err(Error::with(Code::BadValue, "the lease was refused", error));
+        }
         _ => return Err(Error::with(Code::LeaseStore, "the lease was not acquired", error)),
     }
     Ok(hold.not_acquired())

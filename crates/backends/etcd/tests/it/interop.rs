@@ -70,7 +70,7 @@ async fn one_line(world: World) {
     until("etcdctl is in line", || async { store.inspect("n").await.unwrap().waiting == 1 }).await;
     assert!(matches!(
         store.acquire(in_line("n", "second")).await.unwrap(),
-        Acquired::Queued { position: Some(1) }
+        Acquired::Queued { position: Some(1), .. }
     ));
     let third = Ctl::start(&world.node, &["lock", &name]);
     until("another one is", || async { store.inspect("n").await.unwrap().waiting == 3 }).await;
@@ -141,7 +141,7 @@ async fn shares(world: World) {
     assert_eq!(theirs.said(), "");
     store.release("r1").await.unwrap();
     theirs.holds().await;
-    let permit = AcquireRequest { share: Share::Permit { limit: 2 }, ..ask("n", "p") };
+    let permit = AcquireRequest { share: Share::Permit { limit: 2, count: 1 }, ..ask("n", "p") };
     assert!(granted(&store.acquire(permit).await.unwrap()).is_none());
 }
 

@@ -414,7 +414,8 @@ async fn f20(world: World) {
 
 async fn f21(world: World) {
     let store = world.store().await;
-    let permit = |op: &str, ttl| AcquireRequest { share: Share::Permit { limit: 2 }, ttl, ..ask("n", op) };
+    let permit =
+        |op: &str, ttl| AcquireRequest { share: Share::Permit { limit: 2, count: 1 }, ttl, ..ask("n", op) };
     for (op, ttl) in [("alive", Duration::from_secs(60)), ("dead", SHORT)] {
         assert!(matches!(store.acquire(permit(op, ttl)).await.unwrap(), Acquired::Granted(_)));
     }

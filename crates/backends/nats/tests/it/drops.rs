@@ -26,7 +26,7 @@ fn requests() -> Vec<AcquireRequest> {
     vec![
         ask("mutex", "mutex", TTL),
         share("readers", Share::Shared),
-        share("permits", Share::Permit { limit: 2 }),
+        share("permits", Share::Permit { limit: 2, count: 1 }),
         AcquireRequest { line: Line::Join, ..ask("held", "joins", TTL) },
         ask("held", "tries", TTL),
         two,

@@ -190,7 +190,7 @@ fn f16() {
         let (store, other) = (store(&server).await, other(&server).await);
         let token = take(&store, "a", "op", ms(60_000)).await;
         assert_eq!(take(&store, "a", "op", ms(60_000)).await, token, "again is no new lease");
-        for (n, share) in [Share::Shared, Share::Permit { limit: 2 }].into_iter().enumerate() {
+        for (n, share) in [Share::Shared, Share::Permit { limit: 2, count: 1 }].into_iter().enumerate() {
             let name = format!("shared{n}");
             let mut request = ask(&name, &name, ms(60_000));
             request.share = share;
@@ -227,7 +227,7 @@ fn f21() {
         let store = store(&server).await;
         let permit = async |op: &str, ttl| {
             let mut request = ask("a", op, ttl);
-            request.share = Share::Permit { limit: 2 };
+            request.share = Share::Permit { limit: 2, count: 1 };
             matches!(store.acquire(request).await.unwrap(), Acquired::Granted(_))
         };
         assert!(permit("dead", ms(3_000)).await && permit("alive", TTL).await);

@@ -161,11 +161,7 @@ impl Loaded {
 
     /// One name of an operation; its entry gathers them.
     fn entry(&mut self, name: &str, op: Op, place: &PlaceRow) {
-        let share = match place.share {
-            0 => Share::Exclusive,
-            1 => Share::Shared,
-            _ => Share::Permit { limit: u32::try_from(place.permits).unwrap_or(u32::MAX) },
-        };
+        let share = Share::of_columns(u8::try_from(place.share).unwrap_or(u8::MAX), place.permits);
         let entry = self.entries.entry(op).or_insert_with(|| Entry {
             op_id: op.text(),
             owner: place.owner.clone(),
@@ -256,15 +252,11 @@ impl Loaded {
 }
 
 fn place_row(entry: &Entry, token: Option<i64>, names: i32) -> PlaceRow {
-    let (share, permits) = match entry.share {
-        Share::Exclusive => (0, 0),
-        Share::Shared => (1, 0),
-        Share::Permit { limit } => (2, i64::from(limit)),
-    };
+    let (share, permits) = entry.share.columns();
     PlaceRow {
         owner: entry.owner.clone(),
         token,
-        share,
+        share: share.into(),
         permits,
         number: entry.number.and_then(|n| i64::try_from(n).ok()),
         until: since(entry.until),

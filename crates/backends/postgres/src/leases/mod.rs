@@ -19,7 +19,7 @@ use mainstay_clock::Runtime;
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Share,
-    Transferred,
+    Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Outcome, Result};
 use tokio_postgres::types::Type;
@@ -257,6 +257,14 @@ impl LeaseStore for PostgresLeases {
         })
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        Box::pin(async move {
+            let scope = Scope::name(&name);
+            self.exclusively(scope, |table| table.resize(&name, limit)).await
+        })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move {
@@ -315,6 +323,7 @@ impl LeaseStore for PostgresLeases {
         guarantees.min_ttl = Duration::from_millis(100);
         guarantees.native = match self.0.wake {
             Wake::Listen => {
+                guarantees.recheck = WATCHED;
                 &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"]
             }
             Wake::Timers => &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer"],

@@ -13,7 +13,7 @@ use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed,
-    Share,
+    Share, WATCHED, Watchers,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 use tokio::sync::watch as tell;
@@ -81,6 +81,8 @@ struct Shared {
     fencing: Fencing,
     rt: Runtime,
     watches: Watches,
+    /// Told when a place in line of this process turned out: who waits in the queue is in front of its own watch.
+    turns: Watchers,
     open: Mutex<BTreeMap<Op, Arc<Session>>>,
 }
 
@@ -167,7 +169,9 @@ impl PostgresSessions {
         let watches = Watches::new(Arc::clone(&sessions), rt.clone());
         let open = Mutex::default();
         let rt = rt.clone();
-        Ok(Self(Arc::new(Shared { sessions, control, texts, profile, names, fencing, rt, watches, open })))
+        let turns = Watchers::default();
+        let shared = Shared { sessions, control, texts, profile, names, fencing, rt, watches, turns, open };
+        Ok(Self(Arc::new(shared)))
     }
 
     fn key(&self, name: &str) -> Result<Key> {
@@ -269,7 +273,7 @@ impl PostgresSessions {
                 Place::Waiting => {}
             }
             if let Some(position) = self.position(session.pid, keys).await? {
-                return Ok(Some(Acquired::Queued { position: Some(position) }));
+                return Ok(Some(in_line(position)));
             }
             // The server has granted it; its session is about to learn that.
             let what = "a lock that was granted";
@@ -316,6 +320,9 @@ impl PostgresSessions {
             }
             drop(state);
             session.changed.send_replace(());
+            if let Some(shared) = this.upgrade() {
+                request.names.iter().for_each(|name| shared.turns.fire(name));
+            }
         });
         self.queued(pid, &keys).await
     }
@@ -325,10 +332,10 @@ impl PostgresSessions {
         let shown = async {
             loop {
                 if let Some(position) = self.position(pid, keys).await? {
-                    return Ok(Acquired::Queued { position: Some(position) });
+                    return Ok(in_line(position));
                 }
                 if self.holds(pid, keys).await? {
-                    return Ok(Acquired::Queued { position: Some(0) });
+                    return Ok(in_line(0));
                 }
             }
         };
@@ -441,6 +448,11 @@ async fn keep(this: Weak<Shared>, session: Weak<Session>, rt: Runtime) {
     }
 }
 
+/// The end of whoever is before it is told by the server, by whatever it comes.
+fn in_line(position: u32) -> Acquired {
+    Acquired::Queued { position: Some(position), remaining: None }
+}
+
 impl LeaseStore for PostgresSessions {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
         Box::pin(self.ask(request))
@@ -491,7 +503,16 @@ impl LeaseStore for PostgresSessions {
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         match self.key(name) {
-            Ok(key) => self.0.watches.watch(key),
+            Ok(key) => {
+                let (turn, free) = (self.0.turns.watch(name), self.0.watches.watch(key));
+                Box::pin(async move {
+                    tokio::select! {
+                        biased;
+                        turn = turn => turn,
+                        free = free => free,
+                    }
+                })
+            }
             Err(e) => Box::pin(async move { Err(e) }),
         }
     }
@@ -502,6 +523,7 @@ impl LeaseStore for PostgresSessions {
         let mut guarantees = Guarantees::new(self.0.fencing, clock, failover);
         guarantees.fair = true;
         guarantees.min_ttl = Duration::from_millis(100);
+        guarantees.recheck = WATCHED;
         guarantees.native = &["break_lease", "line", "list", "watch"];
         guarantees
     }

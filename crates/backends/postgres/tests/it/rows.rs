@@ -299,7 +299,7 @@ async fn f20(world: World) {
 async fn f21(world: World) {
     let clock = ServerClock::make(&world, "f21").await;
     let store = open(PostgresConfig::builder(&clock.url(&world)).table(&world.table())).await;
-    let permit = |op: &str| AcquireRequest { share: Share::Permit { limit: 2 }, ..ask("n", op) };
+    let permit = |op: &str| AcquireRequest { share: Share::Permit { limit: 2, count: 1 }, ..ask("n", op) };
     for op in ["alive", "dead"] {
         assert!(matches!(store.acquire(permit(op)).await.unwrap(), Acquired::Granted(_)));
     }

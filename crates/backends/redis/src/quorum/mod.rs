@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
 
@@ -245,6 +245,7 @@ impl LeaseStore for RedisQuorum {
         let clock = "wall clock of each server";
         let mut guarantees = Guarantees::new(fencing, clock, "a majority keeps leases and tokens");
         guarantees.min_ttl = MIN_TTL;
+        guarantees.recheck = WATCHED;
         guarantees.native = &["annotate", "break_lease", "list", "watch"];
         guarantees
     }

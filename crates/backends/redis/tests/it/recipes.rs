@@ -18,12 +18,15 @@ use crate::world::{
 };
 
 pub(crate) const TESTS: &[Test] = &[
-    ("f17_nothing_is_sent_after_the_release", f17),
+    ("k03_f17_nothing_is_sent_after_the_release", f17),
     ("f27_a_dropped_guard_is_given_back_behind_its_owners_back", f27),
     ("k01_a_lease_of_somebody_else_is_never_extended", k01),
     ("k02_k15_a_loss_is_told_and_ends_the_work", k02),
+    ("k04_a_hold_with_a_limit_ends_though_the_work_hangs", k04),
+    ("k06_k12_a_guard_outlives_its_ttl_and_a_renewal_without_an_answer", k06),
     ("k07_a_restarted_node_of_the_same_name_is_a_new_candidate", k07),
     ("k08_a_leader_that_resigns_is_followed_at_once", k08),
+    ("k09_k17_every_right_has_a_token_and_held_is_not_unreachable", k09),
     ("k10_a_value_is_seen_by_others_and_ends_with_its_term", k10),
     ("k11_two_applications_on_one_redis_do_not_meet", k11),
     ("k13_a_release_after_the_end_says_so_and_hides_nothing", k13),
@@ -102,6 +105,64 @@ fn k02() {
         let reason = guard.lost().await;
         server.resume().unwrap();
         assert_eq!(reason, LossReason::DeadlinePassed);
+    });
+}
+
+fn k04() {
+    let server = redis(&[]);
+    run(async {
+        let lock =
+            coordinator(store(&server), "me").mutex("a").ttl(ms(600)).max_hold(ms(900)).build().unwrap();
+        let guard = lock.acquire(soon()).await.unwrap();
+        let lost = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
+        assert_eq!(*lost.kind(), LockError::Lost(LossReason::HeldTooLong));
+        drop(guard);
+        until("it is free", async || store(&server).inspect("test/a").await.unwrap().holders.is_empty())
+            .await;
+    });
+}
+
+fn k06() {
+    let server = redis(&[]);
+    run(async {
+        let ttl = Duration::from_secs(6);
+        let lock = coordinator(store(&server), "me").mutex("a").ttl(ttl).build().unwrap();
+        let guard = lock.acquire(soon()).await.unwrap();
+        let known = guard.renewed(guard.deadline()).await;
+        server.pause().unwrap();
+        // The next renewal is sent a third of a ttl later and meets silence.
+        pause(ttl / 2).await;
+        server.resume().unwrap();
+        tokio::select! {
+            renewed = guard.renewed(known) => assert!(renewed.instant() > known.instant()),
+            reason = guard.lost() => panic!("{reason}"),
+        }
+        assert_eq!(guard.release().await.unwrap(), Released::Clean);
+    });
+}
+
+fn k09() {
+    let server = redis(&[]);
+    run(async {
+        let locks = coordinator(store(&server), "me");
+        let kinds = || [locks.mutex("m"), locks.read("r"), locks.semaphore("s", 2)];
+        let mut last = [mainstay_store::FencingToken::ZERO; 3];
+        for _ in 0..3 {
+            for (kind, last) in kinds().into_iter().zip(&mut last) {
+                let guard = kind.ttl(TTL).build().unwrap().acquire(soon()).await.unwrap();
+                assert!(guard.token() > *last);
+                *last = guard.token();
+                guard.release().await.unwrap();
+            }
+        }
+        let mutex = locks.mutex("m").ttl(TTL).build().unwrap();
+        let held = mutex.acquire(soon()).await.unwrap();
+        assert!(matches!(mutex.try_acquire().await.unwrap_err().kind(), LockError::Contended { .. }));
+        server.pause().unwrap();
+        let silent = mutex.try_acquire().await.unwrap_err();
+        server.resume().unwrap();
+        assert_eq!(*silent.kind(), LockError::Unreachable);
+        held.release().await.unwrap();
     });
 }
 

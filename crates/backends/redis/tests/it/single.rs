@@ -242,7 +242,7 @@ fn f16() {
         let (store, mut other) = (store(&server), other(&server).await);
         let token = take(&store, "a", "op", ms(7_000)).await;
         assert_eq!(take(&store, "a", "op", ms(7_000)).await, token, "again is no new lease");
-        for share in [Share::Shared, Share::Permit { limit: 2 }] {
+        for share in [Share::Shared, Share::Permit { limit: 2, count: 1 }] {
             let mut request = ask("shared", "op-s", ms(7_000));
             request.share = share;
             assert!(matches!(store.acquire(request).await.unwrap(), Acquired::Granted(_)));
@@ -298,7 +298,7 @@ fn f21() {
         let store = store(&server);
         let permit = async |op: &str, ttl| {
             let mut request = ask("a", op, ttl);
-            request.share = Share::Permit { limit: 2 };
+            request.share = Share::Permit { limit: 2, count: 1 };
             matches!(store.acquire(request).await.unwrap(), Acquired::Granted(_))
         };
         assert!(permit("dead", ms(300)).await && permit("alive", TTL).await);

@@ -3,9 +3,11 @@
 //! A caller leaves its job in the queue and then waits for the connection. Whoever gets it runs all jobs
 //! that are there; the others find theirs done.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mainstay_clock::Clock;
+use mainstay_store::lease::Watchers;
 use mainstay_store::lease::table::Table;
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use rusqlite::{Connection, ErrorCode};
@@ -51,6 +53,8 @@ struct Asked<T, F> {
     scope: Scope,
     work: F,
     result: Option<Result<T>>,
+    changed: BTreeSet<String>,
+    watchers: Arc<Watchers>,
     sender: oneshot::Sender<Result<T>>,
 }
 
@@ -60,11 +64,14 @@ where
     F: Fn(&mut Table) -> Result<T> + Send,
 {
     fn run(&mut self, session: &mut Session<'_>) -> rusqlite::Result<()> {
-        self.result = Some(session.run(&self.scope, &self.work)?);
+        let (result, changed) = session.run(&self.scope, &self.work)?;
+        (self.result, self.changed) = (Some(result), changed);
         Ok(())
     }
 
     fn finish(self: Box<Self>, fate: &std::result::Result<(), Fate>) {
+        // Here, not where the answer arrives: whoever asked may be gone.
+        self.changed.iter().for_each(|name| self.watchers.fire(name));
         settle(self.sender, self.result, fate);
     }
 }
@@ -147,6 +154,10 @@ pub(super) struct Combiner {
     queue: Arc<Mutex<Vec<Box<dyn Job>>>>,
     clock: Arc<dyn Clock>,
     driver: Driver,
+    /// Which handle wrote a change.
+    origin: i64,
+    /// Told after every change of this process.
+    pub(super) watchers: Arc<Watchers>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -154,9 +165,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Combiner {
-    pub(super) fn new(conn: Connection, driver: Driver, clock: Arc<dyn Clock>) -> Self {
-        let held = Held { conn, commits: 0, stopped: None };
-        Self { held: Arc::new(Mutex::new(held)), queue: Arc::default(), clock, driver }
+    pub(super) fn new(conn: Connection, driver: Driver, clock: Arc<dyn Clock>, origin: i64) -> Self {
+        let held = Arc::new(Mutex::new(Held { conn, commits: 0, stopped: None }));
+        Self { held, queue: Arc::default(), clock, driver, origin, watchers: Arc::default() }
     }
 
     /// Runs `work` on the operations of `scope` and answers once that is committed.
@@ -166,7 +177,8 @@ impl Combiner {
         work: impl Fn(&mut Table) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
-        self.done(Box::new(Asked { scope, work, result: None, sender }), answer).await
+        let (changed, watchers) = (BTreeSet::new(), Arc::clone(&self.watchers));
+        self.done(Box::new(Asked { scope, work, result: None, changed, watchers, sender }), answer).await
     }
 
     /// Runs `work` on the records and answers once that is committed.
@@ -240,7 +252,7 @@ impl Combiner {
             for job in jobs {
                 job.run(&mut session)?;
             }
-            session.end()
+            session.end(self.origin)
         })();
         if let Err(e) = done {
             let rolled_back = conn.execute_batch("rollback");

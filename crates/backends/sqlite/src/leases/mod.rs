@@ -9,30 +9,26 @@
 mod combine;
 mod records;
 mod rows;
+mod scout;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Runtime};
+use mainstay_clock::Runtime;
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred, WATCHED,
 };
-use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
-use rusqlite::Connection;
-use tokio::sync::watch;
+use mainstay_store::{BoxFuture, FencingToken, LeaseStore, Result};
 
 use crate::config::Driver;
 use crate::error::store_error;
 use crate::open;
 use combine::Combiner;
 use rows::Scope;
-
-/// Between two looks of a watcher at what other processes wrote; a look reads one page in shared memory.
-const LOOK: Duration = Duration::from_millis(20);
+use scout::Scout;
 
 /// A [`LeaseStore`] in a SQLite file that several processes of one machine share. Clones share it.
 ///
@@ -65,19 +61,15 @@ pub struct SqliteLeases(Arc<Shared>);
 struct Shared {
     file: PathBuf,
     combiner: Combiner,
-    clock: Arc<dyn Clock>,
-    /// Told after every change of this process.
-    changed: watch::Sender<u64>,
-    /// What `pragma data_version` said last.
-    seen: AtomicU64,
+    rt: Runtime,
+    scout: Scout,
 }
 
 impl SqliteLeases {
     /// Opens or creates the file; its folder must exist. The inline driver is for virtual time.
     ///
     /// # Errors
-    /// [`ErrorKind::NewerVersion`], [`ErrorKind::Corrupt`], [`ErrorKind::Unsupported`] when SQLite does not
-    /// take the durable settings, [`ErrorKind::Unavailable`] and [`ErrorKind::Full`].
+    /// `NewerVersion`, `Corrupt`, `Unsupported` when SQLite does not take the durable settings, `Unavailable` and `Full`.
     pub fn open(file: impl AsRef<Path>, driver: Driver, rt: &Runtime) -> Result<Self> {
         let file = file.as_ref().to_owned();
         let conn = open::open(&file, true)?;
@@ -85,35 +77,19 @@ impl SqliteLeases {
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
         let clock = Arc::clone(rt.clock());
         rows::prepare(&conn, clock.now())?;
-        let combiner = Combiner::new(conn, driver, Arc::clone(&clock));
-        let shared =
-            Shared { file, combiner, clock, changed: watch::Sender::new(0), seen: AtomicU64::new(0) };
-        Ok(Self(Arc::new(shared)))
+        let origin = rt.rng().next_u64().cast_signed();
+        let combiner = Combiner::new(conn, driver, clock, origin);
+        let scout = Scout::new(origin);
+        Ok(Self(Arc::new(Shared { file, combiner, rt: rt.clone(), scout })))
     }
 
     /// One transaction over the operations in `scope`.
     fn work<T: Send + 'static>(
         &self,
         scope: Scope,
-        changes: fn(&T) -> bool,
         work: impl Fn(&mut Table) -> Result<T> + Send + 'static,
     ) -> BoxFuture<'_, Result<T>> {
-        Box::pin(async move {
-            let done = self.0.combiner.run(scope, work).await?;
-            if changes(&done) {
-                self.0.changed.send_modify(|n| *n += 1);
-            }
-            Ok(done)
-        })
-    }
-
-    /// Whether another process has committed since the last look.
-    async fn foreign_change(&self) -> Result<bool> {
-        let look = |conn: &Connection| -> rusqlite::Result<u64> {
-            conn.prepare_cached("pragma data_version")?.query_row([], |r| r.get(0))
-        };
-        let version = self.0.combiner.look(look).await?.map_err(store_error)?;
-        Ok(self.0.seen.swap(version, Ordering::AcqRel) != version)
+        Box::pin(self.0.combiner.run(scope, work))
     }
 }
 
@@ -128,76 +104,69 @@ impl LeaseStore for SqliteLeases {
         let mut names = request.names.clone();
         names.extend(request.require.iter().map(|(name, _)| name.clone()));
         let scope = Scope { names, op: Some(request.op_id.clone()), prefix: None };
-        self.work(scope, |a| matches!(a, Acquired::Granted(_)), move |table| table.acquire(&request))
+        self.work(scope, move |table| table.acquire(&request))
     }
 
     fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
         let op = op_id.to_owned();
-        self.work(Scope::op(op_id), |_| false, move |table| Ok(table.renew(&op)))
+        self.work(Scope::op(op_id), move |table| Ok(table.renew(&op)))
     }
 
     fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
         let op = op_id.to_owned();
-        self.work(Scope::op(op_id), |_| true, move |table| Ok(table.release(&op)))
+        self.work(Scope::op(op_id), move |table| Ok(table.release(&op)))
     }
 
     fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
         let op = op_id.to_owned();
-        self.work(
-            Scope::op(op_id),
-            |()| true,
-            move |table| {
-                table.leave(&op);
-                Ok(())
-            },
-        )
+        self.work(Scope::op(op_id), move |table| {
+            table.leave(&op);
+            Ok(())
+        })
     }
 
     fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
         let op = op_id.to_owned();
-        self.work(Scope::op(op_id), |done| *done, move |table| Ok(table.downgrade(&op)))
+        self.work(Scope::op(op_id), move |table| Ok(table.downgrade(&op)))
+    }
+
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let of = name.to_owned();
+        self.work(Scope::name(name), move |table| table.resize(&of, limit))
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let of = name.to_owned();
-        self.work(Scope::name(name), |_| true, move |table| Ok(table.annotate(&of, token, value.clone())))
+        self.work(Scope::name(name), move |table| Ok(table.annotate(&of, token, value.clone())))
     }
 
     fn transfer(&self, name: &str, token: FencingToken, to: &str) -> BoxFuture<'_, Result<Transferred>> {
         let (of, to) = (name.to_owned(), to.to_owned());
-        self.work(Scope::name(name), |_| true, move |table| Ok(table.transfer(&of, token, &to)))
+        self.work(Scope::name(name), move |table| Ok(table.transfer(&of, token, &to)))
     }
 
     fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
         let of = name.to_owned();
-        self.work(Scope::name(name), |_| true, move |table| Ok(table.break_lease(&of)))
+        self.work(Scope::name(name), move |table| Ok(table.break_lease(&of)))
     }
 
     fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
         let of = name.to_owned();
-        self.work(Scope::name(name), |_| false, move |table| Ok(table.inspect(&of)))
+        self.work(Scope::name(name), move |table| Ok(table.inspect(&of)))
     }
 
     fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
         let of = prefix.to_owned();
         let scope = Scope { names: Vec::new(), op: None, prefix: Some((prefix.to_owned(), limit)) };
-        self.work(scope, |_| false, move |table| Ok(table.list(&of, limit)))
+        self.work(scope, move |table| Ok(table.list(&of, limit)))
     }
 
-    fn watch(&self, _name: &str) -> BoxFuture<'_, Result<()>> {
-        let mut changed = self.0.changed.subscribe();
+    fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
+        // Armed before the scout may look for the first time.
+        let hint = self.0.combiner.watchers.watch(name);
         Box::pin(async move {
-            loop {
-                let look = self.0.clock.sleep(LOOK);
-                tokio::select! {
-                    biased;
-                    told = changed.changed() => {
-                        let gone = |_| Error::new(ErrorKind::Unavailable, "the lease file is closed");
-                        return told.map_err(gone);
-                    }
-                    () = look => if self.foreign_change().await? { return Ok(()) },
-                }
-            }
+            self.0.scout.send(&self.0.combiner, &self.0.rt);
+            hint.await
         })
     }
 
@@ -206,6 +175,8 @@ impl LeaseStore for SqliteLeases {
         let mut guarantees = Guarantees::new(Fencing::Strict, clock, "none: one file on one machine");
         guarantees.fair = true;
         guarantees.min_ttl = Duration::from_millis(100);
+        // Nothing is lost between processes, but a program of an earlier version tells no names.
+        guarantees.recheck = WATCHED;
         guarantees.native =
             &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"];
         guarantees

@@ -12,7 +12,7 @@ use crate::records;
 /// that share the file have.
 impl RecordStore for SqliteLeases {
     fn now(&self) -> BoxFuture<'_, Result<Option<WallTime>>> {
-        Box::pin(async { Ok(Some(self.0.clock.wall())) })
+        Box::pin(async { Ok(Some(self.0.rt.clock().wall())) })
     }
 
     fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {

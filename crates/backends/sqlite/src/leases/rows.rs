@@ -35,6 +35,13 @@ const RECORDS: &str = "create table if not exists kv (
   key text primary key, version integer not null, value blob, expires integer, sum blob) without rowid;
 create index if not exists kv_expires on kv (expires) where expires is not null;";
 
+/// What changed last, for watchers in other processes; programs that know nothing of it tell nobody, and their changes
+/// are found by the watchers' timers.
+const CHANGES: &str = "create table if not exists change (
+  number integer primary key, name text not null, origin integer not null);";
+/// Changes that are kept: a watcher that missed more looks at everything.
+const KEPT: i64 = 1_024;
+
 /// Ended operations forgotten with one transaction: more than one transaction makes, so the file stays small.
 const SWEEP: i64 = 64;
 /// Bits of a token below its epoch.
@@ -66,12 +73,14 @@ pub(super) fn prepare(conn: &Connection, now: Instant) -> Result<()> {
             return Err(store_error(e));
         }
     }
-    let made: Option<i64> = conn
-        .query_row("select 1 from sqlite_master where name = 'kv'", [], |r| r.get(0))
-        .optional()
-        .map_err(store_error)?;
-    if made.is_none() {
-        conn.execute_batch(RECORDS).map_err(store_error)?;
+    for (table, sql) in [("kv", RECORDS), ("change", CHANGES)] {
+        let made: Option<i64> = conn
+            .query_row("select 1 from sqlite_master where name = ?1", [table], |r| r.get(0))
+            .optional()
+            .map_err(store_error)?;
+        if made.is_none() {
+            conn.execute_batch(sql).map_err(store_error)?;
+        }
     }
     let boot = boot_id()?;
     let graced = conn.execute_batch("begin immediate").and_then(|()| {
@@ -118,6 +127,32 @@ pub(super) struct Session<'a> {
     token: FencingToken,
     arrivals: u64,
     changed: bool,
+    /// Names that watchers are told of.
+    told: BTreeSet<String>,
+}
+
+/// What others changed since a number.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum News {
+    /// More than is remembered.
+    Anything,
+    /// These names.
+    Of(Vec<String>),
+}
+
+/// What changed after `number`, other than by `origin`, and the number of the last change.
+pub(super) fn news(conn: &Connection, number: i64, origin: i64) -> rusqlite::Result<(News, i64)> {
+    let (first, last): (i64, i64) = conn
+        .prepare_cached("select coalesce(min(number), 0), coalesce(max(number), 0) from change")?
+        .query_row([], |r| Ok((r.get(0)?, r.get(1)?)))?;
+    if first > number + 1 {
+        return Ok((News::Anything, last));
+    }
+    let names = conn
+        .prepare_cached("select distinct name from change where number > ?1 and origin <> ?2")?
+        .query_map([number, origin], |r| r.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok((News::Of(names), last))
 }
 
 fn number(n: u64) -> i64 {
@@ -138,15 +173,24 @@ impl<'a> Session<'a> {
         let micros = natural(wall).saturating_mul(1_000);
         let floor = (natural(epoch) << COUNTER_BITS) | ((micros / 16) & ((1 << COUNTER_BITS) - 1));
         let token = FencingToken::new(natural(token).max(floor));
-        Ok(Self { conn, now: clock.now(), wall, token, arrivals: natural(arrivals), changed: false })
+        Ok(Self {
+            conn,
+            now: clock.now(),
+            wall,
+            token,
+            arrivals: natural(arrivals),
+            changed: false,
+            told: BTreeSet::new(),
+        })
     }
 
-    /// Loads the operations of `scope`, runs `work` on them and writes back what it changed.
+    /// Loads the operations of `scope`, runs `work` on them and writes back what it changed; with the names that
+    /// changed.
     pub(super) fn run<T>(
         &mut self,
         scope: &Scope,
         work: impl Fn(&mut Table) -> Result<T>,
-    ) -> rusqlite::Result<Result<T>> {
+    ) -> rusqlite::Result<(Result<T>, BTreeSet<String>)> {
         let names = self.names(scope)?;
         let before = self.load(&names, scope.op.as_deref())?;
         let notes = self.annotations(&names)?;
@@ -170,11 +214,14 @@ impl<'a> Session<'a> {
             (self.token, self.arrivals) = (table.last_token(), table.arrivals());
             self.changed = true;
         }
-        Ok(result)
+        let changed = table.take_changed();
+        self.told.extend(changed.iter().cloned());
+        Ok((result, changed))
     }
 
-    /// Writes the counters if they moved, and forgets some of what ended under names that nobody asks for.
-    pub(super) fn end(self) -> rusqlite::Result<()> {
+    /// Writes the counters if they moved and what changed, and forgets some of what ended under names that nobody asks
+    /// for.
+    pub(super) fn end(self, origin: i64) -> rusqlite::Result<()> {
         let ended: Vec<String> = self
             .conn
             .prepare_cached("select op_id from op where until <= ?1 limit ?2")?
@@ -187,6 +234,15 @@ impl<'a> Session<'a> {
             self.conn
                 .prepare_cached("update meta set token = ?1, arrivals = ?2")?
                 .execute(params![number(self.token.get()), number(self.arrivals)])?;
+        }
+        if !self.told.is_empty() {
+            let mut tell = self.conn.prepare_cached("insert into change (name, origin) values (?1, ?2)")?;
+            for name in &self.told {
+                tell.execute(params![name, origin])?;
+            }
+            self.conn
+                .prepare_cached("delete from change where number <= (select max(number) from change) - ?1")?
+                .execute([KEPT])?;
         }
         Ok(())
     }
@@ -241,11 +297,7 @@ impl<'a> Session<'a> {
                 "select owner, share, permits, ttl, until, note, number from op where op_id = ?1",
             )?
             .query_row([op_id], |r| {
-                let share = match (r.get::<_, i64>(1)?, r.get::<_, u32>(2)?) {
-                    (0, _) => Share::Exclusive,
-                    (1, _) => Share::Shared,
-                    (_, limit) => Share::Permit { limit },
-                };
+                let share = Share::of_columns(r.get(1)?, r.get(2)?);
                 Ok(Entry {
                     op_id: op_id.to_owned(),
                     owner: r.get(0)?,
@@ -274,11 +326,7 @@ impl<'a> Session<'a> {
             self.conn.prepare_cached("delete from op where op_id = ?1")?.execute([op_id])?;
             return Ok(());
         };
-        let (share, permits) = match entry.share {
-            Share::Exclusive => (0, 0),
-            Share::Shared => (1, 0),
-            Share::Permit { limit } => (2, limit),
-        };
+        let (share, permits) = entry.share.columns();
         let ttl = i64::try_from(entry.ttl.as_nanos()).unwrap_or(i64::MAX);
         self.conn
             .prepare_cached(

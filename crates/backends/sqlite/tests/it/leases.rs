@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Runtime, SeededRng};
 use mainstay_sqlite::{Driver, SqliteLeases};
@@ -84,15 +85,56 @@ async fn engines_on_one_file_exclude_each_other_and_serve_in_order() {
     let (here, there) = (open(), open());
     let Acquired::Granted(first) = here.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     let join = |op: &str| AcquireRequest { line: Line::Join, ..ask("n", op) };
-    assert!(matches!(there.acquire(join("b")).await.unwrap(), Acquired::Queued { position: Some(0) }));
-    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1) }));
+    assert!(matches!(there.acquire(join("b")).await.unwrap(), Acquired::Queued { position: Some(0), .. }));
+    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1), .. }));
     // Woken by the other engine's release, not by a timer of the caller.
     let hint = there.watch("n");
     assert_eq!(here.release("a").await.unwrap(), Released::Clean);
     hint.await.unwrap();
-    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1) }));
+    assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1), .. }));
     let Acquired::Granted(second) = there.acquire(join("b")).await.unwrap() else { panic!("b came first") };
     assert!(second[0].token > first[0].token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_wakes_who_watches_that_name_and_nobody_else() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let open = |seed| {
+        let rt = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(seed)));
+        SqliteLeases::open(&file, Driver::Inline, &rt).unwrap()
+    };
+    let (here, there) = (open(1), open(2));
+    for name in ["a", "b"] {
+        here.acquire(ask(name, name)).await.unwrap();
+    }
+    // What was before is told once to whoever begins to watch.
+    there.watch("a").await.unwrap();
+    let mut other = settled(there.watch("b"), &clock).await;
+    for store in [&here, &there] {
+        let watched = there.watch("a");
+        // A renewal is no news.
+        here.renew("b").await.unwrap();
+        store.acquire(ask("c", "c")).await.unwrap();
+        store.break_lease("a").await.unwrap();
+        store.acquire(ask("a", "a")).await.unwrap();
+        watched.await.unwrap();
+        assert!((&mut other).now_or_never().is_none(), "`b` did not change");
+    }
+    here.release("b").await.unwrap();
+    other.await.unwrap();
+}
+
+/// A watch that was polled until everything older was told.
+async fn settled<'a>(
+    watch: mainstay_store::BoxFuture<'a, mainstay_store::Result<()>>,
+    clock: &VirtualClock,
+) -> mainstay_store::BoxFuture<'a, mainstay_store::Result<()>> {
+    let mut watch = watch;
+    assert!((&mut watch).now_or_never().is_none());
+    clock.sleep(Duration::from_secs(1)).await;
+    assert!((&mut watch).now_or_never().is_none(), "nothing changed meanwhile");
+    watch
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

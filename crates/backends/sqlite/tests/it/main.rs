@@ -7,5 +7,6 @@ mod batches;
 mod batching;
 mod conformance;
 mod durability;
+mod field;
 mod leases;
 mod power;

@@ -12,6 +12,8 @@ use crate::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 
 /// The longest lease: a longer one is a mistake, for it would outlive whoever could end it.
 pub const MAX_TTL: Duration = Duration::from_secs(86_400 * 30);
+/// The largest semaphore: what a signed number of 32 bits holds, which is what some store keeps it in.
+pub const MAX_PERMITS: u32 = i32::MAX.unsigned_abs();
 /// The longest name, owner or op id, in bytes.
 pub const MAX_TEXT: usize = 1_024;
 
@@ -21,13 +23,46 @@ pub const MAX_TEXT: usize = 1_024;
 pub enum Share {
     /// Nobody else.
     Exclusive,
-    /// At most `limit` holders.
+    /// `count` of `limit` permits, all or none.
     Permit {
-        /// Most holders at once.
+        /// How many there are: the same for everybody who holds or waits, until [`LeaseStore::resize`].
         limit: u32,
+        /// How many are taken.
+        count: u32,
     },
     /// Any number of sharing holders, no exclusive one.
     Shared,
+}
+
+impl Share {
+    /// As two numbers, for a store that keeps rows: the kind, and the permits.
+    #[must_use]
+    pub fn columns(self) -> (u8, i64) {
+        match self {
+            Self::Exclusive => (0, 0),
+            Self::Shared => (1, 0),
+            Self::Permit { limit, count } => (2, i64::from(limit) | (i64::from(count.max(1) - 1) << 32)),
+        }
+    }
+
+    /// From the numbers of [`columns`](Self::columns).
+    ///
+    /// ```
+    /// use mainstay_store::lease::Share;
+    ///
+    /// let three_of_five = Share::Permit { limit: 5, count: 3 };
+    /// let (kind, permits) = three_of_five.columns();
+    /// assert_eq!(Share::of_columns(kind, permits), three_of_five);
+    /// ```
+    #[must_use]
+    pub fn of_columns(kind: u8, permits: i64) -> Self {
+        let part = |shift: u32| u32::try_from((permits >> shift) & i64::from(u32::MAX)).unwrap_or(u32::MAX);
+        match kind {
+            0 => Self::Exclusive,
+            1 => Self::Shared,
+            _ => Self::Permit { limit: part(0), count: part(32).saturating_add(1) },
+        }
+    }
 }
 
 /// What to do when the name is held.
@@ -79,7 +114,7 @@ impl AcquireRequest {
     }
 
     /// What every store refuses before it looks at anything: names that are not sorted and unique, no time or more than
-    /// [`MAX_TTL`], a semaphore without permits, texts that are empty or longer than [`MAX_TEXT`].
+    /// [`MAX_TTL`], no permits of a semaphore or more than it has, texts that are empty or longer than [`MAX_TEXT`].
     ///
     /// # Errors
     /// `ApiMisuse`, saying what is wrong.
@@ -100,8 +135,12 @@ impl AcquireRequest {
         if self.ttl.is_zero() || self.ttl > MAX_TTL {
             return misuse("a lease lasts more than 0 and at most 30 days");
         }
-        if matches!(self.share, Share::Permit { limit: 0 }) {
-            return misuse("a semaphore has at least one permit");
+        if let Share::Permit { limit, count } = self.share
+            && (limit > MAX_PERMITS || !(1..=limit).contains(&count))
+        {
+            return misuse(
+                "a semaphore has 1 to 2,147,483,647 permits, and 1 to all of them are taken at once",
+            );
         }
         let sizes = self.names.iter().chain([&self.owner, &self.op_id]);
         if sizes.into_iter().any(|s| s.is_empty() || s.len() > MAX_TEXT) {
@@ -133,13 +172,16 @@ pub enum Acquired {
     Held {
         /// The owner that stands in the way.
         by: String,
-        /// How long its lease still lasts, if the store can tell.
+        /// How long it is until the way would be free if nobody renewed, if the store can tell.
         remaining: Option<Duration>,
     },
     /// In line.
     Queued {
         /// Places before this one, if the store can tell.
         position: Option<u32>,
+        /// When its turn would come if nobody before it renewed, if that is an end that the store tells nobody of:
+        /// whoever waits asks again then. None where [`LeaseStore::watch`] tells of ends too.
+        remaining: Option<Duration>,
     },
 }
 
@@ -208,6 +250,12 @@ impl LeaseInfo {
     }
 }
 
+/// [`Guarantees::recheck`] of a store that cannot watch: as often as a person would look.
+pub const UNWATCHED: Duration = Duration::from_secs(1);
+/// [`Guarantees::recheck`] of a store whose hints may be lost: losses come with broken connections, which are rare, and
+/// ten thousand names that are waited for cost a few hundred questions each second.
+pub const WATCHED: Duration = Duration::from_secs(30);
+
 /// How far fencing tokens can be trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "callers must handle each")]
@@ -234,6 +282,11 @@ pub struct Guarantees {
     pub fair: bool,
     /// The shortest ttl that makes sense.
     pub min_ttl: Duration,
+    /// The longest silence that a waiter may believe: a hint of [`LeaseStore::watch`] may be lost with a
+    /// connection, so it asks again after half of this to all of it, even if it was told nothing and no lease is
+    /// due. [`UNWATCHED`] where the store cannot watch, [`WATCHED`] where hints may be lost, [`Duration::MAX`] where
+    /// none is.
+    pub recheck: Duration,
     /// Names of the capabilities beyond the mutex that are native.
     pub native: &'static [&'static str],
 }
@@ -242,7 +295,8 @@ impl Guarantees {
     /// Declares guarantees.
     #[must_use]
     pub const fn new(fencing: Fencing, clock: &'static str, failover: &'static str) -> Self {
-        Self { fencing, clock, failover, fair: false, min_ttl: Duration::from_millis(10), native: &[] }
+        let min_ttl = Duration::from_millis(10);
+        Self { fencing, clock, failover, fair: false, min_ttl, recheck: UNWATCHED, native: &[] }
     }
 }
 
@@ -259,7 +313,8 @@ pub trait LeaseStore: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] for a share or line the store cannot do, [`ErrorKind::ApiMisuse`] for
-    /// unsorted names or a ttl of zero, otherwise when the store fails.
+    /// unsorted names or a ttl of zero, [`ErrorKind::ConfigMismatch`] when others hold or wait for permits of the
+    /// name under another limit, otherwise when the store fails.
     ///
     /// # Cancel safety
     /// A dropped future may have acquired: release by `op_id`, or the lease ends by itself.
@@ -294,6 +349,18 @@ pub trait LeaseStore: Send + Sync + fmt::Debug {
     fn downgrade(&self, op_id: &str) -> BoxFuture<'_, Result<bool>> {
         let _ = op_id;
         unsupported("downgrade")
+    }
+
+    /// Gives the semaphore `name` another limit, for everybody who holds a permit or waits for one in line, in one
+    /// step. A smaller limit takes nothing away from anybody: nobody gets a permit until so many came back. With
+    /// nobody there it changes nothing: a limit is that of those who use it. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// `ConfigMismatch` when the name is held or waited for as something else; `ApiMisuse` for a limit of zero or over
+    /// [`MAX_PERMITS`]; `Unsupported` by default.
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let _ = (name, limit);
+        unsupported("resize")
     }
 
     /// Attaches a value to the lease that `token` holds. False when it no longer does.
@@ -349,6 +416,23 @@ pub trait LeaseStore: Send + Sync + fmt::Debug {
 
     /// What this store promises.
     fn guarantees(&self) -> Guarantees;
+}
+
+/// What every store refuses before it gives a semaphore another limit.
+///
+/// # Errors
+/// `ApiMisuse` for none or more than [`MAX_PERMITS`].
+pub fn check_limit(limit: u32) -> Result<()> {
+    if (1..=MAX_PERMITS).contains(&limit) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::ApiMisuse, "a semaphore has 1 to 2,147,483,647 permits"))
+}
+
+/// Somebody uses `name` as another kind of lock, or as a semaphore of another size.
+#[must_use]
+pub fn mismatch(name: &str, text: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::ConfigMismatch, format!("`{name}` {text}"))
 }
 
 fn unsupported<T>(what: &'static str) -> BoxFuture<'static, Result<T>>

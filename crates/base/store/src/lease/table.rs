@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
-use crate::lease::{AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred};
+use crate::lease::{
+    AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred, check_limit,
+    mismatch,
+};
 use crate::{Error, ErrorKind, FencingToken, Result};
 
 /// Most operations that hold or wait at once: bounds memory, far above what one process drives.
@@ -56,6 +59,12 @@ enum Place {
     /// The token of each name still held; fewer than `names` once a name was broken.
     Holding(BTreeMap<String, FencingToken>),
     Waiting(u64),
+}
+
+/// Who stands in the way first, and how long until the way would be free if nobody renewed.
+struct Obstacle {
+    by: String,
+    remaining: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -275,12 +284,40 @@ impl Table {
             return Ok(Acquired::Held { by: self.holder_of(name), remaining: None });
         }
         let number = self.number(&request.op_id);
-        let in_the_way = request.names.iter().find_map(|name| self.obstacle(name, request, number));
+        // Its semaphore may have been given another limit while it waited.
+        let resized = self.resized(request);
+        let request = resized.as_ref().unwrap_or(request);
+        let mut in_the_way = None;
+        for name in &request.names {
+            match self.obstacle(name, request, number) {
+                Ok(found) => in_the_way = found,
+                Err(error) => {
+                    // Whoever can never have its turn must not hold up the others.
+                    self.leave(&request.op_id);
+                    return Err(error);
+                }
+            }
+            if in_the_way.is_some() {
+                break;
+            }
+        }
         match (in_the_way, request.line) {
             (None, _) => Ok(self.grant(request, until)),
-            (Some((by, remaining)), Line::Try) => Ok(Acquired::Held { by, remaining }),
-            (Some(_), Line::Join) => self.join(request, number, until),
+            (Some(Obstacle { by, remaining }), Line::Try) => {
+                Ok(Acquired::Held { by, remaining: Some(remaining) })
+            }
+            (Some(Obstacle { remaining, .. }), Line::Join) => self.join(request, number, until, remaining),
         }
+    }
+
+    /// The request with the limit of its place in line, if that is another one.
+    fn resized(&self, request: &AcquireRequest) -> Option<AcquireRequest> {
+        let op = self.ops.get(&request.op_id)?;
+        let (Share::Permit { limit, .. }, Share::Permit { count, .. }) = (op.share, request.share) else {
+            return None;
+        };
+        let share = Share::Permit { limit, count };
+        (share != request.share).then(|| AcquireRequest { share, ..request.clone() })
     }
 
     fn number(&self, op_id: &str) -> Option<u64> {
@@ -304,33 +341,54 @@ impl Table {
     }
 
     /// Who stands in the way of `request` at `name`: holders, and whoever came before it. Nobody is
-    /// overtaken, not even by a request that could share: otherwise writers starve.
+    /// overtaken, not even by a request that could share: otherwise writers starve, and whoever wants many permits.
     fn obstacle(
         &self,
         name: &str,
         request: &AcquireRequest,
         number: Option<u64>,
-    ) -> Option<(String, Option<Duration>)> {
-        let entry = self.names.get(name)?;
-        let earlier = entry.line.range(..number.unwrap_or(u64::MAX)).map(|(_, op)| (op, false));
-        let mut count: u32 = 0;
-        let mut limit = match request.share {
-            Share::Permit { limit } => limit,
-            _ => u32::MAX,
+    ) -> Result<Option<Obstacle>> {
+        let Some(entry) = self.names.get(name) else { return Ok(None) };
+        let earlier = entry.line.range(..number.unwrap_or(u64::MAX)).map(|(_, op)| op);
+        let (limit, count) = match request.share {
+            Share::Permit { limit, count } => (u64::from(limit), u64::from(count)),
+            _ => (u64::MAX, 1),
         };
-        let mut last = None;
-        for (op_id, holds) in entry.holders.iter().map(|op| (op, true)).chain(earlier) {
-            let Some(op) = self.ops.get(op_id) else { continue };
-            let remaining = holds.then(|| self.left(op));
+        if count > limit {
+            return Err(mismatch(name, format_args!("has {limit} permits now; {count} are asked for")));
+        }
+        let (mut by, mut all, mut some, mut taken) = (None, Duration::ZERO, Vec::new(), 0_u64);
+        for op in entry.holders.iter().chain(earlier).filter_map(|op_id| self.ops.get(op_id)) {
             match (op.share, request.share) {
                 (Share::Shared, Share::Shared) => {}
-                (Share::Permit { limit: other }, Share::Permit { .. }) => limit = limit.min(other),
-                _ => return Some((op.owner.clone(), remaining)),
+                (Share::Permit { limit: theirs, count }, Share::Permit { limit, .. }) => {
+                    if theirs != limit {
+                        return Err(mismatch(
+                            name,
+                            format_args!("is a semaphore of {theirs} permits, not of {limit}"),
+                        ));
+                    }
+                    taken += u64::from(count);
+                    some.push((self.left(op), u64::from(count), &op.owner));
+                }
+                _ => {
+                    by.get_or_insert(&op.owner);
+                    all = all.max(self.left(op));
+                }
             }
-            count += 1;
-            last = Some((op.owner.clone(), remaining));
         }
-        last.filter(|_| count >= limit)
+        // So many permits must come back before there is room.
+        let mut missing = (taken + count).saturating_sub(limit);
+        some.sort_unstable();
+        for (left, count, owner) in some {
+            if missing == 0 {
+                break;
+            }
+            by.get_or_insert(owner);
+            all = all.max(left);
+            missing = missing.saturating_sub(count);
+        }
+        Ok(by.map(|by| Obstacle { by: by.clone(), remaining: all }))
     }
 
     fn grant(&mut self, request: &AcquireRequest, until: Instant) -> Acquired {
@@ -357,7 +415,13 @@ impl Table {
         Acquired::Granted(grants)
     }
 
-    fn join(&mut self, request: &AcquireRequest, number: Option<u64>, until: Instant) -> Result<Acquired> {
+    fn join(
+        &mut self,
+        request: &AcquireRequest,
+        number: Option<u64>,
+        until: Instant,
+        remaining: Duration,
+    ) -> Result<Acquired> {
         let number = match number {
             Some(number) => {
                 self.set_until(&request.op_id, until);
@@ -392,7 +456,7 @@ impl Table {
             .filter_map(|n| self.names.get(n))
             .flat_map(|n| n.line.range(..number).map(|(_, op)| op))
             .collect();
-        Ok(Acquired::Queued { position: u32::try_from(before.len()).ok() })
+        Ok(Acquired::Queued { position: u32::try_from(before.len()).ok(), remaining: Some(remaining) })
     }
 
     /// As [`LeaseStore::renew`](super::LeaseStore::renew).
@@ -422,6 +486,33 @@ impl Table {
         // Readers who wait may come in.
         self.changed.extend(op.names.iter().cloned());
         true
+    }
+
+    /// As [`LeaseStore::resize`](super::LeaseStore::resize).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn resize(&mut self, name: &str, limit: u32) -> Result<()> {
+        check_limit(limit)?;
+        let Some(entry) = self.names.get(name) else { return Ok(()) };
+        let all: Vec<String> = entry.holders.iter().chain(entry.line.values()).cloned().collect();
+        let other = |op_id: &&String| {
+            self.ops.get(*op_id).is_some_and(|op| !matches!(op.share, Share::Permit { .. }))
+        };
+        if all.iter().any(|op_id| other(&op_id)) {
+            return Err(mismatch(name, "is no semaphore"));
+        }
+        for op_id in all {
+            let Some(Share::Permit { limit: now, .. }) = self.ops.get_mut(&op_id).map(|op| &mut op.share)
+            else {
+                continue;
+            };
+            if *now != limit {
+                *now = limit;
+                self.changed.insert(name.to_owned());
+            }
+        }
+        Ok(())
     }
 
     /// As [`LeaseStore::leave`](super::LeaseStore::leave).

@@ -69,6 +69,17 @@ impl Watchers {
         }))
     }
 
+    /// Whether anybody watches anything.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        let mut names = self.lock();
+        names.retain(|_, list| {
+            list.retain(|w| Arc::strong_count(w) > 1);
+            !list.is_empty()
+        });
+        !names.is_empty()
+    }
+
     /// `name` may have changed.
     pub fn fire(&self, name: &str) {
         let fired = self.lock().remove(name);

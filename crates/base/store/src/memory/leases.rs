@@ -115,6 +115,11 @@ impl LeaseStore for MemoryLeaseStore {
         self.ask(move |s| Ok(s.downgrade(&op_id)))
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        self.ask(move |s| s.resize(&name, limit))
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         self.ask(move |s| Ok(s.annotate(&name, token, value)))
@@ -149,6 +154,7 @@ impl LeaseStore for MemoryLeaseStore {
         let mut guarantees = Guarantees::new(Fencing::WhileStateSurvives, "the clock it was given", failover);
         guarantees.fair = true;
         guarantees.min_ttl = Duration::from_millis(1);
+        guarantees.recheck = Duration::MAX;
         guarantees.native =
             &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"];
         guarantees

@@ -151,9 +151,12 @@ async fn several_names_wait_for_each_other_without_overtaking_or_deadlock() {
         ..AcquireRequest::exclusive(name, op, op, Duration::from_secs(60))
     };
     assert!(matches!(store.acquire(one("b", "b1")).await.unwrap(), Acquired::Granted(_)));
-    assert!(matches!(store.acquire(both("ab")).await.unwrap(), Acquired::Queued { position: Some(0) }));
+    assert!(matches!(store.acquire(both("ab")).await.unwrap(), Acquired::Queued { position: Some(0), .. }));
     // `a` is free, but promised to who came first.
-    assert!(matches!(store.acquire(one("a", "a1")).await.unwrap(), Acquired::Queued { position: Some(1) }));
+    assert!(matches!(
+        store.acquire(one("a", "a1")).await.unwrap(),
+        Acquired::Queued { position: Some(1), .. }
+    ));
     store.release("b1").await.unwrap();
     assert!(matches!(store.acquire(both("ab")).await.unwrap(), Acquired::Granted(g) if g.len() == 2));
     // A break of one name costs the whole acquisition.

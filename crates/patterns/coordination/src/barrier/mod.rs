@@ -14,7 +14,7 @@ use std::time::Duration;
 use mainstay_clock::Deadline;
 use mainstay_store::lease::Released;
 
-use crate::coordinator::{Core, LOOK, part};
+use crate::coordinator::{Core, LOOK, given, part};
 use crate::lock;
 use crate::record::{Record, Step, read};
 use crate::{ConfigError, Error, ErrorKind, Guard, LossReason};
@@ -64,13 +64,10 @@ impl Builder {
     /// # Errors
     /// A bad name, a size of zero or over 1,000, a ttl that the store cannot keep, no records.
     pub fn build(self) -> Result<Barrier, ConfigError> {
-        if self.name.is_empty() {
-            return Err(ConfigError::new("name", &self.name, "1 to 1,024 bytes with the namespace"));
-        }
         if self.size == 0 || self.size > MAX_SIZE {
             return Err(ConfigError::new("size", self.size, format!("1 to {MAX_SIZE} members")));
         }
-        let name = format!("barrier/{}", part(&self.name));
+        let name = format!("barrier/{}", part(given("name", &self.name)?));
         let key = self.core.full_name(&name)?;
         let record = Record { core: Arc::clone(&self.core), store: self.core.records()?, key };
         let (prefix, bell) = (self.core.full_name(&format!("{name}/"))?, self.core.bell(&name)?);

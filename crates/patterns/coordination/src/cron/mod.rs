@@ -15,17 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant, WallTime};
-use mainstay_store::FencingToken;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released};
 
 pub use schedule::{Every, Schedule};
 use state::{Claim, Decision, Kept, Moment, decide};
 pub use state::{Missed, Overlap};
 
-use crate::coordinator::Core;
+use crate::coordinator::{Core, given};
+use crate::guard::as_its_guard;
 use crate::lock::{self, Lock};
 use crate::record::{Record, Step, read, written};
-use crate::{ConfigError, Error, ErrorKind, Fence, Guard, LossReason};
+use crate::{ConfigError, Error, ErrorKind, Fence, Guard};
 
 /// A slot is fresh this long: schedulers wake up late, and a slot that was passed over for longer was missed.
 const LATE: Duration = Duration::from_secs(10);
@@ -123,14 +123,11 @@ impl Builder {
     /// # Errors
     /// As [`lock::Builder::build`]; `at_least` over a day or over `at_most`; no records.
     pub fn build(self) -> Result<Job, ConfigError> {
-        if self.name.is_empty() {
-            return Err(ConfigError::new("name", &self.name, "1 to 1,024 bytes with the namespace"));
-        }
         if self.at_least > MAX_KEPT || self.at_most.is_some_and(|most| most < self.at_least) {
             return Err(ConfigError::new("at_least", self.at_least, "at most a day and at most `at_most`"));
         }
         let store = self.core.records()?;
-        let name = format!("cron/{}", self.name);
+        let name = format!("cron/{}", given("name", &self.name)?);
         let record = Record { core: Arc::clone(&self.core), store, key: self.core.full_name(&name)? };
         let kept = self.core.full_name(&format!("cron-kept/{}", self.name))?;
         let mut builder = lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive)
@@ -413,61 +410,13 @@ pub struct Turn {
     guard: Guard,
 }
 
+as_its_guard!(Turn);
+
 impl Turn {
     /// The slot.
     #[must_use]
     pub fn slot(&self) -> WallTime {
         self.slot
-    }
-
-    /// The fencing token: larger than that of every earlier run.
-    #[must_use]
-    pub fn token(&self) -> FencingToken {
-        self.guard.token()
-    }
-
-    /// When the lease would end if nothing were renewed from now on.
-    #[must_use]
-    pub fn deadline(&self) -> Deadline {
-        self.guard.deadline()
-    }
-
-    /// Whether the right is still there, without asking the store.
-    ///
-    /// # Errors
-    /// `Lost` with the reason.
-    pub fn check(&self) -> Result<(), Error> {
-        self.guard.check()
-    }
-
-    /// Resolves when the right is gone, or the run took as long as it may.
-    ///
-    /// # Cancel safety
-    /// Changes nothing.
-    pub async fn lost(&self) -> LossReason {
-        self.guard.lost().await
-    }
-
-    /// Resolves when the lease was renewed beyond `known`; see [`Guard::renewed`].
-    ///
-    /// # Cancel safety
-    /// Changes nothing.
-    pub async fn renewed(&self, known: Deadline) -> Deadline {
-        self.guard.renewed(known).await
-    }
-
-    /// Runs `work` for as long as the right is there; see [`Guard::run`].
-    ///
-    /// # Errors
-    /// `Lost` when the right ended before the work.
-    ///
-    /// # Cancel safety
-    /// Dropping the future drops the work; the turn stays.
-    pub async fn run<T, F>(&self, work: impl FnOnce(Fence) -> F) -> Result<T, Error>
-    where
-        F: Future<Output = T>,
-    {
-        self.guard.run(work).await
     }
 
     /// Ends the run: keeps what is left of [`at_least`](Builder::at_least) in a lease of its own, which needs

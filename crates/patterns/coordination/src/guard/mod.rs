@@ -1,5 +1,6 @@
 //! What a holder has in its hand.
 
+mod forward;
 mod state;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use mainstay_store::lease::{Grant, Line, Released, Renewed, Share};
 use mainstay_store::{FencingToken, LeaseStore};
 use tokio::sync::{oneshot, watch};
 
+pub(crate) use forward::as_its_guard;
 pub(crate) use state::deadline_of;
 use state::{Answer, Hold, Next};
 

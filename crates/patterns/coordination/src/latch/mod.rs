@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use mainstay_clock::Deadline;
 
-use crate::coordinator::{Core, LOOK};
+use crate::coordinator::{Core, LOOK, given};
 use crate::record::{Record, Step, read, written};
 use crate::{ConfigError, Error, ErrorKind};
 use state::{Count, Refused};
@@ -70,13 +70,10 @@ struct Inner {
 
 impl Latch {
     pub(crate) fn new(core: Arc<Core>, name: &str, size: u32) -> Result<Self, ConfigError> {
-        if name.is_empty() {
-            return Err(ConfigError::new("name", name, "1 to 1,024 bytes with the namespace"));
-        }
         if size == 0 || size > MAX_SIZE {
             return Err(ConfigError::new("size", size, format!("1 to {MAX_SIZE} ids")));
         }
-        let name = format!("latch/{name}");
+        let name = format!("latch/{}", given("name", name)?);
         let record = Record { core: Arc::clone(&core), store: core.records()?, key: core.full_name(&name)? };
         let bell = core.bell(&name)?;
         Ok(Self(Arc::new(Inner { core, record, bell, size })))

@@ -10,7 +10,7 @@ use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line};
 use tokio::sync::oneshot;
 
 use super::Want;
-use super::state::{Acquisition, Command, Patience};
+use super::state::{Acquisition, Command, Patience, WAIT_MAX};
 use crate::coordinator::Core;
 use crate::guard::{Held, Verdict, keep};
 use crate::{Error, ErrorKind, Guard};
@@ -41,7 +41,8 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
     let held = Arc::new(Held { core: Arc::clone(core), want: Arc::clone(want), op_id: core.op_id() });
     let (verdict, told) = oneshot::channel();
     core.rt.spawn("lease-keeper", keep(Arc::clone(&held), told));
-    Attempt { held, state: Acquisition::new(want.ttl, patience), verdict: Some(verdict) }.run().await
+    let state = Acquisition::new(want.ttl, patience, core.store.guarantees().recheck);
+    Attempt { held, state, verdict: Some(verdict) }.run().await
 }
 
 /// One acquisition under way. Dropped at any point, its keeper gives back what may have been granted.
@@ -126,7 +127,8 @@ impl Attempt {
         }
     }
 
-    /// Waits for a hint of the store, and for the time in any case; whether it was a hint.
+    /// Waits for a hint of the store, and for the time in any case; whether it was a hint. A store that cannot be
+    /// heard is asked soon instead.
     async fn wait(&self, listen: Instant, until: Instant, hint: Pin<&mut Hint<'_>>) -> bool {
         let clock = self.held.core.clock();
         let time = clock.sleep_until(until);
@@ -134,14 +136,16 @@ impl Attempt {
             if listen > clock.now() {
                 clock.sleep_until(listen).await;
             }
-            if hint.await.is_err() {
-                std::future::pending::<()>().await;
+            let heard = hint.await.is_ok();
+            if !heard {
+                clock.sleep(WAIT_MAX).await;
             }
+            heard
         };
         tokio::select! {
             biased;
             () = time => false,
-            () = hint => true,
+            heard = hint => heard,
         }
     }
 

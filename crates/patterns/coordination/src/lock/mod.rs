@@ -11,14 +11,14 @@ mod exec;
 mod state;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::Deadline;
-use mainstay_store::lease::{Fencing, LeaseInfo, Line, Share};
+use mainstay_store::lease::{Fencing, LeaseInfo, Line, MAX_PERMITS, Share};
 
 use crate::coordinator::Core;
-use crate::{ConfigError, Error, Guard};
+use crate::{ConfigError, Error, ErrorKind, Guard};
 use state::Patience;
 
 /// Lease of a lock that was told nothing else: two renewals may fail and the third still comes in time.
@@ -40,7 +40,7 @@ impl Kind {
     fn share(self) -> Share {
         match self {
             Self::Exclusive => Share::Exclusive,
-            Self::Permit(limit) => Share::Permit { limit },
+            Self::Permit(limit) => Share::Permit { limit, count: 1 },
             Self::Shared => Share::Shared,
         }
     }
@@ -136,8 +136,10 @@ impl Builder {
         if self.max_hold.is_some_and(|d| d.is_zero()) {
             return Err(ConfigError::new("max_hold", self.max_hold, "more than 0"));
         }
-        if self.kind == Kind::Permit(0) {
-            return Err(ConfigError::new("limit", 0, "1 or more permits"));
+        if let Kind::Permit(limit) = self.kind
+            && !(1..=MAX_PERMITS).contains(&limit)
+        {
+            return Err(ConfigError::new("limit", limit, "1 to 2,147,483,647 permits"));
         }
         let mut names = Vec::with_capacity(self.names.len());
         for name in &self.names {
@@ -155,7 +157,7 @@ impl Builder {
             line: self.line,
             note: self.note,
         };
-        Ok(Lock { core: self.core, want: Arc::new(want) })
+        Ok(Lock { core: self.core, want: Arc::new(Mutex::new(Arc::new(want))) })
     }
 }
 
@@ -168,7 +170,7 @@ fn rank(fencing: Fencing) -> u8 {
 }
 
 /// What is asked for, the same for every acquisition of a handle.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Want {
     pub(crate) names: Vec<String>,
     pub(crate) share: Share,
@@ -178,16 +180,34 @@ pub(crate) struct Want {
     pub(crate) note: String,
 }
 
+impl Want {
+    /// Of a semaphore.
+    fn size(&self) -> Result<u32, Error> {
+        match self.share {
+            Share::Permit { limit, .. } => Ok(limit),
+            Share::Exclusive | Share::Shared => {
+                let why = format!("`{}` is no semaphore", self.names[0]);
+                Err(Error::new(ErrorKind::ApiMisuse, why))
+            }
+        }
+    }
+}
+
 /// A lock that can be acquired again and again. Cheap to clone.
 ///
 /// Not re-entrant: a second acquisition waits for the first, also in the same task.
 #[derive(Clone, Debug)]
 pub struct Lock {
     pub(crate) core: Arc<Core>,
-    pub(crate) want: Arc<Want>,
+    /// Changes with the size of a semaphore.
+    want: Arc<Mutex<Arc<Want>>>,
 }
 
 impl Lock {
+    pub(crate) fn want(&self) -> Arc<Want> {
+        Arc::clone(&self.want.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Waits until it is held, or until `limit`.
     ///
     /// # Errors
@@ -198,7 +218,7 @@ impl Lock {
     /// Dropping the future gives up. A lease that may have been granted is released in the background; until
     /// then, at most one ttl, it may keep others waiting.
     pub async fn acquire(&self, limit: Deadline) -> Result<Guard, Error> {
-        exec::acquire(&self.core, &self.want, Patience::Until(limit)).await
+        exec::acquire(&self.core, &self.want(), Patience::Until(limit)).await
     }
 
     /// Asks once.
@@ -209,7 +229,98 @@ impl Lock {
     /// # Cancel safety
     /// As [`acquire`](Self::acquire).
     pub async fn try_acquire(&self) -> Result<Guard, Error> {
-        exec::acquire(&self.core, &self.want, Patience::None).await
+        exec::acquire(&self.core, &self.want(), Patience::None).await
+    }
+
+    /// Waits until `count` permits of a semaphore are held together, or until `limit`: all of them or none, so two who
+    /// want many cannot each hold what the other waits for. The guard gives them back together.
+    ///
+    /// Where the store keeps a line it is stood in, so that whoever wants few does not overtake; elsewhere (Redis) those
+    /// who want few may keep it waiting for as long as they come.
+    ///
+    /// # Errors
+    /// As [`acquire`](Self::acquire); `ConfigMismatch` when others use the semaphore with another size, or when it has
+    /// fewer permits than are asked for; `ApiMisuse` for what is no semaphore, and for no permit.
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use mainstay_clock::{Deadline, Runtime};
+    /// # use mainstay_coordination::{Coordinator, ErrorKind};
+    /// # use mainstay_store::memory::MemoryLeaseStore;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// # let rt = Runtime::system();
+    /// # let store = Arc::new(MemoryLeaseStore::new(Arc::clone(rt.clock())));
+    /// # let locks = Coordinator::builder(store, rt).namespace("billing").owner("node-7").build()?;
+    /// let workers = locks.semaphore("workers", 5).build()?;
+    /// let three = workers.acquire_many(3, Deadline::NONE).await?;
+    /// assert!(matches!(workers.try_acquire_many(3).await.unwrap_err().kind(), ErrorKind::Contended { .. }));
+    ///
+    /// workers.resize(6).await?;
+    /// workers.acquire_many(3, Deadline::NONE).await?.release().await?;
+    /// let old = locks.semaphore("workers", 5).build()?;
+    /// assert_eq!(*old.try_acquire().await.unwrap_err().kind(), ErrorKind::ConfigMismatch);
+    /// # three.release().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) }).unwrap();
+    /// ```
+    pub async fn acquire_many(&self, count: u32, limit: Deadline) -> Result<Guard, Error> {
+        exec::acquire(&self.core, &self.many(count)?, Patience::Until(limit)).await
+    }
+
+    /// Asks once for `count` permits of a semaphore.
+    ///
+    /// # Errors
+    /// `Contended` when so many are not free; otherwise as [`acquire_many`](Self::acquire_many).
+    ///
+    /// # Cancel safety
+    /// As [`acquire`](Self::acquire).
+    pub async fn try_acquire_many(&self, count: u32) -> Result<Guard, Error> {
+        exec::acquire(&self.core, &self.many(count)?, Patience::None).await
+    }
+
+    fn many(&self, count: u32) -> Result<Arc<Want>, Error> {
+        let mut want = self.want();
+        let size = want.size()?;
+        if count == 0 {
+            let why = format!("`{}`: no permit was asked for", want.names[0]);
+            return Err(Error::new(ErrorKind::ApiMisuse, why));
+        }
+        if count > size {
+            let why = format!("`{}` has {size} permits; {count} are asked for", want.names[0]);
+            return Err(Error::new(ErrorKind::ConfigMismatch, why));
+        }
+        let many = Arc::make_mut(&mut want);
+        many.share = Share::Permit { limit: size, count };
+        if count > 1 && self.core.store.guarantees().native.contains(&"line") {
+            many.line = Line::Join;
+        }
+        Ok(want)
+    }
+
+    /// Gives a semaphore another size: for everybody who holds a permit or waits in line, and for this handle and its
+    /// clones. Nobody loses a permit: after it shrank, nobody gets one until so many came back.
+    ///
+    /// Other handles keep the size that they were built with. While somebody uses the semaphore they are refused with
+    /// `ConfigMismatch`; build them anew with the new size. When nobody uses it any more, its size is that of whoever comes
+    /// next.
+    ///
+    /// # Errors
+    /// `ApiMisuse` for what is no semaphore, and for a size of 0 or over 2,147,483,647; `ConfigMismatch` when others use the
+    /// name for something else; `Unsupported` on a store without semaphores. Otherwise when the store fails: this handle
+    /// then keeps its size, and whether others got the new one is unknown. Repeating it is harmless.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have changed the size for others only. Repeating it is harmless.
+    pub async fn resize(&self, size: u32) -> Result<(), Error> {
+        let want = self.want();
+        want.size()?;
+        let name = &want.names[0];
+        self.core.store.resize(name, size).await.map_err(|e| Error::store(name, e))?;
+        let mut now = self.want.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::make_mut(&mut now).share = Share::Permit { limit: size, count: 1 };
+        Ok(())
     }
 
     /// Who holds it, as far as the store knows: a picture of the past, for people. Decide nothing by it.
@@ -220,8 +331,9 @@ impl Lock {
     /// # Cancel safety
     /// Changes nothing.
     pub async fn stats(&self) -> Result<Vec<Stats>, Error> {
-        let mut all = Vec::with_capacity(self.want.names.len());
-        for name in &self.want.names {
+        let want = self.want();
+        let mut all = Vec::with_capacity(want.names.len());
+        for name in &want.names {
             let info = self.core.store.inspect(name).await.map_err(|e| Error::store(name, e))?;
             all.push(Stats { info });
         }

@@ -8,9 +8,12 @@ use mainstay_store::lease::Acquired;
 
 use crate::guard::deadline_of;
 
-/// Between two questions when nobody says how long the holder stays: from this, doubling, to [`WAIT_MAX`].
+/// Between two questions when nobody says how long the holder stays: from this, doubling, to what the store's hints
+/// allow; to [`WAIT_MAX`] while it does not answer.
 const WAIT_MIN: Duration = Duration::from_millis(100);
-const WAIT_MAX: Duration = Duration::from_secs(1);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Doublings of [`WAIT_MIN`]: 25.6 s, where no hint is ever lost.
+const DOUBLINGS: u32 = 8;
 /// Waiters that know when a lease ends ask just after it, spread over this time.
 const SPREAD: Duration = Duration::from_millis(5);
 
@@ -65,6 +68,8 @@ pub(crate) enum Patience {
 pub(crate) struct Acquisition {
     ttl: Duration,
     patience: Patience,
+    /// The longest silence of the store that is believed.
+    recheck: Duration,
     /// Questions without progress: they space out.
     rounds: u32,
     /// Hints in a row that led to nothing.
@@ -82,11 +87,12 @@ pub(crate) struct Acquisition {
 }
 
 impl Acquisition {
-    /// An acquisition of leases of `ttl`.
-    pub(crate) fn new(ttl: Duration, patience: Patience) -> Self {
+    /// An acquisition of leases of `ttl`, on a store that may be believed for `recheck` when it says nothing.
+    pub(crate) fn new(ttl: Duration, patience: Patience, recheck: Duration) -> Self {
         Self {
             ttl,
             patience,
+            recheck,
             rounds: 0,
             hints: 0,
             holder: None,
@@ -125,13 +131,22 @@ impl Acquisition {
                 self.holder = Some(by.clone());
                 match self.patience {
                     Patience::None => Command::Contended { holder: by.clone(), remaining: *remaining },
-                    Patience::Until(_) => self.wait(now, *remaining, unit),
+                    Patience::Until(_) => {
+                        let pause = match remaining {
+                            Some(left) => self.due(*left, unit),
+                            None => self.guess(self.recheck, unit),
+                        };
+                        self.wait(now, pause)
+                    }
                 }
             }
-            // In line: the store remembers us, so giving up has to leave the line.
-            Acquired::Queued { .. } => match self.patience {
-                Patience::None => Command::Contended { holder: String::new(), remaining: None },
-                Patience::Until(_) => self.wait(now, None, unit),
+            // In line: the store remembers us, so giving up has to leave the line. The place is kept as a lease is.
+            Acquired::Queued { remaining, .. } => match self.patience {
+                Patience::None => Command::Contended { holder: String::new(), remaining: *remaining },
+                Patience::Until(_) => {
+                    let pause = self.due(remaining.unwrap_or(Duration::MAX), unit);
+                    self.wait(now, pause.min(self.ttl / 3))
+                }
             },
         }
     }
@@ -142,14 +157,21 @@ impl Acquisition {
         self.unknown |= outcome != Outcome::NotApplied;
         self.answered = false;
         match self.patience {
-            Patience::Until(_) if retryable || outcome == Outcome::Unknown => self.wait(now, None, unit),
+            Patience::Until(_) if retryable || outcome == Outcome::Unknown => {
+                let pause = self.guess(WAIT_MAX, unit);
+                self.wait(now, pause)
+            }
             _ => Command::Fail,
         }
     }
 
     /// The time that the last [`Command::Wait`] named has come, or a hint.
     pub(crate) fn woke(&mut self, now: Instant, hinted: bool) -> Command {
-        self.hints = if hinted { self.hints.saturating_add(1) } else { 0 };
+        if hinted {
+            (self.hints, self.rounds) = (self.hints.saturating_add(1), 0);
+        } else {
+            self.hints = 0;
+        }
         if self.over(now) { self.give_up() } else { Command::Ask }
     }
 
@@ -161,17 +183,22 @@ impl Acquisition {
         if self.answered { Command::TimedOut { holder: self.holder.clone() } } else { Command::Fail }
     }
 
-    fn wait(&mut self, now: Instant, remaining: Option<Duration>, unit: f64) -> Command {
+    /// How long to wait for what ends in `left`, unless the store is silent for too long.
+    fn due(&self, left: Duration, unit: f64) -> Duration {
+        left.saturating_add(SPREAD.mul_f64(unit)).min(half_to_all(self.recheck, unit))
+    }
+
+    /// How long to wait for nobody knows what: longer each time, up to `most`.
+    fn guess(&mut self, most: Duration, unit: f64) -> Duration {
+        let grown = WAIT_MIN.saturating_mul(1_u32 << self.rounds.min(DOUBLINGS)).min(most);
+        self.rounds = self.rounds.saturating_add(1);
+        half_to_all(grown, unit)
+    }
+
+    fn wait(&self, now: Instant, pause: Duration) -> Command {
         if self.over(now) {
             return self.give_up();
         }
-        let pause = if let Some(left) = remaining {
-            left.saturating_add(SPREAD.mul_f64(unit))
-        } else {
-            let grown = WAIT_MIN.saturating_mul(1_u32 << self.rounds.min(8)).min(WAIT_MAX);
-            self.rounds = self.rounds.saturating_add(1);
-            grown.mul_f64(0.5 + unit / 2.0)
-        };
         let limit = match self.patience {
             Patience::None => now,
             Patience::Until(d) => d.instant(),
@@ -185,8 +212,16 @@ impl Acquisition {
     }
 }
 
+/// From half of `d` to all of it, so that waiters spread out.
+fn half_to_all(d: Duration, unit: f64) -> Duration {
+    let half = d / 2;
+    half.saturating_add(half.mul_f64(unit))
+}
+
 #[cfg(test)]
 mod tests {
+    use mainstay_store::lease::{UNWATCHED, WATCHED};
+
     use super::*;
 
     fn at(ms: u64) -> Instant {
@@ -199,20 +234,34 @@ mod tests {
         Acquired::Held { by: "host-7".to_owned(), remaining: ms.map(Duration::from_millis) }
     }
 
+    fn queued(ms: Option<u64>) -> Acquired {
+        Acquired::Queued { position: None, remaining: ms.map(Duration::from_millis) }
+    }
+
+    /// On a store whose hints may be lost.
+    fn begin(patience: Patience) -> Acquisition {
+        Acquisition::new(TTL, patience, WATCHED)
+    }
+
+    fn pause(command: &Command, now: Instant) -> Duration {
+        let Command::Wait { until, .. } = command else { panic!("{command:?}") };
+        until.saturating_duration_since(now)
+    }
+
     fn granted() -> Acquired {
         Acquired::Granted(Vec::new())
     }
 
     #[test]
     fn f03_a_grant_that_arrives_after_its_deadline_is_not_handed_out() {
-        let mut a = Acquisition::new(TTL, Patience::None);
+        let mut a = begin(Patience::None);
         assert_eq!(a.answered(at(0), at(9_897), &granted(), 0.0), Command::Take);
         assert_eq!(a.answered(at(0), at(9_898), &granted(), 0.0), Command::Expired);
     }
 
     #[test]
     fn k14_the_callers_deadline_decides_how_long_to_wait() {
-        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(30_000))));
+        let mut a = begin(Patience::Until(Deadline::at(at(30_000))));
         assert_eq!(
             a.answered(at(0), at(0), &held(Some(8_000)), 0.5),
             Command::Wait { listen: at(0), until: Instant::from_nanos(8_002_500_000) }
@@ -227,12 +276,12 @@ mod tests {
 
     #[test]
     fn k17_held_and_unreachable_are_told_apart() {
-        let mut a = Acquisition::new(TTL, Patience::None);
+        let mut a = begin(Patience::None);
         let contended =
             Command::Contended { holder: "host-7".to_owned(), remaining: Some(Duration::from_millis(5)) };
         assert_eq!(a.answered(at(0), at(0), &held(Some(5)), 0.0), contended);
         assert_eq!(a.failed(at(0), Outcome::Unknown, true, 0.0), Command::Fail);
-        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::at(at(100))));
+        let mut a = begin(Patience::Until(Deadline::at(at(100))));
         a.answered(at(0), at(0), &held(None), 0.0);
         assert!(matches!(a.failed(at(50), Outcome::NotApplied, true, 0.0), Command::Wait { .. }));
         assert_eq!(a.woke(at(100), false), Command::Fail, "the last answer was no answer");
@@ -240,19 +289,44 @@ mod tests {
 
     #[test]
     fn f42_a_holder_without_expiry_is_asked_after_at_a_bounded_pace() {
-        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
-        let mut now = at(0);
-        for round in 0..20 {
-            let Command::Wait { until, .. } = a.answered(now, now, &held(None), 0.0) else { panic!() };
-            let pause = until.saturating_duration_since(now);
-            assert!(pause >= WAIT_MIN / 2 && pause <= WAIT_MAX, "round {round}: {pause:?}");
-            now = until;
+        for (recheck, most) in [(UNWATCHED, WAIT_MAX), (WATCHED, WATCHED), (Duration::MAX, WATCHED)] {
+            let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE), recheck);
+            let mut now = at(0);
+            for round in 0..20 {
+                let pause = pause(&a.answered(now, now, &held(None), 0.0), now);
+                assert!(pause >= WAIT_MIN / 2 && pause <= most, "round {round}: {pause:?}");
+                now = now.saturating_add(pause);
+            }
+        }
+    }
+
+    #[test]
+    fn who_stands_in_line_asks_when_a_lease_is_due_to_keep_its_place_and_after_too_long_a_silence() {
+        let check = |recheck, remaining, unit, expected| {
+            let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE), recheck);
+            let waits = pause(&a.answered(at(0), at(0), &queued(remaining), unit), at(0));
+            assert_eq!(waits.as_millis(), expected, "{recheck:?} {remaining:?}");
+        };
+        check(Duration::MAX, Some(2_000), 0.0, 2_000);
+        check(Duration::MAX, Some(2_000), 0.6, 2_003);
+        check(UNWATCHED, Some(2_000), 0.5, 750);
+        check(UNWATCHED, None, 0.0, 500);
+        check(WATCHED, None, 0.0, 3_333);
+        check(Duration::MAX, Some(9_000), 0.9, 3_333);
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_is_asked_each_second_however_sure_its_hints_are() {
+        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE), Duration::MAX);
+        for _ in 0..20 {
+            let command = a.failed(at(0), Outcome::NotApplied, true, 0.99);
+            assert!(pause(&command, at(0)) <= WAIT_MAX);
         }
     }
 
     #[test]
     fn hints_that_lead_to_nothing_are_listened_to_less_and_less() {
-        let mut a = Acquisition::new(TTL, Patience::Until(Deadline::NONE));
+        let mut a = begin(Patience::Until(Deadline::NONE));
         let deaf = |a: &mut Acquisition| {
             let Command::Wait { listen, .. } = a.answered(at(0), at(0), &held(Some(9_000)), 0.0) else {
                 panic!()
@@ -272,7 +346,7 @@ mod tests {
 
     #[test]
     fn f19_what_may_exist_is_known() {
-        let mut a = Acquisition::new(TTL, Patience::None);
+        let mut a = begin(Patience::None);
         assert!(!a.maybe_held());
         a.asked();
         assert!(a.maybe_held());

@@ -17,7 +17,7 @@ use mainstay_clock::Deadline;
 use mainstay_store::FencingToken;
 use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo, Released};
 
-use crate::coordinator::{Core, LOOK, part};
+use crate::coordinator::{Core, LOOK, given, part};
 use crate::lock::{self, Lock};
 use crate::{ConfigError, Error, ErrorKind, Guard, LossReason};
 use state::{Entry, REMEMBER, View};
@@ -132,10 +132,7 @@ impl Builder {
     /// # Errors
     /// A bad name, a ttl that the store cannot keep.
     pub fn build(self) -> Result<Group, ConfigError> {
-        if self.name.is_empty() {
-            return Err(ConfigError::new("name", &self.name, "1 to 1,024 bytes with the namespace"));
-        }
-        let group = part(&self.name);
+        let group = part(given("name", &self.name)?);
         let prefix = self.core.full_name(&format!("member/{group}/"))?;
         let left = self.core.full_name(&format!("left/{group}/"))?;
         let bell = self.core.bell(&format!("member/{group}"))?;
@@ -158,10 +155,7 @@ struct Inner {
 
 impl Inner {
     fn lock(&self, member: &str) -> Result<Lock, ConfigError> {
-        if member.is_empty() {
-            return Err(ConfigError::new("member", member, "1 to 1,024 bytes with group and namespace"));
-        }
-        let name = format!("member/{}/{member}", part(&self.name));
+        let name = format!("member/{}/{}", part(&self.name), given("member", member)?);
         lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive).ttl(self.ttl).build()
     }
 

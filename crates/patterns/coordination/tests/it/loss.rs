@@ -8,6 +8,7 @@ use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_coordination::{ErrorKind, LossReason};
 use mainstay_store::LeaseStore;
+use mainstay_store::lease::Released;
 
 use crate::faulty::Faulty;
 use crate::world::{TTL, virtually};
@@ -117,6 +118,25 @@ fn k03_f17_no_renewal_outlives_its_guard() {
         w.clock.sleep(TTL * 5).await;
         assert_eq!(store.renewals.load(Ordering::Relaxed), after);
         assert_eq!(node.in_background(), 0);
+    });
+}
+
+#[test]
+fn k06_renewals_that_fail_are_tried_again_and_only_the_deadline_ends_the_hold() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        store.hang_renewals(true);
+        w.clock.sleep(TTL * 2 / 5).await;
+        assert!(
+            store.renewals.load(Ordering::Relaxed) >= 1 && guard.check().is_ok(),
+            "one failed, none is lost"
+        );
+        store.hang_renewals(false);
+        w.clock.sleep(TTL * 3).await;
+        guard.check().unwrap();
+        assert_eq!(guard.release().await.unwrap(), Released::Clean);
     });
 }
 

@@ -16,8 +16,10 @@ mod locks;
 mod loss;
 mod majority;
 mod membership;
+mod parked;
 /// The state machine of the Redis quorum itself: the majority of the simulation runs what that backend runs.
 #[path = "../../../../backends/redis/src/quorum/state.rs"]
 mod round;
+mod semaphores;
 mod stores;
 mod world;

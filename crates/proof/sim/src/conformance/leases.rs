@@ -50,7 +50,12 @@ pub async fn leases(store: &dyn LeaseStore, clock: &dyn Clock) -> Sections {
             "break_lease" => breaking(store).await,
             "line" => line(store, clock).await,
             "list" => listing(store).await,
-            "permit" => permits(store).await,
+            "permit" => {
+                permits(store).await;
+                if native.contains("line") {
+                    permits_in_line(store).await;
+                }
+            }
             "shared" => shared(store).await,
             "transfer" => transfers(store).await,
             _ => watching(store).await,
@@ -73,7 +78,9 @@ async fn refused(store: &dyn LeaseStore, what: &str) {
         }
         "list" => store.list("refused", 1).await.map(drop),
         "permit" => {
-            request.share = Share::Permit { limit: 2 };
+            request.share = permits_of(2, 1);
+            let resized = store.resize("refused", 2).await.map_err(|e| e.kind());
+            assert_eq!(resized, Err(ErrorKind::Unsupported), "permit is not declared");
             store.acquire(request).await.map(drop)
         }
         "shared" => {
@@ -175,20 +182,97 @@ async fn downgrading(store: &dyn LeaseStore, name: &str) {
     assert!(take(store, name, "w2").await.is_none(), "it still reads");
 }
 
+fn permits_of(limit: u32, count: u32) -> Share {
+    Share::Permit { limit, count }
+}
+
 async fn permits(store: &dyn LeaseStore) {
-    let none = store.acquire(request("s-permit", "none", Share::Permit { limit: 0 }, Line::Try)).await;
-    assert_eq!(none.map_err(|e| e.kind()), Err(ErrorKind::ApiMisuse), "a semaphore without permits");
-    let (name, two) = ("s-permit", Share::Permit { limit: 2 });
+    for share in [permits_of(0, 1), permits_of(2, 0), permits_of(2, 3), permits_of(u32::MAX, 1)] {
+        let none = store.acquire(request("s-permit", "none", share, Line::Try)).await;
+        assert_eq!(none.map_err(|e| e.kind()), Err(ErrorKind::ApiMisuse), "{share:?}");
+    }
+    let (name, two) = ("s-permit", permits_of(2, 1));
     for op in ["p1", "p2"] {
         assert!(granted(&ask(store, name, op, two, Line::Try).await).is_some(), "{op}");
     }
     assert!(granted(&ask(store, name, "p3", two, Line::Try).await).is_none());
-    let three = Share::Permit { limit: 3 };
-    assert!(granted(&ask(store, name, "p3", three, Line::Try).await).is_none(), "the smallest limit counts");
     assert!(granted(&ask(store, name, "p1", two, Line::Try).await).is_some(), "its own permit, again");
     store.release("p1").await.unwrap();
+    mismatched(store, name, "px", permits_of(3, 1)).await;
     assert!(granted(&ask(store, name, "p3", two, Line::Try).await).is_some());
     for op in ["p2", "p3"] {
+        assert_eq!(store.release(op).await.unwrap(), Released::Clean);
+    }
+    let three = ask(store, name, "p4", permits_of(3, 1), Line::Try).await;
+    assert!(granted(&three).is_some(), "nobody is there: whoever comes first has the right size");
+    store.release("p4").await.unwrap();
+    many_permits(store).await;
+    resizing(store).await;
+}
+
+/// Another size than that of whoever is there is refused by name, and leaves nothing.
+async fn mismatched(store: &dyn LeaseStore, name: &str, op: &str, share: Share) {
+    let before = store.inspect(name).await.unwrap().holders.len();
+    let refused = store.acquire(request(name, op, share, Line::Try)).await;
+    assert_eq!(refused.map_err(|e| e.kind()), Err(ErrorKind::ConfigMismatch), "{share:?}");
+    assert_eq!(store.inspect(name).await.unwrap().holders.len(), before);
+    assert_eq!(store.release(op).await.unwrap(), Released::AlreadyGone);
+}
+
+async fn many_permits(store: &dyn LeaseStore) {
+    let name = "s-many";
+    let four = ask(store, name, "m4", permits_of(5, 4), Line::Try).await;
+    let token = granted(&four).unwrap().token;
+    assert_eq!(store.inspect(name).await.unwrap().holders.len(), 1, "one lease, whatever it counts");
+    assert!(granted(&ask(store, name, "m2", permits_of(5, 2), Line::Try).await).is_none(), "all or none");
+    assert!(granted(&ask(store, name, "m1", permits_of(5, 1), Line::Try).await).is_some());
+    assert!(granted(&ask(store, name, "m0", permits_of(5, 1), Line::Try).await).is_none());
+    assert!(matches!(store.renew("m4").await.unwrap(), Renewed::Renewed(g) if g[0].token == token));
+    assert_eq!(store.release("m4").await.unwrap(), Released::Clean, "all four come back");
+    assert!(granted(&ask(store, name, "m5", permits_of(5, 5), Line::Try).await).is_none());
+    assert_eq!(store.release("m1").await.unwrap(), Released::Clean);
+    assert!(
+        granted(&ask(store, name, "m5", permits_of(5, 5), Line::Try).await).is_some_and(|g| g.token > token)
+    );
+    assert_eq!(store.release("m5").await.unwrap(), Released::Clean);
+}
+
+async fn resizing(store: &dyn LeaseStore) {
+    let name = "s-resize";
+    store.resize(name, 9).await.unwrap();
+    assert_eq!(store.resize(name, 0).await.map_err(|e| e.kind()), Err(ErrorKind::ApiMisuse));
+    assert!(granted(&ask(store, name, "z2", permits_of(3, 2), Line::Try).await).is_some());
+    store.resize(name, 1).await.unwrap();
+    store.resize(name, 1).await.unwrap();
+    let kept = store.renew("z2").await.unwrap();
+    assert!(matches!(kept, Renewed::Renewed(_)), "shrinking takes nothing away: {kept:?}");
+    mismatched(store, name, "zx", permits_of(3, 1)).await;
+    assert!(granted(&ask(store, name, "z1", permits_of(1, 1), Line::Try).await).is_none());
+    store.resize(name, 4).await.unwrap();
+    assert!(granted(&ask(store, name, "z1", permits_of(4, 2), Line::Try).await).is_some());
+    assert!(granted(&ask(store, name, "z0", permits_of(4, 1), Line::Try).await).is_none());
+    for op in ["z1", "z2"] {
+        assert_eq!(store.release(op).await.unwrap(), Released::Clean);
+    }
+    take(store, name, "alone").await.unwrap();
+    assert_eq!(store.resize(name, 2).await.map_err(|e| e.kind()), Err(ErrorKind::ConfigMismatch), "a mutex");
+    store.release("alone").await.unwrap();
+}
+
+/// Of a store that keeps a line.
+async fn permits_in_line(store: &dyn LeaseStore) {
+    let name = "s-permit-line";
+    assert!(granted(&ask(store, name, "h", permits_of(3, 1), Line::Join).await).is_some());
+    assert!(granted(&ask(store, name, "big", permits_of(3, 3), Line::Join).await).is_none());
+    let small = ask(store, name, "small", permits_of(3, 1), Line::Try).await;
+    assert!(granted(&small).is_none(), "whoever wants few does not overtake");
+    store.release("h").await.unwrap();
+    assert!(granted(&ask(store, name, "big", permits_of(3, 3), Line::Join).await).is_some());
+    assert!(granted(&ask(store, name, "next", permits_of(3, 2), Line::Join).await).is_none());
+    store.resize(name, 5).await.unwrap();
+    let next = ask(store, name, "next", permits_of(3, 2), Line::Join).await;
+    assert!(granted(&next).is_some(), "a place in line has the new size: {next:?}");
+    for op in ["big", "next"] {
         assert_eq!(store.release(op).await.unwrap(), Released::Clean);
     }
 }
@@ -198,8 +282,11 @@ async fn line(store: &dyn LeaseStore, clock: &dyn Clock) {
     take(store, name, "holder").await.unwrap();
     for (i, op) in ["w1", "w2", "w3"].into_iter().enumerate() {
         let acquired = ask(store, name, op, Share::Exclusive, Line::Join).await;
-        let Acquired::Queued { position } = acquired else { panic!("{op} must stand in line: {acquired:?}") };
+        let Acquired::Queued { position, remaining } = acquired else {
+            panic!("{op} must stand in line: {acquired:?}")
+        };
         assert!(position.is_none_or(|p| p as usize == i), "{op} has {i} before it, not {position:?}");
+        assert!(remaining.is_none_or(|left| left <= TTL), "its turn comes within a ttl: {remaining:?}");
     }
     assert_eq!(store.inspect(name).await.unwrap().waiting, 3);
     store.leave("w2").await.unwrap();

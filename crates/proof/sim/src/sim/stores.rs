@@ -83,6 +83,14 @@ impl LeaseStore for FaultyLeases {
         })
     }
 
+    fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
+        let name = name.to_owned();
+        self.ask(move |s| {
+            let name = name.clone();
+            Box::pin(async move { s.resize(&name, limit).await })
+        })
+    }
+
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         self.ask(move |s| {
