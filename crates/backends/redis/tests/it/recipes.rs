@@ -134,6 +134,7 @@ fn k06() {
         pause(ttl / 2).await;
         server.resume().unwrap();
         tokio::select! {
+            biased;
             renewed = guard.renewed(known) => assert!(renewed.instant() > known.instant()),
             reason = guard.lost() => panic!("{reason}"),
         }
