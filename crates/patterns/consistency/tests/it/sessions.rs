@@ -289,7 +289,7 @@ fn p11_a_node_that_hangs_holds_up_neither_reads_nor_the_samples_of_others() {
 }
 
 #[test]
-fn s15_p7_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs() {
+fn s15_p7_p23_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs() {
     on_paused(async {
         let w = World::new(|b| b.max_wait(MS));
         let mut session = w.router.session();
