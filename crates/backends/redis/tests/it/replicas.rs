@@ -394,7 +394,8 @@ async fn a_primary_that_restarts_from_its_file_goes_on() {
     let store = replicas();
     let a = at(&store, &primary);
     let kept = put(&a, "kept", "v").await;
-    primary.command(&["SAVE"]).unwrap();
+    // One write of the file at a time: that for the replica may still be under way.
+    until("the file is written", async || primary.command(&["SAVE"]).is_ok()).await;
     let lost = put(&a, "lost", "v").await;
     primary.kill().unwrap();
     primary.restart().unwrap();
