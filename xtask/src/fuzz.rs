@@ -1,4 +1,4 @@
-//! Fuzzing of decoders: `cargo xtask fuzz --seconds N [TARGET]`. The targets are a workspace of their own, `fuzz/`.
+//! Fuzzing of every decoder: `cargo xtask fuzz --seconds N [TARGET]`. The targets are a workspace of their own, `fuzz/`.
 
 use std::path::Path;
 use std::process::Command;
@@ -89,7 +89,16 @@ mod tests {
             assert!(manifest.contains(&format!("path = \"fuzz_targets/{target}.rs\"")), "{target}");
         }
         assert_eq!(manifest.matches("[[bin]]").count(), found.len());
-        let decoders = ["gossip", "headers", "positions", "saga_log"];
+        let decoders = [
+            "config",
+            "crdt",
+            "gossip",
+            "headers",
+            "http_parameters",
+            "positions",
+            "saga_log",
+            "session_token",
+        ];
         assert_eq!(found, decoders);
     }
 
