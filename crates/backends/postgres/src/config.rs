@@ -1,9 +1,9 @@
 //! Options.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_store::ConfigError;
 use mainstay_store::lease::Fencing;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::{SslMode, TargetSessionAttrs};
@@ -20,32 +20,6 @@ const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 const MAX_BASE_EPOCH: u16 = 16_383;
 /// Longest part of a table's name: suffixes are added and 63 bytes are the server's limit.
 const MAX_IDENTIFIER: usize = 40;
-
-/// A setting that cannot hold, refused when the configuration is built.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {} is not allowed; allowed: {}", self.field, self.value, self.allowed)
-    }
-}
-
-impl std::error::Error for ConfigError {}
 
 /// How waiters learn that a name may be free.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

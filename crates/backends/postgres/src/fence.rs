@@ -19,12 +19,12 @@
 //! assert_eq!(update, "update accounts set balance = $1, fence = $3 where id = $2 and accounts.fence <= $3");
 //! ```
 
-use mainstay_store::{FenceCheck, FencingToken};
+use mainstay_store::{ConfigError, FenceCheck, FencingToken};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Error, GenericClient};
 
-use crate::config::{ConfigError, is_identifier};
+use crate::config::is_identifier;
 
 /// What the trigger raises. Of a class that is nobody else's.
 const STALE: &str = "MS412";

@@ -26,7 +26,8 @@ pub mod replicas;
 mod schema;
 mod session;
 
-pub use config::{Builder, ConfigError, PostgresConfig, Wake};
+pub use config::{Builder, PostgresConfig, Wake};
 pub use connect::{Connected, Connector, Dial};
 pub use leases::PostgresLeases;
+pub use mainstay_store::ConfigError;
 pub use session::{AdvisoryKey, KeyError, KeyProfile, Names, PostgresSessions};

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use mainstay_store::ConfigError;
 use mainstay_store::lease::Fencing;
 use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
-use crate::config::{ConfigError, PostgresConfig, Wake, patient, unencrypted};
+use crate::config::{PostgresConfig, Wake, patient, unencrypted};
 use crate::connect::{Connector, Dial};
 
 /// Most connections to one server; it allows 100 in all as shipped.
