@@ -125,11 +125,17 @@ impl TcpMesh {
     }
 
     /// Where a member listens in truth. Until that is known its door lets nobody in.
+    ///
+    /// # Panics
+    /// There is no such member.
     pub fn set_listener(&self, member: usize, address: SocketAddr) {
         self.links.send_modify(|links| links.listeners[member] = Some(address));
     }
 
     /// Which process a member is: what it dials is known by that.
+    ///
+    /// # Panics
+    /// There is no such member.
     pub fn set_process(&self, member: usize, pid: u32) {
         self.links.send_modify(|links| links.processes[member] = Some(pid));
     }
