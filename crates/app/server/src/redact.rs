@@ -72,10 +72,10 @@ impl Redact {
     }
 
     /// Whether a payload that somebody sends has a hidden value that was not replaced.
-    pub(crate) fn is_shown(&self, payload: &Value) -> bool {
+    pub(crate) fn has_hidden(&self, payload: &Value) -> bool {
         match payload {
-            Value::Array(items) => items.iter().any(|v| self.is_shown(v)),
-            Value::Object(map) => map.values().any(|v| self.is_shown(v)),
+            Value::Array(items) => items.iter().any(|v| self.has_hidden(v)),
+            Value::Object(map) => map.values().any(|v| self.has_hidden(v)),
             other => other == HIDDEN && !(self.names.is_empty() && self.pointers.is_empty()),
         }
     }
@@ -149,6 +149,7 @@ mod tests {
         assert_eq!(restored, expected);
         assert_eq!(redact.restored(json!(HIDDEN), &json!("x")), HIDDEN, "only under a hidden name");
     }
+
     #[test]
     fn sec_23_rules_hide_whole_names_and_pointers_in_payloads_and_nothing_around_them() {
         let redact = Redact::new(&["PIN".to_owned(), "/card/number".to_owned(), "/list/0".to_owned()], &[]);
@@ -160,7 +161,7 @@ mod tests {
         });
         assert_eq!(shown, expected);
         assert_eq!(redact.restored(shown.clone(), &input), input);
-        assert!(redact.is_shown(&shown) && !redact.is_shown(&input));
+        assert!(redact.has_hidden(&shown) && !redact.has_hidden(&input));
         let answer =
             json!({"pin": "a field of ours", "steps": [{"output": input.clone()}], "attrs": {"pin": "x"}});
         let expected =
@@ -168,6 +169,6 @@ mod tests {
         assert_eq!(redact.document(answer), expected);
         let nothing = Redact::default();
         assert_eq!(nothing.document(json!({"input": input.clone()})), json!({"input": input}));
-        assert!(!nothing.is_shown(&json!(HIDDEN)), "an ordinary text where nothing is hidden");
+        assert!(!nothing.has_hidden(&json!(HIDDEN)), "an ordinary text where nothing is hidden");
     }
 }

@@ -45,7 +45,7 @@ async fn act(
     let canonical: Value = parse(&body)?;
     let body: Body = parse(&body)?;
     body.check()?;
-    if [&body.input, &body.output].into_iter().flatten().any(|payload| app.redact.is_shown(payload)) {
+    if [&body.input, &body.output].into_iter().flatten().any(|payload| app.redact.has_hidden(payload)) {
         let why = "the payload has a value that is hidden from you as `[hidden]`: send the real one";
         return Err(Problem::new(Code::BadRequest, why));
     }
