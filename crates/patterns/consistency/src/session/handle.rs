@@ -94,6 +94,22 @@ impl<C> fmt::Debug for Session<C> {
     }
 }
 
+/// Where a read would go, by what the router knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Plan<'a> {
+    /// To this replica, which has all that was asked for.
+    Replica(&'a str),
+    /// To this replica once it has caught up, and to the primary if that takes too long.
+    WaitFor(&'a str),
+    /// To the primary.
+    Primary(Why),
+    /// Nowhere: what the session knows is not in the store's history, by the newest sample of the primary.
+    Refused(ErrorKind),
+    /// What was read before has no position yet: whoever answers must be asked for it first.
+    Unresolved,
+}
+
 /// A connection that may answer.
 struct Place<C> {
     node: usize,
@@ -283,6 +299,45 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             self.learn();
         }
         out.map_err(CallError::Inner)
+    }
+
+    /// Where a read of `how` would go now. Nobody is asked and nothing is allocated; the next read may go elsewhere, because
+    /// samples change and reads take turns over replicas that are equally good.
+    ///
+    /// ```
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_consistency::session::{Consistency, Plan, Router, Why};
+    /// use mainstay_store::memory::MemoryCluster;
+    /// use std::sync::Arc;
+    ///
+    /// # let rt = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    /// # rt.block_on(async {
+    /// let clock = Arc::new(SystemClock::new());
+    /// let db = MemoryCluster::new(clock.clone(), "orders", 1);
+    /// let (primary, replica) = (db.node(0)?, db.node(1)?);
+    /// let router = Router::builder("orders", clock).shared("a", primary).shared("b", replica).build()?;
+    /// let session = router.session();
+    /// assert_eq!(session.plan(&Consistency::MinLatency), Plan::Primary(Why::NoReplica));
+    /// router.poll_once().await;
+    /// assert_eq!(session.plan(&Consistency::MinLatency), Plan::Replica("b"));
+    /// assert_eq!(session.plan(&Consistency::Primary), Plan::Primary(Why::Asked));
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<_, Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn plan(&self, how: &Consistency) -> Plan<'_> {
+        if let Some(why) = self.to_primary(how) {
+            return Plan::Primary(why);
+        }
+        match self.look(how) {
+            (_, true) => Plan::Unresolved,
+            (Step::Read(node), _) => Plan::Replica(self.router.name_of(node)),
+            (Step::Wait(node), _) => Plan::WaitFor(self.router.name_of(node)),
+            (Step::Primary(why), _) => Plan::Primary(why),
+            (Step::Foreign, _) => Plan::Refused(ErrorKind::ForeignToken),
+            (Step::Lost { .. }, _) => Plan::Refused(ErrorKind::WriteLost),
+        }
     }
 
     /// Writes on the primary, once its history is known to contain what the guarantees ask for. The closure commits

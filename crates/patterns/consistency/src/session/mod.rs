@@ -56,7 +56,7 @@ mod state;
 mod token;
 
 pub use config::{Consistency, Guarantees, RouterBuilder, SessionEvent};
-pub use handle::{CallError, Session};
+pub use handle::{CallError, Plan, Session};
 pub use router::{NodeStatus, Poller, Router};
 #[cfg(feature = "tokens")]
 pub use seal::{TokenKeys, TokenKeysBuilder, Unopened};

@@ -198,7 +198,11 @@ impl<C: ReplicatedStore + 'static> Router<C> {
     }
 
     pub(crate) fn node_name(&self, node: usize) -> String {
-        self.0.nodes[node].name.clone()
+        self.name_of(node).to_owned()
+    }
+
+    pub(crate) fn name_of(&self, node: usize) -> &str {
+        &self.0.nodes[node].name
     }
 
     pub(crate) fn waiter(&self, node: usize) -> Option<Waiter<'_>> {

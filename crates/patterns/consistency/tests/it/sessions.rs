@@ -9,8 +9,8 @@ use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Deadline};
 use mainstay_consistency::ErrorKind;
 use mainstay_consistency::session::{
-    CallError, Consistency, Guarantees, Router, RouterBuilder, Session, SessionConsistency, SessionEvent,
-    SessionToken, Verdict, Why, verdict,
+    CallError, Consistency, Guarantees, Plan, Router, RouterBuilder, Session, SessionConsistency,
+    SessionEvent, SessionToken, Verdict, Why, verdict,
 };
 use mainstay_store::memory::{MemoryCluster, MemoryNode};
 use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role, TimelineSwitch};
@@ -708,6 +708,32 @@ fn a_satisfied_replica_is_read_without_a_round_trip() {
         }
         assert_eq!(w.asked() - before, 0);
         assert_eq!(w.heard(|e| matches!(e, SessionEvent::ToPrimary { .. })), 0, "all from replicas");
+    });
+}
+
+#[test]
+fn a_plan_says_what_the_next_read_does_and_asks_nobody() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        let all = Consistency::Session(Guarantees::ALL);
+        let mut session = w.router.session();
+        assert_eq!(session.plan(&all), Plan::Primary(Why::NoReplica));
+        w.router.poll_once().await;
+        put(&mut session, "k", b"1").await.unwrap();
+        w.router.poll_once().await;
+        let before = w.asked();
+        let Plan::Replica(name) = session.plan(&all) else { panic!("{:?}", session.plan(&all)) };
+        assert!(["n1", "n2"].contains(&name), "{name}");
+        assert_eq!(session.plan(&Consistency::Primary), Plan::Primary(Why::Asked));
+        w.lag(HOUR);
+        put(&mut session, "k", b"2").await.unwrap();
+        let asked = w.asked();
+        assert!(matches!(session.plan(&all), Plan::WaitFor("n1" | "n2")), "{:?}", session.plan(&all));
+        assert_eq!((asked - before, w.asked() - asked), (1, 0), "only the write asks, for its position");
+        w.cluster.fail_over(1).unwrap();
+        w.router.poll_once().await;
+        assert_eq!(session.plan(&all), Plan::Refused(ErrorKind::WriteLost));
+        assert!(get(&mut session, "k").await.unwrap_err().is_lost(), "the read says what the plan said");
     });
 }
 

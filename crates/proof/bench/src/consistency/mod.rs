@@ -1,7 +1,12 @@
 //! Clocks, vectors, sets: ours and the rivals, the same data and the same loop.
 
+mod fleet;
 #[cfg(feature = "rivals")]
 mod rivals;
+mod sessions;
+#[cfg(feature = "rivals")]
+#[path = "../../../../patterns/consistency/tests/it/theirs.rs"]
+mod theirs;
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -73,12 +78,14 @@ fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     vectors(&mut rows, section);
     sets(large, &mut rows, section)?;
     maps(large / 10, &mut rows)?;
+    sessions::run(&mut rows, section)?;
     #[cfg(feature = "rivals")]
-    rivals::run(large, &mut rows);
+    rivals::run(large, &mut rows, section)?;
     #[cfg(not(feature = "rivals"))]
     section.note("Rivals: not measured, built without feature `rivals`.");
     section.table(&["what", "ns"], &rows);
-    wire(section)
+    wire(section)?;
+    fleet::run(options.smoke, section)
 }
 
 fn clocks(rows: &mut Vec<Vec<String>>, section: &mut Section) -> anyhow::Result<()> {

@@ -2,10 +2,15 @@
 
 use std::hint::black_box;
 
+use anyhow::Context as _;
 use crdts::{CmRDT as _, CvRDT as _, MVReg, Map, Orswot, VClock};
 use uhlc::HLC;
 
+use mainstay_consistency::laws::{self, Profile};
+
+use super::theirs::Theirs;
 use super::{element, nanos, row};
+use crate::report::Section;
 
 fn vector(k: u64, add: u64) -> VClock<u64> {
     let mut vector = VClock::new();
@@ -28,7 +33,27 @@ fn set_of(n: u64) -> Orswot<u64, u64> {
     set
 }
 
-pub(super) fn run(large: u64, rows: &mut Vec<Vec<String>>) {
+/// How soon the laws find that their map does not keep them.
+#[allow(clippy::disallowed_methods, reason = "a clock behind a port would be part of what is measured")]
+fn divergence(section: &mut Section) -> anyhow::Result<()> {
+    let began = std::time::Instant::now();
+    let broken = laws::check::<Theirs>(Profile::batch(1, 100_000)).err();
+    let took = began.elapsed();
+    let broken = broken.context("the laws found nothing in the map of crdts")?;
+    section.note(&format!(
+        "The laws find the divergence of the map of crdts 7.3.2 in {took:.1?}: {:?}.",
+        broken.law
+    ));
+    section.gate(
+        "divergence of the map of crdts found",
+        "< 1 s",
+        format!("{took:.1?}"),
+        took.as_secs_f64() < 1.0,
+    );
+    Ok(())
+}
+
+pub(super) fn run(large: u64, rows: &mut Vec<Vec<String>>, section: &mut Section) -> anyhow::Result<()> {
     let hlc = HLC::default();
     let now = nanos(100_000, |_| {
         let _ = black_box(hlc.new_timestamp());
@@ -70,4 +95,5 @@ pub(super) fn run(large: u64, rows: &mut Vec<Vec<String>>) {
         &format!("crdts, map of {n} registers, merge of an equal one, per element"),
         whole / n as f64,
     ));
+    divergence(section)
 }
