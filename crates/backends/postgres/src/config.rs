@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use mainstay_store::ConfigError;
 use mainstay_store::lease::Fencing;
-use tokio_postgres::NoTls;
-use tokio_postgres::config::{SslMode, TargetSessionAttrs};
+use tokio_postgres::config::TargetSessionAttrs;
 
-use crate::connect::{Connector, Dial};
+use crate::connect::Connector;
+use crate::tls::connector;
 
 /// Most connections of one store; a server allows 100 in all as shipped.
 const MAX_CONNECTIONS: u32 = 256;
@@ -75,8 +75,13 @@ impl Connector for Nowhere {
 }
 
 impl PostgresConfig {
-    /// Starts with a URL or a `key=value` text; connections are not encrypted. Several hosts may be named: the
-    /// one that takes writes is used, so a client follows a promotion.
+    /// Starts with a URL or a `key=value` text. Several hosts may be named: the one that takes writes is used, so a
+    /// client follows a promotion.
+    ///
+    /// With `sslmode` of `require`, `verify-ca` or `verify-full` connections are encrypted, and the server must show a
+    /// certificate for its name or address by an authority of the system, or of the file in `sslrootcert`; `require` is
+    /// stricter here than in libpq, which would take any certificate. `sslcert` and `sslkey` are one's own. The files
+    /// can be named in a URL only. Without `sslmode` nothing is encrypted.
     ///
     /// ```
     /// use mainstay_postgres::PostgresConfig;
@@ -86,44 +91,27 @@ impl PostgresConfig {
     /// assert!(config.build().is_ok());
     /// let refused = PostgresConfig::builder("postgres://app@db-1/app").connections(0).build().unwrap_err();
     /// assert_eq!(refused.field, "connections");
-    /// let refused = PostgresConfig::builder("postgres://app@db-1/app?sslmode=require").build().unwrap_err();
+    /// assert!(PostgresConfig::builder("postgres://app@db-1/app?sslmode=verify-full").build().is_ok());
+    /// let refused = PostgresConfig::builder("postgres://app@db-1/app?sslmode=allow").build().unwrap_err();
     /// assert_eq!(refused.field, "url");
     /// ```
     pub fn builder(url: &str) -> Builder {
-        let refused = |e: tokio_postgres::Error| {
-            // The text may hold a password.
-            ConfigError::new("url", "***", format!("a PostgreSQL URL or key=value text: {e}"))
-        };
-        let connector = url.parse::<tokio_postgres::Config>().map_err(refused).and_then(|mut config| {
+        let connector = connector(url, |config| {
             if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
                 return Err(ConfigError::new("url", "***", "names at least one host"));
             }
-            unencrypted(&config)?;
-            patient(&mut config);
             if config.get_target_session_attrs() == TargetSessionAttrs::Any {
                 config.target_session_attrs(TargetSessionAttrs::ReadWrite);
             }
-            Ok(Arc::new(Dial::new(config, NoTls)) as Arc<dyn Connector>)
+            Ok(())
         });
         Builder::new(connector)
     }
 
-    /// Starts with whatever connects: TLS, a proxy, a simulated stream.
+    /// Starts with whatever connects: another TLS, a proxy, a simulated stream.
     pub fn through(connector: Arc<dyn Connector>) -> Builder {
         Builder::new(Ok(connector))
     }
-}
-
-/// Refuses a wish that a URL alone cannot grant: it would be told at every connection, and tried again.
-pub(crate) fn unencrypted(config: &tokio_postgres::Config) -> Result<(), ConfigError> {
-    if config.get_ssl_mode() != SslMode::Require {
-        return Ok(());
-    }
-    Err(ConfigError::new(
-        "url",
-        "sslmode=require",
-        "no TLS by a URL: bring it along with `through` and `Dial`",
-    ))
 }
 
 /// A peer that is gone without a word is noticed in seconds.

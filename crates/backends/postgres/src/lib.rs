@@ -25,6 +25,7 @@ mod pool;
 pub mod replicas;
 mod schema;
 mod session;
+mod tls;
 
 pub use config::{Builder, PostgresConfig, Wake};
 pub use connect::{Connected, Connector, Dial};

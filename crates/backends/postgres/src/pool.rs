@@ -17,6 +17,7 @@ use crate::config::PostgresConfig;
 use crate::connect::{Connected, Connector, Messages};
 use crate::error::{late, store_error};
 use crate::replicas::Identity;
+use crate::tls::is_distrust;
 
 /// The first version whose server ends a session on request and notices a client that is gone.
 const MIN_VERSION: i32 = 140_000;
@@ -217,6 +218,10 @@ async fn dial(connector: &dyn Connector) -> Result<(Client, Messages)> {
 fn unconnected(e: tokio_postgres::Error) -> Error {
     if e.as_db_error().is_some() {
         return store_error(e).with_outcome(Outcome::NotApplied);
+    }
+    if is_distrust(&e) {
+        let text = "PostgreSQL and this client do not trust each other's certificates";
+        return Error::new(ErrorKind::Unsupported, text).with_source(e);
     }
     Error::new(ErrorKind::Unavailable, "PostgreSQL cannot be reached, or none of the servers takes writes")
         .with_source(e)

@@ -5,6 +5,8 @@ use std::fmt;
 use mainstay_store::{Error, ErrorKind, Outcome};
 use redis::RedisError;
 
+use crate::tls::is_distrust;
+
 /// What is wrong when a server refused a command; a refused script has changed nothing.
 fn refused(code: &str) -> (ErrorKind, &'static str) {
     match code {
@@ -47,6 +49,7 @@ pub(crate) fn unreachable(node: &str, error: RedisError) -> Error {
     let kind = match error.code() {
         Some(code) => refused(code).0,
         None if error.kind() == redis::ErrorKind::AuthenticationFailed => ErrorKind::Unsupported,
+        None if is_distrust(&error) => ErrorKind::Unsupported,
         None => ErrorKind::Unavailable,
     };
     Error::new(kind, format!("redis {node} cannot be reached")).with_source(error)

@@ -25,6 +25,7 @@ mod replicas;
 mod scan;
 mod scripts;
 mod store;
+mod tls;
 
 pub use config::Builder;
 pub use health::Health;

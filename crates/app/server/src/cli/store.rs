@@ -22,8 +22,8 @@ pub(crate) struct StoreArgs {
     /// with commas between them for a majority of independent servers; postgres://USER@HOST/DATABASE;
     /// etcd://HOST:PORT, the members of a cluster with commas between them, USER:PASSWORD@ before the first;
     /// nats://HOST:PORT, several servers of one cluster with commas between them, each with USER:PASSWORD@ or TOKEN@.
-    /// Encrypted: etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
-    /// certificate of one's own.
+    /// Encrypted: rediss://, etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
+    /// certificate of one's own; postgres:// with ?sslmode=verify-full, and &sslrootcert=FILE, &sslcert=FILE&sslkey=FILE.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     // The help would show the variable, and with it a password.
     #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
@@ -50,7 +50,7 @@ impl StoreArgs {
         match self.store.as_deref().map(|url| (url, url.split_once(':').map_or("", |(scheme, _)| scheme))) {
             None => file(&users_file()?, rt),
             Some((url, "sqlite")) => file(&PathBuf::from(sqlite_file(url)?), rt),
-            Some((url, "redis")) => redis(url, rt).await,
+            Some((url, "redis" | "rediss")) => redis(url, rt).await,
             Some((url, "postgres" | "postgresql")) => {
                 let config = PostgresConfig::builder(url).build().map_err(|e| refused(&e))?;
                 let leases = PostgresLeases::open(config, rt).await;

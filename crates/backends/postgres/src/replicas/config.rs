@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use mainstay_store::ConfigError;
 use mainstay_store::lease::Fencing;
-use tokio_postgres::NoTls;
 use tokio_postgres::config::TargetSessionAttrs;
 
-use crate::config::{PostgresConfig, Wake, patient, unencrypted};
-use crate::connect::{Connector, Dial};
+use crate::config::{PostgresConfig, Wake};
+use crate::connect::Connector;
+use crate::tls::connector;
 
 /// Most connections to one server; it allows 100 in all as shipped.
 const MAX_CONNECTIONS: u32 = 256;
@@ -50,7 +50,8 @@ pub struct EndpointBuilder {
 }
 
 impl EndpointConfig {
-    /// Starts with a URL or a `key=value` text of one server; connections are not encrypted.
+    /// Starts with a URL or a `key=value` text of one server; encrypted as for
+    /// [`PostgresConfig::builder`].
     ///
     /// Several hosts are refused, and so is a wish for one that takes writes: what is known about a server is known
     /// about that one only, and which one is primary is observed.
@@ -63,11 +64,7 @@ impl EndpointConfig {
     /// assert_eq!(refused.field, "url");
     /// ```
     pub fn builder(url: &str) -> EndpointBuilder {
-        let refused = |e: tokio_postgres::Error| {
-            // The text may hold a password.
-            ConfigError::new("url", "***", format!("a PostgreSQL URL or key=value text: {e}"))
-        };
-        let connector = url.parse::<tokio_postgres::Config>().map_err(refused).and_then(|mut config| {
+        let connector = connector(url, |config| {
             if config.get_hosts().len().max(config.get_hostaddrs().len()) != 1 {
                 return Err(ConfigError::new("url", "***", "one host: one endpoint is one server"));
             }
@@ -75,14 +72,12 @@ impl EndpointConfig {
                 let allowed = "no target_session_attrs: which server is primary is observed";
                 return Err(ConfigError::new("url", "***", allowed));
             }
-            unencrypted(&config)?;
-            patient(&mut config);
-            Ok(Arc::new(Dial::new(config, NoTls)) as Arc<dyn Connector>)
+            Ok(())
         });
         EndpointBuilder::new(connector)
     }
 
-    /// Starts with whatever connects to one server: TLS, a tunnel.
+    /// Starts with whatever connects to one server: another TLS, a tunnel.
     pub fn through(connector: Arc<dyn Connector>) -> EndpointBuilder {
         EndpointBuilder::new(Ok(connector))
     }

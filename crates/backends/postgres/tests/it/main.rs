@@ -11,6 +11,7 @@ mod lives;
 mod nodes;
 mod recipes;
 mod rows;
+mod secured;
 mod sessions;
 mod world;
 
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
         nodes::TESTS,
         recipes::TESTS,
         rows::TESTS,
+        secured::TESTS,
         sessions::TESTS,
     ]
     .concat();

@@ -15,7 +15,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
 use crate::health::Health;
 use crate::scripts::{Script, Scripts};
-use crate::{ConfigError, error};
+use crate::{ConfigError, error, tls};
 use ears::Ears;
 pub(crate) use report::Report;
 
@@ -112,11 +112,9 @@ impl Node {
         rt: &Runtime,
         admit: Admit,
     ) -> std::result::Result<Self, ConfigError> {
-        // The URL may carry a password, so it is never repeated.
-        let refused =
-            |e: RedisError| ConfigError::new("url", "(not shown)", format!("redis://host:port, not {e}"));
-        let client = Client::open(url).map_err(refused)?;
+        let client = tls::client(url)?;
         let name = client.get_connection_info().addr().to_string();
+        let refused = |e: RedisError| ConfigError::new("url", "(not shown)", format!("no {e}"));
         let ears = Ears::new(&client, name.clone(), timeout).map_err(refused)?;
         Ok(Self(Arc::new(Inner {
             client,

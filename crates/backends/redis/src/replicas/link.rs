@@ -13,7 +13,7 @@ use super::Store;
 use super::chain::Lives;
 use super::info::{Info, run_id};
 use crate::node::locked;
-use crate::{ConfigError, error};
+use crate::{ConfigError, error, tls};
 
 /// Requests of one connection that wait to be written; more wait for a place.
 const BUFFER: usize = 1_024;
@@ -51,10 +51,7 @@ pub(crate) struct Line {
 
 impl Line {
     pub(crate) fn new(url: &str, store: Arc<Store>) -> std::result::Result<Self, ConfigError> {
-        // The URL may carry a password, so it is never repeated.
-        let refused =
-            |e: RedisError| ConfigError::new("url", "(not shown)", format!("redis://host:port, not {e}"));
-        let client = Client::open(url).map_err(refused)?;
+        let client = tls::client(url)?;
         let name = client.get_connection_info().addr().to_string();
         Ok(Self {
             client,

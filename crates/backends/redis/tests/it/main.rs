@@ -9,6 +9,7 @@ mod interop;
 mod quorum;
 mod recipes;
 mod replicas;
+mod secured;
 mod sessions;
 mod single;
 mod world;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         quorum::TESTS,
         recipes::TESTS,
         replicas::TESTS,
+        secured::TESTS,
         sessions::TESTS,
         single::TESTS,
     ];

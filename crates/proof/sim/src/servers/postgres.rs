@@ -83,7 +83,39 @@ impl PostgresKit {
         self.start(&self.template.path().join("data"), settings)
     }
 
+    /// Starts a primary that can encrypt, and lets the user `app` in only encrypted and with a certificate; `files` says
+    /// for its address what `cert.pem`, `key.pem` and `ca.pem` are.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn secured(&self, files: impl Fn(SocketAddr) -> [String; 3]) -> io::Result<Postgres> {
+        // Names are relative to the data folder.
+        let settings = [
+            ("ssl", "on"),
+            ("ssl_cert_file", "../cert.pem"),
+            ("ssl_key_file", "../key.pem"),
+            ("ssl_ca_file", "../ca.pem"),
+        ];
+        let hba = format!(
+            "hostssl all app 127.0.0.0/8 trust clientcert=verify-ca\nhostnossl all app 127.0.0.0/8 reject\n{HBA}"
+        );
+        self.start_with(&self.template.path().join("data"), &settings, &hba, |address| {
+            let [cert, key, ca] = files(address);
+            vec![("cert.pem", cert), ("key.pem", key), ("ca.pem", ca)]
+        })
+    }
+
     fn start(&self, data: &Path, settings: &[(&str, &str)]) -> io::Result<Postgres> {
+        self.start_with(data, settings, HBA, |_| Vec::new())
+    }
+
+    fn start_with(
+        &self,
+        data: &Path,
+        settings: &[(&str, &str)],
+        rules: &str,
+        files: impl Fn(SocketAddr) -> Vec<(&'static str, String)>,
+    ) -> io::Result<Postgres> {
         let server = Server::start(&self.bin.join("postgres"), |setup| {
             let (ip, port) = (setup.address.ip().to_string(), setup.address.port().to_string());
             let mut args: Vec<OsString> = ["-D", "data", "-h", &ip, "-p", &port].map(Into::into).to_vec();
@@ -92,7 +124,8 @@ impl PostgresKit {
                 args.push("-c".into());
                 args.push(format!("{name}={value}").into());
             }
-            Launch::new().args(args).file("hba", HBA).folder("data", data)
+            let launch = Launch::new().args(args).file("hba", rules).folder("data", data);
+            files(setup.address).into_iter().fold(launch, |launch, (name, text)| launch.file(name, text))
         })?;
         let postgres = Postgres { kit: self.clone(), server };
         postgres.answers()?;

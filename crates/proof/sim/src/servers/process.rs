@@ -114,6 +114,8 @@ impl Server {
         let launch = configure(&Setup { dir: dir.path(), address });
         for (name, text) in &launch.files {
             std::fs::write(dir.path().join(name), text)?;
+            // PostgreSQL takes no key that others can read.
+            std::fs::set_permissions(dir.path().join(name), std::fs::Permissions::from_mode(0o600))?;
         }
         for (name, from) in &launch.folders {
             let copied = Command::new("cp").arg("-a").arg(from).arg(dir.path().join(name)).status()?;

@@ -74,7 +74,7 @@ pub(super) async fn ask(urls: &[String], system: &str, rt: &Runtime) -> Result<V
                 let (url, rt) = (url.clone(), rt.clone());
                 Box::new(move || Box::pin(postgres(url.clone(), rt.clone())))
             }
-            "redis" => {
+            "redis" | "rediss" => {
                 let node = redis.endpoint(url).map_err(|e| bad(&e))?;
                 Box::new(move || {
                     let node = node.clone();
@@ -100,7 +100,7 @@ pub(super) async fn ask(urls: &[String], system: &str, rt: &Runtime) -> Result<V
     }
     let all = || futures_util::future::join_all(asks.iter().map(|ask| ask()));
     let mut said = all().await;
-    if urls.iter().any(|url| scheme(url) == "redis") {
+    if urls.iter().any(|url| scheme(url).starts_with("redis")) {
         // A replica of Redis knows its own past by what the primary told.
         said = all().await;
     }
