@@ -10,6 +10,7 @@ mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
 mod lossy;
+mod oracle;
 mod order;
 mod people;
 mod remote;
