@@ -2,6 +2,7 @@
 //! kept so that a restarted node still knows it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::{Instant, Runtime, WallTime};
@@ -98,6 +99,50 @@ impl From<mainstay_coordination::Error> for Refused {
     }
 }
 
+/// How often something happened since this node started.
+#[derive(Debug, Default)]
+pub(crate) struct Count(AtomicU64);
+
+impl Count {
+    fn one(&self) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of requests for leases since this node started.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) granted: Count,
+    pub(crate) held: Count,
+    pub(crate) late: Count,
+    /// Requests that cannot be meant.
+    pub(crate) refused: Count,
+    /// Requests that the store could not answer.
+    pub(crate) failed: Count,
+    pub(crate) renewed: Count,
+    /// Renewals that came too late.
+    pub(crate) lost: Count,
+    pub(crate) released: Count,
+    pub(crate) broken: Count,
+    pub(crate) handed_on: Count,
+}
+
+impl Tally {
+    fn of(&self, refused: &Refused) -> &Count {
+        match refused {
+            Refused::Held { .. } => &self.held,
+            Refused::Gone => &self.lost,
+            Refused::Late => &self.late,
+            Refused::Bad(_) => &self.refused,
+            Refused::Store(_) => &self.failed,
+        }
+    }
+}
+
 /// The leases of this node.
 #[derive(Debug)]
 pub(crate) struct Desk {
@@ -106,6 +151,7 @@ pub(crate) struct Desk {
     coordinator: Coordinator,
     feeds: Feeds,
     rt: Runtime,
+    tally: Tally,
 }
 
 /// How long the record of a grant stays unless it is renewed.
@@ -131,12 +177,17 @@ impl Desk {
             .build()
             .expect("invariant: these names are fixed and good");
         let feeds = Feeds::new(Arc::clone(&store), coordinator.clone(), rt.clone());
-        Self { store, grants, coordinator, feeds, rt }
+        Self { store, grants, coordinator, feeds, rt, tally: Tally::default() }
     }
 
     /// What changes, for readers.
     pub(crate) fn feeds(&self) -> &Feeds {
         &self.feeds
+    }
+
+    /// What became of requests so far.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// A group by its name.
@@ -166,6 +217,12 @@ impl Desk {
     /// # Cancel safety
     /// A dropped future leaves the line and gives back what it may have got, in the background.
     pub(crate) async fn take(self: &Arc<Self>, ask: &Ask) -> std::result::Result<Taken, Refused> {
+        let taken = self.try_take(ask).await;
+        taken.as_ref().map_or_else(|refused| self.tally.of(refused), |_| &self.tally.granted).one();
+        taken
+    }
+
+    async fn try_take(self: &Arc<Self>, ask: &Ask) -> std::result::Result<Taken, Refused> {
         let least = self.store.guarantees().min_ttl.max(Duration::from_millis(100));
         if ask.ttl < least || ask.ttl > MAX_TTL {
             return Err(Refused::Bad(format!("`ttl` is {least:?} to 24 hours")));
@@ -260,6 +317,12 @@ impl Desk {
 
     /// Renews the lease that `token` holds.
     pub(crate) async fn renew(&self, name: &str, token: FencingToken) -> std::result::Result<Taken, Refused> {
+        let renewed = self.try_renew(name, token).await;
+        renewed.as_ref().map_or_else(|refused| self.tally.of(refused), |_| &self.tally.renewed).one();
+        renewed
+    }
+
+    async fn try_renew(&self, name: &str, token: FencingToken) -> std::result::Result<Taken, Refused> {
         let (kept, version) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
         match self.store.renew(&kept.op_id).await? {
@@ -311,12 +374,15 @@ impl Desk {
         let released = self.store.release(&kept.op_id).await?;
         // A repetition is answered for a while; then the name leaves nothing behind. What came in between stays.
         self.grants.put_if(&format!("{GRANTS}{name}"), Some(version), written(&kept)?, Some(FORGET)).await?;
+        self.tally.released.one();
         Ok(released)
     }
 
     /// Takes the lease away from whoever holds it; the burned token.
     pub(crate) async fn force(&self, name: &str) -> Result<FencingToken> {
-        self.store.break_lease(name).await
+        let burned = self.store.break_lease(name).await?;
+        self.tally.broken.one();
+        Ok(burned)
     }
 
     /// Attaches a value to the lease that `token` holds.
@@ -334,7 +400,11 @@ impl Desk {
     pub(crate) async fn transfer(&self, name: &str, to: &str) -> std::result::Result<bool, Refused> {
         let info = self.store.inspect(name).await?;
         let Some((_, token, _)) = info.holders.first() else { return Err(Refused::Gone) };
-        Ok(self.store.transfer(name, *token, to).await? == Transferred::Moved)
+        let moved = self.store.transfer(name, *token, to).await? == Transferred::Moved;
+        if moved {
+            self.tally.handed_on.one();
+        }
+        Ok(moved)
     }
 
     pub(crate) async fn inspect(&self, name: &str) -> Result<LeaseInfo> {

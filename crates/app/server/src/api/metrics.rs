@@ -16,6 +16,7 @@ use crate::api::App;
 use crate::api::json::{bytes, store_problem};
 use crate::fleet::Fleet;
 use crate::http::Problem;
+use crate::leases::{Count, Tally};
 
 /// Most definitions that get a label of their own; the rest is `other`.
 const MAX_LABELS: usize = 200;
@@ -68,12 +69,44 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
         "Event readers cut because they were too slow",
         resets,
     );
+    of_leases(&mut text, app.desk.tally());
     if let Some(fleet) = &app.fleet {
         of_fleet(&mut text, fleet);
     }
     head(&mut text, "mainstay_build_info", "gauge", "The running version");
     let _ = writeln!(text, "mainstay_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// What became of requests for leases over HTTP.
+fn of_leases(text: &mut String, tally: &Tally) {
+    let mut each = |name: &str, help: &str, counts: &[(&str, &Count)]| {
+        head(text, name, "counter", help);
+        for (outcome, count) in counts {
+            let _ = writeln!(text, "{name}{{outcome=\"{outcome}\"}} {}", count.get());
+        }
+    };
+    each(
+        "mainstay_lease_requests_total",
+        "Requests for locks and terms, and renewals that the store could not answer",
+        &[
+            ("failed", &tally.failed),
+            ("granted", &tally.granted),
+            ("held", &tally.held),
+            ("late", &tally.late),
+            ("refused", &tally.refused),
+        ],
+    );
+    each(
+        "mainstay_lease_renewals_total",
+        "Renewals of locks and terms",
+        &[("lost", &tally.lost), ("renewed", &tally.renewed)],
+    );
+    each(
+        "mainstay_lease_ends_total",
+        "Locks and terms that were given back, taken away or handed on",
+        &[("broken", &tally.broken), ("handed_on", &tally.handed_on), ("released", &tally.released)],
+    );
 }
 
 /// Nodes, open breakers and packets.

@@ -65,6 +65,35 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
 }
 
 #[tokio::test]
+async fn what_became_of_requests_for_leases_is_counted() {
+    let bench = bench().await;
+    let path = "/v1/locks/x";
+    let first = put(&bench, path, &[], ask("a", "10s")).await;
+    put(&bench, path, &[], ask("b", "10s")).await;
+    put(&bench, path, &[], ask("b", "1ms")).await;
+    with_token(&bench, "PATCH", path, &etag(&first)).await;
+    bench.app.desk.force("default/x").await.unwrap();
+    with_token(&bench, "PATCH", path, &etag(&first)).await;
+    let second = put(&bench, path, &[], ask("b", "10s")).await;
+    with_token(&bench, "DELETE", path, &etag(&second)).await;
+    let metrics = bench.raw("GET", "/metrics", &[], Vec::new()).await;
+    let text = axum::body::to_bytes(metrics.into_body(), 1 << 20).await.unwrap();
+    let text = String::from_utf8_lossy(&text);
+    for line in [
+        "mainstay_lease_requests_total{outcome=\"granted\"} 2",
+        "mainstay_lease_requests_total{outcome=\"held\"} 1",
+        "mainstay_lease_requests_total{outcome=\"refused\"} 1",
+        "mainstay_lease_requests_total{outcome=\"failed\"} 0",
+        "mainstay_lease_renewals_total{outcome=\"renewed\"} 1",
+        "mainstay_lease_renewals_total{outcome=\"lost\"} 1",
+        "mainstay_lease_ends_total{outcome=\"broken\"} 1",
+        "mainstay_lease_ends_total{outcome=\"released\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
 async fn if_a02_a_repeated_acquire_is_one_lease() {
     let bench = bench().await;
     let key = [("idempotency-key", "k1")];
