@@ -58,7 +58,11 @@ async fn act(
     if scope.is_none() && before.summary.next_seq != expected {
         return Err(stale());
     }
-    match body.operation() {
+    let operation = body.operation();
+    if let Some(scope) = &scope {
+        same_action(&before, &message_of(scope), operation.as_ref(), &body.reason)?;
+    }
+    match operation {
         Some(operation) => {
             let seen = (scope, expected);
             let loaded = operate(&app, caller.name, &uid, seen, body.reason, operation).await?;
@@ -69,6 +73,26 @@ async fn act(
             let request = Hash::of(format!("POST /v1/sagas/{uid}/actions {canonical}").as_bytes());
             run_again(&app, caller, &trace, &uid, scope.map(|s| (s, request)), body).await
         }
+    }
+}
+
+/// Refuses a key under which something else was done. Of a refused action the log keeps no more than the refusal, which
+/// is what a repetition gets.
+fn same_action(
+    saga: &Loaded,
+    message: &str,
+    operation: Option<&Operation>,
+    reason: &str,
+) -> Result<(), Problem> {
+    let taken = saga.records.iter().find_map(|r| match decode(r) {
+        Ok(Fact::Action(action)) if action.message == message => Some(action),
+        _ => None,
+    });
+    match taken {
+        Some(taken) if Some(&taken.operation) != operation || taken.reason != reason => {
+            Err(Problem::new(Code::KeyReused, "the key is known with another action"))
+        }
+        _ => Ok(()),
     }
 }
 

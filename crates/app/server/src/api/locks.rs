@@ -298,17 +298,29 @@ pub(crate) async fn force_release(
     }
     let before = app.desk.inspect(full).await.map_err(|e| store_problem(&e))?;
     let token = app.desk.force(full).await.map_err(|e| store_problem(&e))?;
+    put_line(app, caller, trace, "lease.break", &before, token.get().to_string()).await?;
+    Ok(token)
+}
+
+/// What a person did to a lease, and who held it before.
+async fn put_line(
+    app: &App,
+    caller: &Caller,
+    trace: &Trace,
+    action: &str,
+    lease: &LeaseInfo,
+    after: String,
+) -> Result<(), Problem> {
     let line = Audit {
         who: caller.name.clone(),
-        action: "lease.break".to_owned(),
-        target: full.to_owned(),
+        action: action.to_owned(),
+        target: lease.name.clone(),
         reason: String::new(),
-        before: before.holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>().join(", "),
-        after: token.get().to_string(),
+        before: lease.holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>().join(", "),
+        after,
         request_id: trace.id().to_owned(),
     };
-    app.journal.put_audit(line).await.map_err(|e| store_problem(&e))?;
-    Ok(token)
+    app.journal.put_audit(line).await.map_err(|e| store_problem(&e))
 }
 
 fn election(name: &str) -> String {
@@ -444,12 +456,14 @@ struct StepDown {
     to: Option<String>,
 }
 
-/// Hands leadership to a candidate that waits, or takes it from whoever has it.
+/// Hands leadership to a candidate that waits, or takes it from whoever has it. The leader shows its token; anybody else
+/// needs the scope `admin`, and leaves a line in the audit.
 async fn step_down(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     Extension(trace): Extension<Trace>,
     Path(name): Path<String>,
+    headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response, Problem> {
     let asked: StepDown = if body.is_empty() { StepDown::default() } else { parse(&body)? };
@@ -458,7 +472,18 @@ async fn step_down(
         let token = force_release(&app, &caller, &trace, &full).await?;
         return Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})));
     };
+    let by_leader = headers.contains_key(header::IF_MATCH);
+    if by_leader {
+        app.desk.holds(&full, token(&headers)?).await.map_err(problem)?;
+    } else if caller.scope < Scope::Admin {
+        let why = "the leader hands over with its token in `If-Match`; without it this needs scope admin";
+        return Err(Problem::new(Code::Forbidden, why));
+    }
+    let before = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
     if app.desk.transfer(&full, &to).await.map_err(problem)? {
+        if !by_leader {
+            put_line(&app, &caller, &trace, "lease.transfer", &before, to.clone()).await?;
+        }
         return Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})));
     }
     Err(Problem::new(Code::IllegalAction, format!("no candidate `{to}` waits; the leader stays")))

@@ -66,7 +66,7 @@ operations! {
     "put" "/v1/elections/{name}" "Stand as a candidate; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/elections/{name}" "Renew a term, and proclaim a value" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/elections/{name}" "End a term" &[], &["If-Match"], &[200, 412, 428];
-    "post" "/v1/elections/{name}/step-down" "Hand leadership to a candidate, or take it away" &[], &[], &[200, 409, 412];
+    "post" "/v1/elections/{name}/step-down" "Hand leadership to a candidate, or take it away" &[], &["If-Match"], &[200, 409, 412];
     "get" "/v1/events" "Server-sent events" &["after", "definition", "saga"], &["Last-Event-ID"], &[200];
     "get" "/v1/jobs" "Bulk actions of this node, newest first" &[], &[], &[200];
     "get" "/v1/jobs/{id}" "A bulk action" &[], &[], &[200];

@@ -56,7 +56,7 @@ pub(super) struct Bench {
     pub(super) app: Arc<App>,
     pub(super) engine: Engine,
     pub(super) actions: Arc<AtomicUsize>,
-    caller: Caller,
+    pub(super) caller: Caller,
     _dir: tempfile::TempDir,
 }
 

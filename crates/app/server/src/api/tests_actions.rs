@@ -119,6 +119,29 @@ async fn a_finished_saga_is_run_again_over_the_api_and_its_key_repeats_the_answe
 }
 
 #[tokio::test]
+async fn if_a01_a_key_of_another_action_is_refused_and_does_nothing() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let path = format!("/v1/sagas/{uid}/actions");
+    let etag = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let headers = [("if-match", etag.as_str()), ("idempotency-key", "k")];
+    let act = |body: Value| bench.send("POST", &path, &headers, body.to_string().into_bytes());
+    let pause = json!({"action": "pause", "reason": "wait"});
+    assert_eq!(act(pause.clone()).await.status, 200);
+    for other in [
+        json!({"action": "cancel", "reason": "wait"}),
+        json!({"action": "pause", "reason": "another"}),
+        json!({"action": "run_again", "reason": "wait"}),
+    ] {
+        let got = act(other.clone()).await;
+        assert_eq!((got.status, got.code), (422, Some(Code::KeyReused)), "{other}");
+    }
+    assert_eq!(act(pause).await.status, 200, "a repetition is answered");
+    let saga = bench.get(&format!("/v1/sagas/{uid}")).await.body;
+    assert_eq!(saga["paused"], true, "{saga}");
+}
+
+#[tokio::test]
 async fn a_report_of_an_attempt_that_is_not_in_flight_is_refused() {
     let bench = bench().await;
     let (uid, _) = bench.settled(&json!({"b": "lost"})).await;

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::tests::{Bench, Got, bench, bench_on};
 use crate::error::Code;
+use crate::http::{Caller, Scope};
 
 async fn put(bench: &Bench, path: &str, headers: &[(&str, &str)], body: Value) -> Got {
     bench.send("PUT", path, headers, body.to_string().into_bytes()).await
@@ -217,6 +218,48 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
     assert_eq!(with_token(&bench, "PATCH", path, &etag(&first)).await.status, 412);
     let resigned = with_token(&bench, "DELETE", path, &etag(&second)).await;
     assert_eq!(resigned.body["released"], "clean", "{}", resigned.body);
+}
+
+#[tokio::test]
+async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
+    let mut bench = bench().await;
+    let path = "/v1/elections/scheduler";
+    let first = put(&bench, path, &[], ask("n1", "20s")).await;
+    bench.caller = Caller { scope: Scope::Operate, ..Caller::anonymous() };
+    let to = json!({"to": "n2"}).to_string().into_bytes();
+    let step = "/v1/elections/scheduler/step-down";
+    let refused = bench.send("POST", step, &[], to.clone()).await;
+    assert_eq!((refused.status, refused.code), (403, Some(Code::Forbidden)));
+    let wrong = bench.send("POST", step, &[("if-match", "\"7777\"")], to.clone()).await;
+    assert_eq!((wrong.status, wrong.code), (412, Some(Code::LeaseGone)));
+    assert_eq!(bench.get(path).await.body["leader"], "n1");
+    let candidate = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s"));
+    let hand_over = async {
+        while bench.get(path).await.body["candidates"] != 1 {
+            tokio::task::yield_now().await;
+        }
+        bench.send("POST", step, &[("if-match", &etag(&first))], to).await
+    };
+    let (second, moved) = tokio::join!(candidate, hand_over);
+    assert_eq!((moved.status, second.status), (200, 200), "{} {}", moved.body, second.body);
+    let lines = |list: Value| list["items"].as_array().map_or(0, Vec::len);
+    bench.caller = Caller::anonymous();
+    assert_eq!(lines(bench.get("/v1/audit").await.body), 0, "a leader's own step is nobody's business");
+    let third = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n3", "20s"));
+    let taken = async {
+        while bench.get(path).await.body["candidates"] != 1 {
+            tokio::task::yield_now().await;
+        }
+        bench.send("POST", step, &[], json!({"to": "n3"}).to_string().into_bytes()).await
+    };
+    let (third, taken) = tokio::join!(third, taken);
+    assert_eq!((third.status, taken.status), (200, 200), "{}", taken.body);
+    let audit = bench.get("/v1/audit").await.body;
+    assert_eq!(lines(audit.clone()), 1, "{audit}");
+    assert_eq!(
+        (&audit["items"][0]["action"], &audit["items"][0]["before"]),
+        (&json!("lease.transfer"), &json!("n2"))
+    );
 }
 
 /// Leases whose values cannot be written.

@@ -366,7 +366,8 @@ fn watch_signals(rt: &Runtime, drain: CancellationToken) -> Result<Arc<tokio::sy
     Ok(hangup)
 }
 
-/// A listener that others can reach needs somebody it knows, and TLS of its own or in front.
+/// A listener that others can reach, by itself or through a proxy, needs somebody it knows, and TLS of its own or in
+/// front.
 fn check_exposure(
     config: &Config,
     (tokens, clients): (&Tokens, &Clients),
@@ -375,7 +376,8 @@ fn check_exposure(
 ) -> Result<()> {
     let listen = config.text("server.listen");
     let failed = |e| Error::with(Code::CannotListen, format!("`{listen}` is not an address"), e);
-    if listen.to_socket_addrs().map_err(failed)?.all(|a| a.ip().is_loopback()) {
+    let behind_proxy = config.flag("server.behind_tls_proxy");
+    if listen.to_socket_addrs().map_err(failed)?.all(|a| a.ip().is_loopback()) && !behind_proxy {
         tokens.all()?;
         return Ok(());
     }
@@ -384,7 +386,7 @@ fn check_exposure(
         let why = format!("{listen} can be reached by others and there is no token; make one: {make}");
         return Err(Error::new(Code::NoTokens, why));
     }
-    if !has_tls && !config.flag("server.behind_tls_proxy") {
+    if !has_tls && !behind_proxy {
         let why =
             format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
         return Err(Error::new(Code::NoTls, why));

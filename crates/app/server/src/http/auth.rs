@@ -219,7 +219,6 @@ impl Access {
         if !self.needed()? {
             return Ok(Caller::anonymous());
         }
-        self.slowed(from.ip, now.0)?;
         let named = match bearer(headers) {
             Some(secret) => self.holder(secret, from.ip, now),
             None => self.visitor(headers, now),
@@ -258,7 +257,6 @@ impl Access {
         from: IpAddr,
         now: (Instant, WallTime),
     ) -> Result<String, Problem> {
-        self.slowed(from, now.0)?;
         self.holder(secret, from, now)?;
         let opened = self.sessions.open(Tokens::hash(secret), now.0);
         opened.map_err(|e| Problem::new(e.code(), "no session can be opened"))
@@ -289,11 +287,15 @@ impl Access {
         }
     }
 
+    /// Who holds the token. Wrong ones slow down each other only: those who have a good one may come from the same
+    /// address, as all do behind a proxy.
     fn holder(&self, secret: &str, from: IpAddr, now: (Instant, WallTime)) -> Result<Caller, Problem> {
-        self.tokens.caller(secret, now.1).ok().flatten().ok_or_else(|| {
-            self.failures.count(from, now.0);
-            Problem::new(Code::Unauthenticated, "the token is not valid")
-        })
+        if let Some(caller) = self.tokens.caller(secret, now.1).ok().flatten() {
+            return Ok(caller);
+        }
+        self.slowed(from, now.0)?;
+        self.failures.count(from, now.0);
+        Err(Problem::new(Code::Unauthenticated, "the token is not valid"))
     }
 
     /// Who logged in with this browser; their token must still be good.

@@ -15,8 +15,10 @@ fn refused(data: &Path, more: &[&str]) -> String {
 #[test]
 fn if_a08_sec_01_a_listener_beyond_loopback_needs_tokens_and_tls() {
     let dir = tempfile::tempdir().unwrap();
-    let why = refused(dir.path(), &["--listen", "0.0.0.0:0"]);
-    assert!(why.contains("MS0004") && why.contains("mainstay token create --data"), "{why}");
+    for listen in [&["--listen", "0.0.0.0:0"][..], &["--listen", "127.0.0.1:0", "--behind-tls-proxy"]] {
+        let why = refused(dir.path(), listen);
+        assert!(why.contains("MS0004") && why.contains("mainstay token create --data"), "{listen:?}: {why}");
+    }
     let secret = token(dir.path(), "op", "operate");
     let why = refused(dir.path(), &["--listen", "0.0.0.0:0"]);
     assert!(why.contains("MS0005"), "{why}");
@@ -81,6 +83,8 @@ fn if_c01_sec_04_scopes_hold_and_guessing_is_slowed() {
     let slowed = node.send(&Request::new("GET", "/version").bearer("ms_guess"));
     assert_eq!((slowed.status, slowed.problem().as_str()), (429, "MS0104"));
     assert_eq!(slowed.header("retry-after").unwrap(), slowed.json()["retry_after"].to_string());
+    let known = node.send(&Request::new("GET", "/version").bearer(&read));
+    assert_eq!(known.status, 200, "somebody else's guesses from the same address lock nobody out");
 }
 
 #[test]
