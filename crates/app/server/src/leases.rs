@@ -29,6 +29,8 @@ const KEEP: u32 = 4;
 pub(crate) const NAMESPACE: &str = "default";
 /// Where grants are kept.
 const GRANTS: &str = "http-lease/";
+/// Where it is kept how far requests of one key have come.
+const ROUNDS: &str = "http-lease-key/";
 
 /// Who asks for what.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub(crate) struct Ask {
     pub(crate) name: String,
     pub(crate) owner: String,
     pub(crate) op_id: String,
+    /// Whether others may ask with the same `op_id`: repetitions of one request.
+    pub(crate) repeats: bool,
     pub(crate) ttl: Duration,
     pub(crate) note: String,
     pub(crate) wait: Duration,
@@ -52,6 +56,22 @@ struct Kept {
     /// When this was written, in milliseconds since the epoch by the clock of the node that did.
     #[serde(default)]
     at_ms: i64,
+}
+
+/// How far the requests of one key have come. Whoever answers one and whoever cleans up after one that went away agree
+/// here, so that nothing is released that a repetition was told it has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Round {
+    /// Which operation is meant: the ones before were given up.
+    n: u32,
+    /// Somebody was answered.
+    told: bool,
+}
+
+impl Round {
+    fn op_id(self, ask: &Ask) -> String {
+        if self.n == 0 { ask.op_id.clone() } else { format!("{}/{}", ask.op_id, self.n) }
+    }
 }
 
 /// A held lease.
@@ -233,26 +253,40 @@ impl Desk {
         let clock = self.rt.clock();
         let until = clock.now().saturating_add(ask.wait);
         let line = if ask.wait.is_zero() { Line::Try } else { Line::Join };
-        let mut request = AcquireRequest::exclusive(&ask.name, &ask.owner, &ask.op_id, ask.ttl);
-        (request.line, request.note) = (line, ask.note.clone());
-        let mut given_up =
-            GivenUp { desk: Arc::clone(self), ask: Some((ask.name.clone(), ask.op_id.clone())) };
+        let (mut round, mut version) = self.round(ask).await?;
+        let mut given_up = GivenUp { desk: Arc::clone(self), ask: None };
         loop {
             // Armed before the look, so that a release in between is not slept over.
             let hint = self.hint(&ask.name);
             let sent = clock.now();
-            let by = match self.store.acquire(request.clone()).await? {
+            let op_id = round.op_id(ask);
+            let mut request = AcquireRequest::exclusive(&ask.name, &ask.owner, &op_id, ask.ttl);
+            (request.line, request.note) = (line, ask.note.clone());
+            given_up.ask = Some((ask.clone(), round));
+            let by = match self.store.acquire(request).await? {
                 Acquired::Granted(grants) => {
                     let token = grants.first().map_or(FencingToken::ZERO, |g| g.token);
                     let deadline = deadline_of(sent, ask.ttl);
                     if clock.now() >= deadline {
                         return Err(Refused::Late);
                     }
-                    self.keep(ask, token).await?;
+                    self.keep(ask, &op_id, token).await?;
+                    if !self.tell(ask, round, version).await? {
+                        // A repetition went away in the meantime: this operation is being given back.
+                        given_up.ask = None;
+                        (round, version) = self.round(ask).await?;
+                        continue;
+                    }
                     given_up.ask = None;
                     return Ok(Taken { owner: ask.owner.clone(), token, ttl: ask.ttl, deadline });
                 }
-                Acquired::Held { by, remaining } => (by, remaining),
+                Acquired::Held { by, remaining } => {
+                    if line == Line::Try {
+                        // It stands nowhere.
+                        given_up.ask = None;
+                    }
+                    (by, remaining)
+                }
                 Acquired::Queued { remaining, .. } => (String::new(), remaining),
             };
             let now = clock.now();
@@ -280,8 +314,54 @@ impl Desk {
         Ok(Refused::Held { by, remaining })
     }
 
-    async fn keep(&self, ask: &Ask, token: FencingToken) -> Result<()> {
-        let (op_id, owner) = (ask.op_id.clone(), ask.owner.clone());
+    /// How far the requests of this key are, and the version of that record.
+    async fn round(&self, ask: &Ask) -> Result<(Round, Option<u64>)> {
+        if !ask.repeats {
+            return Ok((Round::default(), None));
+        }
+        let record = self.grants.get(&format!("{ROUNDS}{}", ask.op_id)).await?;
+        let round = record.as_ref().and_then(|r| serde_json::from_slice(&r.value).ok());
+        Ok((round.unwrap_or_default(), record.map(|r| r.version)))
+    }
+
+    async fn put_round(&self, ask: &Ask, round: Round, version: Option<u64>) -> Result<bool> {
+        let value = serde_json::to_vec(&round)
+            .map_err(|e| Error::new(ErrorKind::Internal, format!("a round cannot be written: {e}")))?;
+        let key = format!("{ROUNDS}{}", ask.op_id);
+        let put = self.grants.put_if(&key, version, value, Some(keep_for(ask.ttl))).await?;
+        Ok(matches!(put, PutIf::Stored(_)))
+    }
+
+    /// Whether this operation may be told: nobody gave it up.
+    async fn tell(&self, ask: &Ask, round: Round, version: Option<u64>) -> Result<bool> {
+        if !ask.repeats || round.told {
+            return Ok(true);
+        }
+        if self.put_round(ask, Round { told: true, ..round }, version).await? {
+            return Ok(true);
+        }
+        // Another repetition may have been told of the same operation.
+        Ok(self.round(ask).await?.0 == Round { told: true, ..round })
+    }
+
+    /// Whether this operation is given up: nobody was told of it, and nobody will be.
+    async fn give_up(&self, ask: &Ask, round: Round) -> Result<bool> {
+        if !ask.repeats {
+            return Ok(true);
+        }
+        loop {
+            let (now, version) = self.round(ask).await?;
+            if now != round || now.told {
+                return Ok(false);
+            }
+            if self.put_round(ask, Round { n: round.n.saturating_add(1), told: false }, version).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    async fn keep(&self, ask: &Ask, op_id: &str, token: FencingToken) -> Result<()> {
+        let (op_id, owner) = (op_id.to_owned(), ask.owner.clone());
         let at_ms = self.rt.clock().wall().unix_millis();
         let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl), at_ms };
         let value = written(&kept)?;
@@ -415,14 +495,14 @@ impl Desk {
         self.store.list(prefix, limit).await
     }
 
-    async fn clean(&self, name: &str, op_id: &str) -> Result<()> {
-        self.store.leave(op_id).await?;
-        let record = self.grants.get(&format!("{GRANTS}{name}")).await?;
-        // A repetition went away, the grant of the first request was answered.
-        if record.and_then(|r| read(&r.value)).is_some_and(|k| k.op_id == op_id) {
+    /// Gives back what a request may have got, unless a repetition of it was told that it has it.
+    async fn clean(&self, ask: &Ask, round: Round) -> Result<()> {
+        if !self.give_up(ask, round).await? {
             return Ok(());
         }
-        self.store.release(op_id).await.map(|_| ())
+        let op_id = round.op_id(ask);
+        self.store.leave(&op_id).await?;
+        self.store.release(&op_id).await.map(|_| ())
     }
 
     /// Resolves when `name` may have changed, armed from now on. Never, where the store cannot say.
@@ -448,16 +528,16 @@ fn read(value: &[u8]) -> Option<Kept> {
 /// Cleans up after a request whose client went away, or that was refused.
 struct GivenUp {
     desk: Arc<Desk>,
-    ask: Option<(String, String)>,
+    ask: Option<(Ask, Round)>,
 }
 
 impl Drop for GivenUp {
     fn drop(&mut self) {
-        let Some((name, op_id)) = self.ask.take() else { return };
+        let Some((ask, round)) = self.ask.take() else { return };
         let desk = Arc::clone(&self.desk);
         self.desk.rt.spawn("lease-given-up", async move {
             // What cannot be given back ends with its ttl.
-            if let Err(error) = desk.clean(&name, &op_id).await {
+            if let Err(error) = desk.clean(&ask, round).await {
                 tracing::warn!(%error, "what a request may have been granted was not given back");
             }
         });
@@ -511,6 +591,7 @@ mod tests {
             name: "default/x".to_owned(),
             owner: "a".to_owned(),
             op_id: "op".to_owned(),
+            repeats: true,
             ttl,
             note: String::new(),
             wait: Duration::ZERO,
@@ -527,6 +608,73 @@ mod tests {
         assert!(matches!(refused, Err(Refused::Late)), "{refused:?}");
         let kept = grants.list(GRANTS, None, 10).await.unwrap();
         assert!(kept.is_empty(), "no token of it can be used: {kept:?}");
+    }
+
+    /// Lets the first release wait for a permit, and says when it does.
+    #[derive(Debug)]
+    struct Gated(MemoryLeaseStore, Arc<tokio::sync::Semaphore>, Arc<tokio::sync::Notify>);
+
+    impl LeaseStore for Gated {
+        fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+            self.0.acquire(request)
+        }
+
+        fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+            self.0.renew(op_id)
+        }
+
+        fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
+            let op_id = op_id.to_owned();
+            Box::pin(async move {
+                self.2.notify_one();
+                let _permit = self.1.acquire().await;
+                self.0.leave(&op_id).await
+            })
+        }
+
+        fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+            self.0.release(op_id)
+        }
+
+        fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+            self.0.inspect(name)
+        }
+
+        fn guarantees(&self) -> Guarantees {
+            self.0.guarantees()
+        }
+    }
+
+    #[tokio::test]
+    async fn cleaning_up_after_a_request_takes_nothing_from_its_repetition() {
+        let rt = Runtime::system();
+        let (gate, cleans) = (Arc::new(tokio::sync::Semaphore::new(0)), Arc::new(tokio::sync::Notify::new()));
+        let leases = MemoryLeaseStore::new(Arc::new(SystemClock::new()));
+        let leases = Arc::new(Gated(leases, Arc::clone(&gate), Arc::clone(&cleans)));
+        let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
+        let desk = Arc::new(Desk::new(Arc::clone(&leases) as _, grants, rt));
+        let ask = ask(Duration::from_secs(60));
+        // The first request was granted and went away before it was answered.
+        let lost = desk.store.acquire(AcquireRequest::exclusive(&ask.name, &ask.owner, &ask.op_id, ask.ttl));
+        assert!(matches!(lost.await.unwrap(), Acquired::Granted(_)));
+        drop(GivenUp { desk: Arc::clone(&desk), ask: Some((ask.clone(), Round::default())) });
+        cleans.notified().await;
+        // Its repetition comes in the middle of the cleaning: it waits for that, and has what nobody takes away.
+        let repetition = {
+            let (desk, ask) = (Arc::clone(&desk), Ask { wait: Duration::from_secs(30), ..ask.clone() });
+            tokio::spawn(async move { desk.take(&ask).await })
+        };
+        gate.add_permits(1);
+        let taken = repetition.await.unwrap().unwrap();
+        gate.add_permits(100);
+        let held = desk.inspect(&ask.name).await.unwrap();
+        assert_eq!(held.holders.len(), 1);
+        assert_eq!(held.holders[0].1, taken.token);
+        assert!(desk.renew(&ask.name, taken.token).await.is_ok());
+        // And the other way: who was told keeps it, whatever goes away then.
+        drop(GivenUp { desk: Arc::clone(&desk), ask: Some((ask.clone(), Round { n: 1, told: false })) });
+        assert!(!desk.give_up(&ask, Round { n: 1, told: false }).await.unwrap());
+        assert!(desk.renew(&ask.name, taken.token).await.is_ok());
     }
 
     #[tokio::test]
@@ -576,9 +724,11 @@ mod tests {
         let desk = Arc::new(Desk::new(leases, Arc::clone(&grants) as _, rt));
         for n in 0..50 {
             let name = format!("default/{n}");
-            desk.take(&Ask { name, op_id: n.to_string(), ..ask(Duration::from_secs(60)) }).await.unwrap();
+            let ask = ask(Duration::from_secs(60));
+            desk.take(&Ask { name, op_id: n.to_string(), repeats: false, ..ask }).await.unwrap();
         }
-        let renewed = desk.take(&ask(Duration::from_secs(60))).await.unwrap().token;
+        let once = Ask { repeats: false, ..ask(Duration::from_secs(60)) };
+        let renewed = desk.take(&once).await.unwrap().token;
         for _ in 0..100 {
             clock.sleep(Duration::from_secs(40)).await;
             desk.renew("default/x", renewed).await.unwrap();

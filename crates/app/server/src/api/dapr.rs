@@ -106,6 +106,7 @@ async fn lock(
             name,
             owner: wanted.lock_owner,
             op_id: uuid::Uuid::now_v7().simple().to_string(),
+            repeats: false,
             ttl: Duration::from_secs(seconds),
             note: String::new(),
             wait: Duration::ZERO,

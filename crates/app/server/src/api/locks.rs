@@ -49,7 +49,8 @@ pub(crate) fn problem(refused: Refused) -> Problem {
         }
         Refused::Held { by, remaining } => {
             let left = remaining.map_or(String::new(), |d| format!(" for another {} ms", d.as_millis()));
-            let seconds = remaining.map_or(1, |d| d.as_secs() + u64::from(d.subsec_nanos() > 0));
+            let seconds =
+                remaining.map_or(1, |d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)));
             Problem::new(Code::LeaseHeld, format!("held by `{by}`{left}")).retry_after(seconds.max(1))
         }
         Refused::Store(error) => store_problem(&error),
@@ -170,7 +171,9 @@ pub(super) async fn take(
     let wait = Wait::asked(&mut query, headers)?;
     let bound = session::asked(&mut query)?;
     query.end()?;
-    let op_id = match idempotency_key(headers)? {
+    let key = idempotency_key(headers)?;
+    let repeats = key.is_some();
+    let op_id = match key {
         Some(key) => {
             let scope = format!("lease/{}/{name}/{}/{key}", caller.name, wanted.owner);
             Hash::of(scope.as_bytes()).to_string()
@@ -181,6 +184,7 @@ pub(super) async fn take(
         name: Desk::name(NAMESPACE, name).map_err(problem)?,
         owner: wanted.owner.clone(),
         op_id,
+        repeats,
         ttl: duration(&wanted.ttl)?,
         note: wanted.note.clone(),
         wait: wait.map_or(Duration::ZERO, |w| w.time),

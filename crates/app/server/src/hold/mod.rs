@@ -219,7 +219,10 @@ impl Run<'_> {
             if changes.stopped && !started {
                 self.dog.watch(self.job.group).await?;
                 started = true;
-                self.job.signal(Signal::CONT);
+                // Without its lease it does not begin: the watchdog ends it.
+                if self.lost.is_none() || self.plan.on_lost == OnLost::None {
+                    self.job.signal(Signal::CONT);
+                }
             } else if changes.stopped && self.job.has_terminal() {
                 self.job.stop_with();
                 // Once lost it stays stopped: the watchdog kills it.

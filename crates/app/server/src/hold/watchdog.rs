@@ -162,7 +162,7 @@ async fn watch(args: &Args) -> Result<()> {
     let clock = SystemClock::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     let mut watch: Option<Watch> = None;
-    let mut job = None;
+    let (mut job, mut lost) = (None, false);
     loop {
         let tick = watch.as_ref().and_then(Watch::next).filter(|_| job.is_some());
         let event = tokio::select! {
@@ -173,9 +173,12 @@ async fn watch(args: &Args) -> Result<()> {
                 Some(Some(Heard::Job(group))) => {
                     job = Some(group);
                     say("armed");
-                    Event::Tick
+                    if lost { Event::Lost } else { Event::Tick }
                 }
-                Some(Some(Heard::Lost)) => Event::Lost,
+                Some(Some(Heard::Lost)) => {
+                    lost = true;
+                    Event::Lost
+                }
                 Some(Some(Heard::Until(limits))) => {
                     watch.get_or_insert_with(|| Watch::new(args.grace, args.on_lost, limits));
                     Event::Renewed(limits)
@@ -189,9 +192,12 @@ async fn watch(args: &Args) -> Result<()> {
                 }
             },
         };
-        if let (Some(watch), Some(job)) = (&mut watch, job)
-            && let Some(act) = watch.on(clock.now(), event)
-        {
+        // Limits count from the first word on; what else happens before there is a job waits for it.
+        let Some(watch) = watch.as_mut().filter(|_| job.is_some() || matches!(event, Event::Renewed(_)))
+        else {
+            continue;
+        };
+        if let (Some(act), Some(job)) = (watch.on(clock.now(), event), job) {
             perform(&clock, act, job).await;
         }
     }
