@@ -13,6 +13,26 @@ impl<T> CachePadded<T> {
     }
 }
 
+/// A value that begins a cache line. For what is seldom written: it may be fetched along with a neighbor.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct CacheLined<T>(T);
+
+impl<T> CacheLined<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(value)
+    }
+}
+
+impl<T> Deref for CacheLined<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 impl<T> Deref for CachePadded<T> {
     type Target = T;
 

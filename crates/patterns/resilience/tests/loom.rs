@@ -124,6 +124,26 @@ fn m_b1_two_failures_at_once_open_it_and_neither_is_missed() {
     });
 }
 
+/// The thread that counts first owns its cells and counts with a load and a store; another one empties the window.
+#[test]
+fn a_success_at_an_owned_place_races_a_reset() {
+    loom::model(|| {
+        let (_, runtime) = runtime();
+        let b = Breaker::builder("b").runtime(&runtime).build().unwrap();
+        b.admit().unwrap().success();
+        let other = b.clone();
+        let reset = thread::spawn(move || other.reset("restarted"));
+        b.admit().unwrap().success();
+        reset.join().unwrap();
+        let after = b.snapshot();
+        // The first one is gone. The second counts if it began after the reset; whatever else, it is not lost.
+        assert!(after.counts.total <= 1, "{:?}", after.counts);
+        assert_eq!(after.lifetime.successes.unwrap() + after.lifetime.late, 2);
+        b.admit().unwrap().success();
+        assert_eq!(b.snapshot().counts.total, after.counts.total + 1);
+    });
+}
+
 #[test]
 fn m_k1_permits_are_conserved_and_never_exceeded() {
     loom::model(|| {

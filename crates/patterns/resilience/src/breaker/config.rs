@@ -33,7 +33,7 @@ pub enum Window {
     /// Exactly the last `n` conclusive results. Costs a short lock per result.
     Count(u32),
     /// The results of the last while, in ten buckets: between nine and ten tenths of it. The success path is
-    /// one add on a line of the own thread.
+    /// one store on a line of the own thread; an atomic addition for threads beyond the first few.
     Time(Duration),
 }
 

@@ -12,7 +12,7 @@ use super::snapshot::{BreakerSnapshot, Lifetime};
 use super::state::{Cause, Logged, Machine, Probe, ProbeEnd, State, Transition, Trip, Word};
 use super::tally::{Mark, Plain, Tally};
 use crate::event::Ear;
-use crate::pad::CachePadded;
+use crate::pad::CacheLined;
 use crate::policy::ProbeGate;
 use crate::sync::{AtomicU64, Mutex, Ordering};
 use crate::{ConfigError, Event, Outcome, Reason, Rejected};
@@ -107,7 +107,7 @@ pub(crate) enum End {
 
 #[derive(Debug)]
 pub(crate) struct Core {
-    hot: CachePadded<Hot>,
+    hot: CacheLined<Hot>,
     tally: Tally,
     tick: Tick,
     precise: bool,
@@ -146,7 +146,7 @@ impl Core {
         let machine = Machine::new(config, now);
         let zero = || AtomicU64::new(0);
         let core = Self {
-            hot: CachePadded::new(Hot {
+            hot: CacheLined::new(Hot {
                 word: AtomicU64::new(machine.word().0),
                 until: AtomicU64::new(NEVER),
                 since: AtomicU64::new(now.as_nanos()),

@@ -2,7 +2,7 @@
 //!
 //! The state is one atomic word, `generation << 8 | state`. An admission is stamped with it; a result whose
 //! stamp is no longer current is counted as late and decides nothing, so neither a straggler nor a hung probe
-//! can open or close a breaker. A closed success costs two loads and one add on a line of the own thread;
+//! can open or close a breaker. A closed success costs a few loads and one store on a line of the own thread;
 //! windows are summed only when a failure, a slow call or a reader asks.
 //!
 //! # States

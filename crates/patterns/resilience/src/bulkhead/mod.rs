@@ -25,7 +25,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::Runtime;
+use mainstay_clock::{Instant, Runtime};
 
 pub(crate) use self::core::Core;
 use self::core::Parts;
@@ -244,12 +244,15 @@ impl Bulkhead {
         let now = self.0.tick();
         match self.0.try_enter(now) {
             Some(parity) => Ok(Permit::new(&self.0, parity)),
-            None => {
-                let s = self.snapshot();
-                let why = Reason::Full { in_flight: s.in_flight, queued: s.queued, limit: s.limit };
-                Err(self.0.refuse(why, now))
-            }
+            None => Err(self.full(now)),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn full(&self, now: Instant) -> Rejected {
+        let s = self.snapshot();
+        self.0.refuse(Reason::Full { in_flight: s.in_flight, queued: s.queued, limit: s.limit }, now)
     }
 
     /// A permit, waiting in line if there is a queue: at most the wait limit and not past the deadline of `cx`.

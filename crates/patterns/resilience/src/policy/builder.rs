@@ -302,7 +302,13 @@ impl PolicyBuilder {
                 (Some(Budget::builder(Arc::clone(&self.name)).runtime(&runtime).build()?), false)
             }
         };
+        let limited = self.limits.iter().any(Option::is_some);
+        let gated = self.send_rate.is_some() || self.attempt_bulkhead.is_some();
+        // Without a budget of its own that is final, a policy spends the one that the context brings.
+        let spends = budget.is_some() || !own_budget;
+        let holds = limited || gated || self.bulkhead.is_some() || self.breaker.is_some() || spends;
         Ok(Policy(Arc::new(Core {
+            bare: !holds && self.hedge.is_none() && self.listener.is_none(),
             ear: Ear::new(Kind::Policy, &self.name, self.listener.as_ref()),
             name: self.name,
             tick: runtime.clock().tick(),
@@ -310,7 +316,7 @@ impl PolicyBuilder {
             rng: Arc::clone(runtime.rng()),
             spans: Spans::of(self.deadline, self.attempt_timeout, self.retry.as_ref()),
             deadline: self.deadline,
-            limited: self.limits.iter().any(Option::is_some),
+            limited,
             limits: self.limits,
             bulkhead: self.bulkhead,
             retry: self.retry,
@@ -318,7 +324,7 @@ impl PolicyBuilder {
             budget,
             own_budget,
             hedge: self.hedge,
-            gated: self.send_rate.is_some() || self.attempt_bulkhead.is_some(),
+            gated,
             send_rate: self.send_rate,
             attempt_bulkhead: self.attempt_bulkhead,
             breaker: self.breaker,

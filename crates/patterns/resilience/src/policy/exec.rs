@@ -6,6 +6,7 @@
 //! are read again at once, in other widths than they were written, cost more than all policies together.
 
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -20,13 +21,27 @@ use crate::breaker::{self, Raw};
 use crate::budget::{Budget, Paid};
 use crate::{CallContext, CallError, Outcome, TimeoutKind, Verdict};
 
-/// Where a call stands.
+/// Where a call stands. What must be dropped is taken out first ([`Stage::leave`]): dropping a whole stage does nothing,
+/// so that the end of a call that went straight through has nothing to ask about.
 #[allow(clippy::large_enum_variant, reason = "a box would be an allocation for every call that has to wait")]
 enum Stage<F, T, E> {
     /// Not polled yet: it has done nothing and holds nothing.
     New,
-    Live(Live<F, T, E>),
+    Live(ManuallyDrop<Live<F, T, E>>),
+    /// Over; the result lies here from the function that came to it until its caller, inlined, takes it. What is handed on
+    /// by reference is kept in memory on every path, also on the straight one.
+    Done(ManuallyDrop<Option<Result<T, CallError<E>>>>),
     Over,
+}
+
+impl<F, T, E> Stage<F, T, E> {
+    /// Over; what the call held, to be cleaned up or dropped.
+    fn leave(&mut self) -> Option<Live<F, T, E>> {
+        match std::mem::replace(self, Self::Over) {
+            Self::Live(live) => Some(ManuallyDrop::into_inner(live)),
+            _ => None,
+        }
+    }
 }
 
 pin_project_lite::pin_project! {
@@ -74,11 +89,13 @@ where
 
     /// A call that was dropped, or whose operation panicked, before it ended.
     #[cold]
-    fn clean_up(mut self: Pin<&mut Self>) {
-        if let Some(mut machine) = self.as_mut().machine() {
-            machine.clean_up();
+    fn clean_up(self: Pin<&mut Self>) {
+        let this = self.project();
+        if let Some(mut live) = this.stage.leave() {
+            let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
+            let (op, classify, live, primary) = (this.op, &*this.classify, &mut live, this.primary);
+            Machine { core, cx, op, classify, live, primary }.clean_up();
         }
-        *self.project().stage = Stage::Over;
     }
 
     /// What goes on where the straight way ended.
@@ -87,6 +104,23 @@ where
         let Stage::Live(live) = this.stage else { return None };
         let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
         Some(Machine { core, cx, op: this.op, classify: this.classify, live, primary: this.primary })
+    }
+}
+
+/// How far a poll came: small, so that it is handed up in registers where a result would go through memory.
+enum Went<T> {
+    /// To the end, with a success.
+    Value(T),
+    /// To the end; the result lies in [`Stage::Done`].
+    Done,
+    /// It has to wait.
+    Pending,
+}
+
+impl<T> Went<T> {
+    #[inline(always)]
+    fn of(over: bool) -> Self {
+        if over { Self::Done } else { Self::Pending }
     }
 }
 
@@ -141,7 +175,8 @@ fn park<F, T, E>(
 ) {
     let ticket = Raw { word, stamp };
     let marks = Marks { started, deadline, permit, began, ticket };
-    *stage = Stage::Live(Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling)));
+    let live = Live::first(Phase::Attempt, marks, Watch::running(ticket, started, polling));
+    *stage = Stage::Live(ManuallyDrop::new(live));
 }
 
 impl<P, C, O, K, F, T, E> Future for Run<P, C, O, K, F, T, E>
@@ -155,10 +190,16 @@ where
     type Output = Result<T, CallError<E>>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.stage {
-            Stage::New => self.straight(cx),
-            _ => self.resume(cx),
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let went = match self.stage {
+            Stage::New if self.core.bare => self.as_mut().bare(cx),
+            Stage::New => self.as_mut().straight(cx),
+            _ => Went::of(self.as_mut().resume(cx)),
+        };
+        match went {
+            Went::Value(value) => Poll::Ready(Ok(value)),
+            Went::Done => self.result(),
+            Went::Pending => Poll::Pending,
         }
     }
 }
@@ -171,28 +212,61 @@ where
     F: Future<Output = Result<T, E>>,
     K: Fn(&Result<T, E>) -> Verdict,
 {
-    /// Deadline, bulkhead, breaker, one attempt, all given back: as long as nothing is in the way.
+    /// Deadline and one attempt of a policy of which a call holds nothing and that nobody hears.
     #[inline(always)]
-    fn straight(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Poll<Result<T, CallError<E>>> {
+    fn bare(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Went<T> {
+        let mut this = self.as_mut().project();
+        let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
+        let started = core.tick.read();
+        let deadline = core.deadline_of(cx, started);
+        if core.is_hopeless(started, deadline) {
+            return Went::of(self.barred(waker, Bar::Start, started, deadline, None));
+        }
+        // A panic leaves nothing to give back.
+        *this.stage = Stage::Over;
+        let (until, _) = core.attempt_until(started, deadline);
+        let head = Head { number: 1, hedge: false, deadline: Deadline::at(until) };
+        this.primary.set(Some(this.op.start(head, core, cx)));
+        let Some(operation) = this.primary.as_mut().as_pin_mut() else { return Went::Pending };
+        let Poll::Ready(result) = operation.poll(waker) else {
+            park(this.stage, started, deadline, None, false, Raw::NONE.word, Raw::NONE.stamp, false);
+            return Went::of(self.wait(waker));
+        };
+        match ((this.classify)(&result), result) {
+            (Verdict::Ok, Ok(value)) => {
+                this.primary.set(None);
+                Went::Value(value)
+            }
+            (verdict, result) => {
+                park(this.stage, started, deadline, None, false, Raw::NONE.word, Raw::NONE.stamp, false);
+                Went::of(self.ended(waker, result, verdict))
+            }
+        }
+    }
+
+    /// Deadline, bulkhead, breaker, one attempt, all given back: as long as nothing is in the way. Not inlined: a
+    /// [`bare`](Self::bare) call would save and restore the registers that this needs.
+    #[inline(never)]
+    fn straight(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Went<T> {
         let mut this = self.as_mut().project();
         let (core, cx): (&Core, &CallContext) = (this.core, this.cx);
         let started = core.tick.read();
         let deadline = core.deadline_of(cx, started);
         if core.limited || core.gated || core.is_hopeless(started, deadline) {
-            return self.barred(waker, Bar::Start, started, deadline, None);
+            return Went::of(self.barred(waker, Bar::Start, started, deadline, None));
         }
         let mut permit = None;
         if let Some(bulkhead) = &core.bulkhead {
             permit = bulkhead.core().try_enter(started);
             if permit.is_none() {
-                return self.barred(waker, Bar::Queue, started, deadline, None);
+                return Went::of(self.barred(waker, Bar::Queue, started, deadline, None));
             }
         }
         let mut ticket = Raw::NONE;
         if let Some(breaker) = &core.breaker {
             match breaker.core().admit_closed() {
                 Some(raw) => ticket = raw,
-                None => return self.barred(waker, Bar::Breaker, started, deadline, permit),
+                None => return Went::of(self.barred(waker, Bar::Breaker, started, deadline, permit)),
             }
         }
         let budget = core.budget_for(cx);
@@ -203,11 +277,11 @@ where
         let (until, _) = core.attempt_until(started, deadline);
         let head = Head { number: 1, hedge: false, deadline: Deadline::at(until) };
         this.primary.set(Some(this.op.start(head, core, cx)));
-        let Some(operation) = this.primary.as_mut().as_pin_mut() else { return Poll::Pending };
+        let Some(operation) = this.primary.as_mut().as_pin_mut() else { return Went::Pending };
         let Poll::Ready(result) = operation.poll(waker) else {
             std::mem::forget(parking);
             park(this.stage, started, deadline, permit, began, ticket.word, ticket.stamp, false);
-            return self.wait(waker);
+            return Went::of(self.wait(waker));
         };
         let verdict = (this.classify)(&result);
         (parking.polling, parking.marks.ticket.word) = (false, Raw::NONE.word);
@@ -221,20 +295,28 @@ where
                 }
                 this.primary.set(None);
                 std::mem::forget(parking);
-                // It is `New`: there is nothing to drop, which the compiler cannot know.
-                std::mem::forget(std::mem::replace(this.stage, Stage::Over));
+                *this.stage = Stage::Over;
                 core.give_back(permit, budget, Paid::default(), began, Outcome::Success);
                 core.tell_end(Outcome::Success, started, 1);
-                Poll::Ready(Ok(value))
+                Went::Value(value)
             }
             (result, verdict) => {
                 drop(parking);
-                self.ended(waker, result, verdict)
+                Went::of(self.ended(waker, result, verdict))
             }
         }
     }
 
-    /// Something is in the way before the operation can be started.
+    /// The result that [`rest`](Self::rest) put down.
+    #[inline(always)]
+    fn result(self: Pin<&mut Self>) -> Poll<Result<T, CallError<E>>> {
+        match self.project().stage {
+            Stage::Done(result) => result.take().map_or(Poll::Pending, Poll::Ready),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// Something is in the way before the operation can be started. As all that follow, true if the call is over.
     #[inline(never)]
     fn barred(
         mut self: Pin<&mut Self>,
@@ -243,7 +325,7 @@ where
         started: Instant,
         deadline: Deadline,
         permit: Option<u8>,
-    ) -> Poll<Result<T, CallError<E>>> {
+    ) -> bool {
         let marks = Marks { started, deadline, permit, began: false, ticket: Raw::NONE };
         let phase = match bar {
             Bar::Start => Phase::Start,
@@ -252,45 +334,40 @@ where
         };
         let mut live = Live::first(phase, marks, Watch::idle());
         live.number = 0;
-        *self.as_mut().project().stage = Stage::Live(live);
+        *self.as_mut().project().stage = Stage::Live(ManuallyDrop::new(live));
         self.resume(waker)
     }
 
     /// Goes on from what was written down.
     #[inline(never)]
-    fn resume(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Poll<Result<T, CallError<E>>> {
-        let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
-        let polled = machine.run(waker);
-        self.over(polled)
+    fn resume(self: Pin<&mut Self>, waker: &mut Context<'_>) -> bool {
+        self.rest(|machine| machine.run(waker))
     }
 
     /// The operation was pending at its first poll.
     #[inline(never)]
-    fn wait(mut self: Pin<&mut Self>, waker: &mut Context<'_>) -> Poll<Result<T, CallError<E>>> {
-        let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
-        let polled = machine.wait(waker);
-        self.over(polled)
+    fn wait(self: Pin<&mut Self>, waker: &mut Context<'_>) -> bool {
+        self.rest(|machine| machine.wait(waker))
     }
 
     /// The operation ended at its first poll, but not with a success.
     #[cold]
     #[inline(never)]
-    fn ended(
-        mut self: Pin<&mut Self>,
-        waker: &mut Context<'_>,
-        result: Result<T, E>,
-        verdict: Verdict,
-    ) -> Poll<Result<T, CallError<E>>> {
-        let Some(mut machine) = self.as_mut().machine() else { return Poll::Pending };
-        let polled = machine.not_ok(waker, result, verdict);
-        self.over(polled)
+    fn ended(self: Pin<&mut Self>, waker: &mut Context<'_>, result: Result<T, E>, verdict: Verdict) -> bool {
+        self.rest(|machine| machine.not_ok(waker, result, verdict))
     }
 
-    fn over(self: Pin<&mut Self>, polled: Poll<Result<T, CallError<E>>>) -> Poll<Result<T, CallError<E>>> {
-        if polled.is_ready() {
-            *self.project().stage = Stage::Over;
-        }
-        polled
+    /// Goes on with the machine; if that comes to the end, lets go of what the call held and puts its result down.
+    fn rest(
+        mut self: Pin<&mut Self>,
+        go_on: impl FnOnce(&mut Machine<'_, O, K, F, T, E>) -> Poll<Result<T, CallError<E>>>,
+    ) -> bool {
+        let Some(mut machine) = self.as_mut().machine() else { return false };
+        let Poll::Ready(result) = go_on(&mut machine) else { return false };
+        let stage = self.project().stage;
+        drop(stage.leave());
+        *stage = Stage::Done(ManuallyDrop::new(Some(result)));
+        true
     }
 }
 

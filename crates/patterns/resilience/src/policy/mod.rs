@@ -139,6 +139,9 @@ pub(crate) struct Core {
     pub(crate) limited: bool,
     /// Whether an attempt needs anything before it starts: a turn at the send rate, a permit of its own.
     pub(crate) gated: bool,
+    /// Whether a call holds nothing and nobody hears of it: there is at most a deadline, a retry without a budget and
+    /// an attempt timeout.
+    pub(crate) bare: bool,
     pub(crate) ear: Ear,
     pub(crate) stats: Stats,
 }

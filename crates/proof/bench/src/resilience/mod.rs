@@ -42,8 +42,9 @@ const PATHS: [(&str, f64); 9] = [
 
 /// Most heap of a breaker, in every setting.
 const MOST_HEAP: u64 = 2_048;
-/// Bytes of one shard of a time window.
-const SHARD: u64 = 128;
+/// Bytes of one line of counters of a time window, and most of them.
+const LINE: u64 = 128;
+const LINES: usize = 5;
 
 /// What a program said.
 #[derive(Default)]
@@ -174,17 +175,18 @@ fn sizes(section: &mut Section) {
     let sizes = ours::sizes();
     let cells: Vec<Vec<String>> =
         sizes.iter().map(|(what, bytes)| vec![(*what).to_owned(), bytes.to_string()]).collect();
-    let shards = std::thread::available_parallelism().map_or(1, usize::from).min(4).next_power_of_two();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let lines = (cores + 2).min(LINES);
     section.note(&format!(
-        "Heap of one of our breakers by setting, with {shards} shards (one per core, at most 4; a time window takes \
-         {SHARD} bytes for each)."
+        "Heap of one of our breakers by setting, with {lines} lines of counters (one per core and two more, at most \
+         {LINES}; a time window takes {LINE} bytes for each)."
     ));
     section.table(&["breaker", "heap, bytes"], &cells);
-    let missing = (4_u64.saturating_sub(shards as u64)) * SHARD;
-    let at_four = |(what, bytes): &(&str, u64)| bytes + if what.starts_with("time") { missing } else { 0 };
-    let largest = sizes.iter().map(at_four).max().unwrap_or(0);
+    let missing = (LINES - lines) as u64 * LINE;
+    let at_most = |(what, bytes): &(&str, u64)| bytes + if what.starts_with("time") { missing } else { 0 };
+    let largest = sizes.iter().map(at_most).max().unwrap_or(0);
     let found = format!("at most {largest} bytes");
-    let id = "heap per breaker, every setting above, 4 shards";
+    let id = "heap per breaker, every setting above, on any machine";
     section.gate(id, "<= 2 KiB", found, largest <= MOST_HEAP);
 }
 
