@@ -299,7 +299,15 @@ pub(crate) struct Walk<'a> {
     left: u32,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// The next owners, as many as the bucket has, at most one turn and again from its start.
+    #[inline]
+    pub(crate) fn near(&self) -> &'a [u16] {
+        let Width::Small(table) = &self.points.table else { return &[] };
+        let bucket = table.buckets.get(self.bucket);
+        bucket.and_then(|bucket| bucket.owners.get(self.places as usize..)).unwrap_or(&[])
+    }
+
     #[inline]
     pub(crate) fn next(&mut self) -> Option<u32> {
         if self.left == 0 {
