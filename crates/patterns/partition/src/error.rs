@@ -7,6 +7,18 @@ use std::time::Duration;
 use mainstay_store::Outcome;
 
 /// What went wrong, for callers that branch. The variants name the missing thing.
+///
+/// | kind | what to do |
+/// |---|---|
+/// | `AllFull` | shed or queue the call; room comes back with the leases |
+/// | `Guarded` | look at the discovery; offer the change again, or force it |
+/// | `InProgress`, `NotAcknowledged` | wait for the members, or excuse those whose leases have ended |
+/// | `StaleEpoch` | fetch the newer topology and route again |
+/// | `StaleToken` | stop: another coordinator has taken over |
+/// | `Conflict` | raise an alarm: two parties disagree on one epoch |
+/// | `TooFewNodes`, `TooFewZones` | ask for less, or bring nodes back; nothing shorter is given |
+/// | `Config`, `ApiMisuse` | mend the caller; the text names the field or the call |
+/// | `Internal` | report it |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -101,6 +113,22 @@ impl Error {
     }
 
     /// Whether the same call may succeed later without a new topology.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_partition::{Node, Ring, topology::{Guard, Topology}};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let topology = Topology::new(2, ring("a")?, Arc::new(SystemClock::new()));
+    /// let change = topology.prepare(ring("b")?, &Guard::new().force())?;
+    /// let second = topology.prepare(ring("c")?, &Guard::new().force()).unwrap_err();
+    /// assert!(second.is_retryable(), "the first one will be decided");
+    /// let late = topology.observe(1, ring("c")?).unwrap_err();
+    /// assert!(!late.is_retryable(), "that epoch is over for good");
+    /// # drop(change);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(

@@ -59,6 +59,17 @@ impl Seeded {
 
 impl Hash {
     /// XXH3-64 with a seed. The seed is part of the placement's identity, not a secret.
+    ///
+    /// A new seed is a new placement in which nearly every key has another owner. Take one to mend two names that collide in
+    /// a [`Rendezvous`](crate::Rendezvous), or to keep two tiers from hashing alike; otherwise leave it at 0.
+    ///
+    /// ```
+    /// use mainstay_partition::Hash;
+    ///
+    /// let (first, second) = (Hash::default(), Hash::xxh3(1));
+    /// assert_eq!((first.seed(), second.seed()), (Some(0), Some(1)));
+    /// assert_ne!(first.key(b"user:17"), second.key(b"user:17"));
+    /// ```
     #[must_use]
     pub const fn xxh3(seed: u64) -> Self {
         Self(Kind::Xxh3(Seeded::new(seed)))

@@ -13,6 +13,34 @@
 //! Every placement is a [`Place`]: an owner, distinct [`Owners`] in order, exact [`Shares`], and a fingerprint
 //! that tells whether two clients agree. Nodes are known by their id, never by their position in a list; keys
 //! are bytes. Nothing here waits, reads a clock or draws a random number.
+//!
+//! Which one to take is a question of what a moved key costs; [`advise`](advise::advise) answers it from the table:
+//!
+//! | nodes | take |
+//! |---|---|
+//! | own data, locks or sagas, and a small map can be stored | [`slots::SlotMap`] with the planner |
+//! | are a list of names that independent clients share | [`Ring`], up to some hundred [`Rendezvous`] |
+//! | serve traffic, and some churn is fine | [`Maglev`] |
+//! | are numbered shards that come and go at the end | [`Jump`] |
+//! | stand behind hot keys or long streams | [`Bounded`] over any of them |
+//! | must agree with clients of another system | [`compat`] |
+//!
+//! What a profile answers is frozen: another default, seed or tie rule is a new profile with another fingerprint. A
+//! node that is down is a filter on the owners and never a change of the placement, so nobody else's keys move:
+//!
+//! ```
+//! use mainstay_partition::{Node, Place, Ring, Spread};
+//!
+//! let nodes = [("a", "east"), ("b", "east"), ("c", "west")].map(|(id, zone)| Node::new(id).zone(zone));
+//! let ring = Ring::builder().nodes(nodes).build()?;
+//! let down = ring.owner(b"user:17").unwrap();
+//! let next = ring.owners(b"user:17").healthy(|node| node != down).next().unwrap();
+//! assert_eq!(Some(next), ring.owners(b"user:17").nth(1));
+//!
+//! let replicas = ring.owners(b"user:17").spread(Spread::Hard { min: 2 }).pick(2)?;
+//! assert_ne!(ring.nodes()[replicas[0]].zone, ring.nodes()[replicas[1]].zone);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 pub mod advise;
 mod bounded;

@@ -218,6 +218,8 @@ impl Maglev {
     }
 
     /// Memory of the table, without the nodes' names.
+    ///
+    /// Two bytes per entry up to 65,535 nodes, four beyond; the default table takes 128 KiB whatever the number of nodes.
     #[must_use]
     pub fn table_bytes(&self) -> usize {
         self.table.bytes()

@@ -113,6 +113,22 @@ impl Node {
     }
 
     /// The same node with another weight.
+    ///
+    /// A share is the weight over the sum of all weights, so only ratios matter: 1 and 2 mean the same as 100 and 200,
+    /// except to a [`Ring`](crate::Ring), whose points per unit of weight are counted (see
+    /// [`RingBuilder::weight_unit`](crate::RingBuilder::weight_unit)). Weight 0 drains: the node stays known, so that it can
+    /// hand over, and is nobody's owner.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Place, Rendezvous};
+    ///
+    /// let nodes = [Node::new("a"), Node::new("old").weight(0)];
+    /// let place = Rendezvous::builder().nodes(nodes).build()?;
+    /// let old = place.nodes().find("old").unwrap();
+    /// assert_eq!(place.shares().of(old), 0.0);
+    /// assert!(place.owners(b"user:17").all(|node| node != old));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn weight(mut self, weight: u32) -> Self {
         self.weight = weight;
@@ -120,6 +136,9 @@ impl Node {
     }
 
     /// The same node in a zone.
+    ///
+    /// On its own a zone changes nothing: who asks for owners says over how many zones they are spread, with
+    /// [`Owners::spread`](crate::Owners::spread), and the planner takes [`Spread`](crate::Spread) as a rule.
     #[must_use]
     pub fn zone(mut self, zone: impl Into<Zone>) -> Self {
         self.zone = Some(zone.into());
@@ -175,6 +194,18 @@ struct Inner {
 /// A checked set of nodes: sorted by id, no id twice. Cheap to clone.
 ///
 /// The order in which nodes are given never matters.
+///
+/// ```
+/// use mainstay_partition::{ConfigErrorKind, Node, Nodes};
+///
+/// let nodes = Nodes::new([Node::new("b").weight(2), Node::new("a")])?;
+/// let ids: Vec<&str> = nodes.as_slice().iter().map(|node| node.id.as_str()).collect();
+/// assert_eq!((ids, nodes.total_weight()), (vec!["a", "b"], 3));
+/// assert_eq!(nodes[nodes.find("b").unwrap()].weight, 2);
+/// let twice = Nodes::new(["a", "a"].map(Node::new)).unwrap_err();
+/// assert_eq!(twice.kind(), ConfigErrorKind::Duplicate);
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone)]
 pub struct Nodes(Arc<Inner>);
 
@@ -264,12 +295,18 @@ impl Nodes {
     }
 
     /// The node at `idx`.
+    ///
+    /// `None` for an index of a larger placement. An index of another placement that is in range names some node all the
+    /// same: it cannot be told apart, so keep ids, not indexes, across a change.
     #[must_use]
     pub fn get(&self, idx: NodeIdx) -> Option<&Node> {
         self.0.list.get(idx.as_usize())
     }
 
     /// Where the node of this id stands.
+    ///
+    /// A binary search in a fleet sorted by id. Where the order has a meaning of its own (shards, the list of another
+    /// system) the whole list is looked through: not for every request.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<NodeIdx> {
         let at = match self.0.list.binary_search_by(|n| n.id.as_str().cmp(id)) {
@@ -298,6 +335,15 @@ impl Nodes {
     }
 
     /// The zones, sorted; `None` is the unnamed one.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Nodes, Zone};
+    ///
+    /// let nodes = Nodes::new([Node::new("a").zone("west"), Node::new("b").zone("east"), Node::new("c")])?;
+    /// assert_eq!(nodes.zones(), [None, Some(Zone::from("east")), Some(Zone::from("west"))]);
+    /// assert_eq!(nodes.zone_of(nodes.find("b").unwrap()), Some(1));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn zones(&self) -> &[Option<Zone>] {
         &self.0.zones

@@ -134,6 +134,10 @@ fn set(many: &mut Vec<u64>, n: u32) {
 /// ```
 pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
     nodes: &'a Nodes,
+    /// The first nodes of the source, repeats included, and how many of them had their turn: as long as all are
+    /// wanted, a node is new when it is none of those before it. The source and what was seen wait for the rest.
+    near: &'a [u16],
+    at: usize,
     source: Source<'a>,
     seen: Seen,
     /// Zones are still to be covered: every node taken so far stands in another one.
@@ -145,21 +149,49 @@ pub struct Owners<'a, F = fn(NodeIdx) -> bool> {
 impl<'a> Owners<'a> {
     #[inline(always)]
     pub(crate) fn new(nodes: &'a Nodes, source: Source<'a>) -> Self {
-        Self { nodes, source, seen: Seen::new(), spreading: false, spread: Spread::Any, healthy: None }
+        let near = source.near();
+        let seen = Seen::new();
+        Self { nodes, near, at: 0, source, seen, spreading: false, spread: Spread::Any, healthy: None }
     }
 
-    /// The same without the nodes that `up` denies. Asked once per node and walk; call it before the first
-    /// owner is taken.
+    /// The same without the nodes that `up` denies.
+    ///
+    /// Call it before the first owner is taken: those taken already are not asked about. A node that is denied may
+    /// be asked about again during the walk, on a ring for each of its points that comes by; an answer that
+    /// changes meanwhile counts from then on.
     #[must_use]
-    pub fn healthy<G: Fn(NodeIdx) -> bool>(self, up: G) -> Owners<'a, G> {
+    pub fn healthy<G: Fn(NodeIdx) -> bool>(mut self, up: G) -> Owners<'a, G> {
+        self.leave();
         Owners {
             nodes: self.nodes,
+            near: &[],
+            at: 0,
             source: self.source,
             seen: self.seen,
             spreading: self.spreading,
             spread: self.spread,
             healthy: Some(up),
         }
+    }
+}
+
+impl<F> Owners<'_, F> {
+    /// Goes over to the source, where the near ones end or do not suffice.
+    fn leave(&mut self) {
+        for _ in 0..self.at {
+            if let Some(n) = self.source.next()
+                && !self.seen.contains(n)
+            {
+                self.seen.add(n);
+            }
+        }
+        (self.near, self.at) = (&[], 0);
+    }
+
+    /// How many nodes came already.
+    fn taken(&self) -> usize {
+        let new = |at: &usize| !self.near[..*at].contains(&self.near[*at]);
+        self.seen.len + (0..self.at).filter(new).count()
     }
 }
 
@@ -170,6 +202,7 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
     /// As an iterator, a hard spread that cannot be met ends early; [`Owners::pick`] says why.
     #[must_use]
     pub fn spread(mut self, spread: Spread) -> Self {
+        self.leave();
         self.spread = spread;
         self.spreading = spread.zones() > 0;
         self
@@ -242,6 +275,22 @@ impl<F: Fn(NodeIdx) -> bool> Owners<'_, F> {
         }
     }
 
+    /// The next one from the source.
+    #[inline(never)]
+    fn next_far(&mut self) -> Option<NodeIdx> {
+        if self.at > 0 {
+            self.leave();
+        }
+        if self.spreading {
+            return self.spread_on();
+        }
+        // Nothing new can come: do not walk the rest of a ring.
+        if self.seen.len >= self.nodes.len() {
+            return None;
+        }
+        self.advance(false)
+    }
+
     /// The next one while zones are to be covered.
     #[inline(never)]
     fn spread_on(&mut self) -> Option<NodeIdx> {
@@ -266,14 +315,15 @@ impl<F: Fn(NodeIdx) -> bool> Iterator for Owners<'_, F> {
 
     #[inline(always)]
     fn next(&mut self) -> Option<NodeIdx> {
-        if self.spreading {
-            return self.spread_on();
+        while let Some(n) = self.near.get(self.at) {
+            let before = &self.near[..self.at];
+            self.at += 1;
+            // One by one: they are few.
+            if !before.iter().any(|old| old == n) {
+                return Some(NodeIdx::new((*n).into()));
+            }
         }
-        // Nothing new can come: do not walk the rest of a ring.
-        if self.seen.len >= self.nodes.len() {
-            return None;
-        }
-        self.advance(false)
+        self.next_far()
     }
 }
 
@@ -282,7 +332,7 @@ impl<F: Fn(NodeIdx) -> bool> std::iter::FusedIterator for Owners<'_, F> {}
 impl<F> fmt::Debug for Owners<'_, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Owners")
-            .field("taken", &self.seen.len)
+            .field("taken", &self.taken())
             .field("spread", &self.spread)
             .finish_non_exhaustive()
     }

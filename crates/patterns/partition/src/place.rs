@@ -33,6 +33,19 @@ pub trait Place: sealed::Sealed + fmt::Debug + Send + Sync {
     fn hash_of(&self, key: &[u8]) -> u64;
 
     /// The owner of a hash that [`Place::hash_of`] gave; `None` when there are no nodes.
+    ///
+    /// The hash must come from the same placement, or from one with the same hash: another one would place the key
+    /// elsewhere.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Place, Ring};
+    ///
+    /// let ring = Ring::builder().nodes(["a", "b", "c"].map(Node::new)).build()?;
+    /// let hash = ring.hash_of(b"user:17");
+    /// assert_eq!(ring.owner_of_hash(hash), ring.owner(b"user:17"));
+    /// assert!(ring.owners_of_hash(hash).eq(ring.owners(b"user:17")));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     fn owner_of_hash(&self, hash: u64) -> Option<NodeIdx>;
 
     /// The owner of a key; `None` when there are no nodes.
@@ -54,6 +67,16 @@ pub trait Place: sealed::Sealed + fmt::Debug + Send + Sync {
 
     /// The same for two placements exactly when profile, parameters and nodes are the same (XXH3-128 over
     /// canonical bytes). Compare it between clients: a difference is a silent disagreement on owners.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Place, Ring};
+    ///
+    /// let ring = |ids: [&'static str; 2], points| Ring::builder().points(points).nodes(ids.map(Node::new)).build();
+    /// let here = ring(["a", "b"], 160)?.fingerprint();
+    /// assert_eq!(here, ring(["b", "a"], 160)?.fingerprint());
+    /// assert_ne!(here, ring(["a", "b"], 150)?.fingerprint(), "the same nodes, other owners");
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     fn fingerprint(&self) -> u128;
 }
 

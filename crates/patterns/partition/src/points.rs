@@ -1,20 +1,21 @@
 //! Sorted points with owners, found through buckets of equal width.
 //!
-//! The circle is cut into buckets of four points on average. A bucket is half a cache line: a piece of each of
-//! its first seven points, and who owns them. One line and one comparison of all its lanes answer a lookup,
-//! without a branch that depends on the key; where the pieces cannot tell, the points themselves decide.
+//! The circle is cut into buckets of eight points on average. A bucket is one cache line: who owns the sixteen points
+//! from its first one on, and a piece of each that lies in it. One line and one comparison of all its lanes answer a
+//! lookup, without a branch that depends on the key, and a walk finds its next owners where it found the first; where
+//! the pieces cannot tell, the points themselves decide.
 
 use std::fmt;
 
 use crate::error::{ConfigError, ConfigErrorKind};
 
-/// Most points: 2^24, about 304 MiB. Envoy's largest ring has half of that.
+/// Most points: 2^24, about 296 MiB. Envoy's largest ring has half of that.
 const MOST: usize = 1 << 24;
-/// Points per bucket, on average. With three, tables are larger and lookups of big rings miss the cache more
-/// often; with five, one lookup in thirty meets a bucket that is too full (measured, November 2026).
-const PER_BUCKET: usize = 4;
-/// Lanes of a bucket. The last one stands for the first point behind the bucket.
-const LANES: usize = 8;
+/// Points per bucket, on average. With half of the lanes to spare, one lookup in a thousand passes all of a bucket; with
+/// ten it would be one in a hundred, and each costs a mispredicted branch (November 2026).
+const PER_BUCKET: usize = 8;
+/// Lanes of a bucket: with owners of 16 bits they fill a cache line.
+const LANES: usize = 16;
 /// Bits of a point's place in its bucket that a lane keeps: as many as a signed comparison has.
 const KEPT: u32 = 15;
 /// Most owners whose number fits 16 bits.
@@ -28,12 +29,11 @@ impl Number for u32 {}
 
 /// A piece of the circle.
 #[derive(Clone, Copy)]
-#[repr(align(32))]
+#[repr(align(64))]
 struct Bucket<N> {
-    /// Ascending: how far each point is into the bucket; then the largest number. When the bucket has more than
-    /// seven points, the last lane is below every number, so that who passes seven finds no lane.
+    /// Ascending: how far each point is into the bucket, up to the number of lanes; then the largest number.
     pieces: [i16; LANES],
-    /// Whose they are; then the owner of the first point behind the bucket.
+    /// Who owns them, and the points after them, whichever bucket those are in.
     owners: [N; LANES],
 }
 
@@ -43,17 +43,21 @@ impl<N: Number> Bucket<N> {
     fn lane(&self, piece: i16) -> usize {
         #[cfg(all(feature = "simd", target_arch = "x86_64"))]
         if let Some(sse) = pulp::core_arch::x86::Sse2::try_new() {
-            let lanes = pulp::cast(self.pieces);
-            let below = sse._mm_movemask_epi8(sse._mm_cmpgt_epi16(sse._mm_set1_epi16(piece), lanes));
-            // Two bits per lane; above the sixteenth there are only ones.
-            return ((!below).trailing_zeros() / 2) as usize;
+            let [low, high]: [pulp::i16x8; 2] = pulp::cast(self.pieces);
+            let all = sse._mm_set1_epi16(piece);
+            let below = |lanes| sse._mm_cmpgt_epi16(all, pulp::cast(lanes));
+            // A bit per lane; above the sixteenth there are only ones.
+            let mask = sse._mm_movemask_epi8(sse._mm_packs_epi16(below(low), below(high)));
+            return (!mask).trailing_zeros() as usize;
         }
         // Without the feature, and on other processors.
         self.lane_by_hand(piece)
     }
 
+    /// Counts instead of searching: no branch depends on the key.
+    #[inline]
     fn lane_by_hand(&self, piece: i16) -> usize {
-        self.pieces.iter().position(|p| *p >= piece).unwrap_or(LANES)
+        self.pieces.iter().map(|p| u16::from(*p < piece)).sum::<u16>().into()
     }
 
     /// The first lane that is not below `piece`, if it is above: equal pieces cannot tell who comes first.
@@ -64,7 +68,7 @@ impl<N: Number> Bucket<N> {
     }
 }
 
-/// Buckets, and the owner of every point in order; the first one again at the end.
+/// Buckets, and the owner of every point in order.
 #[derive(Clone)]
 struct Table<N> {
     buckets: Vec<Bucket<N>>,
@@ -74,21 +78,35 @@ struct Table<N> {
 impl<N: Number> Table<N> {
     fn fill(sorted: &[(u64, u32)], starts: &[u32]) -> Self {
         let narrow = |owner: u32| N::try_from(owner).unwrap_or_default();
-        let owners: Vec<N> = sorted.iter().chain(sorted.first()).map(|(_, owner)| narrow(*owner)).collect();
+        let owners: Vec<N> = sorted.iter().map(|(_, owner)| narrow(*owner)).collect();
         let count = starts.len() - 1;
         let bucket = |at: usize| {
             let (from, to) = (starts[at] as usize, starts[at + 1] as usize);
-            let mut bucket = Bucket { pieces: [i16::MAX; LANES], owners: [owners[to]; LANES] };
-            for (lane, at) in (from..to).take(LANES - 1).enumerate() {
-                bucket.pieces[lane] = split(sorted[at].0, count).1;
-                bucket.owners[lane] = owners[at];
+            let mut bucket = Bucket { pieces: [i16::MAX; LANES], owners: [N::default(); LANES] };
+            for (piece, (point, _)) in bucket.pieces.iter_mut().zip(&sorted[from..to]) {
+                *piece = split(*point, count).1;
             }
-            if to - from >= LANES {
-                bucket.pieces[LANES - 1] = i16::MIN;
+            // A ring with few points comes round.
+            let window = owners[from..].iter().chain(owners.iter().cycle());
+            for (lane, owner) in bucket.owners.iter_mut().zip(window) {
+                *lane = *owner;
             }
             bucket
         };
         Self { buckets: (0..count).map(bucket).collect(), owners }
+    }
+
+    /// The bucket of a hash and the lane of the first point from there on, if the pieces can tell.
+    #[inline]
+    fn find(&self, hash: u64) -> Option<(usize, usize)> {
+        let (at, piece) = split(hash, self.buckets.len());
+        Some((at, self.buckets.get(at)?.clear(piece)?))
+    }
+
+    /// The owner of the point that many places behind the first one of a bucket, if the bucket has it.
+    #[inline]
+    fn near(&self, bucket: usize, places: usize) -> Option<N> {
+        self.buckets.get(bucket)?.owners.get(places).copied()
     }
 
     fn bytes(&self) -> usize {
@@ -184,38 +202,35 @@ impl Points {
     fn owner_in<N: Number>(&self, table: &Table<N>, hash: u64) -> Option<u32> {
         let (at, piece) = split(hash, table.buckets.len());
         let bucket = table.buckets.get(at)?;
-        let Some(lane) = bucket.clear(piece) else { return Some(self.owner_at(self.search(hash))) };
+        let Some(lane) = bucket.clear(piece) else { return Some(self.owner_by_search(hash)) };
         Some(bucket.owners[lane].into())
     }
 
-    /// The position of the first point at or after `hash`; the length when it is beyond the last.
-    #[inline]
-    fn find(&self, hash: u64) -> usize {
-        let (at, lane) = match &self.table {
-            Width::Small(table) => lane_in(table, hash),
-            Width::Large(table) => lane_in(table, hash),
-        };
-        match lane {
-            Some(lane) => self.starts[at] as usize + lane,
-            None => self.search(hash),
-        }
-    }
-
-    /// The same by the points themselves: where a bucket is too full, or a lane equals the hash's.
     #[cold]
     #[inline(never)]
-    fn search(&self, hash: u64) -> usize {
-        let count = self.starts.len() - 1;
-        if count == 0 {
-            return 0;
-        }
-        let at = split(hash, count).0;
-        let (from, to) = (self.starts[at] as usize, self.starts[at + 1] as usize);
-        from + self.points[from..to].partition_point(|point| *point < hash)
+    fn owner_by_search(&self, hash: u64) -> u32 {
+        let (bucket, places) = self.search(hash);
+        self.owner_past(bucket, places)
     }
 
-    /// The owner of the point at a position up to the length, which is the first one again.
-    #[inline]
+    /// The bucket of `hash` and how many of its points are before it, by the points themselves: where there are more
+    /// than lanes, or a lane equals the hash's.
+    #[cold]
+    #[inline(never)]
+    fn search(&self, hash: u64) -> (usize, usize) {
+        let bucket = split(hash, self.starts.len() - 1).0;
+        let (from, to) = (self.starts[bucket] as usize, self.starts[bucket + 1] as usize);
+        (bucket, self.points[from..to].partition_point(|point| *point < hash))
+    }
+
+    /// The owner of the point that many places behind the first one of a bucket, at most one turn.
+    #[cold]
+    #[inline(never)]
+    fn owner_past(&self, bucket: usize, places: usize) -> u32 {
+        let at = self.starts[bucket] as usize + places;
+        self.owner_at(if at < self.len() { at } else { at - self.len() })
+    }
+
     fn owner_at(&self, at: usize) -> u32 {
         match &self.table {
             Width::Small(table) => table.owners[at].into(),
@@ -226,7 +241,16 @@ impl Points {
     /// One turn over the points, from the first at or after `hash`.
     #[inline]
     pub(crate) fn walk(&self, hash: u64) -> Walk<'_> {
-        Walk { points: self, at: self.find(hash) as u32, left: self.len() as u32 }
+        let found = match &self.table {
+            Width::Small(table) => table.find(hash),
+            Width::Large(table) => table.find(hash),
+        };
+        let (bucket, places) = match found {
+            Some(place) => place,
+            None if self.points.is_empty() => (0, 0),
+            None => self.search(hash),
+        };
+        Walk { points: self, bucket, places: places as u32, left: self.len() as u32 }
     }
 
     /// Every point with its owner, ascending.
@@ -250,18 +274,13 @@ impl Points {
     }
 }
 
-/// The bucket of a hash among `count`, and how far into it the hash is. Both rise with the hash, and the second
-/// never decides alone: the bits that it leaves out do where it is equal.
+/// The bucket of a hash among `count`, and how far into it the hash is, from its upper half alone: one short
+/// multiplication. Both rise with the hash, and the second never decides where it is equal.
 #[inline]
 fn split(hash: u64, count: usize) -> (usize, i16) {
-    let wide = u128::from(hash) * count as u128;
-    ((wide >> 64) as usize, (wide as u64 >> (64 - KEPT)) as i16)
-}
-
-#[inline]
-fn lane_in<N: Number>(table: &Table<N>, hash: u64) -> (usize, Option<usize>) {
-    let (at, piece) = split(hash, table.buckets.len());
-    (at, table.buckets.get(at).and_then(|bucket| bucket.clear(piece)))
+    // Below 2^64: a count is below 2^32, there are fewer points.
+    let scaled = (hash >> 32) * count as u64;
+    ((scaled >> 32) as usize, (scaled as u32 >> (32 - KEPT)) as i16)
 }
 
 impl fmt::Debug for Points {
@@ -274,31 +293,40 @@ impl fmt::Debug for Points {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Walk<'a> {
     points: &'a Points,
-    at: u32,
+    /// The bucket where it began, and how many places behind its first point the next one is.
+    bucket: usize,
+    places: u32,
     left: u32,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    /// The next owners, as many as the bucket has, at most one turn and again from its start.
+    #[inline]
+    pub(crate) fn near(&self) -> &'a [u16] {
+        let Width::Small(table) = &self.points.table else { return &[] };
+        let bucket = table.buckets.get(self.bucket);
+        bucket.and_then(|bucket| bucket.owners.get(self.places as usize..)).unwrap_or(&[])
+    }
+
     #[inline]
     pub(crate) fn next(&mut self) -> Option<u32> {
         if self.left == 0 {
             return None;
         }
         self.left -= 1;
-        let owner = self.points.owner_at(self.at as usize);
-        self.at += 1;
-        if self.at as usize > self.points.len() {
-            // The owner after the last is the first one.
-            self.at = 1;
-        }
-        Some(owner)
+        let places = self.places as usize;
+        self.places += 1;
+        let near = match &self.points.table {
+            Width::Small(table) => table.near(self.bucket, places).map(u32::from),
+            Width::Large(table) => table.near(self.bucket, places),
+        };
+        Some(near.unwrap_or_else(|| self.points.owner_past(self.bucket, places)))
     }
 
     /// Back to where it began.
     pub(crate) fn restart(&mut self) {
         let len = self.points.len() as u32;
-        let taken = len - self.left;
-        self.at = if self.at >= taken { self.at - taken } else { self.at + len - taken };
+        self.places -= len - self.left;
         self.left = len;
     }
 }
@@ -321,7 +349,8 @@ mod tests {
             assert_eq!(ring.owner(hash), wanted, "{hash:x} among {} points", points.len());
             assert_eq!(ring.walk(hash).next(), wanted, "{hash:x} among {} points", points.len());
             if !sorted.is_empty() {
-                assert_eq!(ring.find(hash), at);
+                let (bucket, places) = ring.search(hash);
+                assert_eq!(ring.starts[bucket] as usize + places, at);
             }
         }
     }
@@ -340,7 +369,7 @@ mod tests {
     fn l7_hostile_points_that_crowd_or_coincide_are_found_too() {
         let crowd: Vec<_> = (0..3_000).map(|i| ((1 << 40) + i, i as u32)).collect();
         check(&crowd, 3_000);
-        // A bucket of this ring is about 2^54 wide, a lane's piece 2^39: these differ below.
+        // A bucket of this ring is about 2^55 wide, a lane's piece 2^40: these differ below.
         let twins: Vec<_> = (0..4_000).map(|i| ((mix64(i / 3) >> 32 << 32) | (i % 3), i as u32)).collect();
         check(&twins, 4_000);
         let ends: Vec<_> = [0, 0, 1, u64::MAX - 1, u64::MAX, u64::MAX].into_iter().zip(0..).collect();
@@ -349,20 +378,44 @@ mod tests {
 
     #[test]
     fn l7_vectors_find_the_lane_that_a_loop_finds() {
-        let ring = Points::build(9, (0..4_000).map(|i| (mix64(i), (i % 9) as u32))).unwrap();
+        let ring = Points::build(9, (0..40_000).map(|i| (mix64(i), (i % 9) as u32))).unwrap();
         let Width::Small(table) = &ring.table else { panic!("nine owners fit 16 bits") };
-        let (mut full, mut none) = (0, 0);
+        let (mut some, mut none) = (0, 0);
         for bucket in &table.buckets {
-            full += usize::from(bucket.pieces[LANES - 1] == i16::MIN);
             let edges = bucket.pieces.iter().flat_map(|p| [p.saturating_sub(1), *p, p.saturating_add(1)]);
             for piece in edges.chain([0, i16::MAX]).filter(|p| *p >= 0) {
                 let lane = bucket.lane(piece);
                 assert_eq!(lane, bucket.lane_by_hand(piece));
-                none += usize::from(lane == LANES);
+                assert_eq!(lane, bucket.pieces.iter().position(|p| *p >= piece).unwrap_or(LANES));
+                if lane == LANES { none += 1 } else { some += 1 }
             }
         }
-        assert!(full > 0 && none > 0, "some buckets hold more than seven points");
-        assert_eq!(size_of::<Bucket<u16>>(), 32);
+        assert!(some > 0 && none > 0, "some buckets hold more points than lanes");
+        assert_eq!((size_of::<Bucket<u16>>(), align_of::<Bucket<u16>>()), (64, 64));
         assert_eq!(split(u64::MAX, 3), (2, i16::MAX));
+    }
+
+    #[test]
+    fn walks_take_one_turn_within_a_bucket_and_beyond() {
+        for (len, owners) in [(0, 1), (1, 1), (3, 2), (15, 4), (17, 4), (40, 9), (1_000, 70_000)] {
+            let points: Vec<_> = (0..len).map(|i| (mix64(i), (i % 50) as u32)).collect();
+            let ring = Points::build(owners, points.iter().copied()).unwrap();
+            let mut sorted = points.clone();
+            sorted.sort_unstable();
+            let near = points.iter().flat_map(|p| [p.0, p.0.wrapping_add(1)]);
+            for hash in near.chain([0, u64::MAX]) {
+                let at = sorted.partition_point(|p| p.0 < hash);
+                let turn: Vec<_> = sorted[at..].iter().chain(&sorted[..at]).map(|p| p.1).collect();
+                let mut walk = ring.walk(hash);
+                for taken in [0, turn.len() / 2, turn.len()] {
+                    let some: Vec<_> = std::iter::from_fn(|| walk.next()).take(taken).collect();
+                    assert_eq!(some, turn[..taken], "{hash:x} among {len} points");
+                    walk.restart();
+                }
+                let all: Vec<_> = std::iter::from_fn(|| walk.next()).collect();
+                assert_eq!(all, turn);
+                assert_eq!(walk.next(), None);
+            }
+        }
     }
 }

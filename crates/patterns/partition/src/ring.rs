@@ -12,7 +12,7 @@ use crate::warning::Warning;
 
 /// The profile's version: a changed default, seed or tie rule is a new one.
 const VERSION: u64 = 1;
-/// Most points of one ring. At about 19 bytes each that is 76 MiB.
+/// Most points of one ring. At about 18.5 bytes each that is 74 MiB.
 pub const MAX_POINTS: usize = 1 << 22;
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Below it the share of a node deviates by more than 16% (`1/sqrt(v)`), and with a handful of points a node
@@ -65,8 +65,8 @@ impl Ring {
         self.points.bytes()
     }
 
-    /// The most points in one bucket of the index. Even names give about 20 at most; above seven, the lookups that
-    /// pass the seventh halve what is left.
+    /// The most points in one bucket of the index. Even names give eight on average and hardly more than 28; above
+    /// sixteen, the lookups that pass the sixteenth halve what is there.
     #[must_use]
     pub fn longest_scan(&self) -> u32 {
         self.points.longest()

@@ -25,7 +25,16 @@ pub(crate) enum Source<'a> {
     Zoned(ZonedWalk<'a>),
 }
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The first nodes that it gives, as many as are at hand, if those are a piece of a table.
+    #[inline(always)]
+    pub(crate) fn near(&self) -> &'a [u16] {
+        match self {
+            Self::Points(walk) => walk.near(),
+            _ => &[],
+        }
+    }
+
     #[inline(always)]
     pub(crate) fn next(&mut self) -> Option<u32> {
         // The walk over points is short enough to be part of every caller; the others are not.

@@ -5,6 +5,17 @@ use std::fmt;
 use crate::node::NodeIdx;
 
 /// A setting that works and will disappoint.
+///
+/// Builders refuse what cannot work; this is what works and is seldom meant. Log it where the placement is built.
+///
+/// ```
+/// use mainstay_partition::{Node, Ring};
+///
+/// let ring = Ring::builder().points(4).nodes(["a", "b"].map(Node::new)).build()?;
+/// let texts: Vec<String> = ring.warnings().iter().map(ToString::to_string).collect();
+/// assert_eq!(texts[0], "node number 0 has 4 points: expect its share to be off by 50%");
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Warning {

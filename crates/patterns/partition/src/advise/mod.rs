@@ -1,4 +1,8 @@
 //! Which placement to take and why, and what it costs: before it is taken.
+//!
+//! [`advise`] answers from the decision table of the manual, [`simulate`] measures a choice on a fleet of yours: shares
+//! at both ends, and what a change would move against what it must. Both are cheap enough for a test of your own that
+//! pins the answer.
 
 mod simulate;
 
@@ -9,6 +13,8 @@ use crate::error::{ConfigError, ConfigErrorKind, Error};
 pub use simulate::{Choice, Simulation, simulate};
 
 /// What the nodes do with the keys they are given.
+///
+/// It decides what a moved key costs, and that is what placements differ in most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Purpose {
@@ -133,6 +139,14 @@ impl Constraints {
     }
 
     /// Single keys can be hotter than a node can take, or requests are long streams.
+    ///
+    /// ```
+    /// use mainstay_partition::advise::{Constraints, Purpose, advise};
+    ///
+    /// let streams = advise(&Constraints::new(Purpose::Cache, 200).no_shared_map().hot_keys())?;
+    /// assert!(streams.bounded && streams.to_string().ends_with("under bounded loads"));
+    /// # Ok::<(), mainstay_partition::Error>(())
+    /// ```
     #[must_use]
     pub fn hot_keys(mut self) -> Self {
         self.hot_keys = true;
@@ -140,6 +154,8 @@ impl Constraints {
     }
 
     /// Users choose keys and may be hostile.
+    ///
+    /// Then the answer asks for [`Hash::keyed`](crate::Hash::keyed), unless another system fixes the hash.
     #[must_use]
     pub fn hostile_keys(mut self) -> Self {
         self.hostile_keys = true;
@@ -147,6 +163,16 @@ impl Constraints {
     }
 
     /// Must give the same answers as this system.
+    ///
+    /// It outweighs everything else: the answer is that system's profile, and the limits say what it lacks.
+    ///
+    /// ```
+    /// use mainstay_partition::advise::{Constraints, Purpose, System, advise};
+    ///
+    /// let beside = advise(&Constraints::new(Purpose::Traffic, 8).agree_with(System::Nginx))?;
+    /// assert_eq!((beside.choice, beside.profile), (None, Some("compat::nginx")));
+    /// # Ok::<(), mainstay_partition::Error>(())
+    /// ```
     #[must_use]
     pub fn agree_with(mut self, system: System) -> Self {
         self.agree_with = Some(system);
@@ -171,6 +197,8 @@ impl Constraints {
 }
 
 /// What to take.
+///
+/// Its `Display` is one line. Print `reasons`, `limits` and `rejected` with it: they are sentences for a person.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Recommendation {
@@ -245,7 +273,7 @@ pub fn advise(constraints: &Constraints) -> Result<Recommendation, Error> {
     if c.hot_keys {
         answer.reasons.push(
             "hot keys: bounded loads keep in-flight max/mean near 1.3 where a plain ring reaches 14 under Zipf \
-             1.1, for 2 to 4 points of cache hits; let hot keys yield"
+             1.1, for about one point of cache hits (four under Zipf 0.9)"
                 .into(),
         );
         answer.limits.push("the bound is per process: each of N gateways bounds its own share".into());

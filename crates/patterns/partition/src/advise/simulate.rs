@@ -57,6 +57,18 @@ impl Choice {
     ///
     /// # Errors
     /// What the builder of the placement refuses.
+    ///
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{Node, advise::Choice};
+    ///
+    /// let nodes = ["a", "b", "c"].map(Node::new);
+    /// let slots = Choice::Slots { slots: 16384 };
+    /// let place = slots.build(&nodes)?;
+    /// assert_eq!((slots.to_string().as_str(), place.nodes().len()), ("slots, 16384", 3));
+    /// assert!(place.shares().max_over_mean() < 1.001);
+    /// # Ok::<(), mainstay_partition::Error>(())
+    /// ```
     pub fn build(&self, nodes: &[Node]) -> Result<Box<dyn Place>, Error> {
         let nodes = nodes.iter().cloned();
         Ok(match self {
@@ -87,6 +99,9 @@ fn fresh(slots: usize, nodes: impl Iterator<Item = Node>) -> Result<SlotMap, Err
 }
 
 /// What a change of the fleet would do.
+///
+/// Read it in this order: `min_over_mean` and `max_over_mean` say which node starves and which fills first, `multiple()`
+/// what the change costs beyond what it must, `needless` whether keys move between nodes that both stay.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Simulation {

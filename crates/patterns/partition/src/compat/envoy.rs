@@ -36,6 +36,22 @@ pub fn envoy_combine(hash: u64, next: u64) -> u64 {
 /// Envoy's `RING_HASH`. `minimum` and `maximum` are the ring sizes of its configuration (1024 and 8388608).
 ///
 /// The *order* of hosts matters here when weights differ: point counts are running sums of f64.
+///
+/// A host gets points in proportion to its weight, scaled so that the smallest weight comes out whole; three equal hosts
+/// get 1026 points from a minimum of 1024, not 1024.
+///
+/// ```
+/// use mainstay_partition::{Place, compat};
+///
+/// let ring = compat::envoy_ring(1024, 8_388_608)
+///     .host("10.0.0.1:80", 1)
+///     .host("10.0.0.2:80", 1)
+///     .host("10.0.0.3:80", 1)
+///     .build()?;
+/// assert_eq!(ring.points(), 1026);
+/// assert!(ring.owner(b"session-17").is_some());
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[must_use]
 pub fn envoy_ring(minimum: u64, maximum: u64) -> EnvoyRingBuilder {
     EnvoyRingBuilder { minimum, maximum, murmur: false, hosts: Vec::new() }
@@ -119,6 +135,17 @@ fn normalized(nodes: &Nodes) -> Result<Vec<f64>, ConfigError> {
 }
 
 /// Envoy's `MAGLEV` with a table of `size` entries, a prime up to 5000011 (65537 unless configured).
+///
+/// ```
+/// use mainstay_partition::{ConfigErrorKind, Place, compat::envoy_maglev};
+///
+/// let table = envoy_maglev(65_537).host("10.0.0.1:80", 1).host("10.0.0.2:80", 3).build()?;
+/// let heavy = table.nodes().find("10.0.0.2:80").unwrap();
+/// assert!((table.shares().of(heavy) - 0.75).abs() < 0.001);
+/// let even = envoy_maglev(65_536).host("10.0.0.1:80", 1).build().unwrap_err();
+/// assert_eq!(even.kind(), ConfigErrorKind::NotPrime);
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[must_use]
 pub fn envoy_maglev(size: u32) -> EnvoyMaglevBuilder {
     EnvoyMaglevBuilder { size, hosts: Vec::new() }

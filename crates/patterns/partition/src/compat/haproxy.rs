@@ -26,6 +26,21 @@ pub enum HaproxyFunction {
 }
 
 /// The `hash-type` line.
+///
+/// The three forms disagree on nearly every key, and the shortest one is not the plain function:
+///
+/// ```
+/// use mainstay_partition::{Place, compat::{self, HaproxyFunction, HaproxyHash}};
+///
+/// let owners = |hash| -> Result<Vec<_>, mainstay_partition::ConfigError> {
+///     let backend = compat::haproxy().hash_type(hash).server("s1", 1).server("s2", 1).build()?;
+///     Ok((0..100_u32).map(|i| backend.owner(&i.to_le_bytes())).collect())
+/// };
+/// let unnamed = owners(HaproxyHash::Default)?;
+/// assert_eq!(unnamed, owners(HaproxyHash::Avalanche(HaproxyFunction::Sdbm))?);
+/// assert_ne!(unnamed, owners(HaproxyHash::Bare(HaproxyFunction::Sdbm))?);
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HaproxyHash {
@@ -94,6 +109,20 @@ impl HaproxyBuilder {
     }
 
     /// A `server NAME ... weight N id ID` line.
+    ///
+    /// The points hang on the id alone, so the server keeps its keys whatever is listed before it:
+    ///
+    /// ```
+    /// use mainstay_partition::{Place, compat};
+    ///
+    /// let name = |backend: &compat::CompatRing| {
+    ///     backend.owner(b"/index.html").map(|i| backend.nodes()[i].id.as_str().to_owned())
+    /// };
+    /// let both = compat::haproxy().server_id("s1", 1, 7).server_id("s2", 1, 9).build()?;
+    /// let turned = compat::haproxy().server_id("s2", 1, 9).server_id("s1", 1, 7).build()?;
+    /// assert_eq!(name(&both), name(&turned));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn server_id(mut self, name: impl Into<String>, weight: u32, id: u32) -> Self {
         self.servers.push((name.into(), weight, Some(id)));

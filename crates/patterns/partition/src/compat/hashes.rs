@@ -112,6 +112,15 @@ pub fn cassandra_token(key: &[u8]) -> i64 {
 /// byte after it. A key of one column is its bytes alone.
 ///
 /// `None` when a column has more than 65,535 bytes, which the format cannot say.
+///
+/// ```
+/// use mainstay_partition::compat::{cassandra_composite, cassandra_token};
+///
+/// let key = cassandra_composite(&[b"user", b"17"]).unwrap();
+/// assert_eq!(key, b"\0\x04user\0\0\x0217\0");
+/// assert_ne!(cassandra_token(&key), cassandra_token(b"user17"));
+/// assert_eq!(cassandra_composite(&[&[0; 70_000]]), None);
+/// ```
 #[must_use]
 pub fn cassandra_composite(columns: &[&[u8]]) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();

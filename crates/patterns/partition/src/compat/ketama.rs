@@ -14,6 +14,20 @@ const POINTS_PER_NAME: f32 = 4.0;
 const DEFAULT_PORT: u16 = 11211;
 
 /// Which ketama.
+///
+/// What clients call by one name are four rings. They place nearly every key differently, and libmemcached changes from
+/// one to another by itself: a single weight above 1 turns `Plain` into the weighted ring, with Jenkins's hash unchanged.
+///
+/// ```
+/// use mainstay_partition::{Place, compat::{KetamaMode, ketama}};
+///
+/// let points = |mode, weight| {
+///     ketama(mode).server("10.0.1.1", 11211, weight).server("10.0.1.2", 11211, 1).build().map(|r| r.points())
+/// };
+/// assert_eq!((points(KetamaMode::Plain, 1)?, points(KetamaMode::Weighted, 1)?), (200, 320));
+/// assert_ne!(points(KetamaMode::Plain, 3)?, 200);
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KetamaMode {

@@ -15,12 +15,25 @@ const TRIES: usize = 20;
 /// Names are hashed as the configuration writes them, not the addresses behind them; a name with several
 /// addresses is one node here, among which nginx goes round robin. [`CompatRing::bypass`] says when nginx would
 /// not use the hash at all.
+///
+/// ```
+/// use mainstay_partition::{Place, compat};
+///
+/// // upstream { hash $uri consistent; server a.example:8080; server b.example:8080 down; }
+/// let upstream = compat::nginx().server("a.example:8080", 1).down("b.example:8080", 1).build()?;
+/// let owner = upstream.owner(b"/index.html").unwrap();
+/// assert_eq!(upstream.nodes()[owner].id.as_str(), "a.example:8080", "points of a server that is down pass on");
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[must_use]
 pub fn nginx() -> NginxBuilder {
     NginxBuilder { servers: Vec::new() }
 }
 
 /// Settings of [`nginx`].
+///
+/// Servers in the order of the configuration: where two points coincide, the one listed first has it. What nginx reads
+/// from other lines (`max_fails`, `backup`, which it refuses beside `hash`) is not part of the answer here.
 #[derive(Clone, Debug)]
 pub struct NginxBuilder {
     servers: Vec<(String, u32, bool)>,

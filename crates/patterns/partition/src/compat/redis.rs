@@ -24,6 +24,23 @@ const TABLE: [u16; 256] = {
 
 /// A slot map of a Redis Cluster: 16384 slots, CRC16 with hash tags. Who holds which slot comes from the cluster
 /// (`CLUSTER SLOTS`); `epoch` is its `currentEpoch`.
+///
+/// The planner takes such a map like any other, so it can plan a rebalance of a live cluster; carrying it out is
+/// `CLUSTER SETSLOT` and `MIGRATE`, which are the caller's.
+///
+/// ```
+/// use mainstay_partition::{Node, compat, slots::Planner};
+///
+/// // What `redis-cli --cluster rebalance` needs 184 moves for, and leaves uneven.
+/// let node = |i: usize| format!("master-{i:03}");
+/// let cluster = compat::redis_slots(7)
+///     .nodes((0..200).map(|i| Node::new(node(i))))
+///     .replicas(|slot| vec![node(slot % 200).into()])
+///     .build()?;
+/// let plan = Planner::new(&cluster).target((0..201).map(|i| Node::new(node(i)))).solve()?;
+/// assert_eq!((plan.moves().len(), plan.lower_bound()), (81, 81));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use]
 pub fn redis_slots(epoch: u64) -> SlotMapBuilder {
     const { assert!(DEFAULT_SLOTS == SLOTS as usize) };

@@ -144,6 +144,14 @@ impl CompatRing {
 
     /// Whether one weight above 1 has turned plain ketama into the weighted ring, as libmemcached does it
     /// silently: about 80% of all keys move.
+    ///
+    /// ```
+    /// use mainstay_partition::compat::{KetamaMode, ketama};
+    ///
+    /// let plain = |weight| ketama(KetamaMode::Plain).server("a", 11211, 1).server("b", 11211, weight).build();
+    /// assert_eq!((plain(1)?.reweighted(), plain(2)?.reweighted()), (false, true));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn reweighted(&self) -> bool {
         self.reweighted
@@ -151,6 +159,15 @@ impl CompatRing {
 
     /// Whether the real system would not use its ring for this key; then the owner here is only what the
     /// ring says.
+    ///
+    /// ```
+    /// use mainstay_partition::compat::{Bypass, nginx};
+    ///
+    /// let two = nginx().server("a", 1).server("b", 1).build()?;
+    /// assert_eq!((two.bypass(b"/"), two.bypass(b"")), (None, Some(Bypass::EmptyKey)));
+    /// assert_eq!(nginx().server("a", 1).build()?.bypass(b"/"), Some(Bypass::SingleServer));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn bypass(&self, key: &[u8]) -> Option<Bypass> {
         if self.nodes.len() == 1 {

@@ -182,6 +182,17 @@ impl RendezvousBuilder {
 
     /// Chooses a zone first, by the sum of its nodes' weights, then a node in it. A node that goes lowers its
     /// zone's weight, so a few keys of its neighbours leave the zone with it.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, Place, Rendezvous};
+    ///
+    /// let nodes = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")].map(|(id, zone)| Node::new(id).zone(zone));
+    /// let place = Rendezvous::builder().nodes(nodes).by_zone().build()?;
+    /// let zone = |node| place.nodes().zone_of(node);
+    /// let order: Vec<_> = place.owners(b"user:17").map(zone).collect();
+    /// assert!(order[0] == order[1] && order[2] == order[3], "one zone is used up before the next");
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn by_zone(mut self) -> Self {
         self.by_zone = true;

@@ -22,6 +22,17 @@ pub const DEFAULT_SLOTS: usize = 1 << 14;
 const NONE: u32 = u32::MAX;
 
 /// How a key becomes a slot.
+///
+/// A map never changes it: every key would have another slot, and its data would be elsewhere.
+///
+/// ```
+/// use mainstay_partition::slots::{SlotHash, SlotMap};
+///
+/// let map = SlotMap::builder(1).hash(SlotHash::Redis).build()?;
+/// assert_eq!(map.slot(b"foo"), 12182);
+/// assert_eq!(map.slot(b"{user1000}.following"), map.slot(b"{user1000}.followers"));
+/// # Ok::<(), mainstay_partition::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SlotHash {
@@ -114,6 +125,19 @@ impl SlotMap {
     }
 
     /// The replicas of a slot, the primary first; empty when nobody holds it or there is no such slot.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, slots::SlotMap};
+    ///
+    /// let only = SlotMap::builder(1)
+    ///     .nodes(["a", "b"].map(Node::new))
+    ///     .replicas(|slot| if slot == 0 { vec!["b".into(), "a".into()] } else { vec![] })
+    ///     .build()?;
+    /// let ids: Vec<_> = only.replicas(0).iter().map(|node| node.get()).collect();
+    /// assert_eq!(ids, [1, 0], "the primary is the first");
+    /// assert!(only.replicas(1).is_empty() && only.replicas(1 << 20).is_empty());
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     #[must_use]
     pub fn replicas(&self, slot: usize) -> &[NodeIdx] {
         match self.starts.get(slot..=slot.saturating_add(1)) {
@@ -203,6 +227,16 @@ impl Place for SlotMap {
 }
 
 /// Settings of a [`SlotMap`].
+///
+/// You seldom write one by hand: [`Planner`](super::Planner) fills an empty map, and every map after that is the end of
+/// a [`Plan`](super::Plan). Build one to load what was stored, or to say what another system holds now.
+///
+/// # Defaults
+/// | option | default | why |
+/// |---|---|---|
+/// | `slots` | 16384 | as many as a Redis Cluster has; 16 per node at 1,000 nodes |
+/// | `hash` | XXH3-64, seed 0 | quick, and frozen in every language |
+/// | `replicas` | nobody holds any | a plan gives them out |
 #[derive(Clone, Debug)]
 pub struct SlotMapBuilder {
     epoch: u64,
@@ -247,6 +281,21 @@ impl SlotMapBuilder {
     /// # Errors
     /// A number of slots that is no power of two or out of range, a list that names an unknown node or one
     /// node twice, a refused set of nodes.
+    ///
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{ConfigErrorKind, Node, slots::SlotMap};
+    ///
+    /// let build = |slots, id: &str| {
+    ///     let held = vec![id.into()];
+    ///     SlotMap::builder(1).nodes([Node::new("a")]).slots(slots).replicas(move |_| held.clone()).build()
+    /// };
+    /// assert_eq!(build(4096, "a")?.slots(), 4096);
+    /// assert_eq!(build(5000, "a").unwrap_err().kind(), ConfigErrorKind::OutOfRange);
+    /// let unknown = build(4096, "b").unwrap_err();
+    /// assert_eq!((unknown.kind(), unknown.value()), (ConfigErrorKind::Unknown, "b of slot 0"));
+    /// # Ok::<(), mainstay_partition::ConfigError>(())
+    /// ```
     pub fn build(self) -> Result<SlotMap, ConfigError> {
         let nodes = Nodes::new(self.nodes)?;
         let lists = self.lists.unwrap_or_else(|| vec![Vec::new(); self.slots.min(MAX_SLOTS)]);

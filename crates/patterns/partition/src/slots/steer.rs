@@ -59,6 +59,16 @@ impl SteerConfig {
 
     /// How far above its share a node must be to start moving, and how far it may stay when moving ends:
     /// `1 < goal < trigger`.
+    ///
+    /// Two thresholds instead of one, so that a load near the line does not start and stop the moving at every gust.
+    ///
+    /// ```
+    /// use mainstay_partition::slots::{Steer, SteerConfig};
+    ///
+    /// assert!(Steer::new(SteerConfig::new().band(1.05, 1.5)).is_ok());
+    /// let upside_down = Steer::new(SteerConfig::new().band(1.5, 1.05)).unwrap_err();
+    /// assert_eq!(upside_down.field(), "band");
+    /// ```
     #[must_use]
     pub fn band(mut self, goal: f64, trigger: f64) -> Self {
         (self.goal, self.trigger) = (goal, trigger);
@@ -137,6 +147,9 @@ pub struct HotSlot {
 }
 
 /// What to do after an observation.
+///
+/// `Move` and `Split` are advice: the caller carries them out, and hands the map that came of it to the next
+/// observation.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Action {
@@ -208,6 +221,25 @@ impl Steer {
     /// # Errors
     /// Loads that are negative, no numbers or of another length than the slots; whatever
     /// [`Planner::solve`] refuses.
+    ///
+    /// # Examples
+    /// A spike moves nothing; what lasts does.
+    /// ```
+    /// use mainstay_clock::Instant;
+    /// use mainstay_partition::{Node, slots::{Action, Planner, SlotMap, Steer, SteerConfig}};
+    ///
+    /// let empty = SlotMap::builder(1).slots(4096).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b"].map(Node::new)).solve()?.next().clone();
+    /// let calm = vec![1.0; 4096];
+    /// let mut spike = calm.clone();
+    /// (0..4096).filter(|s| map.replicas(*s)[0].get() == 0).for_each(|s| spike[s] = 3.0);
+    /// let mut steer = Steer::new(SteerConfig::new())?;
+    /// for (second, load) in [&spike, &spike, &calm, &spike, &spike, &calm].into_iter().enumerate() {
+    ///     let now = Instant::from_nanos(second as u64 * 1_000_000_000);
+    ///     assert!(matches!(steer.observe(&map, load, now)?, Action::Rest), "never three in a row");
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn observe(&mut self, map: &SlotMap, load: &[f64], now: Instant) -> Result<Action, Error> {
         if load.len() != map.slots() {
             let allowed = format!("{}, one per slot", map.slots());

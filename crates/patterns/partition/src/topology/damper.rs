@@ -48,6 +48,9 @@ impl DamperConfig {
     }
 
     /// How long a flap is remembered. Each one that is doubles the time to settle.
+    ///
+    /// A node that flaps five times within it waits 32 times `settle`, at most `longest`, so that a crash
+    /// loop does not move keys at every restart.
     #[must_use]
     pub fn memory(mut self, d: Duration) -> Self {
         self.memory = d;

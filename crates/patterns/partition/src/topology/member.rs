@@ -135,6 +135,9 @@ impl<P: Place + ?Sized> Member<P> {
     }
 
     /// Puts a committed placement in force; lower epochs are ignored.
+    ///
+    /// For a member that missed the preparation: it was restarted, or excused. What it owned before is known from the
+    /// placement that it had, which may be several epochs old.
     pub fn install(&mut self, epoch: u64, place: Arc<P>) {
         if epoch > self.epoch {
             self.before = Some(std::mem::replace(&mut self.place, place));
@@ -149,6 +152,25 @@ impl<P: Place + ?Sized> Member<P> {
     }
 
     /// Whether to take a write from a client that routed by `epoch`.
+    ///
+    /// It is the check before the store, not instead of it: between the verdict and the write the member may stall while
+    /// the fleet moves on. Give the epoch to the store too and let its [`EpochFence`] decide last.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_partition::{Node, Ring, topology::{Member, Verdict}};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let mut a = Member::new("a".into(), 5, ring("a")?);
+    /// assert_eq!(a.write(b"k", 5), Verdict::Accept);
+    /// assert_eq!(a.write(b"k", 4), Verdict::StaleEpoch { seen: 5 });
+    /// assert_eq!(a.write(b"k", 6), Verdict::Behind { epoch: 5 });
+    /// a.prepare(6, ring("b")?)?;
+    /// assert_eq!(a.write(b"k", 5), Verdict::Frozen { epoch: 6 });
+    /// a.abort(6);
+    /// assert_eq!(a.write(b"k", 5), Verdict::Accept, "nothing was decided, so it goes on");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn write(&self, key: &[u8], epoch: u64) -> Verdict {
         if epoch > self.epoch {
@@ -170,6 +192,23 @@ impl<P: Place + ?Sized> Member<P> {
     }
 
     /// Whether to answer a read that was routed here; `has` says whether the data of the key has arrived.
+    ///
+    /// A key that never existed is asked for at the former owner as well, until [`Member::arrived`]: that it is not here
+    /// does not say that it is nowhere.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_partition::{Node, Ring, topology::{Member, Verdict}};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let mut b = Member::new("b".into(), 1, ring("a")?);
+    /// b.install(2, ring("b")?);
+    /// assert_eq!(b.read(b"k", false), Verdict::Ask { node: "a".into() });
+    /// assert_eq!(b.read(b"k", true), Verdict::Accept, "it was written here since");
+    /// b.arrived();
+    /// assert_eq!(b.read(b"k", false), Verdict::Accept);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn read(&self, key: &[u8], has: bool) -> Verdict {
         let Some(owner) = self.owner(&*self.place, key) else { return Verdict::Nobody };

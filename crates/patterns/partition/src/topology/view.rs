@@ -152,6 +152,22 @@ impl<P: Place + ?Sized> View<P> {
     }
 
     /// Where a key belongs; `None` when there are no nodes.
+    ///
+    /// Every answer of one view has the same epoch, whatever happens meanwhile.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::SystemClock;
+    /// use mainstay_partition::{Node, Ring, topology::Topology};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let topology = Topology::new(1, ring("old")?, Arc::new(SystemClock::new()));
+    /// let view = topology.view();
+    /// topology.observe(2, ring("new")?)?;
+    /// assert_eq!(view.owner(b"k").unwrap().epoch, 1);
+    /// assert_eq!(topology.view().owner(b"k").unwrap().node.id.as_str(), "new");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     #[inline(always)]
     pub fn owner<'a>(&'a self, key: &'a [u8]) -> Option<Routed<'a>> {
@@ -178,6 +194,26 @@ impl<P: Place + ?Sized> Former for Before<P> {
 
 /// A reader of a topology: wait-free, and nothing shared is written by a lookup. Make one per thread or task
 /// and keep it; one behind a lock would undo that.
+///
+/// A lookup costs a comparison more than one in the bare placement. After a change the next lookup takes the new view,
+/// and lets the old one go; until a reader looks something up, its old view stays in memory.
+///
+/// ```
+/// use std::sync::Arc;
+/// use mainstay_clock::SystemClock;
+/// use mainstay_partition::{Node, Ring, topology::Topology};
+///
+/// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+/// let topology = Topology::new(1, ring("old")?, Arc::new(SystemClock::new()));
+/// let mut reader = topology.reader();
+/// let threads: Vec<_> = (0..3).map(|_| reader.clone()).map(|mut own| {
+///     std::thread::spawn(move || own.owner(b"k").map(|routed| routed.epoch))
+/// }).collect();
+/// assert!(threads.into_iter().all(|thread| thread.join().unwrap() == Some(1)));
+/// topology.observe(2, ring("new")?)?;
+/// assert_eq!(reader.owner(b"k").unwrap().epoch, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Reader<P: ?Sized> {
     cache: Cached<View<P>>,
 }

@@ -72,6 +72,35 @@ fn l2_shards_at_the_end_take_and_give_only_their_own() {
 }
 
 #[test]
+fn l7_owners_at_hand_are_those_of_the_whole_walk_also_when_it_is_narrowed_on_its_way() {
+    // A single point per node runs through many nodes per cache line, many points come back to the same few.
+    for (n, points) in [(1, 1), (2, 7), (3, 160), (20, 1), (20, 160), (300, 4)] {
+        let place = Ring::builder().nodes(mixed(n)).points(points).build().unwrap();
+        for key in (0..60).map(key) {
+            let walked: Vec<_> = place.owners(&key).healthy(|_| true).collect();
+            let mut at_hand = place.owners(&key);
+            for (taken, owner) in walked.iter().enumerate() {
+                assert!(format!("{at_hand:?}").contains(&format!("taken: {taken},")), "{at_hand:?}");
+                assert_eq!(at_hand.next(), Some(*owner));
+            }
+            assert_eq!((at_hand.next(), at_hand.next()), (None, None));
+            for taken in [1, 2, 5, 17].into_iter().filter(|t| *t <= walked.len()) {
+                let begun = || {
+                    let mut owners = place.owners(&key);
+                    assert_eq!(owners.by_ref().take(taken).collect::<Vec<_>>(), walked[..taken]);
+                    owners
+                };
+                let down = walked[taken / 2];
+                let rest: Vec<_> = begun().healthy(|n| n != down).collect();
+                assert_eq!(rest, walked[taken..], "each was taken once");
+                let spread: Vec<_> = begun().spread(Spread::Prefer { min: 1 }).collect();
+                assert_eq!(spread, walked[taken..]);
+            }
+        }
+    }
+}
+
+#[test]
 fn l3_owners_are_each_node_once_and_the_first_is_the_owner() {
     for n in [1, 2, 5, 16, 17, 40] {
         for (name, place) in every(&mixed(n)) {

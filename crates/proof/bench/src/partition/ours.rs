@@ -49,7 +49,7 @@ pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
     });
     let given = per_size(sizes, |n| {
         let ring = ring(n);
-        let read = |k: &Key| u64::from_le_bytes([k[0], k[1], k[2], k[3], k[4], k[5], k[6], k[7]]);
+        let read = |k: &Key| k.first_chunk().map_or(0, |eight| u64::from_le_bytes(*eight));
         Some(nanos(keys, |k| of(ring.owner_of_hash(read(k)))))
     });
     let unseen = per_size(sizes, |n| {

@@ -131,6 +131,18 @@ impl<'a> Planner<'a> {
 
     /// The fleet after the change. A node of weight 0 is drained: it ends up without replicas and copies
     /// what it has. A node that is not in the list counts as gone: others copy, as far as they can.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b", "c"].map(Node::new)).solve()?.next().clone();
+    /// let drained = [Node::new("a"), Node::new("b"), Node::new("c").weight(0)];
+    /// let plan = Planner::new(&map).target(drained).solve()?;
+    /// assert_eq!(plan.moves().len(), 5461, "what c had, and nothing else");
+    /// assert!(plan.moves().iter().all(|m| m.from == Some("c".into()) && m.source == Some("c".into())));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn target(mut self, nodes: impl IntoIterator<Item = Node>) -> Self {
         self.target = Some(nodes.into_iter().collect());
@@ -145,6 +157,24 @@ impl<'a> Planner<'a> {
     }
 
     /// How replicas are spread over zones.
+    ///
+    /// A hard rule that cannot be kept is an error, and one that forces a small zone to hold more than its weight asks for
+    /// is named by [`Note::ForcedSkew`].
+    ///
+    /// ```
+    /// use mainstay_partition::{ErrorKind, Node, Spread, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let nodes = [("a", "x"), ("b", "x"), ("c", "y"), ("d", "y")].map(|(id, z)| Node::new(id).zone(z));
+    /// let planner = Planner::new(&empty).target(nodes).rf(2);
+    /// let plan = planner.clone().zones(Spread::Hard { min: 2 }).solve()?;
+    /// let map = plan.next();
+    /// let zone = |node: &mainstay_partition::NodeIdx| node.get() / 2;
+    /// assert!((0..map.slots()).all(|s| zone(&map.replicas(s)[0]) != zone(&map.replicas(s)[1])));
+    /// let three = planner.rf(3).zones(Spread::Hard { min: 3 }).solve().unwrap_err();
+    /// assert_eq!(three.kind(), ErrorKind::TooFewZones { have: 2, need: 3 });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn zones(mut self, zones: Spread) -> Self {
         self.zones = zones;
@@ -152,6 +182,21 @@ impl<'a> Planner<'a> {
     }
 
     /// Bytes per slot: what a move costs. Moves stay fewest; among the slots of a node, light ones go.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b"].map(Node::new)).solve()?.next().clone();
+    /// let bytes: Vec<u64> = (0..map.slots() as u64).collect();
+    /// let grown = ["a", "b", "c"].map(Node::new);
+    /// let heavy = Planner::new(&map).target(grown.clone()).solve()?;
+    /// let light = Planner::new(&map).target(grown).bytes(&bytes).solve()?;
+    /// assert_eq!(light.moves().len(), heavy.moves().len());
+    /// let mean = light.bytes() / light.moves().len() as u64;
+    /// assert!(mean < 16_384 / 4, "the lighter third of each node went, not just any");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn bytes(mut self, bytes: &'a [u64]) -> Self {
         self.bytes = Some(bytes);
@@ -188,6 +233,20 @@ impl<'a> Planner<'a> {
     }
 
     /// Most copies that a node sends, and as many that it receives, at once.
+    ///
+    /// It bounds what a wave puts on a node's disk and network beside live traffic. More of it means fewer waves and a
+    /// shorter time with data on its way:
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b"].map(Node::new)).solve()?.next().clone();
+    /// let planner = Planner::new(&map).target(["a", "b", "c"].map(Node::new));
+    /// let waves = |copies| planner.clone().max_parallel(copies).solve().map(|plan| plan.waves());
+    /// assert_eq!((waves(4)?, waves(64)?), (1366, 86));
+    /// # Ok::<(), mainstay_partition::Error>(())
+    /// ```
     #[must_use]
     pub fn max_parallel(mut self, copies: u32) -> Self {
         self.max_parallel = copies;

@@ -14,6 +14,11 @@ use crate::place::Place as _;
 use crate::slots::SlotMap;
 
 /// One replica that moves.
+///
+/// Carry it out in this order, so that a slot never has fewer live replicas than before: let `source` copy to `to`,
+/// tell readers of the slot, then let `from` remove its replica. Moves of one wave may run at the same time; the next
+/// wave begins when all of them are done. When it stops in the middle, plan again from what there is: nothing that is
+/// finished is undone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Move {
@@ -57,6 +62,20 @@ pub struct RoleChange {
 }
 
 /// What a person should know about a plan.
+///
+/// None of them is a failure: the plan keeps every rule. They say what the rules cost, and what no plan can mend. Their
+/// `Display` is a sentence for an operator.
+///
+/// ```
+/// use mainstay_partition::{Node, Spread, slots::{Note, Planner, SlotMap}};
+///
+/// let empty = SlotMap::builder(1).build()?;
+/// let nodes = [("a", "x"), ("b", "x"), ("c", "y")].map(|(id, zone)| Node::new(id).zone(zone));
+/// let plan = Planner::new(&empty).target(nodes).rf(2).zones(Spread::Hard { min: 2 }).solve()?;
+/// let skew = plan.notes().iter().find(|note| matches!(note, Note::ForcedSkew { .. })).unwrap();
+/// assert!(skew.to_string().contains("the rules give"));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Note {
@@ -138,6 +157,23 @@ impl fmt::Display for Note {
 }
 
 /// The way from one map to the next.
+///
+/// Data, and nothing but data: it holds no connection and changes nothing. Read it, show it, rehearse it, then carry its
+/// [`Move`]s out and publish what [`Plan::apply`] makes of the current map. It proves what it claims: [`Plan::certified_bound`] is a number of
+/// moves that no plan for this target can stay below, whatever the solver did.
+///
+/// ```
+/// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+///
+/// let empty = SlotMap::builder(1).build()?;
+/// let map = Planner::new(&empty).target(["a", "b", "c"].map(Node::new)).solve()?.next().clone();
+/// let plan = Planner::new(&map).target(["a", "b", "c", "d"].map(Node::new)).solve()?;
+/// assert_eq!((plan.moves().len() as u64, plan.lower_bound(), plan.certified_bound()), (4096, 4096, 4096));
+/// assert_eq!((plan.base().epoch(), plan.next().epoch()), (2, 3));
+/// let first = plan.wave(1);
+/// assert!(first.iter().all(|m| m.to.as_str() == "d") && first.len() <= plan.max_parallel() as usize);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Plan {
     base: SlotMap,
@@ -194,6 +230,9 @@ impl Plan {
     }
 
     /// Whether no plan for this target moves less: moves equal the certified bound.
+    ///
+    /// False with [`Planner::load`](super::Planner::load) as a rule: fewest moves under a bound on load is bin packing, and
+    /// the bound beside it is not always reached.
     #[must_use]
     pub fn is_minimal(&self) -> bool {
         self.moves.len() as u64 == self.certified
@@ -225,6 +264,9 @@ impl Plan {
     }
 
     /// The moves of a wave, from 1.
+    ///
+    /// Within a wave no node sends or receives more than [`Plan::max_parallel`] copies, and a slot moves at most once.
+    /// Empty for a wave that there is not.
     #[must_use]
     pub fn wave(&self, wave: usize) -> &[Move] {
         let from = self.moves.partition_point(|m| m.wave < wave);
@@ -289,6 +331,19 @@ impl Plan {
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] naming the slot and the wave where the plan breaks its promise.
+    ///
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b", "c"].map(Node::new)).rf(2).solve()?.next().clone();
+    /// let plan = Planner::new(&map).target(["a", "b", "c", "d"].map(Node::new)).rf(2).solve()?;
+    /// let seen = plan.rehearse()?;
+    /// assert_eq!((seen.fewest_live, seen.most_live), (2, 3), "copied first, then removed");
+    /// assert!(seen.most_received <= u64::from(plan.max_parallel()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn rehearse(&self) -> Result<Rehearsal, Error> {
         rehearsal::run(self)
     }
@@ -299,6 +354,21 @@ impl Plan {
     ///
     /// # Errors
     /// An epoch that cannot be counted on.
+    ///
+    /// # Examples
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b"].map(Node::new)).solve()?.next().clone();
+    /// let plan = Planner::new(&map).target(["a", "b", "c"].map(Node::new)).solve()?;
+    /// // Whoever carried out ten waves and died left this behind; the next one plans the rest.
+    /// let stopped = plan.after(10)?;
+    /// let rest = Planner::new(&stopped).target(["a", "b", "c"].map(Node::new)).solve()?;
+    /// let done = (1..=10).map(|wave| plan.wave(wave).len()).sum::<usize>();
+    /// assert_eq!(done + rest.moves().len(), plan.moves().len());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn after(&self, wave: usize) -> Result<SlotMap, Error> {
         rehearsal::map_after(self, wave)
     }

@@ -10,6 +10,9 @@ use crate::place::Place as _;
 use crate::slots::SlotMap;
 
 /// What a dry run saw.
+///
+/// It replays the moves one by one on the ids of the maps and takes nothing from the solver: who sends must hold the
+/// slot, who receives must not, the lists at the end must be those of the next map.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Rehearsal {

@@ -2,8 +2,10 @@
 
 mod cluster;
 
+use std::io::Read as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use mainstay_partition::Node;
@@ -14,6 +16,12 @@ use crate::Options;
 use crate::partition::measure::millis;
 use crate::report::Section;
 use cluster::{Cluster, SLOTS};
+
+/// Longest time for redis-cli: on 201 masters an older one went round for ever (redis#4941).
+const PATIENCE: Duration = Duration::from_secs(300);
+const PAUSE: Duration = Duration::from_millis(2);
+/// What a master takes, with room for what it says to the others; a server alone takes about six.
+const MIB_PER_MASTER: u64 = 16;
 
 /// A change of a cluster.
 struct Case {
@@ -53,7 +61,10 @@ struct Outcome {
     moves: usize,
     /// Slots per master afterwards.
     after: Vec<usize>,
-    ms: f64,
+    /// Milliseconds to say what is to be moved.
+    plan: f64,
+    /// Seconds with the changes, where the case is live.
+    changes: Option<f64>,
 }
 
 impl Outcome {
@@ -79,6 +90,10 @@ pub(crate) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()
     for case in cases(options.smoke) {
         // A case that changed nothing leaves its cluster to the next one with the same masters.
         let same = kept.take().filter(|(before, _)| *before == case.before).map(|(_, cluster)| cluster);
+        if same.is_none() && !fits(case.before.len()) {
+            section.note(&format!("{}: not measured, too little memory for so many servers.", case.what));
+            continue;
+        }
         let start = || Cluster::start(&server, &case.before).with_context(|| case.what);
         let mut cluster = same.map_or_else(start, Ok)?;
         let theirs = theirs(&cli, &mut cluster, &case)?;
@@ -86,32 +101,16 @@ pub(crate) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()
             cluster = Cluster::start(&server, &case.before)?;
         }
         let (ours, bound) = ours(&mut cluster, &case)?;
-        never_more &= ours.moves <= theirs.moves || theirs.left(&case) > 0;
+        // Fewer moves that leave slots where none may be are no success.
+        never_more &= ours.moves as u64 == bound && (ours.moves <= theirs.moves || theirs.left(&case) > 0);
         let (low, high) = ours.spread(&case);
-        solved &= ours.left(&case) == 0 && high - low <= 1 && ours.moves as u64 == bound;
+        solved &= ours.left(&case) == 0 && high - low <= 1;
         rows.push(row(&case, &ours, &theirs, bound));
         if !case.live {
             kept = Some((case.before, cluster));
         }
     }
-    section.note(
-        "redis-cli 7.0 runs with `--cluster-use-empty-masters --cluster-threshold 1`, and drains masters by \
-         `--cluster-weight ID=0`. *live*: both changed a cluster and what its nodes say afterwards was counted; otherwise \
-         redis-cli ran with `--cluster-simulate` on the running cluster. Milliseconds of a live row include the changes.",
-    );
-    let head = [
-        "16,384 slots",
-        "moves",
-        "redis-cli",
-        "must move",
-        "slots per master",
-        "redis-cli",
-        "left on drained",
-        "redis-cli",
-        "ms",
-        "redis-cli",
-    ];
-    section.table(&head, &rows);
+    report(section, &version(&cli)?, &rows);
     let found = |good: bool| if good { "in every row" } else { "not in every row" }.to_owned();
     section.gate(
         "moves against redis-cli",
@@ -121,11 +120,50 @@ pub(crate) fn run(options: &Options, section: &mut Section) -> anyhow::Result<()
     );
     section.gate(
         "redis#4941, redis#3001",
-        "82 or 81 slots each, none left on a drained master",
+        "masters differ by one slot at most, none left on a drained one",
         found(solved),
         solved,
     );
     Ok(())
+}
+
+/// Whether that many servers fit beside what runs; unknown means yes.
+fn fits(masters: usize) -> bool {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|l| l.trim().trim_end_matches(" kB").parse::<u64>().ok());
+    kib.is_none_or(|kib| kib / 1024 >= masters as u64 * MIB_PER_MASTER)
+}
+
+/// `redis-cli 7.0.15`.
+fn version(cli: &Path) -> anyhow::Result<String> {
+    let output = Command::new(cli).arg("--version").output().context("redis-cli")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
+}
+
+fn report(section: &mut Section, version: &str, rows: &[Vec<String>]) {
+    section.note(&format!(
+        "{version} runs with `--cluster-use-empty-masters --cluster-threshold 1`, and drains masters by \
+         `--cluster-weight ID=0`. *live*: both changed a cluster, slot by slot, and what its nodes say afterwards was \
+         counted; otherwise redis-cli ran with `--cluster-simulate` on the running cluster. Its time to plan is that of \
+         the whole program, which asks every master first."
+    ));
+    let head = [
+        "16,384 slots",
+        "moves",
+        "redis-cli",
+        "must move",
+        "slots per master",
+        "redis-cli",
+        "left on drained",
+        "redis-cli",
+        "plan, ms",
+        "redis-cli",
+        "with the changes, s",
+        "redis-cli",
+    ];
+    section.table(&head, rows);
 }
 
 fn row(case: &Case, ours: &Outcome, theirs: &Outcome, bound: u64) -> Vec<String> {
@@ -133,6 +171,7 @@ fn row(case: &Case, ours: &Outcome, theirs: &Outcome, bound: u64) -> Vec<String>
         let (low, high) = o.spread(case);
         if low == high { low.to_string() } else { format!("{low} to {high}") }
     };
+    let seconds = |o: &Outcome| o.changes.map_or_else(|| "-".to_owned(), |s| format!("{s:.1}"));
     let name = if case.live { format!("{}, live", case.what) } else { case.what.to_owned() };
     vec![
         name,
@@ -143,29 +182,16 @@ fn row(case: &Case, ours: &Outcome, theirs: &Outcome, bound: u64) -> Vec<String>
         spread(theirs),
         ours.left(case).to_string(),
         theirs.left(case).to_string(),
-        format!("{:.1}", ours.ms),
-        format!("{:.1}", theirs.ms),
+        format!("{:.1}", ours.plan),
+        format!("{:.1}", theirs.plan),
+        seconds(ours),
+        seconds(theirs),
     ]
 }
 
 /// What redis-cli does: it prints a line per pair of masters.
-#[allow(clippy::disallowed_methods, reason = "the time of another program")]
 fn theirs(cli: &Path, cluster: &mut Cluster, case: &Case) -> anyhow::Result<Outcome> {
-    let mut command = Command::new(cli);
-    command.args(["--cluster", "rebalance", &cluster.address().to_string()]);
-    command.args(["--cluster-use-empty-masters", "--cluster-threshold", "1"]);
-    if !case.drained.is_empty() {
-        command.arg("--cluster-weight");
-        command.args(case.drained.iter().map(|at| format!("{}=0", cluster.masters[*at].id)));
-    }
-    if !case.live {
-        command.arg("--cluster-simulate");
-    }
-    let began = std::time::Instant::now();
-    let output = command.stdin(Stdio::null()).output().context("redis-cli")?;
-    let ms = began.elapsed().as_secs_f64() * 1e3;
-    let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "redis-cli: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let (text, plan) = rebalance(cli, cluster, case, &["--cluster-simulate"])?;
     let (mut moves, mut after) = (0, case.before.clone());
     for line in text.lines().filter(|l| l.contains("Moving ") && l.contains(" slots from ")) {
         let (count, from, to) = moved(line).with_context(|| format!("redis-cli said `{line}`"))?;
@@ -175,11 +201,49 @@ fn theirs(cli: &Path, cluster: &mut Cluster, case: &Case) -> anyhow::Result<Outc
         after[from] -= count;
         after[to] += count;
     }
+    let mut changes = None;
     if case.live {
+        changes = Some(rebalance(cli, cluster, case, &[])?.1.as_secs_f64());
         cluster.agree()?;
-        after = cluster.counts()?;
+        let counted = cluster.counts()?;
+        ensure!(counted == after, "redis-cli did not do what it said: {counted:?}, not {after:?}");
     }
-    Ok(Outcome { moves, after, ms })
+    Ok(Outcome { moves, after, plan: plan.as_secs_f64() * 1e3, changes })
+}
+
+/// Runs redis-cli to its end, for [`PATIENCE`] at most. What it said, and how long it took.
+#[allow(clippy::disallowed_methods, reason = "the time of another program")]
+fn rebalance(cli: &Path, cluster: &Cluster, case: &Case, how: &[&str]) -> anyhow::Result<(String, Duration)> {
+    let mut command = Command::new(cli);
+    command.args(["--cluster", "rebalance", &cluster.address().to_string()]);
+    command.args(["--cluster-use-empty-masters", "--cluster-threshold", "1"]).args(how);
+    if !case.drained.is_empty() {
+        command.arg("--cluster-weight");
+        command.args(case.drained.iter().map(|at| format!("{}=0", cluster.masters[*at].id)));
+    }
+    let began = Instant::now();
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().context("redis-cli")?;
+    let mut out = child.stdout.take().context("a pipe")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        out.read_to_end(&mut text).map(|_| text)
+    });
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if began.elapsed() > PATIENCE {
+            child.kill()?;
+            child.wait()?;
+            anyhow::bail!("{}: redis-cli does not end", case.what);
+        }
+        std::thread::park_timeout(PAUSE);
+    };
+    let took = began.elapsed();
+    let text = reader.join().ok().context("the reader of redis-cli")??;
+    let text = String::from_utf8_lossy(&text).into_owned();
+    ensure!(status.success(), "redis-cli: {text}");
+    Ok((text, took))
 }
 
 /// `Moving 12 slots from a:1 to b:2`, with colors before.
@@ -207,7 +271,7 @@ fn ours(cluster: &mut Cluster, case: &Case) -> anyhow::Result<(Outcome, u64)> {
         .build()?;
     let solve = || Planner::new(&map).target(nodes.clone()).solve();
     let plan = solve()?;
-    let mut ms = millis(solve);
+    let plan_ms = millis(solve);
     let mut after = case.before.clone();
     let position = |id: &str| ids.iter().position(|i| *i == id).context("a node of the plan");
     let steps = steps(&plan, position)?;
@@ -215,16 +279,17 @@ fn ours(cluster: &mut Cluster, case: &Case) -> anyhow::Result<(Outcome, u64)> {
         after[*from] -= 1;
         after[*to] += 1;
     }
+    let mut changes = None;
     if case.live {
-        let began = std::time::Instant::now();
+        let began = Instant::now();
         for (slot, from, to) in &steps {
             cluster.hand_over(*slot, *from, *to)?;
         }
-        ms += began.elapsed().as_secs_f64() * 1e3;
+        changes = Some(began.elapsed().as_secs_f64());
         cluster.agree()?;
         after = cluster.counts()?;
     }
-    Ok((Outcome { moves: steps.len(), after, ms }, plan.lower_bound()))
+    Ok((Outcome { moves: steps.len(), after, plan: plan_ms, changes }, plan.lower_bound()))
 }
 
 /// Slot, giver, taker.
