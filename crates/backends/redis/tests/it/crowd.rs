@@ -380,6 +380,7 @@ fn f19_in_the_line() {
     run(async {
         let store = &patient(&server).await;
         let mut other = other(&server).await;
+        take(store, "held", "op-held", TTL).await;
         let ran = scripts_run(&mut other).await;
         server.pause().unwrap();
         let before = jam(store).await;
@@ -389,17 +390,19 @@ fn f19_in_the_line() {
             assert!(poll_immediate(call).await.is_none());
         }
         drop(calls.remove(1));
+        let mut release = store.release("op-held");
+        assert!(poll_immediate(&mut release).await.is_none());
+        drop(release);
         server.resume().unwrap();
         tokio::join!(join_all(before), join_all(calls));
         assert!(exists(&mut other, "a").await && exists(&mut other, "c").await);
         assert!(!exists(&mut other, "b").await && !exists(&mut other, "{b}:fence").await, "nothing was sent");
         assert_eq!(scripts_run(&mut other).await - ran, BEFORE as u64 + 1);
         assert_eq!(store.release("op-b").await.unwrap(), Released::AlreadyGone);
-        assert_eq!(
-            scripts_run(&mut other).await - ran,
-            BEFORE as u64 + 1,
-            "and there is nothing to give back"
-        );
+        let ran_now = scripts_run(&mut other).await - ran;
+        assert_eq!(ran_now, BEFORE as u64 + 1, "and there is nothing to give back");
+        assert!(exists(&mut other, "held").await);
+        assert_eq!(store.release("op-held").await.unwrap(), Released::Clean);
     });
 }
 
