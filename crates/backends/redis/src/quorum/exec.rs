@@ -158,7 +158,9 @@ impl RedisQuorum {
                 Ok(Acquired::Granted(grants))
             }
             step => {
-                while !self.is_clear(&round) {
+                // Where a majority granted in vain nobody is in the way: all are heard, to say what is left.
+                let in_vain = round.grants() >= self.needed();
+                while in_vain || !self.is_clear(&round) {
                     let Some((at, answer)) = pending.next().await else { break };
                     round.vote(at, vote(answer));
                 }
@@ -170,7 +172,8 @@ impl RedisQuorum {
                 self.drain(pending);
                 if matches!(step, Step::Won(_)) {
                     let text = "a majority granted, so late that the lease was over; it is given back";
-                    return Err(Error::new(ErrorKind::Unavailable, text));
+                    let error = Error::new(ErrorKind::Unavailable, text);
+                    return Err(error.with_outcome(self.left_by(&asking.request.op_id)));
                 }
                 self.refusal(&asking.request.op_id, round)
             }
@@ -241,9 +244,16 @@ impl RedisQuorum {
         held > self.0.nodes.len() - self.needed() || held + round.grants() >= self.needed()
     }
 
+    /// What is left of an acquisition that granted nothing; forgotten if nothing can be.
+    fn left_by(&self, op_id: &str) -> Outcome {
+        self.0.ops.refused(op_id);
+        let doubt = self.0.ops.get(op_id).is_some_and(|op| op.in_doubt());
+        if doubt { Outcome::Unknown } else { Outcome::NotApplied }
+    }
+
     /// Held by others, or not to be had.
     fn refusal(&self, op_id: &str, round: Round<Why>) -> Result<Acquired> {
-        self.0.ops.refused(op_id);
+        let outcome = self.left_by(op_id);
         let clear = self.is_clear(&round);
         let mut holders: BTreeMap<&[u8], (usize, &str, Option<Duration>)> = BTreeMap::new();
         let (mut answered, mut cancelled) = (round.grants(), false);
@@ -279,8 +289,6 @@ impl RedisQuorum {
                     Why::Refused(_) => None,
                 });
                 let cause = failed.map(|text| Error::new(ErrorKind::Unavailable, text));
-                let doubt = self.0.ops.get(op_id).is_some_and(|op| op.in_doubt());
-                let outcome = if doubt { Outcome::Unknown } else { Outcome::NotApplied };
                 Err(self.unreachable(answered, cause).with_outcome(outcome))
             }
         }
