@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_crowd_outlives_its_server", killed),
     ("a_crowd_tells_forgotten_scripts_once_for_a_batch", forgotten),
     ("in_a_batch_each_is_answered_as_if_it_were_alone", as_if_alone),
+    ("in_a_batch_of_free_names_one_that_cannot_be_counted_spoils_nothing", free_names),
     ("in_a_batch_the_first_of_a_name_wins_and_the_next_is_told_who", contended),
     ("in_a_batch_a_release_frees_once_and_only_its_own", releases),
     ("names_with_a_brace_never_go_with_others", braces),
@@ -249,6 +250,40 @@ fn as_if_alone() {
     });
 }
 
+/// Where all names are free the callers share their reads, unless a counter is none.
+fn free_names() {
+    let server = redis(&[]);
+    run(async {
+        let store = &patient(&server).await;
+        let mut other = other(&server).await;
+        for words in [
+            &["HSET", "{typed}:fence", "a", "1"][..],
+            &["SET", "{corrupt}:fence", "many"],
+            &["SET", "{full}:fence", "281474976710655"],
+        ] {
+            let _: redis::Value =
+                redis::cmd(words[0]).arg(&words[1..]).query_async(&mut other).await.unwrap();
+        }
+        let bad =
+            [("typed", ErrorKind::Corrupt), ("corrupt", ErrorKind::Corrupt), ("full", ErrorKind::TooLarge)];
+        for (round, (name, kind)) in bad.into_iter().enumerate() {
+            let free = [format!("free{round}"), format!("more{round}")];
+            let calls = vec![
+                acquire(store, &free[0], &free[0]),
+                acquire(store, name, name),
+                acquire(store, &free[1], &free[1]),
+            ];
+            let (mut answers, ran) = together(&server, store, calls).await;
+            assert_eq!(ran, 1, "one batch");
+            token(answers.remove(2));
+            let error = answers.remove(1).unwrap_err();
+            assert_eq!((error.kind(), error.outcome()), (kind, Outcome::NotApplied), "{error}");
+            token(answers.remove(0));
+            assert!(!exists(&mut other, name).await);
+        }
+    });
+}
+
 fn contended() {
     let server = redis(&[]);
     run(async {
@@ -298,22 +333,11 @@ fn braces() {
     run(async {
         let store = &patient(&server).await;
         // The second name is what is known of the holder of the first, the third has the side keys of the first.
-        let calls =
-            ["a", "{a}:info", "{a}"].map(|name| acquire(store, name, name)).into_iter().collect::<Vec<_>>();
-        let mut waiting = calls;
-        let mut other = other(&server).await;
-        server.pause().unwrap();
-        let before = jam(store).await;
-        for call in &mut waiting {
-            assert!(poll_immediate(call).await.is_none());
-        }
-        server.resume().unwrap();
-        let (_, answers) = tokio::join!(join_all(before), join_all(waiting));
-        let answers: Vec<Acquired> = answers.into_iter().map(Result::unwrap).collect();
-        // Those with braces went at once, so `a` came after them and wrote nothing over the lock of the other.
-        assert!(matches!(answers[1], Acquired::Granted(_)), "{answers:?}");
-        assert!(matches!(answers[2], Acquired::Granted(_)), "{answers:?}");
-        assert!(exists(&mut other, "{a}").await);
+        let calls = ["a", "{a}:info", "{a}"].map(|name| acquire(store, name, name)).into_iter().collect();
+        let (answers, ran) = together(&server, store, calls).await;
+        assert_eq!(ran, 3, "each for itself");
+        let tokens: Vec<FencingToken> = answers.into_iter().map(token).collect();
+        assert!(tokens[0] > tokens[2], "one counter, and `a` came last: {tokens:?}");
     });
 }
 
