@@ -48,9 +48,15 @@ pub(crate) struct Holder {
 }
 
 /// The part of what a holder writes about itself that the client knows; the script adds the time.
-pub(crate) fn about(owner: &str, note: &str) -> String {
-    let text = |s: &str| serde_json::Value::from(s).to_string();
-    format!("\"owner\":{},\"note\":{}}}", text(owner), text(note))
+pub(crate) fn about(owner: &str, note: &str) -> Vec<u8> {
+    let mut about = Vec::with_capacity(owner.len() + note.len() + 32);
+    for (field, text) in [("\"owner\":", owner), (",\"note\":", note)] {
+        about.extend_from_slice(field.as_bytes());
+        // A buffer takes everything, and every text is JSON.
+        let _ = serde_json::to_writer(&mut about, text);
+    }
+    about.push(b'}');
+    about
 }
 
 /// Reads `op \n json [\n annotation]`, as far as it is `op`'s.
@@ -142,6 +148,11 @@ fn parts(node: &str, reply: Value) -> Result<Parts<'_>> {
 /// # Errors
 /// `TooLarge` when a counter ran out, `Corrupt` when it is no number.
 pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
+    // The short form of a grant of one name.
+    if let Value::BulkString(digits) = &reply {
+        let counter = std::str::from_utf8(digits).ok().and_then(|t| t.parse().ok());
+        return counter.map(|c| Asked::Granted(vec![c])).ok_or_else(|| garbled(node, &reply));
+    }
     let reply = parts(node, reply)?;
     let name = || {
         let at = usize::try_from(reply.number(1)).ok();
@@ -297,11 +308,12 @@ mod tests {
 
     #[test]
     fn what_a_holder_wrote_is_read_back_only_as_its_own() {
-        let info = format!("op\n{{\"since\":1,{}\nva\nlue", about("host \"7\"", "why\n"));
-        let (holder_, annotation) = holder(info.as_bytes(), b"op").unwrap();
+        let about = about("host \"7\"", "why\n");
+        let info = [&b"op\n{\"since\":1,"[..], &about, b"\nva\nlue"].concat();
+        let (holder_, annotation) = holder(&info, b"op").unwrap();
         assert_eq!((holder_.owner.as_str(), holder_.note.as_str()), ("host \"7\"", "why\n"));
         assert_eq!(annotation.as_deref(), Some(&b"va\nlue"[..]));
-        assert!(holder(info.as_bytes(), b"o").is_none());
+        assert!(holder(&info, b"o").is_none());
     }
 
     #[test]

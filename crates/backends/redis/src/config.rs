@@ -99,6 +99,6 @@ impl Builder {
     pub fn build(self, rt: &Runtime) -> Result<RedisLeases, ConfigError> {
         self.options.check()?;
         let node = Node::new(&self.url, self.options.request_timeout, rt)?;
-        Ok(RedisLeases::on(node, self.options))
+        Ok(RedisLeases::on(node, self.options, rt))
     }
 }

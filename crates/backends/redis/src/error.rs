@@ -1,6 +1,8 @@
 //! From the driver's errors to the store's, and refused settings.
 
+use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 
 use mainstay_store::{Error, ErrorKind, Outcome};
 use redis::RedisError;
@@ -42,6 +44,37 @@ pub(crate) fn sent(node: &str, error: RedisError) -> Error {
     Error::new(ErrorKind::Unavailable, format!("redis {node} {text}"))
         .with_outcome(Outcome::Unknown)
         .with_source(error)
+}
+
+/// The error of a command that may have reached `node`, of which nothing was heard in its time.
+pub(crate) fn unheard(node: &str) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("redis {node} did not answer in time"))
+        .with_outcome(Outcome::Unknown)
+}
+
+/// One error that several callers are told.
+#[derive(Debug)]
+struct Shared(Arc<Error>);
+
+impl fmt::Display for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.source().map_or(Ok(()), |cause| fmt::Display::fmt(cause, f))
+    }
+}
+
+impl StdError for Shared {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source().and_then(StdError::source)
+    }
+}
+
+/// The same error for one more caller.
+pub(crate) fn again(error: &Arc<Error>) -> Error {
+    let mut one = Error::new(error.kind(), error.to_string()).with_outcome(error.outcome());
+    if let Some(left) = error.retry_after() {
+        one = one.with_retry_after(left);
+    }
+    if error.source().is_some() { one.with_source(Shared(Arc::clone(error))) } else { one }
 }
 
 /// The error of a connection that could not be made.

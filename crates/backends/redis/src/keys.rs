@@ -1,6 +1,9 @@
 //! Where a lease lives in the key space.
 
+use std::io::Write as _;
+
 use mainstay_store::{Error, ErrorKind, Result};
+use redis::{Cmd, RedisWrite as _};
 
 /// How the name of a lease becomes the key that clients of other make know it by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,6 +77,12 @@ pub(crate) fn lock_of_side<'k>(key: &'k str, side: &str) -> Option<&'k str> {
 /// The name of the key of what is known about a holder.
 pub(crate) const INFO: &str = "info";
 
+const CHANNEL: &str = "ch";
+const FENCE: &str = "fence";
+const SHARERS: &str = "sharers";
+/// The op follows.
+const TOMBSTONE: &str = "t:";
+
 /// The name of the key of a record.
 pub(crate) const RECORD: &str = "rec";
 
@@ -92,9 +101,43 @@ impl Keys {
         format!("{}{name}", self.stem)
     }
 
+    /// Adds the lock's own key.
+    fn put_lock(&self, cmd: &mut Cmd) {
+        cmd.write_arg(self.lock.as_bytes());
+    }
+
+    /// Adds a key beside the lock, from the parts of its name.
+    fn put(&self, cmd: &mut Cmd, parts: [&str; 2]) {
+        let mut arg = cmd.writer_for_next_arg();
+        for part in [&self.stem, parts[0], parts[1]] {
+            // A buffer takes everything.
+            let _ = arg.write_all(part.as_bytes());
+        }
+    }
+
+    /// Adds what refuses an acquisition that comes after its release.
+    pub(crate) fn put_tombstone(&self, cmd: &mut Cmd, op: &str) {
+        self.put(cmd, [TOMBSTONE, op]);
+    }
+
+    /// Adds what an acquisition needs: lock, fence, info, sharers.
+    pub(crate) fn put_acquired(&self, cmd: &mut Cmd) {
+        self.put_lock(cmd);
+        self.put(cmd, [FENCE, ""]);
+        self.put(cmd, [INFO, ""]);
+        self.put(cmd, [SHARERS, ""]);
+    }
+
+    /// Adds what a release needs: lock, info, channel.
+    pub(crate) fn put_released(&self, cmd: &mut Cmd) {
+        self.put_lock(cmd);
+        self.put(cmd, [INFO, ""]);
+        self.put(cmd, [CHANNEL, ""]);
+    }
+
     /// The counter behind tokens; never expires.
     pub(crate) fn fence(&self) -> String {
-        self.side("fence")
+        self.side(FENCE)
     }
 
     /// What is known about the holder.
@@ -104,12 +147,12 @@ impl Keys {
 
     /// Told at every release.
     pub(crate) fn channel(&self) -> String {
-        self.side("ch")
+        self.side(CHANNEL)
     }
 
     /// Who shares it.
     pub(crate) fn sharers(&self) -> String {
-        self.side("sharers")
+        self.side(SHARERS)
     }
 
     /// When each share ends.
@@ -129,7 +172,7 @@ impl Keys {
 
     /// Refuses an acquisition that comes after its release.
     pub(crate) fn tombstone(&self, op: &str) -> String {
-        self.side(&format!("t:{op}"))
+        self.side(&format!("{TOMBSTONE}{op}"))
     }
 }
 
@@ -153,6 +196,18 @@ mod tests {
         }
         assert!(KeyProfile::Verbatim.keys("a}b").is_err());
         assert!(KeyProfile::Prefixed("{".to_owned()).keys("a}b").is_ok(), "the prefix makes a tag of it");
+    }
+
+    #[test]
+    fn keys_in_a_command_are_those_of_their_names() {
+        let keys = KeyProfile::Prefixed("p:".to_owned()).keys("a").unwrap();
+        let (mut put, mut said) = (redis::cmd("X"), redis::cmd("X"));
+        keys.put_tombstone(&mut put, "op");
+        keys.put_acquired(&mut put);
+        keys.put_released(&mut put);
+        said.arg(keys.tombstone("op")).arg(&keys.lock).arg(keys.fence()).arg(keys.info()).arg(keys.sharers());
+        said.arg(&keys.lock).arg(keys.info()).arg(keys.channel());
+        assert_eq!(put.get_packed_command(), said.get_packed_command());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 mod answer;
 mod check;
 mod config;
+mod crowd;
 mod error;
 pub mod fence;
 mod health;

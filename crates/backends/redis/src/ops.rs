@@ -53,8 +53,8 @@ impl Ops {
         Self { map: Mutex::new(Map { ops: HashMap::new(), sweep_at: SWEEP }), servers }
     }
 
-    /// A request goes out: from now on it may take effect on every server. False when the op id already
-    /// stands for other names.
+    /// A request goes out: from now on it may take effect on every server. What it was granted before, if it
+    /// was; none when the op id already stands for other names.
     pub(crate) fn asked(
         &self,
         op_id: &str,
@@ -62,7 +62,7 @@ impl Ops {
         ttl: Duration,
         share: Share,
         now: Instant,
-    ) -> bool {
+    ) -> Option<Vec<Grant>> {
         let mut map = locked(&self.map);
         if map.ops.len() >= map.sweep_at {
             map.ops.retain(|_, op| op.until.saturating_add(KEEP) > now);
@@ -78,13 +78,13 @@ impl Ops {
             until,
         });
         if op.keys != *keys {
-            return false;
+            return None;
         }
         (op.ttl, op.share, op.until) = (ttl, share, until);
         for open in &mut op.open {
             *open += 1;
         }
-        true
+        Some(op.grants.clone())
     }
 
     /// The fate of one request to `server` is known.
@@ -146,7 +146,7 @@ mod tests {
     fn what_nobody_releases_is_forgotten_and_what_is_in_doubt_is_kept() {
         let ops = Ops::new(2);
         let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a").unwrap()]);
-        let ask = |op: &str, at: Instant| ops.asked(op, &keys, TTL, Share::Exclusive, at);
+        let ask = |op: &str, at: Instant| ops.asked(op, &keys, TTL, Share::Exclusive, at).is_some();
         assert!(ask("x", Instant::ZERO));
         ops.settled("x", 0);
         ops.refused("x");
@@ -165,10 +165,13 @@ mod tests {
     fn an_op_id_stands_for_one_set_of_names() {
         let ops = Ops::new(1);
         let keys = |name: &str| -> Arc<[Keys]> { Arc::new([KeyProfile::Verbatim.keys(name).unwrap()]) };
-        assert!(ops.asked("x", &keys("a"), TTL, Share::Exclusive, Instant::ZERO));
-        assert!(!ops.asked("x", &keys("b"), TTL, Share::Exclusive, Instant::ZERO));
+        let ask = |op: &str, names: &Arc<[Keys]>| {
+            ops.asked(op, names, TTL, Share::Exclusive, Instant::ZERO).is_some()
+        };
+        assert!(ask("x", &keys("a")));
+        assert!(!ask("x", &keys("b")));
         // Granted again after a release it may stand for others.
         ops.released("x");
-        assert!(ops.asked("x", &keys("b"), TTL, Share::Exclusive, Instant::ZERO));
+        assert!(ask("x", &keys("b")));
     }
 }

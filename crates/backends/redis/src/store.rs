@@ -14,14 +14,16 @@ use redis::Cmd;
 use crate::answer::{self, Asked, SHARED};
 use crate::check::{check, millis};
 use crate::config::{Builder, Options};
+use crate::crowd::{Crowd, Kind, Way, Words, may_join};
 use crate::health::Health;
 use crate::keys::Keys;
 use crate::node::{Failure, Node, Purpose, Reply};
 use crate::ops::{Op, Ops};
 use crate::scan;
 
-/// A [`LeaseStore`] on one Redis (6.0 or later, no cluster node). Clones share the connection, and callers
-/// share it: what several ask at once travels together.
+/// A [`LeaseStore`] on one Redis (6.0 or later, no cluster node). Clones share the connection. Callers share it
+/// too: from the fifth at once they stand in line, and up to 32 go to the server as one call, each answered for
+/// itself. One that is dropped while it stands in line has sent nothing.
 ///
 /// Guarantees: as [`LeaseStore`], with [`Fencing::WhileStateSurvives`]: the counter behind tokens never
 /// expires and never falls behind the server's clock, so tokens also grow over a lost data set as long as
@@ -57,6 +59,7 @@ struct Shared {
     node: Node,
     options: Options,
     ops: Ops,
+    crowd: Crowd,
 }
 
 impl RedisLeases {
@@ -73,8 +76,9 @@ impl RedisLeases {
         Self::builder(url).build(rt)
     }
 
-    pub(crate) fn on(node: Node, options: Options) -> Self {
-        Self(Arc::new(Shared { node, options, ops: Ops::new(1) }))
+    pub(crate) fn on(node: Node, options: Options, rt: &Runtime) -> Self {
+        let crowd = Crowd::new(node.clone(), rt, options.request_timeout);
+        Self(Arc::new(Shared { node, options, ops: Ops::new(1), crowd }))
     }
 
     /// Connects, and says what is wrong with the server if it must not be used.
@@ -111,7 +115,28 @@ impl RedisLeases {
         self.0.options.request_timeout
     }
 
-    async fn ask(&self, request: &AcquireRequest, keys: &[Keys]) -> std::result::Result<Reply, Failure> {
+    /// Alone, or with others who ask at the same time.
+    async fn ask(&self, request: &AcquireRequest, keys: &Arc<[Keys]>) -> std::result::Result<Reply, Failure> {
+        if request.share != Share::Exclusive || !request.require.is_empty() || !may_join(keys) {
+            return self.ask_alone(request, keys).await;
+        }
+        let words = || Words {
+            keys: Arc::clone(keys),
+            op: request.op_id.clone(),
+            millis: millis(request.ttl),
+            about: answer::about(&request.owner, &request.note),
+        };
+        match self.0.crowd.enter(Kind::Acquire, (&self.0.ops, &request.op_id), words) {
+            Way::Alone(_one) => self.ask_alone(request, keys).await,
+            Way::Together(waiting) => waiting.answer().await,
+        }
+    }
+
+    async fn ask_alone(
+        &self,
+        request: &AcquireRequest,
+        keys: &[Keys],
+    ) -> std::result::Result<Reply, Failure> {
         let node = &self.0.node;
         let op = request.op_id.as_str();
         let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note));
@@ -149,7 +174,7 @@ impl RedisLeases {
         supported(&request)?;
         let keys = self.keys(&request.names)?;
         let (ops, op) = (&self.0.ops, request.op_id.as_str());
-        if !ops.asked(op, &keys, request.ttl, request.share, self.0.node.clock().now()) {
+        if ops.asked(op, &keys, request.ttl, request.share, self.0.node.clock().now()).is_none() {
             let text = format!("op id `{op:.8}..` already stands for other names");
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
@@ -216,8 +241,7 @@ impl RedisLeases {
         let node = &self.0.node;
         let mark = mark(&op, op.in_doubt(), self.patience());
         let reply = if op.share == Share::Exclusive {
-            let fill = |cmd: &mut Cmd| release_args(cmd, op_id, &op.keys, mark);
-            node.eval(&node.scripts().release, Purpose::Other, self.patience(), fill).await
+            self.free(op_id, &op.keys, mark).await
         } else {
             let key = &op.keys[0];
             let fill = |cmd: &mut Cmd| {
@@ -231,6 +255,23 @@ impl RedisLeases {
         // A name that was broken or taken over makes the whole hold a doubtful one.
         let all = usize::try_from(freed).is_ok_and(|n| n == op.keys.len());
         Ok(if all { Released::Clean } else { Released::AlreadyGone })
+    }
+
+    /// Alone, or with others who free something at the same time.
+    async fn free(&self, op_id: &str, keys: &Arc<[Keys]>, mark: u64) -> std::result::Result<Reply, Failure> {
+        let node = &self.0.node;
+        let words =
+            || Words { keys: Arc::clone(keys), op: op_id.to_owned(), millis: mark, about: Vec::new() };
+        let _one = if may_join(keys) {
+            match self.0.crowd.enter(Kind::Release, (&self.0.ops, op_id), words) {
+                Way::Alone(one) => Some(one),
+                Way::Together(waiting) => return waiting.answer().await,
+            }
+        } else {
+            None
+        };
+        let fill = |cmd: &mut Cmd| release_args(cmd, op_id, keys, mark);
+        node.eval(&node.scripts().release, Purpose::Other, self.patience(), fill).await
     }
 
     async fn share_from_now(&self, op_id: &str) -> Result<bool> {
@@ -331,9 +372,9 @@ pub(crate) fn mark(op: &Op, in_doubt: bool, patience: Duration) -> u64 {
 
 pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(Keys, String)]) {
     cmd.arg(1 + 4 * keys.len() + 2 * required.len());
-    cmd.arg(keys[0].tombstone(op));
+    keys[0].put_tombstone(cmd, op);
     for key in keys {
-        cmd.arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers());
+        key.put_acquired(cmd);
     }
     for (key, _) in required {
         cmd.arg(&key.lock).arg(key.fence());
@@ -349,9 +390,10 @@ pub(crate) fn renew_args(cmd: &mut Cmd, op: &str, keys: &[Keys], ttl: u64) {
 }
 
 pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: u64) {
-    cmd.arg(1 + 3 * keys.len()).arg(keys[0].tombstone(op));
+    cmd.arg(1 + 3 * keys.len());
+    keys[0].put_tombstone(cmd, op);
     for key in keys {
-        cmd.arg(&key.lock).arg(key.info()).arg(key.channel());
+        key.put_released(cmd);
     }
     cmd.arg(op).arg(mark);
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::load::{Figures, Order};
-use crate::{floor, resilience, saga};
+use crate::{coordination, floor, resilience, saga};
 
 /// A program that measures one system: ourselves, or a rival's.
 #[derive(Clone, Debug)]
@@ -96,6 +96,9 @@ pub(crate) fn serve(mut words: impl Iterator<Item = String>) -> anyhow::Result<(
     let name = words.next().context("a child needs a name")?;
     if name == "block" {
         return saga::block::child(words);
+    }
+    if name == "hold" {
+        return coordination::failover::child(words);
     }
     if name == "resilience" {
         return resilience::child(words);

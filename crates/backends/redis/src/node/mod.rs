@@ -14,7 +14,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
 
 use crate::health::Health;
-use crate::scripts::{Script, Scripts};
+use crate::scripts::{Call, Script, Scripts, USUAL};
 use crate::{ConfigError, error, tls};
 use ears::Ears;
 pub(crate) use report::Report;
@@ -53,6 +53,18 @@ pub(crate) struct Reply {
 pub(crate) struct Failure {
     pub(crate) error: Error,
     pub(crate) doubt: bool,
+}
+
+/// What came of one sending.
+#[derive(Debug)]
+pub(crate) enum Once {
+    Answered(Value),
+    /// The connection broke: it may have taken effect.
+    Broken(Error),
+    /// Nothing was sent, or the server said no: it has not taken effect.
+    Refused(Error),
+    /// No answer in time: it may take effect yet.
+    Unheard(Error),
 }
 
 #[derive(Clone)]
@@ -169,68 +181,71 @@ impl Node {
         script: &Script,
         purpose: Purpose,
         patience: Duration,
-        fill: impl Fn(&mut Cmd),
+        fill: impl FnOnce(&mut Cmd),
+    ) -> std::result::Result<Reply, Failure> {
+        self.run(&script.call(USUAL, fill), purpose, patience).await
+    }
+
+    /// The same, of a call that may go to several servers.
+    ///
+    /// # Cancel safety
+    /// What was sent may take effect.
+    pub(crate) async fn run(
+        &self,
+        call: &Call,
+        purpose: Purpose,
+        patience: Duration,
     ) -> std::result::Result<Reply, Failure> {
         let mut doubt = false;
         loop {
-            let link = self.link().await.map_err(|error| Failure { error, doubt })?;
-            if purpose == Purpose::Grant && self.0.clock.now() < link.silent_until {
-                return Err(Failure { error: self.silent(&link), doubt });
-            }
-            let sent = self.0.clock.now().as_nanos();
-            // Only the first of a series is remembered.
-            let _ = link.unanswered.compare_exchange(0, sent, Ordering::Relaxed, Ordering::Relaxed);
-            match self.send(&link, script, patience, &fill).await {
-                Ok(Value::ServerError(error)) => {
-                    if matches!(error.code(), "READONLY" | "NOAUTH" | "MOVED") {
-                        self.give_up(link.number);
-                    }
-                    return Err(Failure { error: error::by_server(self.name(), &error), doubt });
-                }
-                Ok(value) => {
-                    link.unanswered.store(0, Ordering::Relaxed);
-                    return Ok(Reply { value, doubt });
-                }
-                Err(error) if error.is_timeout() => {
-                    let first = Instant::from_nanos(link.unanswered.load(Ordering::Relaxed));
-                    let silent = self.0.clock.now().saturating_duration_since(first);
-                    if first != Instant::ZERO && silent > SILENCE {
-                        self.give_up(link.number);
-                    }
-                    return Err(Failure { error: error::sent(self.name(), error), doubt: true });
-                }
-                Err(error) => {
-                    self.give_up(link.number);
-                    if doubt {
-                        return Err(Failure { error: error::sent(self.name(), error), doubt });
-                    }
-                    doubt = true;
-                }
+            match self.once(call, purpose, patience).await {
+                Once::Answered(value) => return Ok(Reply { value, doubt }),
+                Once::Broken(_) if !doubt => doubt = true,
+                Once::Broken(error) | Once::Unheard(error) => return Err(Failure { error, doubt: true }),
+                Once::Refused(error) => return Err(Failure { error, doubt }),
             }
         }
     }
 
-    /// Sends by digest, and once by source to a server that has forgotten the script.
-    async fn send(
-        &self,
-        link: &Link,
-        script: &Script,
-        patience: Duration,
-        fill: &impl Fn(&mut Cmd),
-    ) -> std::result::Result<Value, RedisError> {
-        let mut connection = link.connection.clone();
-        connection.set_response_timeout(patience);
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&script.digest);
-        fill(&mut cmd);
-        let reply = connection.send_packed_command(&cmd).await?;
-        if !matches!(&reply, Value::ServerError(e) if e.code() == "NOSCRIPT") {
-            return Ok(reply);
+    /// The same, sent once.
+    ///
+    /// # Cancel safety
+    /// What was sent may take effect.
+    pub(crate) async fn once(&self, call: &Call, purpose: Purpose, patience: Duration) -> Once {
+        let mut link = match self.link().await {
+            Ok(link) => link,
+            Err(error) => return Once::Refused(error),
+        };
+        let sent = self.0.clock.now();
+        if purpose == Purpose::Grant && sent < link.silent_until {
+            return Once::Refused(self.silent(&link));
         }
-        let mut cmd = redis::cmd("EVAL");
-        cmd.arg(script.source);
-        fill(&mut cmd);
-        connection.send_packed_command(&cmd).await
+        // Only the first of a series is remembered.
+        let _ = link.unanswered.compare_exchange(0, sent.as_nanos(), Ordering::Relaxed, Ordering::Relaxed);
+        match send(&mut link.connection, call, patience).await {
+            Ok(Value::ServerError(error)) => {
+                if matches!(error.code(), "READONLY" | "NOAUTH" | "MOVED") {
+                    self.give_up(link.number);
+                }
+                Once::Refused(error::by_server(self.name(), &error))
+            }
+            Ok(value) => {
+                link.unanswered.store(0, Ordering::Relaxed);
+                Once::Answered(value)
+            }
+            Err(error) if error.is_timeout() => {
+                let first = Instant::from_nanos(link.unanswered.load(Ordering::Relaxed));
+                let silent = self.0.clock.now().saturating_duration_since(first);
+                if first != Instant::ZERO && silent > SILENCE {
+                    self.give_up(link.number);
+                }
+                Once::Unheard(error::sent(self.name(), error))
+            }
+            Err(error) => {
+                self.give_up(link.number);
+                Once::Broken(error::sent(self.name(), error))
+            }
+        }
     }
 
     /// Runs a plain command that changes nothing.
@@ -350,4 +365,18 @@ impl Node {
             unanswered: Arc::default(),
         })
     }
+}
+
+/// Sends by digest, and once by source to a server that has forgotten the script.
+async fn send(
+    connection: &mut MultiplexedConnection,
+    call: &Call,
+    patience: Duration,
+) -> std::result::Result<Value, RedisError> {
+    connection.set_response_timeout(patience);
+    let reply = connection.send_packed_command(&call.by_digest).await?;
+    if !matches!(&reply, Value::ServerError(e) if e.code() == "NOSCRIPT") {
+        return Ok(reply);
+    }
+    connection.send_packed_command(&call.by_source()).await
 }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
+use futures_util::future::{Join, Ready, join, ready};
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use mainstay_clock::Instant;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed};
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
@@ -22,22 +22,20 @@ use crate::check::millis;
 use crate::keys::Keys;
 use crate::node::Purpose;
 use crate::ops::Op;
+use crate::scripts::{Call, USUAL};
 use crate::store::{acquire_keys, mark, release_args, renew_args, required};
 
 /// Between two tries to give a lease back on a server that did not answer.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
-/// What one server answered.
-type Answer<T> = (usize, Result<T>);
-/// The servers that have not answered yet.
-type Pending<T> = FuturesUnordered<Pin<Box<dyn Future<Output = Answer<T>> + Send>>>;
+/// The servers that have not answered yet, each with its place.
+type Pending<F> = FuturesUnordered<Join<Ready<usize>, F>>;
 
 /// An acquisition as every server is asked for it.
 struct Asking {
     request: AcquireRequest,
     keys: Arc<[Keys]>,
-    about: String,
-    required: Vec<(Keys, String)>,
+    call: Call,
 }
 
 /// Why a server did not grant.
@@ -48,16 +46,8 @@ enum Why {
 
 impl RedisQuorum {
     /// Asks every server at once.
-    pub(super) fn all<T, F>(&self, ask: impl Fn(Self, usize) -> F) -> Pending<T>
-    where
-        F: Future<Output = Result<T>> + Send + 'static,
-    {
-        let pending = Pending::new();
-        for at in 0..self.0.nodes.len() {
-            let answer = ask(self.clone(), at);
-            pending.push(Box::pin(async move { (at, answer.await) }));
-        }
-        pending
+    pub(super) fn all<F: Future>(&self, ask: impl Fn(Self, usize) -> F) -> Pending<F> {
+        (0..self.0.nodes.len()).map(|at| join(ready(at), ask(self.clone(), at))).collect()
     }
 
     /// Goes on in the background, counted.
@@ -71,24 +61,19 @@ impl RedisQuorum {
     }
 
     /// Hears those that had not answered when the majority had decided.
-    pub(super) fn drain<T: Send + 'static>(&self, mut pending: Pending<T>) {
+    pub(super) fn drain<F>(&self, mut pending: FuturesUnordered<F>)
+    where
+        F: Future<Output: Send> + Send + 'static,
+    {
         if !pending.is_empty() {
             self.behind("redis-stragglers", async move { while pending.next().await.is_some() {} });
         }
     }
 
     async fn ask(self, at: usize, asking: Arc<Asking>) -> Result<Asked> {
-        let (node, request) = (&self.0.nodes[at], &asking.request);
-        let (op, keys) = (request.op_id.as_str(), &asking.keys);
-        let fill = |cmd: &mut Cmd| {
-            acquire_keys(cmd, op, keys, &asking.required);
-            cmd.arg(op).arg(millis(request.ttl)).arg("quorum").arg(keys.len()).arg(&asking.about);
-            for (_, counter) in &asking.required {
-                cmd.arg(counter);
-            }
-        };
-        let limit = patience(request.ttl);
-        match node.eval(&node.scripts().acquire, Purpose::Grant, limit, fill).await {
+        let node = &self.0.nodes[at];
+        let (op, keys) = (asking.request.op_id.as_str(), &asking.keys);
+        match node.run(&asking.call, Purpose::Grant, patience(asking.request.ttl)).await {
             Ok(reply) => {
                 if !reply.doubt {
                     self.0.ops.settled(op, at);
@@ -127,18 +112,30 @@ impl RedisQuorum {
         Ok(answer::count(node.name(), reply.map_err(|f| f.error)?.value)? == 1)
     }
 
+    /// Written once for all servers.
+    fn asking(&self, request: &AcquireRequest, keys: &[Keys], required: &[(Keys, String)]) -> Call {
+        let op = request.op_id.as_str();
+        self.0.nodes[0].scripts().acquire.call(USUAL, |cmd| {
+            acquire_keys(cmd, op, keys, required);
+            cmd.arg(op).arg(millis(request.ttl)).arg("quorum").arg(keys.len());
+            cmd.arg(answer::about(&request.owner, &request.note));
+            for (_, counter) in required {
+                cmd.arg(counter);
+            }
+        })
+    }
+
     pub(super) async fn grant(&self, request: AcquireRequest) -> Result<Acquired> {
         let keys = self.check(&request)?;
         let required = required(&self.0.options, &request)?;
         let sent = self.0.rt.clock().now();
-        if !self.0.ops.asked(&request.op_id, &keys, request.ttl, request.share, sent) {
+        let Some(earlier) = self.0.ops.asked(&request.op_id, &keys, request.ttl, request.share, sent) else {
             let text = format!("op id `{:.8}..` already stands for other names", request.op_id);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
-        }
-        let earlier = self.0.ops.get(&request.op_id).map(|op| op.grants).unwrap_or_default();
+        };
         let known = earlier.iter().filter_map(|g| answer::counter(self.0.options.epoch, g.token)).collect();
-        let about = answer::about(&request.owner, &request.note);
-        let asking = Arc::new(Asking { request, keys, about, required });
+        let call = self.asking(&request, &keys, &required);
+        let asking = Arc::new(Asking { request, keys, call });
         let drift = asking.request.ttl / DRIFT_DIVISOR + DRIFT_FLOOR;
         let deadline = sent.saturating_add(asking.request.ttl.saturating_sub(drift));
         let mut round = Round::new(self.0.nodes.len(), self.0.fenced).again(known);
@@ -161,15 +158,22 @@ impl RedisQuorum {
                 Ok(Acquired::Granted(grants))
             }
             step => {
-                while !self.is_clear(&round) {
+                // Where a majority granted in vain nobody is in the way: all are heard, to say what is left.
+                let in_vain = round.grants() >= self.needed();
+                while in_vain || !self.is_clear(&round) {
                     let Some((at, answer)) = pending.next().await else { break };
                     round.vote(at, vote(answer));
                 }
-                self.drain(pending);
                 self.withdraw(&asking.request.op_id, &round).await;
+                // Who has answered meanwhile is in no doubt any more.
+                while let Some((at, answer)) = pending.next().now_or_never().flatten() {
+                    round.vote(at, vote(answer));
+                }
+                self.drain(pending);
                 if matches!(step, Step::Won(_)) {
                     let text = "a majority granted, so late that the lease was over; it is given back";
-                    return Err(Error::new(ErrorKind::Unavailable, text));
+                    let error = Error::new(ErrorKind::Unavailable, text);
+                    return Err(error.with_outcome(self.left_by(&asking.request.op_id)));
                 }
                 self.refusal(&asking.request.op_id, round)
             }
@@ -178,15 +182,14 @@ impl RedisQuorum {
 
     /// The second phase.
     async fn lift(&self, asking: &Asking, round: &mut Round<Why>, behind: &[usize], to: &[u64]) -> Step {
-        let mut pending: Pending<bool> = FuturesUnordered::new();
-        for &at in behind {
+        let one = |at: &usize| {
             let (op, keys) = (asking.request.op_id.clone(), Arc::clone(&asking.keys));
-            let raise = self.clone().raise(at, op, keys, to.to_vec(), patience(asking.request.ttl));
-            pending.push(Box::pin(async move { (at, raise.await) }));
-        }
+            self.clone().raise(*at, op, keys, to.to_vec(), patience(asking.request.ttl))
+        };
+        let mut pending: FuturesUnordered<_> = behind.iter().map(one).collect();
         let mut step = Step::Wait;
         while step == Step::Wait {
-            let Some((_, lifted)) = pending.next().await else { break };
+            let Some(lifted) = pending.next().await else { break };
             step = round.raised(lifted.unwrap_or(false));
         }
         self.drain(pending);
@@ -195,7 +198,10 @@ impl RedisQuorum {
 
     /// Won: those that answer later belong to the lease, and are lifted so that the next round finds them
     /// equal.
-    fn follow(&self, asking: &Arc<Asking>, mut round: Round<Why>, mut pending: Pending<Asked>) {
+    fn follow<F>(&self, asking: &Arc<Asking>, mut round: Round<Why>, mut pending: Pending<F>)
+    where
+        F: Future<Output = Result<Asked>> + Send + 'static,
+    {
         if pending.is_empty() {
             return;
         }
@@ -221,8 +227,9 @@ impl RedisQuorum {
         if !op.grants.is_empty() || (round.grants() == 0 && !op.in_doubt()) {
             return;
         }
+        let call = self.releasing(op_id, &op, 0);
         let op = Arc::new(op);
-        let mut pending = self.all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), 0));
+        let mut pending = self.all(|own, at| own.release_on(at, Arc::clone(&op), Arc::clone(&call)));
         let mut heard = 0;
         while heard < self.needed() {
             let Some((_, answer)) = pending.next().await else { break };
@@ -237,9 +244,16 @@ impl RedisQuorum {
         held > self.0.nodes.len() - self.needed() || held + round.grants() >= self.needed()
     }
 
+    /// What is left of an acquisition that granted nothing; forgotten if nothing can be.
+    fn left_by(&self, op_id: &str) -> Outcome {
+        self.0.ops.refused(op_id);
+        let doubt = self.0.ops.get(op_id).is_some_and(|op| op.in_doubt());
+        if doubt { Outcome::Unknown } else { Outcome::NotApplied }
+    }
+
     /// Held by others, or not to be had.
     fn refusal(&self, op_id: &str, round: Round<Why>) -> Result<Acquired> {
-        self.0.ops.refused(op_id);
+        let outcome = self.left_by(op_id);
         let clear = self.is_clear(&round);
         let mut holders: BTreeMap<&[u8], (usize, &str, Option<Duration>)> = BTreeMap::new();
         let (mut answered, mut cancelled) = (round.grants(), false);
@@ -275,8 +289,6 @@ impl RedisQuorum {
                     Why::Refused(_) => None,
                 });
                 let cause = failed.map(|text| Error::new(ErrorKind::Unavailable, text));
-                let doubt = self.0.ops.get(op_id).is_some_and(|op| op.in_doubt());
-                let outcome = if doubt { Outcome::Unknown } else { Outcome::NotApplied };
                 Err(self.unreachable(answered, cause).with_outcome(outcome))
             }
         }
@@ -321,20 +333,25 @@ impl RedisQuorum {
         Err(self.unreachable(yes + no, last).with_outcome(Outcome::Unknown))
     }
 
-    async fn release_on(self, at: usize, op_id: String, op: Arc<Op>, mark: u64) -> Result<bool> {
+    /// Written once for all servers that are told the same.
+    fn releasing(&self, op_id: &str, op: &Op, mark: u64) -> Arc<Call> {
+        let fill = |cmd: &mut Cmd| release_args(cmd, op_id, &op.keys, mark);
+        Arc::new(self.0.nodes[0].scripts().release.call(USUAL, fill))
+    }
+
+    async fn release_on(self, at: usize, op: Arc<Op>, call: Arc<Call>) -> Result<bool> {
         let node = &self.0.nodes[at];
-        let fill = |cmd: &mut Cmd| release_args(cmd, &op_id, &op.keys, mark);
-        let reply = node.eval(&node.scripts().release, Purpose::Other, patience(op.ttl), fill).await;
+        let reply = node.run(&call, Purpose::Other, patience(op.ttl)).await;
         let freed = answer::count(node.name(), reply.map_err(|f| f.error)?.value)?;
         Ok(usize::try_from(freed).is_ok_and(|n| n == op.keys.len()))
     }
 
     /// Tries until the server answers or the lease has ended there by itself.
     async fn release_in_time(self, at: usize, op_id: String, op: Arc<Op>, until: Instant) {
-        let mark = mark(&op, op.open[at] > 0, patience(op.ttl));
+        let call = self.releasing(&op_id, &op, mark(&op, op.open[at] > 0, patience(op.ttl)));
         while self.0.rt.clock().now() < until {
             self.0.rt.clock().sleep(RELEASE_PAUSE).await;
-            if self.clone().release_on(at, op_id.clone(), Arc::clone(&op), mark).await.is_ok() {
+            if self.clone().release_on(at, Arc::clone(&op), Arc::clone(&call)).await.is_ok() {
                 return;
             }
         }
@@ -343,9 +360,11 @@ impl RedisQuorum {
     pub(super) async fn give_back(&self, op_id: &str) -> Result<Released> {
         let Some(op) = self.0.ops.get(op_id).map(Arc::new) else { return Ok(Released::AlreadyGone) };
         let until = self.0.rt.clock().now().saturating_add(op.ttl);
+        let plain = self.releasing(op_id, &op, 0);
         let mut pending = self.all(|own, at| {
             let mark = mark(&op, op.open[at] > 0, patience(op.ttl));
-            own.release_on(at, op_id.to_owned(), Arc::clone(&op), mark)
+            let call = if mark == 0 { Arc::clone(&plain) } else { own.releasing(op_id, &op, mark) };
+            own.release_on(at, Arc::clone(&op), call)
         });
         let (mut clean, mut gone, mut failed, mut last) = (0, 0, Vec::new(), None);
         let mut answer = None;

@@ -4,6 +4,7 @@
 
 mod clock;
 mod conformance;
+mod crowd;
 mod fences;
 mod interop;
 mod quorum;
@@ -36,6 +37,7 @@ fn cover(server: &str, is_there: bool, tests: &[Test]) -> Cover {
 fn main() -> ExitCode {
     let tests = [
         conformance::TESTS,
+        crowd::TESTS,
         fences::TESTS,
         interop::TESTS,
         quorum::TESTS,

@@ -97,7 +97,10 @@ fn one_connection() {
     });
 }
 
-async fn proxied(server: &mainstay_sim::servers::Server, timeout: Duration) -> (TcpProxy, RedisLeases) {
+pub(crate) async fn proxied(
+    server: &mainstay_sim::servers::Server,
+    timeout: Duration,
+) -> (TcpProxy, RedisLeases) {
     let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
     proxy.set_upstream(Some(server.address()));
     let url = format!("redis://{}/", proxy.address());

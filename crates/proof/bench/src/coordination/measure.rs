@@ -10,7 +10,7 @@ use mainstay_store::LeaseStore;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released};
 
 use super::TTL;
-use crate::load::Histogram;
+use crate::load::{self, Histogram};
 
 /// What takes and gives back locks.
 pub(super) trait Locks: Send + Sync {
@@ -49,7 +49,8 @@ pub(super) struct Figures {
     pub(super) pairs: f64,
 }
 
-async fn turn(
+/// One turn of so many callers.
+pub(super) async fn turn(
     locks: &Arc<dyn Locks>,
     callers: usize,
     time: Duration,
@@ -86,27 +87,22 @@ async fn turn(
     Ok(Figures { p50_us: all.micros(0.5), p99_us: all.micros(0.99), pairs: all.count() as f64 / seconds })
 }
 
-/// The median turn of each, by pairs per second and by latency.
-pub(super) async fn turns(
-    ours: &Arc<dyn Locks>,
-    other: &Arc<dyn Locks>,
-    callers: usize,
-    each: Duration,
-    count: usize,
-) -> anyhow::Result<(Figures, Figures)> {
-    let (mut of_ours, mut of_other) = (Vec::new(), Vec::new());
-    for round in 0..count {
-        of_ours.push(turn(ours, callers, each, 2 * round).await?);
-        of_other.push(turn(other, callers, each, 2 * round + 1).await?);
+impl From<&load::Figures> for Figures {
+    fn from(f: &load::Figures) -> Self {
+        Self { p50_us: f.p50, p99_us: f.p99, pairs: f.done as f64 / f.seconds }
     }
-    Ok((median(&of_ours), median(&of_other)))
 }
 
-fn median(turns: &[Figures]) -> Figures {
+/// The median turn by each figure; none where there was no turn.
+pub(super) fn median(turns: &[Figures]) -> Option<Figures> {
     let middle = |value: fn(&Figures) -> f64| {
         let mut values: Vec<f64> = turns.iter().map(value).collect();
         values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
+        values.get(values.len() / 2).copied()
     };
-    Figures { p50_us: middle(|f| f.p50_us), p99_us: middle(|f| f.p99_us), pairs: middle(|f| f.pairs) }
+    Some(Figures {
+        p50_us: middle(|f| f.p50_us)?,
+        p99_us: middle(|f| f.p99_us)?,
+        pairs: middle(|f| f.pairs)?,
+    })
 }

@@ -1,9 +1,12 @@
-//! Leases: ours and the bare client running the same scripts on the same servers, in turns.
+//! Leases: ours, the bare client running the same scripts and rslock on the same servers, in turns; then how leases
+//! pass on.
 
 mod bare;
+pub(crate) mod failover;
 mod handover;
 mod measure;
-mod nats;
+mod places;
+mod served;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +17,20 @@ use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sim::servers::{Launch, Server, find};
 use mainstay_store::LeaseStore;
 
+use crate::child::Program;
+use crate::load::Order;
 use crate::report::Section;
 use crate::{Options, Suite};
 use bare::{Bare, BareQuorum};
-use measure::{Figures, Locks, Ours, turns};
+use measure::{Figures, Locks, Ours, median, turn};
 
 pub(crate) const SUITE: Suite = Suite {
     name: "coordination",
     about: "Acquire and release of uncontended leases on loopback. The bare client sends the same scripts by digest over \
             one connection of the same driver and reads no answer but the token; over several servers it takes the \
-            fastest majority and hears the rest later. Both take turns; medians of the turns. Then hand-overs on etcd between \
-            two stores, from the call of release to the grant of the waiter in line.",
+            fastest majority and hears the rest later. rslock has locks without tokens, and runs as a program of its \
+            own. All take turns; medians of the turns. Then hand-overs between two processes' stores, from the call of \
+            release to the grant of the one who waits, and holders that are killed.",
     run,
 };
 
@@ -47,76 +53,129 @@ fn url(server: &Server) -> String {
     format!("redis://{}/", server.address())
 }
 
+/// Who is measured: ours, the bare client, and rslock where it was built.
+struct Field {
+    ours: Arc<dyn Locks>,
+    bare: Arc<dyn Locks>,
+    rslock: Option<(Program, Order)>,
+}
+
+impl Field {
+    /// Turns of each, and the median of each.
+    fn turns(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        (callers, each, count): (usize, Duration, usize),
+    ) -> anyhow::Result<[Option<Figures>; 3]> {
+        let (mut of_ours, mut of_bare, mut of_rslock) = (Vec::new(), Vec::new(), Vec::new());
+        for round in 0..count {
+            of_ours.push(runtime.block_on(turn(&self.ours, callers, each, 2 * round))?);
+            of_bare.push(runtime.block_on(turn(&self.bare, callers, each, 2 * round + 1))?);
+            if let Some((program, order)) = &self.rslock {
+                let order = Order { concurrency: callers, seconds: each.as_secs_f64(), ..order.clone() };
+                of_rslock.push(Figures::from(&program.run(&order)?));
+            }
+        }
+        Ok([median(&of_ours), median(&of_bare), median(&of_rslock)])
+    }
+}
+
+/// Figures of ours and of the bare client in one situation.
+struct Found {
+    what: String,
+    ours: Figures,
+    bare: Figures,
+}
+
 fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Runtime::new()?;
+    clients(options, &runtime, section)?;
+    let dir = tempfile::tempdir()?;
+    let places = places::all(dir.path(), options.server.as_deref(), section)?;
+    let each = Duration::from_secs_f64(options.seconds / 5.0);
+    let rounds = HAND_OVERS.min(options.repeat * HAND_OVERS / 2 + 20);
+    let rounds = if options.smoke { 20 } else { rounds };
+    handover::run(&runtime, &places, (each, rounds), section)?;
+    failover::run(&runtime, &places, options.smoke, section)
+}
+
+/// Pairs of acquire and release on one server and on majorities.
+fn clients(
+    options: &Options,
+    runtime: &tokio::runtime::Runtime,
+    section: &mut Section,
+) -> anyhow::Result<()> {
     let servers: Vec<Server> = (0..5).map(|_| redis()).collect::<anyhow::Result<_>>()?;
     let urls: Vec<String> = servers.iter().map(url).collect();
     let each = Duration::from_secs_f64(options.seconds / 5.0);
-    let turns_of = options.repeat * 2 + 1;
-    let runtime = tokio::runtime::Runtime::new()?;
+    let count = options.repeat * 2 + 1;
+    let rt = Runtime::system();
+    let rival = Program::rival(options.rivals.as_deref(), "rslock");
+    if rival.is_none() {
+        section.note("Not measured: rslock, whose program was not built.");
+    }
+    let rslock = |servers: usize| {
+        let order = Order { server: urls[..servers].join(","), ..Order::read(std::iter::empty()).ok()? };
+        Some((rival.clone()?, order))
+    };
     let mut rows = Vec::new();
-    let mut put = |what: &str, ours: Figures, bare: Figures| {
-        for (who, f) in [("ours", ours), ("bare client", bare)] {
+    let mut found = Vec::new();
+    let mut put = |what: String, figures: [Option<Figures>; 3]| {
+        for (who, f) in ["ours", "bare client", "rslock"].iter().zip(figures) {
+            let Some(f) = f else { continue };
             let cells = [format!("{:.1}", f.p50_us), format!("{:.1}", f.p99_us), format!("{:.0}", f.pairs)];
-            rows.push([what.to_owned(), who.to_owned()].into_iter().chain(cells).collect::<Vec<_>>());
+            rows.push([what.clone(), (*who).to_owned()].into_iter().chain(cells).collect::<Vec<_>>());
+        }
+        if let [Some(ours), Some(bare), _] = figures {
+            found.push(Found { what, ours, bare });
         }
     };
-    let rt = Runtime::system();
-    let one = RedisLeases::new(&urls[0], &rt)?;
-    let bare = runtime.block_on(Bare::connect(&urls[0]))?;
-    let mut single = Vec::new();
+    let one = Field {
+        ours: Arc::new(Ours(Arc::new(RedisLeases::new(&urls[0], &rt)?) as Arc<dyn LeaseStore>)),
+        bare: Arc::new(runtime.block_on(Bare::connect(&urls[0]))?),
+        rslock: rslock(1),
+    };
     for callers in [1, CALLERS] {
-        let ours = Arc::new(Ours(Arc::new(one.clone()) as Arc<dyn LeaseStore>)) as Arc<dyn Locks>;
-        let other = Arc::new(bare.clone()) as Arc<dyn Locks>;
-        let (ours, other) = runtime.block_on(turns(&ours, &other, callers, each, turns_of))?;
-        put(&format!("one server, {callers} callers"), ours, other);
-        single.push((ours, other));
+        put(format!("one server, {callers} callers"), one.turns(runtime, (callers, each, count))?);
     }
-    let mut majorities = Vec::new();
-    for (count, hung) in [(3, false), (5, false), (3, true)] {
-        let store = RedisQuorum::builder(&urls[..count]).trust_restarts().build(&rt)?;
-        let ours = Arc::new(Ours(Arc::new(store) as Arc<dyn LeaseStore>)) as Arc<dyn Locks>;
-        let other = runtime.block_on(BareQuorum::connect(&urls[..count]))?;
-        let other = Arc::new(other) as Arc<dyn Locks>;
+    for (count_of, hung) in [(3, false), (5, false), (3, true)] {
+        let store = RedisQuorum::builder(&urls[..count_of]).trust_restarts().build(&rt)?;
+        let field = Field {
+            ours: Arc::new(Ours(Arc::new(store) as Arc<dyn LeaseStore>)),
+            bare: Arc::new(runtime.block_on(BareQuorum::connect(&urls[..count_of]))?),
+            // Its program would have to connect to the hung one.
+            rslock: rslock(count_of).filter(|_| !hung),
+        };
         // Connected before one of them hangs.
-        runtime.block_on(turns(&ours, &other, 1, Duration::from_millis(50), 1))?;
+        field.turns(runtime, (1, Duration::from_millis(50), 1))?;
         if hung {
             servers[2].pause()?;
         }
-        let measured = runtime.block_on(turns(&ours, &other, 1, each, turns_of));
+        let measured = field.turns(runtime, (1, each, count));
         if hung {
             servers[2].resume()?;
         }
-        let (ours, other) = measured?;
-        let what = format!("{count} servers{}, 1 caller", if hung { ", one hung" } else { "" });
-        put(&what, ours, other);
-        majorities.push((what, ours, other));
+        put(format!("{count_of} servers{}, 1 caller", if hung { ", one hung" } else { "" }), measured?);
     }
     section.table(&["", "client", "acquire p50, us", "p99, us", "pairs per second"], &rows);
-    gates(section, &single, &majorities);
-    handover::etcd(each, section)?;
-    nats::run(&runtime, HAND_OVERS.min(options.repeat * HAND_OVERS / 2 + 20), section)
+    gates(section, &found);
+    Ok(())
 }
 
-fn gates(section: &mut Section, single: &[(Figures, Figures)], majorities: &[(String, Figures, Figures)]) {
-    let (one, many) = (&single[0], &single[1]);
-    let ratio = one.0.p50_us / one.1.p50_us;
-    section.gate(
-        "acquire p50, one server",
-        "<= 1.10 x the bare client",
-        format!("{ratio:.2} x"),
-        ratio <= 1.1,
-    );
-    let ratio = one.0.pairs / one.1.pairs;
-    section.gate("pairs/s, one server", ">= 0.90 x the bare client", format!("{ratio:.2} x"), ratio >= 0.9);
-    let ratio = many.0.pairs / many.1.pairs;
-    section.gate("pairs/s, 64 callers", ">= 1.20 x the bare client", format!("{ratio:.2} x"), ratio >= 1.2);
-    for (what, ours, bare) in majorities {
+fn gates(section: &mut Section, found: &[Found]) {
+    let mut gate = |id: &str, wanted: &str, ratio: f64, met: bool| {
+        section.gate(id, wanted, format!("{ratio:.2} x"), met);
+    };
+    if let [one, many, ..] = found {
+        let ratio = one.ours.p50_us / one.bare.p50_us;
+        gate("acquire p50, one server", "<= 1.10 x the bare client", ratio, ratio <= 1.1);
+        let ratio = one.ours.pairs / one.bare.pairs;
+        gate("pairs/s, one server", ">= 0.90 x the bare client", ratio, ratio >= 0.9);
+        let ratio = many.ours.pairs / many.bare.pairs;
+        gate("pairs/s, 64 callers", ">= 1.20 x the bare client", ratio, ratio >= 1.2);
+    }
+    for Found { what, ours, bare } in found.iter().skip(2) {
         let ratio = ours.p50_us / bare.p50_us;
-        section.gate(
-            &format!("acquire p50, {what}"),
-            "<= 1.10 x the bare majority",
-            format!("{ratio:.2} x"),
-            ratio <= 1.1,
-        );
+        gate(&format!("acquire p50, {what}"), "<= 1.10 x the bare majority", ratio, ratio <= 1.1);
     }
 }

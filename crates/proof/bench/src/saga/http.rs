@@ -20,25 +20,25 @@ use crate::piece;
 use crate::report::Section;
 
 /// One message: its head and its body.
-struct Message {
-    head: String,
-    body: Vec<u8>,
+pub(crate) struct Message {
+    pub(crate) head: String,
+    pub(crate) body: Vec<u8>,
 }
 
 /// Reads messages with a `content-length`.
-struct Wire {
-    stream: TcpStream,
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Wire {
-    fn new(stream: TcpStream) -> std::io::Result<Self> {
+    pub(crate) fn new(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream, buffer: Vec::with_capacity(4_096) })
     }
 
     /// The next message; `None` at the end of the connection.
-    async fn read(&mut self) -> std::io::Result<Option<Message>> {
+    pub(crate) async fn read(&mut self) -> std::io::Result<Option<Message>> {
         let end = loop {
             if let Some(at) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 break at + 4;
@@ -86,9 +86,9 @@ async fn participant(listener: TcpListener, rt: Runtime, fails: bool) {
 }
 
 /// A node under load; killed when dropped.
-struct Node {
+pub(crate) struct Node {
     child: Child,
-    address: String,
+    pub(crate) address: String,
 }
 
 impl Node {
@@ -102,9 +102,16 @@ impl Node {
             ));
         }
         std::fs::write(definitions.join("order.toml"), text)?;
+        Self::serve(program, dir, |command| {
+            command.args(["--allow-participant", origin]).arg("--definitions").arg(&definitions);
+        })
+    }
+
+    /// With the arguments that `more` adds.
+    pub(crate) fn serve(program: &Path, dir: &Path, more: impl FnOnce(&mut Command)) -> anyhow::Result<Self> {
         let mut command = Command::new(program);
-        command.args(["serve", "--listen", "127.0.0.1:0", "--allow-participant", origin]);
-        command.arg("--data").arg(dir.join("data")).arg("--definitions").arg(&definitions);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(dir.join("data"));
+        more(&mut command);
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child =
             command.spawn().with_context(|| format!("{} cannot be started", program.display()))?;
