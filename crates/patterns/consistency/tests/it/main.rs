@@ -7,6 +7,7 @@ mod catalogue_network;
 mod catalogue_sketch;
 mod clocks;
 mod collection;
+mod documents;
 mod laws;
 mod rivals;
 mod session_campaign;
