@@ -6,7 +6,8 @@ use std::ops::Range;
 use yrs::{Any, Array as _, GetString as _, Map as _, Text as _, TransactionMut, WriteTxn as _};
 
 use crate::document::Json;
-use crate::document::check::{Kind, MAX_NAME, fits};
+use crate::document::changes::{Kind, MAX_NAME};
+use crate::document::read::fits;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The changes that become one edit. Later ones see earlier ones.

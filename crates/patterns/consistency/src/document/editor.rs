@@ -1,15 +1,18 @@
 //! The document that edits add up to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use yrs::updates::decoder::Decode as _;
 use yrs::{Any, Array as _, ClientID, Doc, GetString as _, Map as _, OffsetKind, Options, Out, ReadTxn as _};
-use yrs::{StateVector, Transact as _, Update, merge_updates_v1};
+use yrs::{StateVector, Transact as _, Update};
 
 use crate::crdt::{Changed, DotFun, Join as _};
-use crate::document::check::Kind;
+use crate::document::changes::{Changes, Kind};
 use crate::document::draft::named;
+use crate::document::known::{Known, Learned};
+use crate::document::read::read;
+use crate::document::write::write;
 use crate::document::{Draft, Edit, Edits, Json, MAX_EDIT};
 use crate::error::{Error, ErrorKind, Result};
 use crate::version::{Context, Dot};
@@ -24,9 +27,14 @@ const LARGE: usize = MAX_EDIT / 4;
 /// It serves one document. Every call that takes the edits looks at what is new in them first.
 pub struct Editor {
     doc: Doc,
-    /// Whose edits it makes.
-    author: Option<ActorId>,
+    known: Known,
     applied: Context,
+    /// How many edits that is.
+    count: usize,
+    /// Whose edits it makes, as long as nobody else made any in that name.
+    author: Option<(ActorId, u64)>,
+    /// Refused edits that somebody was told of.
+    told: BTreeSet<Dot>,
 }
 
 impl fmt::Debug for Editor {
@@ -41,10 +49,8 @@ impl Default for Editor {
     }
 }
 
-/// An empty document. Authors are told apart by 53 bits, so theirs are of a hash: an actor of another epoch is another
-/// author there too.
-fn empty(author: Option<ActorId>) -> Doc {
-    let id = author.map_or(0, |author| hash::of_bytes(&author.to_bytes()) >> 11);
+/// A document without anything, of one who writes as `id`.
+fn empty(id: u64) -> Doc {
     Doc::with_options(Options {
         client_id: ClientID::new(id),
         guid: "".into(),
@@ -57,40 +63,102 @@ fn empty(author: Option<ActorId>) -> Doc {
     })
 }
 
+/// Shows the library what it can rely on.
+fn show(doc: &Doc, bytes: &[u8]) -> Result<()> {
+    let refused = |e: &dyn fmt::Display| Error::malformed(format!("the library refuses what fits: {e}"));
+    let update = Update::decode_v1(bytes).map_err(|e| refused(&e))?;
+    doc.transact_mut().apply_update(update).map_err(|e| refused(&e))
+}
+
 impl Editor {
     /// A view of a document without edits.
     #[must_use]
     pub fn new() -> Self {
-        Self { doc: empty(None), author: None, applied: Context::new() }
+        Self {
+            doc: empty(0),
+            known: Known::default(),
+            applied: Context::new(),
+            count: 0,
+            author: None,
+            told: BTreeSet::new(),
+        }
     }
 
     /// Takes in what is new in `edits`; whether that was anything.
     ///
     /// # Errors
     /// [`ErrorKind::ForeignContext`] when `edits` lack something that this view has: they are another document, or were
-    /// replaced; take a new editor. [`ErrorKind::Malformed`] for edits that contradict each other: they are left out, the
-    /// others are in, and this is said once.
+    /// replaced; take a new editor. [`ErrorKind::Malformed`] for edits that are [refused](Self::refused): they are left
+    /// out, the others are in, and this is said once.
     pub fn follow(&mut self, edits: &Edits) -> Result<Changed> {
+        if *edits.context() == self.applied {
+            return Ok(Changed::No);
+        }
         if !edits.context().covers(&self.applied) {
             let text = "these edits lack some that this editor has seen; it serves one document";
             return Err(Error::new(ErrorKind::ForeignContext, text));
         }
-        let mut refused = 0;
-        {
-            let mut txn = self.doc.transact_mut();
-            for (dot, edit) in edits.store().entries() {
-                if !self.applied.contains(*dot) {
-                    let update = Update::decode_v1(edit.as_bytes()).ok();
-                    let taken = update.is_some_and(|update| txn.apply_update(update).is_ok());
-                    refused += usize::from(!taken);
-                }
-            }
+        let all = edits.store().entries();
+        let fresh: Vec<&(Dot, Edit)> = all.iter().filter(|e| !self.applied.contains(e.0)).collect();
+        // What was joined into others is theirs to say now, and only theirs.
+        let gone = all.len() - fresh.len() != self.count;
+        if gone || fresh.iter().any(|(dot, edit)| self.known.learn(*dot, edit) == Learned::Anew) {
+            self.begin_again(edits);
         }
+        self.count = all.len();
         let changed = self.applied.union(edits.context());
-        if refused > 0 {
-            return Err(Error::malformed(format!("{refused} edits contradict others and are left out")));
+        self.catch_up()?;
+        let refused = self.known.refused();
+        let new = refused.difference(&self.told).count();
+        self.told.clone_from(refused);
+        if new > 0 {
+            let text = format!("{new} edits contradict others or do not fit into the document; they are left out");
+            return Err(Error::malformed(text));
         }
         Ok(changed)
+    }
+
+    /// The edits that are not shown because they claim what another edit wrote, or put something where it cannot be. With
+    /// the same edits everybody refuses the same ones.
+    pub fn refused(&self) -> impl Iterator<Item = Dot> {
+        self.known.refused().iter().copied()
+    }
+
+    /// The edits of which something is not shown yet, because they build on others that are missing.
+    pub fn waiting(&self) -> impl Iterator<Item = Dot> {
+        self.known.waiting().into_iter()
+    }
+
+    fn begin_again(&mut self, edits: &Edits) {
+        (self.doc, self.known, self.author) = (empty(0), Known::default(), None);
+        for (dot, edit) in edits.store().entries() {
+            let _ = self.known.learn(*dot, edit);
+        }
+    }
+
+    fn catch_up(&mut self) -> Result<()> {
+        self.known.settle();
+        let taken = self.known.taken();
+        if taken == Changes::default() { Ok(()) } else { show(&self.doc, &write(&taken)) }
+    }
+
+    /// Writes as `actor` from now on. A name in the library is used for what this editor makes in a row: edits that are
+    /// missing for a while, because what joined them is on its way, cannot be taken for others then.
+    fn write_as(&mut self, actor: &Actor) -> Result<()> {
+        let now = (actor.id(), actor.minted());
+        if self.author == Some(now) {
+            return Ok(());
+        }
+        let id = (0_u64..).find_map(|n| {
+            let name = [&now.0.to_bytes()[..], &now.1.to_be_bytes(), &n.to_be_bytes()].concat();
+            let id = hash::of_bytes(&name) >> 11;
+            (self.known.claimed(id) == 0).then_some(id)
+        });
+        let id = id.unwrap_or_default();
+        let whole = self.doc.transact().encode_state_as_update_v1(&StateVector::default());
+        self.doc = empty(id);
+        self.author = Some(now);
+        show(&self.doc, &whole)
     }
 
     /// Makes an edit; the delta. Nothing was changed if `f` changed nothing, or failed.
@@ -105,93 +173,97 @@ impl Editor {
         f: impl FnOnce(&mut Draft<'_>) -> Result<()>,
     ) -> Result<Edits> {
         actor.check(edits.context())?;
-        if self.author != Some(actor.id()) {
-            self.author = Some(actor.id());
-            self.begin_again();
-        }
         let _ = self.follow(edits)?;
-        let made = {
-            let mut draft = Draft(self.doc.transact_mut());
-            f(&mut draft).and_then(|()| {
-                draft.0.commit();
-                // No blocks and no removals: nothing.
-                let bytes = draft.0.encode_update_v1();
-                if bytes == [0, 0] { Ok(None) } else { Edit::read_from(&bytes).map(Some) }
-            })
-        };
-        match made {
-            Ok(None) => Ok(Edits::new()),
-            Ok(Some(edit)) => {
-                let delta = edits.mutate(actor, |_, mint| Ok(DotFun::one(mint.dot(), edit)))?;
+        self.write_as(actor)?;
+        match self.draft(edits, actor, f) {
+            Ok(Some(delta)) => {
+                self.author = Some((actor.id(), actor.minted()));
+                self.count += 1;
                 let _ = self.applied.union(delta.context());
                 Ok(delta)
             }
+            Ok(None) => Ok(Edits::new()),
             Err(error) => {
                 // The library takes nothing back.
-                self.begin_again();
+                self.begin_again(edits);
+                self.catch_up()?;
                 Err(error)
             }
         }
     }
 
-    fn begin_again(&mut self) {
-        (self.doc, self.applied) = (empty(self.author), Context::new());
+    fn draft(
+        &mut self,
+        edits: &mut Edits,
+        actor: &mut Actor,
+        f: impl FnOnce(&mut Draft<'_>) -> Result<()>,
+    ) -> Result<Option<Edits>> {
+        let mut draft = Draft(self.doc.transact_mut());
+        f(&mut draft)?;
+        draft.0.commit();
+        let changes = read(&draft.0.encode_update_v1())?;
+        drop(draft);
+        if changes == Changes::default() {
+            return Ok(None);
+        }
+        let edit = Edit::one(&changes)?;
+        let known = &mut self.known;
+        let delta = edits.mutate(actor, |_, mint| {
+            let dot = mint.dot();
+            let learned = known.learn(dot, &edit);
+            known.settle();
+            if learned == Learned::Anew || known.refused().contains(&dot) || known.waiting().contains(&dot) {
+                return Err(Error::malformed("the library made an edit that does not fit into its own document"));
+            }
+            Ok(DotFun::one(dot, edit))
+        })?;
+        // The library has it already, but not what may have waited for it.
+        let taken = self.known.taken();
+        if taken != changes {
+            show(&self.doc, &write(&taken))?;
+        }
+        Ok(Some(delta))
     }
 
     /// Joins edits into fewer; the delta. It changes what is stored, not what is shown. A document that fits becomes one
-    /// edit without the text that was removed; of a larger one small edits are put together. Two replicas that do it at
-    /// once both keep what they joined until the next time, so leave it to one of them.
+    /// edit without the text that was removed; of a larger one small edits are put together. Refused edits go, and what
+    /// waits stays. Two replicas that do it at once both keep what they joined until the next time, so leave it to one of
+    /// them.
     ///
     /// # Errors
     /// As for [`edit`](Self::edit).
     pub fn compact(&mut self, edits: &mut Edits, actor: &mut Actor) -> Result<Edits> {
         let _ = self.follow(edits)?;
-        let whole = self.doc.transact().encode_state_as_update_v1(&StateVector::default());
-        let all: Vec<(Dot, Edit)> = edits.store().entries().to_vec();
+        let (refused, waiting) = (self.known.refused().clone(), self.known.waiting());
+        let taken = |dot: &Dot| !refused.contains(dot) && !waiting.contains(dot);
+        let all: Vec<(Dot, Edit)> = edits.store().entries().iter().filter(|e| taken(&e.0)).cloned().collect();
+        let whole = read(&self.doc.transact().encode_state_as_update_v1(&StateVector::default()))?;
         let mut joined = Edits::new();
-        if whole.len() <= MAX_EDIT {
-            self.replace(&all, &whole, edits, actor, &mut joined)?;
+        if let Ok(whole) = Edit::joined(&whole) {
+            let gone = edits.store().entries().iter().map(|e| e.0).filter(|dot| !waiting.contains(dot));
+            replace(&gone.collect::<Vec<Dot>>(), whole, edits, actor, &mut joined)?;
             return Ok(joined);
         }
-        let mut groups = vec![(Vec::new(), 0)];
-        for entry in all.into_iter().filter(|e| e.1.as_bytes().len() < LARGE) {
-            let size = entry.1.as_bytes().len();
-            if groups.last().is_some_and(|group| group.1 + size > MAX_EDIT) {
-                groups.push((Vec::new(), 0));
+        // Of a refused edit that was joined, a part may be shown.
+        let gone = edits.store().entries().iter().filter(|e| refused.contains(&e.0) && e.1.is_one());
+        let mut groups = vec![(gone.map(|e| e.0).collect(), Changes::default(), 0)];
+        for (dot, edit) in all.iter().filter(|e| e.1.as_bytes().len() < LARGE) {
+            let size = edit.as_bytes().len();
+            if groups.last().is_some_and(|group| group.2 + size > MAX_EDIT) {
+                groups.push((Vec::new(), Changes::default(), 0));
             }
-            if let Some(group) = groups.last_mut() {
-                group.0.push(entry);
-                group.1 += size;
+            if let Some((dots, changes, sum)) = groups.last_mut() {
+                let own = self.known.own(*dot, edit);
+                dots.push(*dot);
+                changes.runs.extend(own.runs);
+                changes.removed.extend(own.removed);
+                *sum += size;
             }
         }
-        for (group, _) in groups {
-            let bytes = merge_updates_v1(group.iter().map(|(_, edit)| edit.as_bytes()));
-            let bytes = bytes.map_err(|e| Error::malformed(format!("edits do not join: {e}")))?;
-            self.replace(&group, &bytes, edits, actor, &mut joined)?;
+        for (dots, changes, _) in groups {
+            replace(&dots, Edit::joined(&changes.settle())?, edits, actor, &mut joined)?;
         }
         Ok(joined)
-    }
-
-    /// Puts `bytes` in the place of several edits, and joins that change into `joined`.
-    fn replace(
-        &mut self,
-        several: &[(Dot, Edit)],
-        bytes: &[u8],
-        edits: &mut Edits,
-        actor: &mut Actor,
-        joined: &mut Edits,
-    ) -> Result<()> {
-        if several.len() < 2 {
-            return Ok(());
-        }
-        let edit = Edit::read_from(bytes)?;
-        let delta = edits.mutate(actor, |_, mint| {
-            several.iter().for_each(|(dot, _)| mint.cover_dot(*dot));
-            Ok(DotFun::one(mint.dot(), edit))
-        })?;
-        let _ = self.applied.union(delta.context());
-        let _ = joined.join(&delta)?;
-        Ok(())
     }
 
     /// The text `name`; empty when there is none.
@@ -222,7 +294,26 @@ impl Editor {
     }
 }
 
-/// A value of ours. Something else at its place is the work of a forger and is not shown.
+/// Puts one edit in the place of several, and joins that change into `joined`.
+fn replace(
+    several: &[Dot],
+    edit: Edit,
+    edits: &mut Edits,
+    actor: &mut Actor,
+    joined: &mut Edits,
+) -> Result<()> {
+    if several.len() < 2 {
+        return Ok(());
+    }
+    let delta = edits.mutate(actor, |_, mint| {
+        several.iter().for_each(|dot| mint.cover_dot(*dot));
+        Ok(DotFun::one(mint.dot(), edit))
+    })?;
+    let _ = joined.join(&delta)?;
+    Ok(())
+}
+
+/// A value of ours; the library is shown nothing else.
 fn json(value: Out) -> Option<Json> {
     match value {
         Out::Any(Any::Buffer(bytes)) => decode(&bytes).ok(),

@@ -55,11 +55,15 @@
 //! Sources: Nicolaescu, Jahns, Derntl, Klamma, "Near Real-Time Peer-to-Peer Shared Editing on Extensible Data Types" (2016)
 //! for the algorithm of the library; Almeida, Shoker, Baquero (2018) for the set around it.
 
-mod check;
+mod changes;
 mod draft;
 mod edit;
 mod editor;
 mod json;
+mod known;
+mod order;
+mod read;
+mod write;
 
 pub use draft::Draft;
 pub use edit::{Edit, Edits, MAX_EDIT};

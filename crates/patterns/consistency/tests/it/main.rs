@@ -8,6 +8,7 @@ mod catalogue_sketch;
 mod clocks;
 mod collection;
 mod documents;
+mod forged;
 mod laws;
 mod rivals;
 mod session_campaign;

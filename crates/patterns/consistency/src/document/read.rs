@@ -2,76 +2,66 @@
 //!
 //! The decoder of `yrs` believes counts and nests without a limit. Here every count is bounded by the bytes that follow,
 //! numbers by [`LIMIT`], and only what a draft makes gets through: runs of text, values of ours as bytes, removals and
-//! gaps, in containers with a name.
+//! gaps, in containers with a name. No formats, embeds, types inside types, links, documents inside documents, moves, and
+//! nothing of which not even the container is known.
 
 use crate::document::Json;
+use crate::document::changes::{Changes, Content, Home, Id, Kind, MAX_NAME, Removal, Run};
 use crate::error::{Error, Result};
 use crate::wire::decode;
 
 /// Most changes of one author: the library counts them in 32 bits and adds without looking.
-const LIMIT: u64 = 1 << 31;
+const LIMIT: u32 = 1 << 31;
 /// Authors have 53 bits, as numbers of JavaScript do.
 const AUTHORS: u64 = 1 << 53;
-/// Longest name of a container or key.
-pub(super) const MAX_NAME: usize = 256;
 
 /// Kinds of blocks, and the flags beside them.
-mod info {
-    pub(super) const COLLECTED: u8 = 0;
-    pub(super) const DELETED: u8 = 1;
-    pub(super) const TEXT: u8 = 4;
-    pub(super) const VALUES: u8 = 8;
-    pub(super) const GAP: u8 = 10;
-    pub(super) const KEY: u8 = 0x20;
-    pub(super) const RIGHT: u8 = 0x40;
-    pub(super) const LEFT: u8 = 0x80;
+pub(super) mod info {
+    pub(in crate::document) const REMOVED: u8 = 1;
+    pub(in crate::document) const TEXT: u8 = 4;
+    pub(in crate::document) const VALUES: u8 = 8;
+    pub(in crate::document) const GAP: u8 = 10;
+    pub(in crate::document) const KEY: u8 = 0x20;
+    pub(in crate::document) const RIGHT: u8 = 0x40;
+    pub(in crate::document) const LEFT: u8 = 0x80;
 }
 
 /// Bytes as a value.
-const BUFFER: u8 = 116;
+pub(super) const BUFFER: u8 = 116;
 
-/// What a container is, as the first letter of its name: two kinds never share one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    List,
-    Map,
-    Text,
-}
-
-impl Kind {
-    pub(super) const fn letter(self) -> char {
-        match self {
-            Self::List => 'l',
-            Self::Map => 'm',
-            Self::Text => 't',
-        }
-    }
-}
-
+/// What `bytes` say, settled.
+///
 /// # Errors
 /// [`Malformed`](crate::ErrorKind::Malformed): it is no edit.
-pub(super) fn check(bytes: &[u8]) -> Result<()> {
+pub(super) fn read(bytes: &[u8]) -> Result<Changes> {
     let mut scan = Scan(bytes);
+    let mut changes = Changes::default();
     for _ in 0..scan.count(4)? {
         let blocks = scan.count(2)?;
-        scan.below(AUTHORS)?;
-        let mut clock = scan.below(LIMIT)?;
+        let author = scan.below(AUTHORS)?;
+        let mut clock = scan.clock()?;
         for _ in 0..blocks {
-            clock += scan.block()?;
+            clock += scan.block(Id::new(author, clock), &mut changes.runs)?;
             if clock > LIMIT {
                 return Err(malformed("more changes than an author can make"));
             }
         }
     }
-    // What was removed: by author, from where, how much.
     for _ in 0..scan.count(2)? {
-        scan.below(AUTHORS)?;
+        let author = scan.below(AUTHORS)?;
         for _ in 0..scan.count(2)? {
-            scan.below(LIMIT)?;
-            scan.below(LIMIT)?;
+            let (from, len) = (scan.clock()?, scan.span()?);
+            changes.removed.push(Removal { author, from, to: from + len });
         }
     }
-    if scan.0.is_empty() { Ok(()) } else { Err(malformed("bytes after its end")) }
+    if !scan.0.is_empty() {
+        return Err(malformed("bytes after its end"));
+    }
+    let changes = changes.settle();
+    if changes.runs.windows(2).any(|w| w[0].id.author == w[1].id.author && w[0].end() > w[1].id.clock) {
+        return Err(malformed("something in it twice"));
+    }
+    Ok(changes)
 }
 
 fn malformed(what: &str) -> Error {
@@ -108,6 +98,10 @@ impl<'a> Scan<'a> {
         if n < limit { Ok(n) } else { Err(malformed("a number out of range")) }
     }
 
+    fn clock(&mut self) -> Result<u32> {
+        Ok(self.below(LIMIT.into())? as u32)
+    }
+
     /// How many things follow that take at least `least` bytes each.
     fn count(&mut self, least: u64) -> Result<u64> {
         let n = self.number()?;
@@ -123,62 +117,75 @@ impl<'a> Scan<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| malformed("text that is not UTF-8"))
     }
 
-    fn id(&mut self) -> Result<()> {
-        self.below(AUTHORS)?;
-        self.below(LIMIT)?;
-        Ok(())
+    fn id(&mut self) -> Result<Id> {
+        Ok(Id::new(self.below(AUTHORS)?, self.clock()?))
     }
 
-    fn span(&mut self) -> Result<u64> {
-        let n = self.below(LIMIT)?;
+    fn span(&mut self) -> Result<u32> {
+        let n = self.clock()?;
         if n > 0 { Ok(n) } else { Err(malformed("a block of nothing")) }
     }
 
     /// A block; how many changes it is.
-    fn block(&mut self) -> Result<u64> {
+    fn block(&mut self, id: Id, runs: &mut Vec<Run>) -> Result<u32> {
         let head = self.byte()?;
-        if head == info::COLLECTED || head == info::GAP {
+        if head == info::GAP {
             return self.span();
         }
-        let (left, right, keyed) = (head & info::LEFT != 0, head & info::RIGHT != 0, head & info::KEY != 0);
-        if left {
-            self.id()?;
+        let (has_left, has_right) = (head & info::LEFT != 0, head & info::RIGHT != 0);
+        let keyed = head & info::KEY != 0;
+        let left = has_left.then(|| self.id()).transpose()?;
+        let right = has_right.then(|| self.id()).transpose()?;
+        // What an author put beside something was there already; and nothing is between a thing and itself.
+        if left.iter().chain(&right).any(|at| at.author == id.author && at.clock >= id.clock) {
+            return Err(malformed("a neighbor that comes later"));
         }
-        if right {
-            self.id()?;
+        if left.is_some() && left == right {
+            return Err(malformed("the same neighbor on both sides"));
         }
-        let mut container = None;
-        if !left && !right {
-            container = Some(self.container(keyed)?);
+        let home = if has_left || has_right { None } else { Some(self.home(keyed)?) };
+        let content = self.content(head, keyed)?;
+        let len = content.len();
+        let suits = home.as_ref().is_none_or(|home| suits(&content, home));
+        if !suits || (keyed && right.is_some()) {
+            return Err(malformed("content that its container does not have"));
         }
+        runs.push(Run { id, len, left, right, home, keyed, content });
+        Ok(len)
+    }
+
+    fn content(&mut self, head: u8, keyed: bool) -> Result<Content> {
         match head & 0x1f {
-            info::DELETED => self.span(),
-            info::TEXT if container.is_none_or(|kind| kind == Kind::Text) => {
+            info::REMOVED => Ok(Content::Removed(self.span()?)),
+            info::TEXT if !keyed => {
                 let text = self.text()?;
                 if text.is_empty() {
                     return Err(malformed("a block of nothing"));
                 }
-                Ok(text.encode_utf16().count() as u64)
+                Ok(Content::Text(text.to_owned()))
             }
-            info::VALUES if container != Some(Kind::Text) => {
+            info::VALUES => {
                 let count = self.count(2)?;
                 if count == 0 || (keyed && count > 1) {
                     return Err(malformed("a block of nothing, or two values at one key"));
                 }
+                let mut values = Vec::new();
                 for _ in 0..count {
                     if self.byte()? != BUFFER {
                         return Err(malformed("a value that is none of ours"));
                     }
-                    decode::<Json>(self.bytes()?)?;
+                    let value = self.bytes()?;
+                    decode::<Json>(value)?;
+                    values.push(value.to_vec());
                 }
-                Ok(count)
+                Ok(Content::Values(values))
             }
             _ => Err(malformed("a kind of content that documents here do not have")),
         }
     }
 
     /// The name of the container, and the key in it.
-    fn container(&mut self, keyed: bool) -> Result<Kind> {
+    fn home(&mut self, keyed: bool) -> Result<Home> {
         if self.number()? != 1 {
             return Err(malformed("a container inside another one"));
         }
@@ -186,11 +193,26 @@ impl<'a> Scan<'a> {
         let kind =
             [Kind::List, Kind::Map, Kind::Text].into_iter().find(|kind| name.starts_with(kind.letter()));
         let kind = kind.filter(|kind| (*kind == Kind::Map) == keyed);
-        let key = if keyed { self.text()? } else { "k" };
+        let key = keyed.then(|| self.text()).transpose()?;
         match kind {
-            Some(kind) if fits(&name[1..]) && fits(key) => Ok(kind),
+            Some(kind) if fits(&name[1..]) && key.is_none_or(fits) => {
+                Ok(Home { kind, name: name[1..].to_owned(), key: key.map(str::to_owned) })
+            }
             _ => Err(malformed("a container of no kind, or a key where none is")),
         }
+    }
+}
+
+/// Whether such things are in such a container.
+pub(super) fn suits(content: &Content, home: &Home) -> bool {
+    match content {
+        Content::Removed(_) => true,
+        Content::Text(_) => home.kind == Kind::Text,
+        Content::Values(values) => match home.kind {
+            Kind::List => true,
+            Kind::Map => values.len() == 1,
+            Kind::Text => false,
+        },
     }
 }
 
