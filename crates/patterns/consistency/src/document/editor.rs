@@ -112,7 +112,8 @@ impl Editor {
         let new = refused.difference(&self.told).count();
         self.told.clone_from(refused);
         if new > 0 {
-            let text = format!("{new} edits contradict others or do not fit into the document; they are left out");
+            let text =
+                format!("{new} edits contradict others or do not fit into the document; they are left out");
             return Err(Error::malformed(text));
         }
         Ok(changed)
@@ -213,7 +214,9 @@ impl Editor {
             let learned = known.learn(dot, &edit);
             known.settle();
             if learned == Learned::Anew || known.refused().contains(&dot) || known.waiting().contains(&dot) {
-                return Err(Error::malformed("the library made an edit that does not fit into its own document"));
+                return Err(Error::malformed(
+                    "the library made an edit that does not fit into its own document",
+                ));
             }
             Ok(DotFun::one(dot, edit))
         })?;
@@ -227,8 +230,8 @@ impl Editor {
 
     /// Joins edits into fewer; the delta. It changes what is stored, not what is shown. A document that fits becomes one
     /// edit without the text that was removed; of a larger one small edits are put together. Refused edits go, and what
-    /// waits stays. Two replicas that do it at once both keep what they joined until the next time, so leave it to one of
-    /// them.
+    /// waits stays; it is shown if it waited for a refused edit and now fits. Two replicas that do it at once both keep what
+    /// they joined until the next time, so leave it to one of them.
     ///
     /// # Errors
     /// As for [`edit`](Self::edit).

@@ -48,7 +48,8 @@ impl Step {
             let beside = run.left.iter().chain(&run.right).filter(|id| !own(**id));
             needs.extend(beside.map(|id| Id::new(id.author, id.clock + 1)));
         }
-        let beside = removed.iter().filter(|range| range.to > end || !own(Id::new(range.author, range.to - 1)));
+        let beside =
+            removed.iter().filter(|range| range.to > end || !own(Id::new(range.author, range.to - 1)));
         needs.extend(beside.map(|range| Id::new(range.author, range.to)));
         needs.sort_unstable();
         needs.dedup();
@@ -107,7 +108,8 @@ impl Known {
         let mut others = Vec::new();
         for run in &changes.runs {
             let first = self.claims.range(..=run.id).next_back();
-            let inside = self.claims.range(run.id..Id::new(run.id.author, run.end())).skip_while(|e| *e.0 == run.id);
+            let inside =
+                self.claims.range(run.id..Id::new(run.id.author, run.end())).skip_while(|e| *e.0 == run.id);
             for (id, (end, owner)) in first.into_iter().chain(inside) {
                 if id.author == run.id.author && *end > run.id.clock {
                     if *owner > dot {
@@ -162,7 +164,8 @@ impl Known {
     }
 
     fn wake(&mut self, author: u64, end: u32) {
-        let due: Vec<Id> = self.waiting.range(Id::new(author, 0)..=Id::new(author, end)).map(|e| *e.0).collect();
+        let due: Vec<Id> =
+            self.waiting.range(Id::new(author, 0)..=Id::new(author, end)).map(|e| *e.0).collect();
         for id in due {
             self.ready.extend(self.waiting.remove(&id).unwrap_or_default());
         }
@@ -194,7 +197,9 @@ impl Known {
         let mut own = Changes { runs: Vec::new(), removed: changes.removed };
         for run in changes.runs {
             let end = run.end();
-            for (id, (to, _)) in self.claims.range(run.id..Id::new(run.id.author, end)).filter(|e| e.1.1 == dot) {
+            for (id, (to, _)) in
+                self.claims.range(run.id..Id::new(run.id.author, end)).filter(|e| e.1.1 == dot)
+            {
                 own.runs.push(run.clone().part(id.clock, (*to).min(end)));
             }
         }

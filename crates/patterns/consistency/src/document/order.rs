@@ -213,12 +213,8 @@ impl Order {
         let len = id.clock + 1 - item.id.clock;
         if len < item.len {
             self.items[at as usize].len = len;
-            let rest = Item {
-                id: Id::new(id.author, id.clock + 1),
-                len: item.len - len,
-                left: Some(id),
-                ..item
-            };
+            let rest =
+                Item { id: Id::new(id.author, id.clock + 1), len: item.len - len, left: Some(id), ..item };
             let new = self.insert(rest, at);
             let author = self.authors.entry(id.author).or_default();
             let place = author.items.partition_point(|at| self.items[*at as usize].id.clock <= id.clock);

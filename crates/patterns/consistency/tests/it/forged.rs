@@ -175,15 +175,17 @@ struct Unit {
 
 /// Edits that lie about clocks, containers, neighbors and kinds, but not so often that all is refused.
 fn forgeries(rng: &SeededRng, count: u64) -> Vec<Edits> {
-    let homes = [("ta", None), ("ta", None), ("tb", None), ("la", None), ("ma", Some("k")), ("ma", Some("j"))];
+    let homes =
+        [("ta", None), ("ta", None), ("tb", None), ("la", None), ("ma", Some("k")), ("ma", Some("j"))];
     let mut units: Vec<Unit> = Vec::new();
-    let mut ends = [0_u32; 4];
-    let mut made = Vec::new();
+    let mut ends = [0_u32; 6];
+    let (mut made, mut all, mut was_bad) = (Vec::new(), Edits::new(), 0);
     let pick = |n: usize| rng.below(n as u64) as usize;
     let rarely = || rng.below(12) == 0;
     for n in 0..count {
         let author = pick(ends.len());
         let mut clock = ends[author];
+        let before = units.len();
         if rarely() {
             clock = clock.saturating_sub(rng.below(4) as u32) + rng.below(3) as u32;
         }
@@ -223,7 +225,6 @@ fn forgeries(rng: &SeededRng, count: u64) -> Vec<Edits> {
             clock += content.len();
             blocks.push(Block { left, right, home, content });
         }
-        ends[author] = ends[author].max(clock);
         let mut removed = Vec::new();
         if rng.below(3) == 0 {
             let unit = units[pick(units.len())];
@@ -234,8 +235,26 @@ fn forgeries(rng: &SeededRng, count: u64) -> Vec<Edits> {
         }
         let bytes = forge((author as u64, start), &blocks, &removed);
         let edit = if rng.below(3) == 0 { Edit::read_from(&bytes).ok() } else { one(&bytes) };
+        let Some(edit) = edit else {
+            units.truncate(before);
+            continue;
+        };
         // The order of the dots is not that of making.
-        made.extend(edit.map(|edit| delta((rng.below(1 << 20) << 10) | n, edit)));
+        let delta = delta((rng.below(1 << 20) << 10) | n, edit);
+        let mut with = all.clone();
+        let _ = with.join(&delta).unwrap();
+        let mut editor = Editor::new();
+        follow(&mut editor, &with);
+        let bad = editor.refused().chain(editor.waiting()).count();
+        if bad > was_bad && (bad > 5 || rng.below(4) > 0) {
+            units.truncate(before);
+            continue;
+        }
+        if bad <= was_bad {
+            ends[author] = ends[author].max(clock);
+        }
+        (all, was_bad) = (with, bad);
+        made.push(delta);
     }
     made
 }
@@ -251,9 +270,11 @@ fn shuffled(deltas: &[Edits], rng: &SeededRng) -> Vec<Edits> {
 /// What one seed came to: edits taken, refused, waiting.
 fn same_for_all(seed: u64) -> [usize; 3] {
     let rng = SeededRng::new(seed);
-    let deltas = forgeries(&rng, 4 + rng.below(28));
+    let deltas = forgeries(&rng, 8 + rng.below(50));
     let mut all = Edits::new();
-    deltas.iter().for_each(|delta| drop(all.join(delta).unwrap()));
+    for delta in &deltas {
+        let _ = all.join(delta).unwrap();
+    }
     let mut fresh = Editor::new();
     let refused = follow(&mut fresh, &all);
     let expected = state(&fresh);
@@ -276,11 +297,14 @@ fn same_for_all(seed: u64) -> [usize; 3] {
         assert_eq!(state(&other), state(&editor), "seed {seed}");
         assert!(other.text("a").contains("mine"), "seed {seed}");
     }
-    // Joined, it shows the same, and nothing of what was refused is left.
+    // Joined, it shows the same, unless something waited for what is gone now because it was refused.
     let (mut edits, mut joiner) = (all.clone(), actor(1 << 41));
     let _ = fresh.compact(&mut edits, &mut joiner).unwrap();
     follow(&mut fresh, &edits);
-    assert_eq!(shown(&fresh), expected.2, "seed {seed}");
+    let mut other = Editor::new();
+    follow(&mut other, &edits);
+    assert_eq!(state(&other), state(&fresh), "seed {seed}");
+    assert!(shown(&fresh) == expected.2 || !expected.1.is_empty(), "seed {seed}");
     let left = expected.0.union(&expected.1).count();
     [all.store().values().count() - left, expected.0.len(), expected.1.len()]
 }
@@ -293,5 +317,8 @@ fn c22_forged_edits_are_refused_the_same_by_all_in_any_order() {
     watched(seed..seed + seeds, move |seed| send.send(same_for_all(seed)).unwrap());
     let sum = sums.iter().fold([0; 3], |sum, one| [0, 1, 2].map(|i| sum[i] + one[i]));
     println!("{seeds} documents from seed {seed}: {sum:?} edits were taken, refused, and wait");
-    assert!(seeds < 100 || sum.iter().all(|n| *n as u64 > seeds), "{sum:?}");
+    assert!(
+        seeds < 100 || (sum[0] as u64 > 4 * seeds && sum[1..].iter().all(|n| *n as u64 > seeds / 2)),
+        "{sum:?}"
+    );
 }
