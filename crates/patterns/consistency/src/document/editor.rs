@@ -21,6 +21,8 @@ use crate::{Actor, ActorId, hash};
 
 /// From this size on an edit is left as it is when small ones are joined.
 const LARGE: usize = MAX_EDIT / 4;
+/// No runs and no removals.
+const NOTHING: [u8; 2] = [0, 0];
 
 /// A view of [`Edits`], and what makes new ones. It is a cache: everything in it can be had from the edits again.
 ///
@@ -91,6 +93,13 @@ impl Editor {
     /// replaced; take a new editor. [`ErrorKind::Malformed`] for edits that are [refused](Self::refused): they are left
     /// out, the others are in, and this is said once.
     pub fn follow(&mut self, edits: &Edits) -> Result<Changed> {
+        let changed = self.hear(edits)?;
+        self.catch_up()?;
+        Ok(changed)
+    }
+
+    /// Takes note of what is new in `edits`.
+    fn hear(&mut self, edits: &Edits) -> Result<Changed> {
         if *edits.context() == self.applied {
             return Ok(Changed::No);
         }
@@ -106,23 +115,31 @@ impl Editor {
             self.begin_again(edits);
         }
         self.count = all.len();
-        let changed = self.applied.union(edits.context());
-        self.catch_up()?;
+        Ok(self.applied.union(edits.context()))
+    }
+
+    /// Shows what is due.
+    fn catch_up(&mut self) -> Result<()> {
+        self.known.settle();
+        let taken = self.known.taken();
+        if taken != Changes::default() {
+            show(&self.doc, &write(&taken))?;
+        }
         let refused = self.known.refused();
         let new = refused.difference(&self.told).count();
-        self.told.clone_from(refused);
+        self.told = refused;
         if new > 0 {
             let text =
                 format!("{new} edits contradict others or do not fit into the document; they are left out");
             return Err(Error::malformed(text));
         }
-        Ok(changed)
+        Ok(())
     }
 
     /// The edits that are not shown because they claim what another edit wrote, or put something where it cannot be. With
     /// the same edits everybody refuses the same ones.
     pub fn refused(&self) -> impl Iterator<Item = Dot> {
-        self.known.refused().iter().copied()
+        self.known.refused().into_iter()
     }
 
     /// The edits of which something is not shown yet, because they build on others that are missing.
@@ -135,12 +152,6 @@ impl Editor {
         for (dot, edit) in edits.store().entries() {
             let _ = self.known.learn(*dot, edit);
         }
-    }
-
-    fn catch_up(&mut self) -> Result<()> {
-        self.known.settle();
-        let taken = self.known.taken();
-        if taken == Changes::default() { Ok(()) } else { show(&self.doc, &write(&taken)) }
     }
 
     /// Writes as `actor` from now on. A name in the library is used for what this editor makes in a row: edits that are
@@ -159,7 +170,7 @@ impl Editor {
         let whole = self.doc.transact().encode_state_as_update_v1(&StateVector::default());
         self.doc = empty(id);
         self.author = Some(now);
-        show(&self.doc, &whole)
+        if whole == NOTHING { Ok(()) } else { show(&self.doc, &whole) }
     }
 
     /// Makes an edit; the delta. Nothing was changed if `f` changed nothing, or failed.
@@ -174,8 +185,10 @@ impl Editor {
         f: impl FnOnce(&mut Draft<'_>) -> Result<()>,
     ) -> Result<Edits> {
         actor.check(edits.context())?;
-        let _ = self.follow(edits)?;
+        // In this order, for what is shown only now needs not be shown twice.
+        let _ = self.hear(edits)?;
         self.write_as(actor)?;
+        self.catch_up()?;
         match self.draft(edits, actor, f) {
             Ok(Some(delta)) => {
                 self.author = Some((actor.id(), actor.minted()));
@@ -237,29 +250,29 @@ impl Editor {
     /// As for [`edit`](Self::edit).
     pub fn compact(&mut self, edits: &mut Edits, actor: &mut Actor) -> Result<Edits> {
         let _ = self.follow(edits)?;
-        let (refused, waiting) = (self.known.refused().clone(), self.known.waiting());
-        let taken = |dot: &Dot| !refused.contains(dot) && !waiting.contains(dot);
-        let all: Vec<(Dot, Edit)> = edits.store().entries().iter().filter(|e| taken(&e.0)).cloned().collect();
+        let waiting = self.known.waiting();
+        let all: Vec<(Dot, Edit)> =
+            edits.store().entries().iter().filter(|e| !waiting.contains(&e.0)).cloned().collect();
         let whole = read(&self.doc.transact().encode_state_as_update_v1(&StateVector::default()))?;
         let mut joined = Edits::new();
         if let Ok(whole) = Edit::joined(&whole) {
-            let gone = edits.store().entries().iter().map(|e| e.0).filter(|dot| !waiting.contains(dot));
-            replace(&gone.collect::<Vec<Dot>>(), whole, edits, actor, &mut joined)?;
+            let gone: Vec<Dot> = all.iter().map(|e| e.0).collect();
+            replace(&gone, whole, edits, actor, &mut joined)?;
             return Ok(joined);
         }
-        // Of a refused edit that was joined, a part may be shown.
-        let gone = edits.store().entries().iter().filter(|e| refused.contains(&e.0) && e.1.is_one());
-        let mut groups = vec![(gone.map(|e| e.0).collect(), Changes::default(), 0)];
+        let mut groups = vec![(Vec::new(), Changes::default(), 0)];
         for (dot, edit) in all.iter().filter(|e| e.1.as_bytes().len() < LARGE) {
             let size = edit.as_bytes().len();
             if groups.last().is_some_and(|group| group.2 + size > MAX_EDIT) {
                 groups.push((Vec::new(), Changes::default(), 0));
             }
             if let Some((dots, changes, sum)) = groups.last_mut() {
-                let own = self.known.own(*dot, edit);
                 dots.push(*dot);
-                changes.runs.extend(own.runs);
-                changes.removed.extend(own.removed);
+                if !(edit.is_one() && self.known.is_out(*dot)) {
+                    let own = self.known.own(*dot, edit);
+                    changes.runs.extend(own.runs);
+                    changes.removed.extend(own.removed);
+                }
                 *sum += size;
             }
         }

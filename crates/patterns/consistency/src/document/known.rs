@@ -3,9 +3,9 @@
 //! This is a function of the set, whatever came first:
 //!
 //! 1. *Who says it.* A thing that several edits claim is that of the one whose dot is smallest. An edit that joins several is
-//!    cut to what is its own, for two that joined the same edits at once say the same thing twice. An edit of one call of
-//!    which all is said by others is one that they joined, and the news of that is on its way; one of which a part is said
-//!    by others was never made, and is refused.
+//!    cut to what is its own, for two that joined the same edits at once say the same thing twice. An edit of one call that
+//!    claims what is another's does not count. If others say all of it, they joined it, and the news of that is on its way;
+//!    if they say a part, it is refused.
 //! 2. *When it is due.* A step is an edit of one call, or a single run or removal of one that joins several. It waits until
 //!    everything that it names is there, and everything that its author made before. Only what is taken in counts, and
 //!    that is never undone, so every order of arrival ends with the same steps taken: waiting is for more, never for less.
@@ -66,6 +66,8 @@ pub(super) struct Known {
     /// Steps by what they wait for: until an author has so much.
     waiting: BTreeMap<Id, Vec<Step>>,
     refused: BTreeSet<Dot>,
+    /// Edits of one call that claim what is another's, and what they claim.
+    doubtful: BTreeMap<Dot, Vec<(Id, u32)>>,
     /// What was taken in and the library has not seen.
     taken: Changes,
 }
@@ -87,16 +89,16 @@ impl Known {
             return Learned::Yes;
         };
         let Some(others) = self.others(dot, &changes) else { return Learned::Anew };
-        if edit.is_one() && others.is_empty() {
-            self.claim(dot, &changes.runs);
-            self.ready.push_back(Step::new(dot, changes.runs, changes.removed));
+        if edit.is_one() {
+            if others.is_empty() {
+                self.claim(dot, &changes.runs);
+                self.ready.push_back(Step::new(dot, changes.runs, changes.removed));
+            } else {
+                self.doubtful.insert(dot, changes.runs.iter().map(|run| (run.id, run.end())).collect());
+            }
             return Learned::Yes;
         }
         let runs = without(changes.runs, &others);
-        if edit.is_one() && !runs.is_empty() {
-            self.refused.insert(dot);
-            return Learned::Yes;
-        }
         self.claim(dot, &runs);
         self.ready.extend(runs.into_iter().map(|run| Step::new(dot, vec![run], Vec::new())));
         self.ready.extend(changes.removed.into_iter().map(|range| Step::new(dot, Vec::new(), vec![range])));
@@ -176,8 +178,28 @@ impl Known {
         std::mem::take(&mut self.taken).settle()
     }
 
-    pub(super) fn refused(&self) -> &BTreeSet<Dot> {
-        &self.refused
+    /// What does not fit, and what claims a part of what is another's.
+    pub(super) fn refused(&self) -> BTreeSet<Dot> {
+        let doubtful =
+            self.doubtful.iter().filter(|(_, claims)| !claims.iter().all(|claim| self.is_said(claim)));
+        self.refused.iter().chain(doubtful.map(|e| e.0)).copied().collect()
+    }
+
+    /// Whether nothing of an edit of one call is shown, and nothing ever will.
+    pub(super) fn is_out(&self, dot: Dot) -> bool {
+        self.refused.contains(&dot) || self.doubtful.contains_key(&dot)
+    }
+
+    /// Whether edits that count claim all of this.
+    fn is_said(&self, (id, end): &(Id, u32)) -> bool {
+        let mut from = *id;
+        while from.clock < *end {
+            match self.claims.range(..=from).next_back() {
+                Some((start, (to, _))) if start.author == id.author && *to > from.clock => from.clock = *to,
+                _ => return false,
+            }
+        }
+        true
     }
 
     /// Edits of which something is not there yet.

@@ -13,19 +13,22 @@
 //! Nothing nests: a container that two replicas create at once is one container, not two of which one is lost.
 //!
 //! # Guarantees
-//! Replicas that know the same edits show the same document. An edit that cannot be read is refused when it is decoded,
-//! before the library sees it: memory is bounded by a constant times the input, nesting by
-//! [`MAX_DEPTH`](crate::wire::MAX_DEPTH). The encoding of a set of edits is canonical. That of one edit is not: the library
-//! may write the same change in several ways, but an edit is written once, by its author, and never again.
+//! Replicas that have the same edits show the same document and [refuse](Editor::refused) the same edits, in whatever order
+//! they came and whoever made them. An edit that cannot be read is refused when it is decoded: memory is bounded by a
+//! constant times the input, nesting by [`MAX_DEPTH`](crate::wire::MAX_DEPTH). One that can be read is shown to the library
+//! only if it fits into this document: what it builds on is there, in the container that has such content, and where its
+//! author can have seen it. It waits for what is missing, and an edit of one call is taken as a whole or not at all. The
+//! encoding is canonical, also that of an edit: equal changes have equal bytes.
 //!
-//! Not guaranteed: anything against members who forge edits. Two that claim the same place of one author's work with
-//! different contents may show differently on two replicas, although their [`Edits`] are equal.
+//! Not guaranteed: anything about *what* is shown among members who forge edits. Who may send edits can remove everything,
+//! and can claim places of others' edits before these do, which are refused then. Many that were put at one place at once
+//! cost time that grows with the square of their number.
 //!
 //! # Bounds
 //! [`MAX_EDIT`] bytes per edit. An edit costs about 30 bytes beside what was written, and what was removed stays in the edit
 //! that wrote it, until [`Editor::compact`] joins them: a document that fits into one edit is one then, and of what was
 //! removed only its place is kept. Nothing compacts by itself. An [`Editor`] holds the whole document in memory, and positions
-//! in texts cost its length.
+//! in texts cost its length. It reads all edits at the beginning, and again when some were joined.
 //!
 //! One edit travels in one message: give [`largest_change`](crate::replicate::Builder::largest_change) to anti-entropy.
 //!

@@ -281,10 +281,4 @@ impl Order {
             }
         }
     }
-
-    /// How many pieces it has.
-    #[cfg(test)]
-    pub(super) fn pieces(&self) -> usize {
-        self.items.len()
-    }
 }

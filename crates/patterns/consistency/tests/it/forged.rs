@@ -35,7 +35,8 @@ pub(crate) fn watched(seeds: std::ops::Range<u64>, case: impl Fn(u64) + Send + '
         }
     }
     if worker.join().is_err() {
-        panic!("seed {at:?} fails: MAINSTAY_DOCUMENT_SEED={} replays it", at.unwrap_or_default());
+        let seed = at.unwrap_or_default();
+        panic!("MAINSTAY_DOCUMENT_SEED={seed} MAINSTAY_DOCUMENT_SEEDS=1 replays what failed");
     }
 }
 
@@ -116,7 +117,7 @@ fn forge(at: Id, blocks: &[Block], removed: &[(Id, u32)]) -> Vec<u8> {
             Content::Text(content) => text(&mut out, content),
             Content::Values(n) => {
                 varint(&mut out, n.into());
-                (0..n).for_each(|_| out.extend([116, 1, 0]));
+                (0..n).for_each(|_| out.extend([116, 3, 1, 0, 0]));
             }
         }
     }
@@ -133,7 +134,8 @@ fn forge(at: Id, blocks: &[Block], removed: &[(Id, u32)]) -> Vec<u8> {
 /// The edit of one call that `bytes` are.
 fn one(bytes: &[u8]) -> Option<Edit> {
     let mut wire = encode(&Edit::read_from(bytes).ok()?);
-    wire[0] = 1;
+    assert_eq!(wire[..3], [1, 0, 0], "the version, no actors, and that it is of several calls");
+    wire[2] = 1;
     decode(&wire).ok()
 }
 
@@ -321,4 +323,134 @@ fn c22_forged_edits_are_refused_the_same_by_all_in_any_order() {
         seeds < 100 || (sum[0] as u64 > 4 * seeds && sum[1..].iter().all(|n| *n as u64 > seeds / 2)),
         "{sum:?}"
     );
+}
+
+const TEXT: (&str, Option<&str>) = ("ta", None);
+const LIST: (&str, Option<&str>) = ("la", None);
+const KEY: (&str, Option<&str>) = ("ma", Some("k"));
+
+fn block(
+    left: Option<Id>,
+    right: Option<Id>,
+    home: (&'static str, Option<&'static str>),
+    content: Content,
+) -> Block {
+    Block { left, right, home, content }
+}
+
+/// A text of author 1 with a letter that counts twice, then `x` of author 4 in front of its `b`; a list of author 2; and
+/// two values of author 3 at one key.
+fn good() -> Vec<Edits> {
+    let edits = [
+        forge((1, 0), &[block(None, None, TEXT, Content::Text("ab\u{1f600}c"))], &[]),
+        forge((2, 0), &[block(None, None, LIST, Content::Values(3))], &[]),
+        forge((3, 0), &[block(None, None, KEY, Content::Values(1))], &[]),
+        forge((3, 1), &[block(Some((3, 0)), None, KEY, Content::Values(1))], &[]),
+        forge((4, 0), &[block(Some((1, 0)), Some((1, 1)), TEXT, Content::Text("x"))], &[]),
+    ];
+    edits.iter().zip(100..).map(|(bytes, node)| delta(node, one(bytes).unwrap())).collect()
+}
+
+/// What becomes of `bytes` beside the good edits, and that nothing of it is shown unless it is taken.
+fn judged(bytes: &[u8]) -> &'static str {
+    let Some(edit) = one(bytes) else { return "unreadable" };
+    let mut edits = Edits::new();
+    for delta in good() {
+        let _ = edits.join(&delta).unwrap();
+    }
+    let mut editor = Editor::new();
+    let _ = editor.follow(&edits).unwrap();
+    let before = shown(&editor);
+    let _ = edits.join(&delta(900, edit)).unwrap();
+    let said = follow(&mut editor, &edits);
+    let (refused, waiting, after) = state(&editor);
+    assert_eq!(said, !refused.is_empty());
+    match (refused.len(), waiting.len()) {
+        (0, 0) => "taken",
+        (1, 0) if before == after => "refused",
+        (0, 1) if before == after => "waits",
+        other => panic!("{other:?}: {after}"),
+    }
+}
+
+#[test]
+fn c22_what_nobody_can_have_seen_is_refused_before_the_library_sees_it() {
+    use Content::{Removed, Text, Values};
+    let at = (9, 0);
+    let cases = [
+        // Of what is where: this one kept the library busy for ever.
+        ("refused", forge(at, &[block(Some((2, 1)), None, TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(None, Some((2, 1)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((3, 1)), None, TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((1, 0)), None, LIST, Values(1))], &[])),
+        ("refused", forge(at, &[block(Some((3, 1)), None, LIST, Values(1))], &[])),
+        ("refused", forge(at, &[block(Some((2, 2)), None, KEY, Values(1))], &[])),
+        ("refused", forge(at, &[block(Some((1, 4)), Some((2, 0)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((3, 1)), None, LIST, Removed(1))], &[])),
+        ("unreadable", forge(at, &[block(None, Some((3, 1)), KEY, Values(1))], &[])),
+        ("unreadable", forge(at, &[block(None, None, KEY, Values(2))], &[])),
+        ("unreadable", forge(at, &[block(None, None, TEXT, Values(1))], &[])),
+        ("unreadable", forge(at, &[block(None, None, ("xa", None), Text("x"))], &[])),
+        // Of the order: the right one in front of the left one; something known in between; inside a letter.
+        ("refused", forge(at, &[block(Some((1, 1)), Some((1, 0)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((1, 0)), Some((1, 4)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(None, Some((1, 1)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((4, 0)), None, TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[block(Some((1, 2)), Some((1, 3)), TEXT, Text("x"))], &[])),
+        ("refused", forge(at, &[], &[((1, 3), 1)])),
+        ("refused", forge(at, &[], &[((1, 1), 2)])),
+        ("unreadable", forge(at, &[block(Some((9, 0)), None, TEXT, Text("x"))], &[])),
+        ("unreadable", forge(at, &[block(Some((1, 0)), Some((1, 0)), TEXT, Text("x"))], &[])),
+        // A good part does not save the rest; what another wrote is not written again.
+        (
+            "refused",
+            forge(at, &[block(None, None, TEXT, Text("x")), block(Some((2, 1)), None, TEXT, Text("x"))], &[]),
+        ),
+        ("refused", forge(at, &[block(None, None, TEXT, Text("x"))], &[((1, 3), 1)])),
+        ("refused", forge((4, 0), &[block(None, None, TEXT, Text("xyz"))], &[])),
+        // What is not there: neighbors, earlier work of the author, the removed.
+        ("waits", forge(at, &[block(Some((1, 5)), None, TEXT, Text("x"))], &[])),
+        (
+            "waits",
+            forge(at, &[block(None, None, TEXT, Text("x")), block(Some((8, 0)), None, TEXT, Text("x"))], &[]),
+        ),
+        ("waits", forge((9, 1), &[block(None, None, TEXT, Text("x"))], &[])),
+        ("waits", forge(at, &[], &[((1, 0), u32::MAX >> 2)])),
+        ("waits", forge(at, &[block(None, None, TEXT, Text("x"))], &[((9, 0), 2)])),
+        // Nothing is wrong with these.
+        ("taken", forge(at, &[block(Some((1, 0)), Some((4, 0)), TEXT, Text("x"))], &[])),
+        ("taken", forge(at, &[block(Some((1, 0)), Some((1, 1)), TEXT, Text("x"))], &[((4, 0), 1)])),
+        ("taken", forge(at, &[block(Some((1, 4)), None, TEXT, Text("x"))], &[((1, 2), 2)])),
+        ("taken", forge(at, &[block(None, None, TEXT, Text("x"))], &[((9, 0), 1)])),
+        ("taken", forge(at, &[block(None, None, LIST, Removed(u32::MAX >> 2))], &[])),
+        ("taken", forge(at, &[block(Some((3, 0)), None, KEY, Values(1))], &[])),
+    ];
+    watched(0..cases.len() as u64, move |n| {
+        let (expected, bytes) = &cases[n as usize];
+        assert_eq!(judged(bytes), *expected, "case {n}");
+    });
+}
+
+#[test]
+fn c22_circles_and_places_in_the_air_wait_for_ever_and_cost_nothing() {
+    // Two authors, each beside the other: neither was first.
+    let circle = [
+        forge((8, 0), &[block(Some((9, 0)), None, TEXT, Content::Text("x"))], &[]),
+        forge((9, 0), &[block(Some((8, 0)), None, TEXT, Content::Text("y"))], &[]),
+    ];
+    let (mut edits, mut editor) = (Edits::new(), Editor::new());
+    for (node, bytes) in circle.iter().enumerate() {
+        let _ = edits.join(&delta(node as u64, one(bytes).unwrap())).unwrap();
+        let _ = editor.follow(&edits).unwrap();
+    }
+    assert_eq!((editor.waiting().count(), editor.text("a")), (2, String::new()));
+    // It waits, and comes in when what it waits for does.
+    let late = forge((7, 0), &[block(Some((6, 0)), None, TEXT, Content::Text("late"))], &[]);
+    let _ = edits.join(&delta(50, one(&late).unwrap())).unwrap();
+    let _ = editor.follow(&edits).unwrap();
+    let first = forge((6, 0), &[block(None, None, TEXT, Content::Text("first, "))], &[]);
+    let _ = edits.join(&delta(60, one(&first).unwrap())).unwrap();
+    let _ = editor.follow(&edits).unwrap();
+    assert_eq!(editor.text("a"), "first, late");
+    assert_eq!(editor.waiting().count(), 2);
 }
