@@ -9,7 +9,8 @@ use mainstay_consistency::wire::{MAX_DEPTH, decode, encode};
 use mainstay_consistency::{Actor, ActorId, ErrorKind, Join as _, Result};
 
 use crate::actor;
-use crate::forged::{number, watched};
+use crate::forged::watched;
+use crate::laws::number;
 
 /// One random change.
 fn scribble(draft: &mut Draft<'_>, seen: &Editor, rng: &SeededRng) -> Result<()> {

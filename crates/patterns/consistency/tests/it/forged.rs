@@ -12,6 +12,7 @@ use mainstay_consistency::wire::{decode, encode};
 use mainstay_consistency::{ErrorKind, Join as _};
 
 use crate::actor;
+use crate::laws::number;
 
 /// Longest time for one seed, on a machine that does other things too.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,10 +39,6 @@ pub(crate) fn watched(seeds: std::ops::Range<u64>, case: impl Fn(u64) + Send + '
         let seed = at.unwrap_or_default();
         panic!("MAINSTAY_DOCUMENT_SEED={seed} MAINSTAY_DOCUMENT_SEEDS=1 replays what failed");
     }
-}
-
-pub(crate) fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
 type Id = (u64, u32);

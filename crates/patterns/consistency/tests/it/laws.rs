@@ -12,7 +12,7 @@ use mainstay_consistency::replicate::Replicated;
 use mainstay_consistency::{DeltaState as _, Join as _};
 
 #[allow(clippy::disallowed_methods, reason = "the switch of long campaigns")]
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
