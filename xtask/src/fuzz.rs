@@ -92,6 +92,7 @@ mod tests {
         let decoders = [
             "config",
             "crdt",
+            "documents",
             "gossip",
             "headers",
             "http_parameters",

@@ -76,6 +76,7 @@ struct Barriers;
 struct Elections;
 #[doc = include_str!("../../../../docs/conflict-resolution.md")]
 struct Conflicts;
+#[cfg(feature = "documents")]
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
 #[cfg(all(feature = "postgres", feature = "tokens"))]

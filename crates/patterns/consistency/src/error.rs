@@ -46,6 +46,13 @@ pub enum ErrorKind {
         /// How many were asked for.
         need: u64,
     },
+    /// A place that is not in a text or list, or a name of the wrong length.
+    OutOfBounds {
+        /// The place, or the length of the name.
+        at: usize,
+        /// Where it ends, or how long a name may be.
+        len: usize,
+    },
     /// A count left its range.
     Overflow,
     /// A stamp from further ahead than the allowed skew.
@@ -163,6 +170,7 @@ impl Error {
             ErrorKind::Incomparable => "consistency_incomparable",
             ErrorKind::Malformed => "consistency_malformed",
             ErrorKind::NoRights { .. } => "consistency_no_rights",
+            ErrorKind::OutOfBounds { .. } => "consistency_out_of_bounds",
             ErrorKind::Overflow => "consistency_overflow",
             ErrorKind::Skew { .. } => "consistency_skew",
             ErrorKind::Store => "consistency_store",

@@ -6,6 +6,7 @@
 //! - [`lww`]: last writer wins by a total order, and what holds stamps from the future back.
 //! - [`siblings`]: values that conflict are kept until somebody merges them, within limits.
 //! - [`crdt`]: delta-state replicated data types: counters, registers, flags, sets, maps.
+//! - `document` (feature `documents`): texts, lists and maps that several people edit at once.
 //! - [`replicate`]: anti-entropy without sockets: what to send to whom, and what to do with what came.
 //! - [`session`]: reads that find what the user wrote and saw, on replicas that lag, or say that it is lost.
 //! - [`laws`] (feature `laws`): the laws all of this obeys, as a harness for types and merge functions of users.
@@ -19,6 +20,8 @@
 
 mod actor;
 pub mod crdt;
+#[cfg(feature = "documents")]
+pub mod document;
 mod error;
 mod hash;
 pub mod hlc;

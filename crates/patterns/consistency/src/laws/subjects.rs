@@ -171,3 +171,23 @@ subject!(
     TwoPhaseSet<u64>,
     [("add 1", |v, _r| Ok(v.add(1))), ("add 2", |v, _r| Ok(v.add(2))), ("remove 1", |v, _r| v.remove(&1)),]
 );
+
+#[cfg(feature = "documents")]
+fn edit(
+    edits: &mut crate::document::Edits,
+    replica: &mut Replica,
+    f: impl FnOnce(&mut crate::document::Draft<'_>) -> Result<()>,
+) -> Result<crate::document::Edits> {
+    crate::document::Editor::new().edit(edits, &mut replica.actor, f)
+}
+
+#[cfg(feature = "documents")]
+subject!(
+    crate::document::Edits,
+    [
+        ("type", |v, r| edit(v, r, |draft| draft.insert_text("t", 0, "ab"))),
+        ("erase", |v, r| edit(v, r, |draft| draft.remove_text("t", 0..1))),
+        ("set", |v, r| edit(v, r, |draft| draft.set("m", "k", &1.into()))),
+        ("compact", |v, r| crate::document::Editor::new().compact(v, &mut r.actor)),
+    ]
+);

@@ -5,13 +5,14 @@ use mainstay_consistency::crdt::{
     LwwRegister, MaxRegister, MinRegister, MvRegister, PnCounter, ResettableCounter, RwMap, RwSet, Tally,
     TwoPhaseSet,
 };
+use mainstay_consistency::document::Edits;
 use mainstay_consistency::laws::network::{Weather, converges};
 use mainstay_consistency::laws::{self, Law, Profile, Replica, Subject};
 use mainstay_consistency::replicate::Replicated;
 use mainstay_consistency::{DeltaState as _, Join as _};
 
 #[allow(clippy::disallowed_methods, reason = "the switch of long campaigns")]
-fn number(name: &str, default: u64) -> u64 {
+pub(crate) fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
 }
 
@@ -72,6 +73,7 @@ laws_of! {
     l1_to_l12_and_l20_of_max_registers: MaxRegister<u64>,
     l1_to_l12_and_l20_of_min_registers: MinRegister<u64>,
     l1_to_l12_and_l20_of_growing_sets: GSet<u64>,
+    l1_to_l12_and_l20_of_edits: Edits,
     l1_to_l12_and_l20_of_two_phase_sets: TwoPhaseSet<u64>,
 }
 
@@ -152,6 +154,7 @@ fn l11_every_type_converges_in_the_storm() {
     one::<MinRegister<u64>>("MinRegister");
     one::<GSet<u64>>("GSet");
     one::<TwoPhaseSet<u64>>("TwoPhaseSet");
+    one::<Edits>("Edits");
 }
 
 /// A set whose join is silent about what came from a larger one.

@@ -7,6 +7,8 @@ mod catalogue_network;
 mod catalogue_sketch;
 mod clocks;
 mod collection;
+mod documents;
+mod forged;
 mod laws;
 mod rivals;
 mod session_campaign;
