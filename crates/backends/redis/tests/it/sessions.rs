@@ -90,19 +90,23 @@ async fn sl1_sl2_a_session_sees_what_it_wrote_and_read() {
     let _poller = router.start(&Runtime::system());
     wire.set_mode(TcpMode::Latency { least: ms(5), jitter: ms(20) });
     let mut session = router.session();
-    for n in 0..300_u32 {
+    for n in 0..6_000_u32 {
+        // How many reads find a replica that has caught up is up to the machine.
+        if n >= 300 && from_replicas.load(Ordering::Relaxed) > 100 {
+            break;
+        }
         let text = n.to_string();
         write(&mut session, "k", &text).await.unwrap();
         for _ in 0..2 {
             assert_eq!(read(&mut session, "k").await.unwrap().as_deref(), Some(text.as_str()));
         }
     }
-    assert!(from_replicas.load(Ordering::Relaxed) > 100, "{from_replicas:?} of 600 reads");
+    assert!(from_replicas.load(Ordering::Relaxed) > 100, "{from_replicas:?}");
 
     // Another reader, who wrote nothing, never goes back.
     let mut reader = router.session();
     let mut last = 0;
-    for n in 1_000..1_200_u32 {
+    for n in 10_000..10_200_u32 {
         put(&at(&store, &primary), "k", &n.to_string()).await;
         let seen: u32 = read(&mut reader, "k").await.unwrap().unwrap().parse().unwrap();
         assert!(seen >= last, "{seen} after {last}");
