@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use mainstay_clock::WallTime;
 use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, Post, Row, SagaStatus, Uid};
 use mainstay_store::{BoxFuture, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
@@ -342,10 +343,32 @@ impl Drive {
             Some(leave) => leave,
             None => {
                 // Nothing to append at once is no mischief either: it waits for a time or a person.
-                self.active.moved.send_replace(true);
+                let appended = self.active.moved.send_replace(true);
+                if !appended && let Some(leave) = self.put_row_right().await {
+                    return leave;
+                }
                 self.run_loop().await
             }
         }
+    }
+
+    /// A saga that was due and has nothing to do: its row said so wrongly, and would again. Whatever the row says
+    /// now, it is not taken up again before the next poll.
+    async fn put_row_right(&mut self) -> Option<Leave> {
+        if self.has_work() || self.inner.is_stopping() {
+            return None;
+        }
+        let now = self.inner.time.now();
+        let mut row = row(&self.registered.definition, &self.state, now, &self.attrs);
+        let soonest = WallTime::from_unix_millis(now).saturating_add(self.inner.config.poll);
+        row.due = row.due.map(|due| due.max(soonest));
+        let next_seq = self.state.seq + 1;
+        self.append(Append::new(self.uid.clone(), self.epoch, next_seq, Vec::new(), row)).await
+    }
+
+    /// Whether something runs here, or will without a post.
+    fn has_work(&self) -> bool {
+        !self.calls.is_empty() || self.plan.wake.is_some()
     }
 
     async fn run_loop(&mut self) -> Leave {
@@ -353,7 +376,7 @@ impl Drive {
             if self.state.finished.is_some() {
                 return Leave::Finished;
             }
-            if self.calls.is_empty() && self.plan.wake.is_none() {
+            if !self.has_work() {
                 return Leave::Idle;
             }
             if let Some(leave) = self.wait().await {

@@ -8,13 +8,14 @@ use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
-use mainstay_saga::engine::{Config, StartOptions};
+use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
-use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, UndoVerdict, Verdict, decode};
+use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, Operation, UndoVerdict, Verdict, decode};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use mainstay_store::BoxFuture;
 use serde_json::{Value, json};
 
+use crate::bounds::{Looks, is_calm};
 use crate::world::World;
 
 /// What one address answers, call by call; the last goes on for ever.
@@ -284,6 +285,23 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
     assert_eq!(outputs[0].1, json!({"receipt": 2}), "attempt 2 decides");
     let notes = bench.facts(&handle).await.into_iter().filter(|f| matches!(f, Fact::Note(_))).count();
     assert_eq!(notes, 2, "what came too late is kept");
+}
+
+/// A deadline counts for a saga that waits for a person, also when no node has it in memory.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_turns_a_saga_that_waits_for_a_person_also_after_a_restart() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[say(404)]);
+    let handle = bench.start().await;
+    let steps = vec!["charge".to_owned()];
+    assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps });
+    bench.engine.shutdown(Duration::ZERO).await;
+    let engine = Bench::engine(&bench.world, &bench.remote).await;
+    bench.world.clock.sleep(Duration::from_secs(3_602)).await;
+    let outcome = engine.outcome(handle.uid()).await.unwrap();
+    let cause = Cause::DeadlineExceeded;
+    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(c), .. } if *c == cause), "{outcome:?}");
+    assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
 }
 
 #[tokio::test(start_paused = true)]
