@@ -183,6 +183,8 @@ pub struct State {
     pub again: Option<String>,
     /// Records applied.
     pub seq: u64,
+    /// Of them, those that changed nothing: notes and refused actions.
+    pub remarks: u64,
     created: bool,
 }
 
@@ -202,6 +204,7 @@ impl State {
             trace: None,
             again: None,
             seq: 0,
+            remarks: 0,
             created: false,
         }
     }
@@ -255,7 +258,10 @@ impl State {
                 Ok(())
             }
             Fact::Finished(end) => self.finish(definition, &end.status),
-            Fact::ActionRefused(_) | Fact::Note(_) => Ok(()),
+            Fact::ActionRefused(_) | Fact::Note(_) => {
+                self.remarks += 1;
+                Ok(())
+            }
         }
     }
 

@@ -117,13 +117,17 @@ impl Engine {
     /// What the log says of an action that was posted as `message`.
     async fn settled(&self, uid: &Uid, message: &str) -> Result<Option<Result<(), Error>>, Error> {
         let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
-        Ok(loaded.records.iter().find_map(|record| match wire::decode(record) {
+        let on_log = loaded.records.iter().find_map(|record| match wire::decode(record) {
             Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
             Ok(Fact::ActionRefused(refused)) if refused.message == message => {
                 Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
             }
             _ => None,
-        }))
+        });
+        // Taken up without a trace: a log keeps no end of refusals.
+        let waits = loaded.posts.iter().any(|p| p.message == message);
+        let refused = || Err(Error::new(ErrorKind::Conflict, "the action was refused before"));
+        Ok(on_log.or_else(|| (!waits).then(refused)))
     }
 
     /// Registers a wait for the answer to a message, before it is posted.

@@ -8,8 +8,10 @@ use std::sync::atomic::Ordering;
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::WallTime;
-use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, Post, Row, SagaStatus, Uid};
-use mainstay_store::{BoxFuture, Outcome};
+use mainstay_store::journal::{
+    Append, Appended, Audit, Claimed, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Uid,
+};
+use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::attention::answer_key;
@@ -22,14 +24,19 @@ use crate::fold::{Illegal, Refusal, State};
 use crate::next::{Command, end_step, end_undo, next};
 use crate::row::row;
 use crate::wire::{
-    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped,
-    UndoEnded, UndoVerdict, Verdict, decode, encode,
+    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
+    Stopped, UndoEnded, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Begins the error of a saga that waits for its definition.
 pub(super) const PARKED: &str = "parked: ";
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
 const APPEND_TRIES: u32 = 5;
+/// Refusals and results that came too late, as kept on one log; later ones are answered and audited only. Enough to
+/// see what went on, and too few for anybody to fill a log with.
+const MAX_REMARKS: u64 = 500;
+/// The last records of a log are for what ends its saga.
+const LAST_RECORDS: u64 = 500;
 
 /// A call to make once its start is on the log.
 pub(super) enum Launch {
@@ -192,7 +199,7 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
         Leave::Quarantine(reason) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
-            quarantine(inner, uid, epoch, &reason).await;
+            quarantine(inner, uid, epoch, &reason, Vec::new(), Vec::new()).await;
             active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
             inner.hand_back(std::slice::from_ref(uid)).await;
         }
@@ -212,7 +219,7 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
 }
 
 /// Puts the reason on the row; the log stays as it is.
-async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
+async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str, drain: Vec<u64>, audit: Vec<Audit>) {
     let (next_seq, row) = match inner.journal.summary(uid).await {
         Ok(Some(summary)) => (summary.next_seq, summary.row),
         Ok(None) => return,
@@ -229,7 +236,8 @@ async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
         error: Some(reason.to_owned()),
         ..row
     };
-    let append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
+    let mut append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
+    (append.drain, append.audit) = (drain, audit);
     if let Err(error) = inner.journal.append(append).await {
         tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
     }
@@ -332,6 +340,11 @@ impl Drive {
         self.state.apply(&self.registered.definition, &fact)?;
         self.facts.push(fact);
         Ok(())
+    }
+
+    /// Records what changes nothing, within bounds.
+    fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
+        if self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
     }
 
     /// Drives a recovered saga: its posts and interruptions first.
@@ -450,7 +463,7 @@ impl Drive {
             }
             Err(illegal) => {
                 let note = Fact::Note(Note { text: format!("a result was not applied: {illegal}") });
-                if let Err(illegal) = self.record(note) {
+                if let Err(illegal) = self.remark(note) {
                     return Some(Leave::Quarantine(illegal.to_string()));
                 }
             }
@@ -479,7 +492,7 @@ impl Drive {
                 Ok(done) => done?,
                 Err(error) => {
                     let text = format!("message `{}` cannot be read: {error}", post.message);
-                    self.record(Fact::Note(Note { text }))?;
+                    self.remark(Fact::Note(Note { text }))?;
                 }
             }
         }
@@ -497,7 +510,7 @@ impl Drive {
         if in_flight != Some(&report.at) {
             let AttemptRef { step, attempt, .. } = &report.at;
             let text = format!("a report of attempt {attempt} of step `{step}` came too late");
-            self.record(Fact::Note(Note { text }))?;
+            self.remark(Fact::Note(Note { text }))?;
             let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
             self.answers.push((report.message, Err(why)));
             return Ok(());
@@ -524,7 +537,7 @@ impl Drive {
         let definition = Arc::clone(&self.registered.definition);
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
-        let allowed = self.state.allows(&definition, &action);
+        let allowed = self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation));
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
@@ -539,7 +552,7 @@ impl Drive {
                     action: name.to_owned(),
                     why: why.to_string(),
                 };
-                self.record(Fact::ActionRefused(refused))?;
+                self.remark(Fact::ActionRefused(refused))?;
             }
         }
         let after = match &allowed {
@@ -556,6 +569,16 @@ impl Drive {
             request_id: message.clone(),
         });
         self.answers.push((message, allowed));
+        Ok(())
+    }
+
+    /// Whether the log has room for what does not bring the end nearer.
+    fn has_room(&self, operation: &Operation) -> Result<(), Refusal> {
+        let goes_on = matches!(operation, Operation::Pause | Operation::Retry { .. });
+        if goes_on && self.state.seq >= MAX_RECORDS - LAST_RECORDS {
+            let why = "the saga's log is nearly full, and the rest is for what ends it";
+            return Err(Refusal::NotLegal { action: operation.name(), why });
+        }
         Ok(())
     }
 
@@ -629,6 +652,9 @@ impl Drive {
                     in_doubt |= error.outcome() != Outcome::NotApplied;
                     tracing::warn!(target: "mainstay::saga", saga = %self.uid, %error, outcome = ?error.outcome(),
                         "an append failed");
+                    if error.kind() == StoreErrorKind::TooLarge && !in_doubt {
+                        return Some(self.overflows(append, &error.to_string()).await);
+                    }
                     if !error.is_retryable() && !in_doubt {
                         return Some(Leave::Lost);
                     }
@@ -638,6 +664,19 @@ impl Drive {
             }
         }
         Some(Leave::Lost)
+    }
+
+    /// The log takes no more: who asked for something is told, and the saga is set aside.
+    async fn overflows(&mut self, refused: Append, reason: &str) -> Leave {
+        let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
+        let mut audit = refused.audit;
+        audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
+        if !refused.drain.is_empty() {
+            quarantine(&self.inner, &self.uid, self.epoch, reason, refused.drain, audit).await;
+        }
+        self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));
+        self.answer();
+        Leave::Quarantine(reason.to_owned())
     }
 
     fn start_calls(&mut self) {

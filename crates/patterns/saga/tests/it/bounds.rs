@@ -182,3 +182,140 @@ async fn a_row_that_is_due_for_nothing_is_put_right() {
     is_calm(&looks, 100);
     assert_eq!(row(&world, &handle).await, there.row);
 }
+
+/// Fills the log of a saga that nobody has in memory up to `seq` records.
+async fn fill(world: &World, handle: &Handle, seq: u64) {
+    let there = world.journal.summary(handle.uid()).await.unwrap().unwrap();
+    let note = encode(&Fact::Note(Note { text: "filled by hand".to_owned() }));
+    let missing = usize::try_from(seq + 1 - there.next_seq).unwrap();
+    let records = vec![note; missing];
+    let append = Append::new(handle.uid().clone(), there.epoch, there.next_seq, records, there.row);
+    assert!(matches!(world.journal.append(append).await.unwrap(), Appended::Appended { .. }));
+}
+
+fn resolved(step: &str) -> ActionRequest {
+    act(Operation::ResolveUndone { step: step.to_owned() })
+}
+
+/// A log that takes no more records sets the saga aside, with the reason on its row, and answers who asked.
+#[tokio::test(start_paused = true)]
+async fn a_full_log_sets_its_saga_aside_and_keeps_no_node_busy() {
+    let world = World::new();
+    let definition = order();
+    let (looks, journal) = Looks::on(&world);
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoRefused]);
+    let engine = world.engine_on(journal, &definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    handle.outcome().await.unwrap();
+    world.clock.sleep(Duration::from_secs(1)).await;
+    fill(&world, &handle, MAX_RECORDS).await;
+    let start = world.clock.now();
+    let refused = engine.attention().act(handle.uid(), resolved("charge")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Conflict, "{refused}");
+    assert!(world.clock.now().saturating_duration_since(start) < Duration::from_secs(1), "at once");
+    looks.take();
+    world.clock.sleep(Duration::from_secs(100)).await;
+    is_calm(&looks, 100);
+    let row = row(&world, &handle).await;
+    assert_eq!(row.status, SagaStatus::NeedsAttention);
+    assert!(row.error.as_deref().unwrap_or_default().contains("10000 records"), "{row:?}");
+    let audit = world.journal.audit(0, 10).await.unwrap();
+    assert!(audit.len() == 1 && audit[0].entry.after.contains("refused"), "{audit:?}");
+}
+
+/// Half of a log is for what nodes repeat; the rest is for the way back and for people.
+#[tokio::test(start_paused = true)]
+async fn from_half_of_its_log_on_a_saga_repeats_nothing_by_itself_and_people_can_still_end_it() {
+    // Forward: a step that is spent turns the saga back, and one undo each is made.
+    let world = World::new();
+    let mut charge = step("charge", &["reserve"]);
+    charge.retry = Some(RetryData::new(1_000, Duration::from_secs(100), Duration::from_secs(100)));
+    let patient = definition(vec![step("reserve", &[]), charge]);
+    world.script("charge", &[Act::UnknownBefore]);
+    world.script("undo charge", &[Act::UndoFails]);
+    let (engine, handle) = world.begin(&patient).await;
+    world.clock.sleep(Duration::from_millis(1)).await;
+    engine.shutdown(Duration::ZERO).await;
+    fill(&world, &handle, MAX_RECORDS / 2).await;
+    let engine = world.engine(&patient).await;
+    world.clock.sleep(Duration::from_secs(3_600)).await;
+    let steps = vec!["charge".to_owned()];
+    assert_eq!(engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps });
+    assert_eq!(world.calls().iter().filter(|c| c.starts_with("undo charge")).count(), 1);
+    assert_eq!(row(&world, &handle).await.due, None);
+    engine.attention().act(handle.uid(), resolved("charge")).await.unwrap();
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Compensated { .. }));
+
+    // After the pivot it waits for a person, who can end it nearly until the last record.
+    let (world, definition) = (World::new(), shipped());
+    world.script("email", &[Act::NotSent]);
+    let (engine, handle) = world.begin(&definition).await;
+    handle.outcome().await.unwrap();
+    engine.shutdown(Duration::ZERO).await;
+    fill(&world, &handle, MAX_RECORDS / 2).await;
+    let engine = world.engine(&definition).await;
+    world.clock.sleep(Duration::from_secs(10_000)).await;
+    let calls = world.calls().len();
+    world.clock.sleep(Duration::from_secs(10_000)).await;
+    assert_eq!(world.calls().len(), calls, "nothing more by itself");
+    fill(&world, &handle, MAX_RECORDS - 10).await;
+    let retry = act(Operation::Retry { step: "email".to_owned(), input: None });
+    let refused = engine.attention().act(handle.uid(), retry).await.unwrap_err();
+    assert!(refused.to_string().contains("log"), "{refused}");
+    let done = Operation::ResolveDone { step: "email".to_owned(), output: Value::Null };
+    engine.attention().act(handle.uid(), act(done)).await.unwrap();
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+}
+
+/// An outage behind the pivot costs a few records an hour, however quick the step's own retries are.
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_after_the_pivot_costs_few_records() {
+    let world = World::new();
+    let definition = shipped();
+    let (_looks, journal) = Looks::on(&world);
+    world.script("email", &[Act::NotSent]);
+    let engine = world.engine_on(journal, &definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_secs(24 * 3_600)).await;
+    let before = facts(&world, &handle).await.len();
+    assert!(before < 300, "{before} records in a day");
+    // And it heals by itself.
+    world.script("email", &[Act::Done]);
+    world.clock.sleep(Duration::from_secs(15 * 60 + 1)).await;
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
+}
+
+/// Whoever may act, but acts in vain, leaves an answer and a line of the audit each time, and the log as good as it
+/// was.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_refusals_do_not_fill_a_log() {
+    let world = World::new();
+    let (engine, handle) = world.stuck(&order()).await;
+    let before = facts(&world, &handle).await.len();
+    let vain = |n: u32| {
+        let mut skip = act(Operation::Skip { step: "reserve".to_owned() });
+        skip.message = Some(format!("m{n}"));
+        skip
+    };
+    for n in 0..1_000 {
+        let refused = engine.attention().act(handle.uid(), vain(n)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Conflict);
+        let at = AttemptRef { step: "charge".to_owned(), attempt: 100 + n, generation: 1 };
+        let undone = Completed::Undo(UndoVerdict::Undone);
+        let late = engine.complete(handle.uid(), at, undone).await.unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Conflict);
+    }
+    let refusals = facts(&world, &handle).await.len() - before;
+    assert!((100..=500).contains(&refusals), "{refusals} records");
+    assert_eq!(world.journal.audit(990, 100).await.unwrap().len(), 10, "each is audited");
+    // One that is repeated gets its answer again, also when the log did not keep it.
+    let start = world.clock.now();
+    for n in [0, 999] {
+        let again = engine.attention().act(handle.uid(), vain(n)).await.unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::Conflict, "{again}");
+    }
+    assert!(world.clock.now().saturating_duration_since(start) < Duration::from_secs(1));
+    engine.attention().act(handle.uid(), resolved("charge")).await.unwrap();
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+}
