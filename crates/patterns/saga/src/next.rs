@@ -145,7 +145,13 @@ pub fn end_step(
         Verdict::Rejected { is_final: true, .. } if node.generations.len() == 1 => Effect::None,
         _ => effect,
     };
-    let turning = state.stop.is_some() && !(step.kind != StepKind::Compensable && effect != Effect::None);
+    // What runs after the pivot goes on, whatever was asked for while the pivot was in flight.
+    let turning = state.stop.is_some()
+        && match step.kind {
+            StepKind::Compensable => true,
+            StepKind::Pivot => effect == Effect::None,
+            StepKind::Retriable => false,
+        };
     let ask = |otherwise: Option<ItemKind>| match (step.kind, step.on_unknown, effect) {
         (StepKind::Pivot, _, Effect::Maybe | Effect::Did) => Some(ItemKind::UnknownOutcome),
         (StepKind::Compensable, OnUnknown::Ask, Effect::Maybe) => Some(ItemKind::UnknownOutcome),

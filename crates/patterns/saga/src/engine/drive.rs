@@ -454,21 +454,40 @@ impl Drive {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
         };
-        // What cannot be applied is kept as a remark: it changes nothing.
+        self.apply_end(fact).err().map(|illegal| Leave::Quarantine(illegal.to_string()))
+    }
+
+    /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
+    /// flight, ends unknown: nobody makes it any more.
+    fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
+        let definition = Arc::clone(&self.registered.definition);
         let mut probe = self.state.clone();
-        match probe.apply(&definition, &fact) {
-            Ok(()) => {
-                self.state = probe;
-                self.facts.push(fact);
+        let Err(illegal) = probe.apply(&definition, &fact) else {
+            self.state = probe;
+            self.facts.push(fact);
+            return Ok(());
+        };
+        let reason = format!("a result was not applied: {illegal}");
+        self.remark(Fact::Note(Note { text: reason.clone() }))?;
+        let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
+        let node =
+            |state: &State, at: &AttemptRef| definition.index(&at.step).map(|i| state.nodes[i].clone());
+        let unknown = match fact {
+            Fact::StepEnded(end)
+                if node(&self.state, &end.at).is_some_and(|n| n.running.as_ref() == Some(&end.at)) =>
+            {
+                let verdict = Verdict::Unknown { reason, interrupted: false };
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
-            Err(illegal) => {
-                let note = Fact::Note(Note { text: format!("a result was not applied: {illegal}") });
-                if let Err(illegal) = self.remark(note) {
-                    return Some(Leave::Quarantine(illegal.to_string()));
-                }
+            Fact::UndoEnded(end)
+                if node(&self.state, &end.at).is_some_and(|n| n.undoing.as_ref() == Some(&end.at)) =>
+            {
+                let verdict = UndoVerdict::Failed { reason };
+                Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
-        }
-        None
+            _ => return Ok(()),
+        };
+        self.record(unknown)
     }
 
     /// Turns inbox messages into facts.
@@ -517,7 +536,7 @@ impl Drive {
         }
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let step = report.at.step.clone();
-        self.record(match report.result {
+        self.apply_end(match report.result {
             Completed::Action(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
             }

@@ -319,3 +319,48 @@ async fn a_thousand_refusals_do_not_fill_a_log() {
     engine.attention().act(handle.uid(), resolved("charge")).await.unwrap();
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
 }
+
+/// Answers when it is let go.
+struct Gated(Arc<Notify>);
+
+impl LocalStep for Gated {
+    fn act(&self, _: StepCx, _: Value) -> BoxFuture<'_, Result<Value, StepError>> {
+        Box::pin(async move {
+            self.0.notified().await;
+            Ok(json!({}))
+        })
+    }
+
+    fn undo(&self, _: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// A cancel that came while the pivot was in flight, and too late: what follows the pivot is repeated as always. It
+/// failed "for good", which the rules do not know after a pivot, and nobody was left to repeat it.
+#[tokio::test(start_paused = true)]
+async fn a_cancel_that_came_too_late_does_not_end_the_retries_after_the_pivot() {
+    for fails in [Act::NotSent, Act::Rejected, Act::RejectedForGood] {
+        let world = World::new();
+        let definition = shipped();
+        world.script("email", &[fails, fails, Act::Done]);
+        let gate = Arc::new(Notify::new());
+        let ship = Arc::new(Gated(Arc::clone(&gate))) as Arc<dyn LocalStep>;
+        let steps = ["reserve", "email"].map(|name| (name.to_owned(), world.step(name)));
+        let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+            .definition(definition.clone(), steps.into_iter().chain([("ship".to_owned(), ship)]))
+            .open()
+            .await
+            .unwrap();
+        let handle = world.start(&engine, &definition, "one").await;
+        world.clock.sleep(Duration::from_millis(100)).await;
+        engine.attention().act(handle.uid(), act(Operation::Cancel)).await.unwrap();
+        gate.notify_one();
+        let start = world.clock.now();
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }), "{fails:?}");
+        assert!(world.clock.now().saturating_duration_since(start) < Duration::from_secs(1), "{fails:?}");
+        let facts = facts(&world, &handle).await;
+        assert!(!facts.iter().any(|f| matches!(f, Fact::Note(_))), "{facts:?}");
+        assert_eq!(world.calls(), ["reserve", "email", "email", "email"]);
+    }
+}

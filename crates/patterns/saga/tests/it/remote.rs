@@ -287,6 +287,41 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
     assert_eq!(notes, 2, "what came too late is kept");
 }
 
+/// A no to a step after the pivot is no end, also when somebody asked too late to turn back: it is repeated.
+#[tokio::test(start_paused = true)]
+async fn a_no_reported_after_the_pivot_sets_nothing_aside_when_a_cancel_came_too_late() {
+    let (world, remote) = (World::new(), Arc::new(Remote::default()));
+    let data = json!({
+        "name": "remote", "version": 1, "deadline": "1h", "timeout": "10s",
+        "retry": {"attempts": 2, "base": "10ms", "cap": "10ms"},
+        "steps": [
+            {"name": "ship", "kind": "pivot", "action": "http://p/ship"},
+            {"name": "email", "kind": "retriable", "after": ["ship"], "action": "http://p/email"},
+        ],
+    });
+    let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+        .participant(Arc::clone(&remote) as Arc<dyn Participant>)
+        .definition(Definition::from_json(data.to_string().as_bytes()).unwrap(), [])
+        .open()
+        .await
+        .unwrap();
+    let bench = Bench { world, remote, engine };
+    bench.remote.script("ship", &[Say::Never]);
+    bench.remote.script("email", &[Say::Never, ok(json!({}))]);
+    let handle = bench.start().await;
+    bench.called("ship", 1).await;
+    let cancel = ActionRequest::new("ann", "changed my mind", Operation::Cancel);
+    bench.engine.attention().act(handle.uid(), cancel).await.unwrap();
+    let done = Completed::Action(Verdict::Done { output: Some(json!({})) });
+    bench.engine.complete(handle.uid(), at("ship", 1), done).await.unwrap();
+    bench.called("email", 1).await;
+    let no = Completed::Action(Verdict::Rejected { reason: "no such box".to_owned(), is_final: true });
+    bench.engine.complete(handle.uid(), at("email", 1), no).await.unwrap();
+    let outcome = handle.outcome().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    assert_eq!(bench.remote.calls(), ["POST ship", "POST email", "POST email"]);
+}
+
 /// A deadline counts for a saga that waits for a person, also when no node has it in memory.
 #[tokio::test(start_paused = true)]
 async fn a_deadline_turns_a_saga_that_waits_for_a_person_also_after_a_restart() {
