@@ -93,6 +93,8 @@ pub struct Node {
     pub interrupted: u32,
     /// Undo attempts that count against the retry policy.
     pub undo_spent: u32,
+    /// Undo attempts cut short by a crash of the process; they have a limit of their own.
+    pub undo_interrupted: u32,
 }
 
 impl Node {
@@ -111,6 +113,7 @@ impl Node {
             spent: 0,
             interrupted: 0,
             undo_spent: 0,
+            undo_interrupted: 0,
         }
     }
 
@@ -548,6 +551,7 @@ impl State {
                 node.item = None;
                 node.retry_at = None;
                 node.undo_spent = 0;
+                node.undo_interrupted = 0;
                 return Ok(());
             }
             UndoVerdict::Failed { reason } | UndoVerdict::Refused { reason } => {
@@ -557,7 +561,11 @@ impl State {
         if end.retry_at.is_none() && end.item.is_none() {
             return Err(self.refuse(&end.at, "an undo cannot fail without a retry or a person"));
         }
-        node.undo_spent += 1;
+        if end.interrupted {
+            node.undo_interrupted += 1;
+        } else {
+            node.undo_spent += 1;
+        }
         node.retry_at = end.retry_at;
         node.item = end.item;
         Ok(())

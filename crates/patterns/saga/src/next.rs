@@ -159,6 +159,7 @@ pub fn end_step(
         _ => otherwise,
     };
     let full = state.seq >= REPEAT_RECORDS;
+    let interrupted = matches!(verdict, Verdict::Unknown { interrupted: true, .. });
     let limit = match step.kind {
         StepKind::Retriable => step.retry.attempts.max(RETRIABLE_ATTEMPTS),
         _ => step.retry.attempts,
@@ -183,7 +184,8 @@ pub fn end_step(
     };
     // A retriable step goes on behind its item, ever more slowly.
     let retry_at = match item {
-        Some(ItemKind::RetriableExhausted) if !full => {
+        // One that cut short every process that began it is begun again by a person only.
+        Some(ItemKind::RetriableExhausted) if !full && !interrupted => {
             let behind = (spent + 1).saturating_sub(limit);
             Some(now.saturating_add(millis(slower(step.retry.cap, behind))))
         }
@@ -222,7 +224,25 @@ pub fn end_undo(
             (Some(now.saturating_add(millis(SLOW_RETRY))), Some(ItemKind::UndoFailed))
         }
     };
-    UndoEnded { at, verdict, retry_at, item }
+    UndoEnded { at, verdict, interrupted: false, retry_at, item }
+}
+
+/// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when it
+/// cut short every process that made it, a person.
+///
+/// # Panics
+/// When `at` names no step of the definition.
+#[must_use]
+pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64, jitter: f64) -> UndoEnded {
+    let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
+    let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
+    let (retry_at, item) = if cut < MAX_INTERRUPTED && state.seq < REPEAT_RECORDS {
+        (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
+    } else {
+        (None, Some(ItemKind::UndoFailed))
+    };
+    let reason = "the process ended during the undo".to_owned();
+    UndoEnded { at, verdict: UndoVerdict::Failed { reason }, interrupted: true, retry_at, item }
 }
 
 /// Full jitter over the doubling schedule; never zero, so that a retry is never a spin.

@@ -51,7 +51,9 @@ fn attempt(state: &State, i: usize) -> u32 {
     let node = &state.nodes[i];
     match (&node.undoing, &node.running) {
         (Some(at), _) | (None, Some(at)) => at.attempt,
-        (None, None) if node.undo_spent > 0 => node.undo_spent,
+        (None, None) if node.undo_spent + node.undo_interrupted > 0 => {
+            node.undo_spent + node.undo_interrupted
+        }
         (None, None) => node.current().attempts,
     }
 }

@@ -21,11 +21,11 @@ use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, end_step, end_undo, next};
+use crate::next::{Command, cut_undo, end_step, end_undo, next};
 use crate::row::row;
 use crate::wire::{
     self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
-    Stopped, UndoEnded, UndoVerdict, Verdict, decode, encode,
+    Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Begins the error of a saga that waits for its definition.
@@ -328,9 +328,9 @@ impl Drive {
                 self.record(Fact::StepEnded(end))?;
             }
             if let Some(at) = self.state.nodes[i].undoing.clone() {
-                let reason = "the process ended during the undo".to_owned();
-                let verdict = UndoVerdict::Failed { reason };
-                self.record(Fact::UndoEnded(UndoEnded { at, verdict, retry_at: Some(now), item: None }))?;
+                let jitter = self.inner.runtime.rng().unit();
+                let end = cut_undo(&self.registered.definition, &self.state, at, now, jitter);
+                self.record(Fact::UndoEnded(end))?;
             }
         }
         Ok(())

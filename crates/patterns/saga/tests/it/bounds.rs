@@ -320,6 +320,81 @@ async fn a_thousand_refusals_do_not_fill_a_log() {
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
 }
 
+/// A node that dies with whatever it was doing, `within` so much time. Nothing is handed back.
+fn vanishes(world: &World<ByHand>, definition: &Definition, within: Duration) {
+    process().block_on(async {
+        // A later run has a larger number than an earlier one.
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let _engine = world.engine(definition).await;
+        for _ in 0..within.as_millis() / 10 {
+            world.clock.sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+/// A saga that was begun by a node that vanished.
+fn begun(world: &World<ByHand>, definition: &Definition) -> mainstay_store::journal::Uid {
+    process().block_on(async {
+        let engine = world.engine(definition).await;
+        world.start(&engine, definition, "one").await.uid().clone()
+    })
+}
+
+/// An undo, or a step after the pivot, that ends every process that begins it: what is cut short has a limit, and
+/// then a person decides when it is begun again.
+#[test]
+fn sg_x08_what_cuts_every_process_short_is_tried_three_times_and_then_needs_a_person() {
+    for (definition, script, poison) in [
+        (order(), ("ship", Act::Rejected), ("undo charge", Act::UndoHangs)),
+        (shipped(), ("ship", Act::Done), ("email", Act::Hang)),
+    ] {
+        let world = World::on(ByHand::default());
+        world.script(script.0, &[script.1]);
+        world.script(poison.0, &[poison.1]);
+        let uid = begun(&world, &definition);
+        // Shorter than any attempt may last.
+        (0..10).for_each(|_| vanishes(&world, &definition, Duration::from_millis(450)));
+        let called = || world.calls().iter().filter(|c| c.starts_with(poison.0)).count();
+        assert_eq!(called(), 3, "{:?}", world.calls());
+        let status = || process().block_on(world.journal.summary(&uid)).unwrap().unwrap().row.status;
+        assert_eq!(status(), SagaStatus::NeedsAttention);
+        vanishes(&world, &definition, Duration::from_secs(3_600));
+        assert_eq!(called(), 3, "not by itself");
+        // A person says when.
+        world.script(poison.0, &[Act::Done]);
+        process().block_on(async {
+            world.clock.sleep(Duration::from_millis(1)).await;
+            let engine = world.engine(&definition).await;
+            let step = poison.0.trim_start_matches("undo ").to_owned();
+            engine.attention().act(&uid, act(Operation::Retry { step, input: None })).await.unwrap();
+            let outcome = engine.outcome(&uid).await.unwrap();
+            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{outcome:?}");
+        });
+        assert_eq!(called(), 4);
+    }
+}
+
+/// An undo that was cut short waits before it is made again, like one that failed.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_was_cut_short_is_not_repeated_at_once() {
+    let world = World::new();
+    let mut charge = step("charge", &["reserve"]);
+    charge.undo_retry = Some(RetryData::new(3, Duration::from_secs(100), Duration::from_secs(100)));
+    let definition = definition(vec![step("reserve", &[]), charge, step("ship", &["charge"])]);
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoHangs, Act::Done]);
+    let (engine, handle) = world.begin(&definition).await;
+    world.clock.sleep(Duration::from_millis(100)).await;
+    engine.shutdown(Duration::ZERO).await;
+    let undone = || world.calls().iter().filter(|c| c.starts_with("undo charge")).count();
+    assert_eq!(undone(), 1);
+    let engine = world.engine(&definition).await;
+    world.clock.sleep(Duration::from_millis(500)).await;
+    assert_eq!(undone(), 1);
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Compensated { .. }));
+    assert_eq!(undone(), 2);
+}
+
 /// Answers when it is let go.
 struct Gated(Arc<Notify>);
 

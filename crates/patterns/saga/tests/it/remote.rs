@@ -339,6 +339,25 @@ async fn a_deadline_turns_a_saga_that_waits_for_a_person_also_after_a_restart() 
     assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
 }
 
+/// A participant that has seen a newer owner, or thinks so, whatever this node does: three undos, then a person.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_a_fence_refuses_again_and_again_needs_a_person() {
+    let (mut world, remote) = (World::new(), Arc::new(Remote::default()));
+    let (looks, journal) = Looks::on(&world);
+    world.journal = journal;
+    remote.script("ship", &[say(409)]);
+    remote.script("refund", &[say(412)]);
+    let engine = Bench::engine(&world, &remote).await;
+    let bench = Bench { world, remote, engine };
+    let handle = bench.start().await;
+    bench.world.clock.sleep(Duration::from_secs(100)).await;
+    is_calm(&looks, 100);
+    let steps = vec!["charge".to_owned()];
+    assert_eq!(bench.engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps });
+    let calls = bench.remote.calls();
+    assert_eq!(calls.iter().filter(|c| *c == "POST refund").count(), 3, "{calls:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_report_that_meets_a_dead_node_is_taken_up_by_the_next_run() {
     let bench = Bench::new().await;
