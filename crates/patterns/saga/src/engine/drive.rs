@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use mainstay_clock::WallTime;
+use mainstay_clock::{Instant, WallTime};
 use mainstay_store::journal::{
     Append, Appended, Audit, Claimed, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Uid,
 };
@@ -120,6 +120,10 @@ pub(super) struct Drive {
     /// Ends the call in flight of a step that reports by itself, by step.
     stops: BTreeMap<String, oneshot::Sender<()>>,
     active: Arc<Active>,
+    /// There is something in the inbox that was not read yet.
+    unread: bool,
+    /// When to look again after the inbox could not be read.
+    look_at: Option<Instant>,
 }
 
 /// Takes up a claimed saga in the background.
@@ -192,8 +196,9 @@ async fn recover(
 }
 
 async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
-    // A post that came while the saga was leaving made it due; one that is finished takes no posts.
-    let mut look = !matches!(leave, Leave::Finished);
+    // A post that came while the saga was leaving made it due; one that is finished takes no posts. What was lost, or
+    // could not be read or written, waits for the next poll: it may be so again.
+    let mut look = !matches!(leave, Leave::Finished | Leave::Lost);
     match leave {
         Leave::Finished => {}
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
@@ -297,6 +302,8 @@ impl Drive {
             answers: Vec::new(),
             stops: BTreeMap::new(),
             active: Arc::clone(active),
+            unread: false,
+            look_at: None,
         }
     }
 
@@ -379,9 +386,9 @@ impl Drive {
         self.append(Append::new(self.uid.clone(), self.epoch, next_seq, Vec::new(), row)).await
     }
 
-    /// Whether something runs here, or will without a post.
+    /// Whether something runs here, or will without another post.
     fn has_work(&self) -> bool {
-        !self.calls.is_empty() || self.plan.wake.is_some()
+        !self.calls.is_empty() || self.plan.wake.is_some() || self.unread
     }
 
     async fn run_loop(&mut self) -> Leave {
@@ -414,6 +421,13 @@ impl Drive {
                 None => std::future::pending().await,
             }
         };
+        let look = self.look_at.map(|at| inner.runtime.clock().sleep_until(at));
+        let look = async {
+            match look {
+                Some(sleep) => sleep.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             Some(end) = self.calls.next(), if !self.calls.is_empty() => {
@@ -423,13 +437,24 @@ impl Drive {
             }
             () = self.active.wake.notified() => {
                 match inner.journal.load(&self.uid).await {
-                    Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => self.posts = loaded.posts,
+                    Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => {
+                        self.posts = loaded.posts;
+                        self.unread = false;
+                    }
                     Ok(_) => return Some(Leave::Lost),
-                    Err(error) => tracing::warn!(target: "mainstay::saga", %error, "posts could not be read"),
+                    Err(error) => {
+                        tracing::warn!(target: "mainstay::saga", %error, "posts could not be read");
+                        self.unread = true;
+                        self.look_at = Some(inner.runtime.clock().now().saturating_add(inner.config.poll));
+                    }
                 }
             }
             // Attempts in flight are awaited; nothing new is begun.
             () = inner.stopped(), if self.calls.is_empty() => return Some(Leave::Idle),
+            () = look => {
+                self.look_at = None;
+                self.active.wake.notify_one();
+            }
             () = timer => {}
         }
         while let Some(Some(end)) = self.calls.next().now_or_never() {
@@ -660,6 +685,7 @@ impl Drive {
                 Ok(Appended::Appended { posts, .. }) => {
                     self.active.moved.send_replace(true);
                     if posts {
+                        self.unread = true;
                         self.active.wake.notify_one();
                     }
                     return None;

@@ -10,6 +10,7 @@ mod engine;
 mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
+mod inbox;
 mod lossy;
 mod oracle;
 mod order;

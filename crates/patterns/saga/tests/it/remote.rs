@@ -278,6 +278,8 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
     let done = |receipt: u32| Completed::Action(Verdict::Done { output: Some(json!({"receipt": receipt})) });
     let late = bench.engine.complete(handle.uid(), at("charge", 1), done(1)).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Conflict, "{late}");
+    let again = bench.engine.complete(handle.uid(), at("charge", 1), done(1)).await.unwrap_err();
+    assert_eq!((again.kind(), again.to_string()), (late.kind(), late.to_string()), "the answer of the first");
     let none = bench.engine.complete(handle.uid(), at("nothing", 1), done(1)).await.unwrap_err();
     assert_eq!(none.kind(), ErrorKind::Conflict, "{none}");
     bench.engine.complete(handle.uid(), at("charge", 2), done(2)).await.unwrap();
