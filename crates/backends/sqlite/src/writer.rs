@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::Clock;
+use mainstay_store::journal::Calendar;
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -115,7 +116,7 @@ pub(crate) struct Pen {
 /// Runs batches on a connection.
 pub(crate) struct Core {
     pen: Pen,
-    clock: Arc<dyn Clock>,
+    calendar: Calendar,
     /// After a failed sync nothing is certain any more; the process must reopen the file.
     broken: Stop,
     commits: u32,
@@ -139,7 +140,7 @@ impl Core {
         changed: watch::Sender<u64>,
         lock: LockFile,
     ) -> Result<Self> {
-        let now: i64 = conn
+        let last: i64 = conn
             .query_row(
                 "select max(ifnull((select at from log order by n desc limit 1), 0),
                         ifnull((select at from audit order by seq desc limit 1), 0))",
@@ -147,8 +148,15 @@ impl Core {
                 |r| r.get(0),
             )
             .map_err(store_error)?;
-        let pen = Pen { desk: Desk::open(&conn)?, conn, now };
-        Ok(Self { pen, clock, broken: Stop::default(), commits: 0, changed, _lock: lock })
+        let pen = Pen { desk: Desk::open(&conn)?, conn, now: last };
+        Ok(Self {
+            pen,
+            calendar: Calendar::new(clock, last),
+            broken: Stop::default(),
+            commits: 0,
+            changed,
+            _lock: lock,
+        })
     }
 
     /// Runs `jobs` in one transaction and answers each.
@@ -161,7 +169,7 @@ impl Core {
     }
 
     fn transact(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> std::result::Result<(), Failure> {
-        self.pen.now = self.pen.now.max(self.clock.wall().unix_millis());
+        self.pen.now = self.calendar.now();
         let mut failed = self.broken.get().cloned();
         if failed.is_none()
             && let Err(e) = self.pen.execute("begin immediate")

@@ -93,6 +93,8 @@ pub struct Node {
     pub interrupted: u32,
     /// Undo attempts that count against the retry policy.
     pub undo_spent: u32,
+    /// Undo attempts cut short by a crash of the process; they have a limit of their own.
+    pub undo_interrupted: u32,
 }
 
 impl Node {
@@ -111,6 +113,7 @@ impl Node {
             spent: 0,
             interrupted: 0,
             undo_spent: 0,
+            undo_interrupted: 0,
         }
     }
 
@@ -183,6 +186,8 @@ pub struct State {
     pub again: Option<String>,
     /// Records applied.
     pub seq: u64,
+    /// Of them, those that changed nothing: notes and refused actions.
+    pub remarks: u64,
     created: bool,
 }
 
@@ -202,6 +207,7 @@ impl State {
             trace: None,
             again: None,
             seq: 0,
+            remarks: 0,
             created: false,
         }
     }
@@ -255,7 +261,10 @@ impl State {
                 Ok(())
             }
             Fact::Finished(end) => self.finish(definition, &end.status),
-            Fact::ActionRefused(_) | Fact::Note(_) => Ok(()),
+            Fact::ActionRefused(_) | Fact::Note(_) => {
+                self.remarks += 1;
+                Ok(())
+            }
         }
     }
 
@@ -542,6 +551,7 @@ impl State {
                 node.item = None;
                 node.retry_at = None;
                 node.undo_spent = 0;
+                node.undo_interrupted = 0;
                 return Ok(());
             }
             UndoVerdict::Failed { reason } | UndoVerdict::Refused { reason } => {
@@ -551,7 +561,11 @@ impl State {
         if end.retry_at.is_none() && end.item.is_none() {
             return Err(self.refuse(&end.at, "an undo cannot fail without a retry or a person"));
         }
-        node.undo_spent += 1;
+        if end.interrupted {
+            node.undo_interrupted += 1;
+        } else {
+            node.undo_spent += 1;
+        }
         node.retry_at = end.retry_at;
         node.item = end.item;
         Ok(())

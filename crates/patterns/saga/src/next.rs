@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use mainstay_clock::backoff::Backoff;
-use mainstay_store::journal::SagaStatus;
+use mainstay_store::journal::{MAX_RECORDS, SagaStatus};
 
-use crate::definition::{Definition, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, StepKind, Undo};
+use crate::definition::{Definition, MAX_STEPS, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, StepKind, Undo};
 use crate::fold::{Effect, Phase, State};
 use crate::wire::{AttemptRef, Cause, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict};
 
@@ -16,6 +16,10 @@ pub const PARALLEL_STEPS: usize = 16;
 pub const MAX_INTERRUPTED: u32 = 3;
 /// Undos that failed without an answer are repeated this slowly behind their item, so that outages heal.
 pub const SLOW_RETRY: Duration = Duration::from_secs(15 * 60);
+/// From so many records on nothing is repeated by itself. The other half of a log is for one attempt of every step
+/// and of its undo, two records each, and for people.
+pub const REPEAT_RECORDS: u64 = MAX_RECORDS / 2;
+const _: () = assert!(REPEAT_RECORDS + 4 * MAX_STEPS as u64 + 1_000 <= MAX_RECORDS, "an end must fit");
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,13 +145,26 @@ pub fn end_step(
         Verdict::Rejected { is_final: true, .. } if node.generations.len() == 1 => Effect::None,
         _ => effect,
     };
-    let turning = state.stop.is_some() && !(step.kind != StepKind::Compensable && effect != Effect::None);
+    // What runs after the pivot goes on, whatever was asked for while the pivot was in flight.
+    let turning = state.stop.is_some()
+        && match step.kind {
+            StepKind::Compensable => true,
+            StepKind::Pivot => effect == Effect::None,
+            StepKind::Retriable => false,
+        };
     let ask = |otherwise: Option<ItemKind>| match (step.kind, step.on_unknown, effect) {
         (StepKind::Pivot, _, Effect::Maybe | Effect::Did) => Some(ItemKind::UnknownOutcome),
         (StepKind::Compensable, OnUnknown::Ask, Effect::Maybe) => Some(ItemKind::UnknownOutcome),
         (StepKind::Retriable, _, _) => Some(ItemKind::RetriableExhausted),
         _ => otherwise,
     };
+    let full = state.seq >= REPEAT_RECORDS;
+    let interrupted = matches!(verdict, Verdict::Unknown { interrupted: true, .. });
+    let limit = match step.kind {
+        StepKind::Retriable => step.retry.attempts.max(RETRIABLE_ATTEMPTS),
+        _ => step.retry.attempts,
+    };
+    let spent = node.spent + 1;
     let later = |n: u32| {
         Some(now.saturating_add(millis(delay(step.retry, n, jitter).max(advice.unwrap_or_default()))))
     };
@@ -158,26 +175,20 @@ pub fn end_step(
         _ if turning => (None, ask(None).filter(|i| *i == ItemKind::UnknownOutcome)),
         Verdict::ContractBroken { .. } => (None, Some(ItemKind::ContractBroken)),
         Verdict::Rejected { .. } if step.kind != StepKind::Retriable => (None, ask(None)),
-        Verdict::Unknown { interrupted: true, .. } if node.interrupted + 1 < MAX_INTERRUPTED => {
+        Verdict::Unknown { interrupted: true, .. } if node.interrupted + 1 < MAX_INTERRUPTED && !full => {
             (Some(now), None)
         }
         Verdict::Unknown { interrupted: true, .. } => (None, ask(None)),
-        _ => {
-            let limit = if step.kind == StepKind::Retriable {
-                step.retry.attempts.max(RETRIABLE_ATTEMPTS)
-            } else {
-                step.retry.attempts
-            };
-            let spent = node.spent + 1;
-            match spent < limit {
-                true => (later(spent), None),
-                false => (None, ask(None)),
-            }
-        }
+        _ if spent < limit && !full => (later(spent), None),
+        _ => (None, ask(None)),
     };
-    // A retriable step goes on behind its item, at the capped delay.
+    // A retriable step goes on behind its item, ever more slowly.
     let retry_at = match item {
-        Some(ItemKind::RetriableExhausted) => Some(now.saturating_add(millis(step.retry.cap))),
+        // One that cut short every process that began it is begun again by a person only.
+        Some(ItemKind::RetriableExhausted) if !full && !interrupted => {
+            let behind = (spent + 1).saturating_sub(limit);
+            Some(now.saturating_add(millis(slower(step.retry.cap, behind))))
+        }
         _ => retry_at,
     };
     StepEnded { at, verdict, retry_at, item }
@@ -200,18 +211,38 @@ pub fn end_undo(
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, node) = (&definition.steps()[i], &state.nodes[i]);
     let spent = node.undo_spent + 1;
+    let full = state.seq >= REPEAT_RECORDS;
     let (retry_at, item) = match &verdict {
         UndoVerdict::Undone => (None, None),
-        _ if spent < step.undo_retry.attempts => {
+        _ if spent < step.undo_retry.attempts && !full => {
             let wait = delay(step.undo_retry, spent, jitter).max(advice.unwrap_or_default());
             (Some(now.saturating_add(millis(wait))), None)
         }
+        UndoVerdict::Failed { .. } if full => (None, Some(ItemKind::UndoFailed)),
         UndoVerdict::Refused { .. } => (None, Some(ItemKind::UndoFailed)),
         UndoVerdict::Failed { .. } => {
             (Some(now.saturating_add(millis(SLOW_RETRY))), Some(ItemKind::UndoFailed))
         }
     };
-    UndoEnded { at, verdict, retry_at, item }
+    UndoEnded { at, verdict, interrupted: false, retry_at, item }
+}
+
+/// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when it
+/// cut short every process that made it, a person.
+///
+/// # Panics
+/// When `at` names no step of the definition.
+#[must_use]
+pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64, jitter: f64) -> UndoEnded {
+    let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
+    let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
+    let (retry_at, item) = if cut < MAX_INTERRUPTED && state.seq < REPEAT_RECORDS {
+        (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
+    } else {
+        (None, Some(ItemKind::UndoFailed))
+    };
+    let reason = "the process ended during the undo".to_owned();
+    UndoEnded { at, verdict: UndoVerdict::Failed { reason }, interrupted: true, retry_at, item }
 }
 
 /// Full jitter over the doubling schedule; never zero, so that a retry is never a spin.
@@ -219,6 +250,13 @@ fn delay(spec: RetrySpec, n: u32, jitter: f64) -> Duration {
     let doubling = mainstay_clock::backoff::Growth::Exponential { factor: 2.0 };
     let plain = Backoff::new(spec.base, spec.cap, doubling).map_or(spec.cap, |b| b.plain(n));
     plain.mul_f64(jitter.clamp(0.0, 1.0)).max(Duration::from_millis(1))
+}
+
+/// The delay before retry `n` (from 1) behind an item: from the step's longest to [`SLOW_RETRY`], doubling.
+fn slower(cap: Duration, n: u32) -> Duration {
+    let doubling = mainstay_clock::backoff::Growth::Exponential { factor: 2.0 };
+    let most = cap.max(SLOW_RETRY);
+    Backoff::new(cap, most, doubling).map_or(most, |b| b.plain(n))
 }
 
 fn millis(d: Duration) -> i64 {

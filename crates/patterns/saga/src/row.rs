@@ -21,14 +21,18 @@ pub(crate) fn row(definition: &Definition, state: &State, now: i64, attrs: &BTre
     let busy = state.nodes.iter().any(|n| n.running.is_some() || n.undoing.is_some());
     let retry = state.nodes.iter().filter_map(|n| n.retry_at).min();
     let focus = focus(definition, state);
+    // When its deadline turns it, or is noted once after the pivot: also while it waits for something else.
+    let turn = state.deadline.filter(|_| state.phase(definition) == Phase::Forward && !state.overdue);
+    let soonest = |at: i64| turn.map_or(at, |turn| turn.min(at));
     let due = match status {
         s if s.is_final() => None,
         // Something is in flight: whoever takes over goes on at once. One value for that, so that a store
         // need not move the saga in its index with every append.
         _ if busy => Some(AT_ONCE),
-        SagaStatus::NeedsAttention => retry,
-        _ if state.paused => state.deadline.filter(|_| state.phase(definition) == Phase::Forward),
-        _ => Some(retry.unwrap_or(now)),
+        // Nothing starts, whatever would be due.
+        _ if state.paused => turn,
+        SagaStatus::NeedsAttention => retry.map(soonest).or(turn),
+        _ => Some(retry.map_or(now, soonest)),
     };
     Row {
         status,
@@ -47,7 +51,9 @@ fn attempt(state: &State, i: usize) -> u32 {
     let node = &state.nodes[i];
     match (&node.undoing, &node.running) {
         (Some(at), _) | (None, Some(at)) => at.attempt,
-        (None, None) if node.undo_spent > 0 => node.undo_spent,
+        (None, None) if node.undo_spent + node.undo_interrupted > 0 => {
+            node.undo_spent + node.undo_interrupted
+        }
         (None, None) => node.current().attempts,
     }
 }

@@ -196,6 +196,9 @@ pub struct UndoEnded {
     /// What it came to.
     #[serde(flatten)]
     pub verdict: UndoVerdict,
+    /// The process died during the attempt.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub interrupted: bool,
     /// When the next attempt starts, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,

@@ -5,6 +5,7 @@
 mod barrier;
 mod batches;
 mod batching;
+mod calendar;
 mod conformance;
 mod durability;
 mod field;

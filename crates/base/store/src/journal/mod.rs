@@ -1,10 +1,12 @@
 //! The saga log: appends under a claim epoch, an inbox, definitions, queries and an event stream.
 
+mod calendar;
 mod types;
 
 use std::any::Any;
 use std::fmt;
 
+pub use calendar::Calendar;
 pub use types::*;
 
 use mainstay_clock::WallTime;

@@ -8,9 +8,9 @@ use mainstay_clock::{Clock, WallTime};
 
 use super::state::State;
 use crate::journal::{
-    Append, Appended, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter, Journal,
-    Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount, StoredAudit,
-    StoredDefinition, Summary, Uid,
+    Append, Appended, Audit, Calendar, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
+    Journal, Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount,
+    StoredAudit, StoredDefinition, Summary, Uid,
 };
 use crate::{BoxFuture, Result};
 
@@ -22,7 +22,7 @@ type Wakers = Vec<std::task::Waker>;
 pub struct MemoryJournal(Arc<Shared>);
 
 struct Shared {
-    clock: Arc<dyn Clock>,
+    calendar: Mutex<Calendar>,
     state: Mutex<(State, Wakers)>,
 }
 
@@ -30,7 +30,7 @@ impl MemoryJournal {
     /// An empty journal on `clock`.
     #[must_use]
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self(Arc::new(Shared { clock, state: Mutex::default() }))
+        Self(Arc::new(Shared { calendar: Mutex::new(Calendar::new(clock, 0)), state: Mutex::default() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, (State, Wakers)> {
@@ -49,11 +49,10 @@ impl MemoryJournal {
         f: impl FnOnce(&mut State, i64) -> T + Send + 'a,
     ) -> BoxFuture<'a, T> {
         Box::pin(async move {
-            let now = self.0.clock.wall().unix_millis();
             let (result, wakers) = {
                 let mut guard = self.lock();
                 let (state, wakers) = &mut *guard;
-                let now = state.tick(now);
+                let now = self.0.calendar.lock().unwrap_or_else(PoisonError::into_inner).now();
                 (f(state, now), std::mem::take(wakers))
             };
             wakers.into_iter().for_each(std::task::Waker::wake);

@@ -34,7 +34,6 @@ struct Tombstone {
 
 #[derive(Default)]
 pub(super) struct State {
-    now: i64,
     sagas: BTreeMap<Uid, Saga>,
     ids: BTreeMap<(String, String), Uid>,
     tombstones: BTreeMap<(String, String), Tombstone>,
@@ -63,12 +62,6 @@ fn millis(d: Duration) -> i64 {
 }
 
 impl State {
-    /// Time never goes back.
-    pub(super) fn tick(&mut self, wall: i64) -> i64 {
-        self.now = self.now.max(wall);
-        self.now
-    }
-
     pub(super) fn create(&mut self, create: Create, now: i64) -> Result<Created> {
         check_id("the id", &create.id)?;
         check_records(&create.records, 0, 0)?;

@@ -82,7 +82,7 @@ impl Attention {
         let bytes = serde_json::to_vec(&action)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("an action cannot be written: {e}")))?;
         let waiting = self.engine.waiting(uid, &message);
-        match inner.journal.post(uid, &message, wire::POST_ACTION, bytes).await? {
+        match self.engine.post(uid, &message, wire::POST_ACTION, bytes).await? {
             Posted::Posted => {}
             // It may be on the log already; then the log has the answer.
             Posted::Duplicate => {
@@ -96,7 +96,6 @@ impl Attention {
             }
             Posted::InboxFull => return Err(Error::new(ErrorKind::Overloaded, "the saga's inbox is full")),
         }
-        self.engine.hint(uid);
         waiting.answer().await
     }
 
@@ -106,8 +105,34 @@ impl Attention {
 }
 
 impl Engine {
+    /// Posts a message and tells whoever drives the saga, in a task of its own: a caller that goes away while the
+    /// message is committed does not take the hint along.
+    pub(super) async fn post(
+        &self,
+        uid: &Uid,
+        message: &str,
+        kind: u16,
+        bytes: Vec<u8>,
+    ) -> Result<Posted, Error> {
+        let (sender, answer) = oneshot::channel();
+        let (engine, uid, message) = (self.clone(), uid.clone(), message.to_owned());
+        self.0.runtime.spawn("mainstay-saga-post", async move {
+            let posted = engine.0.journal.post(&uid, &message, kind, bytes).await;
+            // Also after an error: the message may be there.
+            engine.hint(&uid);
+            // The caller may have gone.
+            let _ = sender.send(posted);
+        });
+        match answer.await {
+            Ok(posted) => Ok(posted?),
+            Err(_) => {
+                Err(Error::new(ErrorKind::Overloaded, "the engine stopped while it posted the message"))
+            }
+        }
+    }
+
     /// Tells whoever drives the saga that there is something in its inbox.
-    pub(super) fn hint(&self, uid: &Uid) {
+    fn hint(&self, uid: &Uid) {
         match self.0.active().get(uid) {
             Some(active) => active.wake.notify_one(),
             None => self.0.poke.notify_one(),
@@ -117,13 +142,17 @@ impl Engine {
     /// What the log says of an action that was posted as `message`.
     async fn settled(&self, uid: &Uid, message: &str) -> Result<Option<Result<(), Error>>, Error> {
         let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
-        Ok(loaded.records.iter().find_map(|record| match wire::decode(record) {
+        let on_log = loaded.records.iter().find_map(|record| match wire::decode(record) {
             Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
             Ok(Fact::ActionRefused(refused)) if refused.message == message => {
                 Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
             }
             _ => None,
-        }))
+        });
+        // Taken up without a trace: a log keeps no end of refusals.
+        let waits = loaded.posts.iter().any(|p| p.message == message);
+        let refused = || Err(Error::new(ErrorKind::Conflict, "the action was refused before"));
+        Ok(on_log.or_else(|| (!waits).then(refused)))
     }
 
     /// Registers a wait for the answer to a message, before it is posted.

@@ -5,13 +5,14 @@ use mainstay_store::journal::{Posted, Uid};
 use super::Engine;
 use crate::definition::MAX_PAYLOAD;
 use crate::fold::Refusal;
-use crate::wire::{self, AttemptRef, Completed, Completion, Verdict};
+use crate::wire::{self, AttemptRef, Completed, Completion, Fact, Verdict};
 use crate::{Error, ErrorKind};
 
 impl Engine {
     /// Ends an attempt that its participant accepted with "in progress", from whichever node the report reaches.
     ///
-    /// Idempotent: the report of one attempt is taken once. A report of an attempt that is over (answered, timed
+    /// Idempotent: the report of one attempt is taken once, and a repeated one is told whether what it says stands.
+    /// A report of an attempt that is over (answered, timed
     /// out, interrupted by a crash and repeated) is refused and kept as a remark: only the attempt in flight
     /// decides.
     ///
@@ -37,10 +38,14 @@ impl Engine {
         let bytes = serde_json::to_vec(&completion)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("a report cannot be written: {e}")))?;
         let waiting = self.waiting(uid, &message);
-        match self.0.journal.post(uid, &message, wire::POST_COMPLETE, bytes).await? {
+        match self.post(uid, &message, wire::POST_COMPLETE, bytes).await? {
             Posted::Posted => {}
-            // The first one was answered; whatever it was, this one adds nothing.
-            Posted::Duplicate => return Ok(()),
+            // It may have been taken up already; then the log has the answer.
+            Posted::Duplicate => {
+                if let Some(answer) = self.reported(uid, &completion).await? {
+                    return answer;
+                }
+            }
             Posted::Final(status) => {
                 return Err(Error::new(ErrorKind::Conflict, Refusal::Finished(status).to_string()));
             }
@@ -49,7 +54,29 @@ impl Engine {
             }
             Posted::InboxFull => return Err(Error::new(ErrorKind::Overloaded, "the saga's inbox is full")),
         }
-        self.hint(uid);
         waiting.answer().await
+    }
+
+    /// What the log says of a report that was posted before; `None` while it waits in the inbox.
+    async fn reported(&self, uid: &Uid, report: &Completion) -> Result<Option<Result<(), Error>>, Error> {
+        let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
+        let stands = loaded.records.iter().find_map(|record| match (wire::decode(record), &report.result) {
+            (Ok(Fact::StepEnded(end)), Completed::Action(told)) if end.at == report.at => {
+                Some(end.verdict == *told)
+            }
+            (Ok(Fact::UndoEnded(end)), Completed::Undo(told)) if end.at == report.at => {
+                Some(end.verdict == *told)
+            }
+            _ => None,
+        });
+        let waits = loaded.posts.iter().any(|p| p.message == report.message);
+        Ok(match stands {
+            Some(true) => Some(Ok(())),
+            None if waits => None,
+            _ => {
+                let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
+                Some(Err(Error::new(ErrorKind::Conflict, why.to_string())))
+            }
+        })
     }
 }

@@ -7,8 +7,11 @@ use std::sync::atomic::Ordering;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, Post, Row, SagaStatus, Uid};
-use mainstay_store::{BoxFuture, Outcome};
+use mainstay_clock::{Instant, WallTime};
+use mainstay_store::journal::{
+    Append, Appended, Audit, Claimed, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Uid,
+};
+use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::attention::answer_key;
@@ -18,17 +21,22 @@ use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, end_step, end_undo, next};
+use crate::next::{Command, cut_undo, end_step, end_undo, next};
 use crate::row::row;
 use crate::wire::{
-    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped,
-    UndoEnded, UndoVerdict, Verdict, decode, encode,
+    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
+    Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Begins the error of a saga that waits for its definition.
 pub(super) const PARKED: &str = "parked: ";
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
 const APPEND_TRIES: u32 = 5;
+/// Refusals and results that came too late, as kept on one log; later ones are answered and audited only. Enough to
+/// see what went on, and too few for anybody to fill a log with.
+const MAX_REMARKS: u64 = 500;
+/// The last records of a log are for what ends its saga.
+const LAST_RECORDS: u64 = 500;
 
 /// A call to make once its start is on the log.
 pub(super) enum Launch {
@@ -112,6 +120,10 @@ pub(super) struct Drive {
     /// Ends the call in flight of a step that reports by itself, by step.
     stops: BTreeMap<String, oneshot::Sender<()>>,
     active: Arc<Active>,
+    /// There is something in the inbox that was not read yet.
+    unread: bool,
+    /// When to look again after the inbox could not be read.
+    look_at: Option<Instant>,
 }
 
 /// Takes up a claimed saga in the background.
@@ -184,14 +196,15 @@ async fn recover(
 }
 
 async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
-    // A post that came while the saga was leaving made it due; one that is finished takes no posts.
-    let mut look = !matches!(leave, Leave::Finished);
+    // A post that came while the saga was leaving made it due; one that is finished takes no posts. What was lost, or
+    // could not be read or written, waits for the next poll: it may be so again.
+    let mut look = !matches!(leave, Leave::Finished | Leave::Lost);
     match leave {
         Leave::Finished => {}
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
         Leave::Quarantine(reason) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
-            quarantine(inner, uid, epoch, &reason).await;
+            quarantine(inner, uid, epoch, &reason, Vec::new(), Vec::new()).await;
             active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
             inner.hand_back(std::slice::from_ref(uid)).await;
         }
@@ -211,7 +224,7 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
 }
 
 /// Puts the reason on the row; the log stays as it is.
-async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
+async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str, drain: Vec<u64>, audit: Vec<Audit>) {
     let (next_seq, row) = match inner.journal.summary(uid).await {
         Ok(Some(summary)) => (summary.next_seq, summary.row),
         Ok(None) => return,
@@ -228,7 +241,8 @@ async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str) {
         error: Some(reason.to_owned()),
         ..row
     };
-    let append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
+    let mut append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
+    (append.drain, append.audit) = (drain, audit);
     if let Err(error) = inner.journal.append(append).await {
         tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
     }
@@ -288,6 +302,8 @@ impl Drive {
             answers: Vec::new(),
             stops: BTreeMap::new(),
             active: Arc::clone(active),
+            unread: false,
+            look_at: None,
         }
     }
 
@@ -319,9 +335,9 @@ impl Drive {
                 self.record(Fact::StepEnded(end))?;
             }
             if let Some(at) = self.state.nodes[i].undoing.clone() {
-                let reason = "the process ended during the undo".to_owned();
-                let verdict = UndoVerdict::Failed { reason };
-                self.record(Fact::UndoEnded(UndoEnded { at, verdict, retry_at: Some(now), item: None }))?;
+                let jitter = self.inner.runtime.rng().unit();
+                let end = cut_undo(&self.registered.definition, &self.state, at, now, jitter);
+                self.record(Fact::UndoEnded(end))?;
             }
         }
         Ok(())
@@ -333,6 +349,11 @@ impl Drive {
         Ok(())
     }
 
+    /// Records what changes nothing, within bounds.
+    fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
+        if self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+    }
+
     /// Drives a recovered saga: its posts and interruptions first.
     async fn run(mut self) -> Leave {
         if let Err(illegal) = self.take_posts() {
@@ -342,10 +363,32 @@ impl Drive {
             Some(leave) => leave,
             None => {
                 // Nothing to append at once is no mischief either: it waits for a time or a person.
-                self.active.moved.send_replace(true);
+                let appended = self.active.moved.send_replace(true);
+                if !appended && let Some(leave) = self.put_row_right().await {
+                    return leave;
+                }
                 self.run_loop().await
             }
         }
+    }
+
+    /// A saga that was due and has nothing to do: its row said so wrongly, and would again. Whatever the row says
+    /// now, it is not taken up again before the next poll.
+    async fn put_row_right(&mut self) -> Option<Leave> {
+        if self.has_work() || self.inner.is_stopping() {
+            return None;
+        }
+        let now = self.inner.time.now();
+        let mut row = row(&self.registered.definition, &self.state, now, &self.attrs);
+        let soonest = WallTime::from_unix_millis(now).saturating_add(self.inner.config.poll);
+        row.due = row.due.map(|due| due.max(soonest));
+        let next_seq = self.state.seq + 1;
+        self.append(Append::new(self.uid.clone(), self.epoch, next_seq, Vec::new(), row)).await
+    }
+
+    /// Whether something runs here, or will without another post.
+    fn has_work(&self) -> bool {
+        !self.calls.is_empty() || self.plan.wake.is_some() || self.unread
     }
 
     async fn run_loop(&mut self) -> Leave {
@@ -353,7 +396,7 @@ impl Drive {
             if self.state.finished.is_some() {
                 return Leave::Finished;
             }
-            if self.calls.is_empty() && self.plan.wake.is_none() {
+            if !self.has_work() {
                 return Leave::Idle;
             }
             if let Some(leave) = self.wait().await {
@@ -378,6 +421,13 @@ impl Drive {
                 None => std::future::pending().await,
             }
         };
+        let look = self.look_at.map(|at| inner.runtime.clock().sleep_until(at));
+        let look = async {
+            match look {
+                Some(sleep) => sleep.await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             Some(end) = self.calls.next(), if !self.calls.is_empty() => {
@@ -387,13 +437,24 @@ impl Drive {
             }
             () = self.active.wake.notified() => {
                 match inner.journal.load(&self.uid).await {
-                    Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => self.posts = loaded.posts,
+                    Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => {
+                        self.posts = loaded.posts;
+                        self.unread = false;
+                    }
                     Ok(_) => return Some(Leave::Lost),
-                    Err(error) => tracing::warn!(target: "mainstay::saga", %error, "posts could not be read"),
+                    Err(error) => {
+                        tracing::warn!(target: "mainstay::saga", %error, "posts could not be read");
+                        self.unread = true;
+                        self.look_at = Some(inner.runtime.clock().now().saturating_add(inner.config.poll));
+                    }
                 }
             }
             // Attempts in flight are awaited; nothing new is begun.
             () = inner.stopped(), if self.calls.is_empty() => return Some(Leave::Idle),
+            () = look => {
+                self.look_at = None;
+                self.active.wake.notify_one();
+            }
             () = timer => {}
         }
         while let Some(Some(end)) = self.calls.next().now_or_never() {
@@ -418,21 +479,40 @@ impl Drive {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
         };
-        // What cannot be applied is kept as a remark: it changes nothing.
+        self.apply_end(fact).err().map(|illegal| Leave::Quarantine(illegal.to_string()))
+    }
+
+    /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
+    /// flight, ends unknown: nobody makes it any more.
+    fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
+        let definition = Arc::clone(&self.registered.definition);
         let mut probe = self.state.clone();
-        match probe.apply(&definition, &fact) {
-            Ok(()) => {
-                self.state = probe;
-                self.facts.push(fact);
+        let Err(illegal) = probe.apply(&definition, &fact) else {
+            self.state = probe;
+            self.facts.push(fact);
+            return Ok(());
+        };
+        let reason = format!("a result was not applied: {illegal}");
+        self.remark(Fact::Note(Note { text: reason.clone() }))?;
+        let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
+        let node =
+            |state: &State, at: &AttemptRef| definition.index(&at.step).map(|i| state.nodes[i].clone());
+        let unknown = match fact {
+            Fact::StepEnded(end)
+                if node(&self.state, &end.at).is_some_and(|n| n.running.as_ref() == Some(&end.at)) =>
+            {
+                let verdict = Verdict::Unknown { reason, interrupted: false };
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
-            Err(illegal) => {
-                let note = Fact::Note(Note { text: format!("a result was not applied: {illegal}") });
-                if let Err(illegal) = self.record(note) {
-                    return Some(Leave::Quarantine(illegal.to_string()));
-                }
+            Fact::UndoEnded(end)
+                if node(&self.state, &end.at).is_some_and(|n| n.undoing.as_ref() == Some(&end.at)) =>
+            {
+                let verdict = UndoVerdict::Failed { reason };
+                Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
-        }
-        None
+            _ => return Ok(()),
+        };
+        self.record(unknown)
     }
 
     /// Turns inbox messages into facts.
@@ -456,7 +536,7 @@ impl Drive {
                 Ok(done) => done?,
                 Err(error) => {
                     let text = format!("message `{}` cannot be read: {error}", post.message);
-                    self.record(Fact::Note(Note { text }))?;
+                    self.remark(Fact::Note(Note { text }))?;
                 }
             }
         }
@@ -474,14 +554,14 @@ impl Drive {
         if in_flight != Some(&report.at) {
             let AttemptRef { step, attempt, .. } = &report.at;
             let text = format!("a report of attempt {attempt} of step `{step}` came too late");
-            self.record(Fact::Note(Note { text }))?;
+            self.remark(Fact::Note(Note { text }))?;
             let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
             self.answers.push((report.message, Err(why)));
             return Ok(());
         }
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let step = report.at.step.clone();
-        self.record(match report.result {
+        self.apply_end(match report.result {
             Completed::Action(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
             }
@@ -501,7 +581,7 @@ impl Drive {
         let definition = Arc::clone(&self.registered.definition);
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
-        let allowed = self.state.allows(&definition, &action);
+        let allowed = self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation));
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
@@ -516,7 +596,7 @@ impl Drive {
                     action: name.to_owned(),
                     why: why.to_string(),
                 };
-                self.record(Fact::ActionRefused(refused))?;
+                self.remark(Fact::ActionRefused(refused))?;
             }
         }
         let after = match &allowed {
@@ -533,6 +613,16 @@ impl Drive {
             request_id: message.clone(),
         });
         self.answers.push((message, allowed));
+        Ok(())
+    }
+
+    /// Whether the log has room for what does not bring the end nearer.
+    fn has_room(&self, operation: &Operation) -> Result<(), Refusal> {
+        let goes_on = matches!(operation, Operation::Pause | Operation::Retry { .. });
+        if goes_on && self.state.seq >= MAX_RECORDS - LAST_RECORDS {
+            let why = "the saga's log is nearly full, and the rest is for what ends it";
+            return Err(Refusal::NotLegal { action: operation.name(), why });
+        }
         Ok(())
     }
 
@@ -595,6 +685,7 @@ impl Drive {
                 Ok(Appended::Appended { posts, .. }) => {
                     self.active.moved.send_replace(true);
                     if posts {
+                        self.unread = true;
                         self.active.wake.notify_one();
                     }
                     return None;
@@ -606,6 +697,9 @@ impl Drive {
                     in_doubt |= error.outcome() != Outcome::NotApplied;
                     tracing::warn!(target: "mainstay::saga", saga = %self.uid, %error, outcome = ?error.outcome(),
                         "an append failed");
+                    if error.kind() == StoreErrorKind::TooLarge && !in_doubt {
+                        return Some(self.overflows(append, &error.to_string()).await);
+                    }
                     if !error.is_retryable() && !in_doubt {
                         return Some(Leave::Lost);
                     }
@@ -615,6 +709,19 @@ impl Drive {
             }
         }
         Some(Leave::Lost)
+    }
+
+    /// The log takes no more: who asked for something is told, and the saga is set aside.
+    async fn overflows(&mut self, refused: Append, reason: &str) -> Leave {
+        let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
+        let mut audit = refused.audit;
+        audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
+        if !refused.drain.is_empty() {
+            quarantine(&self.inner, &self.uid, self.epoch, reason, refused.drain, audit).await;
+        }
+        self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));
+        self.answer();
+        Leave::Quarantine(reason.to_owned())
     }
 
     fn start_calls(&mut self) {

@@ -25,9 +25,12 @@ pub enum Write {
     Create,
     /// Claims are given back.
     HandBack,
+    /// A message is posted.
+    Post,
 }
 
-/// What happens around the writes of a [`TapJournal`]. Both hooks do nothing by default.
+/// What happens around the writes of a [`TapJournal`], and before the log of a saga is read. The hooks do nothing by
+/// default.
 pub trait Tap: Send + Sync {
     /// Awaited before the write is made. A future that never ends is a write that never was.
     ///
@@ -45,6 +48,17 @@ pub trait Tap: Send + Sync {
     fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
         let _ = append;
         Box::pin(async {})
+    }
+
+    /// Awaited before the log of a saga is read.
+    ///
+    /// # Errors
+    /// An error takes the place of the answer.
+    ///
+    /// # Cancel safety
+    /// Dropped with the read.
+    fn before_load(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
     }
 
     /// Awaited once the write is made, before its answer. A future that never ends is a caller that died with it.
@@ -143,7 +157,7 @@ impl Journal for TapJournal {
     }
 
     fn post(&self, saga: &Uid, message: &str, kind: u16, bytes: Vec<u8>) -> BoxFuture<'_, Result<Posted>> {
-        self.inner.post(saga, message, kind, bytes)
+        self.tapped(Write::Post, self.inner.post(saga, message, kind, bytes))
     }
 
     fn claim(&self, claim: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
@@ -159,7 +173,11 @@ impl Journal for TapJournal {
     }
 
     fn load(&self, saga: &Uid) -> BoxFuture<'_, Result<Option<Loaded>>> {
-        self.inner.load(saga)
+        let saga = saga.clone();
+        Box::pin(async move {
+            self.tap.before_load().await?;
+            self.inner.load(&saga).await
+        })
     }
 
     fn summary<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Option<Summary>>> {

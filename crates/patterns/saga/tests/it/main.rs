@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod bounds;
 mod definition;
 #[cfg(feature = "http")]
 mod dial;
@@ -9,6 +10,7 @@ mod engine;
 mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
+mod inbox;
 mod lossy;
 mod oracle;
 mod order;

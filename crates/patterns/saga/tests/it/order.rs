@@ -13,7 +13,7 @@ use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
 
 use crate::lossy::Lossy;
-use crate::world::{Act, World, order};
+use crate::world::{Act, World, definition, order, step};
 
 /// Looks at the log before it does anything.
 struct Watchful {
@@ -187,6 +187,28 @@ async fn sg_f22_a_node_whose_calendar_is_hours_off_neither_puts_off_nor_hurries_
         assert!((-1..=50).contains(&wait), "the store thinks that the retry is {wait} ms away");
         assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
     }
+}
+
+/// The wall clock is set back, and then the node is started anew: what waits, waits for its own time only.
+#[tokio::test(start_paused = true)]
+async fn sg_f22_a_node_that_starts_after_its_calendar_was_set_back_takes_up_what_waits() {
+    let world = World::new();
+    let mut reserve = step("reserve", &[]);
+    let ten = std::time::Duration::from_secs(10);
+    reserve.retry = Some(mainstay_saga::definition::RetryData::new(3, ten, ten));
+    let definition = definition(vec![reserve]);
+    world.script("reserve", &[Act::UnknownBefore, Act::Done]);
+    let (engine, handle) = world.begin(&definition).await;
+    world.clock.sleep(std::time::Duration::from_millis(1)).await;
+    engine.shutdown(std::time::Duration::ZERO).await;
+    drop(engine);
+    world.clock.jump_wall(-3_600_000);
+    let start = world.clock.now();
+    let engine = world.engine(&definition).await;
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+    let took = world.clock.now().saturating_duration_since(start);
+    assert!(took < std::time::Duration::from_secs(12), "{took:?}");
+    assert_eq!(world.calls(), ["reserve", "reserve"]);
 }
 
 /// A crash between the effect and its record: the same key again, so that the participant can refuse it.

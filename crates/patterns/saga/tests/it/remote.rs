@@ -8,13 +8,14 @@ use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
-use mainstay_saga::engine::{Config, StartOptions};
+use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
-use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, UndoVerdict, Verdict, decode};
+use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, Operation, UndoVerdict, Verdict, decode};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use mainstay_store::BoxFuture;
 use serde_json::{Value, json};
 
+use crate::bounds::{Looks, is_calm};
 use crate::world::World;
 
 /// What one address answers, call by call; the last goes on for ever.
@@ -277,6 +278,8 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
     let done = |receipt: u32| Completed::Action(Verdict::Done { output: Some(json!({"receipt": receipt})) });
     let late = bench.engine.complete(handle.uid(), at("charge", 1), done(1)).await.unwrap_err();
     assert_eq!(late.kind(), ErrorKind::Conflict, "{late}");
+    let again = bench.engine.complete(handle.uid(), at("charge", 1), done(1)).await.unwrap_err();
+    assert_eq!((again.kind(), again.to_string()), (late.kind(), late.to_string()), "the answer of the first");
     let none = bench.engine.complete(handle.uid(), at("nothing", 1), done(1)).await.unwrap_err();
     assert_eq!(none.kind(), ErrorKind::Conflict, "{none}");
     bench.engine.complete(handle.uid(), at("charge", 2), done(2)).await.unwrap();
@@ -284,6 +287,77 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
     assert_eq!(outputs[0].1, json!({"receipt": 2}), "attempt 2 decides");
     let notes = bench.facts(&handle).await.into_iter().filter(|f| matches!(f, Fact::Note(_))).count();
     assert_eq!(notes, 2, "what came too late is kept");
+}
+
+/// A no to a step after the pivot is no end, also when somebody asked too late to turn back: it is repeated.
+#[tokio::test(start_paused = true)]
+async fn a_no_reported_after_the_pivot_sets_nothing_aside_when_a_cancel_came_too_late() {
+    let (world, remote) = (World::new(), Arc::new(Remote::default()));
+    let data = json!({
+        "name": "remote", "version": 1, "deadline": "1h", "timeout": "10s",
+        "retry": {"attempts": 2, "base": "10ms", "cap": "10ms"},
+        "steps": [
+            {"name": "ship", "kind": "pivot", "action": "http://p/ship"},
+            {"name": "email", "kind": "retriable", "after": ["ship"], "action": "http://p/email"},
+        ],
+    });
+    let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+        .participant(Arc::clone(&remote) as Arc<dyn Participant>)
+        .definition(Definition::from_json(data.to_string().as_bytes()).unwrap(), [])
+        .open()
+        .await
+        .unwrap();
+    let bench = Bench { world, remote, engine };
+    bench.remote.script("ship", &[Say::Never]);
+    bench.remote.script("email", &[Say::Never, ok(json!({}))]);
+    let handle = bench.start().await;
+    bench.called("ship", 1).await;
+    let cancel = ActionRequest::new("ann", "changed my mind", Operation::Cancel);
+    bench.engine.attention().act(handle.uid(), cancel).await.unwrap();
+    let done = Completed::Action(Verdict::Done { output: Some(json!({})) });
+    bench.engine.complete(handle.uid(), at("ship", 1), done).await.unwrap();
+    bench.called("email", 1).await;
+    let no = Completed::Action(Verdict::Rejected { reason: "no such box".to_owned(), is_final: true });
+    bench.engine.complete(handle.uid(), at("email", 1), no).await.unwrap();
+    let outcome = handle.outcome().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    assert_eq!(bench.remote.calls(), ["POST ship", "POST email", "POST email"]);
+}
+
+/// A deadline counts for a saga that waits for a person, also when no node has it in memory.
+#[tokio::test(start_paused = true)]
+async fn a_deadline_turns_a_saga_that_waits_for_a_person_also_after_a_restart() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[say(404)]);
+    let handle = bench.start().await;
+    let steps = vec!["charge".to_owned()];
+    assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps });
+    bench.engine.shutdown(Duration::ZERO).await;
+    let engine = Bench::engine(&bench.world, &bench.remote).await;
+    bench.world.clock.sleep(Duration::from_secs(3_602)).await;
+    let outcome = engine.outcome(handle.uid()).await.unwrap();
+    let cause = Cause::DeadlineExceeded;
+    assert!(matches!(&outcome, Outcome::Compensated { cause: Some(c), .. } if *c == cause), "{outcome:?}");
+    assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
+}
+
+/// A participant that has seen a newer owner, or thinks so, whatever this node does: three undos, then a person.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_a_fence_refuses_again_and_again_needs_a_person() {
+    let (mut world, remote) = (World::new(), Arc::new(Remote::default()));
+    let (looks, journal) = Looks::on(&world);
+    world.journal = journal;
+    remote.script("ship", &[say(409)]);
+    remote.script("refund", &[say(412)]);
+    let engine = Bench::engine(&world, &remote).await;
+    let bench = Bench { world, remote, engine };
+    let handle = bench.start().await;
+    bench.world.clock.sleep(Duration::from_secs(100)).await;
+    is_calm(&looks, 100);
+    let steps = vec!["charge".to_owned()];
+    assert_eq!(bench.engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps });
+    let calls = bench.remote.calls();
+    assert_eq!(calls.iter().filter(|c| *c == "POST refund").count(), 3, "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use mainstay_store::journal::{Append, SagaStatus, Uid};
 use crate::world::{Act, ByHand, World, order};
 
 /// A runtime that is dropped with everything in it: a process that vanishes.
-fn process() -> tokio::runtime::Runtime {
+pub(crate) fn process() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap()
 }
 

@@ -30,6 +30,7 @@ pub(crate) enum Act {
     Hang,
     OutputLost,
     UndoFails,
+    UndoHangs,
     UndoRefused,
 }
 
@@ -98,9 +99,15 @@ impl LocalStep for Scripted {
         Box::pin(async move {
             let told = if matches!(effect, Told::Did(_)) { "did" } else { "maybe" };
             let act = self.act_now(&format!("undo {}", self.name));
+            {
+                let mut ledger = self.ledger.lock().unwrap();
+                ledger.calls.push(format!("undo {} {told}", self.name));
+                ledger.keys.push(cx.idempotency_key.clone());
+            }
+            if act == Act::UndoHangs {
+                std::future::pending::<()>().await;
+            }
             let mut ledger = self.ledger.lock().unwrap();
-            ledger.calls.push(format!("undo {} {told}", self.name));
-            ledger.keys.push(cx.idempotency_key.clone());
             match act {
                 Act::UndoFails => return Err(UndoError::failed("undo reset")),
                 Act::UndoRefused => return Err(UndoError::refused("undo no")),

@@ -1,0 +1,152 @@
+//! Messages to a saga in memory: whoever goes away, and whatever fails, each is taken up.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
+
+use mainstay_clock::Clock;
+use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_saga::Outcome;
+use mainstay_saga::definition::{Definition, RetryData};
+use mainstay_saga::engine::ActionRequest;
+use mainstay_saga::exhaust::{Tap, TapJournal, Write};
+use mainstay_saga::wire::{Action, Operation, POST_ACTION};
+use mainstay_store::journal::{Append, Posted, SagaStatus};
+use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
+
+use crate::world::{Act, World, order, step};
+
+/// Its saga waits in memory for a long while between two attempts.
+fn waits_long(world: &World) -> Definition {
+    let mut charge = step("charge", &[]);
+    let long = Duration::from_secs(15 * 60);
+    charge.retry = Some(RetryData::new(50, long, long));
+    world.script("charge", &[Act::UnknownBefore]);
+    let mut data = mainstay_saga::definition::DefinitionData::new("order", 1);
+    data.no_deadline = true;
+    data.steps = vec![charge];
+    Definition::from_data(data).unwrap()
+}
+
+fn act(operation: Operation) -> ActionRequest {
+    ActionRequest::new("ann", "as the runbook says", operation)
+}
+
+/// A journal that answers a post a second after it is committed, and fails at reading logs when told to.
+struct Slow {
+    clock: VirtualClock,
+    failures: AtomicU32,
+}
+
+impl Tap for Slow {
+    fn before_load(&self) -> BoxFuture<'_, Result<()>> {
+        let fails =
+            self.failures.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok();
+        Box::pin(
+            async move { if fails { Err(Error::new(ErrorKind::Unavailable, "planted")) } else { Ok(()) } },
+        )
+    }
+
+    fn after(&self, write: Write) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            if write == Write::Post {
+                self.clock.sleep(Duration::from_secs(1)).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_action_whose_caller_goes_away_is_taken_up_all_the_same() {
+    let world = World::new();
+    let slow = Slow { clock: world.clock.clone(), failures: AtomicU32::new(0) };
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::new(slow));
+    let definition = waits_long(&world);
+    let engine = world.engine_on(Arc::new(journal), &definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    // A client that hangs up: the message is committed, its answer is on the way.
+    let attention = engine.attention();
+    tokio::select! {
+        biased;
+        done = attention.act(handle.uid(), act(Operation::Pause)) => panic!("too fast: {done:?}"),
+        () = world.clock.sleep(Duration::from_millis(500)) => {}
+    }
+    world.clock.sleep(Duration::from_secs(2)).await;
+    assert!(world.journal.summary(handle.uid()).await.unwrap().unwrap().row.paused);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inbox_that_cannot_be_read_is_read_again_a_poll_later() {
+    let world = World::new();
+    let slow = Arc::new(Slow { clock: world.clock.clone(), failures: AtomicU32::new(0) });
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(&slow) as Arc<dyn Tap>);
+    let definition = waits_long(&world);
+    let engine = world.engine_on(Arc::new(journal), &definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    slow.failures.store(3, Ordering::SeqCst);
+    engine.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap();
+    assert_eq!(slow.failures.load(Ordering::SeqCst), 0);
+}
+
+/// A store that cannot be read is asked once a poll, not without a rest.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_cannot_be_read_keeps_no_node_busy() {
+    let world = World::new();
+    world.script("reserve", &[Act::Hang, Act::Done]);
+    let (engine, handle) = world.begin(&order()).await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    engine.shutdown(Duration::ZERO).await;
+    let slow = Arc::new(Slow { clock: world.clock.clone(), failures: AtomicU32::new(1_000) });
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(&slow) as Arc<dyn Tap>);
+    let engine = world.engine_on(Arc::new(journal), &order()).await;
+    world.clock.sleep(Duration::from_secs(10)).await;
+    let asked = 1_000 - slow.failures.swap(0, Ordering::SeqCst);
+    assert!((9..=12).contains(&asked), "{asked} times in 10 s");
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+}
+
+/// Another node posts just before the saga's last append: the journal knows of the message, and nobody is told.
+struct Before {
+    journal: Arc<dyn Journal>,
+    posted: AtomicBool,
+}
+
+impl Tap for Before {
+    fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let last = append.row.status == SagaStatus::NeedsAttention;
+            if !last || self.posted.swap(true, Ordering::SeqCst) {
+                return;
+            }
+            let action = Action {
+                message: "m".to_owned(),
+                who: "ann".to_owned(),
+                reason: "refunded by hand".to_owned(),
+                expected_seq: None,
+                operation: Operation::Cancel,
+            };
+            let bytes = serde_json::to_vec(&action).unwrap();
+            let posted = self.journal.post(&append.saga, "m", POST_ACTION, bytes).await.unwrap();
+            assert_eq!(posted, Posted::Posted);
+        })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_came_just_before_the_last_append_is_taken_up() {
+    let world = World::new();
+    let tap = Before { journal: Arc::clone(&world.journal), posted: AtomicBool::new(false) };
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::new(tap));
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoRefused]);
+    let definition = order();
+    let engine = world.engine_on(Arc::new(journal), &definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    handle.outcome().await.unwrap();
+    world.clock.sleep(Duration::from_secs(5)).await;
+    let audit = world.journal.audit(0, 10).await.unwrap();
+    assert_eq!(audit.len(), 1, "it was looked at, and refused: the saga turns back already");
+}
