@@ -6,8 +6,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::Instant;
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line};
-use mainstay_store::{BoxFuture, LeaseStore};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Share};
+use mainstay_store::{BoxFuture, FencingToken, LeaseStore};
 use tokio::sync::oneshot;
 
 use super::Want;
@@ -43,7 +43,7 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
     let (verdict, told) = oneshot::channel();
     core.rt.spawn("lease-keeper", keep(Arc::clone(&held), told));
     let state = Acquisition::new(want.ttl, patience, core.store.guarantees().recheck);
-    Attempt { held, state, verdict: Some(verdict) }.run().await
+    Attempt { held, state, floor: None, verdict: Some(verdict) }.run().await
 }
 
 /// The first word about any of `names`: the one that is held may be none but the last.
@@ -65,6 +65,8 @@ fn any_of<'a>(store: &'a dyn LeaseStore, names: &[String]) -> Hint<'a> {
 struct Attempt {
     held: Arc<Held>,
     state: Acquisition,
+    /// For whoever shares its one name: the highest token before the question that may have been granted.
+    floor: Option<FencingToken>,
     verdict: Option<oneshot::Sender<Verdict>>,
 }
 
@@ -92,6 +94,11 @@ impl Attempt {
                 Command::Ask => {
                     // Armed before the question, so that a change in between is not slept over.
                     hint = self.state.waits().then(|| any_of(&*core.store, &want.names));
+                    // Who shares may hear of its grant after others heard of later ones: only what was known before
+                    // it asked proves that the store lost state. Who had it alone would hold it still.
+                    if want.share != Share::Exclusive && !self.state.maybe_held() {
+                        self.floor = Some(core.highest(&want.names[0]));
+                    }
                     self.state.asked();
                     let sent = self.held.core.now();
                     match self.ask().await {
@@ -170,7 +177,7 @@ impl Attempt {
 
     fn take(mut self, sent: Instant, grants: Vec<Grant>) -> Result<Guard, Error> {
         for grant in &grants {
-            self.held.core.remember(&grant.name, grant.token)?;
+            self.held.core.remember(&grant.name, grant.token, self.floor)?;
         }
         let guard = Guard::new(Arc::clone(&self.held), sent, grants);
         if let Some(verdict) = self.verdict.take() {

@@ -6,12 +6,15 @@ use std::sync::{Arc, Mutex};
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
 use mainstay_store::memory::MemoryLeaseStore;
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
+use tokio::sync::Notify;
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Done, and the caller never hears of it.
     AppliedThenHangs,
+    /// Done, and the caller hears of it when [`Faulty::held_answers`] is told to let it through.
+    AppliedThenHeld,
     /// Done, and the caller is told that nobody knows.
     AppliedThenUnknown,
     /// Not done, and nothing is answered.
@@ -24,6 +27,7 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     inner: MemoryLeaseStore,
     acquire: Mutex<Vec<Fault>>,
+    pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
@@ -34,6 +38,7 @@ impl Faulty {
         Arc::new(Self {
             inner,
             acquire: Mutex::default(),
+            held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
             renewals: AtomicU64::new(0),
             questions: AtomicU64::new(0),
@@ -67,6 +72,11 @@ impl LeaseStore for Faulty {
                 Some(Fault::AppliedThenUnknown) => {
                     self.inner.acquire(request).await?;
                     Err(failed(Outcome::Unknown))
+                }
+                Some(Fault::AppliedThenHeld) => {
+                    let answer = self.inner.acquire(request).await;
+                    self.held_answers.notified().await;
+                    answer
                 }
                 Some(Fault::AppliedThenHangs) => {
                     self.inner.acquire(request).await?;
