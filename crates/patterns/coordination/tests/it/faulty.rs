@@ -2,10 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
-use mainstay_store::memory::MemoryLeaseStore;
-use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
+use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
+use mainstay_store::{
+    BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, PutIf, RecordStore, Result,
+    VersionedRecord,
+};
 use tokio::sync::Notify;
 
 /// What happens to a call.
@@ -120,6 +124,58 @@ impl LeaseStore for Faulty {
 
     fn guarantees(&self) -> Guarantees {
         self.inner.guarantees()
+    }
+}
+
+/// Records whose next write is done while its writer is told that nobody knows, and told so late.
+#[derive(Debug)]
+pub(crate) struct LostWrite {
+    inner: MemoryRecordStore,
+    armed: AtomicBool,
+    /// Lets that answer through.
+    pub(crate) answer: Notify,
+}
+
+impl LostWrite {
+    pub(crate) fn new(inner: MemoryRecordStore) -> Arc<Self> {
+        Arc::new(Self { inner, armed: AtomicBool::new(true), answer: Notify::new() })
+    }
+}
+
+impl RecordStore for LostWrite {
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
+        self.inner.get(key)
+    }
+
+    fn put_if(
+        &self,
+        key: &str,
+        expected: Option<u64>,
+        value: Vec<u8>,
+        ttl: Option<Duration>,
+    ) -> BoxFuture<'_, Result<PutIf>> {
+        let written = self.inner.put_if(key, expected, value, ttl);
+        if !self.armed.swap(false, Ordering::Relaxed) {
+            return written;
+        }
+        Box::pin(async move {
+            written.await?;
+            self.answer.notified().await;
+            Err(failed(Outcome::Unknown))
+        })
+    }
+
+    fn delete_if(&self, key: &str, expected: u64) -> BoxFuture<'_, Result<bool>> {
+        self.inner.delete_if(key, expected)
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<VersionedRecord>>> {
+        self.inner.list(prefix, after, limit)
     }
 }
 
