@@ -117,18 +117,30 @@ impl Core {
         line
     }
 
-    /// Remembers a granted token; refuses one that is smaller than an earlier one.
-    pub(crate) fn remember(&self, name: &str, token: FencingToken) -> Result<(), Error> {
+    /// The highest token granted so far, as far as it is remembered.
+    pub(crate) fn highest(&self, name: &str) -> FencingToken {
+        locked(&self.seen).get(name).copied().unwrap_or(FencingToken::ZERO)
+    }
+
+    /// Remembers a granted token; refuses one that is smaller than `floor`, without one than the highest so far.
+    pub(crate) fn remember(
+        &self,
+        name: &str,
+        token: FencingToken,
+        floor: Option<FencingToken>,
+    ) -> Result<(), Error> {
         let mut seen = locked(&self.seen);
-        match seen.get_mut(name) {
-            Some(highest) if token < *highest => {
-                let why = format!(
-                    "`{name}`: the store granted token {token} after {highest}; it lost state, so nothing is held"
-                );
-                Err(Error::new(ErrorKind::StoreRegressed, why))
-            }
+        let known = seen.get_mut(name);
+        let floor = floor.or(known.as_deref().copied()).unwrap_or(FencingToken::ZERO);
+        if token < floor {
+            let why = format!(
+                "`{name}`: the store granted token {token} after {floor}; it lost state, so nothing is held"
+            );
+            return Err(Error::new(ErrorKind::StoreRegressed, why));
+        }
+        match known {
             Some(highest) => {
-                *highest = token;
+                *highest = token.max(*highest);
                 Ok(())
             }
             None => {

@@ -52,7 +52,7 @@ pub enum ErrorKind {
     Expired,
     /// A right that was held is gone.
     Lost(LossReason),
-    /// The store granted a smaller token than one that this process has seen: it lost state.
+    /// The store granted a smaller token than one that this process had seen before it asked: it lost state.
     StoreRegressed,
     /// The wait ended and somebody else still held it.
     TimedOut {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::future::{join3, join5};
 use mainstay_clock::Instant;
 use mainstay_store::lease::table::{Entry, Table};
-use mainstay_store::lease::{LeaseInfo, Share};
+use mainstay_store::lease::{Fencing, LeaseInfo, Share};
 use mainstay_store::{FencingToken, Outcome, Result};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -41,6 +41,8 @@ impl Scope {
 struct Loaded {
     now: i64,
     floor: i64,
+    /// Whether the server syncs what is committed.
+    synced: bool,
     rows: BTreeMap<String, LeaseRow>,
     entries: BTreeMap<Op, Entry>,
     /// Which places are there, and what they were.
@@ -335,7 +337,10 @@ impl PostgresLeases {
         let lease = &self.0.tables.lease;
         // A floor fails on a standby, where looking is allowed.
         let floor = if lock.is_empty() { "0::int8".to_owned() } else { self.0.tables.floor() };
-        let now = format!("select (extract(epoch from clock_timestamp()) * 1000000)::int8, {floor}");
+        let now = format!(
+            "select (extract(epoch from clock_timestamp()) * 1000000)::int8, {floor}, \
+             current_setting('synchronous_commit') <> 'off'"
+        );
         let rows = format!(
             "select name, op_id, owner, token, {until}, ttl, note, released_op, names, annotation, {crowd}
              from {lease} where name = any($1) order by name {lock}",
@@ -381,6 +386,12 @@ impl PostgresLeases {
                 let text = "the range of fencing tokens is used up for this name";
                 return Err(mainstay_store::Error::new(mainstay_store::ErrorKind::TooLarge, text));
             }
+            if self.0.fencing == Fencing::Strict && !loaded.synced && table.last_token() != before {
+                // Undone with the connection as well: a token that a crash forgets would be drawn again.
+                let text = "`synchronous_commit` was switched off while Strict fencing is promised; no token is drawn";
+                let error = mainstay_store::Error::new(mainstay_store::ErrorKind::Unsupported, text);
+                return Err(error.with_outcome(Outcome::NotApplied));
+            }
             let (rows, places) = loaded.after(&scope, &table);
             self.write(lent.client(), &loaded, &rows, &places).await.map_err(store_error)?;
             Ok((done, table.take_changed()))
@@ -413,7 +424,8 @@ impl PostgresLeases {
         begun?;
         made?;
         let (rows, places, now) = (rows?, places?, now?);
-        let mut loaded = Loaded { now: now.get(0), floor: now.get(1), ..Loaded::default() };
+        let mut loaded =
+            Loaded { now: now.get(0), floor: now.get(1), synced: now.get(2), ..Loaded::default() };
         rows.iter().for_each(|row| loaded.lease(row));
         places.iter().for_each(|row| loaded.place(row));
         loaded.own(scope);

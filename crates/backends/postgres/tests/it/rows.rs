@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f11_a_server_clock_that_jumps_never_lowers_a_token", |w| Box::pin(f11(w))),
     ("f12_a_table_that_is_not_ours_is_refused", |w| Box::pin(f12(w))),
     ("f14_settings_that_cannot_hold_are_refused_at_open", |w| Box::pin(f14(w))),
+    ("f14_nothing_is_granted_once_commits_are_no_longer_synced", |w| Box::pin(f14_switched_off(w))),
     ("f16_asking_again_keeps_the_token_and_sets_the_ttl", |w| Box::pin(f16(w))),
     ("f18_a_repeated_release_ends_no_newer_lease", |w| Box::pin(f18(w))),
     ("f19_an_acquisition_dropped_at_every_point_leaves_nothing_after_its_release", |w| Box::pin(f19(w))),
@@ -219,6 +220,50 @@ async fn f14(world: World) {
         let refused = builder.build().unwrap_err();
         assert_eq!(refused.field, field);
         assert!(!refused.to_string().contains("secret"), "{refused}");
+    }
+}
+
+/// The setting is changed under connections that were looked at when they were opened.
+async fn f14_switched_off(world: World) {
+    let server = world.kit.primary(&[]).unwrap();
+    let one = || open(PostgresConfig::builder(&server.url()).connections(1));
+    let joined = AcquireRequest { line: Line::Join, ttl: Duration::from_secs(60), ..ask("w", "waiter") };
+    let requests = [
+        AcquireRequest { share: Share::Permit { limit: 3, count: 1 }, ..ask("p", "permit") },
+        AcquireRequest { share: Share::Shared, ..ask("r", "reader") },
+        AcquireRequest { names: vec!["m1".to_owned(), "m2".to_owned()], ..ask("m1", "several") },
+        joined.clone(),
+    ];
+    let holder = one().await;
+    take(&holder, "w", "holder").await.unwrap();
+    assert!(matches!(holder.acquire(joined).await.unwrap(), Acquired::Queued { .. }));
+    let mut stores = Vec::new();
+    for request in requests {
+        stores.push((one().await, request));
+    }
+    server.sql("alter system set synchronous_commit = off").unwrap();
+    server.sql("select pg_reload_conf()").unwrap();
+    assert_eq!(holder.release("holder").await.unwrap(), Released::Clean, "what is given back may be lost");
+    for (n, (store, request)) in stores.iter().enumerate() {
+        // Its only connection is kept after this refusal, so what follows meets the setting in a transaction.
+        until("the setting is read", async || {
+            let probe = store.acquire(ask(&format!("probe/{n}"), &format!("probe-{n}"))).await;
+            probe.is_err_and(|e| e.kind() == ErrorKind::Unsupported)
+        })
+        .await;
+        let refused = store.acquire(request.clone()).await.unwrap_err();
+        assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Unsupported, Outcome::NotApplied));
+        assert!(refused.to_string().contains("switched off"), "{refused}");
+    }
+    server.sql("alter system reset synchronous_commit").unwrap();
+    server.sql("select pg_reload_conf()").unwrap();
+    for (store, request) in &stores {
+        until("it is granted", async || {
+            let answer = store.acquire(request.clone()).await;
+            matches!(answer, Ok(Acquired::Granted(_)))
+        })
+        .await;
+        assert_eq!(store.inspect(&request.names[0]).await.unwrap().holders.len(), 1, "nobody before it");
     }
 }
 

@@ -200,8 +200,14 @@ impl<'a> Session<'a> {
         let result = work(&mut table);
         for (op_id, old) in &before {
             let new = table.entry(op_id);
-            if new != *old {
-                self.write(op_id, new.as_ref())?;
+            if new == *old {
+                continue;
+            }
+            let elsewhere = |entry: &Entry| entry.names.keys().any(|name| !names.contains(name));
+            match new {
+                // The values of `names` are written below.
+                None if old.as_ref().is_some_and(elsewhere) => self.forget(op_id)?,
+                new => self.write(op_id, new.as_ref())?,
             }
         }
         for name in &names {
@@ -228,7 +234,7 @@ impl<'a> Session<'a> {
             .query_map(params![number(self.now.as_nanos()), SWEEP], |r| r.get(0))?
             .collect::<rusqlite::Result<_>>()?;
         for op_id in ended {
-            self.write(&op_id, None)?;
+            self.forget(&op_id)?;
         }
         if self.changed {
             self.conn
@@ -347,6 +353,25 @@ impl<'a> Session<'a> {
             self.conn.prepare_cached("insert into op_name (name, op_id, token) values (?1, ?2, ?3)")?;
         for (of, token) in &entry.names {
             name.execute(params![of, op_id, token.map(|t| number(t.get()))])?;
+        }
+        Ok(())
+    }
+
+    /// Removes an operation that ended, and the values of its names that nobody holds then: nobody may ever ask for
+    /// those again.
+    fn forget(&self, op_id: &str) -> rusqlite::Result<()> {
+        let names: Vec<String> = self
+            .conn
+            .prepare_cached("select name from op_name where op_id = ?1 and token is not null")?
+            .query_map([op_id], |r| r.get(0))?
+            .collect::<rusqlite::Result<_>>()?;
+        self.write(op_id, None)?;
+        let mut drop = self.conn.prepare_cached(
+            "delete from annotation where name = ?1
+             and not exists (select 1 from op_name where name = ?1 and token is not null)",
+        )?;
+        for name in names {
+            drop.execute([name])?;
         }
         Ok(())
     }

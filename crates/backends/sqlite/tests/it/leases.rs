@@ -77,6 +77,43 @@ async fn what_ended_under_names_nobody_asks_for_is_forgotten() {
     assert_eq!(rows, 2, "the one held lease and its name");
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_values_of_the_dead_end_with_their_leases() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let store = SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let lead = async |name: String, op: String, ttl: Duration| {
+        let request = AcquireRequest { ttl, ..ask(&name, &op) };
+        let Acquired::Granted(held) = store.acquire(request).await.unwrap() else { panic!("`{name}`") };
+        assert!(store.annotate(&name, held[0].token, op.into_bytes()).await.unwrap());
+    };
+    for n in 0..100 {
+        lead(format!("member/{n}"), format!("op-{n}"), TTL).await;
+    }
+    let both = AcquireRequest { names: vec!["m/1".to_owned(), "m/2".to_owned()], ..ask("m/1", "both") };
+    let Acquired::Granted(held) = store.acquire(both).await.unwrap() else { panic!("they are free") };
+    assert!(store.annotate("m/2", held[1].token, b"both".to_vec()).await.unwrap());
+    lead("alive".to_owned(), "alive".to_owned(), TTL * 3).await;
+    lead("led".to_owned(), "first".to_owned(), TTL).await;
+    let join = |op: &str| AcquireRequest { line: Line::Join, ttl: TTL * 3, ..ask("led", op) };
+    for waiter in ["second", "third"] {
+        assert!(matches!(store.acquire(join(waiter)).await.unwrap(), Acquired::Queued { .. }));
+    }
+    clock.sleep(TTL).await;
+    // One that asks for a part of what ended finds it; transactions of other names sweep the rest.
+    store.acquire(ask("m/1", "after")).await.unwrap();
+    for n in 0..3 {
+        store.acquire(ask("again", &format!("later-{n}"))).await.unwrap();
+    }
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    let mut rows = raw.prepare("select name from annotation order by name").unwrap();
+    let left: Vec<String> = rows.query_map([], |r| r.get(0)).unwrap().map(Result::unwrap).collect();
+    assert_eq!(left, ["alive"]);
+    assert_eq!(store.inspect("alive").await.unwrap().annotation.as_deref(), Some(&b"alive"[..]));
+    assert!(matches!(store.acquire(join("second")).await.unwrap(), Acquired::Granted(_)));
+    assert_eq!(store.inspect("led").await.unwrap().annotation, None, "that of the one before");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn engines_on_one_file_exclude_each_other_and_serve_in_order() {
     let files = Files::new();

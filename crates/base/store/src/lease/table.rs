@@ -107,7 +107,8 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these operations, with the counters as they were written.
+    /// A table of these operations, with the counters as they were written. A value belongs to whoever holds its name:
+    /// that of a name which nobody of these holds is dropped, also when somebody waits for the name.
     #[must_use]
     pub fn load(
         last_token: FencingToken,
@@ -120,7 +121,7 @@ impl Table {
             table.insert(entry);
         }
         for (name, value) in annotations {
-            if let Some(name) = table.names.get_mut(&name) {
+            if let Some(name) = table.names.get_mut(&name).filter(|name| !name.holders.is_empty()) {
                 name.annotation = Some(value);
             }
         }
@@ -599,5 +600,37 @@ impl Table {
             .take(limit)
             .map(|(name, _)| self.inspect(name))
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(5);
+
+    fn join(owner: &str) -> AcquireRequest {
+        AcquireRequest { line: Line::Join, ..AcquireRequest::exclusive("n", owner, owner, TTL) }
+    }
+
+    #[test]
+    fn the_value_of_a_dead_holder_is_not_shown_under_the_next() {
+        let mut table = Table::default();
+        let Acquired::Granted(held) = table.acquire(&join("a")).unwrap() else { panic!("`n` is free") };
+        for waiter in ["b", "c"] {
+            assert!(matches!(table.acquire(&join(waiter)).unwrap(), Acquired::Queued { .. }));
+        }
+        assert!(table.annotate("n", held[0].token, b"A:80".to_vec()));
+        let loaded = |ops: &[&str]| {
+            let entries = ops.iter().filter_map(|op| table.entry(op));
+            let notes = [("n".to_owned(), b"A:80".to_vec())];
+            Table::load(table.last_token(), table.arrivals(), entries, notes)
+        };
+        assert_eq!(loaded(&["a", "b", "c"]).annotation("n"), Some(&b"A:80"[..]), "its holder lives");
+        // As a store loads it that left out what has ended.
+        let mut after = loaded(&["b", "c"]);
+        assert!(matches!(after.acquire(&join("b")).unwrap(), Acquired::Granted(_)));
+        let info = after.inspect("n");
+        assert_eq!((info.holders[0].0.as_str(), info.waiting, info.annotation), ("b", 1, None));
     }
 }

@@ -125,7 +125,8 @@ impl Barrier {
             if let Some(at) = self.inside.iter().position(|m| m == member) {
                 self.inside.remove(at);
                 changed = true;
-                if let Some(outcome) = self.past.back_mut() {
+                // Rounds that broke meanwhile come after that of those inside.
+                if let Some(outcome) = self.past.iter_mut().rev().find(|o| o.opened) {
                     outcome.dead.insert(member.0.clone());
                 }
             }
@@ -292,6 +293,23 @@ mod tests {
         assert!(it.is_out(1), "a dead one is not waited for");
         assert!(over(it.status(&m("c", 3))).opened);
         assert!(over(it.status(&a)).dead.contains("b"));
+    }
+
+    #[test]
+    fn a_death_inside_is_told_to_those_inside_though_later_rounds_broke() {
+        let (a, b) = (m("a", 1), m("b", 2));
+        let mut it = Barrier::new(Kind::Double, 2);
+        for member in [&a, &b] {
+            it.enter(member, Kind::Double, 2).unwrap();
+        }
+        assert!(look(&mut it, &[], true));
+        it.enter(&m("c", 3), Kind::Double, 2).unwrap();
+        assert!(look(&mut it, &[m("c", 3)], true), "the second round breaks while the first is inside");
+        assert!(look(&mut it, std::slice::from_ref(&b), true));
+        let (first, second) = (&it.past[0], &it.past[1]);
+        assert_eq!((first.opened, second.opened), (true, false));
+        assert_eq!(first.dead, BTreeSet::from(["b".to_owned()]));
+        assert_eq!(second.dead, BTreeSet::from(["c".to_owned()]), "nobody of it was inside");
     }
 
     #[test]

@@ -79,7 +79,7 @@ impl Latch {
         Ok(Self(Arc::new(Inner { core, record, bell, size })))
     }
 
-    /// Counts `id`. Repeating it changes nothing.
+    /// Counts `id`, in the generation that it finds. Repeating it changes nothing; the answer tells of that generation.
     ///
     /// # Errors
     /// `ConfigMismatch` when the others count to another number, `ApiMisuse` for an empty or overlong id, and when
@@ -91,7 +91,14 @@ impl Latch {
         if id.is_empty() || id.len() > MAX_ID {
             return Err(Error::new(ErrorKind::ApiMisuse, "an id has 1 to 255 bytes"));
         }
-        self.step(|count, size| count.count_down(id, size)).await
+        // A try whose answer was lost may have opened it, and others may have armed it again before the next one.
+        let mut first = None;
+        let progress = self.step(|count, size| {
+            let generation = *first.get_or_insert(count.generation);
+            count.count_down(id, generation, size)
+        });
+        let progress = progress.await?;
+        Ok(seen_in(first.unwrap_or(progress.generation), progress))
     }
 
     /// Closes an open latch: the generation after `generation`. Repeating it changes nothing.
@@ -106,7 +113,10 @@ impl Latch {
         Ok(self.step(|count, size| count.rearm(generation, size)).await?.generation)
     }
 
-    async fn step(&self, step: impl Fn(&mut Count, u32) -> Result<bool, Refused>) -> Result<Progress, Error> {
+    async fn step(
+        &self,
+        mut step: impl FnMut(&mut Count, u32) -> Result<bool, Refused>,
+    ) -> Result<Progress, Error> {
         let inner = &self.0;
         let done = inner.record.update(Deadline::NONE, |value| {
             let mut count = self.decoded(value)?;
@@ -172,12 +182,7 @@ impl Latch {
             }
             let generation = *waits.get_or_insert(count.generation);
             if count.opened(generation) {
-                let mut progress = progress(&count);
-                if count.generation > generation {
-                    // What was counted then is not remembered.
-                    progress = Progress { generation, ids: Vec::new(), open: true };
-                }
-                return Ok(progress);
+                return Ok(seen_in(generation, progress(&count)));
             }
             let now = core.now();
             if limit.is_some() && now >= limit.instant() {
@@ -197,6 +202,12 @@ impl Latch {
 fn progress(count: &Count) -> Progress {
     let ids = count.ids.iter().cloned().collect();
     Progress { generation: count.generation, ids, open: count.is_open() }
+}
+
+/// What there is to say of `generation`, now or in a later one: only an open latch is armed again, and what was counted
+/// then is not remembered.
+fn seen_in(generation: u64, now: Progress) -> Progress {
+    if now.generation > generation { Progress { generation, ids: Vec::new(), open: true } } else { now }
 }
 
 fn encoded(count: &Count) -> Vec<u8> {

@@ -34,10 +34,10 @@ impl Count {
         if self.size == size { Ok(()) } else { Err(Refused::Size(self.size)) }
     }
 
-    /// Counts `id`, once; whether that changed anything. What comes after it opened is not counted.
-    pub(super) fn count_down(&mut self, id: &str, size: u32) -> Result<bool, Refused> {
+    /// Counts `id` in `generation`, once; whether that changed anything. What comes after that opened is not counted.
+    pub(super) fn count_down(&mut self, id: &str, generation: u64, size: u32) -> Result<bool, Refused> {
         self.check(size)?;
-        Ok(!self.is_open() && self.ids.insert(id.to_owned()))
+        Ok(!self.opened(generation) && self.ids.insert(id.to_owned()))
     }
 
     /// Closes an open latch of `generation`; whether that changed anything.
@@ -70,12 +70,12 @@ mod tests {
     #[test]
     fn a_repeated_count_down_counts_once() {
         let mut count = Count::new(2);
-        assert_eq!(count.count_down("a", 2), Ok(true));
-        assert_eq!(count.count_down("a", 2), Ok(false));
+        assert_eq!(count.count_down("a", 1, 2), Ok(true));
+        assert_eq!(count.count_down("a", 1, 2), Ok(false));
         assert!(!count.is_open());
-        assert_eq!(count.count_down("b", 2), Ok(true));
+        assert_eq!(count.count_down("b", 1, 2), Ok(true));
         assert!(count.is_open());
-        assert_eq!(count.count_down("c", 2), Ok(false), "it opened without it");
+        assert_eq!(count.count_down("c", 1, 2), Ok(false), "it opened without it");
         assert_eq!(count.ids.len(), 2);
     }
 
@@ -84,20 +84,22 @@ mod tests {
         let mut count = Count::new(1);
         assert_eq!(count.rearm(1, 1), Err(Refused::Closed));
         assert!(!count.opened(1));
-        count.count_down("a", 1).unwrap();
+        count.count_down("a", 1, 1).unwrap();
         assert!(count.opened(1));
         assert_eq!(count.rearm(1, 1), Ok(true));
         assert_eq!(count.rearm(1, 1), Ok(false), "repeated after a lost answer");
         assert!(count.opened(1) && !count.opened(2), "who waits in the old one is not held up");
         assert_eq!(count.rearm(7, 1), Err(Refused::Generation(2)));
-        count.count_down("a", 1).unwrap();
+        assert_eq!(count.count_down("b", 1, 1), Ok(false), "repeated after a lost answer");
+        assert!(!count.opened(2), "it is of the generation before");
+        count.count_down("a", 2, 1).unwrap();
         assert!(count.opened(2), "the same id counts anew");
     }
 
     #[test]
     fn who_counts_to_something_else_is_told() {
         let mut count = Count::new(3);
-        assert_eq!(count.count_down("a", 2), Err(Refused::Size(3)));
+        assert_eq!(count.count_down("a", 1, 2), Err(Refused::Size(3)));
         assert_eq!(count.rearm(1, 2), Err(Refused::Size(3)));
     }
 }

@@ -1,12 +1,13 @@
 //! Sends what the acquisition decides.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::Instant;
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line};
+use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Share};
+use mainstay_store::{BoxFuture, FencingToken, LeaseStore};
 use tokio::sync::oneshot;
 
 use super::Want;
@@ -16,7 +17,7 @@ use crate::guard::{Held, Verdict, keep};
 use crate::{Error, ErrorKind, Guard};
 
 /// A store's word that something may have changed.
-type Hint<'a> = dyn Future<Output = mainstay_store::Result<()>> + Send + 'a;
+type Hint<'a> = BoxFuture<'a, mainstay_store::Result<()>>;
 
 /// Longest wait for one answer: a hung store must not eat a lease before it is held.
 const MAX_PATIENCE: Duration = Duration::from_secs(5);
@@ -42,13 +43,30 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
     let (verdict, told) = oneshot::channel();
     core.rt.spawn("lease-keeper", keep(Arc::clone(&held), told));
     let state = Acquisition::new(want.ttl, patience, core.store.guarantees().recheck);
-    Attempt { held, state, verdict: Some(verdict) }.run().await
+    Attempt { held, state, floor: None, verdict: Some(verdict) }.run().await
+}
+
+/// The first word about any of `names`: the one that is held may be none but the last.
+fn any_of<'a>(store: &'a dyn LeaseStore, names: &[String]) -> Hint<'a> {
+    if let [name] = names {
+        return store.watch(name);
+    }
+    let mut hints: Vec<Hint<'a>> = names.iter().map(|name| store.watch(name)).collect();
+    Box::pin(poll_fn(move |cx| {
+        let heard = hints.iter_mut().find_map(|hint| match hint.as_mut().poll(cx) {
+            Poll::Ready(heard) => Some(heard),
+            Poll::Pending => None,
+        });
+        heard.map_or(Poll::Pending, Poll::Ready)
+    }))
 }
 
 /// One acquisition under way. Dropped at any point, its keeper gives back what may have been granted.
 struct Attempt {
     held: Arc<Held>,
     state: Acquisition,
+    /// For whoever shares its one name: the highest token before the question that may have been granted.
+    floor: Option<FencingToken>,
     verdict: Option<oneshot::Sender<Verdict>>,
 }
 
@@ -70,12 +88,17 @@ impl Attempt {
         let want = Arc::clone(&self.held.want);
         let mut command = Command::Ask;
         let mut last = None;
-        let mut hint = core.store.watch(&want.names[0]);
+        let mut hint = None;
         loop {
             command = match command {
                 Command::Ask => {
                     // Armed before the question, so that a change in between is not slept over.
-                    hint = core.store.watch(&want.names[0]);
+                    hint = self.state.waits().then(|| any_of(&*core.store, &want.names));
+                    // Who shares may hear of its grant after others heard of later ones: only what was known before
+                    // it asked proves that the store lost state. Who had it alone would hold it still.
+                    if want.share != Share::Exclusive && !self.state.maybe_held() {
+                        self.floor = Some(core.highest(&want.names[0]));
+                    }
                     self.state.asked();
                     let sent = self.held.core.now();
                     match self.ask().await {
@@ -129,14 +152,17 @@ impl Attempt {
 
     /// Waits for a hint of the store, and for the time in any case; whether it was a hint. A store that cannot be
     /// heard is asked soon instead.
-    async fn wait(&self, listen: Instant, until: Instant, hint: Pin<&mut Hint<'_>>) -> bool {
+    async fn wait(&self, listen: Instant, until: Instant, hint: Option<&mut Hint<'_>>) -> bool {
         let clock = self.held.core.clock();
         let time = clock.sleep_until(until);
         let hint = async {
             if listen > clock.now() {
                 clock.sleep_until(listen).await;
             }
-            let heard = hint.await.is_ok();
+            let heard = match hint {
+                Some(hint) => hint.await.is_ok(),
+                None => false,
+            };
             if !heard {
                 clock.sleep(WAIT_MAX).await;
             }
@@ -151,7 +177,7 @@ impl Attempt {
 
     fn take(mut self, sent: Instant, grants: Vec<Grant>) -> Result<Guard, Error> {
         for grant in &grants {
-            self.held.core.remember(&grant.name, grant.token)?;
+            self.held.core.remember(&grant.name, grant.token, self.floor)?;
         }
         let guard = Guard::new(Arc::clone(&self.held), sent, grants);
         if let Some(verdict) = self.verdict.take() {

@@ -2,16 +2,23 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
-use mainstay_store::memory::MemoryLeaseStore;
-use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
+use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
+use mainstay_store::{
+    BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, PutIf, RecordStore, Result,
+    VersionedRecord,
+};
+use tokio::sync::Notify;
 
 /// What happens to a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// Done, and the caller never hears of it.
     AppliedThenHangs,
+    /// Done, and the caller hears of it when [`Faulty::held_answers`] is told to let it through.
+    AppliedThenHeld,
     /// Done, and the caller is told that nobody knows.
     AppliedThenUnknown,
     /// Not done, and nothing is answered.
@@ -24,6 +31,7 @@ pub(crate) enum Fault {
 pub(crate) struct Faulty {
     inner: MemoryLeaseStore,
     acquire: Mutex<Vec<Fault>>,
+    pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
@@ -34,6 +42,7 @@ impl Faulty {
         Arc::new(Self {
             inner,
             acquire: Mutex::default(),
+            held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
             renewals: AtomicU64::new(0),
             questions: AtomicU64::new(0),
@@ -67,6 +76,11 @@ impl LeaseStore for Faulty {
                 Some(Fault::AppliedThenUnknown) => {
                     self.inner.acquire(request).await?;
                     Err(failed(Outcome::Unknown))
+                }
+                Some(Fault::AppliedThenHeld) => {
+                    let answer = self.inner.acquire(request).await;
+                    self.held_answers.notified().await;
+                    answer
                 }
                 Some(Fault::AppliedThenHangs) => {
                     self.inner.acquire(request).await?;
@@ -110,6 +124,58 @@ impl LeaseStore for Faulty {
 
     fn guarantees(&self) -> Guarantees {
         self.inner.guarantees()
+    }
+}
+
+/// Records whose next write is done while its writer is told that nobody knows, and told so late.
+#[derive(Debug)]
+pub(crate) struct LostWrite {
+    inner: MemoryRecordStore,
+    armed: AtomicBool,
+    /// Lets that answer through.
+    pub(crate) answer: Notify,
+}
+
+impl LostWrite {
+    pub(crate) fn new(inner: MemoryRecordStore) -> Arc<Self> {
+        Arc::new(Self { inner, armed: AtomicBool::new(true), answer: Notify::new() })
+    }
+}
+
+impl RecordStore for LostWrite {
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<Option<VersionedRecord>>> {
+        self.inner.get(key)
+    }
+
+    fn put_if(
+        &self,
+        key: &str,
+        expected: Option<u64>,
+        value: Vec<u8>,
+        ttl: Option<Duration>,
+    ) -> BoxFuture<'_, Result<PutIf>> {
+        let written = self.inner.put_if(key, expected, value, ttl);
+        if !self.armed.swap(false, Ordering::Relaxed) {
+            return written;
+        }
+        Box::pin(async move {
+            written.await?;
+            self.answer.notified().await;
+            Err(failed(Outcome::Unknown))
+        })
+    }
+
+    fn delete_if(&self, key: &str, expected: u64) -> BoxFuture<'_, Result<bool>> {
+        self.inner.delete_if(key, expected)
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&str>,
+        limit: usize,
+    ) -> BoxFuture<'_, Result<Vec<VersionedRecord>>> {
+        self.inner.list(prefix, after, limit)
     }
 }
 

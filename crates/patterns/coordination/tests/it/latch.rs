@@ -1,5 +1,6 @@
 //! Counting ids.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Deadline};
@@ -7,6 +8,7 @@ use mainstay_coordination::ErrorKind;
 use mainstay_store::RecordStore;
 
 use crate::drops::dropped_after;
+use crate::faulty::LostWrite;
 use crate::world::virtually;
 
 #[test]
@@ -48,6 +50,34 @@ fn arming_again_is_a_new_generation_that_holds_nobody_of_the_old_one_up() {
         assert!(matches!(timed_out.kind(), ErrorKind::TimedOut { .. }), "{timed_out}");
         latch.count_down("1").await.unwrap();
         assert_eq!(latch.wait(w.within(1)).await.unwrap().generation, 2);
+    });
+}
+
+#[test]
+fn a_count_whose_answer_was_lost_is_not_repeated_in_the_next_generation() {
+    virtually(|w| async move {
+        let here = w.node("a").latch("x", 2).unwrap();
+        here.count_down("1").await.unwrap();
+        let records = LostWrite::new(w.records.clone());
+        let there = w.node_with(
+            Arc::new(w.store.clone()),
+            Arc::clone(&records) as Arc<dyn RecordStore>,
+            w.clock.clone(),
+            "b",
+        );
+        let there = there.latch("x", 2).unwrap();
+        // The latch opened by the count of "2", and is closed again before its caller hears that nobody knows.
+        let close = async {
+            assert!(here.progress().await.unwrap().open, "it was written");
+            assert_eq!(here.rearm(1).await.unwrap(), 2);
+            records.answer.notify_one();
+        };
+        let (counted, ()) = tokio::join!(there.count_down("2"), close);
+        let counted = counted.unwrap();
+        assert_eq!((counted.generation, counted.open), (1, true), "what it counted in has opened");
+        let next = here.progress().await.unwrap();
+        assert_eq!((next.generation, next.ids.len(), next.open), (2, 0, false));
+        assert!(!here.count_down("1").await.unwrap().open, "two are needed again");
     });
 }
 

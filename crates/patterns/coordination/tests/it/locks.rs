@@ -101,6 +101,29 @@ fn k16_several_names_are_taken_in_one_order_all_or_none() {
 }
 
 #[test]
+fn whoever_waits_for_several_names_is_woken_by_each_of_them() {
+    virtually(|w| async move {
+        for held in ["x", "y", "z"] {
+            let guard = w.held("a", held).await;
+            let several = w.node("b").multi(["x", "y", "z"]).ttl(TTL).build().unwrap();
+            let start = w.clock.now();
+            let release = async {
+                w.clock.sleep(Duration::from_secs(1)).await;
+                guard.release().await.unwrap()
+            };
+            let (granted, released) = tokio::join!(several.acquire(w.within(60)), release);
+            let waited = w.clock.now().saturating_duration_since(start);
+            assert_eq!((granted.unwrap().tokens().count(), released), (3, Released::Clean));
+            assert!(
+                waited >= Duration::from_secs(1) && waited < Duration::from_millis(1_050),
+                "woken by `{held}`, which was the last one held: {waited:?}"
+            );
+            w.freed("x").await;
+        }
+    });
+}
+
+#[test]
 fn readers_share_and_a_writer_has_it_alone() {
     virtually(|w| async move {
         let node = w.node("a");

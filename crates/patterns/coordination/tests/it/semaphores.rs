@@ -1,12 +1,16 @@
 //! Semaphores: many permits at once, another size, and others who use another one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_coordination::{ErrorKind, Lock};
+use mainstay_store::LeaseStore;
 use mainstay_store::lease::Released;
+use mainstay_store::memory::MemoryLeaseStore;
 use tokio::task::JoinSet;
 
+use crate::faulty::{Fault, Faulty, Swap};
 use crate::world::{TTL, World, virtually};
 
 fn semaphore(w: &World, owner: &str, size: u32) -> Lock {
@@ -35,6 +39,44 @@ fn another_size_than_that_of_the_others_is_a_config_mismatch() {
         assert!(text.contains('3') && text.contains('4'), "{text}");
         assert_eq!(held.release().await.unwrap(), Released::Clean);
         drop(other.try_acquire().await.unwrap());
+    });
+}
+
+#[test]
+fn a_permit_whose_answer_is_overtaken_is_no_proof_that_the_store_lost_state() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        for lock in [node.semaphore("s", 2), node.read("r")] {
+            let lock = lock.ttl(TTL).build().unwrap();
+            store.acquisitions(vec![Fault::AppliedThenHeld]);
+            let overtaking = async {
+                let second = lock.try_acquire().await.unwrap();
+                store.held_answers.notify_one();
+                second
+            };
+            let (first, second) = tokio::join!(lock.try_acquire(), overtaking);
+            let first = first.unwrap();
+            assert!(first.token() < second.token(), "the answers came the other way round");
+            first.check().unwrap();
+            assert_eq!(first.release().await.unwrap(), Released::Clean);
+            assert_eq!(second.release().await.unwrap(), Released::Clean);
+        }
+    });
+}
+
+#[test]
+fn f29_a_store_that_went_back_grants_no_permit_either() {
+    virtually(|w| async move {
+        let (swap, clock) = (Swap::new(w.store.clone()), w.clock.clone());
+        let node = w.node_on(Arc::clone(&swap) as Arc<dyn LeaseStore>, clock.clone(), "a");
+        let lock = node.semaphore("s", 2).ttl(TTL).build().unwrap();
+        for _ in 0..3 {
+            lock.try_acquire().await.unwrap().release().await.unwrap();
+        }
+        swap.replace(MemoryLeaseStore::new(Arc::new(clock)));
+        let refused = lock.try_acquire().await.unwrap_err();
+        assert_eq!(*refused.kind(), ErrorKind::StoreRegressed, "{refused}");
     });
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Deadline, Runtime, SeededRng};
 use mainstay_coordination::{Coordinator, Guard, Lock};
-use mainstay_store::LeaseStore;
 use mainstay_store::memory::{MemoryLeaseStore, MemoryRecordStore};
+use mainstay_store::{LeaseStore, RecordStore};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
@@ -43,9 +43,18 @@ impl World {
         clock: VirtualClock,
         owner: &str,
     ) -> Coordinator {
+        self.node_with(store, Arc::new(self.records.clone()), clock, owner)
+    }
+
+    pub(crate) fn node_with(
+        &self,
+        store: Arc<dyn LeaseStore>,
+        records: Arc<dyn RecordStore>,
+        clock: VirtualClock,
+        owner: &str,
+    ) -> Coordinator {
         let seed = self.nodes.fetch_add(1, Ordering::Relaxed) << 32;
         let rt = Runtime::on_tokio(Arc::new(clock), Arc::new(SeededRng::new(seed)));
-        let records = Arc::new(self.records.clone());
         Coordinator::builder(store, rt).records(records).namespace("test").owner(owner).build().unwrap()
     }
 
