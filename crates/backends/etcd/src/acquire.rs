@@ -19,7 +19,7 @@ use crate::wire::record::{Operation, Place, Share as Kind};
 use crate::wire::{self, Compare, KeyValue, RequestOp, TxnRequest, TxnResponse};
 
 /// How often a name that changes between a look and a transaction is looked at again.
-const LOOKS: u32 = 5;
+pub(crate) const LOOKS: u32 = 5;
 
 /// What a known acquisition turned out to be.
 pub(crate) enum Known {
@@ -144,6 +144,11 @@ impl EtcdLeases {
         let since = |name: &String| views.iter().find(|v| v.name == *name).map_or(0, |v| v.revision);
         let mut compare = self.wanted(request, views);
         compare.extend(request.names.iter().map(|name| wire::none_since(scheme.locks(name), since(name))));
+        if matches!(request.share, Share::Permit { .. }) {
+            // Another limit is written into the places that are there.
+            let same = |name: &String| wire::none_written_since(scheme.places(name), since(name));
+            compare.extend(request.names.iter().map(same));
+        }
         let failure = match is_plain(request) {
             true => vec![wire::get(scheme.operation(&request.op_id))],
             false => self.looks(request),

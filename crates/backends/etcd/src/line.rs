@@ -5,7 +5,7 @@ use std::time::Duration;
 use mainstay_store::Result;
 use mainstay_store::lease::{AcquireRequest, Acquired, Line, Share};
 
-use crate::acquire::{Known, lost};
+use crate::acquire::{Known, LOOKS, lost};
 use crate::conn::Repeat;
 use crate::error::Refusal;
 use crate::keys::last_part;
@@ -82,32 +82,47 @@ impl EtcdLeases {
 
     /// Whether it is the turn of keys that wait since `created`; if so, takes what they wait for.
     async fn turn(&self, request: &AcquireRequest, lease: i64, ttl: Duration, created: i64) -> Result<Known> {
-        let alone = request.share == Share::Exclusive && request.line == Line::Join;
-        let stand = match alone {
-            true => self.stand_alone(request, lease, created).await?,
-            false => None,
-        };
-        let stand = match stand {
-            Some(stand) => stand,
-            None => self.stand_in_crowd(request, lease, created).await?,
-        };
-        match stand {
-            Stand::Gone => Ok(Known::Gone),
-            Stand::Holds(proofs) => self.granted(request, lease, ttl, created, &proofs).map(Known::Answer),
-            Stand::Next => self.prove(request, lease, ttl, created).await,
-            Stand::Waits(waits) => {
-                self.0.ops.placed(&request.op_id, lease, created, false);
-                // Without one key to wait for, the watch of all keys of the name is relied on.
-                match waits.follows {
-                    Some(key) => self.0.hub.follow(&request.op_id, &request.names, key, waits.revision),
-                    None => self.0.hub.unfollow(&request.op_id),
+        for _ in 0..LOOKS {
+            match self.stand(request, lease, created).await? {
+                Stand::Gone => return Ok(Known::Gone),
+                Stand::Holds(proofs) => {
+                    return self.granted(request, lease, ttl, created, &proofs).map(Known::Answer);
                 }
-                Ok(Known::Answer(match request.line {
-                    // The end of a lease deletes its keys, and that is told.
-                    Line::Join => Acquired::Queued { position: waits.position, remaining: None },
-                    Line::Try => Acquired::Held { by: waits.by, remaining: None },
-                }))
+                Stand::Next(seen) => {
+                    if let Some(known) = self.prove(request, lease, ttl, created, seen).await? {
+                        return Ok(known);
+                    }
+                }
+                Stand::Waits(waits) => return Ok(Known::Answer(self.waits(request, lease, created, waits))),
             }
+        }
+        let by = "somebody who changes the limit all the time".to_owned();
+        let waits = Waits { follows: None, by, revision: created, position: None };
+        Ok(Known::Answer(self.waits(request, lease, created, waits)))
+    }
+
+    async fn stand(&self, request: &AcquireRequest, lease: i64, created: i64) -> Result<Stand> {
+        if request.share == Share::Exclusive
+            && request.line == Line::Join
+            && let Some(stand) = self.stand_alone(request, lease, created).await?
+        {
+            return Ok(stand);
+        }
+        self.stand_in_crowd(request, lease, created).await
+    }
+
+    /// It keeps its place.
+    fn waits(&self, request: &AcquireRequest, lease: i64, created: i64, waits: Waits) -> Acquired {
+        self.0.ops.placed(&request.op_id, lease, created, false);
+        // Without one key to wait for, the watch of all keys of the name is relied on.
+        match waits.follows {
+            Some(key) => self.0.hub.follow(&request.op_id, &request.names, key, waits.revision),
+            None => self.0.hub.unfollow(&request.op_id),
+        }
+        match request.line {
+            // The end of a lease deletes its keys, and that is told.
+            Line::Join => Acquired::Queued { position: waits.position, remaining: None },
+            Line::Try => Acquired::Held { by: waits.by, remaining: None },
         }
     }
 
@@ -136,7 +151,8 @@ impl EtcdLeases {
             let follows = Some(before.key);
             return Ok(Some(Stand::Waits(Waits { follows, by: String::new(), revision, position: None })));
         }
-        Ok(Some(Stand::Next))
+        // Who shares with nobody has no limit that could be another one by then.
+        Ok(Some(Stand::Next(revision)))
     }
 
     /// The long way: all who stand before it.
@@ -164,18 +180,20 @@ impl EtcdLeases {
                 }));
             }
         }
-        Ok(Stand::Next)
+        Ok(Stand::Next(views.first().map_or(0, |view| view.revision)))
     }
 
     /// It is the turn of these keys, and stays so while they live: nothing comes before them any more. The
-    /// transaction sees that they do, and its revision is the token (coordination F34).
+    /// transaction sees that they do, and its revision is the token (coordination F34). What may change is the limit of
+    /// a semaphore: None when it did after `seen`, and it has to be looked again.
     async fn prove(
         &self,
         request: &AcquireRequest,
         lease: i64,
         ttl: Duration,
         created: i64,
-    ) -> Result<Known> {
+        seen: i64,
+    ) -> Result<Option<Known>> {
         let (scheme, names) = (&self.0.scheme, &request.names);
         let mut compare: Vec<Compare> =
             names.iter().map(|n| wire::is_created(scheme.lock(n, lease), created)).collect();
@@ -183,9 +201,14 @@ impl EtcdLeases {
             let required: Vec<String> = request.require.iter().map(|(name, _)| name.clone()).collect();
             let views = self.views(&required).await?;
             if let Some(unmet) = self.unmet(request, &views) {
-                return Ok(Known::Answer(unmet));
+                return Ok(Some(Known::Answer(unmet)));
             }
             compare.extend(self.required(request, &views));
+        }
+        let permit = matches!(request.share, Share::Permit { .. });
+        if permit {
+            // Another limit is written into every place, also its own; places that only come stand behind it.
+            compare.extend(names.iter().map(|n| wire::is_as_of(scheme.place(n, lease), seen)));
         }
         // Repeated, it must not move the token.
         compare.extend(names.iter().map(|n| wire::is_created(scheme.mark(n, lease), 0)));
@@ -193,17 +216,24 @@ impl EtcdLeases {
         let txn = TxnRequest { compare, success, failure: self.own(names, lease) };
         let answer = match self.0.conn.txn(Repeat::Harmless, txn).await {
             Ok(answer) => answer.reply,
-            Err(failed) if failed.refusal == Refusal::LeaseGone => return Ok(Known::Gone),
+            Err(failed) if failed.refusal == Refusal::LeaseGone => return Ok(Some(Known::Gone)),
             Err(failed) => return Err(failed.error),
         };
         if answer.succeeded {
             let proofs = vec![wire::revision(answer.header.as_ref()); names.len()];
-            return self.granted(request, lease, ttl, created, &proofs).map(Known::Answer);
+            return self
+                .granted(request, lease, ttl, created, &proofs)
+                .map(|granted| Some(Known::Answer(granted)));
+        }
+        if permit && still_waits(names.len(), created, &answer) {
+            return Ok(None);
         }
         // An earlier try was applied after all, somebody handed it over, or the keys are gone.
         match proofs(names.len(), answer) {
-            Some(proofs) => self.granted(request, lease, ttl, created, &proofs).map(Known::Answer),
-            None => Ok(Known::Gone),
+            Some(proofs) => self
+                .granted(request, lease, ttl, created, &proofs)
+                .map(|granted| Some(Known::Answer(granted))),
+            None => Ok(Some(Known::Gone)),
         }
     }
 
@@ -234,8 +264,8 @@ enum Stand {
     Gone,
     /// It holds, as these revisions prove.
     Holds(Vec<i64>),
-    /// Nobody is before it any more.
-    Next,
+    /// Nobody is before it any more, as seen at this revision.
+    Next(i64),
     Waits(Waits),
 }
 
@@ -248,6 +278,13 @@ struct Waits {
     revision: i64,
     /// How many are before it, if they were counted.
     position: Option<u32>,
+}
+
+/// From the lock keys and marks of so many names: whether the keys are there as they were created, and no mark.
+fn still_waits(names: usize, created: i64, answer: &TxnResponse) -> bool {
+    let mut parts = answer.responses.iter().map(|part| wire::found(Some(part.clone())).pop());
+    let keys = parts.by_ref().take(names).all(|kv| kv.is_some_and(|kv| kv.create_revision == created));
+    keys && parts.all(|mark| mark.is_none())
 }
 
 /// From the lock keys and marks of so many names: the marks, if everything is there.

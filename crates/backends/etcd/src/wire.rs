@@ -151,6 +151,17 @@ pub(crate) fn none_since(prefix: Vec<u8>, revision: i64) -> Compare {
     Compare { range_end: end, ..compare(CompareResult::Less, CompareTarget::Create, prefix, value) }
 }
 
+/// The key was not written after `revision`.
+pub(crate) fn is_as_of(key: Vec<u8>, revision: i64) -> Compare {
+    let value = TargetUnion::ModRevision(revision.saturating_add(1));
+    compare(CompareResult::Less, CompareTarget::Mod, key, value)
+}
+
+/// No key under `prefix` was written after `revision`; after 0: there is none.
+pub(crate) fn none_written_since(prefix: Vec<u8>, revision: i64) -> Compare {
+    Compare { range_end: behind(&prefix), ..is_as_of(prefix, revision) }
+}
+
 /// The key is attached to this lease.
 pub(crate) fn is_of(key: Vec<u8>, lease: i64) -> Compare {
     compare(CompareResult::Equal, CompareTarget::Lease, key, TargetUnion::Lease(lease))

@@ -44,6 +44,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("f42_a_key_without_end_is_held_and_its_time_is_unknown", |w| Box::pin(f42(w))),
     ("a_renewal_is_all_names_or_none", |w| Box::pin(all_or_none(w))),
     ("a_requirement_is_checked_in_the_transaction_of_the_grant", |w| Box::pin(requires(w))),
+    ("a_grant_under_way_does_not_overtake_another_limit", |w| Box::pin(limits(w))),
+    ("a_turn_under_way_does_not_overtake_another_limit", |w| Box::pin(limits_in_line(w))),
     ("names_that_begin_alike_are_told_apart", |w| Box::pin(alike(w))),
     ("another_process_goes_on_with_the_same_operation", |w| Box::pin(adopts(w))),
 ];
@@ -630,6 +632,85 @@ async fn requires(world: World) {
     let refused = store.acquire(child("e", Line::Try)).await.unwrap();
     assert!(matches!(&refused, Acquired::Held { by, .. } if by == "q"), "{refused:?}");
     assert!(store.inspect("child").await.unwrap().holders.is_empty());
+}
+
+fn permit(name: &str, op: &str, limit: u32) -> AcquireRequest {
+    AcquireRequest { share: Share::Permit { limit, count: 1 }, ..ask(name, op) }
+}
+
+/// The limit is changed while a request for a permit stands still, at every point of it.
+async fn limits(world: World) {
+    let [holder, other, admin] = world.stores().await;
+    let mut overtaken = 0;
+    for limit in [1, 5] {
+        for polls in 1..100 {
+            let (name, op) = (format!("n/{limit}/{polls}"), format!("op-{limit}-{polls}"));
+            let held = holder.acquire(permit(&name, &format!("h-{op}"), 3)).await.unwrap();
+            assert!(granted(&held).is_some());
+            let mut asked = other.acquire(permit(&name, &op, 3));
+            if dropped_after(&mut asked, polls).await {
+                break;
+            }
+            admin.resize(&name, limit).await.unwrap();
+            let alone = admin.inspect(&name).await.unwrap().holders.len() == 1;
+            let answer = asked.await;
+            if alone {
+                overtaken += 1;
+                assert!(
+                    answer.as_ref().is_ok_and(|a| granted(a).is_none()) || answer.is_err(),
+                    "{name} has {limit} now, and 3 were the base of {answer:?}"
+                );
+                let later = permit(&name, &format!("later-{op}"), limit);
+                let later = admin.acquire(later).await.unwrap();
+                assert_eq!(
+                    granted(&later).is_some(),
+                    limit == 5,
+                    "nobody stands in the way with another limit"
+                );
+            }
+        }
+    }
+    assert!(overtaken > 1, "{overtaken} of both limits");
+}
+
+/// The same for one whose turn has come. It requires another lease, which is looked at before its turn is taken.
+async fn limits_in_line(world: World) {
+    let [holder, other, admin] = world.stores().await;
+    let lead = AcquireRequest { ttl: Duration::from_secs(60), ..ask("lead", "lead") };
+    let lead = granted(&holder.acquire(lead).await.unwrap()).unwrap();
+    let mut overtaken = 0;
+    for polls in 1..100 {
+        let (name, op) = (format!("n/{polls}"), format!("op-{polls}"));
+        let last = format!("last-{polls}");
+        for op in [format!("first-{polls}"), last.clone()] {
+            assert!(granted(&holder.acquire(permit(&name, &op, 2)).await.unwrap()).is_some());
+        }
+        let require = vec![("lead".to_owned(), lead)];
+        let request = AcquireRequest { line: Line::Join, require, ..permit(&name, &op, 2) };
+        let joined = other.acquire(request.clone()).await.unwrap();
+        assert!(matches!(joined, Acquired::Queued { .. }), "{joined:?}");
+        holder.release(&last).await.unwrap();
+        let mut asked = other.acquire(request.clone());
+        if dropped_after(&mut asked, polls).await {
+            break;
+        }
+        admin.resize(&name, 1).await.unwrap();
+        let alone = admin.inspect(&name).await.unwrap().holders.len() == 1;
+        let answer = asked.await.unwrap();
+        if !alone {
+            continue;
+        }
+        overtaken += 1;
+        assert!(
+            matches!(answer, Acquired::Queued { .. }),
+            "one of one is out, and 2 were the base of {answer:?}"
+        );
+        assert_eq!(admin.inspect(&name).await.unwrap().waiting, 1, "it keeps its place");
+        admin.resize(&name, 2).await.unwrap();
+        let answer = other.acquire(request).await.unwrap();
+        assert!(granted(&answer).is_some(), "{answer:?}");
+    }
+    assert!(overtaken > 0, "it never came after a look");
 }
 
 async fn alike(world: World) {
