@@ -65,7 +65,8 @@ pub enum Event {
         /// Who.
         peer: u64,
     },
-    /// One change does not fit into a message: raise `max_message`, or make smaller changes.
+    /// One change fits into no message and stays here, until a later change covers it; all others get through. Raise
+    /// `max_message` or `largest_change`, or make smaller changes.
     TooLarge,
 }
 
@@ -190,7 +191,9 @@ impl<T: Replicated> AntiEntropy<T> {
         &self.state
     }
 
-    /// Makes a change: `f` changes the value and answers with the delta, as every mutator does.
+    /// Makes a change: `f` changes the value and answers with the delta, as every mutator does. One that cannot be split
+    /// and fits into no message stays here ([`Event::TooLarge`]); to be undone it would have to be unmade at its actor,
+    /// too, whose changes have no gaps.
     ///
     /// # Errors
     /// What `f` answers.
@@ -346,9 +349,10 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again. Whether
-    /// there was anything to send.
+    /// that is under way; if not, only a repair helps.
     fn send_news(&mut self, peer: u64, send: &mut Vec<Outgoing>) -> bool {
-        let mut from = self.peers.get(&peer).map_or(0, |p| p.acked);
+        let acked = self.peers.get(&peer).map_or(0, |p| p.acked);
+        let mut from = acked;
         if from >= self.log.seq() || !self.log.reaches(from) {
             return false;
         }
@@ -357,7 +361,7 @@ impl<T: Replicated> AntiEntropy<T> {
         {
             match self.send_delta(peer, from, send) {
                 Some(to) => from = to,
-                None => return true,
+                None => return from > acked,
             }
         }
         true
@@ -378,34 +382,50 @@ impl<T: Replicated> AntiEntropy<T> {
         Mark { session: self.config.session, seq: self.log.seq() }
     }
 
-    /// Where the interval ends that was sent.
+    /// Where the interval ends that was sent. None is sent that the receiver would not put together, or only in part,
+    /// because the budget ends: a repair gets on by pieces.
     fn send_delta(&mut self, peer: u64, acked: u64, send: &mut Vec<Outgoing>) -> Option<u64> {
         let collected = self.collected_for(peer);
-        let room = self.config.max_message - OVERHEAD;
-        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
-        let most = self.config.largest_change.saturating_sub(OVERHEAD);
-        let made = self.log.interval(acked, peer, room).and_then(|interval| {
-            let state = interval.delta.unwrap_or_default();
-            Ok((interval.to, pieces(state, room, most)?))
-        });
-        let Ok((to, states)) = made else {
-            self.events.push(Event::TooLarge);
+        let interval = self.log.interval(acked, peer, self.room(collected.as_ref())).ok()?;
+        let left = self.peers.get(&peer).map_or(0, |p| p.budget);
+        if interval.size > left {
             return None;
-        };
-        let parts = states.len() as u64;
-        let mark = Mark { session: self.config.session, seq: to };
-        for (part, state) in states.into_iter().enumerate() {
-            let body = Body::Delta {
-                from: acked,
-                mark,
-                collected: collected.clone(),
-                part: part as u64,
-                parts,
-                state,
-            };
-            self.push(peer, body, send);
         }
-        Some(to)
+        let mut states = self.cut(interval.delta.unwrap_or_default(), collected.as_ref());
+        if states.is_empty() {
+            // All of it was too large; what follows is not.
+            states.push(T::default());
+        }
+        let parts = states.len() as u64;
+        let mark = Mark { session: self.config.session, seq: interval.to };
+        let message = |(part, state)| {
+            let (part, collected) = (part as u64, collected.clone());
+            self.sealed(Body::Delta { from: acked, mark, collected, part, parts, state })
+        };
+        let messages: Vec<_> = states.into_iter().enumerate().map(message).collect();
+        if parts > MAX_PARTS || messages.iter().map(Vec::len).sum::<usize>() > left {
+            return None;
+        }
+        for bytes in messages {
+            self.post(peer, bytes, send);
+        }
+        Some(interval.to)
+    }
+
+    /// What a state may take in a message that also carries `collected`.
+    fn room(&self, collected: Option<&VersionVector>) -> usize {
+        let room = self.config.max_message - OVERHEAD;
+        room.saturating_sub(collected.map_or(0, |c| encode(c).len())).max(room / 2)
+    }
+
+    /// `state` as messages hold it; what none holds is reported and left out.
+    fn cut(&mut self, state: T, collected: Option<&VersionVector>) -> Vec<T> {
+        let most = self.config.largest_change.saturating_sub(OVERHEAD);
+        let pieces = pieces(state, self.room(collected), most);
+        if pieces.too_large > 0 && self.events.last() != Some(&Event::TooLarge) {
+            self.events.push(Event::TooLarge);
+        }
+        pieces.fit
     }
 
     /// The collected cut, unless the peer has it.
@@ -427,9 +447,17 @@ impl<T: Replicated> AntiEntropy<T> {
         self.push(peer, Body::Ack { applied, stand: fits.then_some(stand), collected }, send);
     }
 
-    fn push(&mut self, peer: u64, body: Body<T>, send: &mut Vec<Outgoing>) {
+    fn sealed(&self, body: Body<T>) -> Vec<u8> {
         let header = Header { schema: self.config.schema, merge_version: self.config.merge_version };
-        let bytes = encode(&Message { header, body });
+        encode(&Message { header, body })
+    }
+
+    fn push(&mut self, peer: u64, body: Body<T>, send: &mut Vec<Outgoing>) {
+        let bytes = self.sealed(body);
+        self.post(peer, bytes, send);
+    }
+
+    fn post(&mut self, peer: u64, bytes: Vec<u8>, send: &mut Vec<Outgoing>) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         // What does not fit is asked for again.
         if let Some(left) = entry.budget.checked_sub(bytes.len()) {
@@ -446,7 +474,6 @@ impl<T: Replicated> AntiEntropy<T> {
             Err(error) => {
                 self.events.push(match error.kind() {
                     ErrorKind::TypeMismatch => Event::Mismatch { peer: from },
-                    ErrorKind::TooLarge => Event::TooLarge,
                     _ => Event::Malformed { peer: from },
                 });
                 false
@@ -490,10 +517,10 @@ impl<T: Replicated> AntiEntropy<T> {
                 return self.join(from, state);
             }
             Body::Known { from: lo, to: hi, context, want } => {
-                self.on_known(from, (lo, hi), &context, want, send)?
+                self.on_known(from, (lo, hi), &context, want, send)
             }
             Body::Ranges { lo, parts } => self.on_ranges(from, lo, &parts, send),
-            Body::Items { lo, hi, items, want } => self.on_items(from, (lo, hi), &items, want, send)?,
+            Body::Items { lo, hi, items, want } => self.on_items(from, (lo, hi), &items, want, send),
             Body::Refused { removed } => self.events.push(Event::Refused { peer: from, removed }),
         }
         Ok(false)
@@ -681,28 +708,24 @@ impl<T: Replicated> AntiEntropy<T> {
         theirs: &Context,
         want: bool,
         send: &mut Vec<Outgoing>,
-    ) -> Result<()> {
+    ) {
         let missing = self.state.missing(lo, hi, theirs);
-        self.send_repair(from, missing, send)?;
+        self.send_repair(from, missing, send);
         let lacks = self.state.known().is_none_or(|mine| !mine.covers(theirs));
         if want && lacks {
             let context = self.state.known().cloned().unwrap_or_default();
             self.send_known_between(from, (lo, hi), &context, false, send);
         }
-        Ok(())
     }
 
-    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) -> Result<()> {
+    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) {
         if state.is_nothing() {
-            return Ok(());
+            return;
         }
         let collected = self.collected_for(peer);
-        let room = self.config.max_message - OVERHEAD;
-        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
-        for state in pieces(state, room, self.config.largest_change.saturating_sub(OVERHEAD))? {
+        for state in self.cut(state, collected.as_ref()) {
             self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
         }
-        Ok(())
     }
 
     /// Sends sums of `lo..=hi` in parts of about equal size.
@@ -751,9 +774,9 @@ impl<T: Replicated> AntiEntropy<T> {
         items: &[(Place, u64)],
         want: bool,
         send: &mut Vec<Outgoing>,
-    ) -> Result<()> {
+    ) {
         let answer = self.state.answer(lo, hi, items, &self.config.key);
-        self.send_repair(from, answer, send)?;
+        self.send_repair(from, answer, send);
         let mine = self.state.list(lo, hi, &self.config.key);
         // What is here and not there may have been removed there: only the other side can tell.
         if want && mine != items {
@@ -764,7 +787,6 @@ impl<T: Replicated> AntiEntropy<T> {
                 self.send_items(from, lo, hi, false, send);
             }
         }
-        Ok(())
     }
 }
 
