@@ -11,6 +11,7 @@ use crate::hash;
 use crate::replicate::config::AntiEntropyConfig;
 use crate::replicate::log::Log;
 use crate::replicate::message::{Body, Header, Mark, Message, Stand};
+use crate::replicate::peer::{MAX_PARTS, Peer, Taken, Whole};
 use crate::replicate::replicated::pieces;
 use crate::replicate::stability::Stability;
 use crate::replicate::{Place, Replicated};
@@ -21,8 +22,6 @@ use crate::wire::{decode, encode};
 const FAN: usize = 8;
 /// From so few items on a range is listed instead of split.
 const LEAF: u64 = 8;
-/// Most parts of one delta that a receiver puts together.
-const MAX_PARTS: u64 = 64;
 /// What a message needs beside its state: header, marks, parts.
 const OVERHEAD: usize = 64;
 
@@ -128,38 +127,6 @@ pub struct AntiEntropy<T> {
     digest: Option<(u128, u64)>,
     /// Whether stability may have moved since it was last looked at.
     unsettled: bool,
-}
-
-#[derive(Debug)]
-struct Peer<T> {
-    /// How much of my log it has.
-    acked: u64,
-    /// How much of its log I have.
-    applied: Mark,
-    /// Parts of a delta that is not complete.
-    parts: Vec<T>,
-    /// Whether it lacks my present stand.
-    owed: bool,
-    /// The hash of the collected cut it last named.
-    collected: u64,
-    /// Bytes it may still get before the next tick.
-    budget: usize,
-    /// Whether a root of it was answered with a root since the last tick.
-    answered: bool,
-}
-
-impl<T> Peer<T> {
-    fn new(budget: usize) -> Self {
-        Self {
-            acked: 0,
-            applied: Mark::default(),
-            parts: Vec::new(),
-            owed: true,
-            collected: 0,
-            budget,
-            answered: false,
-        }
-    }
 }
 
 fn cut_hash(cut: &VersionVector) -> u64 {
@@ -542,8 +509,7 @@ impl<T: Replicated> AntiEntropy<T> {
                 // It has everything I have, and I everything it has.
                 peer.acked = seq;
                 peer.owed |= peer.applied != mark;
-                peer.applied = mark;
-                peer.parts.clear();
+                peer.has(mark);
             }
             // It knows what I know. That it holds as much for stable is told by eight bytes, which are the same for any
             // number of authors, and told again with every root, so that no loss keeps it from being heard.
@@ -599,28 +565,28 @@ impl<T: Replicated> AntiEntropy<T> {
         let Some(peer) = self.peers.get_mut(&from) else { return Ok(false) };
         if peer.applied.session != mark.session {
             // The sender started anew: its numbers mean something else now.
-            peer.applied = Mark { session: mark.session, seq: 0 };
-            peer.parts.clear();
+            peer.has(Mark { session: mark.session, seq: 0 });
         }
         let fresh = start <= peer.applied.seq && peer.applied.seq < mark.seq;
-        if !fresh || parts == 0 || parts > MAX_PARTS || part != peer.parts.len() as u64 {
-            // A gap, a duplicate, or parts out of order: say where to go on.
-            peer.parts.clear();
-            self.send_ack(from, send);
-            return Ok(false);
-        }
-        peer.parts.push(state);
-        if part + 1 < parts {
-            return Ok(false);
-        }
+        let of = Whole { start, mark, collected: collected.cloned(), parts };
+        let taken = if fresh { peer.take(of, part, state) } else { Taken::Refused };
+        let states = match taken {
+            Taken::All(states) => states,
+            Taken::Open => return Ok(false),
+            Taken::Refused => {
+                // A gap, a duplicate, or parts that do not fit together: say where to go on.
+                self.send_ack(from, send);
+                return Ok(false);
+            }
+        };
         let mut whole = T::default();
-        for part in std::mem::take(&mut peer.parts) {
+        for part in states {
             let _ = whole.join(&part)?;
         }
         self.collect_up_to(collected);
         let changed = self.join(from, whole)?;
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.applied = mark;
+            peer.has(mark);
         }
         self.send_ack(from, send);
         Ok(changed)

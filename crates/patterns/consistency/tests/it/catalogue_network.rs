@@ -398,3 +398,37 @@ fn g8_a_change_of_more_parts_than_are_put_together_arrives_by_repair() {
         assert!(net.node(1).state().contains(&77_777));
     }
 }
+
+#[test]
+fn g2_parts_of_different_deltas_are_never_one() {
+    let start = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).members([1, 2]);
+        config.max_message(512).build(AwSet::<u64>::new()).unwrap()
+    };
+    let (mut one, mut two) = (start(1), start(2));
+    // Changes of many authors, as a node passes them on: together they take more than each for itself.
+    let write = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>, authors| {
+        for n in authors {
+            one.change(|set| set.add(&mut actor(n), n)).unwrap();
+        }
+    };
+    let parts = |packets: Vec<(u64, Vec<u8>)>| {
+        let [first, second] = <[_; 2]>::try_from(packets).expect("one delta in two parts");
+        [first.1, second.1]
+    };
+    write(&mut one, 1..25);
+    let [a0, _lost] = parts(one.news(2));
+    write(&mut one, 25..30);
+    let [_lost, b1] = parts(one.news(2));
+    assert!(!two.on_msg(1, &a0, Instant::ZERO).changed.is_yes());
+    let step = two.on_msg(1, &b1, Instant::ZERO);
+    assert!(!step.changed.is_yes(), "the middle never arrived");
+    for (_, ack) in step.send {
+        one.on_msg(2, &ack, Instant::ZERO);
+    }
+    let again = parts(one.news(2));
+    for part in again {
+        two.on_msg(1, &part, Instant::ZERO);
+    }
+    assert_eq!(one.state(), two.state());
+}
