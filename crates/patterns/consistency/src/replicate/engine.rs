@@ -138,12 +138,13 @@ impl<T: Replicated> AntiEntropy<T> {
         let peers = config.members.iter().filter(|m| **m != config.me);
         let peers = peers.map(|m| (*m, Peer::new(config.budget))).collect();
         let log = Log::new(config.log_bytes);
+        let removed = config.removed.difference(&config.members).copied().collect();
         Self {
             config,
             state,
             log,
             peers,
-            removed: BTreeSet::new(),
+            removed,
             stability: Stability::default(),
             turn: 0,
             events: Vec::new(),
@@ -199,6 +200,12 @@ impl<T: Replicated> AntiEntropy<T> {
     /// The configured members, this node included.
     pub fn members(&self) -> impl Iterator<Item = u64> + '_ {
         self.config.members.iter().copied()
+    }
+
+    /// The removed members: they are refused. Keep them with the state, and name them at the next start
+    /// ([`removed`](crate::replicate::Builder::removed)).
+    pub fn removed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.removed.iter().copied()
     }
 
     /// Adds a member: from now on nothing is forgotten that it has not seen.
