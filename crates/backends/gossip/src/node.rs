@@ -290,7 +290,8 @@ impl<T: Replicated + Send + 'static> Gossip<T> {
     }
 
     /// Removes a configured member for good: it no longer holds up what may be forgotten, and is refused when it returns.
-    /// Do it on every node, and in the configuration. Changes that only that member had are lost.
+    /// Do it on every node, and in the configuration. Changes that only that member had are lost. It is kept with the
+    /// next snapshot; [`flush`](Self::flush) makes that now. Without a disk, a restart forgets it.
     pub fn remove_member(&self, name: &str) {
         tracing::warn!(target: "mainstay::gossip", name, "a member was removed");
         self.shared.lock().remove_member(Member::id_of(name));

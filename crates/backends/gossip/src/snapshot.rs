@@ -12,7 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 const MAGIC: &[u8; 8] = b"MSTGOSIP";
 /// Version of the format. Older ones are read, newer ones are refused.
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// The one before removed members were kept. Still written where there are none: older programs read it.
+const WITHOUT_REMOVED: u16 = 1;
 const HEAD: usize = 18;
 const SUM: usize = 16;
 
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// When, in milliseconds since 1970.
     pub saved_at: i64,
+    /// Members that were removed, by their ids: they stay refused.
+    pub removed: Vec<u64>,
     /// The encoded state.
     pub state: Vec<u8>,
 }
@@ -62,10 +66,15 @@ impl Snapshot {
             body.extend_from_slice(&word.to_be_bytes());
         }
         body.extend_from_slice(&self.saved_at.to_be_bytes());
+        let version = if self.removed.is_empty() { WITHOUT_REMOVED } else { VERSION };
+        if version == VERSION {
+            body.extend_from_slice(&u32::try_from(self.removed.len()).unwrap_or(u32::MAX).to_be_bytes());
+            body.extend(self.removed.iter().flat_map(|id| id.to_be_bytes()));
+        }
         body.extend_from_slice(&self.state);
         let mut out = Vec::with_capacity(HEAD + body.len() + SUM);
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&VERSION.to_be_bytes());
+        out.extend_from_slice(&version.to_be_bytes());
         out.extend_from_slice(&(body.len() as u64).to_be_bytes());
         out.extend_from_slice(&body);
         let sum = sum(&out);
@@ -94,7 +103,7 @@ impl Snapshot {
         if input.0 != sum(&bytes[..HEAD + length]) {
             return Err(damaged("its checksum is wrong"));
         }
-        Self::read(&mut Input(body)).ok_or_else(|| damaged("its contents make no sense"))
+        Self::read(version, &mut Input(body)).ok_or_else(|| damaged("its contents make no sense"))
     }
 
     /// From bytes in which snapshots stand one behind the other.
@@ -113,7 +122,7 @@ impl Snapshot {
         Ok(all)
     }
 
-    fn read(input: &mut Input<'_>) -> Option<Self> {
+    fn read(version: u16, input: &mut Input<'_>) -> Option<Self> {
         Some(Self {
             cluster: input.text()?,
             name: input.text()?,
@@ -123,6 +132,7 @@ impl Snapshot {
             seq: input.word()?,
             generation: input.word()?,
             saved_at: i64::from_be_bytes(input.word()?.to_be_bytes()),
+            removed: if version > WITHOUT_REMOVED { input.words()? } else { Vec::new() },
             state: input.0.to_vec(),
         })
     }
@@ -146,6 +156,13 @@ impl<'a> Input<'a> {
 
     fn word(&mut self) -> Option<u64> {
         Some(u64::from_be_bytes(self.take(8)?.try_into().ok()?))
+    }
+
+    /// As many as are announced. What is announced and not there costs nothing.
+    fn words(&mut self) -> Option<Vec<u64>> {
+        let count = usize::try_from(self.small()?).ok()?;
+        let mut words = Input(self.take(count.checked_mul(8)?)?);
+        Some(std::iter::from_fn(|| words.word()).collect())
     }
 
     fn small(&mut self) -> Option<u32> {
@@ -172,6 +189,7 @@ mod tests {
             seq: 11,
             generation: 13,
             saved_at: -5,
+            removed: vec![8, u64::MAX],
             state: vec![1, 2, 3],
         }
     }
@@ -194,11 +212,34 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_of_before_removed_members_were_kept_is_read_and_written() {
+        // One of version 1, byte by byte: cluster `c`, name `a`, node 7, epoch 3, session 9, change 11, life 13, at -5.
+        let mut old = b"MSTGOSIP\0\x01\0\0\0\0\0\0\0\x39\0\0\0\x01c\0\0\0\x01a".to_vec();
+        for (size, n) in [(8, 7_i64), (4, 3), (8, 9), (8, 11), (8, 13), (8, -5)] {
+            old.extend_from_slice(&n.to_be_bytes()[8 - size..]);
+        }
+        old.extend_from_slice(&[1, 2, 3]);
+        let sum = super::sum(&old);
+        old.extend_from_slice(&sum);
+        let new = Snapshot { cluster: "c".into(), removed: Vec::new(), ..some() };
+        assert_eq!(Snapshot::decode(&old).unwrap(), new);
+        assert_eq!(new.encode(), old, "with nobody removed, an older program can read it");
+        // Removed members that are announced and not there.
+        let mut bytes = some().encode();
+        let at = bytes.len() - SUM - 3 - 16 - 4;
+        bytes[at..at + 4].copy_from_slice(&u32::MAX.to_be_bytes());
+        let end = bytes.len() - SUM;
+        let sum = super::sum(&bytes[..end]);
+        bytes[end..].copy_from_slice(&sum);
+        assert_eq!(Snapshot::decode(&bytes).unwrap_err().kind(), ErrorKind::Damaged);
+    }
+
+    #[test]
     fn a_newer_version_is_refused_by_name() {
         let mut bytes = some().encode();
-        bytes[9] = 2;
+        bytes[9] = 3;
         let error = Snapshot::decode(&bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Newer);
-        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 3"), "{error}");
     }
 }

@@ -129,7 +129,8 @@ impl<T: Replicated> Core<T> {
             generation: u64::try_from(wall).unwrap_or(0).max(generation.saturating_add(1)),
         };
         let session = rng.next_u64();
-        let engine = engine(&config, me, session, state)?;
+        let removed = snapshot.as_ref().map(|s| s.removed.clone()).unwrap_or_default();
+        let engine = engine(&config, (me, session), removed, state)?;
         let group = group(&config, membership, life, Arc::clone(&rng), now);
         let mut core = Self {
             author: Author::new(node, epoch, &*rng),
@@ -442,6 +443,8 @@ impl<T: Replicated> Core<T> {
     /// Removes a member for good.
     pub(crate) fn remove_member(&mut self, id: u64) {
         self.engine.remove_member(id);
+        // So that it is saved: what a removed member would bring back may be forgotten by then.
+        self.version += 1;
     }
 
     /// What is to be written, if the disk does not have it: with the number to report it by.
@@ -462,6 +465,7 @@ impl<T: Replicated> Core<T> {
             seq: self.version,
             generation,
             saved_at: wall,
+            removed: self.engine.removed().collect(),
             state: encode(self.engine.state()),
         };
         Some((self.version, snapshot))
@@ -491,7 +495,12 @@ fn check_owner(config: &Config, snapshot: &Snapshot) -> Result<()> {
     Err(Error::new(ErrorKind::Foreign, text))
 }
 
-fn engine<T: Replicated>(config: &Config, me: u64, session: u64, state: T) -> Result<AntiEntropy<T>> {
+fn engine<T: Replicated>(
+    config: &Config,
+    (me, session): (u64, u64),
+    removed: Vec<u64>,
+    state: T,
+) -> Result<AntiEntropy<T>> {
     // Every node of a cluster needs the same; who could aim at collisions holds a key and may write anyway.
     let half = |salt: u8| hash(&[config.cluster.as_bytes(), &[salt]].concat()).to_be_bytes();
     let mut key = [0; 16];
@@ -504,6 +513,7 @@ fn engine<T: Replicated>(config: &Config, me: u64, session: u64, state: T) -> Re
         .budget(2 * MAX_FRAME)
         .fanout(config.fanout)
         .schema(config.schema)
+        .removed(removed)
         .root_first();
     builder = if config.members.is_empty() {
         builder.keep_all()

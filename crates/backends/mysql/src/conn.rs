@@ -103,6 +103,10 @@ impl MysqlConn {
     #[must_use]
     pub fn conn(&mut self) -> &mut Conn {
         self.used = true;
+        // What is committed by hand now is later than the commit that is remembered.
+        if matches!(self.written, Written::At(_)) {
+            self.written = Written::Nothing;
+        }
         &mut self.live().conn
     }
 

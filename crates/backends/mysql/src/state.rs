@@ -122,10 +122,14 @@ impl MySql {
         Mark { system: system.to_owned(), timeline, position: Position::Gtid(set) }
     }
 
-    /// What sessions are to know: per server the transactions without a gap.
+    /// What sessions are to know: per server the transactions without a gap. Of its own, a primary has whatever it ever
+    /// told of, as [`committed`](Self::committed) counts it: a gap there holds nothing that was ever confirmed, or what
+    /// a restore put there.
     pub(crate) fn observed(&self, system: &str) -> Observed {
+        let own = |key: &str| self.role == Role::Primary && uuid(key) == self.server;
+        let end = |key: &str, e: &gtid::Executed| if own(key) { e.last } else { e.without_gap };
         let set: BTreeMap<String, u64> =
-            self.executed.iter().map(|(server, e)| (server.clone(), e.without_gap)).collect();
+            self.executed.iter().map(|(key, e)| (key.clone(), end(key, e))).collect();
         let writers: BTreeSet<&str> = set.keys().map(|key| uuid(key)).collect();
         let changes = writers.len() as u64;
         Observed::new(self.mark(system, set), Vec::new())
@@ -246,6 +250,26 @@ mod tests {
         assert_eq!(judge(Role::Primary, &forked, &mark(A, 23)), Judgment::Lost);
         assert_eq!(judge(Role::Primary, &forked, &mark(B, 91)), Judgment::Behind);
         assert_eq!(judge(Role::Primary, &forked, &mark("other", 1)), Judgment::Lost);
+    }
+
+    #[test]
+    fn sl6_a_primary_has_its_own_commits_behind_a_gap_of_its_own() {
+        // Another commit is still to come, or a restore left a hole.
+        for executed in [format!("{A}:1-22:24"), format!("{A}:5-24"), format!("{A}:1-3,{A}:tag:2-4")] {
+            let here = mysql(Role::Primary, A, &executed);
+            let commit = here.committed("orders");
+            assert_eq!(here.observed("orders").judge(&commit), Judgment::Satisfied, "{executed}");
+            // Elsewhere a gap may be in the middle of being applied.
+            let replica = mysql(Role::Replica, B, &executed).observed("orders");
+            let demoted = mysql(Role::Replica, A, &executed).observed("orders");
+            assert_eq!(replica.judge(&commit), Judgment::Behind, "{executed}");
+            assert_eq!(demoted.judge(&commit), Judgment::Behind, "{executed}");
+        }
+        // Of another server it has what is without a gap.
+        let other = mysql(Role::Primary, A, &format!("{A}:1-9,{B}:1-22:24")).observed("orders");
+        let wanted = Position::Gtid(BTreeMap::from([(B.to_owned(), 24)]));
+        let wanted = Mark { system: "orders".into(), timeline: "g".into(), position: wanted };
+        assert_eq!(other.judge(&wanted), Judgment::Lost);
     }
 
     #[test]

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
-use mainstay_consistency::crdt::AwSet;
-use mainstay_gossip::{Config, ErrorKind, Event, FileCell, Gossip, Inbound, Network, Sent, Snapshot, Way};
+use mainstay_consistency::crdt::{AwSet, RwSet};
+use mainstay_consistency::replicate::Event as StateEvent;
+use mainstay_gossip::{
+    Config, ErrorKind, Event, FileCell, Gossip, Inbound, Member, Network, Sent, Snapshot, Way,
+};
 use mainstay_store::memory::MemoryCell;
 use mainstay_store::{BoxFuture, DurableCell};
 
@@ -30,6 +33,10 @@ pub(crate) const TESTS: &[Test] = &[
     (
         "g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed",
         g9_kill_in_the_middle_of_snapshots_loses_nothing_confirmed,
+    ),
+    (
+        "l14_c14_a_removed_member_is_refused_after_a_restart_too",
+        l14_c14_a_removed_member_is_refused_after_a_restart_too,
     ),
     ("one_process_per_file", one_process_per_file),
 ];
@@ -152,6 +159,55 @@ fn c4_a_rolled_back_disk_is_noticed_and_loses_nothing() {
         assert!(one.actor().epoch() > 4 && restored.epoch() == 2);
         one.change(|set, actor| set.add(actor, 51)).unwrap();
         both_have(&world, [&one, &two], 51).await;
+    });
+}
+
+fn l14_c14_a_removed_member_is_refused_after_a_restart_too() {
+    run(46, async |world| {
+        let cells = [MemoryCell::new(), MemoryCell::new()];
+        let start = async |n: usize, members: &[&str]| {
+            let seeds = [address(0), address(1)];
+            let config =
+                Config::builder(&name(n), "test").keys(keys()).seeds(seeds).members(members.to_vec());
+            world.start::<RwSet<u64>>(n, config.build().unwrap(), Some(Arc::new(cells[n].clone()))).await
+        };
+        let has = |node: &Gossip<RwSet<u64>>, value| node.read(|set| set.contains(&value));
+        let (one, two) = (start(0, &["n0", "n1"]).await, start(1, &["n0", "n1"]).await);
+        one.change(|set, actor| set.add(actor, 7)).unwrap();
+        world.until(Duration::from_secs(20), || has(&two, 7)).await.expect("both have it");
+        one.shutdown().await.unwrap();
+        two.shutdown().await.unwrap();
+        // The second one adds again, and one thing more, and nobody hears of it.
+        let two = start(1, &["n0", "n1"]).await;
+        for value in [7, 66] {
+            two.change(|set, actor| set.add(actor, value)).unwrap();
+        }
+        two.shutdown().await.unwrap();
+        // The first one removes the element, the member, and the tombstone that would have beaten the addition.
+        let one = start(0, &["n0", "n1"]).await;
+        one.change(|set, actor| set.remove(actor, 7)).unwrap();
+        one.remove_member("n1");
+        let forgotten = || one.read(|set| set.tombstones()) == 0;
+        world.until(Duration::from_secs(20), forgotten).await.expect("it is the only member");
+        one.shutdown().await.unwrap();
+        // Twice: what was read from a snapshot is in the next one, too.
+        start(0, &["n0"]).await.shutdown().await.unwrap();
+        let one = start(0, &["n0"]).await;
+        let two = start(1, &["n0", "n1"]).await;
+        let peer = Member::id_of(&name(1));
+        let mut events = Vec::new();
+        let refused = || {
+            events.extend(one.take_events());
+            events.contains(&Event::State(StateEvent::Returned { peer }))
+        };
+        let told = world.until(Duration::from_secs(20), refused).await;
+        assert!(!has(&one, 7) && !has(&one, 66), "a removed member brought back what was forgotten");
+        told.expect("it is refused by name");
+        assert!(has(&two, 66), "it had something to bring");
+        // Configured again, it is a member again.
+        one.shutdown().await.unwrap();
+        let one = start(0, &["n0", "n1"]).await;
+        world.until(Duration::from_secs(20), || has(&one, 66)).await.expect("it is heard");
     });
 }
 

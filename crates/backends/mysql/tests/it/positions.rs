@@ -17,6 +17,7 @@ use crate::world::{PATIENCE, at, judged, look, ms, pair, put, row, run, store, u
 pub(crate) const TESTS: &[Test] = &[
     ("a_commit_is_behind_until_it_is_applied", |kit| run(a_commit_is_behind_until_it_is_applied(kit))),
     ("p21_p37_nothing_logged_is_no_new_position", |kit| run(p21_p37_nothing_logged(kit))),
+    ("p1_a_write_by_hand_behind_a_commit_is_in_the_position", |kit| run(p1_a_write_by_hand(kit))),
     ("p21_a_server_that_does_not_log_what_it_applies_is_refused", |kit| run(p21_refused(kit))),
     ("p22_p7_waiting_by_sequence_is_blind_to_forks_and_the_state_is_not", |kit| {
         run(p22_p7_forks(kit, &[]));
@@ -71,6 +72,21 @@ async fn p21_p37_nothing_logged(kit: &MariaDbKit) {
     conn.write(async |c: &mut mysql_async::Conn| c.query_drop(update).await).await.unwrap();
     assert_eq!(conn.commit_position().await.unwrap(), write);
     assert_ne!(write, nothing);
+}
+
+async fn p1_a_write_by_hand(kit: &MariaDbKit) {
+    let (primary, replica) = pair(kit);
+    let store = store();
+    let (a, b) = (at(&store, &primary), at(&store, &replica));
+    let mut conn = a.connect().await.unwrap();
+    put(&mut conn, 1, 1).await.unwrap();
+    let first = conn.commit_position().await.unwrap();
+    assert_eq!(b.connect().await.unwrap().wait(&first, PATIENCE).await.unwrap(), Judgment::Satisfied);
+    replica.sql("stop slave sql_thread").unwrap();
+    conn.conn().query_drop("insert into shop.k values (2, 2)").await.unwrap();
+    let second = conn.commit_position().await.unwrap();
+    assert_eq!(judged(&a, &second).await, Judgment::Satisfied);
+    assert_eq!(judged(&b, &second).await, Judgment::Behind, "{second:?} behind {first:?}");
 }
 
 async fn p21_refused(kit: &MariaDbKit) {

@@ -14,12 +14,27 @@ const MAX_SWITCHES: usize = 64;
 
 /// The switches that primaries of one store told of.
 #[derive(Debug, Default)]
-pub(crate) struct Chain(VecDeque<TimelineSwitch>);
+pub(crate) struct Chain {
+    switches: VecDeque<TimelineSwitch>,
+    primaries: VecDeque<Primary>,
+}
+
+/// A process that was seen as a primary.
+#[derive(Debug)]
+struct Primary {
+    run_id: String,
+    /// The histories that it counted in, each with all of the one before: a primary that has had no replica for long
+    /// ends its history and tells of none before the next, but goes on with what it has.
+    ids: VecDeque<String>,
+    /// Whether it was primary ever since. A demoted one may be filled anew.
+    still: bool,
+}
 
 impl Chain {
     /// Takes in what a server says. Only a primary's word counts: a replica that goes on under a new history calls the
     /// place where it stood the end of the old one, however far that went.
     pub(crate) fn learn(&mut self, run_id: &str, info: &Info) {
+        self.follow(run_id, info);
         if !info.is_primary || !info.counts {
             return;
         }
@@ -29,25 +44,62 @@ impl Chain {
             None => (run_id.to_owned(), u64::MAX),
         };
         let switch = TimelineSwitch { timeline, position: Position::Offset(last), next: info.id.clone() };
-        if switch.timeline == switch.next || self.0.contains(&switch) {
+        if switch.timeline == switch.next || self.switches.contains(&switch) {
             return;
         }
-        self.0.retain(|known| known.next != switch.next);
-        if self.0.len() == MAX_SWITCHES {
-            self.0.pop_front();
+        self.switches.retain(|known| known.next != switch.next);
+        if self.switches.len() == MAX_SWITCHES {
+            self.switches.pop_front();
         }
-        self.0.push_back(switch);
+        self.switches.push_back(switch);
+    }
+
+    /// Keeps the histories of a process, as long as each has all of the one before.
+    fn follow(&mut self, run_id: &str, info: &Info) {
+        let known = self.primaries.iter().position(|p| p.run_id == run_id);
+        if !info.is_primary {
+            if let Some(at) = known {
+                self.primaries[at].still = false;
+            }
+            return;
+        }
+        let known = known.and_then(|at| self.primaries.remove(at)).filter(|p| p.still);
+        let new = || Primary { run_id: run_id.to_owned(), ids: VecDeque::new(), still: true };
+        let mut primary = known.unwrap_or_else(new);
+        if info.counts && primary.ids.back() != Some(&info.id) {
+            if info.before.is_some() || primary.ids.len() == MAX_SWITCHES {
+                // It was a replica meanwhile, and nobody looked; or this is too much to keep.
+                primary.ids.clear();
+            }
+            primary.ids.push_back(info.id.clone());
+        }
+        if self.primaries.len() == MAX_SWITCHES {
+            self.primaries.pop_front();
+        }
+        self.primaries.push_back(primary);
     }
 
     /// The histories before `id`, oldest first.
     pub(crate) fn before(&self, id: &str) -> Vec<TimelineSwitch> {
         let mut history: Vec<TimelineSwitch> = Vec::new();
+        // Servers that lie could tell of a circle, and a process comes between its own histories.
+        let fits = |history: &[TimelineSwitch], timeline: &str| {
+            timeline != id && history.iter().all(|s| s.timeline != timeline)
+        };
         let mut next = id;
-        while let Some(switch) = self.0.iter().find(|s| s.next == next) {
-            // Servers that lie could tell of a circle.
-            if switch.timeline == id || history.iter().any(|s| s.timeline == switch.timeline) {
-                break;
+        loop {
+            if let Some(primary) = self.primaries.iter().find(|p| p.run_id == next) {
+                for own in primary.ids.iter().rev().filter(|own| own.as_str() != id) {
+                    if fits(&history, own) {
+                        let (timeline, position) = (own.clone(), Position::Offset(u64::MAX));
+                        history.push(TimelineSwitch { timeline, position, next: primary.run_id.clone() });
+                    }
+                }
+                let Some(first) = primary.ids.front() else { break };
+                next = first;
             }
+            let switch = self.switches.iter().find(|s| s.next == next);
+            let Some(switch) = switch.filter(|s| fits(&history, &s.timeline)) else { break };
             history.push(switch.clone());
             next = &switch.timeline;
         }
@@ -129,6 +181,50 @@ mod tests {
         assert_eq!(names(&chain, "a"), ["run"]);
     }
 
+    fn alone(id: &str) -> Info {
+        Info { counts: false, ..info(true, id, None, 50) }
+    }
+
+    #[test]
+    fn sl6_a_primary_without_replicas_ends_its_history_and_loses_nothing() {
+        let mut chain = Chain::default();
+        chain.learn("run", &info(true, "b", Some(("a", 10)), 20));
+        // Nobody looks while it is alone; then somebody does, before and after the next replica.
+        chain.learn("run", &info(true, "c", None, 50));
+        assert_eq!(names(&chain, "c"), ["a", "b", "run"]);
+        chain.learn("run", &alone("x"));
+        assert_eq!(names(&chain, "run"), ["a", "b", "c"]);
+        chain.learn("run", &info(true, "d", None, 60));
+        assert_eq!(names(&chain, "d"), ["a", "b", "c", "run"]);
+        let kept = chain.before("d").into_iter().map(|s| s.position == super::Position::Offset(u64::MAX));
+        assert_eq!(kept.collect::<Vec<_>>(), [false, true, true, true]);
+        // A failover from there is followed.
+        chain.learn("run", &info(false, "d", None, 70));
+        chain.learn("other", &info(true, "e", Some(("d", 70)), 80));
+        assert_eq!(names(&chain, "e"), ["a", "b", "c", "run", "d"]);
+    }
+
+    #[test]
+    fn sl6_a_primary_that_was_a_replica_meanwhile_is_not_what_it_was() {
+        let mut chain = Chain::default();
+        chain.learn("run", &info(true, "a", None, 20));
+        chain.learn("run", &info(false, "z", None, 90));
+        chain.learn("run", &alone("x"));
+        assert!(names(&chain, "run").is_empty());
+        chain.learn("run", &info(true, "b", None, 95));
+        assert_eq!(names(&chain, "b"), ["run"]);
+        // Nobody saw it as a replica, but it tells of another history.
+        chain.learn("run", &info(true, "c", Some(("y", 100)), 110));
+        chain.learn("run", &alone("x"));
+        assert_eq!(names(&chain, "run"), ["y", "c"]);
+        for n in 0..1_000 {
+            chain.learn(&format!("run{n}"), &info(true, &format!("id{n}"), None, 1));
+            chain.learn("run", &info(true, &format!("own{n}"), None, 1));
+        }
+        assert!(chain.primaries.len() <= MAX_SWITCHES);
+        assert!(chain.primaries.iter().all(|p| p.ids.len() <= MAX_SWITCHES));
+    }
+
     #[test]
     fn circles_end_and_the_chain_is_bounded() {
         let mut chain = Chain::default();
@@ -138,7 +234,7 @@ mod tests {
         for n in 0..1_000 {
             chain.learn("run", &info(true, &format!("{}", n + 1), Some((&n.to_string(), n)), n));
         }
-        assert_eq!(chain.0.len(), MAX_SWITCHES);
+        assert_eq!((chain.switches.len(), chain.primaries.len()), (MAX_SWITCHES, 1));
         assert_eq!(chain.before("1000").len(), MAX_SWITCHES);
     }
 

@@ -168,10 +168,10 @@ impl RedisEndpoint {
     }
 
     fn mark(&self, link: &Link, info: &Info) -> Mark {
-        // Where offsets stand still, the process is all that can be named: only itself can have what it wrote.
-        let (timeline, offset) =
-            if info.counts { (info.id.clone(), info.offset) } else { (link.run_id.to_string(), 0) };
-        Mark { system: self.line.store.system.clone(), timeline, position: Position::Offset(offset) }
+        // Where offsets stand still, the process is all that can be named: only itself can have what it wrote. The offset
+        // is where its last history ended, which it has.
+        let timeline = if info.counts { info.id.clone() } else { link.run_id.to_string() };
+        Mark { system: self.line.store.system.clone(), timeline, position: Position::Offset(info.offset) }
     }
 
     async fn look(&self) -> Result<(Observed, bool)> {

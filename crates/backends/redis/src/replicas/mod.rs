@@ -53,7 +53,7 @@ impl Store {
     fn learn(&self, run_id: &str, info: &Info) -> Vec<TimelineSwitch> {
         let mut chain = locked(&self.chain);
         chain.learn(run_id, info);
-        chain.before(&info.id)
+        chain.before(if info.counts { &info.id } else { run_id })
     }
 }
 

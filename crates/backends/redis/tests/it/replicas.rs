@@ -24,6 +24,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("p35_without_replicas_only_the_primary_has_it", || {
         run(p35_without_replicas_only_the_primary_has_it());
     }),
+    ("sl6_a_primary_whose_backlog_was_freed_has_lost_nothing", || {
+        run(sl6_a_primary_whose_backlog_was_freed_has_lost_nothing());
+    }),
     ("p35_a_lone_primary_that_restarts_empty_has_lost_it", || {
         run(p35_a_lone_primary_that_restarts_empty_has_lost_it());
     }),
@@ -189,6 +192,41 @@ async fn p35_without_replicas_only_the_primary_has_it() {
     let third = put(&a, "k", "3").await;
     assert_ne!(third.timeline, first.timeline);
     assert!(offset(&third) > 0);
+}
+
+async fn sl6_a_primary_whose_backlog_was_freed_has_lost_nothing() {
+    let primary = kit().primary(&["--repl-backlog-ttl", "1"]).unwrap();
+    let store = replicas();
+    let a = at(&store, &primary);
+    let lone = put(&a, "k", "0").await;
+    let mut marks = vec![lone];
+    // Twice: a chain of histories passes through the lone process again.
+    for round in ["1", "2"] {
+        let mut replica = primary.replica(&[]).unwrap();
+        replica.caught_up(&primary).unwrap();
+        let counted = put(&a, "k", round).await;
+        assert!(offset(&counted) > 0 && counted.timeline != marks[0].timeline);
+        marks.push(counted);
+        replica.kill().unwrap();
+        let freed = async || primary.replication("repl_backlog_active").unwrap() == "0";
+        until("the backlog is freed", freed).await;
+        let alone = put(&a, "k", round).await;
+        assert_eq!(alone.timeline, marks[0].timeline, "the process is all that can be named");
+        marks.push(alone);
+        for mark in &marks {
+            assert_eq!(judged(&a, mark).await, Judgment::Satisfied, "alone, {mark:?} of {marks:?}");
+        }
+    }
+    // A replica has it as soon as somebody asked the primary.
+    let replica = primary.replica(&[]).unwrap();
+    replica.caught_up(&primary).unwrap();
+    let b = at(&store, &replica);
+    marks.push(put(&a, "k", "3").await);
+    replica.caught_up(&primary).unwrap();
+    for mark in &marks {
+        assert_eq!(judged(&a, mark).await, Judgment::Satisfied, "{mark:?} of {marks:?}");
+        assert_eq!(judged(&b, mark).await, Judgment::Satisfied, "{mark:?} of {marks:?}");
+    }
 }
 
 async fn p35_a_lone_primary_that_restarts_empty_has_lost_it() {

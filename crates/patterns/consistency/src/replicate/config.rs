@@ -35,6 +35,7 @@ const FANOUT: usize = 3;
 pub struct AntiEntropyConfig {
     pub(super) me: u64,
     pub(super) members: BTreeSet<u64>,
+    pub(super) removed: BTreeSet<u64>,
     pub(super) key: DigestKey,
     pub(super) session: u64,
     pub(super) max_message: usize,
@@ -57,6 +58,7 @@ impl AntiEntropyConfig {
         Builder(Self {
             me,
             members: BTreeSet::from([me]),
+            removed: BTreeSet::new(),
             key,
             session,
             max_message: MAX_MESSAGE,
@@ -82,6 +84,14 @@ impl Builder {
     #[must_use]
     pub fn members(mut self, members: impl IntoIterator<Item = u64>) -> Self {
         self.0.members.extend(members);
+        self
+    }
+
+    /// Members that were removed before this start, as [`AntiEntropy::removed`] told them. What they would bring back may
+    /// be forgotten, so they stay refused; one that is configured again is a member again.
+    #[must_use]
+    pub fn removed(mut self, members: impl IntoIterator<Item = u64>) -> Self {
+        self.0.removed.extend(members);
         self
     }
 

@@ -11,6 +11,7 @@ use crate::hash;
 use crate::replicate::config::AntiEntropyConfig;
 use crate::replicate::log::Log;
 use crate::replicate::message::{Body, Header, Mark, Message, Stand};
+use crate::replicate::peer::{MAX_PARTS, Peer, Taken, Whole};
 use crate::replicate::replicated::pieces;
 use crate::replicate::stability::Stability;
 use crate::replicate::{Place, Replicated};
@@ -21,8 +22,6 @@ use crate::wire::{decode, encode};
 const FAN: usize = 8;
 /// From so few items on a range is listed instead of split.
 const LEAF: u64 = 8;
-/// Most parts of one delta that a receiver puts together.
-const MAX_PARTS: u64 = 64;
 /// What a message needs beside its state: header, marks, parts.
 const OVERHEAD: usize = 64;
 
@@ -65,7 +64,8 @@ pub enum Event {
         /// Who.
         peer: u64,
     },
-    /// One change does not fit into a message: raise `max_message`, or make smaller changes.
+    /// One change fits into no message and stays here, until a later change covers it; all others get through. Raise
+    /// `max_message` or `largest_change`, or make smaller changes.
     TooLarge,
 }
 
@@ -129,38 +129,6 @@ pub struct AntiEntropy<T> {
     unsettled: bool,
 }
 
-#[derive(Debug)]
-struct Peer<T> {
-    /// How much of my log it has.
-    acked: u64,
-    /// How much of its log I have.
-    applied: Mark,
-    /// Parts of a delta that is not complete.
-    parts: Vec<T>,
-    /// Whether it lacks my present stand.
-    owed: bool,
-    /// The hash of the collected cut it last named.
-    collected: u64,
-    /// Bytes it may still get before the next tick.
-    budget: usize,
-    /// Whether a root of it was answered with a root since the last tick.
-    answered: bool,
-}
-
-impl<T> Peer<T> {
-    fn new(budget: usize) -> Self {
-        Self {
-            acked: 0,
-            applied: Mark::default(),
-            parts: Vec::new(),
-            owed: true,
-            collected: 0,
-            budget,
-            answered: false,
-        }
-    }
-}
-
 fn cut_hash(cut: &VersionVector) -> u64 {
     if cut.is_empty() { 0 } else { hash::of_value(cut) }
 }
@@ -170,12 +138,13 @@ impl<T: Replicated> AntiEntropy<T> {
         let peers = config.members.iter().filter(|m| **m != config.me);
         let peers = peers.map(|m| (*m, Peer::new(config.budget))).collect();
         let log = Log::new(config.log_bytes);
+        let removed = config.removed.difference(&config.members).copied().collect();
         Self {
             config,
             state,
             log,
             peers,
-            removed: BTreeSet::new(),
+            removed,
             stability: Stability::default(),
             turn: 0,
             events: Vec::new(),
@@ -190,7 +159,9 @@ impl<T: Replicated> AntiEntropy<T> {
         &self.state
     }
 
-    /// Makes a change: `f` changes the value and answers with the delta, as every mutator does.
+    /// Makes a change: `f` changes the value and answers with the delta, as every mutator does. One that cannot be split
+    /// and fits into no message stays here ([`Event::TooLarge`]); to be undone it would have to be unmade at its actor,
+    /// too, whose changes have no gaps.
     ///
     /// # Errors
     /// What `f` answers.
@@ -229,6 +200,12 @@ impl<T: Replicated> AntiEntropy<T> {
     /// The configured members, this node included.
     pub fn members(&self) -> impl Iterator<Item = u64> + '_ {
         self.config.members.iter().copied()
+    }
+
+    /// The removed members: they are refused. Keep them with the state, and name them at the next start
+    /// ([`removed`](crate::replicate::Builder::removed)).
+    pub fn removed(&self) -> impl Iterator<Item = u64> + '_ {
+        self.removed.iter().copied()
     }
 
     /// Adds a member: from now on nothing is forgotten that it has not seen.
@@ -346,9 +323,10 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// One interval after the other, as far as the budget goes: they arrive in order, or the rest is sent again. Whether
-    /// there was anything to send.
+    /// that is under way; if not, only a repair helps.
     fn send_news(&mut self, peer: u64, send: &mut Vec<Outgoing>) -> bool {
-        let mut from = self.peers.get(&peer).map_or(0, |p| p.acked);
+        let acked = self.peers.get(&peer).map_or(0, |p| p.acked);
+        let mut from = acked;
         if from >= self.log.seq() || !self.log.reaches(from) {
             return false;
         }
@@ -357,7 +335,7 @@ impl<T: Replicated> AntiEntropy<T> {
         {
             match self.send_delta(peer, from, send) {
                 Some(to) => from = to,
-                None => return true,
+                None => return from > acked,
             }
         }
         true
@@ -378,34 +356,50 @@ impl<T: Replicated> AntiEntropy<T> {
         Mark { session: self.config.session, seq: self.log.seq() }
     }
 
-    /// Where the interval ends that was sent.
+    /// Where the interval ends that was sent. None is sent that the receiver would not put together, or only in part,
+    /// because the budget ends: a repair gets on by pieces.
     fn send_delta(&mut self, peer: u64, acked: u64, send: &mut Vec<Outgoing>) -> Option<u64> {
         let collected = self.collected_for(peer);
-        let room = self.config.max_message - OVERHEAD;
-        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
-        let most = self.config.largest_change.saturating_sub(OVERHEAD);
-        let made = self.log.interval(acked, peer, room).and_then(|interval| {
-            let state = interval.delta.unwrap_or_default();
-            Ok((interval.to, pieces(state, room, most)?))
-        });
-        let Ok((to, states)) = made else {
-            self.events.push(Event::TooLarge);
+        let interval = self.log.interval(acked, peer, self.room(collected.as_ref())).ok()?;
+        let left = self.peers.get(&peer).map_or(0, |p| p.budget);
+        if interval.size > left {
             return None;
-        };
-        let parts = states.len() as u64;
-        let mark = Mark { session: self.config.session, seq: to };
-        for (part, state) in states.into_iter().enumerate() {
-            let body = Body::Delta {
-                from: acked,
-                mark,
-                collected: collected.clone(),
-                part: part as u64,
-                parts,
-                state,
-            };
-            self.push(peer, body, send);
         }
-        Some(to)
+        let mut states = self.cut(interval.delta.unwrap_or_default(), collected.as_ref());
+        if states.is_empty() {
+            // All of it was too large; what follows is not.
+            states.push(T::default());
+        }
+        let parts = states.len() as u64;
+        let mark = Mark { session: self.config.session, seq: interval.to };
+        let message = |(part, state)| {
+            let (part, collected) = (part as u64, collected.clone());
+            self.sealed(Body::Delta { from: acked, mark, collected, part, parts, state })
+        };
+        let messages: Vec<_> = states.into_iter().enumerate().map(message).collect();
+        if parts > MAX_PARTS || messages.iter().map(Vec::len).sum::<usize>() > left {
+            return None;
+        }
+        for bytes in messages {
+            self.post(peer, bytes, send);
+        }
+        Some(interval.to)
+    }
+
+    /// What a state may take in a message that also carries `collected`.
+    fn room(&self, collected: Option<&VersionVector>) -> usize {
+        let room = self.config.max_message - OVERHEAD;
+        room.saturating_sub(collected.map_or(0, |c| encode(c).len())).max(room / 2)
+    }
+
+    /// `state` as messages hold it; what none holds is reported and left out.
+    fn cut(&mut self, state: T, collected: Option<&VersionVector>) -> Vec<T> {
+        let most = self.config.largest_change.saturating_sub(OVERHEAD);
+        let pieces = pieces(state, self.room(collected), most);
+        if pieces.too_large > 0 && self.events.last() != Some(&Event::TooLarge) {
+            self.events.push(Event::TooLarge);
+        }
+        pieces.fit
     }
 
     /// The collected cut, unless the peer has it.
@@ -427,9 +421,17 @@ impl<T: Replicated> AntiEntropy<T> {
         self.push(peer, Body::Ack { applied, stand: fits.then_some(stand), collected }, send);
     }
 
-    fn push(&mut self, peer: u64, body: Body<T>, send: &mut Vec<Outgoing>) {
+    fn sealed(&self, body: Body<T>) -> Vec<u8> {
         let header = Header { schema: self.config.schema, merge_version: self.config.merge_version };
-        let bytes = encode(&Message { header, body });
+        encode(&Message { header, body })
+    }
+
+    fn push(&mut self, peer: u64, body: Body<T>, send: &mut Vec<Outgoing>) {
+        let bytes = self.sealed(body);
+        self.post(peer, bytes, send);
+    }
+
+    fn post(&mut self, peer: u64, bytes: Vec<u8>, send: &mut Vec<Outgoing>) {
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         // What does not fit is asked for again.
         if let Some(left) = entry.budget.checked_sub(bytes.len()) {
@@ -446,7 +448,6 @@ impl<T: Replicated> AntiEntropy<T> {
             Err(error) => {
                 self.events.push(match error.kind() {
                     ErrorKind::TypeMismatch => Event::Mismatch { peer: from },
-                    ErrorKind::TooLarge => Event::TooLarge,
                     _ => Event::Malformed { peer: from },
                 });
                 false
@@ -490,10 +491,10 @@ impl<T: Replicated> AntiEntropy<T> {
                 return self.join(from, state);
             }
             Body::Known { from: lo, to: hi, context, want } => {
-                self.on_known(from, (lo, hi), &context, want, send)?
+                self.on_known(from, (lo, hi), &context, want, send)
             }
             Body::Ranges { lo, parts } => self.on_ranges(from, lo, &parts, send),
-            Body::Items { lo, hi, items, want } => self.on_items(from, (lo, hi), &items, want, send)?,
+            Body::Items { lo, hi, items, want } => self.on_items(from, (lo, hi), &items, want, send),
             Body::Refused { removed } => self.events.push(Event::Refused { peer: from, removed }),
         }
         Ok(false)
@@ -515,8 +516,7 @@ impl<T: Replicated> AntiEntropy<T> {
                 // It has everything I have, and I everything it has.
                 peer.acked = seq;
                 peer.owed |= peer.applied != mark;
-                peer.applied = mark;
-                peer.parts.clear();
+                peer.has(mark);
             }
             // It knows what I know. That it holds as much for stable is told by eight bytes, which are the same for any
             // number of authors, and told again with every root, so that no loss keeps it from being heard.
@@ -572,28 +572,28 @@ impl<T: Replicated> AntiEntropy<T> {
         let Some(peer) = self.peers.get_mut(&from) else { return Ok(false) };
         if peer.applied.session != mark.session {
             // The sender started anew: its numbers mean something else now.
-            peer.applied = Mark { session: mark.session, seq: 0 };
-            peer.parts.clear();
+            peer.has(Mark { session: mark.session, seq: 0 });
         }
         let fresh = start <= peer.applied.seq && peer.applied.seq < mark.seq;
-        if !fresh || parts == 0 || parts > MAX_PARTS || part != peer.parts.len() as u64 {
-            // A gap, a duplicate, or parts out of order: say where to go on.
-            peer.parts.clear();
-            self.send_ack(from, send);
-            return Ok(false);
-        }
-        peer.parts.push(state);
-        if part + 1 < parts {
-            return Ok(false);
-        }
+        let of = Whole { start, mark, collected: collected.cloned(), parts };
+        let taken = if fresh { peer.take(of, part, state) } else { Taken::Refused };
+        let states = match taken {
+            Taken::All(states) => states,
+            Taken::Open => return Ok(false),
+            Taken::Refused => {
+                // A gap, a duplicate, or parts that do not fit together: say where to go on.
+                self.send_ack(from, send);
+                return Ok(false);
+            }
+        };
         let mut whole = T::default();
-        for part in std::mem::take(&mut peer.parts) {
+        for part in states {
             let _ = whole.join(&part)?;
         }
         self.collect_up_to(collected);
         let changed = self.join(from, whole)?;
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.applied = mark;
+            peer.has(mark);
         }
         self.send_ack(from, send);
         Ok(changed)
@@ -681,28 +681,24 @@ impl<T: Replicated> AntiEntropy<T> {
         theirs: &Context,
         want: bool,
         send: &mut Vec<Outgoing>,
-    ) -> Result<()> {
+    ) {
         let missing = self.state.missing(lo, hi, theirs);
-        self.send_repair(from, missing, send)?;
+        self.send_repair(from, missing, send);
         let lacks = self.state.known().is_none_or(|mine| !mine.covers(theirs));
         if want && lacks {
             let context = self.state.known().cloned().unwrap_or_default();
             self.send_known_between(from, (lo, hi), &context, false, send);
         }
-        Ok(())
     }
 
-    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) -> Result<()> {
+    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) {
         if state.is_nothing() {
-            return Ok(());
+            return;
         }
         let collected = self.collected_for(peer);
-        let room = self.config.max_message - OVERHEAD;
-        let room = room.saturating_sub(collected.as_ref().map_or(0, |c| encode(c).len())).max(room / 2);
-        for state in pieces(state, room, self.config.largest_change.saturating_sub(OVERHEAD))? {
+        for state in self.cut(state, collected.as_ref()) {
             self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
         }
-        Ok(())
     }
 
     /// Sends sums of `lo..=hi` in parts of about equal size.
@@ -751,9 +747,9 @@ impl<T: Replicated> AntiEntropy<T> {
         items: &[(Place, u64)],
         want: bool,
         send: &mut Vec<Outgoing>,
-    ) -> Result<()> {
+    ) {
         let answer = self.state.answer(lo, hi, items, &self.config.key);
-        self.send_repair(from, answer, send)?;
+        self.send_repair(from, answer, send);
         let mine = self.state.list(lo, hi, &self.config.key);
         // What is here and not there may have been removed there: only the other side can tell.
         if want && mine != items {
@@ -764,7 +760,6 @@ impl<T: Replicated> AntiEntropy<T> {
                 self.send_items(from, lo, hi, false, send);
             }
         }
-        Ok(())
     }
 }
 

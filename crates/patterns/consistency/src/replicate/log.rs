@@ -30,6 +30,8 @@ pub(super) struct Interval<T> {
     pub(super) to: u64,
     /// Absent when the peer was the origin of everything in it.
     pub(super) delta: Option<T>,
+    /// About what that takes.
+    pub(super) size: usize,
 }
 
 impl<T: Replicated> Log<T> {
@@ -78,7 +80,7 @@ impl<T: Replicated> Log<T> {
             }
             to += 1;
         }
-        Ok(Interval { to, delta: joined })
+        Ok(Interval { to, delta: joined, size })
     }
 
     /// Drops what every peer has.

@@ -35,6 +35,7 @@ mod config;
 mod engine;
 mod log;
 mod message;
+mod peer;
 mod replicated;
 mod stability;
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ActorId;
 use crate::crdt::{Causal, DeltaState, DotStore, Item, Lattice};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hash::DigestKey;
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer, encode};
@@ -204,27 +204,28 @@ fn place(item: &Item) -> Place {
     Place(item.place, 0, 0)
 }
 
-/// The encodings of `state` in pieces of at most `max` bytes, or `most` when one change alone is larger.
-///
-/// # Errors
-/// [`TooLarge`](crate::ErrorKind::TooLarge) when one change alone is larger than `most`.
-pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Result<Vec<T>> {
-    let (mut open, mut done) = (vec![state], Vec::new());
+/// What a state is sent as.
+pub(super) struct Pieces<T> {
+    pub(super) fit: Vec<T>,
+    /// Changes that fit into no message.
+    pub(super) too_large: usize,
+}
+
+/// `state` in pieces whose encodings take at most `max` bytes, or `most` when one change alone is larger. A change that
+/// is larger than that is left out: the others have to get through.
+pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
+    let (mut open, mut pieces) = (vec![state], Pieces { fit: Vec::new(), too_large: 0 });
     while let Some(state) = open.pop() {
         let size = encode(&state).len();
         if size <= max {
-            done.push(state);
-            continue;
+            pieces.fit.push(state);
+        } else if let Some((first, second)) = state.halves() {
+            open.extend([second, first]);
+        } else if size <= most {
+            pieces.fit.push(state);
+        } else {
+            pieces.too_large += 1;
         }
-        let Some((first, second)) = state.halves() else {
-            if size <= most {
-                done.push(state);
-                continue;
-            }
-            let text = format!("one change takes {size} bytes, a message holds {}", max.max(most));
-            return Err(Error::new(crate::ErrorKind::TooLarge, text));
-        };
-        open.extend([second, first]);
     }
-    Ok(done)
+    pieces
 }

@@ -337,3 +337,98 @@ fn a_peer_that_is_no_member_can_be_forgotten() {
     one.forget_peer(2);
     assert_eq!(one.peer_count(), 1, "a member stays");
 }
+
+#[test]
+fn g3_a_change_that_fits_into_no_message_holds_nothing_else_up() {
+    for log_bytes in [0, 1 << 20] {
+        let mut net = Network::<LwwMap<u64, String>>::new(2, 3, |c| c.log_bytes(log_bytes)).unwrap();
+        let ((hlc, _), mut at) = (clock(1_000), actor(1));
+        net.node_mut(0).change(|map| map.set(&mut at, &hlc, 1, "x".repeat(5_000))).unwrap();
+        for n in 2..200 {
+            net.node_mut(0).change(|map| map.set(&mut at, &hlc, n, "small".into())).unwrap();
+            net.round();
+        }
+        net.run(10);
+        let there = net.node(1).state();
+        assert!((2..200).all(|n| there.get(&n).is_some()), "a log of {log_bytes} bytes");
+        assert!(there.get(&1).is_none() && !net.agrees());
+        assert!(net.events().iter().any(|(node, e)| (*node, e) == (0, &Event::TooLarge)));
+        // A smaller one in its place ends that.
+        net.node_mut(0).change(|map| map.set(&mut at, &hlc, 1, "small".into())).unwrap();
+        net.converge(10).unwrap();
+    }
+}
+
+#[test]
+fn g3_a_change_with_dots_that_fits_into_no_message_holds_nothing_else_up() {
+    let mut net = Network::<RwSet<String>>::new(2, 3, |c| c).unwrap();
+    let mut at = actor(1);
+    let large = "x".repeat(5_000);
+    net.node_mut(0).change(|set| set.add(&mut at, large.clone())).unwrap();
+    for n in 0..100 {
+        net.node_mut(0).change(|set| set.add(&mut at, format!("{n}"))).unwrap();
+    }
+    net.run(10);
+    let there = net.node(1).state();
+    assert!((0..100).all(|n| there.contains(&format!("{n}"))));
+    assert!(!there.contains(&large) && net.node(0).state().contains(&large));
+}
+
+/// `count` elements, added at once.
+fn bulk(set: &mut AwSet<u64>, at: &mut Actor, count: u64) -> mainstay_consistency::Result<AwSet<u64>> {
+    let mut delta = AwSet::new();
+    for n in 0..count {
+        let _ = delta.join(&set.add(at, n)?)?;
+    }
+    Ok(delta)
+}
+
+#[test]
+fn g8_a_change_of_more_parts_than_are_put_together_arrives_by_repair() {
+    for root_first in [false, true] {
+        let build = |c: mainstay_consistency::replicate::Builder| if root_first { c.root_first() } else { c };
+        let mut net = Network::<AwSet<u64>>::new(2, 3, build).unwrap();
+        let mut at = actor(1);
+        net.node_mut(0).change(|set| bulk(set, &mut at, 30_000)).unwrap();
+        let size = mainstay_consistency::wire::encode(net.node(0).state()).len();
+        assert!(size > 64 * 1_200 && size < 1 << 20, "{size} bytes: too many parts, and the log keeps it");
+        net.node_mut(0).change(|set| set.add(&mut at, 77_777)).unwrap();
+        let rounds = net.converge(40).unwrap_or_else(|v| panic!("root first: {root_first}: {v}"));
+        println!("{size} bytes in {rounds} rounds");
+        assert!(net.node(1).state().contains(&77_777));
+    }
+}
+
+#[test]
+fn g2_parts_of_different_deltas_are_never_one() {
+    let start = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).members([1, 2]);
+        config.max_message(512).build(AwSet::<u64>::new()).unwrap()
+    };
+    let (mut one, mut two) = (start(1), start(2));
+    // Changes of many authors, as a node passes them on: together they take more than each for itself.
+    let write = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>, authors| {
+        for n in authors {
+            one.change(|set| set.add(&mut actor(n), n)).unwrap();
+        }
+    };
+    let parts = |packets: Vec<(u64, Vec<u8>)>| {
+        let [first, second] = <[_; 2]>::try_from(packets).expect("one delta in two parts");
+        [first.1, second.1]
+    };
+    write(&mut one, 1..25);
+    let [a0, _lost] = parts(one.news(2));
+    write(&mut one, 25..30);
+    let [_lost, b1] = parts(one.news(2));
+    assert!(!two.on_msg(1, &a0, Instant::ZERO).changed.is_yes());
+    let step = two.on_msg(1, &b1, Instant::ZERO);
+    assert!(!step.changed.is_yes(), "the middle never arrived");
+    for (_, ack) in step.send {
+        one.on_msg(2, &ack, Instant::ZERO);
+    }
+    let again = parts(one.news(2));
+    for part in again {
+        two.on_msg(1, &part, Instant::ZERO);
+    }
+    assert_eq!(one.state(), two.state());
+}
