@@ -78,7 +78,8 @@ pub struct Session<C> {
     reads: Vec<Mark>,
     /// What was read and has no position yet.
     seen: Vec<Seen>,
-    /// A write may have happened whose position nobody told.
+    /// A write may have happened whose position nobody told, or a token could not be read: only a position that is
+    /// taken at the primary afterwards has it.
     owed: bool,
     refused: bool,
     /// Where to go on after a loss is accepted.
@@ -198,7 +199,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let now = self.now();
         let opened = keys.open(text, now).and_then(|t| self.merge(&t).map_err(|_| Refusal::Malformed));
         if let Err(refusal) = opened {
-            self.refused = true;
+            (self.refused, self.owed) = (true, true);
             self.router.emit(|| SessionEvent::TokenRefused { refusal });
         }
     }
@@ -232,10 +233,8 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         if reads {
             self.resolve().await?;
         }
-        // Until something is known, a refused token is handed on as a debt: whoever goes on must not begin anywhere.
-        let nothing_known = self.writes.is_empty() && self.reads.is_empty();
-        let owed = self.owed || (self.refused && nothing_known);
-        let mut token = SessionToken { floors: Vec::new(), owed };
+        // Also what a refused token said is handed on as a debt, until a position of the primary has it.
+        let mut token = SessionToken { floors: Vec::new(), owed: self.owed };
         for (floors, wanted) in [(&self.writes, writes), (&self.reads, reads)] {
             if wanted {
                 token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
@@ -446,7 +445,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             _ if self.refused => Some(Why::TokenRefused),
             Consistency::Primary => Some(Why::Asked),
             Consistency::AtLeast(token) if token.owed => Some(Why::Owed),
-            Consistency::Session(g) if self.owed && g.contains(Guarantees::READ_YOUR_WRITES) => {
+            // What is owed may have been written or read.
+            Consistency::Session(g)
+                if self.owed && g.any_of(Guarantees::READ_YOUR_WRITES | Guarantees::MONOTONIC_READS) =>
+            {
                 Some(Why::Owed)
             }
             _ => None,
@@ -594,6 +596,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let (place, observed, order) = found.map_err(|denied| self.deny(denied))?;
         if self.owed && observed.role == Role::Primary {
             rise(&mut self.writes, &observed.mark);
+            rise(&mut self.reads, &observed.mark);
             self.owed = false;
         }
         if monotonic(how) && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
