@@ -1,6 +1,6 @@
 //! Tokens in HTTP headers and cookies, as a layer of `tower` (feature `tower`; only its two trait crates and `http`).
 //!
-//! The request's token is opened once; handlers find a [`Carried`] among the request's extensions, begin their sessions
+//! The request's tokens are joined; handlers find a [`Carried`] among the request's extensions, begin their sessions
 //! from [`Carried::session`] and give back what they know with [`Carried::keep`]. The response, also an error, carries
 //! the join of the request's token and all that was kept.
 
@@ -60,18 +60,31 @@ impl<C: ReplicatedStore + 'static> SessionLayer<C> {
         Self { router, keys: Arc::new(keys), place: Where::Cookie("mainstay_session") }
     }
 
-    fn find<'a>(&self, headers: &'a HeaderMap) -> Option<&'a str> {
+    /// Every token of a request: a proxy, or two cookies of one name, may bring several.
+    fn find(&self, headers: &HeaderMap) -> Vec<String> {
+        // Bytes that are no text are no token either: said as an empty one, which does not open.
+        let text = |bytes: &[u8]| std::str::from_utf8(bytes).unwrap_or_default().to_owned();
         match &self.place {
-            // Bytes that are no text are no token either: said as an empty one, which does not open.
-            Where::Header(name) => headers.get(name).map(|v| v.to_str().unwrap_or_default()),
+            Where::Header(name) => headers.get_all(name).iter().map(|v| text(v.as_bytes())).collect(),
             Where::Cookie(name) => {
-                let all = headers.get_all(COOKIE).iter().filter_map(|v| v.to_str().ok());
-                all.flat_map(|v| v.split(';')).find_map(|pair| {
-                    let (key, value) = pair.trim().split_once('=')?;
-                    (key == *name).then_some(value)
-                })
+                let pairs = headers.get_all(COOKIE).iter().flat_map(|v| v.as_bytes().split(|b| *b == b';'));
+                let ours = pairs.filter_map(|pair| {
+                    pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=").map(text)
+                });
+                ours.collect()
             }
         }
+    }
+
+    /// What the response carries if no handler keeps a session: the join of all tokens, and a debt for each that is none.
+    fn open(&self, texts: &[String]) -> Option<SessionToken> {
+        let now = self.router.clock().wall();
+        let mut all = SessionToken::new();
+        for text in texts {
+            let joined = self.keys.open(text, now).is_ok_and(|token| all.merge(&token).is_ok());
+            all.owed |= !joined;
+        }
+        (!texts.is_empty()).then_some(all)
     }
 
     fn put(&self, token: &SessionToken, headers: &mut HeaderMap) {
@@ -124,14 +137,14 @@ impl Known {
 pub struct Carried<C> {
     router: Router<C>,
     keys: Arc<TokenKeys>,
-    text: Option<Arc<str>>,
+    texts: Arc<[String]>,
     known: Arc<Mutex<Known>>,
 }
 
 impl<C> Clone for Carried<C> {
     fn clone(&self) -> Self {
         let (router, keys) = (self.router.clone(), Arc::clone(&self.keys));
-        Self { router, keys, text: self.text.clone(), known: Arc::clone(&self.known) }
+        Self { router, keys, texts: Arc::clone(&self.texts), known: Arc::clone(&self.known) }
     }
 }
 
@@ -142,13 +155,11 @@ impl<C> fmt::Debug for Carried<C> {
 }
 
 impl<C: ReplicatedStore + 'static> Carried<C> {
-    /// A session that goes on from the request's token; one that does not open reads from the primary.
+    /// A session that goes on from the request's tokens; with one that does not open it reads from the primary.
     #[must_use]
     pub fn session(&self) -> Session<C> {
-        match &self.text {
-            None => self.router.session(),
-            Some(text) => self.router.session().resume_sealed(text, &self.keys),
-        }
+        let all = self.texts.iter();
+        all.fold(self.router.session(), |session, text| session.resume_sealed(text, &self.keys))
     }
 
     /// Joins what a session knows into the response. A session that is not kept is forgotten.
@@ -213,12 +224,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        let text: Option<Arc<str>> = self.layer.find(request.headers()).map(Arc::from);
-        let now = self.layer.router.clock().wall();
-        let all = text.as_deref().and_then(|text| self.layer.keys.open(text, now).ok());
+        let texts: Arc<[String]> = self.layer.find(request.headers()).into();
+        let all = self.layer.open(&texts);
         let known = Arc::new(Mutex::new(Known { all, kept: None }));
         let (router, keys) = (self.layer.router.clone(), Arc::clone(&self.layer.keys));
-        request.extensions_mut().insert(Carried { router, keys, text, known: Arc::clone(&known) });
+        request.extensions_mut().insert(Carried { router, keys, texts, known: Arc::clone(&known) });
         SessionFuture { inner: self.inner.call(request), layer: self.layer.clone(), known }
     }
 }

@@ -12,7 +12,7 @@ use super::router::{Router, within};
 #[cfg(feature = "tokens")]
 use super::seal::TokenKeys;
 use super::state::{
-    Rule, Seen, Step, Verdict, Why, cut_off, decide, settle, unprovable, unsettled, verdict, worst,
+    Rule, Seen, Step, Verdict, Why, cut_off, decide, has, settle, unprovable, unsettled, verdict, worst,
     worst_on_primary,
 };
 #[cfg(feature = "tokens")]
@@ -78,7 +78,8 @@ pub struct Session<C> {
     reads: Vec<Mark>,
     /// What was read and has no position yet.
     seen: Vec<Seen>,
-    /// A write may have happened whose position nobody told.
+    /// A write may have happened whose position nobody told, or a token could not be read: only a position that is
+    /// taken at the primary afterwards has it.
     owed: bool,
     refused: bool,
     /// Where to go on after a loss is accepted.
@@ -116,6 +117,11 @@ struct Place<C> {
     connection: C,
     incarnation: u64,
     timeline: String,
+}
+
+/// Whether what was read before must be found again.
+fn monotonic(how: &Consistency) -> bool {
+    matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS))
 }
 
 /// Why the primary cannot answer.
@@ -193,7 +199,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let now = self.now();
         let opened = keys.open(text, now).and_then(|t| self.merge(&t).map_err(|_| Refusal::Malformed));
         if let Err(refusal) = opened {
-            self.refused = true;
+            (self.refused, self.owed) = (true, true);
             self.router.emit(|| SessionEvent::TokenRefused { refusal });
         }
     }
@@ -227,10 +233,8 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         if reads {
             self.resolve().await?;
         }
-        // Until something is known, a refused token is handed on as a debt: whoever goes on must not begin anywhere.
-        let nothing_known = self.writes.is_empty() && self.reads.is_empty();
-        let owed = self.owed || (self.refused && nothing_known);
-        let mut token = SessionToken { floors: Vec::new(), owed };
+        // Also what a refused token said is handed on as a debt, until a position of the primary has it.
+        let mut token = SessionToken { floors: Vec::new(), owed: self.owed };
         for (floors, wanted) in [(&self.writes, writes), (&self.reads, reads)] {
             if wanted {
                 token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
@@ -441,7 +445,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             _ if self.refused => Some(Why::TokenRefused),
             Consistency::Primary => Some(Why::Asked),
             Consistency::AtLeast(token) if token.owed => Some(Why::Owed),
-            Consistency::Session(g) if self.owed && g.contains(Guarantees::READ_YOUR_WRITES) => {
+            // What is owed may have been written or read.
+            Consistency::Session(g)
+                if self.owed && g.any_of(Guarantees::READ_YOUR_WRITES | Guarantees::MONOTONIC_READS) =>
+            {
                 Some(Why::Owed)
             }
             _ => None,
@@ -450,10 +457,9 @@ impl<C: ReplicatedStore + 'static> Session<C> {
 
     /// What the samples say, and whether reads without a position must get one before that counts.
     fn look(&self, how: &Consistency) -> (Step, bool) {
-        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
         let (view, now, turn) = (self.router.view(), self.router.now(), self.router.turn());
         let (mut stay, mut must_resolve) = (None, false);
-        if monotonic && !self.seen.is_empty() {
+        if monotonic(how) && !self.seen.is_empty() {
             let same =
                 |s: &Seen| view.sample(s.node).is_some_and(|n| n.observed.incarnation == s.incarnation);
             match self.seen.as_slice() {
@@ -523,35 +529,39 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         }
     }
 
-    /// The replica that a sample chose, if the connection is to the same life of it, or has caught up in a new one.
+    /// The replica that a sample chose, if it still has what `how` asks for by the newest sample of the life that the
+    /// connection is to, or by its own word. Between the choice and the connection it may have been restarted, with less.
     async fn on_replica(&self, how: &Consistency, node: usize) -> Option<Place<C>> {
         let connection = self.router.connect(node, self.limit()).await.ok()?;
-        let sample = self.router.view().sample(node).cloned();
+        let sample = self.router.view().fresh(node, self.router.now(), self.router.limits().trust).cloned();
         let known = sample.filter(|s| connection.incarnation() == Some(s.observed.incarnation));
-        let (incarnation, timeline) = match known {
-            Some(sample) => (sample.observed.incarnation, sample.observed.mark.timeline.clone()),
+        let asked;
+        let observed = match &known {
+            Some(sample) => &sample.observed,
+            // Bounds in time need samples; the primary has none to wait for.
+            None if matches!(how, Consistency::Bounded(_)) => return None,
             None => {
-                let (_, observed) = self.router.observe(node, &connection, self.limit()).await.ok()?;
-                // Bounds in time need samples; the primary has none to wait for.
-                let timed = matches!(how, Consistency::Bounded(_));
-                if timed
-                    || worst(&self.floors(how), &observed) != Verdict::Satisfied
-                    || !self.usable(node, &observed)
-                {
-                    return None;
-                }
-                (observed.incarnation, observed.mark.timeline)
+                asked = self.router.observe(node, &connection, self.limit()).await.ok()?.1;
+                &asked
             }
         };
+        if !self.usable(how, node, observed) {
+            return None;
+        }
+        let (incarnation, timeline) = (observed.incarnation, observed.mark.timeline.clone());
         self.router
             .emit(|| SessionEvent::ToReplica { node: self.router.node_name(node), waited: Duration::ZERO });
         Some(Place { node, connection, incarnation, timeline })
     }
 
-    /// Whether what was read there without a position yet is still there.
-    fn usable(&self, node: usize, observed: &Observed) -> bool {
+    /// Whether a replica that said this has what `how` asks for, is still of the primary's history, and has what was
+    /// read there without a position yet.
+    fn usable(&self, how: &Consistency, node: usize, observed: &Observed) -> bool {
+        let (view, now) = (self.router.view(), self.router.now());
         let same = |s: &Seen| s.node != node || s.incarnation == observed.incarnation;
-        self.router.view().eligible(node) && self.seen.iter().all(same)
+        view.eligible(node)
+            && has(self.rule(how, &mut [&[], &[]]), &view, observed, now)
+            && (!monotonic(how) || self.seen.iter().all(same))
     }
 
     async fn after_wait(&self, how: &Consistency, node: usize) -> Option<Place<C>> {
@@ -571,7 +581,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         // Which life and history that was, and whether it is still the primary's.
         let (_, observed) = self.router.observe(node, &connection, left()?).await.ok()?;
         drop(place);
-        if worst(&self.floors(how), &observed) != Verdict::Satisfied || !self.usable(node, &observed) {
+        if !self.usable(how, node, &observed) {
             return None;
         }
         let waited = self.router.now().saturating_duration_since(start);
@@ -586,10 +596,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let (place, observed, order) = found.map_err(|denied| self.deny(denied))?;
         if self.owed && observed.role == Role::Primary {
             rise(&mut self.writes, &observed.mark);
+            rise(&mut self.reads, &observed.mark);
             self.owed = false;
         }
-        let monotonic = matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS));
-        if monotonic && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
+        if monotonic(how) && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
             self.present = Some(observed.mark);
             self.resolve().await?;
             if worst(&[&self.reads], &self.observed_again(&place).await?) != Verdict::Satisfied {

@@ -368,6 +368,15 @@ pub(crate) fn decide(
     }
 }
 
+/// Whether `observed` has what `rule` asks for.
+pub(crate) fn has(rule: Rule<'_>, view: &View, observed: &Observed, now: Instant) -> bool {
+    match rule {
+        Rule::Any => true,
+        Rule::Bounded(d) => view.within(observed, now, d),
+        Rule::Floors(floors) => worst(floors, observed) == Verdict::Satisfied,
+    }
+}
+
 /// What a session read without knowing its position yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {

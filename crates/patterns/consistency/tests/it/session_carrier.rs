@@ -5,9 +5,9 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http::{HeaderMap, Request, Response};
-use mainstay_consistency::session::SessionEvent;
 use mainstay_consistency::session::carrier::{Carried, SessionLayer};
 use mainstay_consistency::session::headers::{Headers, NAME};
+use mainstay_consistency::session::{Guarantees, SessionEvent};
 use tower::{Layer as _, ServiceExt as _, service_fn};
 
 use super::session_tokens::keys;
@@ -207,5 +207,77 @@ fn a_failed_call_of_grpc_brings_its_token_back_in_metadata_and_trailers() {
         server.attach(&mut trailers, &keys()).await.unwrap();
         caller.take_from(&trailers, &keys());
         assert_eq!(get(&mut caller, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
+    });
+}
+
+#[test]
+fn p18_the_debt_of_a_token_that_cannot_be_read_is_passed_on_until_the_primary_was_asked() {
+    on_paused(async {
+        let both = [Guarantees::READ_YOUR_WRITES, Guarantees::MONOTONIC_READS];
+        for (asked, with_good, writes) in both.iter().flat_map(|g| {
+            [(true, false), (false, true), (false, false)].map(|(good, writes)| (*g, good, writes))
+        }) {
+            let w = lagging();
+            w.router.poll_once().await;
+            let mut before = w.router.session();
+            put(&mut before, "k", b"old").await.unwrap();
+            (1..3).for_each(|i| w.cluster.set_lag(i, Duration::ZERO).unwrap());
+            let good = keys().seal(&before.token().await.unwrap(), mainstay_clock::Clock::wall(&w.clock));
+            (1..3).for_each(|i| w.cluster.set_cut(i, true).unwrap());
+            w.router.poll_once().await;
+            put(&mut before, "k", b"new").await.unwrap();
+            // The token that has the newer write does not open.
+            let mut middle = w.router.session().guarantees(asked);
+            if with_good {
+                middle = middle.resume_sealed(&good, &keys());
+            }
+            middle = middle.resume_sealed("garbage", &keys());
+            if writes {
+                put(&mut middle, "other", b"x").await.unwrap();
+            }
+            let mut onward = HeaderMap::new();
+            middle.attach(&mut onward, &keys()).await.unwrap();
+            let mut next = w.router.session().guarantees(asked).resume_from(&onward, &keys());
+            let case = format!("{asked:?}, good: {with_good}, writes: {writes}");
+            assert_eq!(get(&mut next, "k").await.unwrap().as_deref(), Some(&b"new"[..]), "{case}");
+            // Then a position stands for it, under every guarantee, and nothing is owed any more.
+            let known = next.token().await.unwrap();
+            assert!(!known.is_owed() && known.positions().len() == 1, "{case}");
+            // The same after a read of the one that was refused.
+            get(&mut middle, "k").await.unwrap();
+            let mut after =
+                w.router.session().guarantees(asked).resume(&middle.token().await.unwrap()).unwrap();
+            assert_eq!(get(&mut after, "k").await.unwrap().as_deref(), Some(&b"new"[..]), "{case}");
+        }
+    });
+}
+
+#[test]
+fn several_tokens_of_one_request_are_joined_and_none_is_dropped() {
+    on_paused(async {
+        let w = lagging();
+        w.router.poll_once().await;
+        let now = mainstay_clock::Clock::wall(&w.clock);
+        let mut session = w.router.session();
+        put(&mut session, "j", b"0").await.unwrap();
+        let old = keys().seal(&session.token().await.unwrap(), now);
+        (1..3).for_each(|i| w.cluster.set_lag(i, Duration::ZERO).unwrap());
+        (1..3).for_each(|i| w.cluster.set_cut(i, true).unwrap());
+        w.router.poll_once().await;
+        put(&mut session, "k", b"1").await.unwrap();
+        let new = keys().seal(&session.token().await.unwrap(), now);
+        let header = SessionLayer::header(w.router.clone(), keys()).layer(service_fn(handle));
+        let cookie = SessionLayer::cookie(w.router.clone(), keys()).layer(service_fn(handle));
+        for second in [new.as_str(), "garbage"] {
+            let mut request = Request::new("read");
+            request.headers_mut().append(NAME, old.parse().unwrap());
+            request.headers_mut().append(NAME, second.parse().unwrap());
+            assert_eq!(header.clone().oneshot(request).await.unwrap().body(), b"1", "{second}");
+            // Another cookie that is no ASCII hides none of them.
+            let text = format!("a=\u{e4}; mainstay_session={old}; mainstay_session={second}");
+            let mut request = Request::new("read");
+            request.headers_mut().insert("cookie", http::HeaderValue::from_bytes(text.as_bytes()).unwrap());
+            assert_eq!(cookie.clone().oneshot(request).await.unwrap().body(), b"1", "{second}");
+        }
     });
 }

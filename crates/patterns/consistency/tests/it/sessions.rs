@@ -485,6 +485,44 @@ impl ReplicatedStore for Told {
     }
 }
 
+/// What happens to those who connect to a node from now on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Door {
+    #[default]
+    Open,
+    /// Nobody gets through until it is something else.
+    Held,
+    Shut,
+}
+
+type Doors = Arc<Mutex<Vec<Door>>>;
+type Heard = Arc<Mutex<Vec<SessionEvent>>>;
+
+/// As [`told`], with a door before each node. Who stands before a door that is held waits there also after it opened
+/// for others, until no door is held.
+fn told_behind_doors(nodes: &[Told]) -> (Router<Told>, Heard, Doors) {
+    let doors: Doors = Arc::new(Mutex::new(vec![Door::Open; nodes.len()]));
+    let events: Heard = Arc::default();
+    let heard = Arc::clone(&events);
+    let mut builder = Router::builder("db", Arc::new(VirtualClock::new())).max_wait(MS);
+    for (i, node) in nodes.iter().enumerate() {
+        let (node, doors) = (node.clone(), Arc::clone(&doors));
+        builder = builder.node(&format!("n{i}"), move || {
+            let (node, doors) = (node.clone(), Arc::clone(&doors));
+            Box::pin(async move {
+                while doors.lock().unwrap()[i] == Door::Held {
+                    tokio::task::yield_now().await;
+                }
+                match doors.lock().unwrap()[i] {
+                    Door::Shut => Err(Error::new(mainstay_store::ErrorKind::Unavailable, "the pool is full")),
+                    _ => Ok(node),
+                }
+            })
+        });
+    }
+    (builder.on_event(move |e| heard.lock().unwrap().push(e.clone())).build().unwrap(), events, doors)
+}
+
 /// A router over these nodes, and what it decided.
 fn told(nodes: &[Told]) -> (Router<Told>, Arc<Mutex<Vec<SessionEvent>>>) {
     let events: Arc<Mutex<Vec<SessionEvent>>> = Arc::default();
@@ -532,6 +570,41 @@ fn sl6_p19_a_history_that_a_sample_does_not_know_is_no_loss() {
             assert_eq!(kind(nothing(&mut session).await), ErrorKind::WriteLost, "{timeline}");
         }
     });
+}
+
+#[test]
+fn p33_a_replica_that_was_restarted_while_it_was_connected_to_is_judged_again() {
+    let bounded = Consistency::Bounded(Duration::from_secs(1));
+    let ryw = Consistency::Session(Guarantees::READ_YOUR_WRITES);
+    let mr = Consistency::Session(Guarantees::MONOTONIC_READS);
+    for how in [ryw, mr, bounded] {
+        on_paused(async {
+            let life = |n, life| Observed::new(mark("1", n), vec![]).with_incarnation(life);
+            let primary = Told::new(life(100, 1).with_role(Role::Primary));
+            let replica = Told::new(life(100, 1));
+            let (router, events, doors) = told_behind_doors(&[primary, replica.clone()]);
+            router.poll_once().await;
+            let mut session = router.session();
+            if how == Consistency::Session(Guarantees::READ_YOUR_WRITES) {
+                session = session.resume(&SessionToken::at(mark("1", 90))).unwrap();
+            }
+            let read = async |session: &mut Session<Told>| {
+                session.read_at(&how, async |_: &mut Told| Ok::<_, Error>(())).await.unwrap();
+            };
+            // What this read saw has no position yet: the next one stays where it was.
+            read(&mut session).await;
+            assert_eq!(placed(&events), Ok("n1".to_owned()), "{how:?}");
+            doors.lock().unwrap()[1] = Door::Held;
+            let restart = async {
+                tokio::task::yield_now().await;
+                replica.say(life(80, 2));
+                doors.lock().unwrap()[1] = Door::Open;
+                router.poll_once().await;
+            };
+            tokio::join!(async { restart.await }, read(&mut session));
+            assert_eq!(placed(&events), Err(Why::Behind), "{how:?}");
+        });
+    }
 }
 
 #[test]
