@@ -78,6 +78,8 @@ pub struct Session<C> {
     reads: Vec<Mark>,
     /// What was read and has no position yet.
     seen: Vec<Seen>,
+    /// What was written, acknowledged, and has no position yet.
+    written: Vec<Seen>,
     /// A write may have happened whose position nobody told, or a token could not be read: only a position that is
     /// taken at the primary afterwards has it.
     owed: bool,
@@ -124,6 +126,14 @@ fn monotonic(how: &Consistency) -> bool {
     matches!(how, Consistency::Session(g) if g.contains(Guarantees::MONOTONIC_READS))
 }
 
+/// Whether what was written before must be found again. The primary, when it is asked for, says what was lost, too.
+fn own_writes(how: &Consistency) -> bool {
+    match how {
+        Consistency::Session(g) => g.contains(Guarantees::READ_YOUR_WRITES),
+        _ => *how == Consistency::Primary,
+    }
+}
+
 /// Why the primary cannot answer.
 enum Denied {
     Foreign,
@@ -142,6 +152,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             writes: Vec::new(),
             reads: Vec::new(),
             seen: Vec::new(),
+            written: Vec::new(),
             owed: false,
             refused: false,
             present: None,
@@ -231,10 +242,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let reads = self.guarantees.any_of(Guarantees::MONOTONIC_READS | Guarantees::WRITES_FOLLOW_READS);
         let writes = self.guarantees.any_of(Guarantees::READ_YOUR_WRITES | Guarantees::MONOTONIC_WRITES);
         if reads {
-            self.resolve().await?;
+            self.resolve(None).await?;
         }
         // Also what a refused token said is handed on as a debt, until a position of the primary has it.
-        let mut token = SessionToken { floors: Vec::new(), owed: self.owed };
+        let mut token = SessionToken { floors: Vec::new(), owed: self.owed || !self.written.is_empty() };
         for (floors, wanted) in [(&self.writes, writes), (&self.reads, reads)] {
             if wanted {
                 token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
@@ -249,6 +260,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let Some(present) = self.present.take() else { return false };
         (self.writes, self.reads) = (vec![present.clone()], vec![present]);
         self.seen.clear();
+        self.written.clear();
         true
     }
 
@@ -281,6 +293,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     where
         F: AsyncFnOnce(&mut C) -> std::result::Result<T, E>,
     {
+        self.present = None;
         self.learn();
         let mut place = self.place(how).await?;
         let out = f(&mut place.connection).await;
@@ -349,7 +362,8 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     ///
     /// # Errors
     /// As for [`read`](Session::read). After [`CallError::Inner`] it is not known whether the closure took effect: the
-    /// next read goes to the primary and starts from what that has.
+    /// next read goes to the primary and starts from what that has. A write that succeeded while its position could not be
+    /// asked for is looked for where it happened: [`ErrorKind::Unproven`] at the next call if that history is gone.
     ///
     /// # Cancel safety
     /// Dropped before the closure runs, nothing happened; later, it may have, and the next read goes to the primary.
@@ -357,20 +371,38 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     where
         F: AsyncFnOnce(&mut C) -> std::result::Result<T, E>,
     {
+        self.present = None;
         self.learn();
         let mut place = match self.for_write().await? {
             Some(place) => place,
             None => {
-                self.resolve().await?;
+                if self.guarantees.contains(Guarantees::WRITES_FOLLOW_READS) {
+                    self.resolve(None).await?;
+                }
+                if self.guarantees.contains(Guarantees::MONOTONIC_WRITES) {
+                    self.resolve_written(None).await?;
+                }
                 self.for_write().await?.ok_or_else(|| self.unproven())?
             }
         };
         let owed = std::mem::replace(&mut self.owed, true);
         let out = f(&mut place.connection).await.map_err(CallError::Inner)?;
+        // From here on it is known where it happened: a history that does not go on from there has lost it.
+        let Place { node, incarnation, timeline, connection } = place;
+        let key = |s: &Seen| (s.node, s.incarnation, s.timeline.clone());
+        self.written.dedup_by(|later, first| {
+            let same = key(later) == key(first);
+            if same {
+                first.order = later.order;
+            }
+            same
+        });
+        self.written.push(Seen { node, incarnation, timeline, order: self.router.next_order() });
+        self.owed = owed;
         let limit = self.limit();
-        if let Some(Ok(mark)) = within(self.router.clock(), limit, place.connection.commit_position()).await {
+        if let Some(Ok(mark)) = within(self.router.clock(), limit, connection.commit_position()).await {
             rise(&mut self.writes, &mark);
-            self.owed = owed;
+            self.written.pop();
         }
         Ok(out)
     }
@@ -382,14 +414,15 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     /// Takes over what samples prove by now.
     fn learn(&mut self) {
         let view = self.router.view();
-        let reads = &mut self.reads;
-        self.seen.retain(|seen| match seen.proven(&view) {
-            Some(mark) => {
-                rise(reads, &mark);
-                false
-            }
-            None => true,
-        });
+        for (all, floors) in [(&mut self.seen, &mut self.reads), (&mut self.written, &mut self.writes)] {
+            all.retain(|seen| match seen.proven(&view) {
+                Some(mark) => {
+                    rise(floors, &mark);
+                    false
+                }
+                None => true,
+            });
+        }
         if let Some(primary) = view.primary().and_then(|p| view.sample(p)) {
             for floors in [&mut self.writes, &mut self.reads] {
                 if unsettled(floors, &primary.observed) {
@@ -399,33 +432,42 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         }
     }
 
-    /// Finds a position for all that was read.
-    async fn resolve(&mut self) -> Result<()> {
+    /// Finds a position for all that was read. `present` is what the primary has, if it was asked already.
+    async fn resolve(&mut self, present: Option<Mark>) -> Result<()> {
         for seen in self.seen.clone() {
-            let mut found = None;
-            let mut last = None;
-            let others = self.router.by_primacy().into_iter().filter(|n| *n != seen.node);
-            for node in std::iter::once(seen.node).chain(others) {
-                match self.ask(node).await {
-                    Ok((order, observed)) if seen.is_in(node, &observed, order) => {
-                        found = Some(observed.mark);
-                        break;
-                    }
-                    Ok((_, observed)) if observed.role == Role::Primary => self.present = Some(observed.mark),
-                    Ok(_) => {}
-                    Err(error) => last = Some(error),
-                }
-            }
-            match (found, last) {
-                (Some(mark), _) => {
-                    rise(&mut self.reads, &mark);
-                    self.seen.retain(|s| *s != seen);
-                }
-                (None, Some(error)) if self.present.is_none() => return Err(error),
-                (None, _) => return Err(self.unproven()),
-            }
+            let mark = self.locate(&seen, present.clone()).await?;
+            rise(&mut self.reads, &mark);
+            self.seen.retain(|s| *s != seen);
         }
         Ok(())
+    }
+
+    /// The same for what was written.
+    async fn resolve_written(&mut self, present: Option<Mark>) -> Result<()> {
+        for seen in self.written.clone() {
+            let mark = self.locate(&seen, present.clone()).await?;
+            rise(&mut self.writes, &mark);
+            self.written.retain(|s| *s != seen);
+        }
+        Ok(())
+    }
+
+    async fn locate(&mut self, seen: &Seen, mut present: Option<Mark>) -> Result<Mark> {
+        let mut last = None;
+        let others = self.router.by_primacy().into_iter().filter(|n| *n != seen.node);
+        for node in std::iter::once(seen.node).chain(others) {
+            match self.ask(node).await {
+                Ok((order, observed)) if seen.is_in(node, &observed, order) => return Ok(observed.mark),
+                Ok((_, observed)) if observed.role == Role::Primary => present = Some(observed.mark),
+                Ok(_) => {}
+                Err(error) => last = Some(error),
+            }
+        }
+        self.present = present;
+        match last {
+            Some(error) if self.present.is_none() => Err(error),
+            _ => Err(self.unproven()),
+        }
     }
 
     async fn ask(&self, node: usize) -> Result<(u64, Observed)> {
@@ -434,8 +476,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
     }
 
     fn unproven(&self) -> Error {
-        let context =
-            "what the session read is not provably in the present history; `accept_loss` goes on with that";
+        let context = "what the session wrote or read is not provably in the present history; `accept_loss` goes on with that";
         Error::new(ErrorKind::Unproven, context)
     }
 
@@ -451,6 +492,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             {
                 Some(Why::Owed)
             }
+            _ if !self.written.is_empty() && own_writes(how) => Some(Why::Owed),
             _ => None,
         }
     }
@@ -480,7 +522,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         }
         let (mut step, open) = self.look(how);
         if open {
-            self.resolve().await?;
+            self.resolve(None).await?;
             let (trust, turn) = (self.router.limits().trust, self.router.turn());
             let (view, now) = (self.router.view(), self.router.now());
             step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, None);
@@ -591,18 +633,30 @@ impl<C: ReplicatedStore + 'static> Session<C> {
 
     async fn on_primary(&mut self, how: &Consistency, why: Why) -> Result<Place<C>> {
         self.router.emit(|| SessionEvent::ToPrimary { why });
-        let force = self.owed || self.refused || !self.seen.is_empty();
+        let force = self.owed || self.refused || !self.seen.is_empty() || !self.written.is_empty();
         let found = self.primary(&self.floors(how), force).await;
         let (place, observed, order) = found.map_err(|denied| self.deny(denied))?;
+        if own_writes(how) && !self.written.is_empty() {
+            if self.written.iter().all(|s| s.is_in(place.node, &observed, order)) {
+                rise(&mut self.writes, &observed.mark);
+                self.written.clear();
+            } else {
+                self.resolve_written(Some(observed.mark.clone())).await?;
+                if worst(&[&self.writes], &self.observed_again(&place).await?) != Verdict::Satisfied {
+                    self.present = Some(observed.mark);
+                    return Err(self.unproven());
+                }
+            }
+        }
         if self.owed && observed.role == Role::Primary {
             rise(&mut self.writes, &observed.mark);
             rise(&mut self.reads, &observed.mark);
             self.owed = false;
         }
         if monotonic(how) && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
-            self.present = Some(observed.mark);
-            self.resolve().await?;
+            self.resolve(Some(observed.mark.clone())).await?;
             if worst(&[&self.reads], &self.observed_again(&place).await?) != Verdict::Satisfied {
+                self.present = Some(observed.mark);
                 return Err(self.unproven());
             }
         }
@@ -623,8 +677,9 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let found = self.primary(&[&writes, &reads], false).await;
         let (place, observed, _) = found.map_err(|denied| self.deny(denied))?;
         let follows = self.guarantees.contains(Guarantees::WRITES_FOLLOW_READS);
-        let same = self.seen.iter().all(|s| s.timeline == observed.mark.timeline);
-        Ok((!follows || same).then_some(place))
+        let ordered = self.guarantees.contains(Guarantees::MONOTONIC_WRITES);
+        let same = |all: &[Seen]| all.iter().all(|s| s.timeline == observed.mark.timeline);
+        Ok(((!follows || same(&self.seen)) && (!ordered || same(&self.written))).then_some(place))
     }
 
     /// A connection to the primary, judged against `floors`; without a round trip if a sample of the same life of it

@@ -932,3 +932,59 @@ fn sessions_move_between_threads() {
         sendable(w.router.poll_once()).await;
     });
 }
+
+#[test]
+fn p7_p41_a_write_that_was_acknowledged_without_a_position_and_lost_is_said() {
+    on_paused(async {
+        for (lost, reads) in [(true, true), (true, false), (false, true), (false, false)] {
+            let w = World::new(|b| b.call_timeout(100 * MS).max_wait(MS));
+            w.router.poll_once().await;
+            if lost {
+                w.lag(HOUR);
+            }
+            let mut session = w.router.session();
+            w.meters[0].position_hangs.store(true, Ordering::SeqCst);
+            put(&mut session, "k", b"1").await.unwrap();
+            assert!(session.token().await.unwrap().is_owed());
+            if lost {
+                w.cluster.fail_over(1).unwrap();
+                w.cluster.rejoin(0).unwrap();
+                w.router.poll_once().await;
+                let refused = if reads {
+                    kind(get(&mut session, "k").await)
+                } else {
+                    kind(put(&mut session, "j", b"2").await)
+                };
+                assert_eq!(refused, ErrorKind::Unproven, "reads: {reads}");
+                assert!(session.accept_loss());
+            }
+            // Nothing stands in the way when it is there, or after it was given up.
+            if reads {
+                assert_eq!(get(&mut session, "k").await.unwrap().is_some(), !lost);
+                assert!(!session.token().await.unwrap().is_owed());
+            }
+            w.meters[0].position_hangs.store(false, Ordering::SeqCst);
+            put(&mut session, "k", b"3").await.unwrap();
+            assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"3"[..]));
+        }
+    });
+}
+
+#[test]
+fn a_loss_that_was_not_accepted_is_not_what_a_later_call_speaks_of() {
+    on_paused(async {
+        let observed = |n: u64, life| Observed::new(mark("1", n), vec![]).with_incarnation(life);
+        let (primary, replica) =
+            (Told::new(observed(50, 1).with_role(Role::Primary)), Told::new(observed(50, 1)));
+        let (router, _, doors) = told_behind_doors(&[primary.clone(), replica]);
+        router.poll_once().await;
+        let mut session = router.session().resume(&SessionToken::at(mark("1", 60))).unwrap();
+        assert_eq!(kind(nothing(&mut session).await), ErrorKind::WriteLost);
+        // It had only not been said yet: the next read finds it, and what it saw is asked for when nobody answers.
+        primary.say(observed(70, 1).with_role(Role::Primary));
+        nothing(&mut session).await.unwrap();
+        *doors.lock().unwrap() = vec![Door::Shut; 2];
+        assert_eq!(session.token().await.unwrap_err().kind(), ErrorKind::Unavailable);
+        assert!(!session.accept_loss(), "an old position is nothing to go on from");
+    });
+}
