@@ -660,12 +660,9 @@ mod tests {
         drop(GivenUp { desk: Arc::clone(&desk), ask: Some((ask.clone(), Round::default())) });
         cleans.notified().await;
         // Its repetition comes in the middle of the cleaning: it waits for that, and has what nobody takes away.
-        let repetition = {
-            let (desk, ask) = (Arc::clone(&desk), Ask { wait: Duration::from_secs(30), ..ask.clone() });
-            tokio::spawn(async move { desk.take(&ask).await })
-        };
-        gate.add_permits(1);
-        let taken = repetition.await.unwrap().unwrap();
+        let again = Ask { wait: Duration::from_secs(30), ..ask.clone() };
+        let (taken, ()) = tokio::join!(desk.take(&again), async { gate.add_permits(1) });
+        let taken = taken.unwrap();
         gate.add_permits(100);
         let held = desk.inspect(&ask.name).await.unwrap();
         assert_eq!(held.holders.len(), 1);

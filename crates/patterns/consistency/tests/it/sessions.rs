@@ -601,7 +601,7 @@ fn p33_a_replica_that_was_restarted_while_it_was_connected_to_is_judged_again() 
                 doors.lock().unwrap()[1] = Door::Open;
                 router.poll_once().await;
             };
-            tokio::join!(async { restart.await }, read(&mut session));
+            tokio::join!(restart, read(&mut session));
             assert_eq!(placed(&events), Err(Why::Behind), "{how:?}");
         });
     }
