@@ -227,8 +227,9 @@ pub fn end_undo(
     UndoEnded { at, verdict, interrupted: false, retry_at, item }
 }
 
-/// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when it
-/// cut short every process that made it, a person.
+/// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when that
+/// happened as often as an undo may fail, a person. An undo is what makes a saga whole: a node that restarts a few times in
+/// a row is no reason to wake anybody, and one undo that ends every process is tried so often and no more.
 ///
 /// # Panics
 /// When `at` names no step of the definition.
@@ -236,7 +237,8 @@ pub fn end_undo(
 pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64, jitter: f64) -> UndoEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
-    let (retry_at, item) = if cut < MAX_INTERRUPTED && state.seq < REPEAT_RECORDS {
+    let limit = step.undo_retry.attempts.max(MAX_INTERRUPTED);
+    let (retry_at, item) = if cut < limit && state.seq < REPEAT_RECORDS {
         (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
     } else {
         (None, Some(ItemKind::UndoFailed))

@@ -84,6 +84,15 @@ fn f24() {
     });
 }
 
+/// A cluster that has just lost a member may not answer in time; whether the first try did it, a repetition tells.
+async fn given_back(store: &NatsLeases, op: &str) {
+    until(
+        "it is given back",
+        async || matches!(store.release(op).await, Ok(Released::Clean | Released::AlreadyGone)),
+    )
+    .await;
+}
+
 fn killed() {
     let mut nodes = cluster("");
     run(async {
@@ -99,7 +108,7 @@ fn killed() {
         .await;
         let second = open(config(&nodes[rest[0]].url())).await;
         assert!(try_take(&second, "a", "op2", TTL).await.is_none(), "it is still held");
-        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+        given_back(&store, "op").await;
         assert!(taken(&second, "a", "op2").await > before);
         // The one that was gone comes back and follows.
         nodes[at].restart().unwrap();
@@ -123,7 +132,7 @@ fn paused() {
             async || matches!(store.renew("op").await, Ok(Renewed::Renewed(g)) if g[0].token == before),
         )
         .await;
-        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+        given_back(&store, "op").await;
         let other = open(config(&nodes[(at + 1) % 3].url())).await;
         let next = taken(&other, "a", "op2").await;
         assert!(next > before);

@@ -212,6 +212,12 @@ impl<C: ReplicatedStore + 'static> Router<C> {
         (waiters.fetch_add(1, Ordering::Relaxed) < self.0.limits.waiters).then_some(place)
     }
 
+    /// Whether a node that did not answer within `limit` had its time. Who has less to give learns nothing about it, and
+    /// must not make others forget it: without a leader an old one could be taken for it.
+    fn had_its_time(&self, limit: Duration) -> bool {
+        limit >= self.0.limits.call
+    }
+
     /// A connection to `node`, within `limit`.
     pub(crate) async fn connect(&self, node: usize, limit: Duration) -> Result<C> {
         let limit = limit.min(self.0.limits.call);
@@ -225,7 +231,9 @@ impl<C: ReplicatedStore + 'static> Router<C> {
                 ))
             }
             None => {
-                self.forget(node);
+                if self.had_its_time(limit) {
+                    self.forget(node);
+                }
                 Err(Error::unavailable(
                     format!("node `{}` did not answer in time", self.0.nodes[node].name),
                     None,
@@ -256,7 +264,9 @@ impl<C: ReplicatedStore + 'static> Router<C> {
                 ))
             }
             None => {
-                self.forget(node);
+                if self.had_its_time(limit) {
+                    self.forget(node);
+                }
                 Err(Error::unavailable(
                     format!("node `{}` did not say what it has", self.0.nodes[node].name),
                     None,

@@ -785,6 +785,22 @@ fn a_satisfied_replica_is_read_without_a_round_trip() {
 }
 
 #[test]
+fn a_short_deadline_of_one_caller_makes_nobody_forget_the_primary() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        w.meters[0].hangs.store(true, Ordering::SeqCst);
+        let known = |w: &World| w.router.status()[0].mark.is_some();
+        let value = async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value);
+        let mut hasty = w.router.session().within(Deadline::after(w.clock.now(), MS));
+        assert!(hasty.read_at(&Consistency::Primary, value).await.is_err());
+        assert!(known(&w), "one millisecond says nothing about a node");
+        assert!(w.router.session().read_at(&Consistency::Primary, value).await.is_err());
+        assert!(!known(&w), "its whole time does");
+    });
+}
+
+#[test]
 fn a_plan_says_what_the_next_read_does_and_asks_nobody() {
     on_paused(async {
         let w = World::new(|b| b);

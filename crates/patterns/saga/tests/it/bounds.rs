@@ -341,8 +341,8 @@ fn begun(world: &World<ByHand>, definition: &Definition) -> mainstay_store::jour
     })
 }
 
-/// An undo, or a step after the pivot, that ends every process that begins it: what is cut short has a limit, and
-/// then a person decides when it is begun again.
+/// An undo, which may fail three times here, or a step after the pivot, that ends every process that begins it: what is
+/// cut short has a limit, and then a person decides when it is begun again.
 #[test]
 fn sg_x08_what_cuts_every_process_short_is_tried_three_times_and_then_needs_a_person() {
     for (definition, script, poison) in [
