@@ -86,10 +86,9 @@ fn f24() {
 
 /// A cluster that has just lost a member may not answer in time; whether the first try did it, a repetition tells.
 async fn given_back(store: &NatsLeases, op: &str) {
-    until(
-        "it is given back",
-        async || matches!(store.release(op).await, Ok(Released::Clean | Released::AlreadyGone)),
-    )
+    until("it is given back", async || {
+        matches!(store.release(op).await, Ok(Released::Clean | Released::AlreadyGone))
+    })
     .await;
 }
 
