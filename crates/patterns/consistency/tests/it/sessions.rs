@@ -787,16 +787,29 @@ fn a_satisfied_replica_is_read_without_a_round_trip() {
 #[test]
 fn a_short_deadline_of_one_caller_makes_nobody_forget_the_primary() {
     on_paused(async {
-        let w = World::new(|b| b);
-        w.router.poll_once().await;
-        w.meters[0].hangs.store(true, Ordering::SeqCst);
-        let known = |w: &World| w.router.status()[0].mark.is_some();
-        let value = async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value);
-        let mut hasty = w.router.session().within(Deadline::after(w.clock.now(), MS));
-        assert!(hasty.read_at(&Consistency::Primary, value).await.is_err());
-        assert!(known(&w), "one millisecond says nothing about a node");
-        assert!(w.router.session().read_at(&Consistency::Primary, value).await.is_err());
-        assert!(!known(&w), "its whole time does");
+        let clock = VirtualClock::new();
+        let life = Observed::new(mark("1", 100), vec![]).with_incarnation(1);
+        let (primary, hangs) = (Told::new(life.with_role(Role::Primary)), Arc::new(AtomicBool::new(false)));
+        let held = Arc::clone(&hangs);
+        let builder = Router::builder("db", Arc::new(clock.clone())).node("n0", move || {
+            let (primary, held) = (primary.clone(), Arc::clone(&held));
+            Box::pin(async move {
+                if held.load(Ordering::SeqCst) {
+                    std::future::pending::<()>().await;
+                }
+                Ok(primary)
+            })
+        });
+        let router = builder.build().unwrap();
+        router.poll_once().await;
+        hangs.store(true, Ordering::SeqCst);
+        let known = || router.status()[0].mark.is_some();
+        let nothing = async |_: &mut Told| Ok::<_, Error>(());
+        let mut hasty = router.session().within(Deadline::after(clock.now(), MS));
+        assert!(hasty.read_at(&Consistency::Primary, nothing).await.is_err());
+        assert!(known(), "one millisecond says nothing about a node");
+        assert!(router.session().read_at(&Consistency::Primary, nothing).await.is_err());
+        assert!(!known(), "its whole time does");
     });
 }
 
