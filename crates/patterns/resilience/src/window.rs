@@ -187,7 +187,8 @@ impl<const R: usize> Window<R> {
         self.until.store(end, Ordering::Release);
     }
 
-    /// Resets the cells of the next `steps` buckets, but those that have an owner, then makes the last of them current. Needs the lock.
+    /// Resets the cells of the next `steps` buckets, but those that have an owner, then makes the last of them current.
+    /// Needs the lock.
     fn advance(&self, head: u64, steps: u64) {
         let next = head + steps;
         let fresh = steps.min(CELLS as u64);
