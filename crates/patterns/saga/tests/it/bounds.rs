@@ -162,9 +162,8 @@ async fn a_paused_saga_is_due_at_its_deadline() {
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
 }
 
-/// A row that says "due" of a saga with nothing to do, whatever wrote it, is put right by who takes the saga up.
-#[tokio::test(start_paused = true)]
-async fn a_row_that_is_due_for_nothing_is_put_right() {
+/// An order that waits for a person, on a node whose looks are counted.
+async fn stuck() -> (World, Arc<Looks>, Engine, Handle) {
     let world = World::new();
     let definition = order();
     let (looks, journal) = Looks::on(&world);
@@ -174,6 +173,13 @@ async fn a_row_that_is_due_for_nothing_is_put_right() {
     let handle = world.start(&engine, &definition, "one").await;
     handle.outcome().await.unwrap();
     world.clock.sleep(Duration::from_secs(1)).await;
+    (world, looks, engine, handle)
+}
+
+/// A row that says "due" of a saga with nothing to do, whatever wrote it, is put right by who takes the saga up.
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_due_for_nothing_is_put_right() {
+    let (world, looks, _engine, handle) = stuck().await;
     let there = world.journal.summary(handle.uid()).await.unwrap().unwrap();
     let wrong = Row { due: Some(world.clock.wall()), ..there.row.clone() };
     let append = Append::new(handle.uid().clone(), there.epoch, there.next_seq, Vec::new(), wrong);
@@ -201,15 +207,7 @@ fn resolved(step: &str) -> ActionRequest {
 /// A log that takes no more records sets the saga aside, with the reason on its row, and answers who asked.
 #[tokio::test(start_paused = true)]
 async fn a_full_log_sets_its_saga_aside_and_keeps_no_node_busy() {
-    let world = World::new();
-    let definition = order();
-    let (looks, journal) = Looks::on(&world);
-    world.script("ship", &[Act::Rejected]);
-    world.script("undo charge", &[Act::UndoRefused]);
-    let engine = world.engine_on(journal, &definition).await;
-    let handle = world.start(&engine, &definition, "one").await;
-    handle.outcome().await.unwrap();
-    world.clock.sleep(Duration::from_secs(1)).await;
+    let (world, looks, engine, handle) = stuck().await;
     fill(&world, &handle, MAX_RECORDS).await;
     let start = world.clock.now();
     let refused = engine.attention().act(handle.uid(), resolved("charge")).await.unwrap_err();
