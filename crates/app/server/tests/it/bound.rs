@@ -95,6 +95,9 @@ fn a_reset_connection_frees_its_lease_too_and_a_holder_that_reads_keeps_it() {
     let node = Node::start(dir.path(), &[]);
     let mut stream = TcpStream::connect(&node.address).unwrap();
     stream.write_all(&ask("/v1/locks/x?bind=connection", "reset").bytes(&node.address)).unwrap();
+    crate::harness::eventually("it is held", || {
+        (node.get("/v1/locks/x").json()["holders"][0]["owner"] == "reset").then_some(())
+    });
     let next = next(&node);
     waits(&node);
     // Closed with unread bytes in its buffer, a socket resets the connection.

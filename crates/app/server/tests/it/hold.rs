@@ -516,41 +516,54 @@ async fn the_table_of_the_page_is_what_the_stores_declare() {
     }
 }
 
-/// A job in a group of its own, and a watchdog that is told these lines and then of the job.
-fn watched(lines: &[String]) -> (Wrapper, Child) {
-    use std::os::unix::process::CommandExt as _;
-    let job = Wrapper(Command::new("sleep").arg("600").process_group(0).spawn().unwrap());
-    let mut dog = mainstay(&["hold-watchdog", "--grace", "1s", "--on-lost", "term"]);
-    let mut dog = dog.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    let input = dog.stdin.as_mut().unwrap();
-    for line in lines {
-        writeln!(input, "{line}").unwrap();
-    }
-    writeln!(input, "job {}", job.0.id()).unwrap();
-    (job, dog)
+/// A watchdog that was told these lines and then of a job in a group of its own; what it says is in a file.
+struct Watched {
+    job: Wrapper,
+    dog: Wrapper,
+    said: tempfile::NamedTempFile,
 }
 
-fn said(dog: &mut Child) -> String {
-    use std::io::{BufRead as _, BufReader};
-    let mut line = String::new();
-    BufReader::with_capacity(1, dog.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-    line.trim_end().to_owned()
+impl Watched {
+    fn after(lines: &[&str]) -> Self {
+        use std::os::unix::process::CommandExt as _;
+        let job = Wrapper(Command::new("sleep").arg("600").process_group(0).spawn().unwrap());
+        let said = tempfile::NamedTempFile::new().unwrap();
+        let mut dog = mainstay(&["hold-watchdog", "--grace", "1s", "--on-lost", "term"]);
+        let dog = dog.stdin(Stdio::piped()).stdout(said.reopen().unwrap()).spawn().unwrap();
+        let mut all = Self { job, dog: Wrapper(dog), said };
+        lines.iter().for_each(|line| all.tell(line));
+        let job = format!("job {}", all.job.0.id());
+        all.tell(&job);
+        all
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.dog.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.said.path()).unwrap()
+    }
+
+    /// Waits until it has said that, and no more.
+    fn says(&self, text: &str) {
+        eventually(&format!("it says {text:?}"), || (self.said() == text).then_some(()));
+    }
 }
 
 #[test]
 fn if_w7_a_watchdog_knows_what_it_was_told_before_there_was_a_job() {
     // The first limits are over; they were renewed before the job was named.
-    let renewed = ["until 1 2".to_owned(), format!("until {} {}", u64::MAX / 2, u64::MAX)];
-    let (mut job, mut dog) = watched(&renewed);
-    assert_eq!(said(&mut dog), "armed");
-    writeln!(dog.stdin.as_mut().unwrap(), "done").unwrap();
-    assert_eq!(said(&mut dog), "", "nothing was to be ended");
-    assert!(dog.wait().unwrap().success());
-    assert_eq!(job.0.try_wait().unwrap(), None, "the job goes on");
+    let renewed = format!("until {} {}", u64::MAX / 2, u64::MAX);
+    let mut held = Watched::after(&["until 1 2", &renewed]);
+    held.says("armed\n");
+    held.tell("done");
+    assert_eq!(held.dog.code(), Some(0));
+    assert_eq!((held.said().as_str(), held.job.0.try_wait().unwrap()), ("armed\n", None), "the job goes on");
     // The lease was lost before the job was named.
-    let (mut job, mut dog) = watched(&[renewed[1].clone(), "lost".to_owned()]);
-    assert_eq!((said(&mut dog), said(&mut dog)), ("armed".to_owned(), "term".to_owned()));
-    job.0.wait().unwrap();
-    writeln!(dog.stdin.as_mut().unwrap(), "done").unwrap();
-    assert!(dog.wait().unwrap().success());
+    let mut lost = Watched::after(&[&renewed, "lost"]);
+    lost.says("armed\nterm\n");
+    assert_eq!(lost.job.code(), None, "a signal ended it");
+    lost.tell("done");
+    assert_eq!(lost.dog.code(), Some(0));
 }
