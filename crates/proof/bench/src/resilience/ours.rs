@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_resilience::breaker::HalfOpen;
@@ -18,6 +19,8 @@ use super::counting;
 use super::measure::{MOST, Row, ready, row};
 
 const SYSTEM: &str = "mainstay";
+/// The machine without any library.
+pub(super) const BARE: &str = "bare";
 
 impl Classify for Failed {
     fn verdict(&self) -> Verdict {
@@ -38,10 +41,25 @@ fn called<E: std::fmt::Debug>(future: impl Future<Output = Result<u64, E>>) {
 
 /// All paths.
 pub(super) fn rows(quick: bool) -> Vec<Row> {
-    let mut rows = breakers(quick);
+    let mut rows = bare(quick);
+    rows.extend(breakers(quick));
     rows.extend(limits(quick));
     rows.extend(policies(quick));
     rows
+}
+
+fn bare(quick: bool) -> Vec<Row> {
+    let counter = || AtomicU64::new(64);
+    vec![
+        row((BARE, "locked add"), quick, counter, |n| {
+            black_box(n.fetch_add(1, Ordering::Relaxed));
+        }),
+        row((BARE, "compare and swap, locked add"), quick, counter, |n| {
+            let free = n.load(Ordering::Relaxed);
+            black_box(n.compare_exchange(free, free - 1, Ordering::Acquire, Ordering::Relaxed).is_ok());
+            black_box(n.fetch_add(1, Ordering::Release));
+        }),
+    ]
 }
 
 fn breakers(quick: bool) -> Vec<Row> {
