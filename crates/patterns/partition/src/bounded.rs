@@ -292,34 +292,64 @@ impl<P: Place> Bounded<P> {
     /// # Errors
     /// [`ErrorKind::AllFull`]; [`ErrorKind::TooFewNodes`] when there is no node at all.
     pub fn acquire(&self, key: &[u8]) -> Result<Lease, Error> {
-        self.acquire_healthy(key, |_| true)
+        self.acquire_among(key, |_| true, true)
     }
 
-    /// The same among the nodes that `up` accepts. Leave a node out with [`Bounded::ramp`] when it is down for
-    /// long: then the others' bounds grow with the load it no longer takes.
+    /// The same among the nodes that `up` accepts. Their bounds are shares of the weight that is up, so the healthy
+    /// ones take all the load. For a call that finds room at once `up` is asked about its owner alone, for others about
+    /// every node.
+    ///
+    /// ```
+    /// use mainstay_partition::{Bounded, Load, Node, NodeIdx, Ring};
+    ///
+    /// let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build()?;
+    /// let bounded = Bounded::new(ring, Load::default())?;
+    /// let down = NodeIdx::new(1);
+    /// let leases: Vec<_> =
+    ///     (0..50_u32).map(|i| bounded.acquire_healthy(&i.to_le_bytes(), |node| node != down)).collect::<Result<_, _>>()?;
+    /// assert!(leases.iter().all(|lease| lease.node() != down));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`ErrorKind::AllFull`]; [`ErrorKind::TooFewNodes`] when no node is up.
     pub fn acquire_healthy(&self, key: &[u8], up: impl Fn(NodeIdx) -> bool) -> Result<Lease, Error> {
+        self.acquire_among(key, up, false)
+    }
+
+    /// `all_up` says that `up` accepts every node.
+    fn acquire_among(&self, key: &[u8], up: impl Fn(NodeIdx) -> bool, all_up: bool) -> Result<Lease, Error> {
         let hash = self.place.hash_of(key);
         // Counted first: the sum over nodes never passes the total that caps are computed from.
         let entry = Entry::new(&self.counters.fleet, hash);
         let all = entry.all;
-        let sum = f64::from_bits(self.sum.load(Ordering::Acquire));
+        let mut sum = f64::from_bits(self.sum.load(Ordering::Acquire));
+        // Bounds by the weight of all nodes are the lower ones: whoever has room by them has room.
+        let mut exact = all_up;
         let mut least: Option<(f64, NodeIdx, usize)> = None;
         for walk in 0..WALKS {
             least = None;
             let owners = self.place.owners_of_hash(hash).healthy(&up);
             for (probe, node) in owners.take(self.load.max_probes).enumerate() {
-                let weight = f64::from_bits(self.weights[node.as_usize()].load(Ordering::Acquire));
+                let weight = self.weight(node);
                 if weight <= 0.0 || sum <= 0.0 {
                     continue;
                 }
                 let counter = &self.counters.of[node.as_usize()];
-                let (cap, yielding) = self.load.caps(all, weight / sum);
-                let hot = entry.of_key >= cap.div_ceil(HOT_PART).max(2);
-                let cap = if hot && walk == 0 { yielding } else { cap };
-                if let Some(room) = Room::below(counter, cap) {
+                let take = |sum: f64| {
+                    let (cap, yielding) = self.load.caps(all, weight / sum);
+                    let hot = entry.of_key >= cap.div_ceil(HOT_PART).max(2);
+                    Room::below(counter, if hot && walk == 0 { yielding } else { cap })
+                };
+                let mut room = take(sum);
+                if room.is_none() && !exact {
+                    let nodes = self.place.nodes().iter().map(|(node, _)| node);
+                    sum =
+                        nodes.filter(|node| up(*node)).map(|node| self.weight(node)).sum::<f64>().max(weight);
+                    exact = true;
+                    room = take(sum);
+                }
+                if let Some(room) = room {
                     return Ok(Lease { node, probe, room, _entry: entry });
                 }
                 let relative = counter.load(Ordering::Acquire) as f64 / weight;
@@ -340,6 +370,10 @@ impl<P: Place> Bounded<P> {
             }
         }
         Err(Error::new(ErrorKind::AllFull, format!("every owner that may be asked is full; {all} in flight")))
+    }
+
+    fn weight(&self, node: NodeIdx) -> f64 {
+        f64::from_bits(self.weights[node.as_usize()].load(Ordering::Acquire))
     }
 }
 

@@ -396,6 +396,18 @@ mod tests {
     }
 
     #[test]
+    fn s3_points_that_coincide_are_the_smallest_owners_and_removal_touches_no_others() {
+        let shared = vec![(5, 2), (5, 0), (5, 1), (9, 2), (9, 1)];
+        let ring = Points::build(3, shared.iter().copied()).unwrap();
+        assert_eq!((ring.owner(5), ring.owner(6), ring.owner(10)), (Some(0), Some(1), Some(0)));
+        let mut walk = ring.walk(6);
+        assert_eq!([1, 2, 0, 1, 2].map(|_| walk.next()), [1, 2, 0, 1, 2].map(Some));
+        let without: Vec<_> = shared.into_iter().filter(|p| p.1 != 1).collect();
+        let ring = Points::build(3, without.iter().copied()).unwrap();
+        assert_eq!(ring.iter().collect::<Vec<_>>(), [(5, 0), (5, 2), (9, 2)]);
+    }
+
+    #[test]
     fn walks_take_one_turn_within_a_bucket_and_beyond() {
         for (len, owners) in [(0, 1), (1, 1), (3, 2), (15, 4), (17, 4), (40, 9), (1_000, 70_000)] {
             let points: Vec<_> = (0..len).map(|i| (mix64(i), (i % 50) as u32)).collect();

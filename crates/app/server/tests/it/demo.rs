@@ -148,6 +148,40 @@ fn if_d07_keep_leaves_one_order_for_a_person() {
     assert_eq!(end(&mut child, Signal::INT), Some(0), "if_d09 the code of the verdict");
 }
 
+/// What the README says after its first command, word by word: an order of one's own, and a lock without a node.
+#[test]
+fn if_d10_the_readme_goes_on_with_commands_that_run() {
+    let page = include_str!("../../../../../README.md");
+    let block = |start: &str| {
+        let block = page.split("```sh\n").skip(1).find(|b| b.starts_with(start)).unwrap();
+        block.split("\n```").next().unwrap().to_owned()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let shell = |script: &str, node: &str| {
+        let program = std::path::Path::new(env!("CARGO_BIN_EXE_mainstay"));
+        let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
+        let mut shell = Command::new("sh");
+        shell.args(["-ec", script]).current_dir(dir.path()).env_clear();
+        shell.env("PATH", path).env("HOME", dir.path()).env("NODE", node).output().unwrap()
+    };
+    std::fs::write(dir.path().join("backup.sh"), "#!/bin/sh\necho saved as $MAINSTAY_FENCING_TOKEN\n")
+        .unwrap();
+    let saved = shell(&format!("chmod +x backup.sh; {}", block("mainstay lock nightly")), "");
+    assert!(stdout(&saved).starts_with("saved as "), "{}{}", stdout(&saved), stderr(&saved));
+
+    let mut child =
+        prepared(&dir, &["--seed", "14", "--orders", "10", "--faults", "none", "--keep"]).spawn().unwrap();
+    let line = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
+    let node = line.strip_prefix("mainstay demo: the node is up at ").unwrap_or_else(|| panic!("{line}"));
+    let asked = shell(&block("curl"), node);
+    assert!(stdout(&asked).contains("\"id\":\"mine\""), "{}{}", stdout(&asked), stderr(&asked));
+    let look = block("curl").lines().last().unwrap().to_owned();
+    eventually("the order of one's own is undone", || {
+        stdout(&shell(&look, node)).contains("\"status\":\"compensated\"").then_some(())
+    });
+    assert_eq!(end(&mut child, Signal::INT), Some(0));
+}
+
 #[test]
 fn if_d01_all_children_die_with_the_driver() {
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {

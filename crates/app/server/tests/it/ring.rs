@@ -1,5 +1,6 @@
 //! Placement on the command line.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
@@ -187,6 +188,33 @@ fn where_and_verify_agree_with_another_systems_answers_or_say_where_not() {
         "MS0301",
         "`a` is no host:port",
     );
+    // What these systems answer, from their own documents and tests.
+    std::fs::write(&answers, "foo\t12182\n{user1000}.following\t3443\n123456789\t12739\n").unwrap();
+    assert!(ok(&["ring", "verify", "--profile", "redis", "--answers", &answers]).starts_with("100.00% of 3"));
+    refused(
+        &["ring", "verify", "--profile", "redis", "--nodes", "a", "--answers", &answers],
+        2,
+        "MS0301",
+        "compares slots",
+    );
+    let tokens = "10.0.0.1/-7000000000000000000,10.0.0.2/-1/7000000000000000000";
+    std::fs::write(&answers, "jim\t10.0.0.2\n").unwrap();
+    let cassandra = ["ring", "verify", "--profile", "cassandra", "--answers", &answers, "--nodes"];
+    assert!(ok(&[&cassandra[..], &[tokens]].concat()).starts_with("100.00%"));
+    refused(&[&cassandra[..], &["10.0.0.1"]].concat(), 2, "MS0301", "is no name/token");
+    // Each line of HAProxy has other answers, but for the two ways to write the default.
+    let mut seen = BTreeSet::new();
+    std::fs::write(
+        &answers,
+        (0..10).map(|i| format!("/pages/{i}/of/many.html\tnobody\n")).collect::<String>(),
+    )
+    .unwrap();
+    for line in ["", "-sdbm", "-sdbm-avalanche", "-crc32", "-crc32-avalanche", "-djb2", "-djb2-avalanche"] {
+        let profile = format!("haproxy{line}");
+        let output = run(&["ring", "verify", "--profile", &profile, "--nodes", "9", "--answers", &answers]);
+        seen.insert(stdout(&output).lines().skip(1).collect::<String>());
+    }
+    assert_eq!(seen.len(), 6);
     std::fs::write(&answers, "no tab\n").unwrap();
     refused(
         &["ring", "verify", "--profile", "nginx", "--nodes", "a,b", "--answers", &answers],

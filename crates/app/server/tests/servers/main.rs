@@ -127,7 +127,10 @@ fn redis() -> Cover {
                 let rt = Runtime::system();
                 on_a_runtime(async {
                     row("Redis", &RedisLeases::new(&urls[0], &rt).unwrap().guarantees());
-                    row("Redis, a majority", &RedisQuorum::builder(&urls[..3]).build(&rt).unwrap().guarantees());
+                    row(
+                        "Redis, a majority",
+                        &RedisQuorum::builder(&urls[..3]).build(&rt).unwrap().guarantees(),
+                    );
                 });
                 Ok(())
             }),

@@ -61,6 +61,20 @@ impl System {
             Self::Redis => "compat::redis_slots",
         }
     }
+
+    /// The profile of `mainstay ring verify`.
+    fn verified_as(self) -> &'static str {
+        match self {
+            Self::Cassandra => "cassandra",
+            Self::EnvoyRing => "envoy-ring",
+            Self::EnvoyMaglev => "envoy-maglev",
+            Self::Guava => "guava",
+            Self::Haproxy => "haproxy",
+            Self::Memcached => "ketama",
+            Self::Nginx => "nginx",
+            Self::Redis => "redis",
+        }
+    }
 }
 
 /// What you have and need.
@@ -287,7 +301,10 @@ pub fn advise(constraints: &Constraints) -> Result<Recommendation, Error> {
 fn agree(c: &Constraints, system: System, answer: &mut Recommendation) {
     answer.profile = Some(system.profile());
     answer.reasons.push("answers must agree with another system, so its rules apply, flaws included".into());
-    answer.limits.push("check it: `mainstay ring verify` compares with that system's own answers".into());
+    let profile = system.verified_as();
+    answer.limits.push(format!(
+        "check it: `mainstay ring verify --profile {profile}` compares with that system's own answers"
+    ));
     if c.hostile_keys {
         answer.keyed = false;
         answer

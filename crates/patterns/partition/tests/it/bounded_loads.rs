@@ -58,6 +58,22 @@ fn b14_f12_the_bound_counts_nodes_and_weights() {
 }
 
 #[test]
+fn b14_f12_the_bound_is_a_share_of_what_is_up() {
+    // Whatever many are down, the others take all the load, and none much more than its share of it.
+    for down in [0, 3, 9] {
+        let b = bounded(10, Load::default());
+        let up = |node: NodeIdx| node.as_usize() >= down;
+        let held: Vec<_> = (0..1_000).map(|i| b.acquire_healthy(&key(i), up).unwrap()).collect();
+        assert!(held.iter().all(|l| up(l.node())), "{down} down");
+        let cap = (1.25 * 1_000.0 / (10 - down) as f64).ceil() as u64;
+        assert!(loads(&b).iter().all(|n| *n <= cap), "{down} down: {:?}", loads(&b));
+    }
+    let b = bounded(3, Load::default());
+    let none = b.acquire_healthy(b"k", |_| false).unwrap_err();
+    assert_eq!(none.kind(), ErrorKind::TooFewNodes { have: 0, need: 1 });
+}
+
+#[test]
 fn f12_all_full_is_an_answer_and_no_loop() {
     let load = Load::default().hard_limit(2);
     let b = bounded(3, load.clone());

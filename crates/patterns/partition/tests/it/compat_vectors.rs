@@ -35,7 +35,7 @@ fn build(mode: &str, hash: &str, servers: &str) -> CompatRing {
 }
 
 #[test]
-fn b6_f3_f19_u9_ketama_answers_like_libmemcached() {
+fn b6_f3_f19_ketama_answers_like_libmemcached() {
     // Recorded from libmemcached 1.1: mode, key hash, servers, owner of each key by position.
     let text = include_str!("../vectors/libmemcached.txt");
     let mut configurations = 0;
@@ -54,6 +54,26 @@ fn b6_f3_f19_u9_ketama_answers_like_libmemcached() {
         configurations += 1;
     }
     assert_eq!(configurations, 23);
+}
+
+#[test]
+fn u9_a_default_port_and_the_mode_of_spy_are_told_apart_and_a_key_is_its_bytes() {
+    let owners = |mode: &str, servers: &str| -> Vec<_> {
+        let ring = build(mode, "-", servers);
+        (0..1_000).map(|i| ring.owner(&key(i))).collect()
+    };
+    let (usual, other) = ("10.0.0.1 11211 1,10.0.0.2 11211 1", "10.0.0.1 11212 1,10.0.0.2 11212 1");
+    // 11211 is not part of what is hashed, any other port is; spymemcached puts a slash in front of it all.
+    assert_ne!(owners("weighted", usual), owners("weighted", other));
+    assert_ne!(owners("weighted", usual), owners("spy", usual));
+    let ring = build("weighted", "-", usual);
+    let with_namespace = [&b"app:"[..], &key(7)].concat();
+    assert_eq!(
+        ring.owner(&with_namespace),
+        ring.owner(b"app:".iter().chain(&key(7)).copied().collect::<Vec<_>>().as_slice())
+    );
+    // Points end, and what is behind the last one belongs to the first.
+    assert_eq!(ring.owner_of_hash(u64::from(u32::MAX)), ring.owner_of_hash(0));
 }
 
 #[test]

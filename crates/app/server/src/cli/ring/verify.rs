@@ -35,24 +35,34 @@ pub(super) struct Args {
     /// A profile to compare with the answers of the system it stands for.
     #[arg(long, value_enum, conflicts_with = "map", requires = "answers")]
     profile: Option<Profile>,
-    /// The names exactly as the other configuration writes them: `name[*weight],...` or a file.
+    /// The names exactly as the other configuration writes them, in its order: `name[*weight],...` or a file. With
+    /// --profile cassandra: `name/token/token...`. Not with redis.
     #[arg(long)]
     nodes: Option<String>,
-    /// Lines `KEY<tab>OWNER`, as the other system answered.
+    /// Lines `KEY<tab>OWNER`, as the other system answered; with --profile redis the owner is the slot.
     #[arg(long)]
     answers: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Profile {
+    Cassandra,
     EnvoyMaglev,
     EnvoyRing,
+    EnvoyRingMurmur2,
+    Guava,
     Haproxy,
-    HaproxyAvalanche,
+    HaproxyCrc32,
+    HaproxyCrc32Avalanche,
+    HaproxyDjb2,
+    HaproxyDjb2Avalanche,
+    HaproxySdbm,
+    HaproxySdbmAvalanche,
     Ketama,
     KetamaPlain,
     KetamaSpy,
     Nginx,
+    Redis,
 }
 
 /// Runs `ring verify`.
@@ -108,6 +118,30 @@ fn host_port(node: &Node) -> Result<(String, u16)> {
     parts.ok_or_else(|| Error::new(Code::PlacementInput, format!("`{name}` is no host:port")))
 }
 
+/// `name/token/token...` of a Cassandra node.
+fn tokens(node: &Node) -> Result<(String, Vec<i64>)> {
+    let mut parts = node.id.as_str().split('/');
+    let name = parts.next().unwrap_or_default();
+    let tokens: Option<Vec<i64>> = parts.map(|token| token.parse().ok()).collect();
+    match tokens {
+        Some(tokens) if !tokens.is_empty() => Ok((name.to_owned(), tokens)),
+        _ => Err(Error::new(Code::PlacementInput, format!("`{}` is no name/token/token...", node.id))),
+    }
+}
+
+/// The line `hash-type consistent ...` of a profile for `HAProxy`.
+fn hash_type(profile: Profile) -> HaproxyHash {
+    match profile {
+        Profile::HaproxyCrc32 => HaproxyHash::Bare(HaproxyFunction::Crc32),
+        Profile::HaproxyCrc32Avalanche => HaproxyHash::Avalanche(HaproxyFunction::Crc32),
+        Profile::HaproxyDjb2 => HaproxyHash::Bare(HaproxyFunction::Djb2),
+        Profile::HaproxyDjb2Avalanche => HaproxyHash::Avalanche(HaproxyFunction::Djb2),
+        Profile::HaproxySdbm => HaproxyHash::Bare(HaproxyFunction::Sdbm),
+        Profile::HaproxySdbmAvalanche => HaproxyHash::Avalanche(HaproxyFunction::Sdbm),
+        _ => HaproxyHash::Default,
+    }
+}
+
 fn build(profile: Profile, nodes: &[Node]) -> Result<Box<dyn Place>> {
     let named = || nodes.iter().map(|n| (n.id.as_str(), n.weight));
     let place: Box<dyn Place> = match profile {
@@ -115,18 +149,20 @@ fn build(profile: Profile, nodes: &[Node]) -> Result<Box<dyn Place>> {
             let all = named().fold(compat::nginx(), |b, (name, weight)| b.server(name, weight));
             Box::new(all.build().map_err(refused)?)
         }
-        Profile::Haproxy | Profile::HaproxyAvalanche => {
-            let hash = if matches!(profile, Profile::Haproxy) {
-                HaproxyHash::Default
-            } else {
-                HaproxyHash::Avalanche(HaproxyFunction::Sdbm)
-            };
-            let start = compat::haproxy().hash_type(hash);
+        Profile::Haproxy
+        | Profile::HaproxyCrc32
+        | Profile::HaproxyCrc32Avalanche
+        | Profile::HaproxyDjb2
+        | Profile::HaproxyDjb2Avalanche
+        | Profile::HaproxySdbm
+        | Profile::HaproxySdbmAvalanche => {
+            let start = compat::haproxy().hash_type(hash_type(profile));
             let all = named().fold(start, |b, (name, weight)| b.server(name, weight));
             Box::new(all.build().map_err(refused)?)
         }
-        Profile::EnvoyRing => {
+        Profile::EnvoyRing | Profile::EnvoyRingMurmur2 => {
             let start = compat::envoy_ring(1024, 8_388_608);
+            let start = if matches!(profile, Profile::EnvoyRing) { start } else { start.murmur2() };
             Box::new(named().fold(start, |b, (name, weight)| b.host(name, weight)).build().map_err(refused)?)
         }
         Profile::EnvoyMaglev => {
@@ -146,13 +182,43 @@ fn build(profile: Profile, nodes: &[Node]) -> Result<Box<dyn Place>> {
             }
             Box::new(all.build().map_err(refused)?)
         }
+        Profile::Cassandra => {
+            let mut all = compat::cassandra_murmur3();
+            for node in nodes {
+                let (name, tokens) = tokens(node)?;
+                all = all.node(name, tokens);
+            }
+            Box::new(all.build().map_err(refused)?)
+        }
+        Profile::Guava => {
+            let buckets = compat::guava_jump(1).nodes(nodes.iter().cloned());
+            Box::new(buckets.build().map_err(refused)?)
+        }
+        // Every slot has a node of its number.
+        Profile::Redis => {
+            let slots = || 0..16_384_u32;
+            let all = compat::redis_slots(1)
+                .nodes(slots().map(|slot| Node::new(slot.to_string())))
+                .replicas(|slot| vec![slot.to_string().into()]);
+            Box::new(all.build().map_err(refused)?)
+        }
     };
     Ok(place)
 }
 
 fn answers(args: &Args, profile: Profile, output: Output) -> Result<ExitCode> {
     let missing = |what: &str| Error::new(Code::PlacementInput, format!("give {what}"));
-    let nodes = input::nodes(args.nodes.as_deref().ok_or_else(|| missing("--nodes NODES"))?)?;
+    let nodes = match (&args.nodes, profile) {
+        (None, Profile::Redis) => Vec::new(),
+        (Some(_), Profile::Redis) => {
+            return Err(Error::new(
+                Code::PlacementInput,
+                "--profile redis compares slots: it has no --nodes",
+            ));
+        }
+        (Some(nodes), _) => input::nodes(nodes)?,
+        (None, _) => return Err(missing("--nodes NODES")),
+    };
     let path = args.answers.as_deref().ok_or_else(|| missing("--answers FILE"))?;
     let place = build(profile, &nodes)?;
     let text = input::read(path)?;
