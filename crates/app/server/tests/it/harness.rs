@@ -349,3 +349,15 @@ pub(crate) fn within<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         pause();
     }
 }
+
+/// A node that should have refused to start and serves instead ends its test, not the patience of whoever waits for it.
+#[test]
+fn a_command_that_does_not_end_is_killed_and_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = mainstay(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let ended = std::thread::spawn(|| finish(serve, Duration::from_secs(3))).join();
+    let why = ended.unwrap_err().downcast::<String>().unwrap();
+    assert!(why.contains("did not end within 3s") && why.contains("\"serve\""), "{why}");
+    // It is gone: the folder can be served by another one.
+    Node::start(dir.path(), &[]);
+}
