@@ -18,6 +18,7 @@ mod tools;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 
@@ -101,6 +102,34 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Longest run of an example, with what has to be built for it: one that waits for what never comes must fail.
+const EXAMPLE: Duration = Duration::from_secs(900);
+/// Between two looks at one.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// The same, bounded: what takes longer is killed by its id.
+fn run_within(command: &mut Command, limit: Duration) -> anyhow::Result<()> {
+    eprintln!("> {command:?}");
+    let mut child = command.spawn().with_context(|| format!("{command:?} cannot be started"))?;
+    let mut waited = Duration::ZERO;
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if waited >= limit {
+            child.kill()?;
+            child.wait()?;
+            bail!("{command:?} did not end within {limit:?}");
+        }
+        std::thread::park_timeout(LOOK);
+        waited += LOOK;
+    };
+    if !status.success() {
+        bail!("{command:?} failed: {status}");
+    }
+    Ok(())
+}
+
 fn check() -> anyhow::Result<()> {
     run(cargo().args(["fmt", "--all", "--", "--check"]))?;
     run(cargo().args(["clippy", "--workspace", "--all-features", "--all-targets", "--", "-D", "warnings"]))?;
@@ -163,7 +192,8 @@ fn test() -> anyhow::Result<()> {
     let mut ok = stream(&mut tests, &mut totals)?;
     ok &= stream(&mut full::small_models(), &mut totals)?;
     for (package, program) in examples()? {
-        let passed = run(cargo().args(["run", "-q", "-p", &package, "--bin", &program])).is_ok();
+        let passed = run_within(cargo().args(["run", "-q", "-p", &package, "--bin", &program]), EXAMPLE);
+        let passed = passed.inspect_err(|e| eprintln!("{e:#}")).is_ok();
         ok &= passed;
         if passed { totals.passed += 1 } else { totals.failed += 1 }
     }
@@ -205,7 +235,9 @@ fn stream(command: &mut Command, totals: &mut Totals) -> anyhow::Result<bool> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Totals, examples};
+    use std::process::Command;
+
+    use super::{Totals, examples, run_within};
 
     #[test]
     fn every_example_is_run() {
@@ -216,6 +248,15 @@ mod tests {
         }
         let policies = found.iter().filter(|(package, _)| package == "example-policies").count();
         assert!(policies >= 9, "one program per policy: {policies}");
+    }
+
+    #[test]
+    fn what_does_not_end_is_killed_and_fails() {
+        let limit = std::time::Duration::from_millis(50);
+        let error = run_within(Command::new("sleep").arg("1000"), limit).unwrap_err();
+        assert!(error.to_string().contains("did not end within 50ms"), "{error}");
+        assert!(run_within(&mut Command::new("false"), super::EXAMPLE).is_err());
+        run_within(&mut Command::new("true"), super::EXAMPLE).unwrap();
     }
 
     #[test]

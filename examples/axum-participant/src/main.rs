@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
 
     let definition = Definition::from_json(
         json!({
-            "name": "order", "version": 1, "deadline": "20s", "timeout": "5s",
+            "name": "order", "version": 1, "deadline": "1h", "timeout": "60s",
             "steps": [
                 {"name": "charge", "action": format!("{origin}/charge"), "undo": format!("{origin}/refund")},
                 {"name": "ship", "after": ["charge"], "no_undo": "a refused shipment never left"},

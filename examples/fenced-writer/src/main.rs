@@ -21,7 +21,10 @@ use mainstay_sim::servers::PostgresKit;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio_postgres::{Client, NoTls};
 
-const TTL: Duration = Duration::from_secs(1);
+/// Of the first writer: short, since its end is waited for.
+const BRIEF: Duration = Duration::from_secs(1);
+/// Of the second: longer than a machine stands still.
+const LONG: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -52,7 +55,7 @@ async fn story(url: &str) -> anyhow::Result<()> {
     first.signal(Signal::STOP)?;
 
     // Its lease runs out and passes on; the lock alone cannot stop what is on its way.
-    let guard = lock(url, "second").await?;
+    let guard = lock(url, "second", LONG).await?;
     ensure!(guard.token().get() > first_token, "tokens only grow");
     ensure!(write(&client, "second", guard.token()).await?, "the holder's write is accepted");
     println!("the second writer holds it with token {}, and has written", guard.token());
@@ -71,7 +74,7 @@ async fn story(url: &str) -> anyhow::Result<()> {
 /// The first writer: it checks once, and then writes whenever it is told to.
 async fn writer(url: &str) -> anyhow::Result<()> {
     let client = connect(url).await?;
-    let guard = lock(url, "first").await?;
+    let guard = lock(url, "first", BRIEF).await?;
     println!("token {}", guard.token());
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
@@ -80,12 +83,12 @@ async fn writer(url: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn lock(url: &str, owner: &str) -> anyhow::Result<Guard> {
+async fn lock(url: &str, owner: &str, ttl: Duration) -> anyhow::Result<Guard> {
     let rt = Runtime::system();
     let store = Arc::new(PostgresLeases::open(PostgresConfig::builder(url).build()?, &rt).await?);
-    let limit = Deadline::after(rt.clock().now(), Duration::from_secs(60));
+    let limit = Deadline::after(rt.clock().now(), Duration::from_secs(90));
     let locks = Coordinator::builder(store, rt).namespace("bank").owner(owner).build()?;
-    Ok(locks.mutex("account/1").ttl(TTL).require(Fencing::Strict).build()?.acquire(limit).await?)
+    Ok(locks.mutex("account/1").ttl(ttl).require(Fencing::Strict).build()?.acquire(limit).await?)
 }
 
 /// The check and the write are one statement. False when somebody with a larger token has written.

@@ -23,8 +23,8 @@ use tower::{Layer as _, ServiceExt as _};
 
 const POLICIES: &str = r#"
 [defaults]
-deadline = "5s"
-attempt_timeout = "1s"
+deadline = "60s"
+attempt_timeout = "20s"
 idempotent = "per_call"
 retry = { attempts = 3, base = "10ms", cap = "100ms" }
 breaker = { window = "10s", failure_rate = 0.5, min_calls = 20 }

@@ -31,10 +31,15 @@ impl Ledger {
     }
 }
 
-fn candidate(store: &Arc<MemoryLeaseStore>, rt: &Runtime, name: &str) -> anyhow::Result<Election> {
+fn candidate(
+    store: &Arc<MemoryLeaseStore>,
+    rt: &Runtime,
+    name: &str,
+    ttl: Duration,
+) -> anyhow::Result<Election> {
     let store = Arc::clone(store) as Arc<_>;
     let coordinator = Coordinator::builder(store, rt.clone()).namespace("jobs").owner(name).build()?;
-    Ok(coordinator.election("scheduler").ttl(Duration::from_millis(300)).build()?)
+    Ok(coordinator.election("scheduler").ttl(ttl).build()?)
 }
 
 /// The first leader, on a machine of its own: a thread with its own runtime. Between two jobs the machine stands
@@ -59,7 +64,7 @@ fn first_leader(
 }
 
 fn patience(rt: &Runtime) -> Deadline {
-    Deadline::after(rt.clock().now(), Duration::from_secs(10))
+    Deadline::after(rt.clock().now(), Duration::from_secs(60))
 }
 
 #[tokio::main]
@@ -71,13 +76,15 @@ async fn main() -> anyhow::Result<()> {
     let (wake, woken) = channel();
 
     let machine = {
-        let (election, rt, ledger) = (candidate(&store, &rt, "node-1")?, rt.clone(), Arc::clone(&ledger));
+        // Short: its end is waited for.
+        let election = candidate(&store, &rt, "node-1", Duration::from_millis(300))?;
+        let (rt, ledger) = (rt.clone(), Arc::clone(&ledger));
         std::thread::spawn(move || first_leader(&election, &rt, &ledger, leads, &woken))
     };
     leading.recv()?;
 
     // Nobody renews node-1's term: it ends, and the next candidate leads.
-    let second = candidate(&store, &rt, "node-2")?.campaign(patience(&rt)).await?;
+    let second = candidate(&store, &rt, "node-2", Duration::from_secs(60))?.campaign(patience(&rt)).await?;
     let work = |fence: Fence| {
         let ledger = &ledger;
         async move { ledger.write(fence.token(), "node-2 runs the one o'clock job") }

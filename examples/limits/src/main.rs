@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
 /// One tenant's flood does not touch another's calls.
 fn per_tenant() -> anyhow::Result<()> {
     let limiter = RateLimiter::builder("api")
-        .rate(5, Duration::from_secs(60))
+        .rate(5, Duration::from_secs(3_600))
         .burst(5)
         .build_keyed::<&'static str>()?;
     let flood = (0..100).filter(|_| limiter.check(&"noisy").is_ok()).count();

@@ -38,8 +38,8 @@ async fn main() -> anyhow::Result<()> {
     store.ready().await?;
     let locks =
         Coordinator::builder(store.clone(), rt.clone()).namespace("billing").owner("node-7").build()?;
-    let nightly = locks.mutex("nightly").ttl(Duration::from_secs(10)).require(Fencing::Strict).build()?;
-    let soon = || Deadline::after(rt.clock().now(), Duration::from_secs(10));
+    let nightly = locks.mutex("nightly").ttl(Duration::from_secs(60)).require(Fencing::Strict).build()?;
+    let soon = || Deadline::after(rt.clock().now(), Duration::from_secs(60));
 
     // The data lives on a Redis of its own, or, as here, on one of the three.
     let mut data = redis::Client::open(urls[0].as_str())?.get_multiplexed_async_connection().await?;

@@ -15,7 +15,7 @@ use mainstay::resilience::timeout::wire;
 use mainstay::resilience::{Attempt, Breaker, Budget, CallContext, Policy, Retry, Verdict};
 
 use crate::server::Server;
-use crate::{Mode, SCALE, scaled};
+use crate::{Mode, Pace};
 
 /// Arrivals per second.
 const RATE: f64 = 700.0;
@@ -53,25 +53,29 @@ impl Curve {
 }
 
 /// The client's policy: defaults, at the scenario's scale of time.
-fn policy(mode: Mode) -> anyhow::Result<Policy> {
-    let retry = Retry::exponential(scaled(0.05), scaled(2.0)).build()?;
-    let policy = Policy::builder("server").idempotent().attempt_timeout(scaled(1.0)).retry(retry);
+fn policy(mode: Mode, pace: Pace) -> anyhow::Result<Policy> {
+    let retry = Retry::exponential(pace.time(0.05), pace.time(2.0)).build()?;
+    let policy = Policy::builder("server").idempotent().attempt_timeout(pace.time(1.0)).retry(retry);
     Ok(match mode {
         Mode::Unprotected => policy.without_budget().build()?,
         Mode::Protected => {
-            let budget = Budget::builder("server").ratio(0.2, 10.0).credit(scaled(1.0)).build()?;
-            policy.budget(&budget).breaker(&breaker().build()?).build()?
+            let budget = Budget::builder("server").ratio(0.2, 10.0).credit(pace.time(1.0)).build()?;
+            policy.budget(&budget).breaker(&breaker(pace).build()?).build()?
         }
     })
 }
 
-fn breaker() -> BreakerBuilder {
-    Breaker::builder("server").window(scaled(10.0)).growing_open(scaled(2.0), 2.0, scaled(30.0)).precise()
+fn breaker(pace: Pace) -> BreakerBuilder {
+    Breaker::builder("server")
+        .window(pace.time(10.0))
+        .growing_open(pace.time(2.0), 2.0, pace.time(30.0))
+        .precise()
 }
 
 pub(crate) async fn run(mode: Mode, server: &Server, seconds: usize) -> anyhow::Result<Curve> {
     let http: Http = Client::builder(TokioExecutor::new()).build_http();
-    let policy = policy(mode)?;
+    let pace = server.pace;
+    let policy = policy(mode, pace)?;
     let curve = Arc::new(Mutex::new(Curve {
         arrivals: vec![0; seconds],
         completed: vec![0; seconds],
@@ -81,8 +85,8 @@ pub(crate) async fn run(mode: Mode, server: &Server, seconds: usize) -> anyhow::
     let clock = server.runtime.clock();
     let (mut at, mut seen, mut open_second) = (0.0_f64, 0, 0);
     loop {
-        at += -(1.0 - rng.unit()).ln() / RATE;
-        let second = (at / SCALE) as usize;
+        at += -(1.0 - rng.unit()).ln() / pace.rate(RATE);
+        let second = pace.second(at);
         clock.sleep_until(server.start.saturating_add(Duration::from_secs_f64(at))).await;
         if second != open_second {
             let received = server.received();
@@ -105,7 +109,7 @@ pub(crate) async fn run(mode: Mode, server: &Server, seconds: usize) -> anyhow::
         });
     }
     // The last calls end within their attempts.
-    clock.sleep(scaled(5.0)).await;
+    clock.sleep(pace.time(5.0)).await;
     let curve = lock(&curve).clone();
     Ok(curve)
 }

@@ -18,7 +18,7 @@ use mainstay::resilience::timeout::wire;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, oneshot};
 
-use crate::{BROWN_OUT, Mode, scaled};
+use crate::{BROWN_OUT, Mode, Pace};
 
 /// Jobs per second.
 const CAPACITY: f64 = 1_000.0;
@@ -34,6 +34,7 @@ pub(crate) struct Server {
     pub(crate) runtime: Runtime,
     /// The scenario begins here.
     pub(crate) start: Instant,
+    pub(crate) pace: Pace,
     received: Arc<AtomicU64>,
 }
 
@@ -51,17 +52,19 @@ struct Job {
 
 struct Queue {
     mode: Mode,
+    pace: Pace,
     runtime: Runtime,
     jobs: Mutex<VecDeque<Job>>,
     more: Notify,
     received: Arc<AtomicU64>,
 }
 
-pub(crate) async fn start(mode: Mode) -> anyhow::Result<Server> {
+pub(crate) async fn start(mode: Mode, pace: Pace) -> anyhow::Result<Server> {
     let runtime = Runtime::system();
     let received = Arc::new(AtomicU64::new(0));
     let queue = Arc::new(Queue {
         mode,
+        pace,
         runtime: runtime.clone(),
         jobs: Mutex::default(),
         more: Notify::new(),
@@ -87,7 +90,7 @@ pub(crate) async fn start(mode: Mode) -> anyhow::Result<Server> {
     }
     let start = runtime.clock().now();
     runtime.spawn("worker", queue.work(start));
-    Ok(Server { addresses, runtime, start, received })
+    Ok(Server { addresses, runtime, start, pace, received })
 }
 
 impl Queue {
@@ -132,10 +135,10 @@ impl Queue {
                 let _ = job.reply.send(StatusCode::GATEWAY_TIMEOUT);
                 continue;
             }
-            let (from, to) = (scaled(BROWN_OUT.0), scaled(BROWN_OUT.1));
+            let (from, to) = (self.pace.time(BROWN_OUT.0), self.pace.time(BROWN_OUT.1));
             let passed = now.saturating_duration_since(start);
             let slow = passed >= from && passed < to;
-            let service = Duration::from_secs_f64(if slow { 10.0 } else { 1.0 } / CAPACITY);
+            let service = Duration::from_secs_f64(if slow { 10.0 } else { 1.0 } / self.pace.rate(CAPACITY));
             free = free.max(now.saturating_sub(GRAIN)).saturating_add(service);
             if free.saturating_duration_since(now) >= GRAIN {
                 clock.sleep_until(free).await;

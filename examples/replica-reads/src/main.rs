@@ -71,6 +71,9 @@ async fn main() -> anyhow::Result<()> {
         .node("primary", endpoint(&primary, &rt)?.lender())
         .node("standby", endpoint(&standby, &rt)?.lender())
         .max_wait(Duration::from_millis(50))
+        // Samples are taken when this story says so: an old one counts, and a slow machine has time to answer.
+        .trust(Duration::from_secs(3_600))
+        .call_timeout(Duration::from_secs(60))
         .on_event(move |event| {
             let place = match event {
                 SessionEvent::ToReplica { node, .. } => node.clone(),

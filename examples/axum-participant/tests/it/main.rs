@@ -62,7 +62,7 @@ impl World {
             traceparent: None,
             kind: Kind::Act,
         };
-        let deadline = self.runtime.clock().now().saturating_add(Duration::from_secs(20));
+        let deadline = self.runtime.clock().now().saturating_add(Duration::from_secs(90));
         let reply: Reply = self.caller.call(request, deadline).await;
         judge(&op, &reply)
     }

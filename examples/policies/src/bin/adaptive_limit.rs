@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::ensure;
+use example_policies::virtual_runtime;
 use futures_util::future::join_all;
-use mainstay::clock::{Clock as _, SystemClock};
+use mainstay::clock::Clock;
 use mainstay::resilience::limit::{AdaptiveLimiter, Algorithm};
 
 /// Works on eight calls at once, 4 ms each; with more of them each takes its share.
@@ -15,7 +16,7 @@ struct Service {
 }
 
 impl Service {
-    async fn work(&self, clock: &SystemClock) -> Result<(), std::io::Error> {
+    async fn work(&self, clock: &dyn Clock) -> Result<(), std::io::Error> {
         self.busy.set(self.busy.get() + 1);
         let share = f64::from(self.busy.get()) / 8.0;
         clock.sleep(Duration::from_millis(4).mul_f64(share.max(1.0))).await;
@@ -24,13 +25,15 @@ impl Service {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> anyhow::Result<()> {
-    let clock = SystemClock::new();
+    let runtime = virtual_runtime();
+    let clock = runtime.clock();
     let service = Service { busy: Cell::new(0) };
     // A call that takes more than twice as long as it should is too slow here.
     let rule = Algorithm::Aimd { timeout: Duration::from_millis(8), backoff: 0.8 };
-    let limiter = AdaptiveLimiter::builder("service").algorithm(rule).initial(64).build()?;
+    let limiter =
+        AdaptiveLimiter::builder("service").algorithm(rule).initial(64).runtime(&runtime).build()?;
 
     // Sixty-four callers who never stop.
     let (served, shed, begun) = (Cell::new(0_u32), Cell::new(0_u32), clock.now());
@@ -41,7 +44,7 @@ async fn main() -> anyhow::Result<()> {
                 clock.sleep(Duration::from_millis(1)).await;
                 continue;
             };
-            match service.work(&clock).await {
+            match service.work(&**clock).await {
                 Ok(()) => permit.success(),
                 Err(_) => permit.dropped(),
             }

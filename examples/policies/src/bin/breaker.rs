@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::ensure;
-use mainstay::clock::{Clock as _, SystemClock};
+use example_policies::virtual_runtime;
 use mainstay::resilience::{Breaker, CallError, breaker::State};
 
 /// A dependency that can be switched off, and counts who asks.
@@ -22,11 +22,13 @@ impl Greeter {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> anyhow::Result<()> {
+    let runtime = virtual_runtime();
     let greeter = Greeter::default();
+    let open_for = Duration::from_millis(400);
     let breaker =
-        Breaker::builder("greeter").failure_rate(0.5).open_for(Duration::from_millis(400)).build()?;
+        Breaker::builder("greeter").failure_rate(0.5).open_for(open_for).runtime(&runtime).build()?;
 
     // Thirty calls go well, then the dependency dies. Half of the window has failed after thirty more.
     for n in 0..60 {
@@ -45,7 +47,7 @@ async fn main() -> anyhow::Result<()> {
 
     // It is back. Three probes have to succeed before everybody may call again.
     greeter.down.store(false, Ordering::Relaxed);
-    SystemClock::new().sleep(Duration::from_millis(450)).await;
+    runtime.clock().sleep(Duration::from_millis(450)).await;
     for state in [State::HalfOpen, State::HalfOpen, State::Closed] {
         ensure!(breaker.call(|| greeter.greet()).await.is_ok());
         ensure!(breaker.state() == state);

@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::ensure;
-use mainstay::clock::{Clock as _, SystemClock};
+use example_policies::virtual_runtime;
 use mainstay::resilience::{Verdict, outlier::OutlierDetector};
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> anyhow::Result<()> {
+    let runtime = virtual_runtime();
     let ms = Duration::from_millis;
     let hosts = OutlierDetector::builder("search")
         .endpoints(["a:80", "b:80", "c:80", "d:80", "e:80"])
         .consecutive(5)
         .ejection(ms(400), ms(800))
+        .runtime(&runtime)
         .build()?;
 
     // A thousand calls; `c` fails each of its own.
@@ -32,7 +34,7 @@ async fn main() -> anyhow::Result<()> {
     ensure!(hosts.ejections()[0].endpoint() == "c:80");
 
     // It comes back by itself.
-    SystemClock::new().sleep(ms(430)).await;
+    runtime.clock().sleep(ms(430)).await;
     ensure!(hosts.available().len() == 5);
 
     // Everything fails: one endpoint is left out, because a failure of all is no matter of endpoints.

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::time::Duration;
 
 use anyhow::ensure;
-use mainstay::clock::{Clock as _, SystemClock};
+use example_policies::virtual_runtime;
 use mainstay::resilience::{CallContext, CallError, Classify, Policy, Retry, Verdict};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,12 +24,13 @@ impl Classify for Payment {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> anyhow::Result<()> {
-    let (clock, ms) = (SystemClock::new(), Duration::from_millis);
+    let (runtime, ms) = (virtual_runtime(), Duration::from_millis);
+    let clock = runtime.clock();
     let retry = Retry::exponential(ms(5), ms(40)).attempts(3).max_retry_after(ms(500)).build()?;
     // A payment is repeated only under a key that makes a second one harmless.
-    let policy = Policy::builder("payments").idempotent_per_call().retry(retry).build()?;
+    let policy = Policy::builder("payments").idempotent_per_call().retry(retry).runtime(&runtime).build()?;
     let cx = CallContext::new().with_key("order-17/charge");
 
     // Runs a call whose attempts end as scripted; returns how it ended, and how many attempts it took.

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use anyhow::ensure;
+use example_policies::virtual_runtime;
 use futures_util::future::join_all;
-use mainstay::clock::{Clock as _, SystemClock};
 use mainstay::resilience::limit::{RateLimiter, SendRate};
 use mainstay::resilience::{CallContext, Classify, Policy, Verdict};
 
@@ -20,18 +20,20 @@ impl Classify for SlowDown {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
+#[tokio::main(flavor = "current_thread", start_paused = true)]
 async fn main() -> anyhow::Result<()> {
-    let clock = SystemClock::new();
-    let table = RateLimiter::builder("table").rate(40, Duration::from_secs(1)).burst(10).build()?;
-    let rate = SendRate::builder("table").build()?;
-    let policy = Policy::builder("table").send_rate(&rate).build()?;
+    let runtime = virtual_runtime();
+    let clock = runtime.clock();
+    let table = RateLimiter::builder("table").rate(40, Duration::from_secs(1)).burst(10);
+    let table = table.runtime(&runtime).build()?;
+    let rate = SendRate::builder("table").runtime(&runtime).build()?;
+    let policy = Policy::builder("table").send_rate(&rate).runtime(&runtime).build()?;
 
     // Twenty callers who never stop, for a second and a half.
     let (sent, throttled, begun) = (Cell::new(0_u32), Cell::new(0_u32), clock.now());
     let caller = |_| async {
         while clock.now().saturating_duration_since(begun) < Duration::from_millis(1_500) {
-            let cx = CallContext::new().within(Duration::from_millis(300), &clock);
+            let cx = CallContext::new().within(Duration::from_millis(300), &**clock);
             let call = policy.call(&cx, |_| {
                 sent.set(sent.get() + 1);
                 std::future::ready(table.check().map_err(|_| SlowDown))

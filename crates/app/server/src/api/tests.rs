@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::body::{Body, to_bytes};
 use futures_util::StreamExt as _;
 use http::{HeaderMap, Request};
-use mainstay_clock::SystemClock;
+use mainstay_clock::{Clock as _, SystemClock};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
@@ -22,7 +22,7 @@ use crate::error::Code;
 use crate::http::{Caller, Problem, Trace};
 
 pub(super) const TWO: &str = r#"{
-    "name": "two", "version": 1, "deadline": "1h", "timeout": "5s",
+    "name": "two", "version": 1, "deadline": "1h", "timeout": "30m",
     "retry": {"attempts": 1}, "undo_retry": {"attempts": 1},
     "steps": [
         {"name": "a", "local_undo": true},
@@ -48,6 +48,19 @@ impl LocalStep for Scripted {
 
     fn undo(&self, _: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
         Box::pin(async { Ok(()) })
+    }
+}
+
+/// Longest wait for anything: only a failure takes that long, on however slow a machine.
+pub(super) const PATIENCE: Duration = Duration::from_secs(90);
+
+/// Waits for a condition, bounded.
+pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+    let clock = SystemClock::new();
+    let end = clock.now().saturating_add(PATIENCE);
+    while !look().await {
+        assert!(clock.now() < end, "waited too long: {what}");
+        clock.sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -153,7 +166,7 @@ impl Bench {
         let started = self.start(&key, &json!({"definition": "two", "input": input})).await;
         assert_eq!(started.status, 202, "{}", started.body);
         let uid = started.body["uid"].as_str().unwrap().to_owned();
-        let ended = self.get(&format!("/v1/sagas/{uid}?wait=20s")).await;
+        let ended = self.get(&format!("/v1/sagas/{uid}?wait=60s")).await;
         (uid, ended.body)
     }
 
@@ -182,7 +195,7 @@ async fn if_a01_one_key_is_one_reply_and_another_body_is_refused() {
     assert_eq!((unknown.status, unknown.code), (422, Some(Code::UnknownDefinition)));
     // C4: integers beyond 2^53 come back exactly.
     let uid = first.body["uid"].as_str().unwrap();
-    let shown = bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await;
+    let shown = bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await;
     assert_eq!(shown.body["input"]["n"], 9_007_199_254_740_993_u64);
     assert!(shown.body["next_seq"].is_string());
 }
@@ -193,7 +206,7 @@ async fn if_a02_a_start_repeated_at_once_is_one_saga() {
     let body = json!({"definition": "two", "input": {}});
     let all = futures_util::future::join_all((0..16).map(|_| bench.start("same", &body))).await;
     assert!(all.iter().all(|g| g.status == 202 && g.body == all[0].body));
-    bench.get(&format!("/v1/sagas/{}?wait=20s", all[0].body["uid"].as_str().unwrap())).await;
+    bench.get(&format!("/v1/sagas/{}?wait=60s", all[0].body["uid"].as_str().unwrap())).await;
     assert_eq!(bench.get("/v1/sagas").await.body["items"].as_array().unwrap().len(), 1);
     assert_eq!(bench.actions.load(Ordering::Relaxed), 2);
 }
@@ -218,7 +231,7 @@ async fn if_a03_a_stale_if_match_changes_nothing() {
     let now = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
     let done = bench.act(&uid, &now, body()).await;
     assert_eq!(done.status, 200, "{:?} {}", done.code, done.body);
-    assert_eq!(bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await.body["status"], "completed");
+    assert_eq!(bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await.body["status"], "completed");
     let audit = bench.get("/v1/audit").await.body;
     let line = audit["items"].as_array().unwrap().iter().find(|l| l["action"] == "resolve_done");
     assert_eq!(line.unwrap()["reason"], "seen in ledger", "{audit}");
@@ -255,7 +268,7 @@ async fn read_events(bench: &Bench, path: &str, headers: &[(&str, &str)], until:
     let mut stream = response.into_body().into_data_stream();
     let mut text = String::new();
     while !(text.contains(until) && text.ends_with("\n\n")) {
-        let late = bench.engine.runtime().clock().sleep(Duration::from_secs(20));
+        let late = bench.engine.runtime().clock().sleep(PATIENCE);
         tokio::select! {
             biased;
             chunk = stream.next() => text.push_str(std::str::from_utf8(&chunk.unwrap().unwrap()).unwrap()),

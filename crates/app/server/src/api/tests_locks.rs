@@ -8,7 +8,7 @@ use mainstay_store::memory::MemoryLeaseStore;
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
 use serde_json::{Value, json};
 
-use super::tests::{Bench, Got, bench, bench_on};
+use super::tests::{Bench, Got, bench, bench_on, until};
 use crate::error::Code;
 use crate::http::{Caller, Scope};
 
@@ -32,14 +32,14 @@ fn ask(owner: &str, ttl: &str) -> Value {
 async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     let bench = bench().await;
     let path = "/v1/locks/invoice%2F42";
-    let first = put(&bench, path, &[], ask("a", "10s")).await;
+    let first = put(&bench, path, &[], ask("a", "1000s")).await;
     assert_eq!(first.status, 200, "{}", first.body);
     assert_eq!((&first.body["name"], &first.body["owner"]), (&json!("invoice/42"), &json!("a")));
     assert_eq!(etag(&first), format!("\"{}\"", first.body["token"].as_str().unwrap()));
     let left = first.body["left_ms"].as_u64().unwrap();
-    assert!(left <= 9_900 && left > 5_000, "counted from before the request, less the drift: {left}");
+    assert!(left <= 990_000 && left > 500_000, "counted from before the request, less the drift: {left}");
 
-    let held = put(&bench, path, &[], ask("b", "10s")).await;
+    let held = put(&bench, path, &[], ask("b", "1000s")).await;
     assert_eq!((held.status, held.code), (409, Some(Code::LeaseHeld)));
     let shown = bench.get(path).await;
     assert_eq!(shown.body["holders"][0]["owner"], "a");
@@ -58,7 +58,7 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     let again = with_token(&bench, "DELETE", path, &etag(&first)).await;
     assert_eq!((again.status, &again.body["released"]), (200, &json!("already_gone")));
 
-    let second = put(&bench, path, &[], ask("b", "10s")).await;
+    let second = put(&bench, path, &[], ask("b", "1000s")).await;
     let token = |got: &Got| got.body["token"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(token(&second) > token(&first));
     let late = with_token(&bench, "PATCH", path, &etag(&first)).await;
@@ -69,13 +69,13 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
 async fn what_became_of_requests_for_leases_is_counted() {
     let bench = bench().await;
     let path = "/v1/locks/x";
-    let first = put(&bench, path, &[], ask("a", "10s")).await;
-    put(&bench, path, &[], ask("b", "10s")).await;
+    let first = put(&bench, path, &[], ask("a", "1000s")).await;
+    put(&bench, path, &[], ask("b", "1000s")).await;
     put(&bench, path, &[], ask("b", "1ms")).await;
     with_token(&bench, "PATCH", path, &etag(&first)).await;
     bench.app.desk.force("default/x").await.unwrap();
     with_token(&bench, "PATCH", path, &etag(&first)).await;
-    let second = put(&bench, path, &[], ask("b", "10s")).await;
+    let second = put(&bench, path, &[], ask("b", "1000s")).await;
     with_token(&bench, "DELETE", path, &etag(&second)).await;
     let metrics = bench.raw("GET", "/metrics", &[], Vec::new()).await;
     let text = axum::body::to_bytes(metrics.into_body(), 1 << 20).await.unwrap();
@@ -98,29 +98,27 @@ async fn what_became_of_requests_for_leases_is_counted() {
 async fn if_a02_a_repeated_acquire_is_one_lease() {
     let bench = bench().await;
     let key = [("idempotency-key", "k1")];
-    let first = put(&bench, "/v1/locks/x", &key, ask("a", "10s")).await;
-    let again = put(&bench, "/v1/locks/x", &key, ask("a", "10s")).await;
+    let first = put(&bench, "/v1/locks/x", &key, ask("a", "1000s")).await;
+    let again = put(&bench, "/v1/locks/x", &key, ask("a", "1000s")).await;
     assert_eq!((first.status, again.status), (200, 200));
     assert_eq!(first.body["token"], again.body["token"]);
-    let other = put(&bench, "/v1/locks/x", &[("idempotency-key", "k2")], ask("a", "10s")).await;
+    let other = put(&bench, "/v1/locks/x", &[("idempotency-key", "k2")], ask("a", "1000s")).await;
     assert_eq!(other.status, 409, "another key is another acquisition");
 }
 
 #[tokio::test]
 async fn a_waiter_gets_the_lock_when_it_is_released_and_leaves_the_line_when_it_goes_away() {
     let bench = Arc::new(bench().await);
-    let held = put(&bench, "/v1/locks/x", &[], ask("a", "20s")).await;
+    let held = put(&bench, "/v1/locks/x", &[], ask("a", "2000s")).await;
     let waiting = |n: u64| {
         let bench = Arc::clone(&bench);
         async move {
-            while bench.get("/v1/locks/x").await.body["waiting"] != n {
-                tokio::task::yield_now().await;
-            }
+            until("as many wait", async || bench.get("/v1/locks/x").await.body["waiting"] == n).await;
         }
     };
     // One whose client goes away, at whatever point the request is.
     {
-        let gone = put(&bench, "/v1/locks/x?wait=20s", &[], ask("gone", "20s"));
+        let gone = put(&bench, "/v1/locks/x?wait=60s", &[], ask("gone", "2000s"));
         tokio::select! {
             biased;
             () = waiting(1) => {}
@@ -128,7 +126,7 @@ async fn a_waiter_gets_the_lock_when_it_is_released_and_leaves_the_line_when_it_
         }
     }
     waiting(0).await;
-    let next = put(&bench, "/v1/locks/x", &[("prefer", "wait=20")], ask("b", "20s"));
+    let next = put(&bench, "/v1/locks/x", &[("prefer", "wait=60")], ask("b", "2000s"));
     let release = async {
         waiting(1).await;
         with_token(&bench, "DELETE", "/v1/locks/x", &etag(&held)).await
@@ -137,7 +135,7 @@ async fn a_waiter_gets_the_lock_when_it_is_released_and_leaves_the_line_when_it_
     assert_eq!(released.status, 200);
     assert_eq!((next.status, &next.body["owner"]), (200, &json!("b")));
     assert_eq!(next.headers["preference-applied"], "wait");
-    let late = put(&bench, "/v1/locks/x?wait=20ms", &[], ask("c", "20s")).await;
+    let late = put(&bench, "/v1/locks/x?wait=20ms", &[], ask("c", "2000s")).await;
     assert_eq!((late.status, late.code), (409, Some(Code::LeaseHeld)));
     waiting(0).await;
 }
@@ -147,20 +145,20 @@ async fn bad_leases_are_refused_by_name() {
     let bench = bench().await;
     let bad = [
         json!({"owner": "a"}),
-        json!({"owner": "", "ttl": "10s"}),
+        json!({"owner": "", "ttl": "1000s"}),
         json!({"owner": "a", "ttl": "soon"}),
         json!({"owner": "a", "ttl": "1ms"}),
         json!({"owner": "a", "ttl": "25h"}),
-        json!({"owner": "a", "ttl": "10s", "value": "only leaders"}),
-        json!({"owner": "a", "ttl": "10s", "tll": 1}),
-        json!({"owner": "a\u{7}", "ttl": "10s"}),
+        json!({"owner": "a", "ttl": "1000s", "value": "only leaders"}),
+        json!({"owner": "a", "ttl": "1000s", "tll": 1}),
+        json!({"owner": "a\u{7}", "ttl": "1000s"}),
     ];
     for body in bad {
         let got = put(&bench, "/v1/locks/x", &[], body.clone()).await;
         assert_eq!((got.status, got.code), (400, Some(Code::BadRequest)), "{body}");
     }
     let long = format!("/v1/locks/{}", "x".repeat(1_100));
-    assert_eq!(put(&bench, &long, &[], ask("a", "10s")).await.status, 400);
+    assert_eq!(put(&bench, &long, &[], ask("a", "1000s")).await.status, 400);
     assert_eq!(bench.get("/v1/locks/x").await.body["holders"], json!([]));
     assert_eq!(bench.get("/v1/locks?prefix=a&limit=3").await.status, 400);
 }
@@ -168,12 +166,12 @@ async fn bad_leases_are_refused_by_name() {
 #[tokio::test]
 async fn a_lease_taken_away_burns_its_token_and_is_in_the_audit() {
     let bench = bench().await;
-    let held = put(&bench, "/v1/locks/x", &[], ask("a", "20s")).await;
+    let held = put(&bench, "/v1/locks/x", &[], ask("a", "2000s")).await;
     let forced = bench.send("DELETE", "/v1/locks/x?force=true", &[], Vec::new()).await;
     assert_eq!((forced.status, &forced.body["released"]), (200, &json!("forced")));
     let lost = with_token(&bench, "PATCH", "/v1/locks/x", &etag(&held)).await;
     assert_eq!(lost.status, 412);
-    let next = put(&bench, "/v1/locks/x", &[], ask("b", "20s")).await;
+    let next = put(&bench, "/v1/locks/x", &[], ask("b", "2000s")).await;
     let number = |v: &Value| v.as_str().unwrap().parse::<u64>().unwrap();
     assert!(number(&next.body["token"]) > number(&forced.body["token"]), "{}", next.body);
     let audit = bench.get("/v1/audit").await.body;
@@ -190,8 +188,8 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
     let nobody = bench.get(path).await;
     assert_eq!((&nobody.body["leader"], etag(&nobody)), (&Value::Null, "\"0\"".to_owned()));
     let watch =
-        bench.send("GET", "/v1/elections/scheduler?wait=20s", &[("if-none-match", "\"0\"")], Vec::new());
-    let body = json!({"owner": "n1", "ttl": "20s", "value": "http://n1"});
+        bench.send("GET", "/v1/elections/scheduler?wait=60s", &[("if-none-match", "\"0\"")], Vec::new());
+    let body = json!({"owner": "n1", "ttl": "2000s", "value": "http://n1"});
     let (seen, first) = tokio::join!(watch, put(&bench, path, &[], body));
     assert_eq!((seen.status, &seen.body["leader"]), (200, &json!("n1")), "{}", seen.body);
     assert_eq!(seen.body["term"], first.body["token"]);
@@ -205,11 +203,9 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
     let step = |to: &str| json!({"to": to}).to_string().into_bytes();
     let none = bench.send("POST", "/v1/elections/scheduler/step-down", &[], step("n2")).await;
     assert_eq!((none.status, none.code), (409, Some(Code::IllegalAction)), "the leader stays");
-    let candidate = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s"));
+    let candidate = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n2", "2000s"));
     let hand_over = async {
-        while bench.get(path).await.body["candidates"] != 1 {
-            tokio::task::yield_now().await;
-        }
+        until("one waits", async || bench.get(path).await.body["candidates"] == 1).await;
         bench.send("POST", "/v1/elections/scheduler/step-down", &[], step("n2")).await
     };
     let (second, moved) = tokio::join!(candidate, hand_over);
@@ -224,7 +220,7 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
 async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
     let mut bench = bench().await;
     let path = "/v1/elections/scheduler";
-    let first = put(&bench, path, &[], ask("n1", "20s")).await;
+    let first = put(&bench, path, &[], ask("n1", "2000s")).await;
     bench.caller = Caller { scope: Scope::Operate, ..Caller::anonymous() };
     let to = json!({"to": "n2"}).to_string().into_bytes();
     let step = "/v1/elections/scheduler/step-down";
@@ -233,11 +229,9 @@ async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
     let wrong = bench.send("POST", step, &[("if-match", "\"7777\"")], to.clone()).await;
     assert_eq!((wrong.status, wrong.code), (412, Some(Code::LeaseGone)));
     assert_eq!(bench.get(path).await.body["leader"], "n1");
-    let candidate = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s"));
+    let candidate = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n2", "2000s"));
     let hand_over = async {
-        while bench.get(path).await.body["candidates"] != 1 {
-            tokio::task::yield_now().await;
-        }
+        until("one waits", async || bench.get(path).await.body["candidates"] == 1).await;
         bench.send("POST", step, &[("if-match", &etag(&first))], to).await
     };
     let (second, moved) = tokio::join!(candidate, hand_over);
@@ -245,11 +239,9 @@ async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
     let lines = |list: Value| list["items"].as_array().map_or(0, Vec::len);
     bench.caller = Caller::anonymous();
     assert_eq!(lines(bench.get("/v1/audit").await.body), 0, "a leader's own step is nobody's business");
-    let third = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n3", "20s"));
+    let third = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n3", "2000s"));
     let taken = async {
-        while bench.get(path).await.body["candidates"] != 1 {
-            tokio::task::yield_now().await;
-        }
+        until("one waits", async || bench.get(path).await.body["candidates"] == 1).await;
         bench.send("POST", step, &[], json!({"to": "n3"}).to_string().into_bytes()).await
     };
     let (third, taken) = tokio::join!(third, taken);
@@ -304,7 +296,7 @@ async fn nobody_leads_whose_value_could_not_be_told() {
     let untold = put(&bench, path, &[], json!({"owner": "n1", "ttl": "600s", "value": "http://n1"})).await;
     assert!(untold.status >= 500, "{} {}", untold.status, untold.body);
     // Given back in the background, ten minutes before it would end; the line is told.
-    let next = put(&bench, "/v1/elections/scheduler?wait=20s", &[], ask("n2", "20s")).await;
+    let next = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n2", "2000s")).await;
     assert_eq!(next.status, 200, "{}", next.body);
     assert_eq!(bench.get(path).await.body["leader"], "n2");
 }
@@ -316,14 +308,14 @@ async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {
 #[tokio::test]
 async fn clients_of_dapr_find_what_they_know() {
     let bench = bench().await;
-    let mine = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 10, "unknown": 1}"#;
+    let mine = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 1000, "unknown": 1}"#;
     let got = dapr(&bench, "lock", "default", mine).await;
     assert_eq!((got.status, &got.body["success"]), (200, &json!(true)));
     let token = got.body["fencingToken"].as_str().unwrap().to_owned();
     assert!(got.body["leaseDeadline"].as_str().unwrap().ends_with('Z'));
     let same = dapr(&bench, "lock", "default", mine).await;
     assert_eq!((same.status, &same.body), (200, &json!({"success": false})), "also for the same owner");
-    let renew = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 10, "renew": true}"#;
+    let renew = r#"{"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 1000, "renew": true}"#;
     let renewed = dapr(&bench, "lock", "default", renew).await;
     assert_eq!((&renewed.body["success"], &renewed.body["fencingToken"]), (&json!(true), &json!(token)));
     let theirs = mine.replace("me", "them");

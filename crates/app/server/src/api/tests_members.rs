@@ -3,9 +3,10 @@
 use axum::body::BodyDataStream;
 use axum::response::Response;
 use futures_util::StreamExt as _;
+use mainstay_clock::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
-use super::tests::{Bench, Got, bench};
+use super::tests::{Bench, Got, PATIENCE, bench, until};
 use crate::error::Code;
 
 async fn put(bench: &Bench, path: &str, body: Value) -> Got {
@@ -39,7 +40,7 @@ impl Stream {
         Self(response.into_body().into_data_stream(), String::new())
     }
 
-    /// The next event: its id, its name and its data; none at the end.
+    /// The next event, bounded: its id, its name and its data; none at the end.
     async fn next(&mut self) -> Option<(String, String, Value)> {
         loop {
             if let Some((block, rest)) = self.1.split_once("\n\n") {
@@ -54,7 +55,13 @@ impl Stream {
                 }
                 continue;
             }
-            self.1.push_str(std::str::from_utf8(&self.0.next().await?.unwrap()).unwrap());
+            let clock = SystemClock::new();
+            let chunk = tokio::select! {
+                biased;
+                chunk = self.0.next() => chunk?.unwrap(),
+                () = clock.sleep(PATIENCE) => panic!("no event after {:?}", self.1),
+            };
+            self.1.push_str(std::str::from_utf8(&chunk).unwrap());
         }
     }
 }
@@ -63,10 +70,10 @@ impl Stream {
 async fn a_member_joins_renews_and_leaves_by_its_incarnation() {
     let bench = bench().await;
     let path = "/v1/members/work%2Fers/node%201";
-    let joined = put(&bench, path, json!({"owner": "a", "ttl": "10s", "meta": "10.0.0.7"})).await;
+    let joined = put(&bench, path, json!({"owner": "a", "ttl": "1000s", "meta": "10.0.0.7"})).await;
     assert_eq!(joined.status, 200, "{}", joined.body);
     assert_eq!((&joined.body["group"], &joined.body["name"]), (&json!("work/ers"), &json!("node 1")));
-    let live = put(&bench, path, json!({"owner": "b", "ttl": "10s"})).await;
+    let live = put(&bench, path, json!({"owner": "b", "ttl": "1000s"})).await;
     assert_eq!((live.status, live.code), (409, Some(Code::LeaseHeld)), "the name lives");
     let shown = bench.get(path).await;
     assert_eq!((&shown.body["meta"], etag(&shown)), (&json!("10.0.0.7"), etag(&joined)));
@@ -80,7 +87,7 @@ async fn a_member_joins_renews_and_leaves_by_its_incarnation() {
     let left = tagged(&bench, "DELETE", path, &etag(&joined), "").await;
     assert_eq!((left.status, &left.body["released"]), (200, &json!("clean")));
     assert_eq!(bench.get(path).await.status, 404);
-    let again = put(&bench, path, json!({"ttl": "10s"})).await;
+    let again = put(&bench, path, json!({"ttl": "1000s"})).await;
     assert_eq!(bench.get(path).await.body["owner"], "local", "the caller, where nobody is named");
     assert_ne!(etag(&again), etag(&joined));
 }
@@ -90,12 +97,12 @@ async fn members_are_listed_and_waited_for() {
     let bench = bench().await;
     let empty = bench.get("/v1/members/w").await;
     assert!(names(&empty).is_empty());
-    let path = "/v1/members/w?wait=20s";
+    let path = "/v1/members/w?wait=60s";
     let tag = etag(&empty);
     let known = [("if-none-match", tag.as_str())];
     let (changed, joined) = tokio::join!(
         bench.send("GET", path, &known, Vec::new()),
-        put(&bench, "/v1/members/w/one", json!({"ttl": "10s"}))
+        put(&bench, "/v1/members/w/one", json!({"ttl": "1000s"}))
     );
     assert_eq!((joined.status, names(&changed)), (200, vec!["one"]));
     let same =
@@ -108,12 +115,12 @@ async fn what_is_no_member_is_refused() {
     let bench = bench().await;
     let long = "m".repeat(4_097);
     for (path, body) in [
-        ("/v1/members/w/x", json!({"ttl": "10s", "meta": long})),
+        ("/v1/members/w/x", json!({"ttl": "1000s", "meta": long})),
         ("/v1/members/w/x", json!({"ttl": "never"})),
         ("/v1/members/w/x", json!({"owner": "a"})),
-        ("/v1/members/w/x", json!({"ttl": "10s", "other": 1})),
-        ("/v1/members/w/x?bind=socket", json!({"ttl": "10s"})),
-        ("/v1/members/%0A/x", json!({"ttl": "10s"})),
+        ("/v1/members/w/x", json!({"ttl": "1000s", "other": 1})),
+        ("/v1/members/w/x?bind=socket", json!({"ttl": "1000s"})),
+        ("/v1/members/%0A/x", json!({"ttl": "1000s"})),
     ] {
         assert_eq!(put(&bench, path, body).await.status, 400, "{path}");
     }
@@ -127,7 +134,7 @@ async fn what_is_no_member_is_refused() {
 #[tokio::test]
 async fn if_a4_a_stream_of_a_group_begins_with_a_snapshot_and_goes_on_where_it_was_left() {
     let bench = bench().await;
-    let one = put(&bench, "/v1/members/w/one", json!({"ttl": "60s", "meta": "1"})).await;
+    let one = put(&bench, "/v1/members/w/one", json!({"ttl": "1h", "meta": "1"})).await;
     let mut stream = Stream::open(&bench, "/v1/observe/members/w", None).await;
     // Held open, so that the stream lives on while the other comes and goes.
     let mut witness = Stream::open(&bench, "/v1/observe/members/w", None).await;
@@ -135,7 +142,7 @@ async fn if_a4_a_stream_of_a_group_begins_with_a_snapshot_and_goes_on_where_it_w
     assert_eq!((event.as_str(), &data["members"][0]["name"]), ("snapshot", &json!("one")));
     drop(stream);
     // Each is seen before the next one: who comes and goes between two looks may not be told.
-    let two = put(&bench, "/v1/members/w/two", json!({"ttl": "60s"})).await;
+    let two = put(&bench, "/v1/members/w/two", json!({"ttl": "1h"})).await;
     while witness.next().await.unwrap().1 != "joined" {}
     tagged(&bench, "PATCH", "/v1/members/w/one", &etag(&one), r#"{"meta": "1b"}"#).await;
     while witness.next().await.unwrap().1 != "updated" {}
@@ -160,8 +167,8 @@ async fn f23_an_observer_of_a_lock_and_of_an_election_gets_the_latest_holder() {
     let mut election = Stream::open(&bench, "/v1/observe/elections/e", None).await;
     assert_eq!(lock.next().await.unwrap().2["holders"], json!([]));
     assert_eq!(election.next().await.unwrap().2["leader"], Value::Null);
-    let held = put(&bench, "/v1/locks/x", json!({"owner": "a", "ttl": "60s"})).await;
-    let led = put(&bench, "/v1/elections/e", json!({"owner": "n1", "ttl": "60s", "value": "10.0.0.7"})).await;
+    let held = put(&bench, "/v1/locks/x", json!({"owner": "a", "ttl": "1h"})).await;
+    let led = put(&bench, "/v1/elections/e", json!({"owner": "n1", "ttl": "1h", "value": "10.0.0.7"})).await;
     let (_, _, state) = lock.next().await.unwrap();
     assert_eq!(
         (&state["holders"][0]["owner"], &state["holders"][0]["token"]),
@@ -198,6 +205,12 @@ async fn as_many_as_a_node_serves_observe_and_no_more() {
     assert_eq!(bench.raw("GET", "/v1/observe/locks/x", &[], Vec::new()).await.status(), 200);
 }
 
+/// How many stand in line, whatever for.
+async fn waiting(bench: &Bench) -> u32 {
+    let store = bench.app.desk.list("", 100).await.unwrap();
+    store.iter().map(|lease| lease.waiting).sum()
+}
+
 async fn bound(bench: &Bench, path: &str, body: Value) -> Stream {
     Stream::of(bench.raw("PUT", path, &[], body.to_string().into_bytes()).await)
 }
@@ -214,9 +227,9 @@ async fn a_lease_bound_to_a_connection_ends_with_it_and_not_before() {
         assert_eq!(renewed.status, 200, "renewed as ever: {}", renewed.body);
         let refused = put(&bench, path, hour("b")).await;
         assert_eq!(refused.status, 409, "{path}");
-        let waits = format!("{path}?wait=20s");
+        let waits = format!("{path}?wait=60s");
         let (next, ()) = tokio::join!(put(&bench, &waits, hour("b")), async {
-            tokio::task::yield_now().await;
+            until("b waits", async || waiting(&bench).await == 1).await;
             drop(stream);
         });
         assert_eq!((next.status, &next.body["owner"]), (200, &json!("b")), "{path}");

@@ -55,6 +55,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("notify");
         let listener = UnixDatagram::bind(&path).unwrap();
+        listener.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         let env = [("NOTIFY_SOCKET", path.to_str().unwrap()), ("WATCHDOG_USEC", "3000000")];
         let notify = Notify::from_env(env.map(|(k, v)| (k.to_owned(), v.to_owned())));
         notify.say("READY=1");

@@ -74,7 +74,7 @@ async fn bench_at(mount: &'static str) -> Bench {
     let mut builder = Engine::builder(Arc::clone(&journal), rt.clone());
     for name in ["two", ODD] {
         let text = json!({
-            "name": name, "version": 1, "deadline": "1h", "timeout": "5s",
+            "name": name, "version": 1, "deadline": "1h", "timeout": "30m",
             "retry": {"attempts": 1}, "undo_retry": {"attempts": 1},
             "steps": [
                 {"name": "a", "local_undo": true},

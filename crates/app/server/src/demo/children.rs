@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use crate::error::{Code, Error, Result};
 
 /// Longest start of a child.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
 /// Longest graceful end of the node before it is killed: a crash has the same result.
 const STOP: Duration = Duration::from_secs(10);
 

@@ -1,7 +1,5 @@
 //! `--keep`: after the audit everything comes up again, with one order that only a person can end.
 
-use std::time::Duration;
-
 use mainstay_chaos::proxy::{HttpFaults, HttpProxy};
 use mainstay_clock::Runtime;
 use serde_json::json;
@@ -30,7 +28,7 @@ pub(super) async fn keep(rt: &Runtime, places: &Places, proxies: &[HttpProxy]) -
             "address": "nowhere", "account": "closed",
         },
     });
-    let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
+    let client = reqwest::Client::builder().no_proxy().timeout(super::run::ANSWER).build();
     let client = client.map_err(|e| Error::with(Code::Internal, "no HTTP client", e))?;
     client
         .post(format!("http://{}/v1/sagas", node.address))

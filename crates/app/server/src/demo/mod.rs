@@ -10,6 +10,7 @@ mod report;
 mod run;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use mainstay_clock::{Rng as _, SystemRng};
@@ -51,6 +52,9 @@ pub(crate) struct Args {
     /// Switch the services' barrier off: the audit must fail.
     #[arg(long)]
     break_barrier: bool,
+    /// How long it may take until there is a verdict: longer for machines that do much else.
+    #[arg(long, hide = true, default_value = "120s", value_parser = humantime::parse_duration)]
+    limit: Duration,
 }
 
 /// The demo could not run, or did not end.

@@ -22,8 +22,6 @@ use super::orders::{Kill, Order, SERVICES, definition, faults, kills, orders};
 use super::report::{Faults, Report};
 use crate::error::{Code, Error, Result};
 
-/// The demo has a verdict by then, or none.
-const HARD_LIMIT: Duration = Duration::from_secs(120);
 /// Callers that start orders at the same time.
 const CALLERS: usize = 32;
 /// Time between two starts: a thousand orders come in over about eight seconds, so that there is always work
@@ -47,7 +45,7 @@ pub(super) async fn until_a_signal(args: &Args, seed: u64) -> Result<u8> {
     let demo = async {
         let rt = Runtime::system();
         let mut demo = Demo::new(args, seed, rt.clone()).await?;
-        let code = within(&rt, HARD_LIMIT, demo.verdict()).await?;
+        let code = within(&rt, args.limit, demo.verdict()).await?;
         *verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
         if args.keep {
             super::keep::keep(&rt, &demo.places, &demo.proxies).await?;
@@ -412,8 +410,8 @@ impl Caller {
     }
 }
 
-/// Longest wait for an answer of the node, which may be killed meanwhile.
-const ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait for an answer of the node. One that is killed meanwhile is noticed at once.
+pub(super) const ANSWER: Duration = Duration::from_secs(30);
 
 fn client() -> Result<reqwest::Client> {
     reqwest::Client::builder()

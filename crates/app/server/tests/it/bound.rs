@@ -1,6 +1,6 @@
 //! Leases bound to a connection: the holder's machine says by FIN or RST that it is gone.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use mainstay_clock::{Clock as _, Instant, SystemClock};
 use serde_json::json;
 
-use crate::harness::{Node, Request};
+use crate::harness::{Node, Request, line};
 
 fn ask(path: &str, owner: &str) -> Request {
     let body = json!({"owner": owner, "ttl": "1h"}).to_string();
@@ -25,17 +25,16 @@ impl Holder {
         let script = format!("exec 3<>/dev/tcp/{host}/{port}; printf %s \"$REQUEST\" >&3; exec cat <&3");
         let mut command = Command::new("bash");
         command.args(["-c", &script]).env("REQUEST", request).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut out = child.stdout.take().unwrap();
-        let mut text = Vec::new();
-        while !String::from_utf8_lossy(&text).contains("event: held") {
-            let mut more = [0; 4_096];
-            let n = out.read(&mut more).unwrap();
-            assert!(n > 0, "not held: {}", String::from_utf8_lossy(&text));
-            text.extend_from_slice(&more[..n]);
+        let mut holder = Self(command.spawn().unwrap());
+        let (mut out, mut text) = (holder.0.stdout.take().unwrap(), String::new());
+        while !text.contains("event: held") {
+            let said;
+            (said, out) = line("the lease is held", out);
+            assert!(!said.is_empty(), "not held: {text}");
+            text.push_str(&said);
         }
-        child.stdout = Some(out);
-        Self(child)
+        holder.0.stdout = Some(out);
+        holder
     }
 
     /// SIGKILL; when it was sent.

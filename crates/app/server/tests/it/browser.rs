@@ -12,6 +12,21 @@ use crate::webdriver::{Browser, Scripts, present};
 /// Tools of accessibility checking, for tests only.
 const AXE: &str = include_str!("../axe/axe.min.js");
 
+/// Counts what the page asks for from now on, and what of it is over.
+const COUNTS: &str = "window.asked = 0; window.answered = 0; \
+    const ask = window.fetch; \
+    window.fetch = (...what) => { \
+      window.asked += 1; \
+      const answer = ask(...what); \
+      const over = () => { window.answered += 1; }; \
+      answer.then(over, over); \
+      return answer; \
+    }; \
+    const Stream = window.EventSource; \
+    window.EventSource = class extends Stream { \
+      constructor(...what) { super(...what); window.asked += 1; window.answered += 1; } \
+    };";
+
 fn start(node: &Node, id: &str, input: &Value) -> String {
     let body = json!({"definition": "order", "id": id, "input": input}).to_string();
     let post = Request::new("POST", "/v1/sagas").header("idempotency-key", &id[..id.len().min(100)]);
@@ -32,7 +47,7 @@ fn stuck(node: &Node, id: &str) -> String {
         id,
         &json!({"no": "ship", "closed": "charge", "note": "<img src=x onerror=window.pwned=1>"}),
     );
-    let saga = node.get(&format!("/v1/sagas/{uid}?wait=20s")).json();
+    let saga = node.settled(&uid);
     assert_eq!(saga["status"], "needs_attention", "{saga}");
     uid
 }
@@ -114,12 +129,16 @@ fn if_c09_a_paused_page_stays_as_it_is_whatever_happens_and_whoever_looks() {
     let page = format!("http://{}/console/sagas", node.address);
     let (paused, live) = browser.windows();
     browser.go(&page);
+    browser.run(COUNTS);
     start(&node, "before", &json!({}));
     browser.shows("#live", "before");
     browser.click("#pause");
     browser.shows("#state", "paused");
-    let state =
-        "return document.querySelector('main').innerHTML + performance.getEntriesByType('resource').length";
+    // What was asked for before is still answered.
+    eventually("nothing is under way", || {
+        (browser.run("return window.asked === window.answered") == json!(true)).then_some(())
+    });
+    let state = "return document.querySelector('main').innerHTML + window.asked";
     let still = browser.run(state);
     browser.turn_to(&live);
     browser.go(&page);
@@ -158,8 +177,16 @@ fn if_c05_copying_works_over_plain_http() {
     let place = browser.run("return [window.isSecureContext, navigator.clipboard === undefined]");
     assert_eq!(place, json!([false, true]), "the clipboard API is missing here");
     browser.click("#d-c-list summary");
+    // The word stands there for two seconds, which may be less than a look takes.
+    browser.run(
+        "window.told = ''; const tell = () => document.querySelectorAll('button[data-copy]').forEach((b) => { \
+           window.told += b.textContent; }); \
+         new MutationObserver(tell).observe(document.body, {childList: true, characterData: true, subtree: true});",
+    );
     browser.click("button[data-copy]");
-    browser.shows("button[data-copy]", "Copied");
+    eventually("it says `Copied`", || {
+        browser.run("return window.told").as_str().unwrap().contains("Copied").then_some(())
+    });
     browser.keys("#f-id", "\u{e009}v");
     let pasted = browser.run("return document.getElementById('f-id').value");
     let expected = format!("curl -sS '{}/v1/sagas?status=running'", base.trim_end_matches("/console"));

@@ -1,17 +1,18 @@
 //! Commands of a schedule: real wrappers, one lease file.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{eventually, mainstay, stderr};
+use crate::harness::{PATIENCE, eventually, mainstay, quick_dir, stderr};
+use crate::machine::finish;
 
 /// A folder with a lease file and what the commands write.
 struct Place(tempfile::TempDir);
 
 impl Place {
     fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
+        Self(quick_dir())
     }
 
     fn text(&self, name: &str) -> String {
@@ -23,6 +24,11 @@ impl Place {
         let mut command = mainstay(&["cron", "--store", &store, "report"]);
         command.args(words).current_dir(self.0.path()).env("PATH", "/usr/bin:/bin");
         command
+    }
+
+    #[track_caller]
+    fn ended(&self, words: &[&str]) -> Output {
+        finish(self.cron(words), PATIENCE)
     }
 }
 
@@ -54,8 +60,9 @@ impl Drop for Running {
 fn three_schedulers_run_every_slot_once_also_when_one_is_killed() {
     let place = Place::new();
     let line = "echo $MAINSTAY_CRON_SLOT $MAINSTAY_FENCING_TOKEN >> log";
-    let start =
-        || Running::start(place.cron(&["--every", "500ms", "--ttl", "5s", "--grace", "1s", "-c", line]));
+    // Longer than a machine stands still, and short enough to wait for: one may be killed while it has a turn.
+    let words = ["--every", "500ms", "--ttl", "30s", "--grace", "1s", "-c", line];
+    let start = || Running::start(place.cron(&words));
     let mut all: Vec<Running> = (0..3).map(|_| start()).collect();
     let lines =
         |n: usize| eventually("slots are run", || Some(place.text("log")).filter(|t| t.lines().count() >= n));
@@ -77,11 +84,14 @@ fn three_schedulers_run_every_slot_once_also_when_one_is_killed() {
     assert!(runs.windows(2).all(|r| r[0].0 < r[1].0 && r[0].1 < r[1].1), "slots and tokens only grow: {log}");
 }
 
+/// One slot for as long as any test takes: the last one began at most a year ago, and the next one begins so much later
+/// that no test meets it, but for one that runs in that very minute.
+const YEARLY: [&str; 7] = ["--every", "366d", "--late", "400d", "--once", "--ttl", "2m"];
+
 #[test]
 fn once_runs_the_slot_that_is_due_and_the_next_caller_finds_it_taken() {
     let place = Place::new();
-    let hour = ["--every", "1h", "--late", "2h", "--once"];
-    let run = |more: &[&str]| place.cron(&[&hour[..], more].concat()).output().unwrap();
+    let run = |more: &[&str]| place.ended(&[&YEARLY[..], more].concat());
     let first = run(&["-c", "echo ran >> log; exit 7"]);
     assert_eq!(first.status.code(), Some(7), "{}", stderr(&first));
     let second = run(&["-c", "echo ran >> log"]);
@@ -93,12 +103,13 @@ fn once_runs_the_slot_that_is_due_and_the_next_caller_finds_it_taken() {
 #[test]
 fn a_run_that_takes_too_long_is_stopped_with_all_it_started() {
     let place = Place::new();
-    let words = ["--every", "1h", "--late", "2h", "--once", "--at-most", "700ms", "--grace", "200ms"];
+    let words = ["--at-most", "15s", "--grace", "200ms"];
     let stubborn = "trap '' TERM; (trap '' TERM; while :; do echo a > beat; sleep 0.01; done) & echo $! > child; wait; while :; do sleep 0.01; done";
-    let ended = place.cron(&[&words[..], &["-c", stubborn]].concat()).output().unwrap();
+    let ended = place.ended(&[&YEARLY[..], &words, &["-c", stubborn]].concat());
     assert_eq!(ended.status.code(), Some(75), "{}", stderr(&ended));
     assert!(stderr(&ended).contains("held longer than allowed"), "{}", stderr(&ended));
     let child = place.text("child");
+    assert!(child.ends_with('\n'), "it had begun");
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).unwrap_or_default();
     let gone = stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z') || rest.starts_with('X'));
     assert!(gone, "a child of the run lives: {stat}");
@@ -108,10 +119,10 @@ fn a_run_that_takes_too_long_is_stopped_with_all_it_started() {
 fn the_time_of_a_run_is_kept_after_its_end_though_nobody_lives_to_keep_it() {
     let place = Place::new();
     let ended = |every: &str| {
-        let words = ["--every", every, "--late", "2h", "--once", "--at-least", "1h", "-c", "echo ran >> log"];
-        place.cron(&words).output().unwrap()
+        let words = ["--every", every, "--late", "400d", "--once", "--at-least", "1h", "--ttl", "2m"];
+        place.ended(&[&words[..], &["-c", "echo ran >> log"]].concat())
     };
-    assert_eq!(ended("1h").status.code(), Some(0));
+    assert_eq!(ended("366d").status.code(), Some(0));
     // Other slots by a wrong schedule: another instant, and yet kept away.
     let kept = eventually("another slot is due", || {
         let output = ended("100ms");
@@ -136,7 +147,7 @@ fn what_cannot_hold_is_a_usage_error() {
         &["--every", "1m", "-E", "3", "--", "true"],
         &["--every", "1m"],
     ] {
-        let output = place.cron(words).output().unwrap();
+        let output = place.ended(words);
         assert_eq!(output.status.code(), Some(2), "{words:?}: {}", stderr(&output));
     }
 }

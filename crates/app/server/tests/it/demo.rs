@@ -1,38 +1,67 @@
 //! The demo, run as users run it.
 
-use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Output};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use crate::harness::{Request, eventually, mainstay, stderr, stdout};
+use crate::harness::{Request, eventually, line, mainstay, stderr, stdout};
+use crate::machine::finish;
 
 /// Enough orders for every kill to meet work, few enough for a test.
 const ORDERS: &str = "120";
 
+/// The demo's own limit is meant for people who wait; a machine that does much else may take longer.
+const LIMIT: [&str; 2] = ["--limit", "5m"];
+/// One that does not keep even to that.
+const STUCK: Duration = Duration::from_secs(330);
+
 /// A prepared demo, with its evidence below `dir`.
 fn prepared(dir: &tempfile::TempDir, args: &[&str]) -> Command {
     let mut command = mainstay(&["demo"]);
-    command.args(args).env("TMPDIR", dir.path());
+    command.args(LIMIT).args(args).env("TMPDIR", dir.path());
     command
 }
 
 fn demo(args: &[&str]) -> Output {
     let dir = tempfile::tempdir().unwrap();
-    prepared(&dir, args).output().unwrap()
+    finish(prepared(&dir, args), STUCK)
+}
+
+/// A demo under way; killed by its id when dropped.
+struct Running(Child);
+
+impl Running {
+    fn start(dir: &tempfile::TempDir, args: &[&str]) -> Self {
+        Self(prepared(dir, args).spawn().unwrap())
+    }
+
+    /// The node and three services, once all of them run.
+    fn children(&self) -> Vec<u32> {
+        eventually("the node and three services run", || {
+            let children = children_of(self.0.id());
+            (children.len() == 4).then_some(children)
+        })
+    }
+
+    /// Ends it by its id, and says how it ended.
+    fn end(&mut self, signal: Signal) -> Option<i32> {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        eventually("the demo ends", || self.0.try_wait().unwrap()).code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn report(output: &Output) -> Value {
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|e| panic!("{e}: {} {}", stdout(output), stderr(output)))
-}
-
-/// Ends a process by its id, and says how it ended.
-fn end(child: &mut Child, signal: Signal) -> Option<i32> {
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap()).unwrap();
-    kill_process(pid, signal).unwrap();
-    eventually("the demo ends", || child.try_wait().unwrap()).code()
 }
 
 /// The processes whose parent is `parent`.
@@ -100,21 +129,21 @@ fn if_d09_the_exit_code_says_what_the_audit_found_or_that_there_was_none() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let mut homeless = mainstay(&["demo"]);
     homeless.args(small).arg("none").env("TMPDIR", file.path());
-    let output = homeless.output().unwrap();
+    let output = finish(homeless, STUCK);
     assert_eq!(output.status.code(), Some(125), "{}", stderr(&output));
     assert!(stderr(&output).contains("no verdict") && stdout(&output).is_empty(), "{}", stderr(&output));
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = prepared(&dir, &["--seed", "15", "--orders", "5000", "--json"]).spawn().unwrap();
-        eventually("it is under way", || (children_of(child.id()).len() == 4).then_some(()));
-        assert_eq!(end(&mut child, signal), Some(code), "interrupted");
+        let mut running = Running::start(&dir, &["--seed", "15", "--orders", "5000", "--json"]);
+        running.children();
+        assert_eq!(running.end(signal), Some(code), "interrupted");
     }
 }
 
 #[test]
 fn if_d06_the_verdict_leaves_evidence_and_the_command_that_repeats_it() {
     let dir = tempfile::tempdir().unwrap();
-    let output = prepared(&dir, &["--seed", "11", "--orders", "30"]).output().unwrap();
+    let output = finish(prepared(&dir, &["--seed", "11", "--orders", "30"]), STUCK);
     let text = stdout(&output);
     assert!(text.contains("30 orders: "), "{text}");
     assert!(text.contains("repeat   mainstay demo --seed 11 --orders 30 --faults mild"), "{text}");
@@ -130,22 +159,22 @@ fn if_d06_the_verdict_leaves_evidence_and_the_command_that_repeats_it() {
 #[test]
 fn if_d07_keep_leaves_one_order_for_a_person() {
     let dir = tempfile::tempdir().unwrap();
-    let mut child =
-        prepared(&dir, &["--seed", "12", "--orders", "10", "--faults", "none", "--keep"]).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    let line = lines.next().unwrap().unwrap();
-    let address = line
+    let args = ["--seed", "12", "--orders", "10", "--faults", "none", "--keep"];
+    let mut running = Running::start(&dir, &args);
+    let (said, pipe) = line("the node is up", running.0.stderr.take().unwrap());
+    let address = said
         .strip_prefix("mainstay demo: the node is up at http://")
-        .unwrap_or_else(|| panic!("{line}"))
+        .unwrap_or_else(|| panic!("{said}"))
+        .trim()
         .to_owned();
-    let console = lines.next().unwrap().unwrap();
-    assert_eq!(console, format!("mainstay demo: the console is at http://{address}/console"));
+    let (console, _pipe) = line("the console is there", pipe);
+    assert_eq!(console.trim(), format!("mainstay demo: the console is at http://{address}/console"));
     let path = "/v1/sagas?status=needs_attention";
     eventually("the order is stuck", || {
         let page = Request::new("GET", path).to(&address).json();
         page["items"].as_array().unwrap().iter().any(|i| i["id"] == "order-stuck").then_some(())
     });
-    assert_eq!(end(&mut child, Signal::INT), Some(0), "if_d09 the code of the verdict");
+    assert_eq!(running.end(Signal::INT), Some(0), "if_d09 the code of the verdict");
 }
 
 /// What the README says after its first command, word by word: an order of one's own, and a lock without a node.
@@ -186,12 +215,9 @@ fn if_d10_the_readme_goes_on_with_commands_that_run() {
 fn if_d01_all_children_die_with_the_driver() {
     for (signal, code) in [(Signal::INT, Some(130)), (Signal::KILL, None)] {
         let dir = tempfile::tempdir().unwrap();
-        let mut child = prepared(&dir, &["--seed", "13", "--orders", "5000", "--json"]).spawn().unwrap();
-        let children = eventually("the node and three services run", || {
-            let children = children_of(child.id());
-            (children.len() == 4).then_some(children)
-        });
-        assert_eq!(end(&mut child, signal), code, "if_d09");
+        let mut running = Running::start(&dir, &["--seed", "13", "--orders", "5000", "--json"]);
+        let children = running.children();
+        assert_eq!(running.end(signal), code, "if_d09");
         eventually("every child is gone", || {
             let left = children.iter().filter(|p| is_demo(**p)).count();
             (left == 0).then_some(())

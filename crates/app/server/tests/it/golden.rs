@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::end_to_end::{node, order};
+use crate::end_to_end::{WAIT, node, order};
 use crate::harness::{Node, Request, run, stderr, stdout};
 use crate::ledger::Ledger;
 
@@ -91,7 +91,7 @@ fn a_saga_as_people_see_it() {
     let ledger = Ledger::start();
     let node = node(dir.path(), &ledger.origin, &order(&ledger.origin));
     let server = format!("http://{}", node.address);
-    let base = ["saga", "run", "order", "--server", &server, "--id", "o-1", "--wait", "20s"];
+    let base = ["saga", "run", "order", "--server", &server, "--id", "o-1", "--wait", WAIT];
     let done = run(&base);
     assert!(done.status.success());
     let uid = stdout(&done).split(' ').next().unwrap().to_owned();
@@ -120,7 +120,7 @@ fn a_saga_as_people_see_it() {
     assert!(again.status.success(), "{}", stderr(&again));
     let again: serde_json::Value = serde_json::from_slice(&again.stdout).unwrap();
     assert_eq!(again["again_of"], uid.as_str());
-    let ended = node.get(&format!("/v1/sagas/{}?wait=20s", again["uid"].as_str().unwrap())).json();
+    let ended = node.settled(again["uid"].as_str().unwrap());
     assert_eq!(ended["status"], "completed");
     let bulk = |more: &[&str]| {
         let base = ["saga", "bulk", "cancel", "status=completed", "--reason", "x", "--server", &server];

@@ -3,14 +3,15 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::process::{Child, ChildStderr, Command, Output, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// Longest wait for anything in these tests: only a failure takes that long, on however slow a machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+use crate::machine::finish;
+pub(crate) use crate::machine::{PATIENCE, quick_dir};
 
 /// The binary, with an environment of its own.
 pub(crate) fn mainstay(args: &[&str]) -> Command {
@@ -20,8 +21,33 @@ pub(crate) fn mainstay(args: &[&str]) -> Command {
 }
 
 /// Runs the binary to its end.
+#[track_caller]
 pub(crate) fn run(args: &[&str]) -> Output {
-    mainstay(args).output().unwrap()
+    finish(mainstay(args), PATIENCE)
+}
+
+/// Work that may block for ever, for as long as patience lasts.
+#[track_caller]
+pub(crate) fn bounded<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (done, answer) = mpsc::channel();
+    std::thread::spawn(move || done.send(work()));
+    match answer.recv_timeout(PATIENCE) {
+        Ok(answer) => answer,
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("waited too long: {what}"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("it panicked: {what}"),
+    }
+}
+
+/// The next line of a child's pipe, with its end; empty when there is none. Not a byte more is taken.
+#[track_caller]
+pub(crate) fn line<R: Read + Send + 'static>(what: &str, mut pipe: R) -> (String, R) {
+    bounded(what, move || {
+        let (mut line, mut byte) = (Vec::new(), [0]);
+        while line.last() != Some(&b'\n') && pipe.read(&mut byte).unwrap() > 0 {
+            line.push(byte[0]);
+        }
+        (String::from_utf8_lossy(&line).into_owned(), pipe)
+    })
 }
 
 pub(crate) fn stderr(output: &Output) -> String {
@@ -45,10 +71,13 @@ pub(crate) struct Node {
     child: Child,
     pub(crate) address: String,
     log: Arc<Mutex<String>>,
+    /// Takes over what it writes to stderr.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Node {
     /// Starts a node on `data` and waits for its line.
+    #[track_caller]
     pub(crate) fn start(data: &Path, more: &[&str]) -> Self {
         let mut args = vec!["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"];
         args.extend(more);
@@ -56,33 +85,45 @@ impl Node {
     }
 
     /// Starts a node from a prepared command.
-    pub(crate) fn spawn(mut command: Command) -> Self {
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(String::new()));
-        let mut address = String::new();
-        loop {
-            let mut line = String::new();
-            let n = lines.read_line(&mut line).unwrap();
-            assert!(n > 0, "the node ended before it listened:\n{}", log.lock().unwrap());
-            log.lock().unwrap().push_str(&line);
-            if let Some((_, found)) = line.trim().split_once("mainstay: listening on ") {
-                address.push_str(found.split_once("://").unwrap().1);
-                break;
-            }
-        }
-        let kept = Arc::clone(&log);
-        std::thread::spawn(move || {
-            let mut line = String::new();
+    #[track_caller]
+    pub(crate) fn spawn(command: Command) -> Self {
+        let (mut node, pipe) = Self::listening(command);
+        let kept = Arc::clone(&node.log);
+        node.reader = Some(std::thread::spawn(move || {
+            let (mut lines, mut line) = (BufReader::new(pipe), String::new());
             while lines.read_line(&mut line).is_ok_and(|n| n > 0) {
                 kept.lock().unwrap().push_str(&line);
                 line.clear();
             }
-        });
-        Self { child, address, log }
+        }));
+        node
     }
 
-    /// What it wrote to stderr so far.
+    /// The same, and its stderr is closed as soon as it has said where it listens.
+    #[track_caller]
+    pub(crate) fn unread(command: Command) -> Self {
+        Self::listening(command).0
+    }
+
+    /// A node that has said where it listens, and the rest of its stderr.
+    #[track_caller]
+    fn listening(mut command: Command) -> (Self, ChildStderr) {
+        let mut child = command.spawn().unwrap();
+        let mut pipe = child.stderr.take().unwrap();
+        let mut node = Self { child, address: String::new(), log: Arc::default(), reader: None };
+        while node.address.is_empty() {
+            let said;
+            (said, pipe) = line("the node listens", pipe);
+            assert!(!said.is_empty(), "the node ended before it listened:\n{}", node.log());
+            node.log.lock().unwrap().push_str(&said);
+            if let Some((_, found)) = said.trim().split_once("mainstay: listening on ") {
+                node.address.push_str(found.split_once("://").unwrap().1);
+            }
+        }
+        (node, pipe)
+    }
+
+    /// What it wrote to stderr so far, as far as it was read: all of it once it has [`ended`](Self::ended).
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -109,9 +150,43 @@ impl Node {
         self.ended()
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits for its end and for its last words; the exit code.
     pub(crate) fn ended(&mut self) -> Option<i32> {
-        eventually("the node ends", || self.child.try_wait().unwrap()).code()
+        let status = eventually("the node ends", || self.child.try_wait().unwrap());
+        let read = || self.reader.as_ref().is_none_or(JoinHandle::is_finished);
+        eventually("its last words are read", || read().then_some(()));
+        status.code()
+    }
+
+    /// Waits until its log has this.
+    pub(crate) fn says(&self, text: &str) {
+        let found = within(|| self.log().contains(text).then_some(()));
+        assert!(found.is_some(), "no `{text}` in the log:\n{}", self.log());
+    }
+
+    /// What became of a saga: it is asked for as long as the saga is at work.
+    #[track_caller]
+    pub(crate) fn settled(&self, uid: &str) -> Value {
+        self.settled_as(uid, Request::clone).json()
+    }
+
+    /// The same with something added to the request: who asks.
+    #[track_caller]
+    pub(crate) fn settled_as(&self, uid: &str, with: impl Fn(&Request) -> Request) -> Answer {
+        let request = with(&Request::new("GET", &format!("/v1/sagas/{uid}?wait=20s")));
+        let mut last = String::new();
+        let settled = within(|| {
+            let answer = self.send(&request);
+            last = answer.text();
+            if answer.status == 503 {
+                return None;
+            }
+            assert_eq!(answer.status, 200, "{last}");
+            let at_work =
+                matches!(answer.json()["status"].as_str(), Some("running" | "waiting" | "compensating"));
+            (!at_work).then_some(answer)
+        });
+        settled.unwrap_or_else(|| panic!("the saga does not end: {last}"))
     }
 
     /// One request on a connection of its own.
@@ -179,6 +254,7 @@ impl Request {
     pub(crate) fn try_to(&self, address: &str) -> Option<Answer> {
         let mut stream = TcpStream::connect(address).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
         // A refused large body may break the pipe before everything is written; the answer still comes.
         let _ = stream.write_all(&self.bytes(address));
         let mut answer = Vec::new();
@@ -252,6 +328,7 @@ impl Answer {
 }
 
 /// Waits for a condition, bounded.
+#[track_caller]
 pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
     within(look).unwrap_or_else(|| panic!("waited too long: {what}"))
 }
@@ -271,4 +348,16 @@ pub(crate) fn within<T>(mut look: impl FnMut() -> Option<T>) -> Option<T> {
         }
         pause();
     }
+}
+
+/// A node that should have refused to start and serves instead ends its test, not the patience of whoever waits for it.
+#[test]
+fn a_command_that_does_not_end_is_killed_and_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let serve = mainstay(&["serve", "--data", dir.path().to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    let ended = std::thread::spawn(|| finish(serve, Duration::from_secs(3))).join();
+    let why = ended.unwrap_err().downcast::<String>().unwrap();
+    assert!(why.contains("did not end within 3s") && why.contains("\"serve\""), "{why}");
+    // It is gone: the folder can be served by another one.
+    Node::start(dir.path(), &[]);
 }

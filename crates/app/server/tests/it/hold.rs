@@ -2,11 +2,12 @@
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{eventually, mainstay, run, stderr, stdout, within};
+use crate::harness::{PATIENCE, eventually, line, mainstay, quick_dir, run, stderr, stdout, within};
+use crate::machine::finish;
 
 /// A folder with a lease file and what the jobs write.
 struct Place {
@@ -16,7 +17,7 @@ struct Place {
 
 impl Place {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = quick_dir();
         let store = format!("sqlite:{}", dir.path().join("leases").display());
         Self { dir, store }
     }
@@ -29,9 +30,13 @@ impl Place {
         std::fs::read_to_string(self.file(name)).unwrap_or_default()
     }
 
-    /// `mainstay VERB --store .. WORDS`, in the folder, with a path.
+    /// `mainstay VERB --store .. WORDS`, in the folder, with a path. A lease lasts longer than any machine stands still,
+    /// unless the words say how long.
     fn command(&self, verb: &str, words: &[&str]) -> Command {
         let mut command = mainstay(&[verb, "--store", &self.store]);
+        if verb != "lease" && !words.contains(&"--ttl") {
+            command.args(LONG);
+        }
         command.args(words).current_dir(self.dir.path()).env("PATH", "/usr/bin:/bin");
         command
     }
@@ -40,8 +45,33 @@ impl Place {
         Wrapper(self.command(verb, words).stdout(Stdio::null()).spawn().unwrap())
     }
 
+    #[track_caller]
+    fn output(&self, verb: &str, words: &[&str]) -> Output {
+        finish(self.command(verb, words), PATIENCE)
+    }
+
+    #[track_caller]
     fn code(&self, verb: &str, words: &[&str]) -> i32 {
-        self.command(verb, words).output().unwrap().status.code().unwrap()
+        self.output(verb, words).status.code().unwrap()
+    }
+
+    /// A holder of `x` with a short lease, whose job has begun: it has written `begun`. A machine too slow for the lease
+    /// loses it before that, which is the wrapper's duty; then a longer one is taken.
+    fn holding(&self, job: &str, begun: &str) -> Wrapper {
+        for ttl in ["3s", "6s", "12s", "24s", "48s"] {
+            let mut holder = self.wrapper("lock", &["--ttl", ttl, "--grace", "600ms", "x", "-c", job]);
+            let has_begun = eventually("the job begins, or the lease is lost before it", || {
+                // Looked at first: what has ended writes no more.
+                let ended = holder.0.try_wait().unwrap().is_some();
+                let has_begun = self.text(begun).ends_with('\n');
+                (has_begun || ended).then_some(has_begun)
+            });
+            if has_begun {
+                return holder;
+            }
+            assert_eq!(holder.code(), Some(75), "it ended, and not for its lease");
+        }
+        panic!("no lease was long enough for the job to begin");
     }
 
     fn wait_for(&self, name: &str) -> String {
@@ -83,11 +113,14 @@ fn alive(pid: &str) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z') && !rest.starts_with('X'))
 }
 
-/// Short, but long enough for a slow disk between two renewals.
-const SHORT: [&str; 4] = ["--ttl", "3s", "--grace", "600ms"];
+/// For leases that are not meant to end by themselves.
+const LONG: [&str; 2] = ["--ttl", "2m"];
+
+/// What comes after a holder, and stays long enough for a job that outlived its lease to be seen beside it.
+const SUCCESSOR: &str = "echo b >> log; sleep 0.2";
 
 /// A job that does not obey, with a child that does not either; both write for as long as they live.
-const STUBBORN: &str = "trap '' TERM INT HUP; (while :; do echo a >> log; sleep 0.01; done) & \
+const STUBBORN: &str = "trap '' TERM INT HUP; echo a >> log; (while :; do echo a >> log; sleep 0.01; done) & \
     echo $! > child; echo $$ > job; while :; do echo a >> log; sleep 0.01; done";
 
 /// No line of the first job after the first one of its successor.
@@ -112,7 +145,7 @@ fn if_w1_the_command_is_told_its_name_token_and_deadline() {
     let print = "echo $MAINSTAY_LOCK_NAME $MAINSTAY_FENCING_TOKEN $FENCING_TOKEN $MAINSTAY_LEASE_DEADLINE";
     let mut last = 0;
     for _ in 0..3 {
-        let output = place.command("lock", &["orders/7", "-c", print]).output().unwrap();
+        let output = place.output("lock", &["orders/7", "-c", print]);
         let words = stdout(&output);
         let words: Vec<&str> = words.split_whitespace().collect();
         assert_eq!(words[0], "orders/7");
@@ -122,9 +155,8 @@ fn if_w1_the_command_is_told_its_name_token_and_deadline() {
         assert!(token > last, "{token} after {last}");
         last = token;
     }
-    let output =
-        place.command("elect", &["boss", "-c", "echo $MAINSTAY_LEADER_TERM $FENCING_TOKEN"]).output();
-    let words = stdout(&output.unwrap());
+    let output = place.output("elect", &["boss", "-c", "echo $MAINSTAY_LEADER_TERM $FENCING_TOKEN"]);
+    let words = stdout(&output);
     let (term, token) = words.trim().split_once(' ').unwrap();
     assert!(term == token && term.parse::<u64>().unwrap() > 0, "{words}");
 }
@@ -172,9 +204,9 @@ fn if_w2_a_signal_while_waiting_is_obeyed_and_nobody_stands_in_line_any_more() {
 #[test]
 fn if_w3_a_killed_wrapper_takes_its_job_along_before_the_lease_passes_on() {
     let place = Place::new();
-    let mut holder = place.wrapper("lock", &[&SHORT[..], &["x", "-c", STUBBORN]].concat());
-    let (child, job) = (place.wait_for("child"), place.wait_for("job"));
-    let mut next = place.wrapper("lock", &[&SHORT[..], &["x", "-c", "echo b >> log"]].concat());
+    let mut holder = place.holding(STUBBORN, "job");
+    let (child, job) = (place.text("child"), place.text("job"));
+    let mut next = place.wrapper("lock", &["x", "-c", SUCCESSOR]);
     holder.0.kill().unwrap();
     assert_eq!(next.code(), Some(0));
     assert!(!alive(&job) && !alive(&child), "the job outlived its lease");
@@ -188,7 +220,7 @@ fn if_w4_the_whole_group_ends_with_the_command_before_the_lease_is_given_back() 
                while [ ! -s log ]; do sleep 0.01; done; exit 3";
     let mut holder = place.wrapper("lock", &["--grace", "200ms", "x", "-c", job]);
     let child = place.wait_for("child");
-    let mut next = place.wrapper("lock", &["x", "-c", "echo b >> log"]);
+    let mut next = place.wrapper("lock", &["x", "-c", SUCCESSOR]);
     assert_eq!(holder.code(), Some(3), "the command's own code");
     assert!(!alive(&child), "a member of the group is left");
     assert_eq!(next.code(), Some(0));
@@ -198,9 +230,9 @@ fn if_w4_the_whole_group_ends_with_the_command_before_the_lease_is_given_back() 
 #[test]
 fn if_w5_words_are_not_given_to_a_shell() {
     let place = Place::new();
-    let output = place.command("lock", &["x", "--", "echo", "$HOME", "a  b", ";", "exit"]).output().unwrap();
+    let output = place.output("lock", &["x", "--", "echo", "$HOME", "a  b", ";", "exit"]);
     assert_eq!(stdout(&output), "$HOME a  b ; exit\n");
-    let output = place.command("lock", &["x", "-c", "echo $MAINSTAY_LOCK_NAME; exit 4"]).output().unwrap();
+    let output = place.output("lock", &["x", "-c", "echo $MAINSTAY_LOCK_NAME; exit 4"]);
     assert_eq!((stdout(&output).as_str(), output.status.code()), ("x\n", Some(4)));
     // The signal reaches the command, not a shell in front of it.
     let mut wrapper = place.wrapper("lock", &["x", "--", "sleep", "1000"]);
@@ -220,9 +252,8 @@ fn rounds() -> u64 {
 fn f09_if_w6_a_stopped_or_killed_wrapper_never_lets_two_jobs_run() {
     for round in 0..rounds() {
         let place = Place::new();
-        let mut holder = place.wrapper("lock", &[&SHORT[..], &["x", "-c", STUBBORN]].concat());
-        place.wait_for("job");
-        let mut next = place.wrapper("lock", &[&SHORT[..], &["x", "-c", "echo b >> log"]].concat());
+        let mut holder = place.holding(STUBBORN, "job");
+        let mut next = place.wrapper("lock", &["x", "-c", SUCCESSOR]);
         if round % 3 == 2 {
             holder.signal(Signal::KILL);
         } else {
@@ -241,7 +272,8 @@ fn f09_if_w6_a_stopped_or_killed_wrapper_never_lets_two_jobs_run() {
 fn if_w6_the_command_is_told_before_it_is_killed() {
     let place = Place::new();
     let job = "trap 'echo told > told; exit 0' TERM; echo up > up; while :; do sleep 0.01; done";
-    let words = ["--ttl", "2s", "--grace", "900ms", "x", "-c", job];
+    // Between the word and the kill there is time for the command on any machine.
+    let words = ["--ttl", "30s", "--grace", "14s", "x", "-c", job];
     let mut holder = place.wrapper("lock", &words);
     place.wait_for("up");
     holder.signal(Signal::STOP);
@@ -253,17 +285,19 @@ fn if_w6_the_command_is_told_before_it_is_killed() {
 #[test]
 fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let place = Place::new();
-    let words = [&SHORT[..], &["x", "-c", "echo up > up; exec sleep 1000"]].concat();
+    // It notices at its next renewal, after a third of the time.
+    let renews = ["--ttl", "30s", "--grace", "600ms"];
+    let words = [&renews[..], &["x", "-c", "echo up > up; exec sleep 1000"]].concat();
     let holder = place.wrapper("lock", &words);
     place.wait_for("up");
-    let broken = place.command("lease", &["break", "x", "--confirm", "x", "-o", "json"]).output().unwrap();
+    let broken = place.output("lease", &["break", "x", "--confirm", "x", "-o", "json"]);
     let shown: serde_json::Value = serde_json::from_slice(&broken.stdout).unwrap();
     assert!(shown["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{shown}");
     let said = holder.stderr();
     assert!(said.contains("lost") && said.contains("no longer knows it as ours"), "{said}");
 
     let job = "echo up > up2; while [ ! -e go ]; do sleep 0.01; done; echo end > end";
-    let words = [&SHORT[..], &["--on-lost", "none", "y", "-c", job]].concat();
+    let words = [&renews[..], &["--on-lost", "none", "y", "-c", job]].concat();
     let mut holder = place.wrapper("lock", &words);
     place.wait_for("up2");
     assert_eq!(place.code("lease", &["break", "y", "--confirm", "y"]), 0);
@@ -279,17 +313,15 @@ fn if_w7_a_grant_that_comes_after_its_own_end_starts_nothing() {
     let place = Place::new();
     let mut holder = place.wrapper("lock", &["x", "-c", "echo up > up; exec sleep 1000"]);
     place.wait_for("up");
-    let mut waiter = place.wrapper("lock", &[&SHORT[..], &["x", "-c", "echo ran >> ran"]].concat());
-    eventually("it waits", || {
-        let shown = place.command("lease", &["inspect", "x", "-o", "json"]).output().unwrap();
-        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
-        (shown["holders"].as_array().unwrap().len() == 1).then_some(())
-    });
+    let words = ["--ttl", "15s", "--grace", "600ms", "x", "-c", "echo ran >> ran"];
+    let mut waiter = place.wrapper("lock", &words);
+    let (said, _pipe) = line("it waits", waiter.0.stderr.take().unwrap());
+    assert!(said.contains("waiting for"), "{said}");
     // Stopped while it waits, beyond a whole ttl: when it goes on, whatever it was granted is over or new.
     waiter.signal(Signal::STOP);
     holder.signal(Signal::TERM);
     assert_eq!(holder.code(), Some(143));
-    let mut other = place.wrapper("lock", &[&SHORT[..], &["x", "-c", "echo other >> ran"]].concat());
+    let mut other = place.wrapper("lock", &["x", "-c", "echo other >> ran"]);
     assert_eq!(other.code(), Some(0));
     waiter.signal(Signal::CONT);
     assert_eq!(waiter.code(), Some(0));
@@ -301,7 +333,7 @@ fn if_w8_every_refusal_has_its_own_code() {
     let place = Place::new();
     let mut holder = place.wrapper("lock", &["x", "-c", "echo up > up; exec sleep 1000"]);
     place.wait_for("up");
-    let held = place.command("lock", &["-n", "x", "--", "true"]).output().unwrap();
+    let held = place.output("lock", &["-n", "x", "--", "true"]);
     assert_eq!(held.status.code(), Some(124));
     assert!(stderr(&held).contains("held by"), "{}", stderr(&held));
     assert_eq!(place.code("lock", &["--wait", "50ms", "x", "--", "true"]), 124);
@@ -331,10 +363,12 @@ fn if_w8_every_refusal_has_its_own_code() {
 #[test]
 fn if_w9_input_and_output_pass_through() {
     let place = Place::new();
-    let mut child =
-        place.command("lock", &["x", "--", "tr", "a-z", "A-Z"]).stdin(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"through\n").unwrap();
-    let output = child.wait_with_output().unwrap();
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let mut command = place.command("lock", &["x", "--", "tr", "a-z", "A-Z"]);
+    command.stdin(reader);
+    writer.write_all(b"through\n").unwrap();
+    drop(writer);
+    let output = finish(command, PATIENCE);
     assert_eq!(stdout(&output), "THROUGH\n");
 }
 
@@ -395,7 +429,8 @@ fn if_w9_a_stopped_job_whose_lease_is_lost_is_killed_and_not_resumed() {
     let mut terminal = Terminal::start(&place);
     // Nothing but builtins: a shell that waits for a vforked child which was stopped before its exec cannot stop.
     let job = "trap '' TERM; echo $$ > job; while :; do echo a >> log; done";
-    terminal.write(&shell_line(&place, &format!("{} x -c \"{}\"", SHORT.join(" "), job.replace('$', "\\$"))));
+    let words = format!("--ttl 20s --grace 600ms x -c \"{}\"", job.replace('$', "\\$"));
+    terminal.write(&shell_line(&place, &words));
     let job = place.wait_for("job");
     eventually("it works", || Some(()).filter(|()| place.text("log").len() > 4));
     terminal.write("\u{1a}");
@@ -403,7 +438,7 @@ fn if_w9_a_stopped_job_whose_lease_is_lost_is_killed_and_not_resumed() {
     // The shell has the terminal again, and somebody else gets the lock.
     terminal.write("echo shell-is-$((40+2))\n");
     terminal.until("shell-is-42");
-    assert_eq!(place.code("lock", &[&SHORT[..], &["x", "-c", "echo b >> log"]].concat()), 0);
+    assert_eq!(place.code("lock", &["x", "-c", SUCCESSOR]), 0);
     assert!(!alive(&job), "frozen beyond its lease");
     terminal.write("fg\n");
     terminal.write("echo code-is-$?\n");
@@ -416,7 +451,7 @@ fn if_w9_a_job_that_is_continued_in_time_goes_on_with_the_terminal() {
     let place = Place::new();
     let mut terminal = Terminal::start(&place);
     let job = "echo up > up; read line; echo got:\\$line; exit 5";
-    terminal.write(&shell_line(&place, &format!("--ttl 30s x -c \"{job}\"")));
+    terminal.write(&shell_line(&place, &format!("--ttl 2m x -c \"{job}\"")));
     place.wait_for("up");
     terminal.write("\u{1a}");
     terminal.until("Stopped");
@@ -454,13 +489,13 @@ fn a_lease_is_listed_inspected_and_broken_only_by_its_name() {
     let mut holder =
         place.wrapper("lock", &["--note", "nightly", "backup", "-c", "echo up > up; exec sleep 1000"]);
     place.wait_for("up");
-    let shown = place.command("lease", &["ls", "-o", "json"]).output().unwrap();
+    let shown = place.output("lease", &["ls", "-o", "json"]);
     let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
     assert_eq!(shown[0]["name"], "backup");
     assert_eq!(shown[0]["note"], "nightly");
     assert!(shown[0]["holders"][0]["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{shown}");
     assert!(shown[0]["holders"][0]["left_ms"].as_u64().unwrap() > 0, "{shown}");
-    let table = stdout(&place.command("lease", &["inspect", "backup"]).output().unwrap());
+    let table = stdout(&place.output("lease", &["inspect", "backup"]));
     assert!(table.contains("backup") && table.contains("nightly"), "{table}");
     assert_eq!(place.code("lease", &["break", "backup", "--confirm", "bakcup"]), 2);
     assert_eq!(place.code("lock", &["-n", "backup", "--", "true"]), 124, "nothing was broken");
@@ -487,7 +522,8 @@ fn the_command_of_the_page_runs() {
     let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
     let mut shell = Command::new("sh");
     shell.args(["-c", line]).current_dir(place.dir.path()).env_clear().env("PATH", path);
-    let output = shell.env("MAINSTAY_LEASES", &place.store).output().unwrap();
+    shell.env("MAINSTAY_LEASES", &place.store).stdin(Stdio::null());
+    let output = finish(shell, PATIENCE);
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(stdout(&output).starts_with("saved as 1"), "{}", stdout(&output));
     assert!(place.file("backup.tar").exists());
@@ -528,7 +564,8 @@ impl Watched {
         use std::os::unix::process::CommandExt as _;
         let job = Wrapper(Command::new("sleep").arg("600").process_group(0).spawn().unwrap());
         let said = tempfile::NamedTempFile::new().unwrap();
-        let mut dog = mainstay(&["hold-watchdog", "--grace", "1s", "--on-lost", "term"]);
+        // It never comes to the kill while a test looks at what was said before.
+        let mut dog = mainstay(&["hold-watchdog", "--grace", "1h", "--on-lost", "term"]);
         let dog = dog.stdin(Stdio::piped()).stdout(said.reopen().unwrap()).spawn().unwrap();
         let mut all = Self { job, dog: Wrapper(dog), said };
         lines.iter().for_each(|line| all.tell(line));

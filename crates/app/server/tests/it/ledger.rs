@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 
 /// How long a reply takes after its effect.
@@ -27,21 +27,33 @@ type Book = BTreeMap<(String, String), Entry>;
 pub(crate) struct Ledger {
     pub(crate) origin: String,
     book: Arc<Mutex<Book>>,
+    /// Whoever has it for writing keeps replies back.
+    gate: Arc<RwLock<()>>,
 }
 
 impl Ledger {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let book: Arc<Mutex<Book>> = Arc::default();
-        let kept = Arc::clone(&book);
+        let (book, gate): (Arc<Mutex<Book>>, Arc<RwLock<()>>) = Default::default();
+        let kept = (Arc::clone(&book), Arc::clone(&gate));
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let book = Arc::clone(&kept);
-                std::thread::spawn(move || serve(stream, &book));
+                let (book, gate) = kept.clone();
+                std::thread::spawn(move || serve(stream, &book, &gate));
             }
         });
-        Self { origin, book }
+        Self { origin, book, gate }
+    }
+
+    /// From now on effects happen and nobody is told, until this is dropped.
+    pub(crate) fn silent(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write().unwrap()
+    }
+
+    /// How often something took effect.
+    pub(crate) fn effects(&self) -> u32 {
+        self.book.lock().unwrap().values().map(|e| e.done + e.undone).sum()
     }
 
     pub(crate) fn book(&self) -> Book {
@@ -49,7 +61,7 @@ impl Ledger {
     }
 }
 
-fn serve(stream: TcpStream, book: &Mutex<Book>) {
+fn serve(stream: TcpStream, book: &Mutex<Book>, gate: &RwLock<()>) {
     let Ok(mut out) = stream.try_clone() else { return };
     let mut reader = BufReader::new(stream);
     loop {
@@ -77,6 +89,7 @@ fn serve(stream: TcpStream, book: &Mutex<Book>) {
         // Between the effect and the reply lies time, in which the node may die.
         #[allow(clippy::disallowed_methods, reason = "a participant that takes real time")]
         std::thread::sleep(WORK);
+        drop(gate.read().unwrap());
         let text = if status == 200 { "{\"ok\":true}" } else { "{\"error\":\"no\"}" };
         let answer = format!(
             "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{text}",

@@ -19,6 +19,7 @@ mod golden;
 mod harness;
 mod hold;
 mod ledger;
+mod machine;
 mod namespaces;
 mod power;
 mod recorder;

@@ -108,7 +108,7 @@ fn sec_04_a_token_works_in_its_own_namespace_by_its_verb() {
     assert_eq!(get("/v1/definitions").json()["items"].as_array().unwrap().len(), 1);
     assert_eq!(get("/v1/attention?definition=team-a.x").json()["total"], Value::Null);
     let put = |path: &str, secret: &str| {
-        let request = Request::new("PUT", path).bearer(secret).body("{\"owner\":\"o\",\"ttl\":\"15s\"}");
+        let request = Request::new("PUT", path).bearer(secret).body("{\"owner\":\"o\",\"ttl\":\"1h\"}");
         node.send(&request).status
     };
     assert_eq!(put("/v1/locks/team-a%2Fnightly", &operate), 200);

@@ -192,7 +192,7 @@ fn sec_23_sec_24_hidden_values_of_payloads_appear_nowhere_but_in_the_store() {
     let started = node.send(&post("/v1/sagas", &body));
     let uid = started.json()["uid"].as_str().unwrap().to_owned();
     let saga = format!("/v1/sagas/{uid}");
-    let stuck = node.get(&format!("{saga}?wait=20s"));
+    let stuck = node.settled_as(&uid, Request::clone);
     assert_eq!(stuck.json()["status"], "needs_attention", "{}", stuck.text());
     assert_eq!(stuck.json()["input"]["card"], serde_json::json!({"number": "[hidden]", "year": 2031}));
     // An edited input is sent whole, or not at all.

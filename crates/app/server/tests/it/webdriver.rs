@@ -1,12 +1,12 @@
 //! A headless Chromium, driven by chromedriver over the WebDriver protocol.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::harness::{Request, eventually};
+use crate::harness::{Request, eventually, line, within};
 
 /// What the machine needs for the tests with a browser.
 const DRIVER: &str = "chromedriver";
@@ -57,13 +57,19 @@ fn listening(home: &Path) -> (Child, String) {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        for line in BufReader::new(driver.stdout.take().unwrap()).lines() {
-            let line = line.unwrap();
-            if let Some((_, port)) = line.split_once("successfully on port ") {
+        let mut pipe = driver.stdout.take().unwrap();
+        loop {
+            let line_of_it;
+            (line_of_it, pipe) = line("the driver listens", pipe);
+            if let Some((_, port)) = line_of_it.trim().split_once("successfully on port ") {
+                // Whatever it says later is read by nobody and must not stop it.
+                driver.stdout = Some(pipe);
                 return (driver, port.trim_end_matches('.').to_owned());
             }
-            said.push_str(&line);
-            said.push('\n');
+            if line_of_it.is_empty() {
+                break;
+            }
+            said.push_str(&line_of_it);
         }
         let _ = driver.kill();
         let _ = driver.wait();
@@ -97,10 +103,21 @@ impl Browser {
             "args": args,
             "prefs": {"profile.managed_default_content_settings.javascript": scripts},
         });
+        // By default a script has 30 s; all of these are less than what a request waits.
+        let times = json!({"script": 80_000, "pageLoad": 80_000, "implicit": 0});
         let wanted = json!({"alwaysMatch": {
             "browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"},
+            "timeouts": times,
         }});
-        let made = browser.call("POST", "", &json!({"capabilities": wanted})).unwrap();
+        // A browser that does not come up within the driver's own time is started again.
+        let mut made = Err(String::new());
+        for _ in 0..3 {
+            made = browser.call("POST", "", &json!({"capabilities": wanted}));
+            if made.is_ok() {
+                break;
+            }
+        }
+        let made = made.unwrap_or_else(|why| panic!("no browser: {why}"));
         browser.session = format!("/{}", made["sessionId"].as_str().unwrap());
         browser
     }
@@ -151,13 +168,27 @@ impl Browser {
         eventually(&format!("{css} on {}", self.url()), || self.find(css))
     }
 
+    /// Does something to an element. A live page may exchange it between the look and the deed; then nothing was done,
+    /// and it is looked for again.
+    fn to(&self, css: &str, deed: &str, body: &Value) {
+        let gone = ["stale element reference", "no such element"];
+        eventually(&format!("{deed} {css}"), || {
+            let id = self.element(css);
+            let answer = self.call("POST", &format!("/element/{id}/{deed}"), body);
+            match answer {
+                Err(why) if gone.iter().any(|word| why.contains(word)) => None,
+                done => Some(done.unwrap_or_else(|why| panic!("{deed} {css}: {why}"))),
+            }
+        });
+    }
+
     pub(crate) fn click(&self, css: &str) {
-        self.post(&format!("/element/{}/click", self.element(css)), json!({}));
+        self.to(css, "click", &json!({}));
     }
 
     /// Types into a field.
     pub(crate) fn keys(&self, css: &str, text: &str) {
-        self.post(&format!("/element/{}/value", self.element(css)), json!({"text": text}));
+        self.to(css, "value", &json!({"text": text}));
     }
 
     /// The text that a person sees; empty while there is no such element.
@@ -169,9 +200,8 @@ impl Browser {
 
     /// Waits until the text of an element holds this.
     pub(crate) fn shows(&self, css: &str, text: &str) {
-        eventually(&format!("`{text}` in {css}: {}", self.text(css)), || {
-            self.text(css).contains(text).then_some(())
-        });
+        let found = within(|| self.text(css).contains(text).then_some(()));
+        assert!(found.is_some(), "no `{text}` in {css} on {}: {}", self.url(), self.text(css));
     }
 
     /// Opens another window and returns its handle and that of this one.

@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mainstay_clock::{Instant, Rng as _, SystemRng, os_boot_now};
@@ -12,6 +15,7 @@ use mainstay_sim::history::{Effect, Ended, Event, Op};
 use mainstay_sim::verdict::Verdict;
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::machine::{PATIENCE, quick_dir};
 use crate::worker::{NAME, Rules, TTL};
 
 /// After a stop: how long a step under way may still run before the guard is polled again.
@@ -69,9 +73,16 @@ pub(crate) struct Outcome {
 /// When a process stood still, and until when a step that had begun may have run on.
 type Stops = Vec<(u32, Instant, Instant)>;
 
-/// Runs it in rounds of a few seconds until `length` has passed, or until a round does not pass.
-pub(crate) fn campaign(url: &dyn Fn(&Path) -> String, rules: Rules, length: Duration) -> Outcome {
+/// Runs it in rounds of a few seconds until `length` has passed and there was `enough` of it, or until a round does not
+/// pass. What is not enough after all patience stays so.
+pub(crate) fn campaign(
+    url: &dyn Fn(&Path) -> String,
+    rules: Rules,
+    length: Duration,
+    enough: impl Fn(&Outcome) -> bool,
+) -> Outcome {
     let end = os_boot_now().saturating_add(length);
+    let last = end.saturating_add(PATIENCE);
     let mut all = Outcome {
         verdict: Verdict::Unknown("no round was run".to_owned()),
         grants: 0,
@@ -80,7 +91,7 @@ pub(crate) fn campaign(url: &dyn Fn(&Path) -> String, rules: Rules, length: Dura
         stops: 0,
         kills: 0,
     };
-    while os_boot_now() < end {
+    while os_boot_now() < end || (!enough(&all) && os_boot_now() < last) {
         let left = end.saturating_duration_since(os_boot_now());
         // Short enough that a history is small, long enough for several faults.
         let round = round(url, rules, left.clamp(Duration::from_secs(4), Duration::from_secs(30)));
@@ -98,11 +109,12 @@ pub(crate) fn campaign(url: &dyn Fn(&Path) -> String, rules: Rules, length: Dura
 }
 
 fn round(url: &dyn Fn(&Path) -> String, rules: Rules, length: Duration) -> Outcome {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = quick_dir();
     let url = url(dir.path());
     let start = |wraps| Part::start(dir.path(), &url, rules, wraps);
     let mut parts = [start(false), start(false), start(true)];
     let (mut stops, mut kills) = (Stops::new(), 0);
+    let still = Stillness::watch();
     let end = os_boot_now().saturating_add(length);
     while os_boot_now() < end {
         nap(Duration::from_millis(50 + SystemRng::new().below(400)));
@@ -126,7 +138,43 @@ fn round(url: &dyn Fn(&Path) -> String, rules: Rules, length: Duration) -> Outco
     drop(parts);
     // Jobs of wrappers that were killed end with their lease.
     nap(Duration::from_millis(1_600));
-    history(dir.path(), &stops, kills)
+    history(dir.path(), &stops, &still.end(), kills)
+}
+
+/// When the machine itself stood still, seen by a thread that wakes up all the time.
+struct Stillness {
+    over: Arc<AtomicBool>,
+    watcher: JoinHandle<Vec<(Instant, Instant)>>,
+}
+
+impl Stillness {
+    /// Between two looks.
+    const LOOK: Duration = Duration::from_millis(5);
+    /// A look that is later than this was not late by itself: others were late too.
+    const LATE: Duration = Duration::from_millis(100);
+
+    fn watch() -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let ends = Arc::clone(&over);
+        let watcher = std::thread::spawn(move || {
+            let (mut found, mut last) = (Vec::new(), os_boot_now());
+            while !ends.load(Ordering::SeqCst) {
+                nap(Self::LOOK);
+                let now = os_boot_now();
+                if now.saturating_duration_since(last) > Self::LATE {
+                    found.push((last, now.saturating_add(LAST_STEP)));
+                }
+                last = now;
+            }
+            found
+        });
+        Self { over, watcher }
+    }
+
+    fn end(self) -> Vec<(Instant, Instant)> {
+        self.over.store(true, Ordering::SeqCst);
+        self.watcher.join().unwrap()
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "faults of real processes take real time")]
@@ -154,7 +202,7 @@ struct Seen {
     tried: Option<u64>,
 }
 
-fn history(folder: &Path, stops: &Stops, kills: usize) -> Outcome {
+fn history(folder: &Path, stops: &Stops, stood: &[(Instant, Instant)], kills: usize) -> Outcome {
     let text = std::fs::read_to_string(folder.join("events")).unwrap_or_default();
     let (mut holds, mut events): (BTreeMap<(u32, u64), Seen>, Vec<Event>) = Default::default();
     let (mut puts, mut refused): (BTreeMap<u64, (u64, u32)>, usize) = Default::default();
@@ -167,9 +215,9 @@ fn history(folder: &Path, stops: &Stops, kills: usize) -> Outcome {
         let number = |i: usize| words[i].parse::<u64>().unwrap_or_else(|_| panic!("{line}"));
         let (pid, token, count, at) = (u32::try_from(number(0)).unwrap(), number(1), number(3), number(4));
         let seen = holds.entry((pid, token)).or_default();
-        let still = stops
-            .iter()
-            .any(|(stopped, from, to)| *stopped == pid && (from.as_nanos()..to.as_nanos()).contains(&at));
+        let within = |from: &Instant, to: &Instant| (from.as_nanos()..to.as_nanos()).contains(&at);
+        let still = stops.iter().any(|(stopped, from, to)| *stopped == pid && within(from, to))
+            || stood.iter().any(|(from, to)| within(from, to));
         match words[2] {
             "got" => (seen.got, seen.last_ran) = (at, at),
             // What began before a stop and ends after it is for the fence, not for the guard.
