@@ -112,6 +112,9 @@ impl From<mainstay_coordination::Error> for Refused {
             RecipeError::ApiMisuse => Self::Bad(error.to_string()),
             RecipeError::Lost(_) => Self::Gone,
             RecipeError::Unsupported => Self::Store(Error::new(ErrorKind::Unsupported, error.to_string())),
+            RecipeError::Store(kind) => {
+                Self::Store(Error::new(*kind, error.to_string()).with_outcome(error.outcome()))
+            }
             _ => Self::Store(
                 Error::new(ErrorKind::Unavailable, error.to_string()).with_outcome(error.outcome()),
             ),

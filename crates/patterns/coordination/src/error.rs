@@ -52,6 +52,9 @@ pub enum ErrorKind {
     Expired,
     /// A right that was held is gone.
     Lost(LossReason),
+    /// The store answered, and what it says of itself stands in the way: data that is damaged, written by a newer
+    /// version or too large, a full disk, another process that has it, a bug. Only a full one is worth another try.
+    Store(mainstay_store::ErrorKind),
     /// The store granted a smaller token than one that this process had seen before it asked: it lost state.
     StoreRegressed,
     /// The wait ended and somebody else still held it.
@@ -89,7 +92,8 @@ impl Error {
             mainstay_store::ErrorKind::ApiMisuse => ErrorKind::ApiMisuse,
             mainstay_store::ErrorKind::ConfigMismatch => ErrorKind::ConfigMismatch,
             mainstay_store::ErrorKind::Unsupported => ErrorKind::Unsupported,
-            _ => ErrorKind::Unreachable,
+            mainstay_store::ErrorKind::Unavailable => ErrorKind::Unreachable,
+            other => ErrorKind::Store(other),
         };
         // It says by itself what is wrong, and with what.
         if kind == ErrorKind::ConfigMismatch {
@@ -120,8 +124,13 @@ impl Error {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{ApiMisuse, ConfigMismatch, StoreRegressed, Unsupported};
-        !matches!(self.kind, ApiMisuse | ConfigMismatch | StoreRegressed | Unsupported)
+        use ErrorKind::{ApiMisuse, ConfigMismatch, Store, StoreRegressed, Unsupported};
+        match self.kind {
+            ApiMisuse | ConfigMismatch | StoreRegressed | Unsupported => false,
+            // It knows best.
+            Store(_) => self.source.as_ref().is_some_and(|e| e.is_retryable()),
+            _ => true,
+        }
     }
 
     /// When to come back, if known.
@@ -143,6 +152,12 @@ impl Error {
             ErrorKind::Contended { .. } => "lock_contended",
             ErrorKind::Expired => "lock_expired",
             ErrorKind::Lost(_) => "lock_lost",
+            ErrorKind::Store(mainstay_store::ErrorKind::Corrupt) => "lock_store_corrupt",
+            ErrorKind::Store(mainstay_store::ErrorKind::Full) => "lock_store_full",
+            ErrorKind::Store(mainstay_store::ErrorKind::NewerVersion) => "lock_store_newer_version",
+            ErrorKind::Store(mainstay_store::ErrorKind::Occupied) => "lock_store_occupied",
+            ErrorKind::Store(mainstay_store::ErrorKind::TooLarge) => "lock_store_too_large",
+            ErrorKind::Store(_) => "lock_store_failed",
             ErrorKind::StoreRegressed => "lock_store_regressed",
             ErrorKind::TimedOut { .. } => "lock_timed_out",
             ErrorKind::Unreachable => "lock_unreachable",

@@ -9,7 +9,7 @@ use mainstay_clock::{Deadline, Runtime};
 use mainstay_coordination::lock::Builder;
 use mainstay_coordination::{ConfigError, Coordinator, ErrorKind, Lock};
 
-use super::store::{StoreArgs, duration};
+use super::store::{StoreArgs, duration, store_code};
 use crate::error::{Code, Error, Result};
 use crate::hold::{OnLost, Plan, Right, Signals};
 
@@ -303,6 +303,15 @@ pub(super) async fn settle(rt: &Runtime, coordinator: &Coordinator) {
     }
 }
 
+/// The code of a recipe's error.
+pub(super) fn code(error: &mainstay_coordination::Error) -> Code {
+    match error.kind() {
+        ErrorKind::ApiMisuse => Code::BadValue,
+        ErrorKind::Store(kind) => store_code(*kind),
+        _ => Code::LeaseStore,
+    }
+}
+
 /// The exit code of a lease that was not got.
 fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
     match error.kind() {
@@ -314,7 +323,7 @@ fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
         ErrorKind::ApiMisuse | ErrorKind::ConfigMismatch => {
             return Err(Error::with(Code::BadValue, "the lease was refused", error));
         }
-        _ => return Err(Error::with(Code::LeaseStore, "the lease was not acquired", error)),
+        _ => return Err(Error::with(code(&error), "the lease was not acquired", error)),
     }
     Ok(hold.not_acquired())
 }

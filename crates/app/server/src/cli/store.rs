@@ -11,7 +11,7 @@ use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
-use mainstay_store::{FencingToken, LeaseStore, RecordStore};
+use mainstay_store::{ErrorKind, FencingToken, LeaseStore, RecordStore};
 
 use crate::error::{Code, Error, Result};
 
@@ -131,13 +131,18 @@ fn refused(error: &dyn std::error::Error) -> Error {
 
 /// The code of a store's error.
 pub(super) fn failed(what: String, error: mainstay_store::Error) -> Error {
-    let code = match error.kind() {
-        mainstay_store::ErrorKind::ApiMisuse => Code::BadValue,
-        mainstay_store::ErrorKind::Corrupt => Code::DatabaseCorrupt,
-        mainstay_store::ErrorKind::NewerVersion => Code::DatabaseNewer,
+    Error::with(store_code(error.kind()), what, error)
+}
+
+/// The code of what a store says.
+pub(super) fn store_code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::ApiMisuse => Code::BadValue,
+        ErrorKind::Corrupt => Code::DatabaseCorrupt,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::NewerVersion => Code::DatabaseNewer,
         _ => Code::LeaseStore,
-    };
-    Error::with(code, what, error)
+    }
 }
 
 fn sqlite_file(url: &str) -> Result<&str> {

@@ -212,7 +212,8 @@ impl Lock {
     ///
     /// # Errors
     /// `TimedOut` when somebody else held it to the end, `Unreachable` when the store did not answer to the
-    /// end, `Expired` for a grant that came too late, `StoreRegressed`, `Unsupported`.
+    /// end, `Store` when what it says of itself cannot pass, `Expired` for a grant that came too late,
+    /// `StoreRegressed`, `Unsupported`.
     ///
     /// # Cancel safety
     /// Dropping the future gives up. A lease that may have been granted is released in the background; until

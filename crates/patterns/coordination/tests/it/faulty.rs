@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     AppliedThenHeld,
     /// Done, and the caller is told that nobody knows.
     AppliedThenUnknown,
+    /// Not done, and the store says what is wrong with it.
+    Fails(ErrorKind),
     /// Not done, and nothing is answered.
     Hangs,
     /// Not done, and the caller is told so.
@@ -72,6 +74,7 @@ impl LeaseStore for Faulty {
             match fault {
                 None => self.inner.acquire(request).await,
                 Some(Fault::Refused) => Err(failed(Outcome::NotApplied)),
+                Some(Fault::Fails(kind)) => Err(Error::new(kind, "it says so itself")),
                 Some(Fault::Hangs) => std::future::pending().await,
                 Some(Fault::AppliedThenUnknown) => {
                     self.inner.acquire(request).await?;

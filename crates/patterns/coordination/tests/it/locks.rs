@@ -124,6 +124,34 @@ fn whoever_waits_for_several_names_is_woken_by_each_of_them() {
 }
 
 #[test]
+fn what_a_store_says_of_itself_keeps_its_kind_and_only_what_may_pass_is_tried_again() {
+    use mainstay_store::ErrorKind as Store;
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        for (said, code) in [
+            (Store::Corrupt, "lock_store_corrupt"),
+            (Store::Internal, "lock_store_failed"),
+            (Store::NewerVersion, "lock_store_newer_version"),
+            (Store::Occupied, "lock_store_occupied"),
+            (Store::TooLarge, "lock_store_too_large"),
+        ] {
+            store.acquisitions(vec![Fault::Fails(said)]);
+            let error = lock.acquire(Deadline::NONE).await.expect_err("no wait helps");
+            assert_eq!((error.kind(), error.code()), (&ErrorKind::Store(said), code));
+            assert!(!error.is_retryable(), "{said:?}");
+        }
+        store.acquisitions(vec![Fault::Fails(Store::Full)]);
+        let full = lock.try_acquire().await.unwrap_err();
+        assert_eq!((full.kind(), full.is_retryable()), (&ErrorKind::Store(Store::Full), true));
+        // Somebody makes room; somebody starts the server again.
+        store.acquisitions(vec![Fault::Fails(Store::Full), Fault::Fails(Store::Unavailable)]);
+        lock.acquire(Deadline::NONE).await.unwrap().release().await.unwrap();
+    });
+}
+
+#[test]
 fn readers_share_and_a_writer_has_it_alone() {
     virtually(|w| async move {
         let node = w.node("a");

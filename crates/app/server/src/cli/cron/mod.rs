@@ -8,10 +8,10 @@ use std::time::Duration;
 use clap::ValueEnum;
 use mainstay_clock::{Deadline, Runtime, WallTime};
 use mainstay_coordination::cron::{Due, Every, Job, Missed, Overlap, Schedule, Start};
-use mainstay_coordination::{Coordinator, ErrorKind};
+use mainstay_coordination::Coordinator;
 use schedule::Fields;
 
-use super::lock::{EXIT_NOT_ACQUIRED, JobArgs, on_this_thread, owner, refused, settle, told};
+use super::lock::{EXIT_NOT_ACQUIRED, JobArgs, code, on_this_thread, owner, refused, settle, told};
 use super::store::duration;
 use crate::api::instant;
 use crate::error::{Code, Error, Result};
@@ -173,11 +173,11 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// A store that fails for a while does not end a scheduler; misuse does, and so does anything under --once.
+    /// A store that fails for a while does not end a scheduler; misuse does, data that is damaged or newer does, and so
+    /// does anything under --once.
     async fn trouble(&mut self, error: mainstay_coordination::Error) -> Result<Option<u8>> {
-        let refused = matches!(error.kind(), ErrorKind::ApiMisuse);
-        let code = if refused { Code::BadValue } else { Code::LeaseStore };
-        if self.args.once || refused || !error.is_retryable() {
+        let code = code(&error);
+        if self.args.once || !error.is_retryable() {
             return Err(Error::with(code, "the job cannot be run", error));
         }
         let error = Error::with(code, "the job cannot be run now", error);
