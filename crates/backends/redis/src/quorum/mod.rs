@@ -245,6 +245,9 @@ impl LeaseStore for RedisQuorum {
         let clock = "wall clock of each server";
         let mut guarantees = Guarantees::new(fencing, clock, "a majority keeps leases and tokens");
         guarantees.min_ttl = MIN_TTL;
+        if !self.0.durable {
+            guarantees.max_ttl = self.0.max_ttl;
+        }
         guarantees.recheck = WATCHED;
         guarantees.native = &["annotate", "break_lease", "list", "watch"];
         guarantees

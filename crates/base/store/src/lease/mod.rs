@@ -280,6 +280,8 @@ pub struct Guarantees {
     pub failover: &'static str,
     /// Whether waiters are served in order.
     pub fair: bool,
+    /// The longest ttl that is granted.
+    pub max_ttl: Duration,
     /// The shortest ttl that makes sense.
     pub min_ttl: Duration,
     /// The longest silence that a waiter may believe: a hint of [`LeaseStore::watch`] may be lost with a
@@ -296,7 +298,8 @@ impl Guarantees {
     #[must_use]
     pub const fn new(fencing: Fencing, clock: &'static str, failover: &'static str) -> Self {
         let min_ttl = Duration::from_millis(10);
-        Self { fencing, clock, failover, fair: false, min_ttl, recheck: UNWATCHED, native: &[] }
+        let (max_ttl, recheck) = (MAX_TTL, UNWATCHED);
+        Self { fencing, clock, failover, fair: false, max_ttl, min_ttl, recheck, native: &[] }
     }
 }
 

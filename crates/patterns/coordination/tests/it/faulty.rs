@@ -35,14 +35,22 @@ pub(crate) struct Faulty {
     acquire: Mutex<Vec<Fault>>,
     pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
+    declared: Guarantees,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: MemoryLeaseStore) -> Arc<Self> {
+        let declared = inner.guarantees();
+        Self::declaring(inner, declared)
+    }
+
+    /// One that declares other things than it can do.
+    pub(crate) fn declaring(inner: MemoryLeaseStore, declared: Guarantees) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            declared,
             acquire: Mutex::default(),
             held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
@@ -126,7 +134,7 @@ impl LeaseStore for Faulty {
     }
 
     fn guarantees(&self) -> Guarantees {
-        self.inner.guarantees()
+        self.declared.clone()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Deadline, SeededRng};
-use mainstay_coordination::{Coordinator, ErrorKind};
+use mainstay_coordination::{Coordinator, ErrorKind, lock};
 use mainstay_store::lease::{Fencing, Released};
 use mainstay_store::{LeaseStore, Outcome};
 
@@ -222,6 +222,40 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
         assert_eq!(nameless.field, "namespace");
         let slash = Coordinator::builder(store, rt).namespace("a/b").owner("a").build().unwrap_err();
         assert_eq!(slash.field, "namespace");
+    });
+}
+
+#[test]
+fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
+    virtually(|w| async move {
+        let mut declared = w.store.guarantees();
+        declared.fair = false;
+        declared.max_ttl = Duration::from_secs(30);
+        let field = |native: &'static [&'static str], ask: fn(&Coordinator) -> lock::Builder| {
+            let mut declared = declared.clone();
+            declared.native = native;
+            let store = Faulty::declaring(w.store.clone(), declared);
+            ask(&w.node_on(store, w.clock.clone(), "a")).build().err().map(|e| e.field)
+        };
+        // As one Redis declares itself, and as a majority does.
+        let (redis, majority): (&[&str], &[&str]) = (&["permit", "shared", "watch"], &["watch"]);
+        let asks: [(fn(&Coordinator) -> lock::Builder, _, _); 8] = [
+            (|c| c.mutex("n"), None, None),
+            (|c| c.multi(["a", "b"]), None, None),
+            (|c| c.write("n"), None, None),
+            (|c| c.read("n"), None, Some("read")),
+            (|c| c.semaphore("n", 2), None, Some("semaphore")),
+            (|c| c.mutex("n").fair(), Some("fair"), Some("fair")),
+            (|c| c.mutex("n").ttl(Duration::from_secs(31)), Some("ttl"), Some("ttl")),
+            (|c| c.read("n").fair(), Some("fair"), Some("read")),
+        ];
+        for (at, (ask, on_redis, on_majority)) in asks.into_iter().enumerate() {
+            assert_eq!(field(redis, ask), on_redis, "{at}");
+            assert_eq!(field(majority, ask), on_majority, "{at}");
+        }
+        let store = Faulty::declaring(w.store.clone(), declared);
+        let term = w.node_on(store, w.clock.clone(), "a").election("e").ttl(TTL).build().unwrap();
+        assert!(term.campaign(w.within(1)).await.is_ok(), "an election stands in line only where there is one");
     });
 }
 
