@@ -100,7 +100,7 @@ impl RedisLeases {
     }
 
     fn keys(&self, names: &[String]) -> Result<Arc<[Keys]>> {
-        names.iter().map(|name| self.0.options.profile.keys(name)).collect()
+        self.0.options.all_keys(names)
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -297,7 +297,7 @@ impl RedisLeases {
 
     async fn give_limit(&self, name: &str, limit: u32) -> Result<()> {
         check_limit(limit)?;
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let fill = |cmd: &mut Cmd| {
             cmd.arg(3).arg(&key.lock).arg(key.sharers()).arg(key.channel()).arg(limit).arg(SHARED);
         };
@@ -309,7 +309,7 @@ impl RedisLeases {
     }
 
     async fn burn(&self, name: &str) -> Result<FencingToken> {
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let fill = |cmd: &mut Cmd| break_args(cmd, &key, "burn");
         let reply = node.eval(&node.scripts().break_lease, Purpose::Other, self.patience(), fill).await;
         let reply = reply.map_err(|failure| failure.error)?;
@@ -326,7 +326,7 @@ impl RedisLeases {
     }
 
     async fn write(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let Some(counter) = answer::counter(self.0.options.epoch, token) else { return Ok(false) };
         let fill = |cmd: &mut Cmd| annotate_args(cmd, &key, counter, value);
         let reply = node.eval(&node.scripts().annotate, Purpose::Other, self.patience(), fill).await;
@@ -345,7 +345,7 @@ pub(crate) async fn look(
     name: &str,
     patience: Duration,
 ) -> Result<answer::Inspected> {
-    let key = options.profile.keys(name)?;
+    let key = options.keys(name)?;
     let fill = |cmd: &mut Cmd| {
         cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
     };
@@ -360,7 +360,7 @@ pub(crate) fn required(options: &Options, request: &AcquireRequest) -> Result<Ve
     let one = |(name, token): &(String, FencingToken)| {
         // A token of another epoch is nobody's here.
         let counter = answer::counter(options.epoch, *token).map_or("none".to_owned(), |c| c.to_string());
-        Ok((options.profile.keys(name)?, counter))
+        Ok((options.keys(name)?, counter))
     };
     request.require.iter().map(one).collect()
 }
@@ -464,7 +464,7 @@ impl LeaseStore for RedisLeases {
     fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
         let prefix = prefix.to_owned();
         Box::pin(async move {
-            let names = scan::names(&self.0.node, &self.0.options.profile, &prefix).await?;
+            let names = scan::names(&self.0.node, &self.0.options, &prefix).await?;
             let mut found = Vec::new();
             for name in names {
                 if found.len() >= limit {
@@ -480,7 +480,7 @@ impl LeaseStore for RedisLeases {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        let keys = self.0.options.profile.keys(name);
+        let keys = self.0.options.keys(name);
         Box::pin(async move { self.0.node.ears().changed(&keys?).await })
     }
 

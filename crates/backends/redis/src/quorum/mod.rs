@@ -192,7 +192,7 @@ impl RedisQuorum {
             let text = format!("a lease here lasts at most {:?}: the option `max_ttl`", self.0.max_ttl);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
-        request.names.iter().map(|name| self.0.options.profile.keys(name)).collect()
+        self.0.options.all_keys(&request.names)
     }
 }
 

@@ -1,11 +1,13 @@
 //! Named leases with fencing tokens.
 
+mod names;
 pub mod table;
 mod watchers;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use names::Names;
 pub use watchers::Watchers;
 
 use crate::{BoxFuture, Error, ErrorKind, FencingToken, Result};
