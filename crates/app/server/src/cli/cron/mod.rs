@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use mainstay_clock::{Deadline, Runtime, WallTime};
-use mainstay_coordination::cron::{Due, Every, Job, Missed, Overlap, Schedule, Start};
 use mainstay_coordination::Coordinator;
+use mainstay_coordination::cron::{Due, Every, Job, Missed, Overlap, Schedule, Start};
 use schedule::Fields;
 
 use super::lock::{EXIT_NOT_ACQUIRED, JobArgs, code, on_this_thread, owner, refused, settle, told};
@@ -103,8 +103,8 @@ impl<'a> Scheduler<'a> {
         let signals = Signals::listen()?;
         let (leases, records) = args.job.store.open_with_records(&rt).await?;
         let records = records.ok_or_else(|| {
-            let why = "--store: a majority of Redis keeps no records, and jobs need them: use one redis://HOST, \
-                       sqlite:FILE, postgres://, etcd:// or nats://";
+            let why = "--store: a majority of Redis, or session locks of PostgreSQL, keeps no records, and jobs need \
+                       them: use one redis://HOST, sqlite:FILE, postgres:// without sessions, etcd:// or nats://";
             Error::new(Code::BadValue, why)
         })?;
         let builder = Coordinator::builder(leases, rt.clone()).records(records);
