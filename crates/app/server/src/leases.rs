@@ -409,7 +409,7 @@ impl Desk {
         let (kept, version) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
         match self.store.renew(&kept.op_id).await? {
-            Renewed::Lost => Err(Refused::Gone),
+            Renewed::Broken | Renewed::Closed | Renewed::Lost => Err(Refused::Gone),
             Renewed::Renewed(_) => {
                 let ttl = Duration::from_nanos(kept.ttl_ns);
                 self.keep_on(name, &kept, version).await?;

@@ -77,6 +77,7 @@ pub(crate) fn lock_of_side<'k>(key: &'k str, side: &str) -> Option<&'k str> {
 /// The name of the key of what is known about a holder.
 pub(crate) const INFO: &str = "info";
 
+const BROKEN: &str = "broken";
 const CHANNEL: &str = "ch";
 const FENCE: &str = "fence";
 const SHARERS: &str = "sharers";
@@ -143,6 +144,11 @@ impl Keys {
     /// What is known about the holder.
     pub(crate) fn info(&self) -> String {
         self.side(INFO)
+    }
+
+    /// Whose lock was ended by force last, for as long as it would have lasted.
+    pub(crate) fn broken(&self) -> String {
+        self.side(BROKEN)
     }
 
     /// Told at every release.

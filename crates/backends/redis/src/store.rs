@@ -11,7 +11,7 @@ use mainstay_store::lease::{
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 use redis::Cmd;
 
-use crate::answer::{self, Asked, SHARED};
+use crate::answer::{self, Asked, Kept, SHARED};
 use crate::check::{check, millis};
 use crate::config::{Builder, Options};
 use crate::crowd::{Crowd, Kind, Way, Words, may_join};
@@ -228,8 +228,10 @@ impl RedisLeases {
             node.eval(&node.scripts().share_renew, Purpose::Other, self.patience(), fill).await
         };
         let reply = reply.map_err(|failure| failure.error)?;
-        let Some((seconds, micros)) = answer::renewed(node.name(), reply.value)? else {
-            return Ok(Renewed::Lost);
+        let (seconds, micros) = match answer::renewed(node.name(), reply.value)? {
+            Kept::At(seconds, micros) => (seconds, micros),
+            Kept::Broken => return Ok(Renewed::Broken),
+            Kept::Gone => return Ok(Renewed::Lost),
         };
         node.told_time(sent, seconds, micros);
         self.0.ops.renewed(op_id, sent);
@@ -382,9 +384,9 @@ pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(
 }
 
 pub(crate) fn renew_args(cmd: &mut Cmd, op: &str, keys: &[Keys], ttl: u64) {
-    cmd.arg(2 * keys.len());
+    cmd.arg(3 * keys.len());
     for key in keys {
-        cmd.arg(&key.lock).arg(key.info());
+        cmd.arg(&key.lock).arg(key.info()).arg(key.broken());
     }
     cmd.arg(op).arg(ttl);
 }
@@ -399,8 +401,8 @@ pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: u64) {
 }
 
 pub(crate) fn break_args(cmd: &mut Cmd, key: &Keys, how: &str) {
-    cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
-    cmd.arg(key.channel()).arg(how);
+    cmd.arg(7).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+    cmd.arg(key.channel()).arg(key.broken()).arg(how);
 }
 
 pub(crate) fn annotate_args(cmd: &mut Cmd, key: &Keys, counter: u64, value: &[u8]) {

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use mainstay_store::Outcome;
+use mainstay_store::{Answered, Outcome};
 
 /// Why a right ended while it was held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,9 +12,14 @@ use mainstay_store::Outcome;
 pub enum LossReason {
     /// The deadline came near and no renewal had succeeded: the work has to stop now, by its own clock.
     DeadlinePassed,
+    /// Somebody ended it by force: an operator, with `lease break` or in the console.
+    Forced,
     /// It was held for as long as [`max_hold`](crate::lock::Builder::max_hold) allows.
     HeldTooLong,
-    /// The store says that it is no longer ours: it ran out, was taken over or was broken by a person.
+    /// It was bound to a session or a connection, and that is over.
+    SessionClosed,
+    /// The store says that it is no longer ours: it ran out or was taken over, or was ended by force on a store that does
+    /// not remember that.
     TakenOver,
 }
 
@@ -22,7 +27,9 @@ impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DeadlinePassed => "its deadline passed without a renewal",
+            Self::Forced => "it was ended by force",
             Self::HeldTooLong => "it was held longer than allowed",
+            Self::SessionClosed => "the session that it was bound to is over",
             Self::TakenOver => "the store no longer knows it as ours",
         })
     }
@@ -62,7 +69,7 @@ pub enum ErrorKind {
         /// The owner that stood in the way at last, if the store says it to those who stand in line.
         holder: Option<String>,
     },
-    /// The store could not be asked.
+    /// The store could not be asked; of a store on several servers [`Error::answered`] counts those that answered.
     Unreachable,
     /// The store cannot do that.
     Unsupported,
@@ -140,6 +147,12 @@ impl Error {
             ErrorKind::Contended { remaining, .. } => *remaining,
             _ => self.source.as_ref().and_then(|e| e.retry_after()),
         }
+    }
+
+    /// How many servers answered, of a store that needs the answers of several.
+    #[must_use]
+    pub fn answered(&self) -> Option<Answered> {
+        self.source.as_ref().and_then(|e| e.answered())
     }
 
     /// A stable name of the kind.

@@ -305,7 +305,7 @@ fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let shown: serde_json::Value = serde_json::from_slice(&broken.stdout).unwrap();
     assert!(shown["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{shown}");
     let said = holder.stderr();
-    assert!(said.contains("lost") && said.contains("no longer knows it as ours"), "{said}");
+    assert!(said.contains("lost") && said.contains("ended by force"), "{said}");
 
     let job = "echo up > up2; while [ ! -e go ]; do sleep 0.01; done; echo end > end";
     let words = [&SHORT[..], &["--on-lost", "none", "y", "-c", job]].concat();

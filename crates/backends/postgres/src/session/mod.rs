@@ -400,7 +400,7 @@ impl PostgresSessions {
         let now = self.0.rt.clock().now();
         if !self.is_alive(&lent, op, &grants).await? {
             self.close(&session).await?;
-            return Ok(Renewed::Lost);
+            return Ok(Renewed::Closed);
         }
         let mut state = session.state();
         state.until = state.until.max(now.saturating_add(session.ttl));

@@ -175,7 +175,7 @@ impl RedisQuorum {
     fn unreachable(&self, answered: usize, cause: Option<Error>) -> Error {
         let (all, needed) = (self.0.nodes.len(), self.needed());
         let text = format!("{answered} of {all} redis servers answered, {needed} are needed");
-        let error = Error::new(ErrorKind::Unavailable, text);
+        let error = Error::new(ErrorKind::Unavailable, text).with_answered(answered, needed);
         match cause {
             Some(cause) => error.with_source(cause),
             None => error,

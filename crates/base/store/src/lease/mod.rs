@@ -199,12 +199,16 @@ pub enum Released {
 
 /// The answer of [`LeaseStore::renew`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there are two answers")]
+#[allow(clippy::exhaustive_enums, reason = "callers must handle each")]
 pub enum Renewed {
+    /// At least one is gone: somebody ended it by force ([`LeaseStore::break_lease`]).
+    Broken,
+    /// They are gone with what they were bound to: a connection, a session.
+    Closed,
+    /// At least one is gone, and the store cannot say why: it ran out, and may be somebody else's.
+    Lost,
     /// Every lease of the operation runs `ttl` longer, counted from before the request.
     Renewed(Vec<Grant>),
-    /// At least one is gone.
-    Lost,
 }
 
 /// The answer of [`LeaseStore::transfer`].

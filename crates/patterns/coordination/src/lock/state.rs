@@ -331,7 +331,11 @@ mod tests {
             let mut a = begin(Patience::Until(Deadline::NONE));
             a.asked();
             assert_eq!(a.failed(at(0), outcome, false, 0.0), Command::Fail);
-            assert_eq!(a.maybe_held(), outcome == Outcome::Unknown, "what may have been granted is given back");
+            assert_eq!(
+                a.maybe_held(),
+                outcome == Outcome::Unknown,
+                "what may have been granted is given back"
+            );
         }
     }
 

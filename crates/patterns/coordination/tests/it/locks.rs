@@ -255,7 +255,10 @@ fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
         }
         let store = Faulty::declaring(w.store.clone(), declared);
         let term = w.node_on(store, w.clock.clone(), "a").election("e").ttl(TTL).build().unwrap();
-        assert!(term.campaign(w.within(1)).await.is_ok(), "an election stands in line only where there is one");
+        assert!(
+            term.campaign(w.within(1)).await.is_ok(),
+            "an election stands in line only where there is one"
+        );
     });
 }
 
