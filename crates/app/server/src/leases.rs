@@ -112,6 +112,9 @@ impl From<mainstay_coordination::Error> for Refused {
             RecipeError::ApiMisuse => Self::Bad(error.to_string()),
             RecipeError::Lost(_) => Self::Gone,
             RecipeError::Unsupported => Self::Store(Error::new(ErrorKind::Unsupported, error.to_string())),
+            RecipeError::Store(kind) => {
+                Self::Store(Error::new(*kind, error.to_string()).with_outcome(error.outcome()))
+            }
             _ => Self::Store(
                 Error::new(ErrorKind::Unavailable, error.to_string()).with_outcome(error.outcome()),
             ),
@@ -406,7 +409,7 @@ impl Desk {
         let (kept, version) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
         match self.store.renew(&kept.op_id).await? {
-            Renewed::Lost => Err(Refused::Gone),
+            Renewed::Broken | Renewed::Closed | Renewed::Lost => Err(Refused::Gone),
             Renewed::Renewed(_) => {
                 let ttl = Duration::from_nanos(kept.ttl_ns);
                 self.keep_on(name, &kept, version).await?;

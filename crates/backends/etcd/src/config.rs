@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use mainstay_store::address::{TlsFiles, plain};
+use mainstay_store::lease::Names;
 
 use crate::ConfigError;
 
@@ -30,12 +31,14 @@ const MAX_PREFIX: usize = 255;
 /// | option | default | why |
 /// |---|---|---|
 /// | `prefix` | empty | the name is the key, as `etcdctl` has it |
+/// | `names` | whole | applications must not meet by accident |
 /// | `request_timeout` | 3 s | an election of the cluster fits into it |
 /// | `base_epoch` | 0 | raise it when names move here from another store, or after a restore from a snapshot |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdConfig {
     pub(crate) endpoints: Vec<String>,
     pub(crate) prefix: String,
+    pub(crate) names: Names,
     pub(crate) request_timeout: Duration,
     pub(crate) base_epoch: u16,
     pub(crate) login: Option<Login>,
@@ -88,6 +91,7 @@ impl EtcdConfig {
         let config = Self {
             endpoints: Vec::new(),
             prefix: String::new(),
+            names: Names::Whole,
             request_timeout: REQUEST_TIMEOUT,
             base_epoch: 0,
             login: None,
@@ -101,6 +105,13 @@ impl Builder {
     /// Put before every key, also before those of locks and elections.
     pub fn prefix(mut self, prefix: &str) -> Self {
         prefix.clone_into(&mut self.config.prefix);
+        self
+    }
+
+    /// Which part of a name is the key: with [`Names::Bare`] that without its namespace, so that `etcdctl lock job` and
+    /// the lock `job` of any namespace exclude each other. Records keep theirs.
+    pub fn names(mut self, names: Names) -> Self {
+        self.config.names = names;
         self
     }
 

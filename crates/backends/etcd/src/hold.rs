@@ -4,6 +4,7 @@ use mainstay_store::lease::{Released, Renewed};
 use mainstay_store::{Outcome, Result};
 
 use crate::conn::Repeat;
+use crate::line::Held;
 use crate::ops::Op;
 use crate::state::{operation, seconds};
 use crate::store::EtcdLeases;
@@ -26,10 +27,14 @@ impl EtcdLeases {
 
     pub(crate) async fn extend(&self, op_id: &str) -> Result<Renewed> {
         let Some(op) = self.find(op_id).await? else { return Ok(Renewed::Lost) };
-        // A key that somebody deleted is not brought back by a lease that lives on.
-        let Some(proofs) = self.proofs(&op.names, op.lease).await? else { return Ok(Renewed::Lost) };
+        let proofs = match self.held_as(op_id, &op.names, op.lease).await? {
+            Held::Proved(proofs) => proofs,
+            // A key that somebody deleted is not brought back by a lease that lives on.
+            Held::Broken => return Ok(Renewed::Broken),
+            Held::Gone => return Ok(Renewed::Lost),
+        };
         if !self.0.conn.keep_alive(op.lease).await? {
-            return Ok(Renewed::Lost);
+            return Ok(Renewed::Closed);
         }
         Ok(Renewed::Renewed(self.grants(&op.names, &proofs, op.ttl)?))
     }

@@ -3,6 +3,7 @@
 //! The lock key `<name>/<lease>` is that of etcd's own locks and elections. Everything else is ours and lies under
 //! `.mainstay/`, where no name may begin; a zero byte separates the name there, so that no name is part of another.
 
+use mainstay_store::lease::Names;
 use mainstay_store::{Error, ErrorKind, Result};
 
 /// Where our own keys are.
@@ -12,17 +13,19 @@ const OURS: &str = ".mainstay/";
 #[derive(Clone, Debug)]
 pub(crate) struct Scheme {
     root: String,
+    names: Names,
 }
 
 impl Scheme {
-    pub(crate) fn new(root: &str) -> Self {
-        Self { root: root.to_owned() }
+    pub(crate) fn new(root: &str, names: Names) -> Self {
+        Self { root: root.to_owned(), names }
     }
 
     /// Refuses names that would be read as something else.
     pub(crate) fn check(&self, names: &[String]) -> Result<()> {
+        self.names.check(names)?;
         let refuse = |text: String| Err(Error::new(ErrorKind::ApiMisuse, text));
-        for name in names {
+        for name in names.iter().map(|name| self.names.known(name)) {
             if name.contains('\0') {
                 return refuse("a lease name has a byte of zero in it".to_owned());
             }
@@ -35,15 +38,15 @@ impl Scheme {
 
     /// Before all lock keys of the name.
     pub(crate) fn locks(&self, name: &str) -> Vec<u8> {
-        format!("{}{name}/", self.root).into_bytes()
+        format!("{}{}/", self.root, self.names.known(name)).into_bytes()
     }
 
     pub(crate) fn lock(&self, name: &str, lease: i64) -> Vec<u8> {
-        format!("{}{name}/{lease:x}", self.root).into_bytes()
+        format!("{}{}/{lease:x}", self.root, self.names.known(name)).into_bytes()
     }
 
     fn side(&self, kind: char, name: &str) -> String {
-        format!("{}{OURS}{kind}/{name}\0", self.root)
+        format!("{}{OURS}{kind}/{}\0", self.root, self.names.known(name))
     }
 
     /// Before what is known about whoever waits for the name or holds it.
@@ -67,14 +70,14 @@ impl Scheme {
 
     /// Before the marks of all names that start with `prefix`.
     pub(crate) fn all_marks(&self, prefix: &str) -> Vec<u8> {
-        format!("{}{OURS}h/{prefix}", self.root).into_bytes()
+        format!("{}{OURS}h/{}", self.root, self.names.known_prefix(prefix)).into_bytes()
     }
 
-    /// The name in the key of a mark.
-    pub(crate) fn marked(&self, key: &[u8]) -> Option<String> {
+    /// The name in the key of a mark, if it starts with `prefix`.
+    pub(crate) fn marked(&self, prefix: &str, key: &[u8]) -> Option<String> {
         let rest = key.strip_prefix(self.all_marks("").as_slice())?;
         let end = rest.iter().position(|b| *b == 0)?;
-        String::from_utf8(rest[..end].to_vec()).ok()
+        self.names.listed(prefix, std::str::from_utf8(&rest[..end]).ok()?)
     }
 
     /// Where a record is; also before all whose keys start with `key`.
@@ -105,15 +108,15 @@ mod tests {
 
     #[test]
     fn keys_of_locks_are_those_of_etcd() {
-        let scheme = Scheme::new("");
+        let scheme = Scheme::new("", Names::Whole);
         assert_eq!(scheme.lock("a/b", 0x694d_75f2), b"a/b/694d75f2");
-        assert_eq!(Scheme::new("app/").lock("x", 15), b"app/x/f");
+        assert_eq!(Scheme::new("app/", Names::Whole).lock("x", 15), b"app/x/f");
     }
 
     #[test]
     fn no_name_is_read_as_another() {
-        let scheme = Scheme::new("p/");
-        assert_eq!(scheme.marked(&scheme.mark("a/b", 1)).as_deref(), Some("a/b"));
+        let scheme = Scheme::new("p/", Names::Whole);
+        assert_eq!(scheme.marked("a", &scheme.mark("a/b", 1)).as_deref(), Some("a/b"));
         assert!(!scheme.mark("a/b", 1).starts_with(&scheme.marks("a")));
         let locks = scheme.locks("a");
         assert_eq!(last_part(&locks, &scheme.lock("a", 255)), Some(&b"ff"[..]));
@@ -124,5 +127,18 @@ mod tests {
             assert!(scheme.check(&[bad.to_owned()]).is_err(), "{bad:?}");
         }
         assert!(scheme.check(&[".mainstayed".to_owned(), "a/.mainstay".to_owned()]).is_ok());
+    }
+
+    #[test]
+    fn without_their_namespace_names_are_those_of_etcds_own_clients() {
+        let bare = Scheme::new("", Names::Bare);
+        assert_eq!(bare.lock("billing/job", 15), b"job/f");
+        assert_eq!(bare.locks("billing/job"), b"job/");
+        assert_eq!(bare.places("billing/job"), bare.places("search/job"), "one line for all of them");
+        assert_eq!(bare.record("billing/job"), b".mainstay/r/billing/job", "records are nobody else's");
+        assert_eq!(bare.marked("billing/", &bare.mark("billing/job", 1)).as_deref(), Some("billing/job"));
+        assert!(bare.mark("billing/job", 1).starts_with(&bare.all_marks("billing/j")));
+        assert!(bare.check(&["a/.mainstay".to_owned()]).is_err(), "that is where our own keys are");
+        assert!(bare.check(&["a/job".to_owned(), "b/job".to_owned()]).is_err(), "they are one");
     }
 }

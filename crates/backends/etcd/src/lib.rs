@@ -47,4 +47,5 @@ mod wire;
 
 pub use config::{Builder, EtcdConfig};
 pub use mainstay_store::ConfigError;
+pub use mainstay_store::lease::Names;
 pub use store::{EtcdLeases, LockKey};

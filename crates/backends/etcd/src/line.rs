@@ -244,9 +244,20 @@ impl EtcdLeases {
         locks.chain(names.iter().map(|n| wire::get(scheme.mark(n, lease)))).collect()
     }
 
-    /// The proofs of all names of an operation, if it holds all of them.
-    pub(crate) async fn proofs(&self, names: &[String], lease: i64) -> Result<Option<Vec<i64>>> {
-        Ok(proofs(names.len(), self.read(self.own(names, lease)).await?))
+    /// How an operation stands that held its names.
+    pub(crate) async fn held_as(&self, op_id: &str, names: &[String], lease: i64) -> Result<Held> {
+        let mut looks = self.own(names, lease);
+        looks.push(wire::get(self.0.scheme.operation(op_id)));
+        let mut answer = self.read(looks).await?;
+        let record = wire::found(answer.responses.pop()).pop();
+        let first = answer.responses.iter().take(names.len()).cloned();
+        let all = first.filter(|lock| !wire::found(Some(lock.clone())).is_empty()).count() == names.len();
+        Ok(match proofs(names.len(), answer) {
+            Some(proofs) => Held::Proved(proofs),
+            // Its lease is alive, for the record is bound to it as well: somebody deleted the key.
+            None if !all && record.is_some_and(|kv| kv.lease == lease) => Held::Broken,
+            None => Held::Gone,
+        })
     }
 
     /// When the keys of an acquisition were created, if all are there.
@@ -256,6 +267,16 @@ impl EtcdLeases {
         let all: Option<Vec<i64>> = locks.map(|kv| kv.map(|kv| kv.create_revision)).collect();
         Ok(all.and_then(|all| all.first().copied()))
     }
+}
+
+/// How an operation stands that held its names.
+pub(crate) enum Held {
+    /// Somebody deleted a key of it.
+    Broken,
+    /// It has ended, or never held.
+    Gone,
+    /// It holds, as these revisions prove.
+    Proved(Vec<i64>),
 }
 
 /// How a place in line stands.

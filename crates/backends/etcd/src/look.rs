@@ -133,7 +133,7 @@ impl EtcdLeases {
             let found = wire::found(answer.responses.into_iter().next());
             let Some(last) = found.last() else { break };
             key = [last.key.as_slice(), &[0]].concat();
-            names.extend(found.iter().filter_map(|kv| self.0.scheme.marked(&kv.key)));
+            names.extend(found.iter().filter_map(|kv| self.0.scheme.marked(prefix, &kv.key)));
             names.dedup();
         }
         names.truncate(limit);

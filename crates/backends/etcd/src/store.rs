@@ -102,7 +102,7 @@ impl EtcdLeases {
         conn.ready().await?;
         let hub = Hub::new();
         rt.spawn("etcd-watch", Arc::clone(&hub).run(Arc::clone(&conn)));
-        let (scheme, epoch) = (Scheme::new(&config.prefix), config.base_epoch);
+        let (scheme, epoch) = (Scheme::new(&config.prefix, config.names), config.base_epoch);
         Ok(Self(Arc::new(Shared { conn, hub, scheme, ops: Ops::default(), epoch })))
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_nats::ServerAddr;
 use mainstay_store::address::TlsFiles;
+use mainstay_store::lease::Names;
 
 use crate::ConfigError;
 
@@ -42,6 +43,7 @@ pub enum Expiry {
 /// | option | default | why |
 /// |---|---|---|
 /// | `bucket` | `mainstay_leases` | made when it is not there |
+/// | `names` | whole | applications must not meet by accident |
 /// | `replicas` | 3 in a cluster, else 1 | one server may die; used only when the bucket is made |
 /// | `expiry` | `Auto` | the server ends leases that nobody watches |
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
@@ -51,6 +53,7 @@ pub enum Expiry {
 pub struct NatsConfig {
     pub(crate) servers: Vec<ServerAddr>,
     pub(crate) bucket: String,
+    pub(crate) names: Names,
     pub(crate) replicas: Option<u32>,
     pub(crate) expiry: Expiry,
     pub(crate) epoch: u64,
@@ -99,6 +102,7 @@ impl NatsConfig {
         let config = Self {
             servers: Vec::new(),
             bucket: BUCKET.to_owned(),
+            names: Names::Whole,
             replicas: None,
             expiry: Expiry::Auto,
             epoch: 0,
@@ -118,6 +122,13 @@ impl Builder {
     /// The bucket that keeps the leases, and nothing else.
     pub fn bucket(mut self, bucket: &str) -> Self {
         bucket.clone_into(&mut self.config.bucket);
+        self
+    }
+
+    /// Which part of a name is the key: with [`Names::Bare`] that without its namespace, which is what another client of
+    /// the bucket writes. Records keep theirs.
+    pub fn names(mut self, names: Names) -> Self {
+        self.config.names = names;
         self
     }
 

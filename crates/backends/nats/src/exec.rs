@@ -73,6 +73,11 @@ impl Core {
         self.rt.clock().now()
     }
 
+    /// What `name` is known by: the key in the bucket.
+    pub(crate) fn known<'n>(&self, name: &'n str) -> &'n str {
+        self.config.names.known(name)
+    }
+
     pub(crate) fn limit(&self) -> Instant {
         self.now().saturating_add(self.config.request_timeout)
     }
@@ -166,6 +171,7 @@ impl Core {
 
     pub(crate) async fn acquire(&self, request: AcquireRequest) -> Result<Acquired> {
         check::check(&request)?;
+        self.config.names.check(&request.names)?;
         let (op, sent) = (request.op_id.as_str(), self.now());
         if !self.ops.asked(op, &request.names, request.ttl, sent) {
             let text = format!("op id `{op:.8}..` already stands for other names");
@@ -231,9 +237,9 @@ impl Core {
     }
 
     async fn take(&self, name: &str, request: &AcquireRequest, limit: Instant) -> Result<Acquired> {
-        let op = request.op_id.as_str();
+        let (op, known) = (request.op_id.as_str(), self.known(name));
         let mut one = request.clone();
-        one.names = vec![name.to_owned()];
+        one.names = vec![known.to_owned()];
         one.require = Vec::new();
         if request.names.len() > 1 {
             // Who stood first in one line and last in another would hold up both.
@@ -259,11 +265,10 @@ impl Core {
             };
             Ok((write.then(|| loaded.record(Some(op))), answer))
         };
-        let done = self.step(name, Some(op), limit, plan).await?;
+        let done = self.step(known, Some(op), limit, plan).await?;
+        let granted = |grant| Grant { name: name.to_owned(), ..done.loaded.settle(grant, done.seq) };
         Ok(match done.answer {
-            Acquired::Granted(grants) => {
-                Acquired::Granted(grants.into_iter().map(|g| done.loaded.settle(g, done.seq)).collect())
-            }
+            Acquired::Granted(grants) => Acquired::Granted(grants.into_iter().map(granted).collect()),
             other => other,
         })
     }
@@ -296,7 +301,8 @@ impl Core {
                 _ => Ok((None, None)),
             }
         };
-        Ok(self.step(name, None, limit, plan).await?.answer)
+        let grant = self.step(self.known(name), None, limit, plan).await?.answer;
+        Ok(grant.map(|grant| Grant { name: name.to_owned(), ..grant }))
     }
 
     pub(crate) async fn release(&self, op: &str) -> Result<Released> {
@@ -323,6 +329,7 @@ impl Core {
         out: Out,
         limit: Instant,
     ) -> Result<bool> {
+        let name = self.known(name);
         let plan = |loaded: &mut Loaded, version: &Version| {
             if let Some(entry) = version.entry(op) {
                 if out == Out::Place && entry.number.is_none() {
@@ -355,6 +362,7 @@ impl Core {
 
     pub(crate) async fn annotate(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
         check::name(name)?;
+        let name = self.known(name);
         let plan = |loaded: &mut Loaded, _: &Version| {
             let holds = loaded.table.annotate(name, token, value.to_vec());
             Ok((holds.then(|| loaded.record(None)), holds))
@@ -365,6 +373,7 @@ impl Core {
     pub(crate) async fn resize(&self, name: &str, permits: u32) -> Result<()> {
         check_limit(permits)?;
         check::name(name)?;
+        let name = self.known(name);
         let plan = |loaded: &mut Loaded, version: &Version| {
             if matches!(version.content, Content::Foreign(_)) {
                 return Err(mismatch(name, "is no semaphore"));
@@ -379,6 +388,7 @@ impl Core {
 
     pub(crate) async fn transfer(&self, name: &str, token: FencingToken, to: &str) -> Result<Transferred> {
         check::name(name)?;
+        let name = self.known(name);
         let plan = |loaded: &mut Loaded, _: &Version| {
             let answer = loaded.table.transfer(name, token, to);
             Ok(((answer == Transferred::Moved).then(|| loaded.record(None)), answer))
@@ -388,6 +398,7 @@ impl Core {
 
     pub(crate) async fn break_lease(&self, name: &str) -> Result<FencingToken> {
         check::name(name)?;
+        let name = self.known(name);
         let plan = |loaded: &mut Loaded, version: &Version| {
             if let Content::Foreign(by) = &version.content {
                 let text = format!("`{name}` is held by {by}, which only its own client can read and end");
@@ -406,9 +417,11 @@ impl Core {
     }
 
     async fn look(&self, name: &str, limit: Instant) -> Result<LeaseInfo> {
-        let Known { version, sight } = self.read(name, limit).await?;
-        let loaded = Loaded::new(name, &version, &sight, self.now(), self.config.epoch);
-        let mut info = loaded.table.inspect(name);
+        let known = self.known(name);
+        let Known { version, sight } = self.read(known, limit).await?;
+        let loaded = Loaded::new(known, &version, &sight, self.now(), self.config.epoch);
+        let mut info = loaded.table.inspect(known);
+        name.clone_into(&mut info.name);
         for (_, _, left) in &mut info.holders {
             *left = (*left).min(version.longest());
         }
@@ -421,7 +434,8 @@ impl Core {
     pub(crate) async fn list(&self, prefix: &str, limit: usize) -> Result<Vec<LeaseInfo>> {
         let until = self.limit();
         let mut found = Vec::new();
-        for name in crate::scan::names(&self.api, prefix, until).await? {
+        let known = crate::scan::names(&self.api, self.config.names.known_prefix(prefix), until).await?;
+        for name in known.iter().filter_map(|known| self.config.names.listed(prefix, known)) {
             if found.len() >= limit {
                 break;
             }

@@ -29,4 +29,5 @@ mod wire;
 
 pub use config::{Builder, Expiry, NatsConfig};
 pub use mainstay_store::ConfigError;
+pub use mainstay_store::lease::Names;
 pub use store::NatsLeases;

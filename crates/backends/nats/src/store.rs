@@ -172,7 +172,7 @@ impl LeaseStore for NatsLeases {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        self.core().board.watchers.watch(name)
+        self.core().board.watchers.watch(self.core().known(name))
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -31,4 +31,5 @@ pub use config::{Builder, PostgresConfig, Wake};
 pub use connect::{Connected, Connector, Dial};
 pub use leases::PostgresLeases;
 pub use mainstay_store::ConfigError;
-pub use session::{AdvisoryKey, KeyError, KeyProfile, Names, PostgresSessions};
+pub use mainstay_store::lease::Names;
+pub use session::{AdvisoryKey, KeyError, KeyProfile, PostgresSessions};

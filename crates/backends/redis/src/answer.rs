@@ -212,12 +212,24 @@ impl Asked {
     }
 }
 
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Renewed, at this time of the server: seconds and microseconds.
+    At(i64, i64),
+    /// Somebody ended it by force.
+    Broken,
+    /// It is not held.
+    Gone,
+}
+
 /// Reads the reply to a renewal: the server's time in seconds and microseconds when it was extended.
-pub(crate) fn renewed(node: &str, reply: Value) -> Result<Option<(i64, i64)>> {
+pub(crate) fn renewed(node: &str, reply: Value) -> Result<Kept> {
     let reply = parts(node, reply)?;
     match reply.number(0) {
-        0 => Ok(None),
-        1 => Ok(Some((reply.number(1), reply.number(2)))),
+        0 => Ok(Kept::Gone),
+        1 => Ok(Kept::At(reply.number(1), reply.number(2))),
+        2 => Ok(Kept::Broken),
         _ => Err(reply.garbled()),
     }
 }

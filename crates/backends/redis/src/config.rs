@@ -1,12 +1,15 @@
 //! Options that a single Redis and a quorum share.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
+use mainstay_store::Result;
+use mainstay_store::lease::Names;
 
 use crate::ConfigError;
-use crate::keys::KeyProfile;
+use crate::keys::{KeyProfile, Keys};
 use crate::node::Node;
 use crate::store::RedisLeases;
 
@@ -20,18 +23,45 @@ const MAX_EPOCH: u64 = (1 << 15) - 1;
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) profile: KeyProfile,
+    pub(crate) names: Names,
     pub(crate) epoch: u64,
     pub(crate) request_timeout: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { profile: KeyProfile::default(), epoch: 0, request_timeout: REQUEST_TIMEOUT }
+        let (profile, names) = (KeyProfile::default(), Names::default());
+        Self { profile, names, epoch: 0, request_timeout: REQUEST_TIMEOUT }
     }
 }
 
 impl Options {
-    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+    /// The keys of a lease.
+    ///
+    /// # Errors
+    /// As [`KeyProfile::keys`].
+    pub(crate) fn keys(&self, name: &str) -> Result<Keys> {
+        self.profile.keys(self.names.known(name), name)
+    }
+
+    /// The keys of several leases, each its own.
+    ///
+    /// # Errors
+    /// Two names that are known by the same, and as [`keys`](Self::keys).
+    pub(crate) fn all_keys(&self, names: &[String]) -> Result<Arc<[Keys]>> {
+        self.names.check(names)?;
+        names.iter().map(|name| self.keys(name)).collect()
+    }
+
+    /// The keys of a record: nobody else has one, so its name is whole.
+    ///
+    /// # Errors
+    /// As [`KeyProfile::keys`].
+    pub(crate) fn record_keys(&self, name: &str) -> Result<Keys> {
+        self.profile.keys(name, name)
+    }
+
+    pub(crate) fn check(&self) -> std::result::Result<(), ConfigError> {
         if self.epoch > MAX_EPOCH {
             return Err(ConfigError::new("epoch", self.epoch, "0 to 32,767"));
         }
@@ -52,6 +82,7 @@ impl Options {
 /// | option | default | why |
 /// |---|---|---|
 /// | `profile` | the name is the key | what most clients of other make do |
+/// | `names` | whole | applications must not meet by accident |
 /// | `epoch` | 0 | raise it when a name moves here from another store, or after a restore that went back |
 /// | `request_timeout` | 500 ms | far above a round trip, far below a usual ttl |
 #[derive(Clone)]
@@ -79,6 +110,13 @@ impl Builder {
         self
     }
 
+    /// Which part of a name is the key: with [`Names::Bare`] that without its namespace, which is what clients of other
+    /// make lock. Records keep theirs.
+    pub fn names(mut self, names: Names) -> Self {
+        self.options.names = names;
+        self
+    }
+
     /// The upper 15 bits of every token.
     pub fn epoch(mut self, epoch: u64) -> Self {
         self.options.epoch = epoch;
@@ -96,7 +134,7 @@ impl Builder {
     ///
     /// # Errors
     /// An URL that cannot be read, an epoch over 15 bits, a timeout outside 1 ms to 60 s, an empty prefix.
-    pub fn build(self, rt: &Runtime) -> Result<RedisLeases, ConfigError> {
+    pub fn build(self, rt: &Runtime) -> std::result::Result<RedisLeases, ConfigError> {
         self.options.check()?;
         let node = Node::new(&self.url, self.options.request_timeout, rt)?;
         Ok(RedisLeases::on(node, self.options, rt))

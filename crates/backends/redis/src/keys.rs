@@ -33,12 +33,12 @@ impl KeyProfile {
         }
     }
 
-    /// The keys of a lease.
+    /// The keys of the lease `name`, which others know by `known`.
     ///
     /// # Errors
     /// `ApiMisuse` for a name whose side keys would live in another slot of a cluster.
-    pub(crate) fn keys(&self, name: &str) -> Result<Keys> {
-        let lock = self.key(name);
+    pub(crate) fn keys(&self, known: &str, name: &str) -> Result<Keys> {
+        let lock = self.key(known);
         let stem = stem(&lock).ok_or_else(|| {
             let text = format!(
                 "`{name}` is no name for a lease on Redis: a brace without a hash tag would put its fence \
@@ -77,6 +77,7 @@ pub(crate) fn lock_of_side<'k>(key: &'k str, side: &str) -> Option<&'k str> {
 /// The name of the key of what is known about a holder.
 pub(crate) const INFO: &str = "info";
 
+const BROKEN: &str = "broken";
 const CHANNEL: &str = "ch";
 const FENCE: &str = "fence";
 const SHARERS: &str = "sharers";
@@ -145,6 +146,11 @@ impl Keys {
         self.side(INFO)
     }
 
+    /// Whose lock was ended by force last, for as long as it would have lasted.
+    pub(crate) fn broken(&self) -> String {
+        self.side(BROKEN)
+    }
+
     /// Told at every release.
     pub(crate) fn channel(&self) -> String {
         self.side(CHANNEL)
@@ -194,13 +200,16 @@ mod tests {
         ] {
             assert_eq!(stem(key).as_deref(), expected, "{key}");
         }
-        assert!(KeyProfile::Verbatim.keys("a}b").is_err());
-        assert!(KeyProfile::Prefixed("{".to_owned()).keys("a}b").is_ok(), "the prefix makes a tag of it");
+        assert!(KeyProfile::Verbatim.keys("a}b", "a}b").is_err());
+        assert!(
+            KeyProfile::Prefixed("{".to_owned()).keys("a}b", "a}b").is_ok(),
+            "the prefix makes a tag of it"
+        );
     }
 
     #[test]
     fn keys_in_a_command_are_those_of_their_names() {
-        let keys = KeyProfile::Prefixed("p:".to_owned()).keys("a").unwrap();
+        let keys = KeyProfile::Prefixed("p:".to_owned()).keys("a", "a").unwrap();
         let (mut put, mut said) = (redis::cmd("X"), redis::cmd("X"));
         keys.put_tombstone(&mut put, "op");
         keys.put_acquired(&mut put);
@@ -213,7 +222,7 @@ mod tests {
     #[test]
     fn an_info_key_leads_back_to_its_lock() {
         for name in ["a", "ns/a", "{a}b", "a{", "x:info"] {
-            let keys = KeyProfile::Verbatim.keys(name).unwrap();
+            let keys = KeyProfile::Verbatim.keys(name, name).unwrap();
             assert_eq!(lock_of_side(&keys.info(), INFO), Some(name));
         }
         for other in ["info", ":info", "plain:info", "{}:info", "{a}b}:inf"] {

@@ -32,6 +32,7 @@ pub use config::Builder;
 pub use health::Health;
 pub use keys::KeyProfile;
 pub use mainstay_store::ConfigError;
+pub use mainstay_store::lease::Names;
 pub use quorum::{Builder as QuorumBuilder, RedisQuorum, Redlock};
 pub use replicas::{RedisEndpoint, RedisReplicas, ReplicasBuilder};
 pub use store::RedisLeases;

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn what_nobody_releases_is_forgotten_and_what_is_in_doubt_is_kept() {
         let ops = Ops::new(2);
-        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a").unwrap()]);
+        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a", "a").unwrap()]);
         let ask = |op: &str, at: Instant| ops.asked(op, &keys, TTL, Share::Exclusive, at).is_some();
         assert!(ask("x", Instant::ZERO));
         ops.settled("x", 0);
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn an_op_id_stands_for_one_set_of_names() {
         let ops = Ops::new(1);
-        let keys = |name: &str| -> Arc<[Keys]> { Arc::new([KeyProfile::Verbatim.keys(name).unwrap()]) };
+        let keys = |name: &str| -> Arc<[Keys]> { Arc::new([KeyProfile::Verbatim.keys(name, name).unwrap()]) };
         let ask = |op: &str, names: &Arc<[Keys]>| {
             ops.asked(op, names, TTL, Share::Exclusive, Instant::ZERO).is_some()
         };

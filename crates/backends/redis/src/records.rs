@@ -41,7 +41,7 @@ fn put(reply: &Value) -> Option<Put> {
 
 impl RedisLeases {
     async fn read(&self, key: &str) -> Result<Option<VersionedRecord>> {
-        let keys = self.options().profile.keys(key)?;
+        let keys = self.options().record_keys(key)?;
         let mut cmd = redis::cmd("HMGET");
         cmd.arg(keys.record()).arg("v").arg("d");
         let reply = self.node().ask(&cmd).await?;
@@ -66,7 +66,7 @@ impl RedisLeases {
         value: &[u8],
         ttl: Option<Duration>,
     ) -> Result<PutIf> {
-        let (node, keys) = (self.node(), self.options().profile.keys(key)?);
+        let (node, keys) = (self.node(), self.options().record_keys(key)?);
         let expected = expected.map_or_else(String::new, |v| v.to_string());
         let fill = |cmd: &mut Cmd| {
             cmd.arg(2).arg(keys.record()).arg(keys.versions());
@@ -90,7 +90,7 @@ impl RedisLeases {
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<bool> {
-        let (node, keys) = (self.node(), self.options().profile.keys(key)?);
+        let (node, keys) = (self.node(), self.options().record_keys(key)?);
         let fill = |cmd: &mut Cmd| {
             cmd.arg(1).arg(keys.record()).arg(expected.to_string());
         };
@@ -157,9 +157,9 @@ impl RecordStore for RedisLeases {
     ) -> BoxFuture<'_, Result<Vec<VersionedRecord>>> {
         let (prefix, after) = (prefix.to_owned(), after.unwrap_or_default().to_owned());
         Box::pin(async move {
-            let names = scan::with_side(self.node(), &self.options().profile, &prefix, RECORD).await?;
+            let names = scan::with_side(self.node(), &self.options().profile, RECORD).await?;
             let mut found = Vec::new();
-            for name in names.into_iter().filter(|name| *name > after) {
+            for name in names.into_iter().filter(|name| name.starts_with(&prefix) && *name > after) {
                 if found.len() >= limit {
                     break;
                 }

@@ -11,7 +11,7 @@ use mainstay_store::lease::{
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 use redis::Cmd;
 
-use crate::answer::{self, Asked, SHARED};
+use crate::answer::{self, Asked, Kept, SHARED};
 use crate::check::{check, millis};
 use crate::config::{Builder, Options};
 use crate::crowd::{Crowd, Kind, Way, Words, may_join};
@@ -100,7 +100,7 @@ impl RedisLeases {
     }
 
     fn keys(&self, names: &[String]) -> Result<Arc<[Keys]>> {
-        names.iter().map(|name| self.0.options.profile.keys(name)).collect()
+        self.0.options.all_keys(names)
     }
 
     pub(crate) fn node(&self) -> &Node {
@@ -228,8 +228,10 @@ impl RedisLeases {
             node.eval(&node.scripts().share_renew, Purpose::Other, self.patience(), fill).await
         };
         let reply = reply.map_err(|failure| failure.error)?;
-        let Some((seconds, micros)) = answer::renewed(node.name(), reply.value)? else {
-            return Ok(Renewed::Lost);
+        let (seconds, micros) = match answer::renewed(node.name(), reply.value)? {
+            Kept::At(seconds, micros) => (seconds, micros),
+            Kept::Broken => return Ok(Renewed::Broken),
+            Kept::Gone => return Ok(Renewed::Lost),
         };
         node.told_time(sent, seconds, micros);
         self.0.ops.renewed(op_id, sent);
@@ -297,7 +299,7 @@ impl RedisLeases {
 
     async fn give_limit(&self, name: &str, limit: u32) -> Result<()> {
         check_limit(limit)?;
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let fill = |cmd: &mut Cmd| {
             cmd.arg(3).arg(&key.lock).arg(key.sharers()).arg(key.channel()).arg(limit).arg(SHARED);
         };
@@ -309,7 +311,7 @@ impl RedisLeases {
     }
 
     async fn burn(&self, name: &str) -> Result<FencingToken> {
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let fill = |cmd: &mut Cmd| break_args(cmd, &key, "burn");
         let reply = node.eval(&node.scripts().break_lease, Purpose::Other, self.patience(), fill).await;
         let reply = reply.map_err(|failure| failure.error)?;
@@ -326,7 +328,7 @@ impl RedisLeases {
     }
 
     async fn write(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
-        let (node, key) = (&self.0.node, self.0.options.profile.keys(name)?);
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let Some(counter) = answer::counter(self.0.options.epoch, token) else { return Ok(false) };
         let fill = |cmd: &mut Cmd| annotate_args(cmd, &key, counter, value);
         let reply = node.eval(&node.scripts().annotate, Purpose::Other, self.patience(), fill).await;
@@ -345,7 +347,7 @@ pub(crate) async fn look(
     name: &str,
     patience: Duration,
 ) -> Result<answer::Inspected> {
-    let key = options.profile.keys(name)?;
+    let key = options.keys(name)?;
     let fill = |cmd: &mut Cmd| {
         cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
     };
@@ -360,7 +362,7 @@ pub(crate) fn required(options: &Options, request: &AcquireRequest) -> Result<Ve
     let one = |(name, token): &(String, FencingToken)| {
         // A token of another epoch is nobody's here.
         let counter = answer::counter(options.epoch, *token).map_or("none".to_owned(), |c| c.to_string());
-        Ok((options.profile.keys(name)?, counter))
+        Ok((options.keys(name)?, counter))
     };
     request.require.iter().map(one).collect()
 }
@@ -382,9 +384,9 @@ pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(
 }
 
 pub(crate) fn renew_args(cmd: &mut Cmd, op: &str, keys: &[Keys], ttl: u64) {
-    cmd.arg(2 * keys.len());
+    cmd.arg(3 * keys.len());
     for key in keys {
-        cmd.arg(&key.lock).arg(key.info());
+        cmd.arg(&key.lock).arg(key.info()).arg(key.broken());
     }
     cmd.arg(op).arg(ttl);
 }
@@ -399,8 +401,8 @@ pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: u64) {
 }
 
 pub(crate) fn break_args(cmd: &mut Cmd, key: &Keys, how: &str) {
-    cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
-    cmd.arg(key.channel()).arg(how);
+    cmd.arg(7).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+    cmd.arg(key.channel()).arg(key.broken()).arg(how);
 }
 
 pub(crate) fn annotate_args(cmd: &mut Cmd, key: &Keys, counter: u64, value: &[u8]) {
@@ -464,7 +466,7 @@ impl LeaseStore for RedisLeases {
     fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
         let prefix = prefix.to_owned();
         Box::pin(async move {
-            let names = scan::names(&self.0.node, &self.0.options.profile, &prefix).await?;
+            let names = scan::names(&self.0.node, &self.0.options, &prefix).await?;
             let mut found = Vec::new();
             for name in names {
                 if found.len() >= limit {
@@ -480,7 +482,7 @@ impl LeaseStore for RedisLeases {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        let keys = self.0.options.profile.keys(name);
+        let keys = self.0.options.keys(name);
         Box::pin(async move { self.0.node.ears().changed(&keys?).await })
     }
 

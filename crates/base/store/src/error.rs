@@ -42,6 +42,16 @@ pub enum ErrorKind {
     Unsupported,
 }
 
+/// How many servers answered a call that several had to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "two counts")]
+pub struct Answered {
+    /// So many did.
+    pub answered: usize,
+    /// So many would have been enough.
+    pub needed: usize,
+}
+
 /// A failed store call.
 ///
 /// [`Error::outcome`] says whether the operation took effect; never derive that from the text.
@@ -51,6 +61,7 @@ pub struct Error {
     outcome: Outcome,
     context: String,
     retry_after: Option<Duration>,
+    answered: Option<Answered>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -58,7 +69,8 @@ impl Error {
     /// An error of `kind` that left no effect. Say otherwise with [`Error::with_outcome`].
     #[must_use]
     pub fn new(kind: ErrorKind, context: impl Into<String>) -> Self {
-        Self { kind, outcome: Outcome::NotApplied, context: context.into(), retry_after: None, source: None }
+        let context = context.into();
+        Self { kind, outcome: Outcome::NotApplied, context, retry_after: None, answered: None, source: None }
     }
 
     /// The same error with another outcome.
@@ -79,6 +91,13 @@ impl Error {
     #[must_use]
     pub fn with_retry_after(mut self, d: Duration) -> Self {
         self.retry_after = Some(d);
+        self
+    }
+
+    /// The same error with how many servers of several answered.
+    #[must_use]
+    pub fn with_answered(mut self, answered: usize, needed: usize) -> Self {
+        self.answered = Some(Answered { answered, needed });
         self
     }
 
@@ -104,6 +123,12 @@ impl Error {
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
+    }
+
+    /// How many servers answered, of a store that needs the answers of several.
+    #[must_use]
+    pub fn answered(&self) -> Option<Answered> {
+        self.answered
     }
 
     /// A stable name of the kind.

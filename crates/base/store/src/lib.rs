@@ -29,7 +29,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 pub use cell::DurableCell;
-pub use error::{ConfigError, Error, ErrorKind, Outcome};
+pub use error::{Answered, ConfigError, Error, ErrorKind, Outcome};
 #[cfg(unix)]
 pub use fenced_file::FencedFile;
 pub use journal::Journal;

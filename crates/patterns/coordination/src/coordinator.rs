@@ -316,7 +316,8 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Required: what keeps two applications on one store apart.
+    /// Required: what keeps two applications on one store apart, unless the store was told to leave it out
+    /// ([`Names::Bare`](mainstay_store::lease::Names::Bare)) so that clients that know none are met.
     pub fn namespace(mut self, namespace: &str) -> Self {
         namespace.clone_into(&mut self.namespace);
         self

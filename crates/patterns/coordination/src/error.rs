@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-use mainstay_store::Outcome;
+use mainstay_store::{Answered, Outcome};
 
 /// Why a right ended while it was held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -12,9 +12,14 @@ use mainstay_store::Outcome;
 pub enum LossReason {
     /// The deadline came near and no renewal had succeeded: the work has to stop now, by its own clock.
     DeadlinePassed,
+    /// Somebody ended it by force: an operator, with `lease break` or in the console.
+    Forced,
     /// It was held for as long as [`max_hold`](crate::lock::Builder::max_hold) allows.
     HeldTooLong,
-    /// The store says that it is no longer ours: it ran out, was taken over or was broken by a person.
+    /// It was bound to a session or a connection, and that is over.
+    SessionClosed,
+    /// The store says that it is no longer ours: it ran out or was taken over, or was ended by force on a store that does
+    /// not remember that.
     TakenOver,
 }
 
@@ -22,7 +27,9 @@ impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::DeadlinePassed => "its deadline passed without a renewal",
+            Self::Forced => "it was ended by force",
             Self::HeldTooLong => "it was held longer than allowed",
+            Self::SessionClosed => "the session that it was bound to is over",
             Self::TakenOver => "the store no longer knows it as ours",
         })
     }
@@ -52,6 +59,9 @@ pub enum ErrorKind {
     Expired,
     /// A right that was held is gone.
     Lost(LossReason),
+    /// The store answered, and what it says of itself stands in the way: data that is damaged, written by a newer
+    /// version or too large, a full disk, another process that has it, a bug. Only a full one is worth another try.
+    Store(mainstay_store::ErrorKind),
     /// The store granted a smaller token than one that this process had seen before it asked: it lost state.
     StoreRegressed,
     /// The wait ended and somebody else still held it.
@@ -59,7 +69,7 @@ pub enum ErrorKind {
         /// The owner that stood in the way at last, if the store says it to those who stand in line.
         holder: Option<String>,
     },
-    /// The store could not be asked.
+    /// The store could not be asked; of a store on several servers [`Error::answered`] counts those that answered.
     Unreachable,
     /// The store cannot do that.
     Unsupported,
@@ -89,7 +99,8 @@ impl Error {
             mainstay_store::ErrorKind::ApiMisuse => ErrorKind::ApiMisuse,
             mainstay_store::ErrorKind::ConfigMismatch => ErrorKind::ConfigMismatch,
             mainstay_store::ErrorKind::Unsupported => ErrorKind::Unsupported,
-            _ => ErrorKind::Unreachable,
+            mainstay_store::ErrorKind::Unavailable => ErrorKind::Unreachable,
+            other => ErrorKind::Store(other),
         };
         // It says by itself what is wrong, and with what.
         if kind == ErrorKind::ConfigMismatch {
@@ -120,8 +131,13 @@ impl Error {
     /// Whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
-        use ErrorKind::{ApiMisuse, ConfigMismatch, StoreRegressed, Unsupported};
-        !matches!(self.kind, ApiMisuse | ConfigMismatch | StoreRegressed | Unsupported)
+        use ErrorKind::{ApiMisuse, ConfigMismatch, Store, StoreRegressed, Unsupported};
+        match self.kind {
+            ApiMisuse | ConfigMismatch | StoreRegressed | Unsupported => false,
+            // It knows best.
+            Store(_) => self.source.as_ref().is_some_and(|e| e.is_retryable()),
+            _ => true,
+        }
     }
 
     /// When to come back, if known.
@@ -131,6 +147,12 @@ impl Error {
             ErrorKind::Contended { remaining, .. } => *remaining,
             _ => self.source.as_ref().and_then(|e| e.retry_after()),
         }
+    }
+
+    /// How many servers answered, of a store that needs the answers of several.
+    #[must_use]
+    pub fn answered(&self) -> Option<Answered> {
+        self.source.as_ref().and_then(|e| e.answered())
     }
 
     /// A stable name of the kind.
@@ -143,6 +165,12 @@ impl Error {
             ErrorKind::Contended { .. } => "lock_contended",
             ErrorKind::Expired => "lock_expired",
             ErrorKind::Lost(_) => "lock_lost",
+            ErrorKind::Store(mainstay_store::ErrorKind::Corrupt) => "lock_store_corrupt",
+            ErrorKind::Store(mainstay_store::ErrorKind::Full) => "lock_store_full",
+            ErrorKind::Store(mainstay_store::ErrorKind::NewerVersion) => "lock_store_newer_version",
+            ErrorKind::Store(mainstay_store::ErrorKind::Occupied) => "lock_store_occupied",
+            ErrorKind::Store(mainstay_store::ErrorKind::TooLarge) => "lock_store_too_large",
+            ErrorKind::Store(_) => "lock_store_failed",
             ErrorKind::StoreRegressed => "lock_store_regressed",
             ErrorKind::TimedOut { .. } => "lock_timed_out",
             ErrorKind::Unreachable => "lock_unreachable",

@@ -39,7 +39,7 @@ impl Record {
     /// again: a write may have happened though its answer was lost.
     ///
     /// # Errors
-    /// What `step` says; `Unreachable` when the store fails until `limit`, or too often.
+    /// What `step` says; `Unreachable` when the store fails until `limit`, or too often; `Store` when trying again cannot help.
     ///
     /// # Cancel safety
     /// A dropped future may have written.

@@ -9,7 +9,7 @@ use mainstay_clock::{Deadline, Runtime};
 use mainstay_coordination::lock::Builder;
 use mainstay_coordination::{ConfigError, Coordinator, ErrorKind, Lock};
 
-use super::store::{StoreArgs, duration};
+use super::store::{StoreArgs, duration, store_code};
 use crate::error::{Code, Error, Result};
 use crate::hold::{OnLost, Plan, Right, Signals};
 
@@ -124,13 +124,30 @@ pub(crate) fn sem(args: &SemArgs) -> Result<ExitCode> {
 
 fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builder) -> Result<ExitCode> {
     run(name, hold, async |coordinator| {
-        let lock = kind(&coordinator).ttl(hold.job.ttl).note(&hold.job.note).build().map_err(refused)?;
-        Ok(if hold.no_wait {
-            lock.try_acquire().await.map(Right::Lock)
-        } else {
-            announced(&lock, lock.acquire(hold.until(&Runtime::system()))).await.map(Right::Lock)
-        })
+        let mut lock = kind(&coordinator).ttl(hold.job.ttl).note(&hold.job.note);
+        // Who waits is served in the order in which it came, wherever the store knows that order.
+        if coordinator.guarantees().native.contains(&"line") {
+            lock = lock.fair();
+        }
+        let lock = lock.build().map_err(refused)?;
+        if hold.no_wait {
+            return Ok(lock.try_acquire().await.map(Right::Lock));
+        }
+        let asked = announced(&lock, lock.acquire(hold.until(&Runtime::system()))).await;
+        // Who stands in line is told its place, not who is in front.
+        if asked.as_ref().is_err_and(|e| *e.kind() == ErrorKind::TimedOut { holder: None }) {
+            for owner in holders(&lock).await {
+                eprintln!("mainstay: held by {owner}");
+            }
+        }
+        Ok(asked.map(Right::Lock))
     })
+}
+
+/// Who holds it, as far as the store says.
+async fn holders(lock: &Lock) -> Vec<String> {
+    let stats = lock.stats().await.unwrap_or_default();
+    stats.iter().flat_map(|s| &s.info().holders).map(|(owner, ..)| owner.clone()).collect()
 }
 
 /// Runs `elect`.
@@ -160,10 +177,8 @@ async fn announced<T>(lock: &Lock, ask: impl Future<Output = T>) -> T {
         asked = &mut ask => return asked,
         () = quiet => {}
     }
-    if let Ok(stats) = lock.stats().await {
-        for (owner, _, _) in stats.iter().flat_map(|s| &s.info().holders) {
-            eprintln!("mainstay: waiting for {owner}");
-        }
+    for owner in holders(lock).await {
+        eprintln!("mainstay: waiting for {owner}");
     }
     ask.await
 }
@@ -303,6 +318,15 @@ pub(super) async fn settle(rt: &Runtime, coordinator: &Coordinator) {
     }
 }
 
+/// The code of a recipe's error.
+pub(super) fn code(error: &mainstay_coordination::Error) -> Code {
+    match error.kind() {
+        ErrorKind::ApiMisuse => Code::BadValue,
+        ErrorKind::Store(kind) => store_code(*kind),
+        _ => Code::LeaseStore,
+    }
+}
+
 /// The exit code of a lease that was not got.
 fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
     match error.kind() {
@@ -314,7 +338,7 @@ fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
         ErrorKind::ApiMisuse | ErrorKind::ConfigMismatch => {
             return Err(Error::with(Code::BadValue, "the lease was refused", error));
         }
-        _ => return Err(Error::with(Code::LeaseStore, "the lease was not acquired", error)),
+        _ => return Err(Error::with(code(&error), "the lease was not acquired", error)),
     }
     Ok(hold.not_acquired())
 }

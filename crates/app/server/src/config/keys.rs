@@ -219,13 +219,18 @@ pub(crate) fn find(path: &str) -> Option<&'static Key> {
 
 /// The known key that `path` most likely means.
 pub(crate) fn suggest(path: &str) -> Option<&'static str> {
+    nearest(KEYS.iter().map(|k| k.path), path)
+}
+
+/// The one of `known` that `text` most likely means.
+pub(crate) fn nearest<'k>(known: impl Iterator<Item = &'k str>, text: &str) -> Option<&'k str> {
     /// Below this likeness a suggestion is a guess.
     const LIKE: f64 = 0.8;
-    KEYS.iter()
-        .map(|k| (strsim::jaro_winkler(k.path, path), k.path))
+    known
+        .map(|k| (strsim::jaro_winkler(k, text), k))
         .filter(|(score, _)| *score >= LIKE)
         .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, path)| path)
+        .map(|(_, known)| known)
 }
 
 /// Reads text (environment, flags, defaults) as the key's type.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub(crate) use keys::{KEYS, Value, is_reloaded};
+pub(crate) use keys::{KEYS, Value, is_reloaded, nearest};
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Code, Error, Result};

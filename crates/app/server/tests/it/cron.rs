@@ -1,5 +1,6 @@
 //! Commands of a schedule: real wrappers, one lease file.
 
+use std::io::Read as _;
 use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -98,6 +99,26 @@ fn once_runs_the_slot_that_is_due_and_the_next_caller_finds_it_taken() {
     assert_eq!(second.status.code(), Some(124), "{}", stderr(&second));
     assert_eq!(run(&["-E", "0", "-c", "echo ran >> log"]).status.code(), Some(0));
     assert_eq!(place.text("log"), "ran\n");
+}
+
+#[test]
+fn a_damaged_record_ends_a_scheduler_and_says_what_it_is() {
+    let place = Place::new();
+    let words = ["--every", "100ms", "--ttl", "5s", "--grace", "1s", "-c", "echo ran >> log"];
+    let mut command = place.cron(&words);
+    let mut scheduler = Running(command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    eventually("a slot is run", || (!place.text("log").is_empty()).then_some(()));
+    let file = rusqlite::Connection::open(place.0.path().join("leases")).unwrap();
+    file.busy_timeout(std::time::Duration::from_secs(10)).unwrap();
+    // Whoever writes the record anew repairs it: damage it until it is read.
+    let code = eventually("the scheduler ends", || {
+        file.execute("update kv set sum = x'00'", []).unwrap();
+        scheduler.0.try_wait().unwrap()
+    });
+    assert_eq!(code.code(), Some(125), "the wrapper failed");
+    let mut said = String::new();
+    scheduler.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(said.contains("MS0008") && !said.contains("trying again"), "{said}");
 }
 
 #[test]

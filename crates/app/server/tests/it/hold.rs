@@ -202,6 +202,51 @@ fn if_w2_a_signal_while_waiting_is_obeyed_and_nobody_stands_in_line_any_more() {
 }
 
 #[test]
+fn those_who_wait_get_the_lock_in_the_order_in_which_they_came() {
+    let place = Place::new();
+    for (verb, more) in [("lock", &[][..]), ("rwlock", &["--write"]), ("sem", &["--limit", "1"])] {
+        let start = |line: &str| place.wrapper(verb, &[more, &[verb, "-c", line][..]].concat());
+        let hold = format!("echo up > {verb}.up; while [ ! -e {verb}.go ]; do sleep 0.01; done");
+        let holder = start(&hold);
+        place.wait_for(&format!("{verb}.up"));
+        // Late enough that whoever asked at random would have been in front of another one.
+        let waiters: Vec<Wrapper> = (1..=4)
+            .map(|n| {
+                let waiter = start(&format!("echo {n} >> {verb}.log"));
+                eventually("it stands in line", || {
+                    let output = place.command("lease", &["-o", "json", "inspect", verb]).output().unwrap();
+                    let lease: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+                    (lease["waiting"] == n).then_some(())
+                });
+                waiter
+            })
+            .collect();
+        assert_eq!(
+            place.code(verb, &[more, &["-n", verb, "--", "true"][..]].concat()),
+            124,
+            "nobody overtakes"
+        );
+        std::fs::write(place.file(&format!("{verb}.go")), "").unwrap();
+        for mut ended in waiters.into_iter().chain([holder]) {
+            assert_eq!(ended.code(), Some(0));
+        }
+        assert_eq!(place.text(&format!("{verb}.log")), "1\n2\n3\n4\n", "{verb}");
+    }
+}
+
+#[test]
+fn who_waited_in_vain_is_told_who_holds_it() {
+    let place = Place::new();
+    let _holder = place.wrapper("lock", &["x", "-c", "echo up > up; while :; do sleep 0.01; done"]);
+    place.wait_for("up");
+    let late = place.command("lock", &["--wait", "300ms", "x", "--", "true"]).output().unwrap();
+    assert_eq!(late.status.code(), Some(124), "{}", stderr(&late));
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert!(stderr(&late).contains(&format!("held by {host}:")), "{}", stderr(&late));
+    assert!(stderr(&late).contains("not acquired in time"), "{}", stderr(&late));
+}
+
+#[test]
 fn if_w3_a_killed_wrapper_takes_its_job_along_before_the_lease_passes_on() {
     let place = Place::new();
     let mut holder = place.holding(STUBBORN, "job");
@@ -294,7 +339,7 @@ fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let shown: serde_json::Value = serde_json::from_slice(&broken.stdout).unwrap();
     assert!(shown["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{shown}");
     let said = holder.stderr();
-    assert!(said.contains("lost") && said.contains("no longer knows it as ours"), "{said}");
+    assert!(said.contains("lost") && said.contains("ended by force"), "{said}");
 
     let job = "echo up > up2; while [ ! -e go ]; do sleep 0.01; done; echo end > end";
     let words = [&renews[..], &["--on-lost", "none", "y", "-c", job]].concat();
@@ -317,6 +362,12 @@ fn if_w7_a_grant_that_comes_after_its_own_end_starts_nothing() {
     let mut waiter = place.wrapper("lock", &words);
     let (said, _pipe) = line("it waits", waiter.0.stderr.take().unwrap());
     assert!(said.contains("waiting for"), "{said}");
+    // In line: what is stopped before that may be in the middle of a write, and nobody else could open the file.
+    eventually("it waits", || {
+        let shown = place.command("lease", &["inspect", "x", "-o", "json"]).output().unwrap();
+        let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+        (shown["waiting"] == 1).then_some(())
+    });
     // Stopped while it waits, beyond a whole ttl: when it goes on, whatever it was granted is over or new.
     waiter.signal(Signal::STOP);
     holder.signal(Signal::TERM);

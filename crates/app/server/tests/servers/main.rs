@@ -15,10 +15,10 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_nats::{NatsConfig, NatsLeases};
-use mainstay_postgres::{PostgresConfig, PostgresLeases};
+use mainstay_postgres::{KeyProfile, Names, PostgresConfig, PostgresLeases, PostgresSessions};
 use mainstay_redis::{RedisLeases, RedisQuorum};
 use mainstay_sim::servers::{
-    self, Cover, EtcdKit, Launch, MariaDbKit, NatsKit, Postgres, PostgresKit, RedisKit, Server, Trial,
+    self, Cover, EtcdKit, Launch, MariaDbKit, NatsKit, Postgres, PostgresKit, Redis, RedisKit, Server, Trial,
 };
 use mainstay_sim::verdict::Verdict;
 use mainstay_store::LeaseStore;
@@ -31,7 +31,7 @@ use worker::Rules;
 /// Tests per server.
 const TESTS: usize = 2;
 /// Redis has the campaign of the holders too.
-const REDIS_TESTS: usize = 3;
+const REDIS_TESTS: usize = 4;
 const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
@@ -121,6 +121,17 @@ fn redis() -> Cover {
                 excludes(&one);
                 Ok(())
             }),
+            Trial::test("commands_and_other_clients_of_redis_exclude_each_other_on_the_bare_name", || {
+                let kit = RedisKit::new().expect("redis-cli comes with redis-server");
+                let durable = ["--appendonly", "yes", "--appendfsync", "always"];
+                let nodes: Vec<Redis> = (0..3).map(|_| kit.primary(&durable).unwrap()).collect();
+                let (one, several) =
+                    (nodes[0].url(), nodes.iter().map(Redis::url).collect::<Vec<_>>().join(","));
+                meets(&format!("{one}?names=bare"), &nodes[..1], "job");
+                meets(&format!("{one}?names=bare&prefix=redlock%3A"), &nodes[..1], "redlock:job");
+                meets(&format!("{several}?names=bare&prefix=redlock:&durable=true"), &nodes, "redlock:job");
+                Ok(())
+            }),
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
                 let _kept = nodes;
                 excludes(&all);
@@ -128,13 +139,22 @@ fn redis() -> Cover {
                 let said = String::from_utf8_lossy(&refused.stderr).into_owned();
                 assert!(!refused.status.success() && said.contains("MS0002"), "{said}");
                 assert!(said.contains("keeps no records") && said.contains("etcd://"), "{said}");
+                // What was not started to keep its writes cannot be asked for strict tokens.
+                let refused = run(&format!("{all}?durable=true"), "lock", &["x", "--", "true"]);
+                let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+                assert!(!refused.status.success() && said.contains("not durable"), "{said}");
+                let refused = run(&all, "lock", &["--ttl", "31s", "x", "--", "true"]);
+                assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+                let longer =
+                    run(&format!("{all}?max_ttl=1min"), "lock", &["--ttl", "31s", "x", "--", "true"]);
+                assert!(longer.status.success(), "{}", String::from_utf8_lossy(&longer.stderr));
                 let rt = Runtime::system();
                 on_a_runtime(async {
                     row("Redis", &RedisLeases::new(&urls[0], &rt).unwrap().guarantees());
-                    row(
-                        "Redis, a majority",
-                        &RedisQuorum::builder(&urls[..3]).build(&rt).unwrap().guarantees(),
-                    );
+                    let majority = RedisQuorum::builder(&urls[..3]);
+                    row("Redis, a majority", &majority.clone().build(&rt).unwrap().guarantees());
+                    let durable = majority.require_durable().build(&rt).unwrap();
+                    row("Redis, a durable majority", &durable.guarantees());
                 });
                 Ok(())
             }),
@@ -162,12 +182,20 @@ fn postgres() -> Cover {
                 on_a_runtime(async {
                     let leases = PostgresLeases::open(config, &Runtime::system()).await.unwrap();
                     row("PostgreSQL", &leases.guarantees());
+                    let config = PostgresConfig::builder(&primary.url()).build().unwrap();
+                    let (profile, rt) = (KeyProfile::Sqlx, Runtime::system());
+                    let sessions = PostgresSessions::open(config, profile, Names::Whole, &rt).await.unwrap();
+                    row("PostgreSQL, session locks", &sessions.guarantees());
                 });
+                Ok(())
+            }),
+            Trial::test("commands_and_psql_exclude_each_other_by_session_locks", || {
+                sessions(&PostgresKit::new().unwrap().expect("it was there before"));
                 Ok(())
             }),
         ]
     });
-    Cover::new("postgres", TESTS + 1, trials.unwrap_or_default())
+    Cover::new("postgres", TESTS + 2, trials.unwrap_or_default())
 }
 
 fn replicated() -> Cover {
@@ -263,6 +291,19 @@ fn etcd() -> Cover {
                 let theirs = finish(etcdctl, PATIENCE);
                 let text = String::from_utf8_lossy(&theirs.stdout).into_owned();
                 assert!(text.contains("ours 124"), "{text}");
+                let bare = format!("{url}?names=bare");
+                let inner = format!(
+                    "{} lock --store '{bare}' -n z -- true; echo ours $?",
+                    env!("CARGO_BIN_EXE_mainstay")
+                );
+                let mut etcdctl = kept.etcdctl();
+                etcdctl.args(["lock", "z", "--", "sh", "-c", &inner]).stdin(Stdio::null());
+                let theirs = finish(etcdctl, PATIENCE);
+                let text = String::from_utf8_lossy(&theirs.stdout).into_owned();
+                assert!(text.contains("ours 124"), "{text}");
+                let said = run(&bare, "lock", &["z", "-c", "echo $ETCD_LOCK_KEY"]);
+                let text = String::from_utf8_lossy(&said.stdout).into_owned();
+                assert!(text.starts_with("z/"), "as `etcdctl lock z` has it: {text}");
                 for (verb, words) in [
                     ("rwlock", &["--read", "r", "--", "true"][..]),
                     ("sem", &["--limit", "2", "s", "--", "true"]),
@@ -294,6 +335,15 @@ fn nats() -> Cover {
                 let _kept = kept;
                 excludes(&url);
                 schedules(&url);
+                // Without their namespaces two applications meet on one name, in a bucket of their own.
+                let bare = format!("{url}?names=bare&bucket=shared");
+                let inner = format!(
+                    "{} lock --store '{bare}' --namespace search -n z -- true; echo second $?",
+                    env!("CARGO_BIN_EXE_mainstay")
+                );
+                let first = run(&bare, "lock", &["--namespace", "billing", "z", "-c", &inner]);
+                let text = String::from_utf8_lossy(&first.stdout).into_owned();
+                assert!(text.contains("second 124"), "{text}");
                 Ok(())
             }),
             Trial::test("the_page_says_what_nats_declares", move || {
@@ -350,6 +400,42 @@ fn run(store: &str, verb: &str, words: &[&str]) -> Output {
     finish(mainstay(store, verb, words), PATIENCE)
 }
 
+/// The key of the lock `job` is one that other clients have, on every one of `nodes`.
+fn meets(store: &str, nodes: &[Redis], key: &str) {
+    let all = |words: &[&str]| nodes.iter().map(|n| n.command(words).unwrap()).collect::<Vec<_>>();
+    let same = |word: &str| vec![word.to_owned(); nodes.len()];
+    assert_eq!(all(&["SET", key, "theirs", "NX", "PX", "60000"]), same("OK"), "{store}");
+    let refused = run(store, "lock", &["-n", "job", "--", "true"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(124) && said.contains("another client"), "{store}: {said}");
+    assert_eq!(all(&["DEL", key]), same("1"));
+    let holder = Wrapper::holds(store, "job");
+    assert_eq!(all(&["SET", key, "theirs", "NX", "PX", "60000"]), same(""), "{store}: ours holds it");
+    let broken = run(store, "lease", &["break", "job", "--confirm", "job"]);
+    assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
+    assert_eq!(holder.code(), Some(75));
+}
+
+/// What `psql` locks keeps a command out, and what a command holds keeps `psql` out.
+fn sessions(kit: &PostgresKit) {
+    let primary = kit.primary(&[]).unwrap();
+    let store = format!("{}?sessions=raw:28319&names=bare", primary.url());
+    let psql = |text: &str| primary.sql(text).unwrap().trim().to_owned();
+    assert_eq!(psql("select pg_try_advisory_lock(28319)"), "t", "free, and free again when psql ends");
+    let holder = Wrapper::holds(&store, "job");
+    assert_eq!(psql("select pg_try_advisory_lock(28319)"), "f");
+    // Another name with the same key.
+    assert_eq!(run(&store, "lock", &["-n", "other", "--", "true"]).status.code(), Some(124));
+    drop(holder);
+    let next = run(&store, "lock", &["--wait", "60s", "job", "-c", "echo $FENCING_TOKEN"]);
+    assert!(next.status.success(), "{}", String::from_utf8_lossy(&next.stderr));
+    let refused = run(&store, "cron", &["x", "--every", "1s", "--", "true"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("keeps no records"), "{refused:?}");
+    let rows = format!("{}?names=bare", primary.url());
+    let refused = run(&rows, "lock", &["x", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", String::from_utf8_lossy(&refused.stderr));
+}
+
 /// One at a time, with a token that grows; shown, and taken away by its name.
 fn excludes(store: &str) {
     let inner = format!(
@@ -367,25 +453,38 @@ fn excludes(store: &str) {
     assert_eq!(second.status.code(), Some(7), "{}", String::from_utf8_lossy(&second.stderr));
     let third = run(store, "lock", &["-n", "x", "-c", "echo $FENCING_TOKEN"]);
     assert!(token(&third) > token(&first), "free again at once, and outranked");
-    let place = tempfile::tempdir().unwrap();
-    // It notices at its next renewal, after a third of the time.
-    let words = ["--ttl", "30s", "x", "-c", "echo up > up; exec sleep 1000"];
-    let mut command = mainstay(store, "lock", &words);
-    command.current_dir(place.path()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut holder = Wrapper(command.spawn().unwrap());
-    until("the job runs", || place.path().join("up").exists());
+    let holder = Wrapper::holds(store, "x");
     let broken = run(store, "lease", &["break", "x", "--confirm", "x"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
-    let mut ended = None;
-    until("the holder ends", || {
-        ended = holder.0.try_wait().unwrap();
-        ended.is_some()
-    });
-    assert_eq!(ended.unwrap().code(), Some(75), "the job of a broken lease is ended");
+    assert_eq!(holder.code(), Some(75), "the job of a broken lease is ended");
 }
 
 /// A wrapper or a scheduler; killed by its id when dropped.
 struct Wrapper(Child);
+
+impl Wrapper {
+    /// One whose job runs under the lock and does not end.
+    fn holds(store: &str, name: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        // It notices at its next renewal, after a third of the time.
+        let words = ["--ttl", "30s", name, "-c", "echo up > up; exec sleep 1000"];
+        let mut command = mainstay(store, "lock", &words);
+        command.current_dir(place.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let holder = Self(command.spawn().unwrap());
+        until("the job runs", || place.path().join("up").exists());
+        holder
+    }
+
+    /// The code with which it ends by itself.
+    fn code(mut self) -> Option<i32> {
+        let mut ended = None;
+        until("the holder ends", || {
+            ended = self.0.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap().code()
+    }
+}
 
 impl Drop for Wrapper {
     fn drop(&mut self) {

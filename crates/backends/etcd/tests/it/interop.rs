@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mainstay_store::lease::{AcquireRequest, Acquired, Released, Share, Transferred};
+use mainstay_coordination::ErrorKind;
+use mainstay_store::lease::{AcquireRequest, Acquired, Names, Released, Share, Transferred};
 use mainstay_store::{FencingToken, LeaseStore};
 
 use crate::world::{Ctl, Test, World, ask, granted, in_line, node, open, take, until, wait_for, within};
@@ -10,6 +11,7 @@ use crate::world::{Ctl, Test, World, ask, granted, in_line, node, open, take, un
 pub(crate) const TESTS: &[Test] = &[
     ("etcdctl_lock_keeps_ours_out_and_hands_over", |w| Box::pin(their_lock(w))),
     ("ours_keeps_etcdctl_lock_out_and_hands_over", |w| Box::pin(our_lock(w))),
+    ("a_lock_without_its_namespace_meets_etcdctl_on_the_bare_name", |w| Box::pin(bare(w))),
     ("one_line_serves_etcdctl_and_ours_in_order", |w| Box::pin(one_line(w))),
     ("etcdctl_elect_and_our_election_exclude_each_other_and_see_each_others_values", |w| {
         Box::pin(elections(w))
@@ -59,6 +61,34 @@ async fn our_lock(world: World) {
     assert!(revision > token.get(), "one order of tokens: {revision} after {token}");
     let next = wait_for(&store, in_line("n", "next")).await;
     assert!(next.get() > revision);
+}
+
+async fn bare(world: World) {
+    let prefix = world.prefix();
+    let store = open(world.config(&prefix).names(Names::Bare)).await;
+    let lock = node(&store, "ours").mutex("n").fair().build().unwrap();
+    let name = format!("{prefix}n");
+    let mut theirs = Ctl::start(&world.node, &["lock", &name]);
+    theirs.holds().await;
+    let refused = lock.try_acquire().await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), ErrorKind::Contended { holder, .. } if holder.starts_with("etcd lease"))
+    );
+    let end = async {
+        until("ours is in line", || async { store.inspect("app/n").await.unwrap().waiting == 1 }).await;
+        theirs.end().await;
+    };
+    let (guard, ()) = tokio::join!(lock.acquire(within(20)), end);
+    let guard = guard.unwrap();
+    assert_eq!(store.list("app/", 10).await.unwrap()[0].name, "app/n");
+    assert!(store.list("app/x", 10).await.unwrap().is_empty());
+    let next = Ctl::start(&world.node, &["lock", &name]);
+    until("etcdctl waits", || async { store.inspect("app/n").await.unwrap().waiting == 1 }).await;
+    assert_eq!(next.said(), "");
+    assert_eq!(guard.release().await.unwrap(), Released::Clean);
+    next.holds().await;
+    // Of another namespace, and yet the same.
+    assert!(take(&store, "other/n", "other").await.is_none());
 }
 
 async fn one_line(world: World) {

@@ -409,8 +409,9 @@ async fn f20(world: World) {
     assert!(matches!(store.acquire(own("old-run")).await.unwrap(), Acquired::Granted(_)));
     store.break_lease("n").await.unwrap();
     assert!(matches!(store.acquire(own("new-run")).await.unwrap(), Acquired::Granted(_)));
+    assert_eq!(store.renew("old-run").await.unwrap(), Renewed::Broken);
     assert_eq!(store.release("old-run").await.unwrap(), Released::AlreadyGone);
-    assert_eq!(store.renew("old-run").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.renew("old-run").await.unwrap(), Renewed::Lost, "it was given up");
     assert_eq!(store.inspect("n").await.unwrap().holders.len(), 1);
 }
 
@@ -600,7 +601,7 @@ async fn all_or_none(world: World) {
     let Acquired::Granted(grants) = store.acquire(both.clone()).await.unwrap() else { panic!() };
     assert!(matches!(store.renew("op").await.unwrap(), Renewed::Renewed(g) if g == grants));
     store.break_lease("m1").await.unwrap();
-    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost, "half of it is not it");
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Broken, "half of it is not it");
     let Acquired::Granted(anew) = store.acquire(both).await.unwrap() else { panic!() };
     assert!(anew[0].token > grants[0].token && anew[1].token > grants[1].token);
     assert_eq!(store.release("op").await.unwrap(), Released::Clean);

@@ -134,7 +134,7 @@ async fn k02(world: World) {
     let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
     let term = election.campaign(within(10)).await.unwrap();
     let burned = store.break_lease("app/election/boss").await.unwrap();
-    assert_eq!(term.lost().await, LossReason::TakenOver);
+    assert_eq!(term.lost().await, LossReason::Forced);
     assert!(term.token() < burned);
     assert!(term.check().is_err() && term.proclaim("late").await.is_err());
 }
@@ -314,7 +314,7 @@ async fn k15(world: World) {
         let _mark = mark;
         std::future::pending::<()>().await;
     });
-    assert_eq!(work.await.unwrap_err().kind(), &ErrorKind::Lost(LossReason::TakenOver));
+    assert_eq!(work.await.unwrap_err().kind(), &ErrorKind::Lost(LossReason::Forced));
     assert!(!running.load(Ordering::SeqCst), "the work is gone");
 }
 

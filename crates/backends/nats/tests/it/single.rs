@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use mainstay_chaos::proxy::TcpMode;
 use mainstay_clock::Runtime;
 use mainstay_coordination::ErrorKind as LockError;
-use mainstay_nats::{Expiry, NatsLeases};
+use mainstay_nats::{Expiry, Names, NatsLeases};
 use mainstay_sim::servers::NatsKit;
 use mainstay_store::lease::{Acquired, Fencing, Released, Renewed, Share};
 use mainstay_store::{ErrorKind, LeaseStore, Outcome};
@@ -37,6 +37,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f32_a_ttl_is_rounded_up_for_the_server", f32),
     ("f41_a_name_that_moves_here_gets_larger_tokens_by_the_epoch", f41),
     ("f42_keys_of_other_clients_exclude_and_are_excluded", f42),
+    ("a_lock_without_its_namespace_meets_other_clients_on_the_bare_key", bare),
     ("k17_held_and_unreachable_are_two_errors", k17),
     ("a_bucket_that_could_lose_leases_is_refused", refused_bucket),
     ("requirements_hold_or_nothing_is_granted", requirements),
@@ -376,6 +377,40 @@ fn f41() {
         assert!(token > before);
         // Whoever still has the old setting sees, and keeps, the holder's own.
         assert_eq!(plain.inspect("a").await.unwrap().holders[0].1, token);
+    });
+}
+
+fn bare() {
+    let server = nats();
+    run(async {
+        let store = open(config(&server.url()).names(Names::Bare)).await;
+        let client = other(&server).await;
+        let lock = coordinator(store.clone(), "me").mutex("job").ttl(ms(5_000)).build().unwrap();
+        assert_eq!(publish(&client, "job", 0, "theirs").await, 0);
+        let refused = lock.try_acquire().await.unwrap_err();
+        assert!(matches!(refused.kind(), LockError::Contended { .. }), "{refused}");
+        let (at, ..) = last(&client, "job").await.unwrap();
+        let free = async {
+            let mut headers = async_nats::HeaderMap::new();
+            headers.insert("KV-Operation", "DEL");
+            headers.insert("Nats-Expected-Last-Subject-Sequence", at.to_string());
+            client.request_with_headers("$KV.mainstay_leases.job", headers, "".into()).await.unwrap();
+        };
+        let (guard, ()) = tokio::join!(lock.acquire(soon()), free);
+        let guard = guard.unwrap();
+        let (ours, ..) = last(&client, "job").await.unwrap();
+        assert!(last(&client, "test/job").await.is_none(), "nothing lies under its whole name");
+        assert_ne!(publish(&client, "job", 0, "theirs").await, 0);
+        assert_ne!(publish(&client, "job", at, "theirs").await, 0, "it moved on to {ours}");
+        assert_eq!(store.list("test/", 10).await.unwrap()[0].name, "test/job");
+        assert_eq!(store.inspect("test/job").await.unwrap().name, "test/job");
+        assert!(store.list("test/x", 10).await.unwrap().is_empty());
+        let told = store.acquire(ask("other/job", "op2", ms(5_000))).await.unwrap();
+        assert!(matches!(told, Acquired::Held { by, .. } if by == "me"), "namespaces meet, too");
+        assert_eq!(guard.release().await.unwrap(), Released::Clean);
+        take(&store, "test/job", "op3", ms(5_000)).await;
+        let Renewed::Renewed(grants) = store.renew("op3").await.unwrap() else { panic!("it is held") };
+        assert_eq!(grants[0].name, "test/job");
     });
 }
 

@@ -12,8 +12,8 @@ use std::time::Duration;
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed,
-    Share, WATCHED, Watchers,
+    AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Names, Released,
+    Renewed, Share, WATCHED, Watchers,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 use tokio::sync::watch as tell;
@@ -29,17 +29,6 @@ use watch::Watches;
 
 /// Connections for short questions beside the sessions: what is asked while a session waits.
 const CONTROL: u32 = 2;
-
-/// Which part of a lease's name becomes the key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "with the namespace or without")]
-pub enum Names {
-    /// What stands behind the namespace: the name that others use.
-    Bare,
-    /// All of it.
-    #[default]
-    Whole,
-}
 
 /// A [`LeaseStore`] on session advisory locks. Clones share it.
 ///
@@ -175,11 +164,7 @@ impl PostgresSessions {
     }
 
     fn key(&self, name: &str) -> Result<Key> {
-        let of = match self.0.names {
-            Names::Bare => name.split_once('/').map_or(name, |(_, bare)| bare),
-            Names::Whole => name,
-        };
-        let key = self.0.profile.key(of);
+        let key = self.0.profile.key(self.0.names.known(name));
         let key = key.map_err(|e| Error::new(ErrorKind::ApiMisuse, e.to_string()).with_source(e))?;
         Ok(Key { arguments: key.arguments(), text: key.text() })
     }
@@ -415,7 +400,7 @@ impl PostgresSessions {
         let now = self.0.rt.clock().now();
         if !self.is_alive(&lent, op, &grants).await? {
             self.close(&session).await?;
-            return Ok(Renewed::Lost);
+            return Ok(Renewed::Closed);
         }
         let mut state = session.state();
         state.until = state.until.max(now.saturating_add(session.ttl));

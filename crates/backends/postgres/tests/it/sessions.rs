@@ -243,7 +243,7 @@ async fn lost(world: World) {
     let end =
         "select pg_terminate_backend(pid, 5000) from pg_locks where locktype = 'advisory' and objid = 31";
     world.primary.sql(end).unwrap();
-    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Closed);
     assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);
     assert!(take(&store, "space/n", "op-2").await.unwrap() > token);
 }

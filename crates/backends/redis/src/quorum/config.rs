@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_clock::{Rng, Runtime};
+use mainstay_store::lease::Names;
 use mainstay_store::{Error, ErrorKind};
 
 use super::RedisQuorum;
@@ -28,7 +29,7 @@ const MAX_TTL: Duration = Duration::from_secs(30);
 /// | `max_ttl` | 30 s | how long a server that restarted without durable data grants nothing |
 /// | `require_durable` | off | few run `appendfsync always`; with it tokens are strict |
 /// | `allow_even` | off | an even number survives no more failures than one less, and splits evenly |
-/// | `profile`, `epoch` | as for one server | |
+/// | `profile`, `names`, `epoch` | as for one server | |
 #[derive(Clone)]
 #[must_use]
 pub struct Builder {
@@ -64,6 +65,13 @@ impl Builder {
     /// How names become keys.
     pub fn profile(mut self, profile: KeyProfile) -> Self {
         self.options.profile = profile;
+        self
+    }
+
+    /// Which part of a name is the key: with [`Names::Bare`] that without its namespace, which is what clients of other
+    /// make lock.
+    pub fn names(mut self, names: Names) -> Self {
+        self.options.names = names;
         self
     }
 

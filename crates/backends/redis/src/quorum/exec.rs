@@ -17,7 +17,7 @@ use redis::Cmd;
 
 use super::state::{Round, Step, Vote};
 use super::{DRIFT_DIVISOR, DRIFT_FLOOR, RedisQuorum, Redlock, patience};
-use crate::answer::{self, Asked};
+use crate::answer::{self, Asked, Kept};
 use crate::check::millis;
 use crate::keys::Keys;
 use crate::node::Purpose;
@@ -306,18 +306,19 @@ impl RedisQuorum {
                 let node = &own.0.nodes[at];
                 let fill = |cmd: &mut Cmd| renew_args(cmd, &id, &op.keys, ttl);
                 let reply = node.eval(&node.scripts().renew, Purpose::Other, limit, fill).await;
-                let time = answer::renewed(node.name(), reply.map_err(|f| f.error)?.value)?;
-                if let Some((seconds, micros)) = time {
+                let kept = answer::renewed(node.name(), reply.map_err(|f| f.error)?.value)?;
+                if let Kept::At(seconds, micros) = kept {
                     node.told_time(sent, seconds, micros);
                 }
-                Ok(time.is_some())
+                Ok(kept)
             }
         });
-        let (mut yes, mut no, mut last) = (0, 0, None);
+        let (mut yes, mut no, mut ended, mut last) = (0, 0, Renewed::Lost, None);
         while let Some((_, answer)) = pending.next().await {
             match answer {
-                Ok(true) => yes += 1,
-                Ok(false) => no += 1,
+                Ok(Kept::At(..)) => yes += 1,
+                Ok(Kept::Gone) => no += 1,
+                Ok(Kept::Broken) => (no, ended) = (no + 1, Renewed::Broken),
                 Err(error) => last = Some(error),
             }
             if yes >= self.needed() {
@@ -327,7 +328,7 @@ impl RedisQuorum {
             }
             if no > self.0.nodes.len() - self.needed() {
                 self.drain(pending);
-                return Ok(Renewed::Lost);
+                return Ok(ended);
             }
         }
         Err(self.unreachable(yes + no, last).with_outcome(Outcome::Unknown))

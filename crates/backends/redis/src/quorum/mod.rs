@@ -175,7 +175,7 @@ impl RedisQuorum {
     fn unreachable(&self, answered: usize, cause: Option<Error>) -> Error {
         let (all, needed) = (self.0.nodes.len(), self.needed());
         let text = format!("{answered} of {all} redis servers answered, {needed} are needed");
-        let error = Error::new(ErrorKind::Unavailable, text);
+        let error = Error::new(ErrorKind::Unavailable, text).with_answered(answered, needed);
         match cause {
             Some(cause) => error.with_source(cause),
             None => error,
@@ -192,7 +192,7 @@ impl RedisQuorum {
             let text = format!("a lease here lasts at most {:?}: the option `max_ttl`", self.0.max_ttl);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
-        request.names.iter().map(|name| self.0.options.profile.keys(name)).collect()
+        self.0.options.all_keys(&request.names)
     }
 }
 
@@ -245,6 +245,9 @@ impl LeaseStore for RedisQuorum {
         let clock = "wall clock of each server";
         let mut guarantees = Guarantees::new(fencing, clock, "a majority keeps leases and tokens");
         guarantees.min_ttl = MIN_TTL;
+        if !self.0.durable {
+            guarantees.max_ttl = self.0.max_ttl;
+        }
         guarantees.recheck = WATCHED;
         guarantees.native = &["annotate", "break_lease", "list", "watch"];
         guarantees

@@ -73,7 +73,7 @@ impl RedisQuorum {
     }
 
     pub(super) async fn write(&self, name: &str, token: FencingToken, value: &[u8]) -> Result<bool> {
-        let key = self.0.options.profile.keys(name)?;
+        let key = self.0.options.keys(name)?;
         let Some(counter) = answer::counter(self.0.options.epoch, token) else { return Ok(false) };
         let mut pending = self.all(|own, at| {
             let (key, value) = (key.clone(), value.to_vec());
@@ -102,7 +102,7 @@ impl RedisQuorum {
     /// Frees the name everywhere, then takes and gives back a lease of its own: its token comes in the one
     /// order of all tokens, and is burned.
     pub(super) async fn burn(&self, name: &str) -> Result<FencingToken> {
-        let key = self.0.options.profile.keys(name)?;
+        let key = self.0.options.keys(name)?;
         for _ in 0..BREAKS {
             self.free(&key).await?;
             let rng = self.0.rt.rng();
@@ -148,7 +148,7 @@ impl RedisQuorum {
 
     pub(super) async fn find(&self, prefix: &str, limit: usize) -> Result<Vec<LeaseInfo>> {
         let nodes = &self.0.nodes;
-        let answers = join_all(nodes.iter().map(|n| scan::names(n, &self.0.options.profile, prefix))).await;
+        let answers = join_all(nodes.iter().map(|n| scan::names(n, &self.0.options, prefix))).await;
         let (mut names, mut heard, mut last) = (BTreeSet::new(), 0, None);
         for answer in answers {
             match answer {
@@ -177,7 +177,7 @@ impl RedisQuorum {
 
     /// Resolves when a majority of servers saw a change.
     pub(super) async fn changed(&self, name: &str) -> Result<()> {
-        let keys = self.0.options.profile.keys(name)?;
+        let keys = self.0.options.keys(name)?;
         let mut pending = self.all(|own, at| {
             let keys = keys.clone();
             async move { own.0.nodes[at].ears().changed(&keys).await }

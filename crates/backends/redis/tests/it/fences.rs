@@ -6,7 +6,7 @@ use mainstay_store::lease::Released;
 use mainstay_store::{ErrorKind, FenceCheck, FencingToken, LeaseStore};
 
 use crate::Test;
-use crate::world::{ms, other, pause, redis, run, store, take, text};
+use crate::world::{ms, number, other, pause, redis, run, store, take, text};
 
 pub(crate) const TESTS: &[Test] = &[
     ("the_script_decides_as_the_rule_does", rule),
@@ -69,6 +69,8 @@ fn f40() {
         let old = take(&store, "a", "stuck", ms(60_000)).await;
         let burned = store.break_lease("a").await.unwrap();
         assert!(burned > old);
+        let told = number(&mut redis, &["PTTL", "{a}:broken"]).await;
+        assert!(told > 50_000 && told <= 60_000, "as long as the lock would have lasted: {told}");
         assert_eq!(store.release("stuck").await.unwrap(), Released::AlreadyGone);
         // Until the resource hears of it, the old holder still writes.
         let verdict = fence::set(&mut redis, "{d}:fence", "{d}", b"1", old).await.unwrap();

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
-use mainstay_redis::{KeyProfile, RedisLeases};
-use mainstay_store::LeaseStore;
+use mainstay_coordination::{Coordinator, ErrorKind};
+use mainstay_redis::{KeyProfile, Names, RedisLeases, RedisQuorum};
+use mainstay_sim::servers::Server;
 use mainstay_store::lease::{Acquired, Released};
+use mainstay_store::{LeaseStore, RecordStore};
 
 use crate::Test;
 use crate::world::{
@@ -14,6 +16,8 @@ use crate::world::{
 
 pub(crate) const TESTS: &[Test] = &[
     ("foreign_families_exclude_ours_and_are_excluded", families),
+    ("locks_of_a_coordinator_meet_foreign_clients_on_the_name_without_its_namespace", bare),
+    ("a_majority_meets_foreign_clients_on_the_name_without_its_namespace", bare_majority),
     ("a_waiter_is_woken_by_a_foreign_unlock_without_polling", woken),
     ("f42_a_foreign_key_without_expiry_is_waited_for_without_a_loop", f42),
 ];
@@ -86,6 +90,78 @@ fn families() {
         assert_eq!(cli(&server, &["SET", "job", "x", "NX", "PX", "20000"]), "");
         store.release("reader").await.unwrap();
         assert_eq!(cli(&server, &["SET", "job", "x", "NX", "PX", "20000"]), "OK");
+    });
+}
+
+/// Theirs keeps the lock `job` of our coordinator out, and ours keeps theirs out, on every one of `servers`.
+async fn meet(servers: &[&Server], locks: &Coordinator, key: &str) {
+    let all = |words: &[&str], answer: &str| {
+        for server in servers {
+            assert_eq!(cli(server, words), answer, "{key}");
+        }
+    };
+    let lock = locks.mutex("job").ttl(TTL).build().unwrap();
+    all(&["SET", key, "theirs", "NX", "PX", "20000"], "OK");
+    let refused = lock.try_acquire().await.unwrap_err();
+    assert!(
+        matches!(refused.kind(), ErrorKind::Contended { holder, .. } if holder.starts_with("another client"))
+    );
+    all(&["EVAL", DELETE, "1", key, "theirs"], "1");
+    let guard = lock.acquire(soon()).await.unwrap();
+    assert_eq!(guard.name(), "test/job", "to us it has its whole name");
+    all(&["SET", key, "theirs", "NX", "PX", "20000"], "");
+    all(&["EXISTS", &format!("{{{key}}}:fence")], "1");
+    assert_eq!(guard.release().await.unwrap(), Released::Clean);
+    let again = lock.acquire(soon()).await.unwrap();
+    all(&["EVAL", DELETE, "1", key, "theirs"], "0");
+    again.release().await.unwrap();
+}
+
+fn bare() {
+    let server = redis(&[]);
+    let prefixed = |p: &str| KeyProfile::Prefixed(p.to_owned());
+    run(async {
+        for (profile, key) in [(KeyProfile::Verbatim, "job"), (prefixed("redlock:"), "redlock:job")] {
+            let builder = RedisLeases::builder(&url(&server)).profile(profile).names(Names::Bare);
+            let store = builder.build(&Runtime::system()).unwrap();
+            meet(&[&server], &coordinator(store.clone(), "me"), key).await;
+            // What is listed has the namespace that was asked for.
+            take(&store, "test/job", "op", TTL).await;
+            let listed = LeaseStore::list(&store, "test/", 10).await.unwrap();
+            assert_eq!(listed.iter().map(|l| l.name.as_str()).collect::<Vec<_>>(), ["test/job"], "{key}");
+            assert!(LeaseStore::list(&store, "test/x", 10).await.unwrap().is_empty());
+            assert!(try_take(&store, "other/job", "op2", TTL).await.is_none(), "namespaces meet, too");
+            let mut two = ask("a/x", "two", TTL);
+            two.names.push("b/x".to_owned());
+            assert!(store.acquire(two).await.is_err(), "they are one key");
+            store.release("op").await.unwrap();
+            // Records are nobody else's: they keep their namespace.
+            let records: &dyn RecordStore = &store;
+            records.put_if("test/job", None, b"r".to_vec(), None).await.unwrap();
+            assert!(records.get("other/job").await.unwrap().is_none());
+            let found = records.list("test/", None, 10).await.unwrap();
+            assert_eq!(found.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["test/job"]);
+            assert!(records.delete_if("test/job", found[0].version).await.unwrap());
+        }
+    });
+}
+
+fn bare_majority() {
+    let servers = crate::quorum::servers(3);
+    run(async {
+        for (prefix, key) in [(None, "job"), (Some("redlock:"), "redlock:job")] {
+            let mut builder =
+                RedisQuorum::builder(servers.iter().map(url)).require_durable().names(Names::Bare);
+            if let Some(prefix) = prefix {
+                builder = builder.profile(KeyProfile::Prefixed(prefix.to_owned()));
+            }
+            let store = builder.build(&Runtime::system()).unwrap();
+            let all: Vec<&Server> = servers.iter().collect();
+            meet(&all, &coordinator(store.clone(), "me"), key).await;
+            take(&store, "test/job", "op", TTL).await;
+            assert_eq!(LeaseStore::list(&store, "test/j", 10).await.unwrap()[0].name, "test/job");
+            store.release("op").await.unwrap();
+        }
     });
 }
 

@@ -95,8 +95,8 @@ fn k02() {
         });
         let (result, burned) = tokio::join!(run, breaker.break_lease("test/a"));
         let error = result.unwrap_err();
-        assert_eq!(*error.kind(), LockError::Lost(LossReason::TakenOver), "told by the next renewal");
-        assert_eq!(guard.lost().await, LossReason::TakenOver);
+        assert_eq!(*error.kind(), LockError::Lost(LossReason::Forced), "told by the next renewal");
+        assert_eq!(guard.lost().await, LossReason::Forced);
         assert!(!done.load(Ordering::SeqCst));
         assert!(burned.unwrap() > guard.token());
         // A store that does not answer: the holder stops by its own clock.

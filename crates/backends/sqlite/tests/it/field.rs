@@ -100,6 +100,6 @@ async fn f40_a_broken_lease_burns_a_token_and_its_holder_says_nothing_more() {
     let burned = store.break_lease("n").await.unwrap();
     assert!(burned > token);
     assert!(!store.annotate("n", token, b"late".to_vec()).await.unwrap());
-    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Broken);
     assert!(store.inspect("n").await.unwrap().last_token >= burned);
 }

@@ -1,11 +1,13 @@
 //! Named leases with fencing tokens.
 
+mod names;
 pub mod table;
 mod watchers;
 
 use std::fmt;
 use std::time::Duration;
 
+pub use names::Names;
 pub use watchers::Watchers;
 
 use crate::{BoxFuture, Error, ErrorKind, FencingToken, Result};
@@ -197,12 +199,16 @@ pub enum Released {
 
 /// The answer of [`LeaseStore::renew`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_enums, reason = "there are two answers")]
+#[allow(clippy::exhaustive_enums, reason = "callers must handle each")]
 pub enum Renewed {
+    /// At least one is gone: somebody ended it by force ([`LeaseStore::break_lease`]).
+    Broken,
+    /// They are gone with what they were bound to: a connection, a session.
+    Closed,
+    /// At least one is gone, and the store cannot say why: it ran out, and may be somebody else's.
+    Lost,
     /// Every lease of the operation runs `ttl` longer, counted from before the request.
     Renewed(Vec<Grant>),
-    /// At least one is gone.
-    Lost,
 }
 
 /// The answer of [`LeaseStore::transfer`].
@@ -280,6 +286,8 @@ pub struct Guarantees {
     pub failover: &'static str,
     /// Whether waiters are served in order.
     pub fair: bool,
+    /// The longest ttl that is granted.
+    pub max_ttl: Duration,
     /// The shortest ttl that makes sense.
     pub min_ttl: Duration,
     /// The longest silence that a waiter may believe: a hint of [`LeaseStore::watch`] may be lost with a
@@ -296,7 +304,8 @@ impl Guarantees {
     #[must_use]
     pub const fn new(fencing: Fencing, clock: &'static str, failover: &'static str) -> Self {
         let min_ttl = Duration::from_millis(10);
-        Self { fencing, clock, failover, fair: false, min_ttl, recheck: UNWATCHED, native: &[] }
+        let (max_ttl, recheck) = (MAX_TTL, UNWATCHED);
+        Self { fencing, clock, failover, fair: false, max_ttl, min_ttl, recheck, native: &[] }
     }
 }
 

@@ -463,7 +463,10 @@ impl Table {
     /// As [`LeaseStore::renew`](super::LeaseStore::renew).
     pub fn renew(&mut self, op_id: &str) -> Renewed {
         let Some(op) = self.ops.get(op_id) else { return Renewed::Lost };
-        let Some(grants) = Self::grants(op) else { return Renewed::Lost };
+        let Some(grants) = Self::grants(op) else {
+            // A place in line was never a lease; what holds less than its names was broken.
+            return if matches!(op.place, Place::Holding(_)) { Renewed::Broken } else { Renewed::Lost };
+        };
         let until = self.now.saturating_add(op.ttl);
         self.set_until(op_id, until);
         Renewed::Renewed(grants)

@@ -161,7 +161,7 @@ async fn several_names_wait_for_each_other_without_overtaking_or_deadlock() {
     assert!(matches!(store.acquire(both("ab")).await.unwrap(), Acquired::Granted(g) if g.len() == 2));
     // A break of one name costs the whole acquisition.
     store.break_lease("b").await.unwrap();
-    assert_eq!(store.renew("ab").await.unwrap(), Renewed::Lost);
+    assert_eq!(store.renew("ab").await.unwrap(), Renewed::Broken);
 }
 
 #[tokio::test(start_paused = true)]

@@ -140,7 +140,9 @@ impl Shared {
             biased;
             answer = core.store.renew(&self.held.op_id) => match answer {
                 Ok(Renewed::Renewed(_)) => Answer::Renewed,
-                Ok(Renewed::Lost) => Answer::NotOurs,
+                Ok(Renewed::Broken) => Answer::NotOurs(LossReason::Forced),
+                Ok(Renewed::Closed) => Answer::NotOurs(LossReason::SessionClosed),
+                Ok(Renewed::Lost) => Answer::NotOurs(LossReason::TakenOver),
                 Err(error) => {
                     tracing::warn!(lock = self.held.name(), %error, "a lease was not renewed");
                     Answer::Failed

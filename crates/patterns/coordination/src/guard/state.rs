@@ -45,8 +45,8 @@ pub(crate) enum Next {
 pub(crate) enum Answer {
     /// Nobody knows whether it was renewed.
     Failed,
-    /// Not ours any more.
-    NotOurs,
+    /// Not ours any more, for this reason.
+    NotOurs(LossReason),
     /// Renewed.
     Renewed,
 }
@@ -130,7 +130,7 @@ impl Hold {
             Answer::Failed => {
                 self.due = now.saturating_add((self.ttl / RETRY_DIVISOR).mul_f64(0.5 + unit / 2.0));
             }
-            Answer::NotOurs => self.lost = Some(LossReason::TakenOver),
+            Answer::NotOurs(reason) => self.lost = Some(reason),
         }
     }
 
@@ -207,11 +207,14 @@ mod tests {
 
     #[test]
     fn a_store_that_says_no_ends_the_hold_at_once() {
-        let mut h = hold();
-        h.sent(at(10_000));
-        h.answered(at(10_001), Answer::NotOurs, 0.0);
-        assert_eq!(h.check(at(10_001)), Err(LossReason::TakenOver));
-        assert_eq!(h.next(at(10_001)), Next::Ended);
+        for reason in [LossReason::TakenOver, LossReason::Forced, LossReason::SessionClosed] {
+            let mut h = hold();
+            h.sent(at(10_000));
+            h.answered(at(10_001), Answer::NotOurs(reason), 0.0);
+            assert_eq!(h.check(at(10_001)), Err(reason));
+            assert_eq!(h.next(at(10_001)), Next::Ended);
+            assert_eq!(h.check(h.stop_at()), Err(reason), "the first reason stays");
+        }
     }
 
     #[test]

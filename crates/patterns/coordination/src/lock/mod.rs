@@ -23,8 +23,6 @@ use state::Patience;
 
 /// Lease of a lock that was told nothing else: two renewals may fail and the third still comes in time.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
-/// A longer lease would outlive everybody who could end it.
-const MAX_TTL: Duration = Duration::from_secs(86_400 * 30);
 /// Names of one acquisition: they are taken in one transaction of the store.
 const MAX_NAMES: usize = 64;
 
@@ -54,7 +52,7 @@ impl Kind {
 /// | `ttl` | 30 s | two failed renewals fit; a dead holder blocks for half a minute |
 /// | `require` | nothing | the weakest store still excludes while nothing fails |
 /// | `max_hold` | none | work decides how long it takes |
-/// | `fair` | off | standing in line costs the store a queue |
+/// | `fair` | off | standing in line costs the store a queue, and not every store keeps one |
 #[derive(Debug)]
 #[must_use]
 pub struct Builder {
@@ -106,7 +104,8 @@ impl Builder {
         self
     }
 
-    /// Stands in the store's line, so that waiters of all processes are served in order.
+    /// Stands in the store's line, so that waiters of all processes are served in order. Refused by
+    /// [`build`](Self::build) on a store that keeps no line.
     pub fn fair(mut self) -> Self {
         self.line = Line::Join;
         self
@@ -122,12 +121,17 @@ impl Builder {
     ///
     /// # Errors
     /// A name that is empty, too long, repeated or has control characters; a ttl under the store's
-    /// shortest or over 30 days; a limit of zero; more fencing than the store declares.
+    /// shortest or over its longest; a limit of zero; more fencing than the store declares; readers, permits or a
+    /// place in line where the store has none.
     pub fn build(self) -> Result<Lock, ConfigError> {
         let declared = self.core.store.guarantees();
-        if self.ttl < declared.min_ttl || self.ttl > MAX_TTL {
-            let allowed = format!("{:?} to 30 days on this store", declared.min_ttl);
+        if self.ttl < declared.min_ttl || self.ttl > declared.max_ttl {
+            let allowed = format!("{:?} to {:?} on this store", declared.min_ttl, declared.max_ttl);
             return Err(ConfigError::new("ttl", self.ttl, allowed));
+        }
+        if let Some((field, what)) = self.unsupported(declared.native) {
+            let allowed = format!("none: this store has no {what}");
+            return Err(ConfigError::new(field, &self.names, allowed));
         }
         if rank(declared.fencing) < rank(self.require) {
             let allowed = format!("at most {:?}: that is what this store declares", declared.fencing);
@@ -158,6 +162,17 @@ impl Builder {
             note: self.note,
         };
         Ok(Lock { core: self.core, want: Arc::new(Mutex::new(Arc::new(want))) })
+    }
+
+    /// The first setting that needs what the store does not have natively, and what that is.
+    fn unsupported(&self, native: &[&str]) -> Option<(&'static str, &'static str)> {
+        let needed = [
+            (self.kind == Kind::Shared, "shared", "read", "readers beside each other"),
+            (matches!(self.kind, Kind::Permit(_)), "permit", "semaphore", "semaphores"),
+            (self.line == Line::Join, "line", "fair", "line of waiters"),
+        ];
+        let lacks = needed.into_iter().find(|(wanted, name, ..)| *wanted && !native.contains(name));
+        lacks.map(|(_, _, field, what)| (field, what))
     }
 }
 
@@ -212,7 +227,8 @@ impl Lock {
     ///
     /// # Errors
     /// `TimedOut` when somebody else held it to the end, `Unreachable` when the store did not answer to the
-    /// end, `Expired` for a grant that came too late, `StoreRegressed`, `Unsupported`.
+    /// end, `Store` when what it says of itself cannot pass, `Expired` for a grant that came too late,
+    /// `StoreRegressed`, `Unsupported`.
     ///
     /// # Cancel safety
     /// Dropping the future gives up. A lease that may have been granted is released in the background; until

@@ -151,13 +151,14 @@ impl Acquisition {
         }
     }
 
-    /// The store failed. A question whose outcome is unknown is asked again under the same op id.
+    /// The store failed. What may pass is asked again, under the same op id; what cannot ends the wait, however long
+    /// it may be: what may have been granted is then given back.
     pub(crate) fn failed(&mut self, now: Instant, outcome: Outcome, retryable: bool, unit: f64) -> Command {
         self.asking = false;
         self.unknown |= outcome != Outcome::NotApplied;
         self.answered = false;
         match self.patience {
-            Patience::Until(_) if retryable || outcome == Outcome::Unknown => {
+            Patience::Until(_) if retryable => {
                 let pause = self.guess(WAIT_MAX, unit);
                 self.wait(now, pause)
             }
@@ -321,6 +322,20 @@ mod tests {
         for _ in 0..20 {
             let command = a.failed(at(0), Outcome::NotApplied, true, 0.99);
             assert!(pause(&command, at(0)) <= WAIT_MAX);
+        }
+    }
+
+    #[test]
+    fn a_store_that_says_what_cannot_pass_is_not_asked_again() {
+        for outcome in [Outcome::NotApplied, Outcome::Unknown] {
+            let mut a = begin(Patience::Until(Deadline::NONE));
+            a.asked();
+            assert_eq!(a.failed(at(0), outcome, false, 0.0), Command::Fail);
+            assert_eq!(
+                a.maybe_held(),
+                outcome == Outcome::Unknown,
+                "what may have been granted is given back"
+            );
         }
     }
 

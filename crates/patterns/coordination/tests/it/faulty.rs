@@ -21,6 +21,8 @@ pub(crate) enum Fault {
     AppliedThenHeld,
     /// Done, and the caller is told that nobody knows.
     AppliedThenUnknown,
+    /// Not done, and the store says what is wrong with it.
+    Fails(ErrorKind),
     /// Not done, and nothing is answered.
     Hangs,
     /// Not done, and the caller is told so.
@@ -33,14 +35,22 @@ pub(crate) struct Faulty {
     acquire: Mutex<Vec<Fault>>,
     pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
+    declared: Guarantees,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
 }
 
 impl Faulty {
     pub(crate) fn new(inner: MemoryLeaseStore) -> Arc<Self> {
+        let declared = inner.guarantees();
+        Self::declaring(inner, declared)
+    }
+
+    /// One that declares other things than it can do.
+    pub(crate) fn declaring(inner: MemoryLeaseStore, declared: Guarantees) -> Arc<Self> {
         Arc::new(Self {
             inner,
+            declared,
             acquire: Mutex::default(),
             held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
@@ -72,6 +82,7 @@ impl LeaseStore for Faulty {
             match fault {
                 None => self.inner.acquire(request).await,
                 Some(Fault::Refused) => Err(failed(Outcome::NotApplied)),
+                Some(Fault::Fails(kind)) => Err(Error::new(kind, "it says so itself")),
                 Some(Fault::Hangs) => std::future::pending().await,
                 Some(Fault::AppliedThenUnknown) => {
                     self.inner.acquire(request).await?;
@@ -123,7 +134,7 @@ impl LeaseStore for Faulty {
     }
 
     fn guarantees(&self) -> Guarantees {
-        self.inner.guarantees()
+        self.declared.clone()
     }
 }
 

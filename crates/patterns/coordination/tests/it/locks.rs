@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Deadline, SeededRng};
-use mainstay_coordination::{Coordinator, ErrorKind};
+use mainstay_coordination::{Coordinator, ErrorKind, lock};
 use mainstay_store::lease::{Fencing, Released};
 use mainstay_store::{LeaseStore, Outcome};
 
@@ -124,6 +124,34 @@ fn whoever_waits_for_several_names_is_woken_by_each_of_them() {
 }
 
 #[test]
+fn what_a_store_says_of_itself_keeps_its_kind_and_only_what_may_pass_is_tried_again() {
+    use mainstay_store::ErrorKind as Store;
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        for (said, code) in [
+            (Store::Corrupt, "lock_store_corrupt"),
+            (Store::Internal, "lock_store_failed"),
+            (Store::NewerVersion, "lock_store_newer_version"),
+            (Store::Occupied, "lock_store_occupied"),
+            (Store::TooLarge, "lock_store_too_large"),
+        ] {
+            store.acquisitions(vec![Fault::Fails(said)]);
+            let error = lock.acquire(Deadline::NONE).await.expect_err("no wait helps");
+            assert_eq!((error.kind(), error.code()), (&ErrorKind::Store(said), code));
+            assert!(!error.is_retryable(), "{said:?}");
+        }
+        store.acquisitions(vec![Fault::Fails(Store::Full)]);
+        let full = lock.try_acquire().await.unwrap_err();
+        assert_eq!((full.kind(), full.is_retryable()), (&ErrorKind::Store(Store::Full), true));
+        // Somebody makes room; somebody starts the server again.
+        store.acquisitions(vec![Fault::Fails(Store::Full), Fault::Fails(Store::Unavailable)]);
+        lock.acquire(Deadline::NONE).await.unwrap().release().await.unwrap();
+    });
+}
+
+#[test]
 fn readers_share_and_a_writer_has_it_alone() {
     virtually(|w| async move {
         let node = w.node("a");
@@ -194,6 +222,43 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
         assert_eq!(nameless.field, "namespace");
         let slash = Coordinator::builder(store, rt).namespace("a/b").owner("a").build().unwrap_err();
         assert_eq!(slash.field, "namespace");
+    });
+}
+
+#[test]
+fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
+    virtually(|w| async move {
+        let mut declared = w.store.guarantees();
+        declared.fair = false;
+        declared.max_ttl = Duration::from_secs(30);
+        let field = |native: &'static [&'static str], ask: fn(&Coordinator) -> lock::Builder| {
+            let mut declared = declared.clone();
+            declared.native = native;
+            let store = Faulty::declaring(w.store.clone(), declared);
+            ask(&w.node_on(store, w.clock.clone(), "a")).build().err().map(|e| e.field)
+        };
+        // As one Redis declares itself, and as a majority does.
+        let (redis, majority): (&[&str], &[&str]) = (&["permit", "shared", "watch"], &["watch"]);
+        let asks: [(fn(&Coordinator) -> lock::Builder, _, _); 8] = [
+            (|c| c.mutex("n"), None, None),
+            (|c| c.multi(["a", "b"]), None, None),
+            (|c| c.write("n"), None, None),
+            (|c| c.read("n"), None, Some("read")),
+            (|c| c.semaphore("n", 2), None, Some("semaphore")),
+            (|c| c.mutex("n").fair(), Some("fair"), Some("fair")),
+            (|c| c.mutex("n").ttl(Duration::from_secs(31)), Some("ttl"), Some("ttl")),
+            (|c| c.read("n").fair(), Some("fair"), Some("read")),
+        ];
+        for (at, (ask, on_redis, on_majority)) in asks.into_iter().enumerate() {
+            assert_eq!(field(redis, ask), on_redis, "{at}");
+            assert_eq!(field(majority, ask), on_majority, "{at}");
+        }
+        let store = Faulty::declaring(w.store.clone(), declared);
+        let term = w.node_on(store, w.clock.clone(), "a").election("e").ttl(TTL).build().unwrap();
+        assert!(
+            term.campaign(w.within(1)).await.is_ok(),
+            "an election stands in line only where there is one"
+        );
     });
 }
 

@@ -85,7 +85,8 @@ fn f40_a_broken_lease_is_noticed_at_the_next_renewal() {
         let burned = w.store.break_lease("test/n").await.unwrap();
         assert!(burned > guard.token());
         let start = w.clock.now();
-        assert_eq!(guard.lost().await, LossReason::TakenOver);
+        assert_eq!(guard.lost().await, LossReason::Forced);
+        assert_eq!(guard.check().unwrap_err().to_string(), "`test/n` is lost: it was ended by force");
         let noticed = w.clock.now().saturating_duration_since(start);
         assert!(noticed <= TTL / 3 + Duration::from_millis(10), "{noticed:?}");
     });

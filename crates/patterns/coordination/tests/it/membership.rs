@@ -93,7 +93,7 @@ fn left_expired_and_taken_away_can_be_told_apart() {
         assert_eq!(change(&mut watch).await, "1 -leaves Left");
         w.store.break_lease("test/member/workers/taken").await.unwrap();
         assert_eq!(change(&mut watch).await, "2 -taken Unknown");
-        assert_eq!(broken.lost().await, LossReason::TakenOver);
+        assert_eq!(broken.lost().await, LossReason::Forced);
         store.hang_renewals(true);
         assert_eq!(change(&mut watch).await, "3 -dies Expired");
         assert_eq!(dying.lost().await, LossReason::DeadlinePassed);

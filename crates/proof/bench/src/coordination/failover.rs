@@ -79,7 +79,7 @@ async fn hold(kind: &str, url: &str, op: &str, ttl: Duration) -> anyhow::Result<
         let sent = clock.now();
         match store.renew(op).await? {
             Renewed::Renewed(_) => say(sent)?,
-            Renewed::Lost => bail!("lost before it was killed"),
+            ended => bail!("{ended:?} before it was killed"),
         }
     }
 }

@@ -376,7 +376,8 @@ async fn tokens_only_grow(store: &dyn LeaseStore, clock: &dyn Clock) {
     assert_eq!(store.release("op1").await.unwrap(), Released::AlreadyGone, "someone else's lease survives");
     let burned = store.break_lease("b").await.unwrap();
     assert!(burned > second);
-    assert_eq!(store.renew("op2").await.unwrap(), Renewed::Lost);
+    // Not every store remembers how it ended.
+    assert!(matches!(store.renew("op2").await.unwrap(), Renewed::Broken | Renewed::Closed | Renewed::Lost));
     assert!(take(store, "b", "op3").await.unwrap() > burned);
 }
 

@@ -169,7 +169,7 @@ impl Worker {
         let answer = self.store.renew(&held.op_id).await;
         let renewed = match &answer {
             Ok(Renewed::Renewed(_)) => true,
-            Ok(Renewed::Lost) => self.bug == Bug::LostIgnored,
+            Ok(Renewed::Broken | Renewed::Closed | Renewed::Lost) => self.bug == Bug::LostIgnored,
             Err(e) => self.bug == Bug::RenewUnknownAsOk && e.outcome() == Outcome::Unknown,
         };
         if !renewed {

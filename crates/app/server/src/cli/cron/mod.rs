@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use mainstay_clock::{Deadline, Runtime, WallTime};
+use mainstay_coordination::Coordinator;
 use mainstay_coordination::cron::{Due, Every, Job, Missed, Overlap, Schedule, Start};
-use mainstay_coordination::{Coordinator, ErrorKind};
 use schedule::Fields;
 
-use super::lock::{EXIT_NOT_ACQUIRED, JobArgs, on_this_thread, owner, refused, settle, told};
+use super::lock::{EXIT_NOT_ACQUIRED, JobArgs, code, on_this_thread, owner, refused, settle, told};
 use super::store::duration;
 use crate::api::instant;
 use crate::error::{Code, Error, Result};
@@ -103,8 +103,8 @@ impl<'a> Scheduler<'a> {
         let signals = Signals::listen()?;
         let (leases, records) = args.job.store.open_with_records(&rt).await?;
         let records = records.ok_or_else(|| {
-            let why = "--store: a majority of Redis keeps no records, and jobs need them: use one redis://HOST, \
-                       sqlite:FILE, postgres://, etcd:// or nats://";
+            let why = "--store: a majority of Redis, or session locks of PostgreSQL, keeps no records, and jobs need \
+                       them: use one redis://HOST, sqlite:FILE, postgres:// without sessions, etcd:// or nats://";
             Error::new(Code::BadValue, why)
         })?;
         let builder = Coordinator::builder(leases, rt.clone()).records(records);
@@ -173,11 +173,11 @@ impl<'a> Scheduler<'a> {
         }
     }
 
-    /// A store that fails for a while does not end a scheduler; misuse does, and so does anything under --once.
+    /// A store that fails for a while does not end a scheduler; misuse does, data that is damaged or newer does, and so
+    /// does anything under --once.
     async fn trouble(&mut self, error: mainstay_coordination::Error) -> Result<Option<u8>> {
-        let refused = matches!(error.kind(), ErrorKind::ApiMisuse);
-        let code = if refused { Code::BadValue } else { Code::LeaseStore };
-        if self.args.once || refused || !error.is_retryable() {
+        let code = code(&error);
+        if self.args.once || !error.is_retryable() {
             return Err(Error::with(code, "the job cannot be run", error));
         }
         let error = Error::with(code, "the job cannot be run now", error);

@@ -1,5 +1,7 @@
 //! The lease store of a command, by URL.
 
+mod params;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,12 +10,13 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_nats::{NatsConfig, NatsLeases};
-use mainstay_postgres::{PostgresConfig, PostgresLeases};
-use mainstay_redis::{RedisLeases, RedisQuorum};
+use mainstay_postgres::{PostgresConfig, PostgresLeases, PostgresSessions};
+use mainstay_redis::{KeyProfile, RedisLeases, RedisQuorum};
 use mainstay_sqlite::{Driver, SqliteLeases};
-use mainstay_store::{FencingToken, LeaseStore, RecordStore};
+use mainstay_store::{ErrorKind, FencingToken, LeaseStore, RecordStore};
 
 use crate::error::{Code, Error, Result};
+use params::Params;
 
 /// Which store, which names.
 #[derive(Debug, clap::Args)]
@@ -24,6 +27,10 @@ pub(crate) struct StoreArgs {
     /// nats://HOST:PORT, several servers of one cluster with commas between them, each with USER:PASSWORD@ or TOKEN@.
     /// Encrypted: rediss://, etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
     /// certificate of one's own; postgres:// with ?sslmode=verify-full, and &sslrootcert=FILE, &sslcert=FILE&sslkey=FILE.
+    /// Settings of the store stand there too, behind the last server: names=bare (the key is the name without its
+    /// namespace, as clients of other make have it) and epoch=N on all servers; prefix=TEXT before every key on Redis and
+    /// etcd; durable=true and max_ttl=DURATION for a majority of Redis; bucket=NAME on NATS; sessions=PROFILE for session
+    /// locks of PostgreSQL.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     // The help would show the variable, and with it a password.
     #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
@@ -51,14 +58,16 @@ impl StoreArgs {
             None => file(&users_file()?, rt),
             Some((url, "sqlite")) => file(&PathBuf::from(sqlite_file(url)?), rt),
             Some((url, "redis" | "rediss")) => redis(url, rt).await,
-            Some((url, "postgres" | "postgresql")) => {
-                let config = PostgresConfig::builder(url).build().map_err(|e| refused(&e))?;
-                let leases = PostgresLeases::open(config, rt).await;
-                Ok(both(leases.map_err(|e| failed("cannot use PostgreSQL".to_owned(), e))?))
-            }
+            Some((url, "postgres" | "postgresql")) => postgres(url, rt).await,
             Some((url, "etcd" | "etcds")) => Ok(both(etcd(url, rt).await?)),
             Some((url, "nats" | "tls")) => {
-                let config = NatsConfig::builder(url).build().map_err(|e| refused(&e))?;
+                let (url, params) = Params::split(url, params::NATS)?;
+                let mut config = NatsConfig::builder(&url).epoch(params.epoch.into());
+                config = config.names(params.names.unwrap_or_default());
+                if let Some(bucket) = &params.bucket {
+                    config = config.bucket(bucket);
+                }
+                let config = config.build().map_err(|e| refused(&e))?;
                 let leases = NatsLeases::open(config, rt).await;
                 Ok(both(leases.map_err(|e| failed("cannot use NATS".to_owned(), e))?))
             }
@@ -92,7 +101,13 @@ impl StoreArgs {
 }
 
 async fn etcd(url: &str, rt: &Runtime) -> Result<EtcdLeases> {
-    let config = EtcdConfig::builder(url).build().map_err(|e| refused(&e))?;
+    let (url, params) = Params::split(url, params::ETCD)?;
+    let mut config = EtcdConfig::builder(&url).base_epoch(params.epoch);
+    config = config.names(params.names.unwrap_or_default());
+    if let Some(prefix) = &params.prefix {
+        config = config.prefix(prefix);
+    }
+    let config = config.build().map_err(|e| refused(&e))?;
     EtcdLeases::open(config, rt).await.map_err(|e| failed("cannot use etcd".to_owned(), e))
 }
 
@@ -110,16 +125,52 @@ fn file(file: &Path, rt: &Runtime) -> Result<Opened> {
     Ok(both(leases))
 }
 
+/// Leases in rows, or bound to connections.
+async fn postgres(url: &str, rt: &Runtime) -> Result<Opened> {
+    let (url, params) = Params::split(url, params::POSTGRES)?;
+    let config = PostgresConfig::builder(&url).base_epoch(params.epoch).build().map_err(|e| refused(&e))?;
+    let down = |e| failed("cannot use PostgreSQL".to_owned(), e);
+    let Some(profile) = params.sessions else {
+        if params.names.is_some() {
+            let why = "--store: `names` goes with `sessions`: no other client has leases in these rows";
+            return Err(Error::new(Code::BadValue, why));
+        }
+        return Ok(both(PostgresLeases::open(config, rt).await.map_err(down)?));
+    };
+    let names = params.names.unwrap_or_default();
+    let leases = PostgresSessions::open(config, profile, names, rt).await.map_err(down)?;
+    Ok((Arc::new(leases), None))
+}
+
 /// One server, or a majority of several.
 async fn redis(urls: &str, rt: &Runtime) -> Result<Opened> {
-    let urls: Vec<&str> = urls.split(',').collect();
+    let scheme = urls.split_once("://").map_or("redis", |(scheme, _)| scheme);
+    // The scheme of the first is that of all who name none.
+    let whole = |url: &str| if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") };
+    let mut servers: Vec<String> = urls.split(',').map(whole).collect();
+    let known = if servers.len() > 1 { params::MAJORITY } else { params::REDIS };
+    let (last, params) = Params::split(&servers.pop().unwrap_or_default(), known)?;
+    for server in &servers {
+        Params::split(server, params::ONE_OF_SEVERAL)?;
+    }
+    let profile = params.prefix.map_or(KeyProfile::Verbatim, KeyProfile::Prefixed);
+    let (names, epoch) = (params.names.unwrap_or_default(), params.epoch.into());
     let down = |e| failed("cannot use Redis".to_owned(), e);
-    if let [url] = urls[..] {
-        let leases = RedisLeases::new(url, rt).map_err(|e| refused(&e))?;
+    if servers.is_empty() {
+        let builder = RedisLeases::builder(&last).profile(profile).names(names).epoch(epoch);
+        let leases = builder.build(rt).map_err(|e| refused(&e))?;
         leases.ready().await.map_err(down)?;
         return Ok(both(leases));
     }
-    let leases = RedisQuorum::builder(urls).build(rt).map_err(|e| refused(&e))?;
+    servers.push(last);
+    let mut builder = RedisQuorum::builder(servers).profile(profile).names(names).epoch(epoch);
+    if params.durable {
+        builder = builder.require_durable();
+    }
+    if let Some(limit) = params.max_ttl {
+        builder = builder.max_ttl(limit);
+    }
+    let leases = builder.build(rt).map_err(|e| refused(&e))?;
     leases.ready().await.map_err(down)?;
     Ok((Arc::new(leases), None))
 }
@@ -131,13 +182,18 @@ fn refused(error: &dyn std::error::Error) -> Error {
 
 /// The code of a store's error.
 pub(super) fn failed(what: String, error: mainstay_store::Error) -> Error {
-    let code = match error.kind() {
-        mainstay_store::ErrorKind::ApiMisuse => Code::BadValue,
-        mainstay_store::ErrorKind::Corrupt => Code::DatabaseCorrupt,
-        mainstay_store::ErrorKind::NewerVersion => Code::DatabaseNewer,
+    Error::with(store_code(error.kind()), what, error)
+}
+
+/// The code of what a store says.
+pub(super) fn store_code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::ApiMisuse => Code::BadValue,
+        ErrorKind::Corrupt => Code::DatabaseCorrupt,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::NewerVersion => Code::DatabaseNewer,
         _ => Code::LeaseStore,
-    };
-    Error::with(code, what, error)
+    }
 }
 
 fn sqlite_file(url: &str) -> Result<&str> {
