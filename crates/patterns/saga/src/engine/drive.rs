@@ -9,7 +9,7 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
 use mainstay_store::journal::{
-    Append, Appended, Audit, Claimed, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Uid,
+    Append, Appended, Audit, Claimed, Hash, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Summary, Uid,
 };
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
@@ -99,7 +99,29 @@ enum Leave {
     /// Somebody else owns it, or the log says something we did not write.
     Lost,
     /// It must not be driven: the reason goes to its row.
-    Quarantine(String),
+    Quarantine(Aside),
+}
+
+/// Why a saga is set aside, and what of its inbox was looked at: a message that came later takes it up again.
+struct Aside {
+    reason: String,
+    seen: u64,
+    /// The definition that it waits for.
+    parked: Option<(String, u32, Hash)>,
+}
+
+impl Aside {
+    /// Set aside without a look at its inbox.
+    fn blind(reason: String) -> Self {
+        Self { reason, seen: u64::MAX, parked: None }
+    }
+
+    /// Waits for its definition, which is not there or has another graph.
+    fn parked(summary: &Summary, why: &str, seen: u64) -> Self {
+        let (name, version) = (&summary.definition, summary.version);
+        let reason = format!("{PARKED}definition `{name}` version {version} {why}");
+        Self { reason, seen, parked: Some((name.clone(), version, summary.definition_hash)) }
+    }
 }
 
 pub(super) struct Drive {
@@ -113,6 +135,8 @@ pub(super) struct Drive {
     plan: Plan,
     calls: FuturesUnordered<BoxFuture<'static, CallEnd>>,
     posts: Vec<Post>,
+    /// The newest post that was read.
+    seen: u64,
     facts: Vec<Fact>,
     drain: Vec<u64>,
     audit: Vec<Audit>,
@@ -136,7 +160,7 @@ pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) -> Arc<Active> {
         let leave = match recover(&task_inner, &claimed, &task_active).await {
             Ok(Some(drive)) => drive.run().await,
             Ok(None) => Leave::Lost,
-            Err(reason) => Leave::Quarantine(reason),
+            Err(aside) => Leave::Quarantine(aside),
         };
         leave_memory(&task_inner, &uid, claimed.epoch, &task_active, leave).await;
     });
@@ -149,9 +173,11 @@ async fn recover(
     inner: &Arc<Inner>,
     claimed: &Claimed,
     active: &Arc<Active>,
-) -> Result<Option<Drive>, String> {
+) -> Result<Option<Drive>, Aside> {
     // Before the log is read: also a log that cannot be read may be what stops the process.
-    if claimed.strikes > suspects::SUSPICIOUS && !suspects::mark(inner, claimed).await? {
+    if claimed.strikes > suspects::SUSPICIOUS
+        && !suspects::mark(inner, claimed).await.map_err(Aside::blind)?
+    {
         return Ok(None);
     }
     let loaded = match inner.journal.load(&claimed.saga).await {
@@ -161,38 +187,39 @@ async fn recover(
             tracing::warn!(target: "mainstay::saga", saga = %claimed.saga, error = %e, "saga could not be loaded");
             return Ok(None);
         }
-        Err(e) => return Err(format!("the log is unreadable: {e}")),
+        Err(e) => return Err(Aside::blind(format!("the log is unreadable: {e}"))),
     };
     let Loaded { summary, records, posts } = loaded;
-    let version = summary.version;
-    let Some(registered) = inner.registry.find(&summary.definition, Some(version)) else {
-        return Err(format!(
-            "{PARKED}definition `{}` version {version} is not registered",
-            summary.definition
-        ));
+    let seen = last_of(&posts);
+    let Some(registered) = inner.registry.find(&summary.definition, Some(summary.version)) else {
+        return Err(Aside::parked(&summary, "is not registered", seen));
     };
     let definition = &registered.definition;
     if definition.hash() != summary.definition_hash {
-        return Err(format!(
-            "{PARKED}definition `{}` version {version} has another graph",
-            summary.definition
-        ));
+        return Err(Aside::parked(&summary, "has another graph", seen));
     }
+    let aside = |reason: String| Aside { reason, seen, parked: None };
     let facts: Result<Vec<Fact>, _> = records.iter().map(decode).collect();
-    let facts = facts.map_err(|e| format!("the log is unreadable: {e}"))?;
-    let state = State::fold(definition, &facts).map_err(|e| format!("the log breaks the rules: {e}"))?;
+    let facts = facts.map_err(|e| aside(format!("the log is unreadable: {e}")))?;
+    let state =
+        State::fold(definition, &facts).map_err(|e| aside(format!("the log breaks the rules: {e}")))?;
     if state.finished.is_some() {
         return Ok(None);
     }
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
-    drive.epoch = claimed.epoch;
+    (drive.epoch, drive.seen) = (claimed.epoch, seen);
     // Reports of participants come first: what they end was not interrupted.
     let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
     drive.posts = reports;
-    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| e.to_string())?;
+    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| aside(e.to_string()))?;
     drive.posts = rest;
     Ok(Some(drive))
+}
+
+/// The number of the newest of these posts.
+fn last_of(posts: &[Post]) -> u64 {
+    posts.iter().map(|p| p.number).max().unwrap_or_default()
 }
 
 async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
@@ -202,11 +229,12 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
     match leave {
         Leave::Finished => {}
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
-        Leave::Quarantine(reason) => {
-            tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
-            quarantine(inner, uid, epoch, &reason, Vec::new(), Vec::new()).await;
+        Leave::Quarantine(aside) => {
+            tracing::error!(target: "mainstay::saga", saga = %uid, aside.reason, "saga set aside");
+            quarantine(inner, uid, epoch, &aside, Vec::new(), Vec::new()).await;
             active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
             inner.hand_back(std::slice::from_ref(uid)).await;
+            wake_if_deployed(inner, &aside).await;
         }
     }
     {
@@ -223,8 +251,19 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
     }
 }
 
+/// A definition that was registered while its saga was being parked found nothing to wake.
+async fn wake_if_deployed(inner: &Inner, aside: &Aside) {
+    let Some((name, version, hash)) = &aside.parked else { return };
+    let there = inner.registry.find(name, Some(*version));
+    if there.is_some_and(|r| r.definition.hash() == *hash)
+        && let Err(error) = inner.wake_parked(name).await
+    {
+        tracing::error!(target: "mainstay::saga", name, %error, "parked sagas could not be woken");
+    }
+}
+
 /// Puts the reason on the row; the log stays as it is.
-async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str, drain: Vec<u64>, audit: Vec<Audit>) {
+async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, aside: &Aside, drain: Vec<u64>, audit: Vec<Audit>) {
     let (next_seq, row) = match inner.journal.summary(uid).await {
         Ok(Some(summary)) => (summary.next_seq, summary.row),
         Ok(None) => return,
@@ -238,11 +277,15 @@ async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str, drain: V
         retrying: false,
         due: None,
         next_try: None,
-        error: Some(reason.to_owned()),
+        error: Some(aside.reason.clone()),
         ..row
     };
-    let mut append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
-    (append.drain, append.audit) = (drain, audit);
+    let append = Append {
+        drain,
+        audit,
+        seen: aside.seen,
+        ..Append::new(uid.clone(), epoch, next_seq, Vec::new(), row)
+    };
     if let Err(error) = inner.journal.append(append).await {
         tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
     }
@@ -296,6 +339,7 @@ impl Drive {
             plan: Plan::default(),
             calls: FuturesUnordered::new(),
             posts: Vec::new(),
+            seen: 0,
             facts: Vec::new(),
             drain: Vec::new(),
             audit: Vec::new(),
@@ -349,6 +393,11 @@ impl Drive {
         Ok(())
     }
 
+    /// The rules do not allow what happened here.
+    fn aside(&self, illegal: &Illegal) -> Leave {
+        Leave::Quarantine(Aside { reason: illegal.to_string(), seen: self.seen, parked: None })
+    }
+
     /// Records what changes nothing, within bounds.
     fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
         if self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
@@ -357,7 +406,7 @@ impl Drive {
     /// Drives a recovered saga: its posts and interruptions first.
     async fn run(mut self) -> Leave {
         if let Err(illegal) = self.take_posts() {
-            return Leave::Quarantine(illegal.to_string());
+            return self.aside(&illegal);
         }
         match self.commit().await {
             Some(leave) => leave,
@@ -403,7 +452,7 @@ impl Drive {
                 return leave;
             }
             if let Err(illegal) = self.take_posts() {
-                return Leave::Quarantine(illegal.to_string());
+                return self.aside(&illegal);
             }
             if let Some(leave) = self.commit().await {
                 return leave;
@@ -439,6 +488,7 @@ impl Drive {
                 match inner.journal.load(&self.uid).await {
                     Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => {
                         self.posts = loaded.posts;
+                        self.seen = self.seen.max(last_of(&self.posts));
                         self.unread = false;
                     }
                     Ok(_) => return Some(Leave::Lost),
@@ -479,7 +529,7 @@ impl Drive {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
         };
-        self.apply_end(fact).err().map(|illegal| Leave::Quarantine(illegal.to_string()))
+        self.apply_end(fact).err().map(|illegal| self.aside(&illegal))
     }
 
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
@@ -635,7 +685,7 @@ impl Drive {
         if let Some(slots) = slots {
             match advance(&definition, &mut self.state, &mut facts, now, slots) {
                 Ok(plan) => self.plan = plan,
-                Err(illegal) => return Some(Leave::Quarantine(illegal.to_string())),
+                Err(illegal) => return Some(self.aside(&illegal)),
             }
         } else {
             self.plan = Plan::default();
@@ -691,7 +741,12 @@ impl Drive {
                     return None;
                 }
                 // Only this claim appends: after a lost reply the sequence tells that it landed.
-                Ok(Appended::Conflict { next_seq }) if in_doubt && next_seq == end => return None,
+                Ok(Appended::Conflict { next_seq }) if in_doubt && next_seq == end => {
+                    // What the lost answer said of the inbox is read there.
+                    self.unread = true;
+                    self.active.wake.notify_one();
+                    return None;
+                }
                 Ok(_) => return Some(Leave::Lost),
                 Err(error) => {
                     in_doubt |= error.outcome() != Outcome::NotApplied;
@@ -716,12 +771,13 @@ impl Drive {
         let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
         let mut audit = refused.audit;
         audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
+        let aside = Aside { reason: reason.to_owned(), seen: self.seen, parked: None };
         if !refused.drain.is_empty() {
-            quarantine(&self.inner, &self.uid, self.epoch, reason, refused.drain, audit).await;
+            quarantine(&self.inner, &self.uid, self.epoch, &aside, refused.drain, audit).await;
         }
         self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));
         self.answer();
-        Leave::Quarantine(reason.to_owned())
+        Leave::Quarantine(aside)
     }
 
     fn start_calls(&mut self) {
