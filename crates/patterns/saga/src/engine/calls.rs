@@ -20,7 +20,7 @@ use crate::wire::{AttemptRef, UndoVerdict, Verdict};
 /// Pause before asking again when a participant says "in progress" without saying when.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Longest error text on the log.
-const MAX_REASON: usize = 4_000;
+pub(super) const MAX_REASON: usize = 4_000;
 
 /// The end of an attempt.
 pub(super) struct CallEnd {
@@ -332,14 +332,6 @@ fn unknown(reason: String) -> Verdict {
     Verdict::Unknown { reason: cut(reason), interrupted: false }
 }
 
-fn cut(mut reason: String) -> String {
-    if reason.len() > MAX_REASON {
-        let mut end = MAX_REASON;
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        reason.truncate(end);
-        reason.push_str("...");
-    }
-    reason
+pub(super) fn cut(reason: String) -> String {
+    crate::next::cut(reason, MAX_REASON)
 }

@@ -9,7 +9,7 @@ use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
 use mainstay_store::journal::{
-    Append, Appended, Audit, Claimed, Hash, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Summary, Uid,
+    Append, Appended, Audit, Claimed, Hash, Loaded, NewRecord, Post, Row, SagaStatus, Summary, Uid,
 };
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
@@ -21,7 +21,7 @@ use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut_undo, end_step, end_undo, next};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next};
 use crate::row::row;
 use crate::wire::{
     self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
@@ -35,8 +35,8 @@ const APPEND_TRIES: u32 = 5;
 /// Refusals and results that came too late, as kept on one log; later ones are answered and audited only. Enough to
 /// see what went on, and too few for anybody to fill a log with.
 const MAX_REMARKS: u64 = 500;
-/// The last records of a log are for what ends its saga.
-const LAST_RECORDS: u64 = 500;
+/// Longest text of a remark: names in it are what somebody sent.
+const MAX_REMARK: usize = 500;
 
 /// A call to make once its start is on the log.
 pub(super) enum Launch {
@@ -51,17 +51,31 @@ pub(super) struct Plan {
     pub(super) wake: Option<i64>,
 }
 
+/// Applies a fact and adds its record to what is about to be appended.
+pub(super) fn write(
+    definition: &Definition,
+    state: &mut State,
+    fact: &Fact,
+    records: &mut Vec<NewRecord>,
+) -> Result<(), Illegal> {
+    state.apply(definition, fact)?;
+    let record = encode(fact);
+    state.bytes += record.bytes.len() as u64;
+    records.push(record);
+    Ok(())
+}
+
 /// Adds the facts that follow from `state` without waiting.
 pub(super) fn advance(
     definition: &Definition,
     state: &mut State,
-    facts: &mut Vec<Fact>,
+    records: &mut Vec<NewRecord>,
     now: i64,
     undo_slots: usize,
 ) -> Result<Plan, Illegal> {
     let mut plan = Plan::default();
     loop {
-        let before = facts.len();
+        let before = records.len();
         plan.wake = None;
         for command in next(definition, state, now, undo_slots) {
             let fact = match command {
@@ -81,10 +95,9 @@ pub(super) fn advance(
                 Command::Overdue => Fact::Overdue(Overdue {}),
                 Command::Finish(status) => Fact::Finished(Finished { status: status.as_str().to_owned() }),
             };
-            state.apply(definition, &fact)?;
-            facts.push(fact);
+            write(definition, state, &fact, records)?;
         }
-        if facts.len() == before {
+        if records.len() == before {
             return Ok(plan);
         }
     }
@@ -137,7 +150,7 @@ pub(super) struct Drive {
     posts: Vec<Post>,
     /// The newest post that was read.
     seen: u64,
-    facts: Vec<Fact>,
+    records: Vec<NewRecord>,
     drain: Vec<u64>,
     audit: Vec<Audit>,
     answers: Vec<(String, Result<(), Refusal>)>,
@@ -203,6 +216,7 @@ async fn recover(
     let facts = facts.map_err(|e| aside(format!("the log is unreadable: {e}")))?;
     let state =
         State::fold(definition, &facts).map_err(|e| aside(format!("the log breaks the rules: {e}")))?;
+    let state = state.with_log_of(&records);
     if state.finished.is_some() {
         return Ok(None);
     }
@@ -340,7 +354,7 @@ impl Drive {
             calls: FuturesUnordered::new(),
             posts: Vec::new(),
             seen: 0,
-            facts: Vec::new(),
+            records: Vec::new(),
             drain: Vec::new(),
             audit: Vec::new(),
             answers: Vec::new(),
@@ -388,9 +402,7 @@ impl Drive {
     }
 
     fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
-        self.state.apply(&self.registered.definition, &fact)?;
-        self.facts.push(fact);
-        Ok(())
+        write(&self.registered.definition, &mut self.state, &fact, &mut self.records)
     }
 
     /// The rules do not allow what happened here.
@@ -400,7 +412,12 @@ impl Drive {
 
     /// Records what changes nothing, within bounds.
     fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
-        if self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+        let room = fits(&self.registered.definition, &self.state, 1, encode(&fact).bytes.len());
+        if room && self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+    }
+
+    fn note(&mut self, text: String) -> Result<(), Illegal> {
+        self.remark(Fact::Note(Note { text: cut(text, MAX_REMARK) }))
     }
 
     /// Drives a recovered saga: its posts and interruptions first.
@@ -537,13 +554,12 @@ impl Drive {
     fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
         let definition = Arc::clone(&self.registered.definition);
         let mut probe = self.state.clone();
-        let Err(illegal) = probe.apply(&definition, &fact) else {
+        let Err(illegal) = write(&definition, &mut probe, &fact, &mut self.records) else {
             self.state = probe;
-            self.facts.push(fact);
             return Ok(());
         };
         let reason = format!("a result was not applied: {illegal}");
-        self.remark(Fact::Note(Note { text: reason.clone() }))?;
+        self.note(reason.clone())?;
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let node =
             |state: &State, at: &AttemptRef| definition.index(&at.step).map(|i| state.nodes[i].clone());
@@ -585,8 +601,7 @@ impl Drive {
             match taken {
                 Ok(done) => done?,
                 Err(error) => {
-                    let text = format!("message `{}` cannot be read: {error}", post.message);
-                    self.remark(Fact::Note(Note { text }))?;
+                    self.note(format!("message `{}` cannot be read: {error}", post.message))?;
                 }
             }
         }
@@ -603,8 +618,7 @@ impl Drive {
         });
         if in_flight != Some(&report.at) {
             let AttemptRef { step, attempt, .. } = &report.at;
-            let text = format!("a report of attempt {attempt} of step `{step}` came too late");
-            self.remark(Fact::Note(Note { text }))?;
+            self.note(format!("a report of attempt {attempt} of step `{step}` came too late"))?;
             let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
             self.answers.push((report.message, Err(why)));
             return Ok(());
@@ -631,20 +645,22 @@ impl Drive {
         let definition = Arc::clone(&self.registered.definition);
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
-        let allowed = self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation));
+        let fact = Fact::Action(action.clone());
+        let allowed =
+            self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation, &fact));
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
             action.operation.step().map_or_else(|| self.uid.to_string(), |s| format!("{}/{s}", self.uid));
         let reason = action.reason.clone();
         match &allowed {
-            Ok(()) => self.record(Fact::Action(action))?,
+            Ok(()) => self.record(fact)?,
             Err(why) => {
                 let refused = ActionRefused {
                     message: message.clone(),
-                    who: who.clone(),
+                    who: cut(who.clone(), MAX_REMARK),
                     action: name.to_owned(),
-                    why: why.to_string(),
+                    why: cut(why.to_string(), MAX_REMARK),
                 };
                 self.remark(Fact::ActionRefused(refused))?;
             }
@@ -666,24 +682,31 @@ impl Drive {
         Ok(())
     }
 
-    /// Whether the log has room for what does not bring the end nearer.
-    fn has_room(&self, operation: &Operation) -> Result<(), Refusal> {
-        let goes_on = matches!(operation, Operation::Pause | Operation::Retry { .. });
-        if goes_on && self.state.seq >= MAX_RECORDS - LAST_RECORDS {
-            let why = "the saga's log is nearly full, and the rest is for what ends it";
-            return Err(Refusal::NotLegal { action: operation.name(), why });
+    /// Whether the log has room for the action, and for what must still follow.
+    fn has_room(&self, operation: &Operation, fact: &Fact) -> Result<(), Refusal> {
+        let (definition, bytes) = (&self.registered.definition, encode(fact).bytes.len());
+        let no = |why| Err(Refusal::NotLegal { action: operation.name(), why });
+        match operation {
+            Operation::Pause | Operation::Retry { .. } if !fits(definition, &self.state, 1, bytes) => {
+                no("the saga's log is nearly full, and the rest is for what ends it")
+            }
+            // Nothing follows.
+            Operation::Abandon => Ok(()),
+            _ if !fits_the_end(definition, &self.state, bytes) => {
+                no("the saga's log is nearly full: say less, or abandon the saga")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Decides, appends, then acts. `Some` when the saga leaves memory.
     async fn commit(&mut self) -> Option<Leave> {
         let definition = Arc::clone(&self.registered.definition);
         let now = self.inner.time.now();
-        let mut facts = std::mem::take(&mut self.facts);
+        let mut records = std::mem::take(&mut self.records);
         let slots = if self.inner.is_stopping() { None } else { Some(self.inner.config.undo_slots.get()) };
         if let Some(slots) = slots {
-            match advance(&definition, &mut self.state, &mut facts, now, slots) {
+            match advance(&definition, &mut self.state, &mut records, now, slots) {
                 Ok(plan) => self.plan = plan,
                 Err(illegal) => return Some(self.aside(&illegal)),
             }
@@ -693,8 +716,7 @@ impl Drive {
         if self.state.stop.is_some() {
             self.cancelled.send_replace(true);
         }
-        if !facts.is_empty() || !self.drain.is_empty() {
-            let records: Vec<_> = facts.iter().map(encode).collect();
+        if !records.is_empty() || !self.drain.is_empty() {
             let expected = self.state.seq + 1 - records.len() as u64;
             let row = row(&definition, &self.state, now, &self.attrs);
             let status = row.status;

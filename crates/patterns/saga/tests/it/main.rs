@@ -16,6 +16,7 @@ mod oracle;
 mod order;
 mod people;
 mod remote;
+mod room;
 mod simulated;
 mod vanished;
 mod world;
