@@ -251,9 +251,13 @@ async fn ask(
         match judge(&op, &reply) {
             Answer::InProgress { retry_after, location } => {
                 let wait = retry_after.unwrap_or(ASK_AGAIN).max(Duration::from_millis(10));
-                if clock.now().saturating_add(wait) >= deadline {
+                let again = clock.now().saturating_add(wait);
+                if again >= deadline {
+                    // Until then the participant may report by itself.
+                    clock.sleep_until(deadline).await;
                     let reason = "still in progress at the attempt timeout".to_owned();
-                    return (Answer::Unknown { reason, retry_after: None }, None);
+                    let left = retry_after.map(|_| again.saturating_duration_since(deadline));
+                    return (Answer::Unknown { reason, retry_after: None }, left);
                 }
                 clock.sleep(wait).await;
                 if let Some(location) = location {

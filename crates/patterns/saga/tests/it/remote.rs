@@ -535,3 +535,25 @@ async fn sg_f19_a_definition_that_comes_while_its_saga_is_being_parked_wakes_it(
     let row = world.journal.summary(&uid).await.unwrap().unwrap().row;
     assert_eq!((row.status, row.error), (SagaStatus::Completed, None));
 }
+
+/// "Ask me in a minute", within an attempt of ten seconds: it ended there and then, and the report was refused.
+#[tokio::test(start_paused = true)]
+async fn a_participant_that_needs_longer_than_it_is_asked_for_may_report_until_the_attempt_is_over() {
+    let later = || Say::Status(202, vec![("retry-after", "60")], Value::Null);
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[later()]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    bench.world.clock.sleep(Duration::from_secs(5)).await;
+    let done = Completed::Action(Verdict::Done { output: Some(json!({"receipt": 9})) });
+    bench.engine.complete(handle.uid(), at("charge", 1), done).await.unwrap();
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST ship"]);
+    // Without a report it is asked again when it said, not when the attempt was over.
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[later(), ok(json!({"receipt": 9}))]);
+    let start = bench.world.clock.now();
+    assert!(matches!(bench.run().await, Outcome::Completed { .. }));
+    let took = bench.world.clock.now().saturating_duration_since(start);
+    assert!((60..62).contains(&took.as_secs()), "{took:?}");
+}
