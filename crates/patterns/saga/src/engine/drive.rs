@@ -1,6 +1,7 @@
 //! One saga in memory: from an event to facts, from facts to calls.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::Ordering;
@@ -166,7 +167,11 @@ pub(super) struct Drive {
 /// Takes up a claimed saga in the background.
 pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) -> Arc<Active> {
     let active = Arc::new(Active::new());
-    inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
+    let earlier = inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
+    if let Some(earlier) = earlier {
+        // Its claim was given away; it would learn that at its next append.
+        earlier.cut_short();
+    }
     let (task_inner, task_active) = (Arc::clone(inner), Arc::clone(&active));
     let task = inner.runtime.spawn("mainstay-saga", async move {
         let uid = claimed.saga.clone();
@@ -240,8 +245,11 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
     // A post that came while the saga was leaving made it due; one that is finished takes no posts. What was lost, or
     // could not be read or written, waits for the next poll: it may be so again.
     let mut look = !matches!(leave, Leave::Finished | Leave::Lost);
+    let is_ours = inner.active().get(uid).is_some_and(|a| Arc::ptr_eq(a, active));
     match leave {
         Leave::Finished => {}
+        // Claimed anew: the claim is that of whoever drives it now.
+        _ if !is_ours => look = false,
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
         Leave::Quarantine(aside) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, aside.reason, "saga set aside");
@@ -369,7 +377,13 @@ impl Drive {
     pub(super) fn launch(mut self, epoch: u64) {
         self.epoch = epoch;
         let (inner, uid, active) = (Arc::clone(&self.inner), self.uid.clone(), Arc::clone(&self.active));
-        inner.active().insert(uid.clone(), Arc::clone(&active));
+        match inner.active().entry(uid.clone()) {
+            // Its answer was so slow that it was given back and claimed again.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => {
+                place.insert(Arc::clone(&active));
+            }
+        }
         let task_active = Arc::clone(&active);
         let spawner = Arc::clone(&inner);
         let task = spawner.runtime.spawn("mainstay-saga", async move {

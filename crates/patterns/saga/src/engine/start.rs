@@ -138,7 +138,7 @@ impl Unlaunched<'_> {
 impl Drop for Unlaunched<'_> {
     fn drop(&mut self) {
         if let Some(uid) = self.uid.take() {
-            self.inner.lost.lock().unwrap_or_else(PoisonError::into_inner).push(uid);
+            self.inner.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
             self.inner.poke.notify_one();
         }
     }

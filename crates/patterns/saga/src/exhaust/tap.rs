@@ -27,6 +27,8 @@ pub enum Write {
     HandBack,
     /// A message is posted.
     Post,
+    /// A node's claims are renewed.
+    Renew,
 }
 
 /// What happens around the writes of a [`TapJournal`], and before the log of a saga is read. The hooks do nothing by
@@ -165,7 +167,7 @@ impl Journal for TapJournal {
     }
 
     fn renew_node(&self, node: &str, incarnation: u64, ttl: Duration) -> BoxFuture<'_, Result<bool>> {
-        self.inner.renew_node(node, incarnation, ttl)
+        self.tapped(Write::Renew, self.inner.renew_node(node, incarnation, ttl))
     }
 
     fn hand_back(&self, node: &str, incarnation: u64, sagas: &[Uid]) -> BoxFuture<'_, Result<()>> {
