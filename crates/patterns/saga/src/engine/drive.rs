@@ -122,19 +122,28 @@ struct Aside {
     seen: u64,
     /// The definition that it waits for.
     parked: Option<(String, u32, Hash)>,
+    /// What is taken out of its inbox.
+    drain: Vec<u64>,
 }
 
 impl Aside {
     /// Set aside without a look at its inbox.
     fn blind(reason: String) -> Self {
-        Self { reason, seen: u64::MAX, parked: None }
+        Self::of(reason, u64::MAX)
     }
 
-    /// Waits for its definition, which is not there or has another graph.
-    fn parked(summary: &Summary, why: &str, seen: u64) -> Self {
+    fn of(reason: String, seen: u64) -> Self {
+        Self { reason, seen, parked: None, drain: Vec::new() }
+    }
+
+    /// Waits for its definition, which is not there or has another graph. Those who woke it in vain have been heard:
+    /// left in its inbox they would fill it, and the one that counts found no place.
+    fn parked(summary: &Summary, why: &str, posts: &[Post]) -> Self {
         let (name, version) = (&summary.definition, summary.version);
         let reason = format!("{PARKED}definition `{name}` version {version} {why}");
-        Self { reason, seen, parked: Some((name.clone(), version, summary.definition_hash)) }
+        let parked = Some((name.clone(), version, summary.definition_hash));
+        let drain = posts.iter().filter(|p| p.kind == wire::POST_WAKE).map(|p| p.number).collect();
+        Self { reason, seen: last_of(posts), parked, drain }
     }
 }
 
@@ -210,13 +219,13 @@ async fn recover(
     let Loaded { summary, records, posts } = loaded;
     let seen = last_of(&posts);
     let Some(registered) = inner.registry.find(&summary.definition, Some(summary.version)) else {
-        return Err(Aside::parked(&summary, "is not registered", seen));
+        return Err(Aside::parked(&summary, "is not registered", &posts));
     };
     let definition = &registered.definition;
     if definition.hash() != summary.definition_hash {
-        return Err(Aside::parked(&summary, "has another graph", seen));
+        return Err(Aside::parked(&summary, "has another graph", &posts));
     }
-    let aside = |reason: String| Aside { reason, seen, parked: None };
+    let aside = |reason: String| Aside::of(reason, seen);
     let facts: Result<Vec<Fact>, _> = records.iter().map(decode).collect();
     let facts = facts.map_err(|e| aside(format!("the log is unreadable: {e}")))?;
     let state =
@@ -253,7 +262,8 @@ async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Ac
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
         Leave::Quarantine(aside) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, aside.reason, "saga set aside");
-            quarantine(inner, uid, epoch, &aside, Vec::new(), Vec::new()).await;
+            // What cannot be recorded is found again by the next poll.
+            look = quarantine(inner, uid, epoch, &aside, Vec::new()).await;
             active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
             inner.hand_back(std::slice::from_ref(uid)).await;
             wake_if_deployed(inner, &aside).await;
@@ -284,14 +294,14 @@ async fn wake_if_deployed(inner: &Inner, aside: &Aside) {
     }
 }
 
-/// Puts the reason on the row; the log stays as it is.
-async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, aside: &Aside, drain: Vec<u64>, audit: Vec<Audit>) {
+/// Puts the reason on the row; the log stays as it is. False when that failed.
+async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, aside: &Aside, audit: Vec<Audit>) -> bool {
     let (next_seq, row) = match inner.journal.summary(uid).await {
         Ok(Some(summary)) => (summary.next_seq, summary.row),
-        Ok(None) => return,
+        Ok(None) => return false,
         Err(error) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
-            return;
+            return false;
         }
     };
     let row = Row {
@@ -303,13 +313,17 @@ async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, aside: &Aside, drain: 
         ..row
     };
     let append = Append {
-        drain,
+        drain: aside.drain.clone(),
         audit,
         seen: aside.seen,
         ..Append::new(uid.clone(), epoch, next_seq, Vec::new(), row)
     };
-    if let Err(error) = inner.journal.append(append).await {
-        tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
+    match inner.journal.append(append).await {
+        Ok(appended) => matches!(appended, Appended::Appended { .. }),
+        Err(error) => {
+            tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
+            false
+        }
     }
 }
 
@@ -421,7 +435,7 @@ impl Drive {
 
     /// The rules do not allow what happened here.
     fn aside(&self, illegal: &Illegal) -> Leave {
-        Leave::Quarantine(Aside { reason: illegal.to_string(), seen: self.seen, parked: None })
+        Leave::Quarantine(Aside::of(illegal.to_string(), self.seen))
     }
 
     /// Records what changes nothing, within bounds.
@@ -666,6 +680,7 @@ impl Drive {
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
             action.operation.step().map_or_else(|| self.uid.to_string(), |s| format!("{}/{s}", self.uid));
+        let target = cut(target, MAX_REMARK);
         let reason = action.reason.clone();
         match &allowed {
             Ok(()) => self.record(fact)?,
@@ -807,9 +822,10 @@ impl Drive {
         let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
         let mut audit = refused.audit;
         audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
-        let aside = Aside { reason: reason.to_owned(), seen: self.seen, parked: None };
-        if !refused.drain.is_empty() {
-            quarantine(&self.inner, &self.uid, self.epoch, &aside, refused.drain, audit).await;
+        let mut aside = Aside { drain: refused.drain, ..Aside::of(reason.to_owned(), self.seen) };
+        if !aside.drain.is_empty() {
+            quarantine(&self.inner, &self.uid, self.epoch, &aside, audit).await;
+            aside.drain.clear();
         }
         self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));
         self.answer();

@@ -11,10 +11,10 @@ use mainstay_saga::engine::{ActionRequest, Config};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::Operation;
 use mainstay_saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
-use mainstay_store::{BoxFuture, Journal, Result};
+use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
 use serde_json::{Value, json};
 
-use crate::world::{Act, World, definition, step};
+use crate::world::{Act, World, definition, order, step};
 
 /// A journal that answers late, or not at all, when told to.
 struct Late {
@@ -159,4 +159,61 @@ fn without_deadline(definition: &Definition) -> Definition {
     let mut data = definition.data().clone();
     (data.deadline, data.no_deadline) = (None, true);
     Definition::from_data(data).unwrap()
+}
+
+/// Nothing of a saga can be read, and looks for due sagas are counted.
+#[derive(Default)]
+struct Unreadable(AtomicU32);
+
+impl Tap for Unreadable {
+    fn before(&self, write: Write) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // A node that looks without a rest is held: its virtual time would stand still.
+            if write == Write::Claim && self.0.fetch_add(1, Ordering::SeqCst) > 500 {
+                std::future::pending::<()>().await;
+            }
+        })
+    }
+
+    fn before_load(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Err(Error::new(ErrorKind::Corrupt, "planted")) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_cannot_even_be_set_aside_keeps_no_node_busy() {
+    let world = World::new();
+    world.script("reserve", &[Act::Hang]);
+    let (engine, _handle) = world.begin(&order()).await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    engine.shutdown(Duration::ZERO).await;
+    let unreadable = Arc::new(Unreadable::default());
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(&unreadable) as Arc<dyn Tap>);
+    let _engine = world.engine_on(Arc::new(journal), &order()).await;
+    world.clock.sleep(Duration::from_secs(20)).await;
+    let looks = unreadable.0.load(Ordering::SeqCst);
+    assert!((15..=60).contains(&looks), "{looks} looks in 20 s");
+}
+
+/// Each start of a node that knows another version of its definition woke a parked saga in vain. The messages stayed in its
+/// inbox until that was full, and the deploy that it waited for could wake it no more.
+#[tokio::test(start_paused = true)]
+async fn sg_f19_a_parked_saga_continues_however_often_it_was_woken_in_vain() {
+    let world = World::new();
+    let old = without_deadline(&order());
+    let mut data = old.data().clone();
+    data.version = 2;
+    let newer = Definition::from_data(data).unwrap();
+    world.script("reserve", &[Act::Hang, Act::Done]);
+    let (engine, handle) = world.begin(&old).await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    engine.shutdown(Duration::ZERO).await;
+    for _ in 0..70 {
+        let engine = world.engine(&newer).await;
+        world.clock.sleep(Duration::from_secs(2)).await;
+        engine.shutdown(Duration::ZERO).await;
+    }
+    let engine = world.engine(&old).await;
+    world.clock.sleep(Duration::from_secs(10)).await;
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
 }
