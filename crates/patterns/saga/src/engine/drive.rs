@@ -36,6 +36,9 @@ const APPEND_TRIES: u32 = 5;
 /// Refusals and results that came too late, as kept on one log; later ones are answered and audited only. Enough to
 /// see what went on, and too few for anybody to fill a log with.
 const MAX_REMARKS: u64 = 500;
+/// A saga that waits longer than so many polls leaves memory: its place is for those that move, and a message from another
+/// node, of which its owner hears nothing, finds it within a poll.
+const STAY_POLLS: u32 = 10;
 /// Longest text of a remark: names in it are what somebody sent.
 const MAX_REMARK: usize = 500;
 
@@ -108,7 +111,7 @@ pub(super) fn advance(
 enum Leave {
     /// Recorded as finished.
     Finished,
-    /// Nothing to do until a person or a post; the claim goes back.
+    /// Nothing to do for a long while, or until a person or a post; the claim goes back.
     Idle,
     /// Somebody else owns it, or the log says something we did not write.
     Lost,
@@ -469,7 +472,7 @@ impl Drive {
     /// A saga that was due and has nothing to do: its row said so wrongly, and would again. Whatever the row says
     /// now, it is not taken up again before the next poll.
     async fn put_row_right(&mut self) -> Option<Leave> {
-        if self.has_work() || self.inner.is_stopping() {
+        if (self.has_work() && !self.waits_long()) || self.inner.is_stopping() {
             return None;
         }
         let now = self.inner.time.now();
@@ -485,12 +488,20 @@ impl Drive {
         !self.calls.is_empty() || self.plan.wake.is_some() || self.unread
     }
 
+    /// Whether nothing happens here for a long while: its row says when, and whoever looks then takes it up.
+    fn waits_long(&self) -> bool {
+        let long = self.inner.config.poll.saturating_mul(STAY_POLLS);
+        let stays_until =
+            WallTime::from_unix_millis(self.inner.time.now()).saturating_add(long).unix_millis();
+        self.calls.is_empty() && !self.unread && self.plan.wake.is_some_and(|at| at > stays_until)
+    }
+
     async fn run_loop(&mut self) -> Leave {
         loop {
             if self.state.finished.is_some() {
                 return Leave::Finished;
             }
-            if !self.has_work() {
+            if !self.has_work() || self.waits_long() {
                 return Leave::Idle;
             }
             if let Some(leave) = self.wait().await {

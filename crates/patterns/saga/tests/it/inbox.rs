@@ -8,7 +8,7 @@ use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_saga::Outcome;
 use mainstay_saga::definition::{Definition, RetryData};
-use mainstay_saga::engine::ActionRequest;
+use mainstay_saga::engine::{ActionRequest, Config};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::{Action, Operation, POST_ACTION};
 use mainstay_store::journal::{Append, Posted, SagaStatus};
@@ -188,4 +188,39 @@ fn a_message_that_came_just_before_the_last_append_outlives_its_owner() {
         world.clock.sleep(Duration::from_secs(5)).await;
         assert_eq!(audit().await, 1);
     });
+}
+
+/// Its owner hears nothing of a message that another node takes: it waited in memory, for up to the longest wait of a step.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_reaches_another_node_is_taken_up_within_a_poll_or_two() {
+    let world = World::new();
+    let definition = waits_long(&world);
+    let (_owner, handle) = world.begin(&definition).await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    let mut config = Config::default();
+    config.node = "other".to_owned();
+    let other = world.engine_with(&definition, config).await;
+    let start = world.clock.now();
+    other.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap();
+    assert!(world.clock.now().saturating_duration_since(start) <= Duration::from_secs(2));
+    assert!(world.journal.summary(handle.uid()).await.unwrap().unwrap().row.paused);
+}
+
+/// What waits for a quarter of an hour takes no place in memory from what could move, and goes on in time.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_waits_long_takes_no_place_in_memory() {
+    let world = World::new();
+    let definition = waits_long(&world);
+    let mut config = Config::default();
+    config.max_in_flight = std::num::NonZeroUsize::MIN;
+    let engine = world.engine_with(&definition, config).await;
+    let first = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!(engine.in_flight(), 0);
+    world.script("charge", &[Act::Done]);
+    let second = world.start(&engine, &definition, "two").await;
+    assert!(matches!(second.outcome().await.unwrap(), Outcome::Completed { .. }));
+    let start = world.clock.now();
+    assert!(matches!(first.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert!(world.clock.now().saturating_duration_since(start) <= Duration::from_secs(15 * 60));
 }
