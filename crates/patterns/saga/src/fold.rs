@@ -232,7 +232,7 @@ impl State {
 
     /// The same state, with the size of the log that it was folded from.
     #[must_use]
-    pub fn with_log_of(mut self, records: &[Record]) -> Self {
+    pub(crate) fn with_log_of(mut self, records: &[Record]) -> Self {
         self.bytes = records.iter().map(|r| r.bytes.len() as u64).sum();
         self
     }

@@ -20,7 +20,7 @@ use crate::wire::{AttemptRef, UndoVerdict, Verdict};
 /// Pause before asking again when a participant says "in progress" without saying when.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// Longest error text on the log.
-pub(super) const MAX_REASON: usize = 4_000;
+const MAX_REASON: usize = 4_000;
 
 /// The end of an attempt.
 pub(super) struct CallEnd {

@@ -11,6 +11,7 @@ mod complete;
 mod config;
 mod drive;
 mod handle;
+mod leave;
 mod registry;
 mod start;
 mod suspects;
