@@ -280,6 +280,23 @@ fn due(row: &Row) -> Option<i64> {
     row.due.filter(|_| !row.status.is_final()).map(WallTime::unix_millis)
 }
 
+/// When the saga is due after an append that drained what it drains: at once while a post waits that its writer has not
+/// seen.
+fn due_after(conn: &Connection, a: &Append, head: &Head, now: i64) -> rusqlite::Result<Option<i64>> {
+    let due = due(&a.row);
+    if head.posts == 0 || a.row.status.is_final() {
+        return Ok(due);
+    }
+    let unseen = conn
+        .prepare_cached("select 1 from post where rid = ?1 and drained = 0 and number > ?2")?
+        .exists(params![head.rid, int(a.seen)])?;
+    Ok(if unseen { Some(at_once(due, now)) } else { due })
+}
+
+fn at_once(due: Option<i64>, now: i64) -> i64 {
+    due.map_or(now, |due| due.min(now))
+}
+
 /// Epoch, sequence and locks, evaluated where the append happens.
 fn admit(pen: &mut Pen, a: &Append) -> Write<std::result::Result<Head, Appended>> {
     let Some(head) = pen.desk.head(&pen.conn, &a.saga)? else { return Ok(Err(Appended::Fenced)) };
@@ -310,9 +327,9 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
         head.posts -= i64::try_from(drained).unwrap_or(0);
     }
     // Most appends move the saga in no index: then none is touched.
-    let before = head.status;
-    if before != a.row.status || head.due != due(&a.row) {
-        (head.status, head.due) = (a.row.status, due(&a.row));
+    let (before, due) = (head.status, due_after(conn, a, &head, now)?);
+    if before != a.row.status || head.due != due {
+        (head.status, head.due) = (a.row.status, due);
         move_saga(conn, &head, now)?;
     }
     write_row(conn, &head, &a.row, now)?;
@@ -421,10 +438,14 @@ fn post(pen: &mut Pen, uid: &Uid, message: &str, kind: u16, bytes: &[u8]) -> Wri
         return Err(Error::new(ErrorKind::TooLarge, format!("a message has {} bytes", bytes.len())).into());
     }
     let Some(mut head) = pen.desk.head(conn, uid)? else { return Ok(Posted::NoSuchSaga) };
-    let known = conn
-        .prepare_cached("select 1 from post where rid = ?1 and message = ?2")?
-        .exists(params![head.rid, message])?;
-    if known {
+    let known: Option<bool> = conn
+        .prepare_cached("select drained from post where rid = ?1 and message = ?2")?
+        .query_row(params![head.rid, message], |r| r.get(0))
+        .optional()?;
+    if let Some(drained) = known {
+        if !drained && !head.status.is_final() {
+            make_due(pen, uid, head)?;
+        }
         return Ok(Posted::Duplicate);
     }
     if head.status.is_final() {
@@ -435,11 +456,19 @@ fn post(pen: &mut Pen, uid: &Uid, message: &str, kind: u16, bytes: &[u8]) -> Wri
     }
     conn.prepare_cached("insert into post (rid, message, kind, at, bytes) values (?1, ?2, ?3, ?4, ?5)")?
         .execute(params![head.rid, message, kind, now, bytes])?;
-    (head.posts, head.due) = (head.posts + 1, Some(head.due.map_or(now, |due| due.min(now))));
-    conn.prepare_cached("update saga set posts = ?2, due = ?3 where rid = ?1")?
+    head.posts += 1;
+    make_due(pen, uid, head)?;
+    Ok(Posted::Posted)
+}
+
+/// A saga with `head.posts` posts, due at once.
+fn make_due(pen: &mut Pen, uid: &Uid, mut head: Head) -> rusqlite::Result<()> {
+    head.due = Some(at_once(head.due, pen.now));
+    pen.conn
+        .prepare_cached("update saga set posts = ?2, due = ?3 where rid = ?1")?
         .execute(params![head.rid, head.posts, head.due])?;
     pen.desk.keep(uid, head);
-    Ok(Posted::Posted)
+    Ok(())
 }
 
 /// What may be claimed, by kind of owner: each walks one range of the index by owner.

@@ -223,6 +223,33 @@ impl SqliteStore {
     }
 }
 
+/// Over the name, too: a cell under a damaged name is another one's, or nobody's.
+fn cell_sum(name: &str, value: &[u8]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(name.len() as u64).to_le_bytes()).update(name.as_bytes()).update(value);
+    *hasher.finalize().as_bytes()
+}
+
+/// A cell that was not written since has a checksum of its value alone.
+fn is_whole(name: &str, value: &[u8], sum: &[u8; 32]) -> bool {
+    *sum == cell_sum(name, value) || sum == blake3::hash(value).as_bytes()
+}
+
+/// Whether any cell fails its checksum; there are few.
+fn damaged_cells(conn: &Connection) -> rusqlite::Result<bool> {
+    let mut cells = conn.prepare_cached("select name, value, sum from cell")?;
+    let mut rows = cells.query([])?;
+    while let Some(row) = rows.next()? {
+        // A name that is no text any more is damaged as well.
+        let Ok(name) = row.get::<_, String>(0) else { return Ok(true) };
+        let (value, sum): (Vec<u8>, [u8; 32]) = (row.get(1)?, row.get(2)?);
+        if !is_whole(&name, &value, &sum) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 impl DurableCell for Cell {
     fn load(&self) -> BoxFuture<'_, Result<Option<Vec<u8>>>> {
         let name = self.name.clone();
@@ -232,10 +259,15 @@ impl DurableCell for Cell {
                 .and_then(|mut s| s.query_row([&name], |r| Ok((r.get(0)?, r.get(1)?))).optional())
                 .map_err(store_error)?;
             match found {
-                Some((value, sum)) if *blake3::hash(&value).as_bytes() != sum => {
+                Some((value, sum)) if !is_whole(&name, &value, &sum) => {
                     Err(corrupt(format!("cell `{name}` fails its checksum")))
                 }
-                found => Ok(found.map(|(value, _)| value)),
+                Some((value, _)) => Ok(Some(value)),
+                // It may be there under a name that was damaged.
+                None if damaged_cells(conn).map_err(store_error)? => {
+                    Err(corrupt(format!("cell `{name}` is not there, and another one fails its checksum")))
+                }
+                None => Ok(None),
             }
         }))
     }
@@ -243,7 +275,7 @@ impl DurableCell for Cell {
     fn store_synced(&self, value: Vec<u8>) -> BoxFuture<'_, Result<()>> {
         let name = self.name.clone();
         Box::pin(self.store.0.writer.write(value.len(), move |conn, _| {
-            let sum = *blake3::hash(&value).as_bytes();
+            let sum = cell_sum(&name, &value);
             conn.prepare_cached("insert or replace into cell values (?1, ?2, ?3)")?
                 .execute(params![name, value, sum])?;
             Ok(())

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 6] = [V1, V2, V3, V4, V5, V6];
+const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, V5, V6, V7];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -73,6 +73,13 @@ const V5: &str = "alter table kv add column sum blob;";
 
 /// Records that ended are found without a look at all of them.
 const V6: &str = "create index kv_expires on kv (expires) where expires is not null;";
+
+/// The time that was shown last, also for what leaves no record: claims, messages, values that expire. A run that begins
+/// behind it, because the calendar was set back in between, goes on from here.
+const V7: &str = "
+create table calendar (one integer primary key check (one = 1), at integer not null);
+insert into calendar values (1, 0);
+";
 
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;

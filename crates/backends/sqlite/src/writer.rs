@@ -23,6 +23,10 @@ const QUEUE: usize = 4_096;
 /// A checkpoint is due after this many commits; about 4 MiB of log at usual sizes.
 pub(crate) const CHECKPOINT_EVERY: u32 = 256;
 
+/// The time shown is kept this often: a run that begins with a calendar that was set back may begin this much behind the
+/// time that claims and messages were written with, and no more. Each time is one more page of one commit.
+const KEEP_TIME_EVERY: i64 = 1_000;
+
 /// What a checkpoint leaves when it met a sync that failed.
 type Stop = Arc<OnceLock<Failure>>;
 
@@ -108,7 +112,7 @@ where
 /// What work writes with, inside the transaction of its batch.
 pub(crate) struct Pen {
     pub(crate) conn: Connection,
-    /// Largest time committed: time never goes back.
+    /// The time of this transaction: never before that of an earlier one.
     pub(crate) now: i64,
     pub(crate) desk: Desk,
 }
@@ -117,6 +121,8 @@ pub(crate) struct Pen {
 pub(crate) struct Core {
     pen: Pen,
     calendar: Calendar,
+    /// The time on file.
+    kept: i64,
     /// After a failed sync nothing is certain any more; the process must reopen the file.
     broken: Stop,
     commits: u32,
@@ -140,18 +146,19 @@ impl Core {
         changed: watch::Sender<u64>,
         lock: LockFile,
     ) -> Result<Self> {
-        let last: i64 = conn
+        let (last, kept): (i64, i64) = conn
             .query_row(
-                "select max(ifnull((select at from log order by n desc limit 1), 0),
-                        ifnull((select at from audit order by seq desc limit 1), 0))",
+                "select max(at, ifnull((select at from log order by n desc limit 1), 0),
+                        ifnull((select at from audit order by seq desc limit 1), 0)), at from calendar",
                 [],
-                |r| r.get(0),
+                |r| Ok((r.get(0)?, r.get(1)?)),
             )
             .map_err(store_error)?;
         let pen = Pen { desk: Desk::open(&conn)?, conn, now: last };
         Ok(Self {
             pen,
             calendar: Calendar::new(clock, last),
+            kept,
             broken: Stop::default(),
             commits: 0,
             changed,
@@ -221,12 +228,17 @@ impl Core {
     }
 
     fn commit(&mut self) -> std::result::Result<(), Failure> {
-        let Pen { conn, desk, .. } = &mut self.pen;
-        if let Err(e) = desk.write_tally(conn) {
+        let keep = self.pen.now >= self.kept.saturating_add(KEEP_TIME_EVERY);
+        let Pen { conn, desk, now } = &mut self.pen;
+        let written = desk.write_tally(conn).and_then(|()| if keep { keep_time(conn, *now) } else { Ok(()) });
+        if let Err(e) = written {
             self.roll_back();
             return Err(failure(&e, Outcome::NotApplied));
         }
         let Err(e) = self.pen.execute("commit") else {
+            if keep {
+                self.kept = self.pen.now;
+            }
             self.commits += 1;
             self.changed.send_modify(|n| *n += 1);
             return Ok(());
@@ -288,6 +300,10 @@ impl Drop for Core {
             leave_log(&self.pen.conn);
         }
     }
+}
+
+fn keep_time(conn: &Connection, now: i64) -> rusqlite::Result<()> {
+    conn.prepare_cached("update calendar set at = ?1")?.execute([now]).map(drop)
 }
 
 fn failure(e: &rusqlite::Error, outcome: Outcome) -> Failure {

@@ -5,7 +5,7 @@
 
 mod operate;
 
-use mainstay_store::journal::SagaStatus;
+use mainstay_store::journal::{Record, SagaStatus};
 use serde_json::Value;
 
 use crate::definition::{Definition, Step, StepKind, Undo};
@@ -186,6 +186,8 @@ pub struct State {
     pub again: Option<String>,
     /// Records applied.
     pub seq: u64,
+    /// Their size on the log. Not known to `apply`, which sees facts: whoever reads or writes the records counts it.
+    pub bytes: u64,
     /// Of them, those that changed nothing: notes and refused actions.
     pub remarks: u64,
     created: bool,
@@ -207,6 +209,7 @@ impl State {
             trace: None,
             again: None,
             seq: 0,
+            bytes: 0,
             remarks: 0,
             created: false,
         }
@@ -225,6 +228,13 @@ impl State {
             state.apply(definition, fact)?;
         }
         Ok(state)
+    }
+
+    /// The same state, with the size of the log that it was folded from.
+    #[must_use]
+    pub(crate) fn with_log_of(mut self, records: &[Record]) -> Self {
+        self.bytes = records.iter().map(|r| r.bytes.len() as u64).sum();
+        self
     }
 
     /// Applies the next fact.

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use mainstay_clock::backoff::Backoff;
-use mainstay_store::journal::{MAX_RECORDS, SagaStatus};
+use mainstay_store::journal::{MAX_LOG_BYTES, MAX_RECORDS, SagaStatus};
 
-use crate::definition::{Definition, MAX_STEPS, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, StepKind, Undo};
+use crate::definition::{
+    Definition, MAX_PAYLOAD, MAX_STEPS, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, StepKind, Undo,
+};
 use crate::fold::{Effect, Phase, State};
 use crate::wire::{AttemptRef, Cause, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict};
 
@@ -19,7 +21,51 @@ pub const SLOW_RETRY: Duration = Duration::from_secs(15 * 60);
 /// From so many records on nothing is repeated by itself. The other half of a log is for one attempt of every step
 /// and of its undo, two records each, and for people.
 pub const REPEAT_RECORDS: u64 = MAX_RECORDS / 2;
-const _: () = assert!(REPEAT_RECORDS + 4 * MAX_STEPS as u64 + 1_000 <= MAX_RECORDS, "an end must fit");
+/// From so many bytes on nothing is repeated by itself.
+pub const REPEAT_BYTES: u64 = MAX_LOG_BYTES as u64 / 2;
+/// The records of one attempt of a step and of its undo, when nothing is repeated.
+const STEP_RECORDS: u64 = 4;
+/// Their size without an output, with reasons that are cut to [`SHORT_REASON`]: about 260 bytes each, and two reasons,
+/// every byte of which may take six on the log.
+const STEP_BYTES: u64 = 3_000;
+/// A reason on a log that is nearly full.
+const SHORT_REASON: usize = 150;
+/// For what ends the saga: a person's word on every step, and remarks.
+const LAST_RECORDS: u64 = 500;
+/// As much of the log's size.
+const LAST_BYTES: u64 = 1024 * 1024;
+const _: () = assert!(
+    REPEAT_RECORDS <= room_for(MAX_STEPS).0 && REPEAT_BYTES <= room_for(MAX_STEPS).1,
+    "an end must fit"
+);
+
+/// Records and bytes of a log behind which only what ends its saga is written.
+const fn room_for(steps: usize) -> (u64, u64) {
+    let steps = steps as u64;
+    (
+        MAX_RECORDS - LAST_RECORDS - STEP_RECORDS * steps,
+        MAX_LOG_BYTES as u64 - LAST_BYTES - STEP_BYTES * steps,
+    )
+}
+
+/// Whether so many more records and bytes leave the room that the way back of every step needs, and people.
+pub(crate) fn fits(definition: &Definition, state: &State, records: u64, bytes: usize) -> bool {
+    state.seq + records <= room_for(definition.steps().len()).0 && has_bytes(definition, state, bytes)
+}
+
+fn has_bytes(definition: &Definition, state: &State, bytes: usize) -> bool {
+    state.bytes + bytes as u64 <= room_for(definition.steps().len()).1
+}
+
+/// Whether so many more bytes leave the room that the way back of every step needs.
+pub(crate) fn fits_the_end(definition: &Definition, state: &State, bytes: usize) -> bool {
+    state.bytes + bytes as u64 + STEP_BYTES * definition.steps().len() as u64 <= MAX_LOG_BYTES as u64
+}
+
+/// Whether the log is too long for anything to be repeated by itself.
+fn is_half_full(state: &State) -> bool {
+    state.seq >= REPEAT_RECORDS || state.bytes >= REPEAT_BYTES
+}
 
 /// A decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +186,7 @@ pub fn end_step(
 ) -> StepEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, node) = (&definition.steps()[i], &state.nodes[i]);
+    let verdict = kept(definition, state, verdict);
     let effect = node.effect().max(node.current().effect.join(&verdict));
     let effect = match &verdict {
         Verdict::Rejected { is_final: true, .. } if node.generations.len() == 1 => Effect::None,
@@ -158,7 +205,7 @@ pub fn end_step(
         (StepKind::Retriable, _, _) => Some(ItemKind::RetriableExhausted),
         _ => otherwise,
     };
-    let full = state.seq >= REPEAT_RECORDS;
+    let full = is_half_full(state);
     let interrupted = matches!(verdict, Verdict::Unknown { interrupted: true, .. });
     let limit = match step.kind {
         StepKind::Retriable => step.retry.attempts.max(RETRIABLE_ATTEMPTS),
@@ -210,8 +257,14 @@ pub fn end_undo(
 ) -> UndoEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, node) = (&definition.steps()[i], &state.nodes[i]);
+    let short = |reason| short(definition, state, reason);
+    let verdict = match verdict {
+        UndoVerdict::Undone => UndoVerdict::Undone,
+        UndoVerdict::Failed { reason } => UndoVerdict::Failed { reason: short(reason) },
+        UndoVerdict::Refused { reason } => UndoVerdict::Refused { reason: short(reason) },
+    };
     let spent = node.undo_spent + 1;
-    let full = state.seq >= REPEAT_RECORDS;
+    let full = is_half_full(state);
     let (retry_at, item) = match &verdict {
         UndoVerdict::Undone => (None, None),
         _ if spent < step.undo_retry.attempts && !full => {
@@ -238,13 +291,51 @@ pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
     let limit = step.undo_retry.attempts.max(MAX_INTERRUPTED);
-    let (retry_at, item) = if cut < limit && state.seq < REPEAT_RECORDS {
+    let (retry_at, item) = if cut < limit && !is_half_full(state) {
         (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
     } else {
         (None, Some(ItemKind::UndoFailed))
     };
     let reason = "the process ended during the undo".to_owned();
     UndoEnded { at, verdict: UndoVerdict::Failed { reason }, interrupted: true, retry_at, item }
+}
+
+/// The verdict as the log has room for it: an output that would take the room of the way back is lost, and what is done
+/// without an output is undone, or a person says what it was.
+fn kept(definition: &Definition, state: &State, verdict: Verdict) -> Verdict {
+    let short = |reason| short(definition, state, reason);
+    match verdict {
+        // Its length is looked at only where it may matter.
+        Verdict::Done { output: Some(output) }
+            if !has_bytes(definition, state, MAX_PAYLOAD)
+                && !has_bytes(definition, state, output.to_string().len()) =>
+        {
+            Verdict::Done { output: None }
+        }
+        Verdict::Done { output } => Verdict::Done { output },
+        Verdict::ContractBroken { reason } => Verdict::ContractBroken { reason: short(reason) },
+        Verdict::NotSent { reason } => Verdict::NotSent { reason: short(reason) },
+        Verdict::Rejected { reason, is_final } => Verdict::Rejected { reason: short(reason), is_final },
+        Verdict::Unknown { reason, interrupted } => Verdict::Unknown { reason: short(reason), interrupted },
+    }
+}
+
+/// The reason as the log has room for it.
+fn short(definition: &Definition, state: &State, reason: String) -> String {
+    if has_bytes(definition, state, 6 * reason.len()) { reason } else { cut(reason, SHORT_REASON) }
+}
+
+/// At most so many bytes of a text, and a mark where there was more.
+pub(crate) fn cut(mut text: String, most: usize) -> String {
+    if text.len() > most {
+        let mut end = most;
+        while !text.is_char_boundary(end) {
+            end -= 1;
+        }
+        text.truncate(end);
+        text.push_str("...");
+    }
+    text
 }
 
 /// Full jitter over the doubling schedule; never zero, so that a retry is never a spin.

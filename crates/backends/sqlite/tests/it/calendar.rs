@@ -79,3 +79,36 @@ async fn sg_f22_an_hour_that_was_only_shown_is_not_waited_for() {
     clock.sleep(Duration::from_millis(10_001)).await;
     assert_eq!(claimed(&store, "a").await, [early.uid]);
 }
+
+/// A claim and a message leave no record with their time. The machine goes down, its calendar is set back, and another node
+/// opens the file: it waited for the length of the jump.
+#[tokio::test(start_paused = true)]
+async fn sg_f22_a_claim_and_a_message_of_before_the_jump_hold_no_longer_than_they_should() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let store = open(&file, &clock);
+    let sagas = [waiting(&store, "renewed").await.uid, waiting(&store, "asked").await.uid];
+    clock.sleep(Duration::from_secs(11)).await;
+    assert_eq!(claimed(&store, "a").await, sagas);
+    store.hand_back("a", 1, std::slice::from_ref(&sagas[1])).await.unwrap();
+    let idle = Row { due: None, ..Row::running(clock.wall()) };
+    let append = Append::new(sagas[1].clone(), 1, 2, create("asked").records, idle);
+    store.append(append).await.unwrap();
+    // Two hours later the node still lives, and somebody asks for something.
+    clock.sleep(Duration::from_secs(7_200)).await;
+    assert!(store.renew_node("a", 1, Duration::from_secs(5)).await.unwrap());
+    store.post(&sagas[1], "m", 1, Vec::new()).await.unwrap();
+    let shown = store.now().await.unwrap().unwrap();
+    drop(store);
+    clock.jump_wall(-HOUR);
+    let store = open(&file, &clock);
+    let now = store.now().await.unwrap().unwrap();
+    assert!(now.saturating_add(Duration::from_secs(1)) >= shown, "{now:?} after {shown:?}");
+    assert!(!claimed(&store, "b").await.contains(&sagas[0]), "the claim still holds");
+    clock.sleep(Duration::from_secs(1)).await;
+    claimed(&store, "b").await;
+    let row = async |i: usize| store.summary(&sagas[i]).await.unwrap().unwrap();
+    assert_eq!(row(1).await.owner.as_deref(), Some("b"), "the message was heard at once");
+    clock.sleep(Duration::from_secs(5)).await;
+    assert_eq!(claimed(&store, "b").await, std::slice::from_ref(&sagas[0]));
+}

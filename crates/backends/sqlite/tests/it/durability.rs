@@ -8,7 +8,7 @@ use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Create, Created, Filter, Hash, NewRecord, Row, Uid,
 };
-use mainstay_store::{ErrorKind, Journal, Outcome};
+use mainstay_store::{DurableCell, ErrorKind, Journal, Outcome};
 use rusqlite::Connection;
 
 use crate::conformance::{Files, inline};
@@ -184,4 +184,38 @@ async fn cursors_never_go_back_after_a_purge_of_the_newest() {
     store.create(create("after")).await.unwrap();
     let page = store.events(Some(&last), 10).await.unwrap();
     assert_eq!(page.events.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["after"]);
+}
+
+/// A cell under a name that was damaged was simply not there: whoever keeps a bound in it began anew.
+#[tokio::test]
+async fn m_g5_a_cell_with_a_damaged_name_is_not_taken_for_one_that_never_was() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    store.cell("hlc").store_synced(b"8".to_vec()).await.unwrap();
+    drop(store);
+    let conn = Connection::open(&file).unwrap();
+    assert_eq!(conn.execute("update cell set name = 'hlb'", []).unwrap(), 1);
+    drop(conn);
+    let store = open(&file).unwrap();
+    assert_eq!(store.cell("hlc").load().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    // Of those that were never written nothing is known either.
+    assert_eq!(store.cell("other").load().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    store.cell("other").store_synced(b"1".to_vec()).await.unwrap();
+    assert_eq!(store.cell("other").load().await.unwrap(), Some(b"1".to_vec()));
+}
+
+/// A cell of before its name was part of its checksum is read, and written anew with it.
+#[tokio::test]
+async fn an_older_cell_is_read() {
+    let files = Files::new();
+    let file = files.fresh();
+    drop(open(&file).unwrap());
+    let conn = Connection::open(&file).unwrap();
+    let sum = Hash::of(b"8").0;
+    conn.execute("insert into cell values ('hlc', ?1, ?2)", rusqlite::params![b"8".as_slice(), sum]).unwrap();
+    drop(conn);
+    let store = open(&file).unwrap();
+    assert_eq!(store.cell("hlc").load().await.unwrap(), Some(b"8".to_vec()));
+    assert_eq!(store.cell("none").load().await.unwrap(), None);
 }

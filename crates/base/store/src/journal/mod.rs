@@ -72,7 +72,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// A dropped future may have created the saga.
     fn create(&self, create: Create) -> BoxFuture<'_, Result<Created>>;
 
-    /// Appends records, replaces the row, drains posts, all in one transaction.
+    /// Appends records, replaces the row, drains posts, all in one transaction. While a post waits that it neither
+    /// drains nor has [`seen`](Append::seen), the saga is due at once: a holder that dies now leaves no message asleep.
     ///
     /// # Errors
     /// When the store fails. With outcome `Unknown` reload the saga before going on.
@@ -91,7 +92,8 @@ pub trait Journal: Send + Sync + fmt::Debug {
         Box::pin(async { Err(Error::new(ErrorKind::Unsupported, "this journal has no transactional work")) })
     }
 
-    /// Puts a message into a saga's inbox and makes it due. Unfenced, idempotent by `message`.
+    /// Puts a message into a saga's inbox and makes it due. Unfenced, idempotent by `message`; to repeat one that still
+    /// waits makes the saga due again.
     ///
     /// # Errors
     /// When the store fails.

@@ -137,7 +137,8 @@ pub struct Row {
     pub retrying: bool,
     /// A person paused it.
     pub paused: bool,
-    /// When it wants to be claimed; `None` when only a post can move it.
+    /// When it wants to be claimed; `None` when only a post can move it. A saga with posts that nobody looked at is due at
+    /// once, see [`Append::seen`].
     pub due: Option<WallTime>,
     /// When the next attempt starts, for people.
     pub next_try: Option<WallTime>,
@@ -372,6 +373,9 @@ pub struct Append {
     pub audit: Vec<Audit>,
     /// Numbers of posts that these records consume.
     pub drain: Vec<u64>,
+    /// Posts up to this number were looked at and are left for later: they do not make the saga due. Any other post
+    /// that waits does, whatever `row.due` says, because the writer of this append may know nothing of it.
+    pub seen: u64,
 }
 
 impl Append {
@@ -389,6 +393,7 @@ impl Append {
             replies: Vec::new(),
             audit: Vec::new(),
             drain: Vec::new(),
+            seen: 0,
         }
     }
 }
@@ -434,7 +439,7 @@ pub enum AppendedWith {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "callers must handle each")]
 pub enum Posted {
-    /// The message was there already.
+    /// The message was there already. If it still waits, the saga is due again.
     Duplicate,
     /// The saga is finished, with this status.
     Final(SagaStatus),

@@ -25,6 +25,14 @@ struct Saga {
     messages: BTreeSet<String>,
 }
 
+impl Saga {
+    /// Whoever looks for due sagas finds it now.
+    fn due_at_once(&mut self, now: i64) {
+        let (due, now) = (&mut self.summary.row.due, WallTime::from_unix_millis(now));
+        *due = Some(due.map_or(now, |due| due.min(now)));
+    }
+}
+
 struct Tombstone {
     uid: Uid,
     input_hash: Hash,
@@ -191,6 +199,8 @@ impl State {
             saga.posts.retain(|p| !append.drain.contains(&p.number));
             if last {
                 saga.summary.owner = None;
+            } else if saga.posts.iter().any(|p| p.number > append.seen) {
+                saga.due_at_once(now);
             }
         }
         self.write_records(&append.saga, append.records, now);
@@ -221,6 +231,9 @@ impl State {
         }
         let Some(saga) = self.sagas.get_mut(uid) else { return Ok(Posted::NoSuchSaga) };
         if saga.messages.contains(&message) {
+            if saga.posts.iter().any(|p| p.message == message) && !saga.summary.row.status.is_final() {
+                saga.due_at_once(now);
+            }
             return Ok(Posted::Duplicate);
         }
         if saga.summary.row.status.is_final() {
@@ -233,7 +246,7 @@ impl State {
         saga.messages.insert(message.clone());
         let at = WallTime::from_unix_millis(now);
         saga.posts.push(Post { number: self.post_number, message, kind, at, bytes });
-        saga.summary.row.due = Some(saga.summary.row.due.map_or(at, |due| due.min(at)));
+        saga.due_at_once(now);
         Ok(Posted::Posted)
     }
 

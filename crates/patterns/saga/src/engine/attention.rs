@@ -3,10 +3,11 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use mainstay_store::journal::{Posted, Uid};
+use mainstay_store::journal::{MAX_ID_BYTES, Posted, Uid};
 use tokio::sync::oneshot;
 
 use super::Engine;
+use crate::definition::MAX_PAYLOAD;
 use crate::fold::Refusal;
 use crate::wire::{self, Action, Fact, Operation};
 use crate::{Error, ErrorKind};
@@ -61,8 +62,8 @@ impl Attention {
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the saga's state does not allow it or changed since it was looked at;
-    /// [`ErrorKind::ApiMisuse`] without a reason; [`ErrorKind::NotFound`]; [`ErrorKind::Overloaded`] when
-    /// nobody took the action up in time: it stays in the saga's inbox.
+    /// [`ErrorKind::ApiMisuse`] without a reason; [`ErrorKind::TooLarge`]; [`ErrorKind::NotFound`];
+    /// [`ErrorKind::Overloaded`] when nobody took the action up in time: it stays in the saga's inbox.
     ///
     /// # Cancel safety
     /// A dropped future may have posted the action; repeating it with the same message is safe.
@@ -70,6 +71,7 @@ impl Attention {
         if request.reason.trim().is_empty() {
             return Err(Error::new(ErrorKind::ApiMisuse, "an action needs a reason"));
         }
+        check_size(&request)?;
         let inner = &self.engine.0;
         let message = request.message.unwrap_or_else(|| inner.new_uid().to_string());
         let action = Action {
@@ -101,6 +103,33 @@ impl Attention {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.engine
+    }
+}
+
+/// Longest reason of an action: 4,000 characters, whatever they are.
+const MAX_WORDS: usize = 16_000;
+
+/// An action is on the log for ever: it is no place for documents.
+fn check_size(request: &ActionRequest) -> Result<(), Error> {
+    let payload = match &request.operation {
+        Operation::Retry { input: Some(value), .. } | Operation::ResolveDone { output: value, .. } => {
+            value.to_string().len()
+        }
+        _ => 0,
+    };
+    let step = request.operation.step().map_or(0, str::len);
+    let sizes = [
+        ("who acts", request.who.len(), MAX_ID_BYTES),
+        ("the step", step, MAX_ID_BYTES),
+        ("the reason", request.reason.len(), MAX_WORDS),
+        ("the input or output", payload, MAX_PAYLOAD),
+    ];
+    match sizes.into_iter().find(|(_, size, most)| size > most) {
+        Some((what, size, most)) => {
+            let why = format!("{what} has {size} bytes; at most {most} are allowed");
+            Err(Error::new(ErrorKind::TooLarge, why))
+        }
+        None => Ok(()),
     }
 }
 

@@ -251,9 +251,13 @@ async fn ask(
         match judge(&op, &reply) {
             Answer::InProgress { retry_after, location } => {
                 let wait = retry_after.unwrap_or(ASK_AGAIN).max(Duration::from_millis(10));
-                if clock.now().saturating_add(wait) >= deadline {
+                let again = clock.now().saturating_add(wait);
+                if again >= deadline {
+                    // Until then the participant may report by itself.
+                    clock.sleep_until(deadline).await;
                     let reason = "still in progress at the attempt timeout".to_owned();
-                    return (Answer::Unknown { reason, retry_after: None }, None);
+                    let left = retry_after.map(|_| again.saturating_duration_since(deadline));
+                    return (Answer::Unknown { reason, retry_after: None }, left);
                 }
                 clock.sleep(wait).await;
                 if let Some(location) = location {
@@ -332,14 +336,6 @@ fn unknown(reason: String) -> Verdict {
     Verdict::Unknown { reason: cut(reason), interrupted: false }
 }
 
-fn cut(mut reason: String) -> String {
-    if reason.len() > MAX_REASON {
-        let mut end = MAX_REASON;
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        reason.truncate(end);
-        reason.push_str("...");
-    }
-    reason
+pub(super) fn cut(reason: String) -> String {
+    crate::next::cut(reason, MAX_REASON)
 }

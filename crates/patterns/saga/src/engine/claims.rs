@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use mainstay_clock::WallTime;
+use mainstay_clock::{Instant, WallTime};
 use mainstay_store::journal::{ClaimRequest, Claimed, Filter, PurgeRequest, SagaStatus};
 use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
 
@@ -60,7 +60,7 @@ impl Inner {
 
     /// A claim or a creation that was sent then has no answer: it may take effect, now or later, for something that
     /// nobody here knows of. [`find_orphans`](Self::find_orphans) looks for a while.
-    pub(super) fn doubt_claims(&self, sent: mainstay_clock::Instant) {
+    pub(super) fn doubt_claims(&self, sent: Instant) {
         let doubt = self.config.claim_ttl.saturating_mul(2) + self.config.poll;
         self.claims_in_doubt.fetch_max(sent.saturating_add(doubt).as_nanos(), Ordering::AcqRel);
     }
@@ -111,7 +111,15 @@ impl Inner {
 
     /// Gives back what is claimed here and driven by nobody, so that the next look finds it.
     async fn give_back_lost(&self) {
-        let lost = std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        let lost: Vec<_> = {
+            // What is driven now was not lost: the answer to its claim was on the way when it was looked for, or it was
+            // taken up again since.
+            let active = self.active();
+            let mut all = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let lost = all.iter().filter(|uid| !active.contains_key(*uid)).cloned().collect();
+            all.retain(|uid| active.contains_key(uid));
+            lost
+        };
         if lost.is_empty() {
             return;
         }
@@ -121,7 +129,7 @@ impl Inner {
         }
     }
 
-    fn extend_claims(&self, sent: mainstay_clock::Instant) {
+    fn extend_claims(&self, sent: Instant) {
         // A hundredth off for clocks that drift.
         let ttl = self.config.claim_ttl - self.config.claim_ttl / 100;
         self.claimed_until.fetch_max(sent.saturating_add(ttl).as_nanos(), Ordering::AcqRel);
@@ -139,19 +147,37 @@ impl Inner {
         let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
         for (uid, active) in left {
             tracing::warn!(target: "mainstay::saga", saga = %uid, "claim lost");
-            active.abort();
-            // Whoever waits for its first step waits for nothing.
-            active.moved.send_replace(true);
-            lost.push(uid);
+            active.cut_short();
+            lost.insert(uid);
         }
         drop(lost);
         self.poke.notify_one();
         self.emptied.notify_waiters();
     }
 
+    /// Resolves when this node's claims are certainly its own no more.
+    async fn claims_end(&self) {
+        while self.holds_claims() {
+            let until = Instant::from_nanos(self.claimed_until.load(Ordering::Acquire));
+            self.runtime.clock().sleep_until(until).await;
+        }
+    }
+
     async fn renew(&self) {
         let sent = self.runtime.clock().now();
-        match self.journal.renew_node(&self.config.node, self.incarnation, self.config.claim_ttl).await {
+        let held = self.holds_claims();
+        let answer = self.journal.renew_node(&self.config.node, self.incarnation, self.config.claim_ttl);
+        tokio::pin!(answer);
+        let answer = tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // A store that is silent may have given them to somebody else.
+            () = self.claims_end(), if held => {
+                self.drop_all();
+                answer.await
+            }
+        };
+        match answer {
             Ok(true) => self.extend_claims(sent),
             Ok(false) => {
                 tracing::error!(target: "mainstay::saga", node = self.config.node,
@@ -198,12 +224,7 @@ pub(super) fn run(inner: &Arc<Inner>, first: Vec<Claimed>) {
     let claimer = Arc::clone(inner);
     inner.runtime.spawn("mainstay-saga-claim", async move { claim_loop(&claimer, first).await });
     let renewer = Arc::clone(inner);
-    inner.runtime.spawn("mainstay-saga-renew", async move {
-        let every = renewer.config.claim_ttl / 3;
-        while pause(&renewer, every).await {
-            renewer.renew().await;
-        }
-    });
+    inner.runtime.spawn("mainstay-saga-renew", async move { renew_loop(&renewer).await });
     let purger = Arc::clone(inner);
     inner.runtime.spawn("mainstay-saga-purge", async move {
         while pause(&purger, PURGE_EVERY).await {
@@ -213,6 +234,30 @@ pub(super) fn run(inner: &Arc<Inner>, first: Vec<Claimed>) {
             purger.poke.notify_one();
         }
     });
+}
+
+/// Keeps this node's claims as long as it drives anything, also while it stops. What is driven under claims that ended
+/// is dropped at once: somebody else may drive it.
+async fn renew_loop(inner: &Inner) {
+    let clock = inner.runtime.clock();
+    let next = || clock.now().saturating_add(inner.config.claim_ttl / 3);
+    let is_over = || inner.is_stopping() && inner.active().is_empty();
+    let mut at = next();
+    while !is_over() {
+        let (held, stopping) = (inner.holds_claims(), inner.is_stopping());
+        tokio::select! {
+            biased;
+            () = inner.stopped(), if !stopping => continue,
+            () = inner.emptied.notified(), if stopping => continue,
+            () = inner.claims_end(), if held => inner.drop_all(),
+            () = clock.sleep_until(at) => {}
+        }
+        if is_over() {
+            return;
+        }
+        inner.renew().await;
+        at = next();
+    }
 }
 
 /// Sleeps; false when the engine stops.

@@ -3,10 +3,28 @@
 use mainstay_store::journal::{Posted, Uid};
 
 use super::Engine;
+use super::calls::cut;
 use crate::definition::MAX_PAYLOAD;
 use crate::fold::Refusal;
-use crate::wire::{self, AttemptRef, Completed, Completion, Fact, Verdict};
+use crate::wire::{self, AttemptRef, Completed, Completion, Fact, UndoVerdict, Verdict};
 use crate::{Error, ErrorKind};
+
+/// The report with reasons that a log takes.
+fn bounded(mut result: Completed) -> Completed {
+    match &mut result {
+        Completed::Action(
+            Verdict::ContractBroken { reason }
+            | Verdict::NotSent { reason }
+            | Verdict::Rejected { reason, .. }
+            | Verdict::Unknown { reason, .. },
+        )
+        | Completed::Undo(UndoVerdict::Failed { reason } | UndoVerdict::Refused { reason }) => {
+            *reason = cut(std::mem::take(reason));
+        }
+        Completed::Action(Verdict::Done { .. }) | Completed::Undo(UndoVerdict::Undone) => {}
+    }
+    result
+}
 
 impl Engine {
     /// Ends an attempt that its participant accepted with "in progress", from whichever node the report reaches.
@@ -33,6 +51,7 @@ impl Engine {
             let why = format!("the output has {size} bytes; at most {MAX_PAYLOAD} are allowed");
             return Err(Error::new(ErrorKind::TooLarge, why));
         }
+        let result = bounded(result);
         let message = format!("complete/{}/{op}/{}/{}", at.step, at.generation, at.attempt);
         let completion = Completion { message: message.clone(), at, result };
         let bytes = serde_json::to_vec(&completion)
@@ -62,7 +81,9 @@ impl Engine {
         let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
         let stands = loaded.records.iter().find_map(|record| match (wire::decode(record), &report.result) {
             (Ok(Fact::StepEnded(end)), Completed::Action(told)) if end.at == report.at => {
-                Some(end.verdict == *told)
+                // A log that was nearly full did not keep the output.
+                let lost = end.verdict == Verdict::Done { output: None };
+                Some(end.verdict == *told || (lost && matches!(told, Verdict::Done { .. })))
             }
             (Ok(Fact::UndoEnded(end)), Completed::Undo(told)) if end.at == report.at => {
                 Some(end.verdict == *told)

@@ -1,42 +1,42 @@
 //! One saga in memory: from an event to facts, from facts to calls.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
-use mainstay_store::journal::{
-    Append, Appended, Audit, Claimed, Loaded, MAX_RECORDS, Post, Row, SagaStatus, Uid,
-};
+use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, NewRecord, Post, SagaStatus, Uid};
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::attention::answer_key;
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
+use super::leave::{Aside, Leave, last_of, leave_memory, quarantine};
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut_undo, end_step, end_undo, next};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next};
 use crate::row::row;
 use crate::wire::{
     self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
     Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
-/// Begins the error of a saga that waits for its definition.
-pub(super) const PARKED: &str = "parked: ";
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
 const APPEND_TRIES: u32 = 5;
 /// Refusals and results that came too late, as kept on one log; later ones are answered and audited only. Enough to
 /// see what went on, and too few for anybody to fill a log with.
 const MAX_REMARKS: u64 = 500;
-/// The last records of a log are for what ends its saga.
-const LAST_RECORDS: u64 = 500;
+/// A saga that waits longer than so many polls leaves memory: its place is for those that move, and a message from another
+/// node, of which its owner hears nothing, finds it within a poll.
+const STAY_POLLS: u32 = 10;
+/// Longest text of a remark: names in it are what somebody sent.
+const MAX_REMARK: usize = 500;
 
 /// A call to make once its start is on the log.
 pub(super) enum Launch {
@@ -51,17 +51,31 @@ pub(super) struct Plan {
     pub(super) wake: Option<i64>,
 }
 
+/// Applies a fact and adds its record to what is about to be appended.
+pub(super) fn write(
+    definition: &Definition,
+    state: &mut State,
+    fact: &Fact,
+    records: &mut Vec<NewRecord>,
+) -> Result<(), Illegal> {
+    state.apply(definition, fact)?;
+    let record = encode(fact);
+    state.bytes += record.bytes.len() as u64;
+    records.push(record);
+    Ok(())
+}
+
 /// Adds the facts that follow from `state` without waiting.
 pub(super) fn advance(
     definition: &Definition,
     state: &mut State,
-    facts: &mut Vec<Fact>,
+    records: &mut Vec<NewRecord>,
     now: i64,
     undo_slots: usize,
 ) -> Result<Plan, Illegal> {
     let mut plan = Plan::default();
     loop {
-        let before = facts.len();
+        let before = records.len();
         plan.wake = None;
         for command in next(definition, state, now, undo_slots) {
             let fact = match command {
@@ -81,25 +95,12 @@ pub(super) fn advance(
                 Command::Overdue => Fact::Overdue(Overdue {}),
                 Command::Finish(status) => Fact::Finished(Finished { status: status.as_str().to_owned() }),
             };
-            state.apply(definition, &fact)?;
-            facts.push(fact);
+            write(definition, state, &fact, records)?;
         }
-        if facts.len() == before {
+        if records.len() == before {
             return Ok(plan);
         }
     }
-}
-
-/// Why a saga leaves memory.
-enum Leave {
-    /// Recorded as finished.
-    Finished,
-    /// Nothing to do until a person or a post; the claim goes back.
-    Idle,
-    /// Somebody else owns it, or the log says something we did not write.
-    Lost,
-    /// It must not be driven: the reason goes to its row.
-    Quarantine(String),
 }
 
 pub(super) struct Drive {
@@ -113,7 +114,9 @@ pub(super) struct Drive {
     plan: Plan,
     calls: FuturesUnordered<BoxFuture<'static, CallEnd>>,
     posts: Vec<Post>,
-    facts: Vec<Fact>,
+    /// The newest post that was read.
+    seen: u64,
+    records: Vec<NewRecord>,
     drain: Vec<u64>,
     audit: Vec<Audit>,
     answers: Vec<(String, Result<(), Refusal>)>,
@@ -129,14 +132,18 @@ pub(super) struct Drive {
 /// Takes up a claimed saga in the background.
 pub(super) fn take_up(inner: &Arc<Inner>, claimed: Claimed) -> Arc<Active> {
     let active = Arc::new(Active::new());
-    inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
+    let earlier = inner.active().insert(claimed.saga.clone(), Arc::clone(&active));
+    if let Some(earlier) = earlier {
+        // Its claim was given away; it would learn that at its next append.
+        earlier.cut_short();
+    }
     let (task_inner, task_active) = (Arc::clone(inner), Arc::clone(&active));
     let task = inner.runtime.spawn("mainstay-saga", async move {
         let uid = claimed.saga.clone();
         let leave = match recover(&task_inner, &claimed, &task_active).await {
             Ok(Some(drive)) => drive.run().await,
             Ok(None) => Leave::Lost,
-            Err(reason) => Leave::Quarantine(reason),
+            Err(aside) => Leave::Quarantine(aside),
         };
         leave_memory(&task_inner, &uid, claimed.epoch, &task_active, leave).await;
     });
@@ -149,9 +156,11 @@ async fn recover(
     inner: &Arc<Inner>,
     claimed: &Claimed,
     active: &Arc<Active>,
-) -> Result<Option<Drive>, String> {
+) -> Result<Option<Drive>, Aside> {
     // Before the log is read: also a log that cannot be read may be what stops the process.
-    if claimed.strikes > suspects::SUSPICIOUS && !suspects::mark(inner, claimed).await? {
+    if claimed.strikes > suspects::SUSPICIOUS
+        && !suspects::mark(inner, claimed).await.map_err(Aside::blind)?
+    {
         return Ok(None);
     }
     let loaded = match inner.journal.load(&claimed.saga).await {
@@ -161,91 +170,35 @@ async fn recover(
             tracing::warn!(target: "mainstay::saga", saga = %claimed.saga, error = %e, "saga could not be loaded");
             return Ok(None);
         }
-        Err(e) => return Err(format!("the log is unreadable: {e}")),
+        Err(e) => return Err(Aside::blind(format!("the log is unreadable: {e}"))),
     };
     let Loaded { summary, records, posts } = loaded;
-    let version = summary.version;
-    let Some(registered) = inner.registry.find(&summary.definition, Some(version)) else {
-        return Err(format!(
-            "{PARKED}definition `{}` version {version} is not registered",
-            summary.definition
-        ));
+    let seen = last_of(&posts);
+    let Some(registered) = inner.registry.find(&summary.definition, Some(summary.version)) else {
+        return Err(Aside::parked(&summary, "is not registered", &posts));
     };
     let definition = &registered.definition;
     if definition.hash() != summary.definition_hash {
-        return Err(format!(
-            "{PARKED}definition `{}` version {version} has another graph",
-            summary.definition
-        ));
+        return Err(Aside::parked(&summary, "has another graph", &posts));
     }
+    let aside = |reason: String| Aside::of(reason, seen);
     let facts: Result<Vec<Fact>, _> = records.iter().map(decode).collect();
-    let facts = facts.map_err(|e| format!("the log is unreadable: {e}"))?;
-    let state = State::fold(definition, &facts).map_err(|e| format!("the log breaks the rules: {e}"))?;
+    let facts = facts.map_err(|e| aside(format!("the log is unreadable: {e}")))?;
+    let state =
+        State::fold(definition, &facts).map_err(|e| aside(format!("the log breaks the rules: {e}")))?;
+    let state = state.with_log_of(&records);
     if state.finished.is_some() {
         return Ok(None);
     }
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
-    drive.epoch = claimed.epoch;
+    (drive.epoch, drive.seen) = (claimed.epoch, seen);
     // Reports of participants come first: what they end was not interrupted.
     let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
     drive.posts = reports;
-    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| e.to_string())?;
+    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| aside(e.to_string()))?;
     drive.posts = rest;
     Ok(Some(drive))
-}
-
-async fn leave_memory(inner: &Arc<Inner>, uid: &Uid, epoch: u64, active: &Arc<Active>, leave: Leave) {
-    // A post that came while the saga was leaving made it due; one that is finished takes no posts. What was lost, or
-    // could not be read or written, waits for the next poll: it may be so again.
-    let mut look = !matches!(leave, Leave::Finished | Leave::Lost);
-    match leave {
-        Leave::Finished => {}
-        Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
-        Leave::Quarantine(reason) => {
-            tracing::error!(target: "mainstay::saga", saga = %uid, reason, "saga set aside");
-            quarantine(inner, uid, epoch, &reason, Vec::new(), Vec::new()).await;
-            active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
-            inner.hand_back(std::slice::from_ref(uid)).await;
-        }
-    }
-    {
-        let mut map = inner.active();
-        if map.get(uid).is_some_and(|a| Arc::ptr_eq(a, active)) {
-            map.remove(uid);
-        }
-    }
-    active.moved.send_replace(true);
-    inner.emptied.notify_waiters();
-    look |= inner.crowded.load(Ordering::Acquire);
-    if look {
-        inner.poke.notify_one();
-    }
-}
-
-/// Puts the reason on the row; the log stays as it is.
-async fn quarantine(inner: &Inner, uid: &Uid, epoch: u64, reason: &str, drain: Vec<u64>, audit: Vec<Audit>) {
-    let (next_seq, row) = match inner.journal.summary(uid).await {
-        Ok(Some(summary)) => (summary.next_seq, summary.row),
-        Ok(None) => return,
-        Err(error) => {
-            tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
-            return;
-        }
-    };
-    let row = Row {
-        status: SagaStatus::NeedsAttention,
-        retrying: false,
-        due: None,
-        next_try: None,
-        error: Some(reason.to_owned()),
-        ..row
-    };
-    let mut append = Append::new(uid.clone(), epoch, next_seq, Vec::new(), row);
-    (append.drain, append.audit) = (drain, audit);
-    if let Err(error) = inner.journal.append(append).await {
-        tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
-    }
 }
 
 impl Active {
@@ -296,7 +249,8 @@ impl Drive {
             plan: Plan::default(),
             calls: FuturesUnordered::new(),
             posts: Vec::new(),
-            facts: Vec::new(),
+            seen: 0,
+            records: Vec::new(),
             drain: Vec::new(),
             audit: Vec::new(),
             answers: Vec::new(),
@@ -311,7 +265,13 @@ impl Drive {
     pub(super) fn launch(mut self, epoch: u64) {
         self.epoch = epoch;
         let (inner, uid, active) = (Arc::clone(&self.inner), self.uid.clone(), Arc::clone(&self.active));
-        inner.active().insert(uid.clone(), Arc::clone(&active));
+        match inner.active().entry(uid.clone()) {
+            // Its answer was so slow that it was given back and claimed again.
+            Entry::Occupied(_) => return,
+            Entry::Vacant(place) => {
+                place.insert(Arc::clone(&active));
+            }
+        }
         let task_active = Arc::clone(&active);
         let spawner = Arc::clone(&inner);
         let task = spawner.runtime.spawn("mainstay-saga", async move {
@@ -344,20 +304,28 @@ impl Drive {
     }
 
     fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
-        self.state.apply(&self.registered.definition, &fact)?;
-        self.facts.push(fact);
-        Ok(())
+        write(&self.registered.definition, &mut self.state, &fact, &mut self.records)
+    }
+
+    /// The rules do not allow what happened here.
+    fn aside(&self, illegal: &Illegal) -> Leave {
+        Leave::Quarantine(Aside::of(illegal.to_string(), self.seen))
     }
 
     /// Records what changes nothing, within bounds.
     fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
-        if self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+        let room = fits(&self.registered.definition, &self.state, 1, encode(&fact).bytes.len());
+        if room && self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+    }
+
+    fn note(&mut self, text: String) -> Result<(), Illegal> {
+        self.remark(Fact::Note(Note { text: cut(text, MAX_REMARK) }))
     }
 
     /// Drives a recovered saga: its posts and interruptions first.
     async fn run(mut self) -> Leave {
         if let Err(illegal) = self.take_posts() {
-            return Leave::Quarantine(illegal.to_string());
+            return self.aside(&illegal);
         }
         match self.commit().await {
             Some(leave) => leave,
@@ -375,7 +343,7 @@ impl Drive {
     /// A saga that was due and has nothing to do: its row said so wrongly, and would again. Whatever the row says
     /// now, it is not taken up again before the next poll.
     async fn put_row_right(&mut self) -> Option<Leave> {
-        if self.has_work() || self.inner.is_stopping() {
+        if (self.has_work() && !self.waits_long()) || self.inner.is_stopping() {
             return None;
         }
         let now = self.inner.time.now();
@@ -391,19 +359,27 @@ impl Drive {
         !self.calls.is_empty() || self.plan.wake.is_some() || self.unread
     }
 
+    /// Whether nothing happens here for a long while: its row says when, and whoever looks then takes it up.
+    fn waits_long(&self) -> bool {
+        let long = self.inner.config.poll.saturating_mul(STAY_POLLS);
+        let stays_until =
+            WallTime::from_unix_millis(self.inner.time.now()).saturating_add(long).unix_millis();
+        self.calls.is_empty() && !self.unread && self.plan.wake.is_some_and(|at| at > stays_until)
+    }
+
     async fn run_loop(&mut self) -> Leave {
         loop {
             if self.state.finished.is_some() {
                 return Leave::Finished;
             }
-            if !self.has_work() {
+            if !self.has_work() || self.waits_long() {
                 return Leave::Idle;
             }
             if let Some(leave) = self.wait().await {
                 return leave;
             }
             if let Err(illegal) = self.take_posts() {
-                return Leave::Quarantine(illegal.to_string());
+                return self.aside(&illegal);
             }
             if let Some(leave) = self.commit().await {
                 return leave;
@@ -439,6 +415,7 @@ impl Drive {
                 match inner.journal.load(&self.uid).await {
                     Ok(Some(loaded)) if loaded.summary.epoch == self.epoch => {
                         self.posts = loaded.posts;
+                        self.seen = self.seen.max(last_of(&self.posts));
                         self.unread = false;
                     }
                     Ok(_) => return Some(Leave::Lost),
@@ -479,7 +456,7 @@ impl Drive {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
         };
-        self.apply_end(fact).err().map(|illegal| Leave::Quarantine(illegal.to_string()))
+        self.apply_end(fact).err().map(|illegal| self.aside(&illegal))
     }
 
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
@@ -487,13 +464,12 @@ impl Drive {
     fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
         let definition = Arc::clone(&self.registered.definition);
         let mut probe = self.state.clone();
-        let Err(illegal) = probe.apply(&definition, &fact) else {
+        let Err(illegal) = write(&definition, &mut probe, &fact, &mut self.records) else {
             self.state = probe;
-            self.facts.push(fact);
             return Ok(());
         };
         let reason = format!("a result was not applied: {illegal}");
-        self.remark(Fact::Note(Note { text: reason.clone() }))?;
+        self.note(reason.clone())?;
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let node =
             |state: &State, at: &AttemptRef| definition.index(&at.step).map(|i| state.nodes[i].clone());
@@ -535,8 +511,7 @@ impl Drive {
             match taken {
                 Ok(done) => done?,
                 Err(error) => {
-                    let text = format!("message `{}` cannot be read: {error}", post.message);
-                    self.remark(Fact::Note(Note { text }))?;
+                    self.note(format!("message `{}` cannot be read: {error}", post.message))?;
                 }
             }
         }
@@ -553,8 +528,7 @@ impl Drive {
         });
         if in_flight != Some(&report.at) {
             let AttemptRef { step, attempt, .. } = &report.at;
-            let text = format!("a report of attempt {attempt} of step `{step}` came too late");
-            self.remark(Fact::Note(Note { text }))?;
+            self.note(format!("a report of attempt {attempt} of step `{step}` came too late"))?;
             let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
             self.answers.push((report.message, Err(why)));
             return Ok(());
@@ -581,20 +555,23 @@ impl Drive {
         let definition = Arc::clone(&self.registered.definition);
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
-        let allowed = self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation));
+        let fact = Fact::Action(action.clone());
+        let allowed =
+            self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation, &fact));
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
             action.operation.step().map_or_else(|| self.uid.to_string(), |s| format!("{}/{s}", self.uid));
+        let target = cut(target, MAX_REMARK);
         let reason = action.reason.clone();
         match &allowed {
-            Ok(()) => self.record(Fact::Action(action))?,
+            Ok(()) => self.record(fact)?,
             Err(why) => {
                 let refused = ActionRefused {
                     message: message.clone(),
-                    who: who.clone(),
+                    who: cut(who.clone(), MAX_REMARK),
                     action: name.to_owned(),
-                    why: why.to_string(),
+                    why: cut(why.to_string(), MAX_REMARK),
                 };
                 self.remark(Fact::ActionRefused(refused))?;
             }
@@ -616,26 +593,33 @@ impl Drive {
         Ok(())
     }
 
-    /// Whether the log has room for what does not bring the end nearer.
-    fn has_room(&self, operation: &Operation) -> Result<(), Refusal> {
-        let goes_on = matches!(operation, Operation::Pause | Operation::Retry { .. });
-        if goes_on && self.state.seq >= MAX_RECORDS - LAST_RECORDS {
-            let why = "the saga's log is nearly full, and the rest is for what ends it";
-            return Err(Refusal::NotLegal { action: operation.name(), why });
+    /// Whether the log has room for the action, and for what must still follow.
+    fn has_room(&self, operation: &Operation, fact: &Fact) -> Result<(), Refusal> {
+        let (definition, bytes) = (&self.registered.definition, encode(fact).bytes.len());
+        let no = |why| Err(Refusal::NotLegal { action: operation.name(), why });
+        match operation {
+            Operation::Pause | Operation::Retry { .. } if !fits(definition, &self.state, 1, bytes) => {
+                no("the saga's log is nearly full, and the rest is for what ends it")
+            }
+            // Nothing follows.
+            Operation::Abandon => Ok(()),
+            _ if !fits_the_end(definition, &self.state, bytes) => {
+                no("the saga's log is nearly full: say less, or abandon the saga")
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Decides, appends, then acts. `Some` when the saga leaves memory.
     async fn commit(&mut self) -> Option<Leave> {
         let definition = Arc::clone(&self.registered.definition);
         let now = self.inner.time.now();
-        let mut facts = std::mem::take(&mut self.facts);
+        let mut records = std::mem::take(&mut self.records);
         let slots = if self.inner.is_stopping() { None } else { Some(self.inner.config.undo_slots.get()) };
         if let Some(slots) = slots {
-            match advance(&definition, &mut self.state, &mut facts, now, slots) {
+            match advance(&definition, &mut self.state, &mut records, now, slots) {
                 Ok(plan) => self.plan = plan,
-                Err(illegal) => return Some(Leave::Quarantine(illegal.to_string())),
+                Err(illegal) => return Some(self.aside(&illegal)),
             }
         } else {
             self.plan = Plan::default();
@@ -643,8 +627,7 @@ impl Drive {
         if self.state.stop.is_some() {
             self.cancelled.send_replace(true);
         }
-        if !facts.is_empty() || !self.drain.is_empty() {
-            let records: Vec<_> = facts.iter().map(encode).collect();
+        if !records.is_empty() || !self.drain.is_empty() {
             let expected = self.state.seq + 1 - records.len() as u64;
             let row = row(&definition, &self.state, now, &self.attrs);
             let status = row.status;
@@ -691,7 +674,12 @@ impl Drive {
                     return None;
                 }
                 // Only this claim appends: after a lost reply the sequence tells that it landed.
-                Ok(Appended::Conflict { next_seq }) if in_doubt && next_seq == end => return None,
+                Ok(Appended::Conflict { next_seq }) if in_doubt && next_seq == end => {
+                    // What the lost answer said of the inbox is read there.
+                    self.unread = true;
+                    self.active.wake.notify_one();
+                    return None;
+                }
                 Ok(_) => return Some(Leave::Lost),
                 Err(error) => {
                     in_doubt |= error.outcome() != Outcome::NotApplied;
@@ -716,12 +704,14 @@ impl Drive {
         let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
         let mut audit = refused.audit;
         audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
-        if !refused.drain.is_empty() {
-            quarantine(&self.inner, &self.uid, self.epoch, reason, refused.drain, audit).await;
+        let mut aside = Aside { drain: refused.drain, ..Aside::of(reason.to_owned(), self.seen) };
+        if !aside.drain.is_empty() {
+            quarantine(&self.inner, &self.uid, self.epoch, &aside, audit).await;
+            aside.drain.clear();
         }
         self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));
         self.answer();
-        Leave::Quarantine(reason.to_owned())
+        Leave::Quarantine(aside)
     }
 
     fn start_calls(&mut self) {

@@ -94,6 +94,8 @@ impl Engine {
     pub async fn outcome(&self, uid: &Uid) -> Result<Outcome, Error> {
         /// Bounds a lost hint of the journal.
         const LOOK: Duration = Duration::from_secs(1);
+        /// The hint is of any saga: many waiters do not look at theirs at every commit.
+        const REST: Duration = Duration::from_millis(20);
         let inner = &self.0;
         loop {
             let watched = inner.active().get(uid).map(|a| a.outcome.subscribe());
@@ -112,19 +114,24 @@ impl Engine {
                 changed = inner.journal.changed(&cursor) => changed?,
                 () = inner.runtime.clock().sleep(LOOK) => {}
             }
+            inner.runtime.clock().sleep(REST).await;
         }
     }
 
     /// The outcome if there is one now.
     async fn peek(&self, uid: &Uid) -> Result<Option<Outcome>, Error> {
-        let Some(loaded) = self.0.journal.load(uid).await? else {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no saga {uid}")));
-        };
-        let status = loaded.summary.row.status;
-        if !status.is_final() && status != SagaStatus::NeedsAttention {
+        let not_found = || Error::new(ErrorKind::NotFound, format!("there is no saga {uid}"));
+        let settled = |status: SagaStatus| status.is_final() || status == SagaStatus::NeedsAttention;
+        // The row first: a log may be long.
+        let row = self.0.journal.summary(uid).await?.ok_or_else(not_found)?.row;
+        if !settled(row.status) {
             return Ok(None);
         }
-        let summary = &loaded.summary;
+        let loaded = self.0.journal.load(uid).await?.ok_or_else(not_found)?;
+        let (summary, status) = (&loaded.summary, loaded.summary.row.status);
+        if !settled(status) {
+            return Ok(None);
+        }
         let Some(definition) = self.definition(&summary.definition, Some(summary.version)) else {
             // Parked for its definition: all that can be said.
             return Ok(Some(Outcome::NeedsAttention { steps: Vec::new() }));

@@ -11,12 +11,13 @@ mod complete;
 mod config;
 mod drive;
 mod handle;
+mod leave;
 mod registry;
 mod start;
 mod suspects;
 mod time;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,7 +63,7 @@ pub(crate) struct Inner {
     waiting: Mutex<HashMap<String, Vec<Waiter>>>,
     /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
     /// starts and hand-backs that went wrong since the last one, and what was in memory when a claim was lost.
-    lost: Mutex<Vec<Uid>>,
+    lost: Mutex<BTreeSet<Uid>>,
     /// Until when, by boot time in nanoseconds, a claim of ours may take effect whose answer was lost; zero when
     /// there is none.
     claims_in_doubt: AtomicU64,
@@ -289,7 +290,7 @@ impl Engine {
         }
         let left: Vec<(Uid, Arc<Active>)> = inner.active().drain().collect();
         for (_, active) in &left {
-            active.abort();
+            active.cut_short();
         }
         let sagas: Vec<Uid> = left.into_iter().map(|(uid, _)| uid).collect();
         inner.hand_back(&sagas).await;
@@ -315,11 +316,13 @@ impl Active {
         drop(self.moved.subscribe().wait_for(|m| *m).await);
     }
 
-    fn abort(&self) {
+    /// Ends its task where it is. Whoever waits for its first step waits for nothing.
+    fn cut_short(&self) {
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task {
             task.abort();
         }
+        self.moved.send_replace(true);
     }
 }
 

@@ -125,7 +125,7 @@ impl Inner {
         let filter = Filter {
             status: vec![SagaStatus::NeedsAttention],
             definition: Some(name.to_owned()),
-            error_contains: Some(super::drive::PARKED.to_owned()),
+            error_contains: Some(super::leave::PARKED.to_owned()),
             ..Filter::default()
         };
         let mut after = None;

@@ -7,12 +7,13 @@ use mainstay_store::Outcome;
 use mainstay_store::journal::{Create, Created, Hash, MAX_ID_BYTES, Reply, Uid};
 use serde_json::Value;
 
-use super::drive::{Drive, advance};
+use super::drive::{Drive, advance, write};
 use super::registry::Registered;
 use super::{Engine, Handle, Inner};
 use crate::definition::{Definition, MAX_PAYLOAD};
 use crate::fold::State;
-use crate::wire::{Carried, Fact, Started, encode};
+use crate::next::fits;
+use crate::wire::{Carried, Fact, Started};
 use crate::{Error, ErrorKind};
 
 /// Most attributes of one saga: they are indexes for people, not payload.
@@ -137,7 +138,7 @@ impl Unlaunched<'_> {
 impl Drop for Unlaunched<'_> {
     fn drop(&mut self) {
         if let Some(uid) = self.uid.take() {
-            self.inner.lost.lock().unwrap_or_else(PoisonError::into_inner).push(uid);
+            self.inner.lost.lock().unwrap_or_else(PoisonError::into_inner).insert(uid);
             self.inner.poke.notify_one();
         }
     }
@@ -168,10 +169,16 @@ impl Inner {
         let mut facts = vec![Fact::Created(Started { deadline, ..started })];
         facts.extend(carried.into_iter().map(Fact::Carried));
         let internal = |e: crate::fold::Illegal| Error::new(ErrorKind::Internal, e.to_string());
+        let mut records = Vec::with_capacity(facts.len() + 1);
         for fact in &facts {
-            state.apply(definition, fact).map_err(internal)?;
+            write(definition, &mut state, fact, &mut records).map_err(internal)?;
         }
-        let plan = advance(definition, &mut state, &mut facts, now, self.config.undo_slots.get())
+        if !fits(definition, &state, 0, 0) {
+            let text =
+                format!("what is carried over has {} bytes; the log has no room for an end", state.bytes);
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
+        let plan = advance(definition, &mut state, &mut records, now, self.config.undo_slots.get())
             .map_err(internal)?;
         let create = Create {
             uid: uid.clone(),
@@ -180,7 +187,7 @@ impl Inner {
             version: definition.version(),
             definition_hash: definition.hash(),
             input_hash,
-            records: facts.iter().map(encode).collect(),
+            records,
             row: crate::row::row(definition, &state, now, &options.attrs),
             owner: Some(self.claimant()),
             reply: options.request.clone().map(|(key, request)| Reply {

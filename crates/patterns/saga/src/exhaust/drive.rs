@@ -168,11 +168,13 @@ impl Run {
                 return;
             };
             // A process that froze looks late: others may have written since.
-            let lived = loaded.records.iter().take_while(|r| r.seq <= live.seq);
-            let facts: Result<Vec<_>, _> = lived.map(decode).collect();
+            let end = loaded.records.partition_point(|r| r.seq <= live.seq);
+            let lived = &loaded.records[..end];
+            let facts: Result<Vec<_>, _> = lived.iter().map(decode).collect();
             let folded = facts
                 .map_err(|e| e.to_string())
-                .and_then(|facts| State::fold(&definition, &facts).map_err(|e| e.to_string()));
+                .and_then(|facts| State::fold(&definition, &facts).map_err(|e| e.to_string()))
+                .map(|state| state.with_log_of(lived));
             if folded.as_ref() != Ok(live) {
                 let text =
                     format!("the log folds to another state than was lived: {folded:?}, lived {live:?}");

@@ -27,9 +27,11 @@ pub enum Write {
     HandBack,
     /// A message is posted.
     Post,
+    /// A node's claims are renewed.
+    Renew,
 }
 
-/// What happens around the writes of a [`TapJournal`], and before the log of a saga is read. The hooks do nothing by
+/// What happens around the writes of a [`TapJournal`], and before a saga is read. The hooks do nothing by
 /// default.
 pub trait Tap: Send + Sync {
     /// Awaited before the write is made. A future that never ends is a write that never was.
@@ -50,7 +52,7 @@ pub trait Tap: Send + Sync {
         Box::pin(async {})
     }
 
-    /// Awaited before the log of a saga is read.
+    /// Awaited before the log of a saga, or its row, is read.
     ///
     /// # Errors
     /// An error takes the place of the answer.
@@ -165,7 +167,7 @@ impl Journal for TapJournal {
     }
 
     fn renew_node(&self, node: &str, incarnation: u64, ttl: Duration) -> BoxFuture<'_, Result<bool>> {
-        self.inner.renew_node(node, incarnation, ttl)
+        self.tapped(Write::Renew, self.inner.renew_node(node, incarnation, ttl))
     }
 
     fn hand_back(&self, node: &str, incarnation: u64, sagas: &[Uid]) -> BoxFuture<'_, Result<()>> {
@@ -181,7 +183,10 @@ impl Journal for TapJournal {
     }
 
     fn summary<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Option<Summary>>> {
-        self.inner.summary(saga)
+        Box::pin(async move {
+            self.tap.before_load().await?;
+            self.inner.summary(saga).await
+        })
     }
 
     fn find(&self, definition: &str, id: &str) -> BoxFuture<'_, Result<Option<Summary>>> {

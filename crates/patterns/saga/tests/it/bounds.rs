@@ -80,7 +80,7 @@ fn after_pivot(name: &str, after: &[&str], kind: StepKind) -> StepData {
 }
 
 /// reserve -> ship (the pivot) -> email (retriable).
-fn shipped() -> Definition {
+pub(crate) fn shipped() -> Definition {
     let ship = after_pivot("ship", &["reserve"], StepKind::Pivot);
     definition(vec![step("reserve", &[]), ship, after_pivot("email", &["ship"], StepKind::Retriable)])
 }

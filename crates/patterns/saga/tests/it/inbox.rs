@@ -8,13 +8,14 @@ use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_saga::Outcome;
 use mainstay_saga::definition::{Definition, RetryData};
-use mainstay_saga::engine::ActionRequest;
+use mainstay_saga::engine::{ActionRequest, Config};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::{Action, Operation, POST_ACTION};
 use mainstay_store::journal::{Append, Posted, SagaStatus};
 use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
 
-use crate::world::{Act, World, order, step};
+use crate::vanished::process;
+use crate::world::{Act, ByHand, World, order, step};
 
 /// Its saga waits in memory for a long while between two attempts.
 fn waits_long(world: &World) -> Definition {
@@ -112,6 +113,15 @@ async fn a_saga_that_cannot_be_read_keeps_no_node_busy() {
 struct Before {
     journal: Arc<dyn Journal>,
     posted: AtomicBool,
+    /// The owner hears nothing after that append: it died.
+    dies: bool,
+}
+
+impl Before {
+    fn on(journal: &Arc<dyn Journal>, dies: bool) -> TapJournal {
+        let tap = Self { journal: Arc::clone(journal), posted: AtomicBool::new(false), dies };
+        TapJournal::new(Arc::clone(journal), Arc::new(tap))
+    }
 }
 
 impl Tap for Before {
@@ -133,13 +143,21 @@ impl Tap for Before {
             assert_eq!(posted, Posted::Posted);
         })
     }
+
+    fn after(&self, write: Write) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            if self.dies && write == Write::Append && self.posted.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            Ok(())
+        })
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_message_that_came_just_before_the_last_append_is_taken_up() {
     let world = World::new();
-    let tap = Before { journal: Arc::clone(&world.journal), posted: AtomicBool::new(false) };
-    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::new(tap));
+    let journal = Before::on(&world.journal, false);
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoRefused]);
     let definition = order();
@@ -149,4 +167,60 @@ async fn a_message_that_came_just_before_the_last_append_is_taken_up() {
     world.clock.sleep(Duration::from_secs(5)).await;
     let audit = world.journal.audit(0, 10).await.unwrap();
     assert_eq!(audit.len(), 1, "it was looked at, and refused: the saga turns back already");
+}
+
+/// That append says that nothing is due, and the owner dies with it: the message slept until somebody sent another one.
+#[test]
+fn a_message_that_came_just_before_the_last_append_outlives_its_owner() {
+    let world = World::on(ByHand::default());
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoRefused]);
+    let audit = async || world.journal.audit(0, 10).await.unwrap().len();
+    process().block_on(async {
+        let engine = world.engine_on(Arc::new(Before::on(&world.journal, true)), &order()).await;
+        world.start(&engine, &order(), "one").await;
+        world.clock.sleep(Duration::from_secs(5)).await;
+        assert_eq!(audit().await, 0, "nobody looked at it");
+    });
+    process().block_on(async {
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let _engine = world.engine(&order()).await;
+        world.clock.sleep(Duration::from_secs(5)).await;
+        assert_eq!(audit().await, 1);
+    });
+}
+
+/// Its owner hears nothing of a message that another node takes: it waited in memory, for up to the longest wait of a step.
+#[tokio::test(start_paused = true)]
+async fn a_message_that_reaches_another_node_is_taken_up_within_a_poll_or_two() {
+    let world = World::new();
+    let definition = waits_long(&world);
+    let (_owner, handle) = world.begin(&definition).await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    let mut config = Config::default();
+    config.node = "other".to_owned();
+    let other = world.engine_with(&definition, config).await;
+    let start = world.clock.now();
+    other.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap();
+    assert!(world.clock.now().saturating_duration_since(start) <= Duration::from_secs(2));
+    assert!(world.journal.summary(handle.uid()).await.unwrap().unwrap().row.paused);
+}
+
+/// What waits for a quarter of an hour takes no place in memory from what could move, and goes on in time.
+#[tokio::test(start_paused = true)]
+async fn a_saga_that_waits_long_takes_no_place_in_memory() {
+    let world = World::new();
+    let definition = waits_long(&world);
+    let mut config = Config::default();
+    config.max_in_flight = std::num::NonZeroUsize::MIN;
+    let engine = world.engine_with(&definition, config).await;
+    let first = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!(engine.in_flight(), 0);
+    world.script("charge", &[Act::Done]);
+    let second = world.start(&engine, &definition, "two").await;
+    assert!(matches!(second.outcome().await.unwrap(), Outcome::Completed { .. }));
+    let start = world.clock.now();
+    assert!(matches!(first.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert!(world.clock.now().saturating_duration_since(start) <= Duration::from_secs(15 * 60));
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod bounds;
+mod claims;
 mod definition;
 #[cfg(feature = "http")]
 mod dial;
@@ -16,6 +17,7 @@ mod oracle;
 mod order;
 mod people;
 mod remote;
+mod room;
 mod simulated;
 mod vanished;
 mod world;

@@ -9,11 +9,16 @@ use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
+use mainstay_saga::exhaust::{Tap, TapJournal};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
-use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, Operation, UndoVerdict, Verdict, decode};
+use mainstay_saga::wire::{
+    AttemptRef, Cause, Completed, Fact, Operation, Started, UndoVerdict, Verdict, decode, encode,
+};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use mainstay_store::BoxFuture;
+use mainstay_store::journal::{Append, Create, Hash, Row, SagaStatus, Uid};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 use crate::bounds::{Looks, is_calm};
 use crate::world::World;
@@ -476,4 +481,79 @@ async fn a_full_bulkhead_refuses_before_a_byte_is_sent_and_a_business_no_blames_
             "{outcome:?}"
         );
     }
+}
+
+/// Holds the append that sets a saga aside.
+#[derive(Default)]
+struct Parking {
+    reached: Notify,
+    go_on: Notify,
+}
+
+impl Tap for Parking {
+    fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            if append.row.status == SagaStatus::NeedsAttention && append.records.is_empty() {
+                self.reached.notify_one();
+                self.go_on.notified().await;
+            }
+        })
+    }
+}
+
+/// A deploy that comes while a saga is being parked for it found no parked saga, and the saga waited for the next one.
+#[tokio::test(start_paused = true)]
+async fn sg_f19_a_definition_that_comes_while_its_saga_is_being_parked_wakes_it() {
+    let (world, remote, parking) = (World::new(), Arc::new(Remote::default()), Arc::new(Parking::default()));
+    let started = Started { input: json!({"n": 1}), deadline: None, trace: None, again: None };
+    let uid = Uid::new("u1");
+    let create = Create {
+        uid: uid.clone(),
+        id: "one".to_owned(),
+        definition: "remote".to_owned(),
+        version: 1,
+        definition_hash: definition().hash(),
+        input_hash: Hash::of(b"n"),
+        records: vec![encode(&Fact::Created(started))],
+        row: Row::running(world.clock.wall()),
+        owner: None,
+        reply: None,
+        parent: None,
+        locks: Vec::new(),
+    };
+    world.journal.create(create).await.unwrap();
+    let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(&parking) as Arc<dyn Tap>);
+    let engine = Engine::builder(Arc::new(journal), world.runtime())
+        .participant(Arc::clone(&remote) as Arc<dyn Participant>)
+        .open()
+        .await
+        .unwrap();
+    parking.reached.notified().await;
+    engine.put_definition(definition()).await.unwrap();
+    parking.go_on.notify_one();
+    world.clock.sleep(Duration::from_secs(30)).await;
+    let row = world.journal.summary(&uid).await.unwrap().unwrap().row;
+    assert_eq!((row.status, row.error), (SagaStatus::Completed, None));
+}
+
+/// "Ask me in a minute", within an attempt of ten seconds: it ended there and then, and the report was refused.
+#[tokio::test(start_paused = true)]
+async fn a_participant_that_needs_longer_than_it_is_asked_for_may_report_until_the_attempt_is_over() {
+    let later = || Say::Status(202, vec![("retry-after", "60")], Value::Null);
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[later()]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    bench.world.clock.sleep(Duration::from_secs(5)).await;
+    let done = Completed::Action(Verdict::Done { output: Some(json!({"receipt": 9})) });
+    bench.engine.complete(handle.uid(), at("charge", 1), done).await.unwrap();
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(bench.remote.calls(), ["POST charge", "POST ship"]);
+    // Without a report it is asked again when it said, not when the attempt was over.
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[later(), ok(json!({"receipt": 9}))]);
+    let start = bench.world.clock.now();
+    assert!(matches!(bench.run().await, Outcome::Completed { .. }));
+    let took = bench.world.clock.now().saturating_duration_since(start);
+    assert!((60..62).contains(&took.as_secs()), "{took:?}");
 }

@@ -176,3 +176,26 @@ fn sg_x08_progress_makes_earlier_misfortune_forgotten() {
         assert_eq!(status.is_final(), round == 1, "{status:?}");
     }
 }
+
+/// A node that stops while it looks at a suspect alone: the loop that waited for the suspect to move waited for ever, and
+/// kept the journal.
+#[test]
+fn a_node_that_stops_while_a_suspect_is_looked_at_lets_its_journal_go() {
+    let world = World::on(ByHand::default());
+    world.script("reserve", &[Act::Hang]);
+    let uid = begun(&world, &["poison"]).remove(0);
+    let deadly = Deadly::new(&uid);
+    assert!((0..3).all(|_| dies(&world, &deadly, Duration::from_secs(5))));
+    process().block_on(async {
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let tap = Arc::clone(&deadly) as Arc<dyn Tap>;
+        let journal = Arc::new(TapJournal::new(Arc::clone(&world.journal), tap));
+        let kept = Arc::downgrade(&journal);
+        let engine = world.engine_on(journal, &order()).await;
+        world.clock.sleep(Duration::from_secs(5)).await;
+        engine.shutdown(Duration::ZERO).await;
+        drop(engine);
+        world.clock.sleep(Duration::from_secs(20)).await;
+        assert!(kept.upgrade().is_none());
+    });
+}

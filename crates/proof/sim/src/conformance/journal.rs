@@ -90,6 +90,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     strikes_count_claims_without_progress(&suite()).await;
     the_store_tells_its_time(&suite()).await;
     the_inbox_is_idempotent_and_bounded(&suite()).await;
+    no_append_puts_a_message_to_sleep(&suite()).await;
     locks_come_with_the_append_or_not_at_all(&suite()).await;
     pages_miss_nothing_under_inserts(&suite()).await;
     events_never_appear_behind_a_cursor(&suite()).await;
@@ -98,7 +99,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     the_audit_is_a_chain(&suite()).await;
     sizes_are_bounded(&suite()).await;
     ids_are_data(&suite()).await;
-    17
+    18
 }
 
 async fn start_is_idempotent(s: &Suite<'_>) {
@@ -255,6 +256,44 @@ async fn the_inbox_is_idempotent_and_bounded(s: &Suite<'_>) {
     assert_eq!(s.journal.post(&Uid::new("?"), "m", 7, Vec::new()).await.unwrap(), Posted::NoSuchSaga);
     s.append(Append::new(uid.clone(), epoch, 4, vec![record(3)], finished())).await;
     assert_eq!(post("late").await, Posted::Final(SagaStatus::Completed));
+}
+
+/// An append that knows nothing of a message, or of one of two, and says "not due": its holder may die right then, and
+/// whoever looks for due sagas must find this one.
+async fn no_append_puts_a_message_to_sleep(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let posts = async || s.journal.load(&uid).await.unwrap().unwrap().posts;
+    let idle = || Row { status: SagaStatus::NeedsAttention, due: None, ..s.row() };
+    let later = || Row { due: Some(s.clock.wall().saturating_add(Duration::from_secs(3_600))), ..s.row() };
+    let append = async |seq: u64, row: Row, drain: Vec<u64>, seen: u64| {
+        let records = vec![record(2)];
+        let append = Append { drain, seen, ..Append::new(uid.clone(), epoch, seq, records, row) };
+        assert!(matches!(s.append(append).await, Appended::Appended { .. }));
+        s.journal.summary(&uid).await.unwrap().unwrap().row.due
+    };
+    let is_due = async |due: Option<WallTime>| due.is_some() && due <= s.journal.now().await.unwrap();
+    let post = async |message: &str| s.journal.post(&uid, message, 7, b"hello".to_vec()).await.unwrap();
+    assert_eq!(post("m1").await, Posted::Posted);
+    assert!(is_due(append(2, idle(), Vec::new(), 0).await).await, "a waiting message");
+    assert!(is_due(append(3, later(), Vec::new(), 0).await).await, "as late as the row says");
+    let seen = posts().await[0].number;
+    assert_eq!(append(4, idle(), Vec::new(), seen).await, None, "seen, and left for later");
+    assert_eq!(post("m1").await, Posted::Duplicate);
+    let due = s.journal.summary(&uid).await.unwrap().unwrap().row.due;
+    assert!(is_due(due).await, "who repeats a message that waits is heard");
+    assert_eq!(post("m2").await, Posted::Posted);
+    assert!(is_due(append(5, idle(), Vec::new(), seen).await).await, "one was seen, the other not");
+    assert!(is_due(append(6, idle(), vec![seen], 0).await).await, "one was drained, the other not");
+    // What the holder leaves when it dies is found without another message.
+    s.clock.sleep(Duration::from_secs(11)).await;
+    assert_eq!(s.claim("b", 1).await, [(uid.clone(), epoch + 1)]);
+    let last = posts().await[0].number;
+    let drained =
+        Append { drain: vec![last], ..Append::new(uid.clone(), epoch + 1, 7, vec![record(3)], idle()) };
+    assert_eq!(s.append(drained).await, Appended::Appended { next_seq: 8, posts: false });
+    assert_eq!(post("m2").await, Posted::Duplicate);
+    let row = s.journal.summary(&uid).await.unwrap().unwrap().row;
+    assert_eq!(row.due, None, "nothing waits any more");
 }
 
 async fn locks_come_with_the_append_or_not_at_all(s: &Suite<'_>) {
