@@ -1,13 +1,13 @@
 //! The demo, run as users run it.
 
-use std::process::{Child, Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::harness::{Request, eventually, line, mainstay, stderr, stdout};
-use crate::machine::finish;
+use crate::machine::{PATIENCE, finish};
 
 /// Enough orders for every kill to meet work, few enough for a test.
 const ORDERS: &str = "120";
@@ -191,24 +191,27 @@ fn if_d10_the_readme_goes_on_with_commands_that_run() {
         let path = format!("{}:/usr/bin:/bin", program.parent().unwrap().display());
         let mut shell = Command::new("sh");
         shell.args(["-ec", script]).current_dir(dir.path()).env_clear();
-        shell.env("PATH", path).env("HOME", dir.path()).env("NODE", node).output().unwrap()
+        shell.env("PATH", path).env("HOME", dir.path()).env("NODE", node);
+        shell.stdout(Stdio::piped()).stderr(Stdio::piped());
+        finish(shell, PATIENCE)
     };
     std::fs::write(dir.path().join("backup.sh"), "#!/bin/sh\necho saved as $MAINSTAY_FENCING_TOKEN\n")
         .unwrap();
     let saved = shell(&format!("chmod +x backup.sh; {}", block("mainstay lock nightly")), "");
     assert!(stdout(&saved).starts_with("saved as "), "{}{}", stdout(&saved), stderr(&saved));
 
-    let mut child =
-        prepared(&dir, &["--seed", "14", "--orders", "10", "--faults", "none", "--keep"]).spawn().unwrap();
-    let line = BufReader::new(child.stderr.take().unwrap()).lines().next().unwrap().unwrap();
-    let node = line.strip_prefix("mainstay demo: the node is up at ").unwrap_or_else(|| panic!("{line}"));
+    let args = ["--seed", "14", "--orders", "10", "--faults", "none", "--keep"];
+    let mut running = Running::start(&dir, &args);
+    let (said, _pipe) = line("the node is up", running.0.stderr.take().unwrap());
+    let node =
+        said.trim().strip_prefix("mainstay demo: the node is up at ").unwrap_or_else(|| panic!("{said}"));
     let asked = shell(&block("curl"), node);
     assert!(stdout(&asked).contains("\"id\":\"mine\""), "{}{}", stdout(&asked), stderr(&asked));
     let look = block("curl").lines().last().unwrap().to_owned();
     eventually("the order of one's own is undone", || {
         stdout(&shell(&look, node)).contains("\"status\":\"compensated\"").then_some(())
     });
-    assert_eq!(end(&mut child, Signal::INT), Some(0));
+    assert_eq!(running.end(Signal::INT), Some(0));
 }
 
 #[test]
