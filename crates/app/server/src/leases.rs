@@ -479,15 +479,30 @@ impl Desk {
         if kept { Ok(()) } else { Err(Refused::Gone) }
     }
 
-    /// Hands the lease to a candidate in line.
-    pub(crate) async fn transfer(&self, name: &str, to: &str) -> std::result::Result<bool, Refused> {
-        let info = self.store.inspect(name).await?;
-        let Some((_, token, _)) = info.holders.first() else { return Err(Refused::Gone) };
-        let moved = self.store.transfer(name, *token, to).await? == Transferred::Moved;
+    /// Hands the lease to a candidate in line: that of the holder who shows its token, which the store compares as it
+    /// moves the lease, or of whoever holds it. False: nobody of that name waits, and the holder stays.
+    pub(crate) async fn transfer(
+        &self,
+        name: &str,
+        shown: Option<FencingToken>,
+        to: &str,
+    ) -> std::result::Result<bool, Refused> {
+        let token = match shown {
+            Some(token) => token,
+            None => self.holder(name).await?.ok_or(Refused::Gone)?,
+        };
+        let moved = self.store.transfer(name, token, to).await? == Transferred::Moved;
         if moved {
             self.tally.handed_on.one();
+        } else if shown.is_some() && self.holder(name).await? != shown {
+            return Err(Refused::Gone);
         }
         Ok(moved)
+    }
+
+    /// The token of who holds the lease now.
+    async fn holder(&self, name: &str) -> Result<Option<FencingToken>> {
+        Ok(self.store.inspect(name).await?.holders.first().map(|(_, token, _)| *token))
     }
 
     pub(crate) async fn inspect(&self, name: &str) -> Result<LeaseInfo> {

@@ -1,6 +1,6 @@
 //! The caller of participants, as configured; a reload puts another one in its place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -27,12 +27,22 @@ const QUEUE: u32 = 10_000;
 /// Longest wait for a place; the attempt's own time ends it earlier.
 const PLACE_WAIT: Duration = Duration::from_secs(30);
 
+/// What guards the calls of one origin.
+#[derive(Clone, Debug)]
+struct Guard {
+    breaker: Option<Breaker>,
+    places: Option<Bulkhead>,
+}
+
 /// A caller of participants with what guards its calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     http: Arc<HttpParticipant>,
     guarded: Arc<dyn Participant>,
-    breakers: Vec<Breaker>,
+    /// By origin.
+    guards: Arc<BTreeMap<String, Guard>>,
+    /// Most calls of one origin at once; 0 where nothing counts them.
+    most: u32,
 }
 
 impl Caller {
@@ -55,7 +65,7 @@ impl Participants {
     /// # Errors
     /// When an origin, a network or a secret cannot be read.
     pub(crate) fn open(config: &Config, rt: &Runtime) -> Result<Self> {
-        Ok(Self { current: RwLock::new(build(config, rt)?) })
+        Ok(Self { current: RwLock::new(build(config, rt, &BTreeMap::new())?) })
     }
 
     /// This caller, unguarded.
@@ -63,7 +73,7 @@ impl Participants {
     pub(crate) fn of(caller: HttpParticipant) -> Self {
         let http = Arc::new(caller);
         let guarded = Arc::clone(&http) as Arc<dyn Participant>;
-        Self { current: RwLock::new(Caller { http, guarded, breakers: Vec::new() }) }
+        Self { current: RwLock::new(Caller { http, guarded, guards: Arc::default(), most: 0 }) }
     }
 
     fn current(&self) -> Caller {
@@ -73,7 +83,9 @@ impl Participants {
     /// Origins whose breaker refuses calls, or lets only probes pass.
     pub(crate) fn open_breakers(&self) -> BTreeSet<String> {
         let open = |b: &&Breaker| matches!(b.state(), State::ForcedOpen | State::HalfOpen | State::Open);
-        self.current().breakers.iter().filter(open).map(|b| b.name().to_owned()).collect()
+        let current = self.current();
+        let breakers = current.guards.values().filter_map(|g| g.breaker.as_ref());
+        breakers.filter(open).map(|b| b.name().to_owned()).collect()
     }
 
     /// As [`Caller::violations`].
@@ -81,8 +93,22 @@ impl Participants {
         self.current().violations(definition)
     }
 
+    /// The caller that `config` asks for. Breakers and places of origins that stay are those in force, with what they
+    /// know: an open breaker stays open, and calls under way are counted on. Calls that nothing counted are not.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn rebuilt(&self, config: &Config, rt: &Runtime) -> Result<Caller> {
+        build(config, rt, &self.current().guards)
+    }
+
     /// From the next call on, `caller` makes the calls.
     pub(crate) fn replace(&self, caller: Caller) {
+        for places in caller.guards.values().filter_map(|g| g.places.as_ref()) {
+            if let Err(error) = places.resize(caller.most) {
+                tracing::error!(origin = places.name(), %error, "the limit of calls at once stays");
+            }
+        }
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = caller;
     }
 }
@@ -102,7 +128,7 @@ impl Participant for Participants {
 ///
 /// # Errors
 /// As [`Participants::open`].
-pub(crate) fn build(config: &Config, rt: &Runtime) -> Result<Caller> {
+fn build(config: &Config, rt: &Runtime, before: &BTreeMap<String, Guard>) -> Result<Caller> {
     let refused = |e| Error::with(Code::BadValue, "participants", e);
     let mut policy = AddressPolicy::only(config.list("participants.allow")).map_err(refused)?;
     for network in config.list("participants.allow_network") {
@@ -116,43 +142,71 @@ pub(crate) fn build(config: &Config, rt: &Runtime) -> Result<Caller> {
         builder = builder.sign(origin, secrets(Path::new(file))?);
     }
     let http = Arc::new(builder.max_reply(config.count("participants.max_reply")).build().map_err(refused)?);
-    let (guarded, breakers) = guard(config, Arc::clone(&http), rt)?;
-    Ok(Caller { http, guarded, breakers })
+    let most = u32::try_from(config.count("participants.max_in_flight")).unwrap_or(u32::MAX);
+    let guards = guards(config, most, rt, before)?;
+    let guarded = guarded(&http, &guards, rt)?;
+    Ok(Caller { http, guarded, guards: Arc::new(guards), most })
 }
 
-/// A policy per allowed origin, of what is switched on.
-fn guard(
+/// What is switched on, for each allowed origin; what was there `before` goes on.
+fn guards(
     config: &Config,
-    http: Arc<HttpParticipant>,
+    most: u32,
     rt: &Runtime,
-) -> Result<(Arc<dyn Participant>, Vec<Breaker>)> {
-    let most = u32::try_from(config.count("participants.max_in_flight")).unwrap_or(u32::MAX);
-    let breaks = config.flag("participants.breaker");
-    if most == 0 && !breaks {
-        return Ok((http, Vec::new()));
-    }
+    before: &BTreeMap<String, Guard>,
+) -> Result<BTreeMap<String, Guard>> {
     let refused = |e| Error::with(Code::BadValue, "participants", e);
-    let mut policies: Vec<(String, Policy)> = Vec::new();
-    let mut breakers = Vec::new();
+    let breaks = config.flag("participants.breaker");
+    let mut guards = BTreeMap::new();
+    if most == 0 && !breaks {
+        return Ok(guards);
+    }
     for origin in config.list("participants.allow") {
         let origin = origin.trim_end_matches('/');
-        let mut policy = Policy::builder(origin).runtime(rt).without_budget();
+        let there = before.get(origin);
+        let mut guard = Guard { breaker: None, places: None };
         if breaks {
-            let breaker = Breaker::builder(origin).runtime(rt).build().map_err(refused)?;
-            policy = policy.breaker(&breaker);
-            breakers.push(breaker);
+            let fresh = Breaker::builder(origin).runtime(rt).build().map_err(refused)?;
+            guard.breaker = Some(there.and_then(|g| g.breaker.clone()).unwrap_or(fresh));
         }
         if most > 0 {
-            let places = Bulkhead::builder(origin, most).queue(QUEUE, PLACE_WAIT).runtime(rt);
-            policy = policy.bulkhead(&places.build().map_err(refused)?);
+            // Built also where one is there: this judges the new limit before anything changes.
+            let fresh = Bulkhead::builder(origin, most).queue(QUEUE, PLACE_WAIT).runtime(rt);
+            let fresh = fresh.build().map_err(refused)?;
+            guard.places = Some(there.and_then(|g| g.places.clone()).unwrap_or(fresh));
         }
-        policies.push((origin.to_owned(), policy.build().map_err(refused)?));
+        guards.insert(origin.to_owned(), guard);
+    }
+    Ok(guards)
+}
+
+/// A policy per guarded origin.
+fn guarded(
+    http: &Arc<HttpParticipant>,
+    guards: &BTreeMap<String, Guard>,
+    rt: &Runtime,
+) -> Result<Arc<dyn Participant>> {
+    let http = Arc::clone(http);
+    if guards.is_empty() {
+        return Ok(http);
+    }
+    let mut policies: Vec<(String, Policy)> = Vec::new();
+    for (origin, guard) in guards {
+        let mut policy = Policy::builder(origin.as_str()).runtime(rt).without_budget();
+        if let Some(breaker) = &guard.breaker {
+            policy = policy.breaker(breaker);
+        }
+        if let Some(places) = &guard.places {
+            policy = policy.bulkhead(places);
+        }
+        let built = policy.build().map_err(|e| Error::with(Code::BadValue, "participants", e))?;
+        policies.push((origin.clone(), built));
     }
     let is_of = |url: &str, origin: &str| {
         url.strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
     };
     let choose = move |url: &str| policies.iter().find(|(o, _)| is_of(url, o)).map(|(_, p)| p.clone());
-    Ok((Arc::new(Guarded::new(http, choose)), breakers))
+    Ok(Arc::new(Guarded::new(http, choose)))
 }
 
 /// The secrets of a file. Their text is never repeated.
@@ -173,4 +227,57 @@ fn secrets(file: &Path) -> Result<Vec<Secret>> {
         ));
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(allow: &[&str], most: u32) -> Config {
+        let list = allow.iter().map(|o| format!("\"{o}\"")).collect::<Vec<_>>().join(", ");
+        let text = format!("[participants]\nallow = [{list}]\nbreaker = true\nmax_in_flight = {most}\n");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Config::load(Some(file.path()), [], &[]).unwrap()
+    }
+
+    fn guard(participants: &Participants, origin: &str) -> Guard {
+        participants.current().guards[origin].clone()
+    }
+
+    #[test]
+    fn a_reload_keeps_what_breakers_and_places_know() {
+        mainstay_saga::http::install_tls();
+        let (a, b, c) = ("http://a.test", "http://b.test", "http://c.test");
+        let rt = Runtime::system();
+        let all = Participants::open(&config(&[a, b], 2), &rt).unwrap();
+        let before = guard(&all, a);
+        before.breaker.as_ref().unwrap().force_open("the test", None);
+        let places = before.places.unwrap();
+        let held = [places.try_acquire_owned().unwrap(), places.try_acquire_owned().unwrap()];
+
+        // Nothing changes before the replacement: it may still be refused.
+        let caller = all.rebuilt(&config(&[a, c], 3), &rt).unwrap();
+        assert_eq!(places.snapshot().limit, 2);
+        all.replace(caller);
+        assert_eq!(all.open_breakers(), BTreeSet::from([a.to_owned()]), "it stays open");
+        let now = guard(&all, a).places.unwrap();
+        let third = now.try_acquire_owned().unwrap();
+        assert!(now.try_acquire_owned().is_err(), "calls from before the reload are counted");
+        assert_eq!((now.snapshot().in_flight, now.snapshot().limit), (3, 3));
+
+        all.replace(all.rebuilt(&config(&[a, c], 1), &rt).unwrap());
+        let now = guard(&all, a).places.unwrap();
+        drop((held, now.try_acquire_owned().unwrap_err()));
+        assert!(now.try_acquire_owned().is_err(), "there is room for one, and one is left");
+        drop(third);
+        assert!(now.try_acquire_owned().is_ok());
+
+        // What went is forgotten, and what is switched off and on begins anew.
+        let kept: Vec<String> = all.current().guards.keys().cloned().collect();
+        assert_eq!(kept, [a, c]);
+        all.replace(all.rebuilt(&config(&[c], 1), &rt).unwrap());
+        all.replace(all.rebuilt(&config(&[a, c], 1), &rt).unwrap());
+        assert!(all.open_breakers().is_empty());
+    }
 }

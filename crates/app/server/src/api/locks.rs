@@ -476,16 +476,14 @@ async fn step_down(
         let token = force_release(&app, &caller, &trace, &full).await?;
         return Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})));
     };
-    let by_leader = headers.contains_key(header::IF_MATCH);
-    if by_leader {
-        app.desk.holds(&full, token(&headers)?).await.map_err(problem)?;
-    } else if caller.scope < Scope::Admin {
+    let shown = headers.contains_key(header::IF_MATCH).then(|| token(&headers)).transpose()?;
+    if shown.is_none() && caller.scope < Scope::Admin {
         let why = "the leader hands over with its token in `If-Match`; without it this needs scope admin";
         return Err(Problem::new(Code::Forbidden, why));
     }
     let before = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
-    if app.desk.transfer(&full, &to).await.map_err(problem)? {
-        if !by_leader {
+    if app.desk.transfer(&full, shown, &to).await.map_err(problem)? {
+        if shown.is_none() {
             put_line(&app, &caller, &trace, "lease.transfer", &before, to.clone()).await?;
         }
         return Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})));

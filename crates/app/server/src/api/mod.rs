@@ -21,7 +21,7 @@ mod session;
 mod start;
 mod system;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 #[cfg(test)]
 mod tests_actions;
 #[cfg(test)]

@@ -304,4 +304,13 @@ mod tests {
         assert_eq!(routed, listed);
         assert_eq!(document()["paths"].as_object().unwrap().len(), listed.len());
     }
+
+    #[test]
+    fn if_h07_only_routes_that_wait_are_free_of_the_limits_of_others() {
+        for operation in OPERATIONS {
+            let waits = operation.query.contains(&"wait");
+            let free = crate::http::may_wait(&operation.method.to_uppercase(), operation.path);
+            assert_eq!(free, waits, "{} {}", operation.method, operation.path);
+        }
+    }
 }

@@ -7,6 +7,7 @@ use axum::response::Response;
 use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
+use mainstay_store::ErrorKind;
 use mainstay_store::journal::{Loaded, SagaStatus, Uid};
 use serde_json::{Value, json};
 
@@ -16,6 +17,7 @@ use crate::api::wait::Wait;
 use crate::api::{App, instant, view};
 use crate::error::Code;
 use crate::http::{Caller, Problem};
+use crate::redact::Redact;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -26,13 +28,43 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/v1/sagas/{uid}/history", get(history))
 }
 
-/// Loads a saga.
+/// Loads a saga. One whose log is damaged comes without records: its row is what can be known.
+///
+/// # Errors
+/// 503 when the journal fails.
+pub(crate) async fn find(app: &App, uid: &Uid) -> Result<Option<Loaded>, Problem> {
+    match app.journal.load(uid).await {
+        Ok(loaded) => Ok(loaded),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::error!(saga = %uid, %error, "the log of a saga is damaged");
+            let row = app.journal.summary(uid).await.map_err(|e| store_problem(&e))?;
+            Ok(row.map(|summary| Loaded { summary, records: Vec::new(), posts: Vec::new() }))
+        }
+        Err(error) => Err(store_problem(&error)),
+    }
+}
+
+/// A saga to look at; without records when its log is damaged.
 ///
 /// # Errors
 /// 404, or 503 when the journal fails.
+pub(crate) async fn look(app: &App, uid: &str) -> Result<Loaded, Problem> {
+    find(app, &Uid::new(uid)).await?.ok_or_else(none)
+}
+
+/// A saga to act on.
+///
+/// # Errors
+/// As [`look`], and 409 when its log is damaged: from that nothing can be decided.
 pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
-    let loaded = app.journal.load(&Uid::new(uid)).await.map_err(|e| store_problem(&e))?;
-    loaded.ok_or_else(none)
+    whole(look(app, uid).await?)
+}
+
+fn whole(loaded: Loaded) -> Result<Loaded, Problem> {
+    if loaded.records.is_empty() {
+        return Err(Problem::new(Code::IllegalAction, format!("{}: nothing is possible", view::DAMAGED)));
+    }
+    Ok(loaded)
 }
 
 /// Loads a saga that the caller may reach. Any other one does not exist for them.
@@ -40,7 +72,15 @@ pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
 /// # Errors
 /// As [`load`].
 pub(super) async fn load_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
-    let loaded = load(app, uid).await?;
+    whole(look_for(app, caller, uid).await?)
+}
+
+/// As [`load_for`], to look at.
+///
+/// # Errors
+/// As [`look`].
+async fn look_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
+    let loaded = look(app, uid).await?;
     if caller.reaches(&loaded.summary.definition) { Ok(loaded) } else { Err(none()) }
 }
 
@@ -71,7 +111,7 @@ pub(super) async fn list(
     let limit = query.limit()?;
     query.end()?;
     let page = app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| match e.kind() {
-        mainstay_store::ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
+        ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
         _ => store_problem(&e),
     })?;
     let items: Vec<Value> = page.rows.iter().map(|row| app.redact.document(view::summary(row))).collect();
@@ -105,7 +145,7 @@ async fn show(
     let mut query = Query::parse(raw.as_deref())?;
     let wait = Wait::asked(&mut query, &headers)?;
     query.end()?;
-    let loaded = load_for(&app, &caller, &uid).await?;
+    let loaded = look_for(&app, &caller, &uid).await?;
     let Some(wait) = wait else {
         return Ok(answer(&app, &loaded));
     };
@@ -116,7 +156,7 @@ async fn show(
         () = app.drain.cancelled() => {}
         () = app.rt.clock().sleep(wait.time) => {}
     }
-    let mut response = answer(&app, &load(&app, &uid).await?);
+    let mut response = answer(&app, &look(&app, &uid).await?);
     wait.applied(&mut response);
     Ok(response)
 }
@@ -128,9 +168,17 @@ async fn history(
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let loaded = load_for(&app, &caller, &uid).await?;
-    let items: Vec<Value> = records(&app, &loaded);
-    Ok(reply(StatusCode::OK, &json!({"uid": uid, "items": items})))
+    let loaded = look_for(&app, &caller, &uid).await?;
+    let mut body = json!({"uid": uid, "items": records(&app, &loaded)});
+    mark(&mut body, &loaded);
+    Ok(reply(StatusCode::OK, &body))
+}
+
+/// An empty history is not taken for one that was read.
+fn mark(body: &mut Value, loaded: &Loaded) {
+    if loaded.records.is_empty() {
+        body["unreadable"] = view::DAMAGED.into();
+    }
 }
 
 fn records(app: &App, loaded: &Loaded) -> Vec<Value> {
@@ -145,18 +193,25 @@ async fn export(
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let loaded = load_for(&app, &caller, &uid).await?;
+    let loaded = look_for(&app, &caller, &uid).await?;
+    Ok(reply(StatusCode::OK, &exported(&app, &app.redact, &loaded)))
+}
+
+/// The document of an export.
+pub(crate) fn exported(app: &App, redact: &Redact, loaded: &Loaded) -> Value {
     let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
-    let body = json!({
+    let records: Vec<Value> = loaded.records.iter().map(|r| redact.document(view::record(r))).collect();
+    let mut body = json!({
         "format": "mainstay-export/1",
         "exported": instant(app.rt.clock().wall()),
         "server": env!("CARGO_PKG_VERSION"),
-        "saga": app.redact.document(view::summary(&loaded.summary)),
+        "saga": redact.document(view::summary(&loaded.summary)),
         "definition": definition.and_then(|d| serde_json::to_value(d.data()).ok()),
-        "history": records(&app, &loaded),
+        "history": records,
         "inbox": loaded.posts.len(),
     });
-    Ok(reply(StatusCode::OK, &body))
+    mark(&mut body, loaded);
+    body
 }
 
 /// What only a person can move on, with what they may do.
@@ -175,7 +230,7 @@ async fn attention(
     let mut items = Vec::new();
     for row in &page.rows {
         // Between the page and this load a saga may have moved on or gone.
-        if let Some(loaded) = app.journal.load(&row.uid).await.map_err(|e| store_problem(&e))? {
+        if let Some(loaded) = find(&app, &row.uid).await? {
             let definition = app.engine.definition(&row.definition, Some(row.version));
             items.push(app.redact.document(view::detail(definition.as_deref(), &loaded)));
         }

@@ -11,7 +11,10 @@ use http::{HeaderMap, Request};
 use mainstay_clock::{Clock as _, SystemClock};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
+use mainstay_saga::wire::{Fact, decode};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
+use mainstay_sqlite::{SqliteConfig, SqliteStore};
+use mainstay_store::journal::{Append, Appended, Row, SagaStatus, Uid};
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, LeaseStore};
 use serde_json::{Value, json};
@@ -30,7 +33,7 @@ pub(super) const TWO: &str = r#"{
     ]
 }"#;
 
-/// Does what the input says for its step: `ok`, `no` or `lost`.
+/// Does what the input says for its step: `ok`, `no`, `lost` or `hang`.
 struct Scripted(Arc<AtomicUsize>);
 
 impl LocalStep for Scripted {
@@ -41,6 +44,7 @@ impl LocalStep for Scripted {
             match word.as_str() {
                 "no" => Err(StepError::rejected_for_good("sold out")),
                 "lost" => Err(StepError::unknown("the reply was lost")),
+                "hang" => std::future::pending().await,
                 _ => Ok(json!({"by": cx.step.to_string()})),
             }
         })
@@ -86,8 +90,12 @@ pub(super) async fn bench() -> Bench {
 
 /// With these leases.
 pub(super) async fn bench_on(leases: Arc<dyn LeaseStore>) -> Bench {
+    bench_with(leases, Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())))).await
+}
+
+/// With these leases and this journal.
+async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> Bench {
     let rt = Runtime::system();
-    let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
     let actions = Arc::new(AtomicUsize::new(0));
     let step = |name: &str| (name.to_owned(), Arc::new(Scripted(Arc::clone(&actions))) as Arc<dyn LocalStep>);
     let definition = Definition::from_json(TWO.as_bytes()).unwrap();
@@ -405,6 +413,91 @@ async fn attention_offers_what_may_be_pressed_and_a_business_no_compensates() {
     let text = to_bytes(metrics.into_body(), 1 << 20).await.unwrap();
     let text = String::from_utf8_lossy(&text);
     assert!(text.contains("mainstay_sagas{definition=\"two\",state=\"needs_attention\"} 1"), "{text}");
+}
+
+/// A saga whose log lost a record is shown with what is known, and nobody else pays for it.
+#[tokio::test]
+async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mainstay.db");
+    let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+    let bench = bench_with(leases, Arc::new(store)).await;
+    let (bad, before) = bench.settled(&json!({"b": "lost"})).await;
+    let (good, _) = bench.settled(&json!({"b": "lost"})).await;
+    let cut = rusqlite::Connection::open(&file).unwrap();
+    let first = "delete from log where n = (select min(n) from log where rid = (select rid from saga where uid = ?1))";
+    assert_eq!(cut.execute(first, [&bad]).unwrap(), 1);
+    assert!(bench.app.journal.load(&Uid::new(bad.as_str())).await.is_err(), "it is damaged");
+
+    let list = bench.get("/v1/attention").await;
+    assert_eq!((list.status, &list.body["total"]), (200, &json!(2)), "{}", list.body);
+    let items = list.body["items"].as_array().unwrap();
+    let of = |uid: &str| items.iter().find(|i| i["uid"] == *uid).unwrap();
+    assert_eq!(of(&good)["steps"][1]["state"], "needs_attention", "the other one is whole");
+    assert_eq!((&of(&bad)["readable"], &of(&bad)["unreadable"]), (&json!(false), &json!(view::DAMAGED)));
+    assert_eq!(of(&bad)["id"], before["id"]);
+
+    let shown = bench.get(&format!("/v1/sagas/{bad}?wait=20s")).await;
+    assert_eq!((shown.status, &shown.body["unreadable"]), (200, &json!(view::DAMAGED)), "{}", shown.body);
+    assert_eq!(shown.body["error"], before["error"]);
+    for part in ["history", "export"] {
+        let got = bench.get(&format!("/v1/sagas/{bad}/{part}")).await;
+        assert_eq!(
+            (got.status, &got.body["unreadable"]),
+            (200, &json!(view::DAMAGED)),
+            "{part}: {}",
+            got.body
+        );
+        let whole = bench.get(&format!("/v1/sagas/{good}/{part}")).await;
+        assert!(whole.status == 200 && whole.body.get("unreadable").is_none(), "{part}: {}", whole.body);
+    }
+    let etag = shown.headers["etag"].to_str().unwrap();
+    let acted = bench.act(&bad, etag, json!({"action": "cancel", "reason": "x"})).await;
+    assert_eq!((acted.status, acted.code), (409, Some(Code::IllegalAction)), "{}", acted.body);
+}
+
+/// The node set it aside as a whole: no step says why, so the saga does, with what may be pressed.
+#[tokio::test]
+async fn a_saga_that_was_set_aside_says_why_and_what_is_possible() {
+    let bench = bench().await;
+    let started = bench.start("k", &json!({"definition": "two", "input": {"a": "hang"}})).await;
+    let uid = started.body["uid"].as_str().unwrap().to_owned();
+    let reason = "its owner vanished 3 times while it took up nothing else";
+    set_aside(bench.app.journal.as_ref(), &uid, reason).await;
+    for body in [bench.get(&format!("/v1/sagas/{uid}")).await.body, bench.get("/v1/attention").await.body] {
+        let saga = if body["items"].is_array() { &body["items"][0] } else { &body };
+        assert_eq!((&saga["error"], &saga["readable"]), (&json!(reason), &json!(true)), "{saga}");
+        assert!(saga["actions"].as_array().unwrap().contains(&json!("compensate")), "{saga}");
+    }
+    let etag = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let acted = bench.act(&uid, &etag, json!({"action": "compensate", "reason": "give it up"})).await;
+    assert_eq!(acted.status, 200, "{}", acted.body);
+    let ended = bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await.body;
+    assert_eq!(ended["status"], "compensated", "{ended}");
+}
+
+/// What the engine does to a saga that stops processes, or whose log is full.
+pub(crate) async fn set_aside(journal: &dyn Journal, uid: &str, reason: &str) {
+    let uid = Uid::new(uid);
+    // Once its first step hangs, nothing else appends.
+    let summary = loop {
+        let loaded = journal.load(&uid).await.unwrap().unwrap();
+        let started = |r| matches!(decode(r), Ok(Fact::StepStarted(at)) if at.step == "a");
+        if loaded.records.iter().any(started) {
+            break loaded.summary;
+        }
+        journal.changed(&journal.last_cursor().await.unwrap()).await.unwrap();
+    };
+    let row = Row {
+        status: SagaStatus::NeedsAttention,
+        due: None,
+        next_try: None,
+        error: Some(reason.to_owned()),
+        ..summary.row
+    };
+    let append = Append::new(uid, summary.epoch, summary.next_seq, Vec::new(), row);
+    assert!(matches!(journal.append(append).await.unwrap(), Appended::Appended { .. }));
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mainstay_clock::SystemClock;
-use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Line, Released, Renewed};
 use mainstay_store::memory::MemoryLeaseStore;
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
 use serde_json::{Value, json};
@@ -252,6 +252,49 @@ async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
         (&audit["items"][0]["action"], &audit["items"][0]["before"]),
         (&json!("lease.transfer"), &json!("n2"))
     );
+}
+
+/// A leader that resigned, or whose term ran out, shows a token that was real: the term of who leads now, by whatever
+/// way they came, is not theirs to hand on.
+#[tokio::test]
+async fn a_token_of_a_term_that_is_over_hands_nothing_on() {
+    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+    let mut bench = bench_on(Arc::clone(&leases) as _).await;
+    bench.caller = Caller { scope: Scope::Operate, ..Caller::anonymous() };
+    let (path, step) = ("/v1/elections/boss", "/v1/elections/boss/step-down");
+    let step_down = async |etag: &str| {
+        let to = json!({"to": "n3"}).to_string().into_bytes();
+        bench.send("POST", step, &[("if-match", etag)], to).await
+    };
+    let ttl = std::time::Duration::from_secs(60);
+    for way in ["resigned", "ran out"] {
+        let first = put(&bench, path, &[], ask("n1", if way == "resigned" { "60s" } else { "100ms" })).await;
+        assert_eq!(first.status, 200, "{}", first.body);
+        if way == "resigned" {
+            assert_eq!(with_token(&bench, "DELETE", path, &etag(&first)).await.status, 200);
+        }
+        let empty = step_down(&etag(&first)).await;
+        assert!(
+            way == "ran out" || (empty.status, empty.code) == (412, Some(Code::LeaseGone)),
+            "{}",
+            empty.body
+        );
+        // Another one leads, as `mainstay elect` on the same store does, and a candidate waits.
+        let (name, leads, waits) = ("default/election/boss", format!("l {way}"), format!("c {way}"));
+        let mut leads = AcquireRequest::exclusive(name, "n2", &leads, ttl);
+        leads.line = Line::Join;
+        while !matches!(leases.acquire(leads.clone()).await.unwrap(), Acquired::Granted(_)) {
+            tokio::task::yield_now().await;
+        }
+        let mut candidate = AcquireRequest::exclusive(name, "n3", &waits, ttl);
+        candidate.line = Line::Join;
+        assert!(matches!(leases.acquire(candidate).await.unwrap(), Acquired::Queued { .. }));
+        let stale = step_down(&etag(&first)).await;
+        assert_eq!((stale.status, stale.code), (412, Some(Code::LeaseGone)), "{way}: {}", stale.body);
+        assert_eq!(bench.get(path).await.body["leader"], "n2", "{way}");
+        leases.leave(&waits).await.unwrap();
+        leases.release(&leads.op_id).await.unwrap();
+    }
 }
 
 /// Leases whose values cannot be written.

@@ -3,7 +3,7 @@
 use mainstay_saga::definition::{Definition, Undo};
 use mainstay_saga::fold::{Effect, Node, State};
 use mainstay_saga::wire::{Fact, decode};
-use mainstay_store::journal::{Loaded, Record, Summary};
+use mainstay_store::journal::{Loaded, Record, SagaStatus, Summary};
 use serde_json::{Map, Value, json};
 
 use crate::api::instant;
@@ -35,16 +35,39 @@ pub(crate) fn summary(s: &Summary) -> Value {
 
 /// The state of a saga, when its definition is known and its log is legal.
 pub(crate) fn state(definition: Option<&Definition>, loaded: &Loaded) -> Option<State> {
+    if loaded.records.is_empty() {
+        return None;
+    }
     let facts: Vec<Fact> = loaded.records.iter().map(decode).collect::<Result<_, _>>().ok()?;
     State::fold(definition?, &facts).ok()
 }
 
-/// A saga with its steps and what a person may do. Without a state (unknown definition, illegal log) the
+/// What is said of a saga whose log cannot be loaded.
+pub(crate) const DAMAGED: &str = "the log of this saga is damaged";
+
+/// Why there is no [`state`] of a saga.
+pub(crate) fn unreadable(definition: Option<&Definition>, loaded: &Loaded) -> &'static str {
+    match definition {
+        _ if loaded.records.is_empty() => DAMAGED,
+        None => "its definition is not known to this node",
+        Some(_) => "its log is not legal for its definition",
+    }
+}
+
+/// Why a saga needs a person as a whole and none of its steps does: the node set it aside.
+pub(crate) fn set_aside<'a>(summary: &'a Summary, state: &State) -> Option<&'a str> {
+    let aside =
+        summary.row.status == SagaStatus::NeedsAttention && state.nodes.iter().all(|n| n.item.is_none());
+    aside.then(|| summary.row.error.as_deref().unwrap_or("it did not say why"))
+}
+
+/// A saga with its steps and what a person may do. Without a state (damaged or illegal log, unknown definition) the
 /// row is all that can be said.
 pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value {
     let mut body = summary(&loaded.summary);
     let (Some(definition), Some(state)) = (definition, state(definition, loaded)) else {
         body["readable"] = false.into();
+        body["unreadable"] = unreadable(definition, loaded).into();
         return body;
     };
     body["readable"] = true.into();

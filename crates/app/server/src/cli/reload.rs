@@ -12,7 +12,7 @@ use super::serve::{Args, LogFilter, read_definitions};
 use crate::config::{Config, is_reloaded};
 use crate::error::{Code, Error, Result};
 use crate::fleet::{self, Fleet};
-use crate::participants::{self, Caller, Participants};
+use crate::participants::{Caller, Participants};
 
 /// What a reload changes.
 pub(super) struct Reloader {
@@ -51,7 +51,7 @@ impl Reloader {
     async fn apply(&mut self) -> Result<String> {
         let fresh = self.args.load()?;
         let diff = self.config.diff(&fresh);
-        let caller = participants::build(&fresh, &self.rt)?;
+        let caller = self.participants.rebuilt(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
         for definition in &definitions {
             self.admit(definition, &caller)?;

@@ -414,6 +414,7 @@ fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
     if output == Output::Table {
         let head = row(&saga);
         print(&format!("{} {} {}: {}\n", head[0], head[1], head[2], head[3]))?;
+        print(&whole(&saga))?;
     }
     let none = Map::new();
     let rows = saga["steps"].as_array().into_iter().flatten().map(|step| {
@@ -425,6 +426,25 @@ fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
     });
     let head = ["STEP", "STATE", "ATTEMPTS", "UNDO ATTEMPTS", "LAST ERROR", "ACTIONS"];
     output.rows(&head, rows.collect(), &saga)
+}
+
+/// What is to be said of the saga as a whole: what no step says.
+fn whole(saga: &Value) -> String {
+    let mut lines = String::new();
+    let steps = saga["steps"].as_array();
+    let by_step = steps.into_iter().flatten().any(|step| !step["needs"].is_null());
+    if let Some(why) = saga["unreadable"].as_str() {
+        lines.push_str(&format!("cannot be read: {why}\n"));
+    }
+    if let Some(error) = saga["error"].as_str().filter(|_| saga["status"] == "needs_attention" && !by_step) {
+        lines.push_str(&format!("set aside: {error}\n"));
+    }
+    let actions: Vec<&str> =
+        saga["actions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !actions.is_empty() {
+        lines.push_str(&format!("possible on the saga: {}\n", actions.join(", ")));
+    }
+    lines
 }
 
 /// Reads the saga, then acts on exactly what was read.
@@ -471,5 +491,22 @@ fn check(file: &Path, output: Output) -> Result<ExitCode> {
             output.rows(&["PROBLEM"], rows, &json!({"ok": false, "problems": found}))?;
             Ok(ExitCode::FAILURE)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_step_says_is_said_of_the_saga() {
+        let aside = json!({"status": "needs_attention", "error": "its log is full", "actions": ["cancel", "pause"],
+            "steps": [{"needs": null}]});
+        assert_eq!(whole(&aside), "set aside: its log is full\npossible on the saga: cancel, pause\n");
+        let step =
+            json!({"status": "needs_attention", "error": "b: lost", "steps": [{"needs": "unknown_outcome"}]});
+        assert_eq!(whole(&step), "");
+        let damaged = json!({"status": "needs_attention", "error": null, "unreadable": "the log is damaged"});
+        assert_eq!(whole(&damaged), "cannot be read: the log is damaged\n");
     }
 }

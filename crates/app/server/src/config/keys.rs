@@ -115,7 +115,7 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key(
         "participants.max_in_flight",
-        Kind::Count(0, 100_000),
+        Kind::Count(0, 65_535),
         "0",
         "most calls of one origin at once, others wait; 0: no limit",
     ),

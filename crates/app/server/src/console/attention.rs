@@ -10,12 +10,12 @@ use mainstay_saga::definition::Definition;
 use mainstay_saga::fold::State as SagaState;
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_store::ErrorKind;
-use mainstay_store::journal::{Filter, Loaded, PageCursor, SagaStatus, Summary};
+use mainstay_store::journal::{Filter, Loaded, PageCursor, SagaStatus};
 use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::query::Query;
-use crate::api::view;
+use crate::api::{sagas, view};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
 use crate::console::{Console, parts, press, words};
@@ -43,9 +43,10 @@ pub(super) async fn show(
     let now = console.app.rt.clock().wall();
     let mut items = Vec::new();
     for row in &page.rows {
-        // A damaged log cannot be loaded; its row still says what is known.
-        let loaded = journal.load(&row.uid).await.ok().flatten();
-        items.push(item(&console, &visit, row, loaded.as_ref(), now));
+        // Between the page and this load a saga may have moved on or gone.
+        if let Some(loaded) = sagas::find(&console.app, &row.uid).await? {
+            items.push(item(&console, &visit, &loaded, now));
+        }
     }
     let with_token = console.access.needed()?;
     let live = html! {
@@ -65,21 +66,31 @@ pub(super) async fn show(
     Ok(page.render(fixed, live).await)
 }
 
-fn item(console: &Console, visit: &Visit, row: &Summary, loaded: Option<&Loaded>, now: WallTime) -> Markup {
+fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Markup {
+    let row = &loaded.summary;
     let uid = row.uid.as_str();
     let definition = console.app.engine.definition(&row.definition, Some(row.version));
-    let state = loaded.and_then(|l| view::state(definition.as_deref(), l));
+    let state = view::state(definition.as_deref(), loaded);
+    let since = if state.is_some() { since(loaded) } else { row.updated };
     html! {
         article.item aria-labelledby={ "i-" (uid) } {
             div.head {
                 h2 id={ "i-" (uid) } { a href={ "sagas/" (words::encode(uid)) } { (row.id) } }
                 span.dim { (row.definition) " version " (row.version) }
-                span.since { "waiting for " (words::lasting(now, loaded.map_or(row.updated, since))) }
+                span.since { "waiting for " (words::lasting(now, since)) }
             }
-            @if let (Some(d), Some(s), Some(l)) = (definition.as_deref(), &state, loaded) {
-                (needs(console, visit, "", d, s, l))
+            @if let (Some(d), Some(s)) = (definition.as_deref(), &state) {
+                @if let Some(why) = view::set_aside(row, s) {
+                    (set_aside(why))
+                    @if visit.operates() {
+                        (press::links("", uid, row.next_seq, None, &s.legal_on_saga(d)))
+                    } @else {
+                        p.dim { "Your token may look, not act." }
+                    }
+                }
+                (needs(console, visit, "", d, s, loaded))
             } @else {
-                (unreadable(row))
+                (unreadable(definition.as_deref(), loaded))
             }
         }
     }
@@ -104,14 +115,29 @@ fn since(loaded: &Loaded) -> WallTime {
     open.into_values().min().unwrap_or(loaded.summary.updated)
 }
 
-/// What can be said of a saga whose definition or log cannot be used.
-pub(super) fn unreadable(row: &Summary) -> Markup {
+/// Why the node does not drive a saga although none of its steps needs a person.
+pub(super) fn set_aside(why: &str) -> Markup {
+    html! {
+        section.need aria-label="The whole saga" {
+            p.why { strong { "The node set this saga aside. " } (words::cut(why, 1_000)) }
+            p { "Nothing is called until a person acts. What you press is taken up where its log ends; what ends in the same way is set aside again." }
+        }
+    }
+}
+
+/// In the place of what cannot be drawn: why not, and what helps.
+pub(super) fn unreadable(definition: Option<&Definition>, loaded: &Loaded) -> Markup {
+    let damaged = loaded.records.is_empty();
     html! {
         p.notice.bad {
-            "The node cannot read this saga: "
-            @match &row.row.error { Some(error) => (words::cut(error, 1_000)), None => "its definition is unknown here, or its log is damaged." }
+            "The node cannot read this saga: " (view::unreadable(definition, loaded)) "."
+            @if let Some(error) = &loaded.summary.row.error { " " span.quote { (words::cut(error, 1_000)) } }
         }
-        p { "Nothing is guessed and nothing is lost. Store the missing definition or start the version of the node that knows it; the saga then goes on by itself." }
+        @if damaged {
+            p { "Nothing is guessed: what it did stands in the ledgers of its participants, and nobody can act on it here. Other sagas are not concerned. Look at the disk, and at a backup of the database." }
+        } @else {
+            p { "Nothing is guessed and nothing is lost. Store the missing definition or start the version of the node that knows it; the saga then goes on by itself." }
+        }
     }
 }
 

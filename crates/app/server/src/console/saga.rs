@@ -9,18 +9,17 @@ use mainstay_clock::WallTime;
 use mainstay_saga::definition::{Call, Definition, Step, StepKind, Undo};
 use mainstay_saga::fold::{Effect, Node, State as SagaState};
 use mainstay_saga::wire::Cause;
-use mainstay_store::journal::{Loaded, Uid};
+use mainstay_store::journal::Loaded;
 use maud::{Markup, html};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::api::json::{reply, store_problem};
+use crate::api::json::reply;
 use crate::api::query::Query;
-use crate::api::{instant, sagas, view};
-use crate::console::attention::{needs, unreadable};
+use crate::api::{sagas, view};
+use crate::console::attention::{needs, set_aside, unreadable};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
 use crate::console::{Console, graph, parts, press, timeline, words};
-use crate::error::Code;
 use crate::http::Problem;
 use crate::redact::HIDDEN;
 
@@ -37,11 +36,7 @@ pub(super) async fn show(
     let mut query = Query::parse(raw.as_deref())?;
     let did = query.take("did");
     query.end()?;
-    let loaded = match console.app.journal.load(&Uid::new(uid.as_str())).await {
-        Ok(loaded) => loaded.ok_or_else(|| Problem::new(Code::NotFound, "there is no such saga"))?,
-        // The log is damaged: its row can still be read.
-        Err(error) => damaged(&console, &uid, &error).await?,
-    };
+    let loaded = sagas::look(&console.app, &uid).await?;
     let s = &loaded.summary;
     let definition = console.app.engine.definition(&s.definition, Some(s.version));
     let state = view::state(definition.as_deref(), &loaded);
@@ -50,7 +45,7 @@ pub(super) async fn show(
         (head(&loaded, definition.as_deref(), state.as_ref(), now))
         @match (definition.as_deref(), &state) {
             (Some(d), Some(state)) => (known(&console, &visit, d, state, &loaded)),
-            _ => (unreadable(s)),
+            (d, _) => (unreadable(d, &loaded)),
         }
         section aria-labelledby="h-time" {
             h2 #h-time { "What happened" }
@@ -66,17 +61,6 @@ pub(super) async fn show(
     let stream = format!("events?saga={}", words::encode(&uid));
     let page = Page { root: "../", live: Some(stream), ..Page::new(&console, &visit, Place::Sagas, &title) };
     Ok(page.render(fixed, live).await)
-}
-
-/// What is left of a saga whose log cannot be read.
-async fn damaged(console: &Console, uid: &str, error: &mainstay_store::Error) -> Result<Loaded, Problem> {
-    let summary = console.app.journal.summary(&Uid::new(uid)).await.map_err(|e| store_problem(&e))?;
-    match summary {
-        Some(summary) if error.kind() == mainstay_store::ErrorKind::Corrupt => {
-            Ok(Loaded { summary, records: Vec::new(), posts: Vec::new() })
-        }
-        _ => Err(store_problem(error)),
-    }
 }
 
 fn head(
@@ -132,6 +116,7 @@ fn known(
     let waits = state.nodes.iter().any(|n| n.item.is_some());
     let whole = state.legal_on_saga(definition);
     html! {
+        @if let Some(why) = view::set_aside(s, state) { (set_aside(why)) }
         @if waits { div.item { (needs(console, visit, "../", definition, state, loaded)) } }
         @if !whole.is_empty() && visit.operates() {
             section aria-labelledby="h-all" {
@@ -242,19 +227,9 @@ pub(super) async fn export(
     _: Visit,
 ) -> Result<Response, Problem> {
     Query::parse(raw.as_deref())?.end()?;
-    let app = &console.app;
-    let loaded = sagas::load(app, &uid).await?;
-    let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
-    let body = json!({
-        "format": "mainstay-export/1",
-        "exported": instant(app.rt.clock().wall()),
-        "server": env!("CARGO_PKG_VERSION"),
-        "hidden": true,
-        "saga": console.redact.document(view::summary(&loaded.summary)),
-        "definition": definition.and_then(|d| serde_json::to_value(d.data()).ok()),
-        "history": loaded.records.iter().map(|r| console.redact.document(view::record(r))).collect::<Vec<Value>>(),
-        "inbox": loaded.posts.len(),
-    });
+    let loaded = sagas::look(&console.app, &uid).await?;
+    let mut body = sagas::exported(&console.app, &console.redact, &loaded);
+    body["hidden"] = true.into();
     let mut response = reply(StatusCode::OK, &body);
     let safe: String = uid.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').collect();
     if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"saga-{safe}.json\"")) {

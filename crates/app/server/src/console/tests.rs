@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::*;
+use crate::api::tests::set_aside;
 use crate::api::{EVENT_STALL, Jobs, RunningKeys};
 use crate::http::{Caller, FormToken, Scope, Sessions, Tokens};
 use crate::leases::{Ask, Desk};
@@ -37,6 +38,7 @@ impl LocalStep for Scripted {
             match word.as_str() {
                 "no" => Err(StepError::rejected_for_good(note)),
                 "lost" => Err(StepError::unknown(note)),
+                "hang" => std::future::pending().await,
                 _ => Ok(json!({"by": cx.step.to_string(), "token": "secret-output"})),
             }
         })
@@ -595,6 +597,34 @@ async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() 
         println!("{page}: {html} bytes of HTML, {} with everything", html + assets);
         assert!(html + assets <= 60 * 1024, "{page}: {html} + {assets}");
     }
+}
+
+#[tokio::test]
+async fn a_saga_that_was_set_aside_says_why_and_has_its_buttons() {
+    let bench = bench().await;
+    let handle = bench.engine.start("two", json!({"a": "hang"}), StartOptions::id("crashes")).await.unwrap();
+    let uid = handle.uid().clone();
+    let reason = "its owner vanished 3 times <i>alone</i>";
+    set_aside(bench.engine.journal().as_ref(), uid.as_str(), reason).await;
+    for page in ["attention".to_owned(), format!("sagas/{}", uid.as_str())] {
+        let html = bench.get(&page).await.body;
+        assert!(html.contains("The node set this saga aside."), "{page}: {html}");
+        assert!(html.contains("vanished 3 times &lt;i&gt;alone"), "{page}: {html}");
+        for what in ["compensate", "cancel", "pause"] {
+            assert_eq!(
+                html.matches(&format!("/act?do={what}&amp;seen=")).count(),
+                1,
+                "{page} {what}: {html}"
+            );
+        }
+    }
+    let (path, mut fields, _) = bench.form(&uid, "do=compensate").await;
+    fields.insert("reason".to_owned(), "it stops the node".to_owned());
+    fields.insert("name".to_owned(), "crashes".to_owned());
+    assert_eq!(bench.submit(&path, &fields).await.status, 303);
+    handle.outcome().await.unwrap();
+    assert_eq!(bench.loaded(&uid).await.summary.row.status.as_str(), "compensated");
+    assert!(!bench.get(&format!("sagas/{}", uid.as_str())).await.body.contains("set this saga aside"));
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The audit: the services' ledgers against each other, then the node's verdicts against the ledgers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_store::journal::SagaStatus;
 use rusqlite::Connection;
@@ -58,10 +58,7 @@ struct Ledger {
 
 impl Ledger {
     fn read(places: &Places, service: Service) -> Result<Self> {
-        let file = places.ledger(service.name);
-        let failed = |e| Error::with(Code::Internal, format!("cannot read {}", file.display()), e);
-        let conn = Connection::open(&file).map_err(failed)?;
-        Self::of(&conn).map_err(failed)
+        opened(places, service, Self::of)
     }
 
     fn of(conn: &Connection) -> rusqlite::Result<Self> {
@@ -77,19 +74,29 @@ impl Ledger {
             effects.entry(row.get(0)?).or_default().push(effect);
         }
         let total = conn.query_row("select value from total", [], |r| r.get(0))?;
-        let refused = conn.query_row(
-            "select ifnull(sum(count), 0) from tally where name in ('duplicate', 'late', 'null_undo')",
-            [],
-            |r| r.get(0),
-        )?;
-        Ok(Self { effects, total, refused })
+        Ok(Self { effects, total, refused: refused(conn)? })
     }
+}
+
+fn opened<T>(
+    places: &Places,
+    service: Service,
+    read: impl Fn(&Connection) -> rusqlite::Result<T>,
+) -> Result<T> {
+    let file = places.ledger(service.name);
+    let failed = |e| Error::with(Code::Internal, format!("cannot read {}", file.display()), e);
+    let conn = Connection::open(&file).map_err(failed)?;
+    read(&conn).map_err(failed)
+}
+
+fn refused(conn: &Connection) -> rusqlite::Result<u64> {
+    let count = "select ifnull(sum(count), 0) from tally where name in ('duplicate', 'late', 'null_undo')";
+    conn.query_row(count, [], |r| r.get(0))
 }
 
 /// Duplicates that the services refused so far, for the screen.
 pub(super) fn refused_so_far(places: &Places) -> u64 {
-    let ledgers = SERVICES.iter().filter_map(|s| Ledger::read(places, *s).ok());
-    ledgers.map(|l| l.refused).sum()
+    SERVICES.iter().filter_map(|s| opened(places, *s, refused).ok()).sum()
 }
 
 /// Reads the ledgers and compares. Every process is stopped by now.
@@ -104,12 +111,12 @@ pub(super) fn audit(places: &Places, accepted: &[Accepted<'_>]) -> Result<Findin
 fn compare(ledgers: &[(Service, Ledger)], accepted: &[Accepted<'_>]) -> Findings {
     let mut found =
         Findings { duplicates_refused: ledgers.iter().map(|(_, l)| l.refused).sum(), ..Findings::default() };
+    let known: BTreeSet<&str> = accepted.iter().map(|a| a.uid.as_str()).collect();
     for one in accepted {
         order(&mut found, ledgers, one);
     }
     for (service, ledger) in ledgers {
-        let known = |uid: &&String| accepted.iter().any(|a| a.uid == **uid);
-        for uid in ledger.effects.keys().filter(|uid| !known(uid)) {
+        for uid in ledger.effects.keys().filter(|uid| !known.contains(uid.as_str())) {
             found.violation(format!("{}: an effect of saga {uid}, which nobody started", service.name));
         }
         let sum: i64 =

@@ -52,9 +52,10 @@ pub(crate) struct Args {
     /// Switch the services' barrier off: the audit must fail.
     #[arg(long)]
     break_barrier: bool,
-    /// How long it may take until there is a verdict: longer for machines that do much else.
-    #[arg(long, hide = true, default_value = "120s", value_parser = humantime::parse_duration)]
-    limit: Duration,
+    /// How long it may take until there is a verdict: longer for machines that do much else. Default: two minutes, and
+    /// more from a thousand orders on.
+    #[arg(long, hide = true, value_parser = humantime::parse_duration)]
+    limit: Option<Duration>,
 }
 
 /// The demo could not run, or did not end.

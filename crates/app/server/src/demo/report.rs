@@ -47,10 +47,40 @@ pub(super) struct Report<'a> {
     pub(super) evidence: String,
 }
 
+/// Why a run that found nothing says nothing.
+pub(super) const NOTHING_FIRED: &str =
+    "no fault was injected into any request, so nothing was survived: use more orders";
+
+/// What a run came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Every invariant holds, under the faults that were asked for.
+    Holds,
+    /// Nothing was found because nothing was injected, although it was asked for.
+    NoVerdict,
+    /// A violation was found.
+    Violated,
+}
+
+impl Outcome {
+    /// The exit code.
+    pub(super) fn code(self) -> u8 {
+        match self {
+            Self::Holds => 0,
+            Self::NoVerdict => super::EXIT_NO_VERDICT,
+            Self::Violated => 1,
+        }
+    }
+}
+
 impl Report<'_> {
-    /// Whether every invariant holds.
-    pub(super) fn holds(&self) -> bool {
-        self.findings.violation_count == 0
+    /// What the run came to.
+    pub(super) fn outcome(&self) -> Outcome {
+        match self.findings.violation_count {
+            0 if self.args.faults != Level::None && self.faults.total() == 0 => Outcome::NoVerdict,
+            0 => Outcome::Holds,
+            _ => Outcome::Violated,
+        }
     }
 
     /// The command that runs the same workload under the same schedule.
@@ -77,14 +107,20 @@ impl Report<'_> {
             self.service_kills,
             f.duplicates_refused
         );
-        if self.holds() {
-            text.push_str("the ledgers agree with each other and with the node\n");
-        } else {
-            text.push_str(&format!("VIOLATED: {} findings\n", f.violation_count));
-            for violation in &f.violations {
-                text.push_str(&format!("  {violation}\n"));
+        match self.outcome() {
+            Outcome::Holds => text.push_str("the ledgers agree with each other and with the node\n"),
+            Outcome::NoVerdict => text.push_str(&format!("NO VERDICT: {NOTHING_FIRED}\n")),
+            Outcome::Violated => {
+                text.push_str(&format!("VIOLATED: {} findings\n", f.violation_count));
+                for violation in &f.violations {
+                    text.push_str(&format!("  {violation}\n"));
+                }
             }
         }
+        let Faults { delayed, dropped, duplicated, errors, lost } = self.faults;
+        text.push_str(&format!(
+            "faults   {dropped} dropped, {errors} x 500, {lost} replies lost, {duplicated} doubled, {delayed} delayed\n"
+        ));
         text.push_str(&format!(
             "seed     {} (workload and faults; not the timing)\nevidence {}\nrepeat   {}\n",
             self.seed,
@@ -98,7 +134,11 @@ impl Report<'_> {
         let f = &self.findings;
         json!({
             "seed": self.seed,
-            "holds": self.holds(),
+            "holds": match self.outcome() {
+                Outcome::Holds => Value::Bool(true),
+                Outcome::NoVerdict => Value::Null,
+                Outcome::Violated => Value::Bool(false),
+            },
             "orders": self.args.orders,
             "shipped": f.shipped,
             "compensated": f.compensated,
@@ -111,6 +151,7 @@ impl Report<'_> {
                 "duplicated": self.faults.duplicated,
                 "errors": self.faults.errors,
                 "lost": self.faults.lost,
+                "total": self.faults.total(),
             },
             "kills": {"node": self.node_kills, "participants": self.service_kills},
             "violations": f.violations,
@@ -119,5 +160,43 @@ impl Report<'_> {
             "evidence": self.evidence,
             "repeat": self.repeat(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[track_caller]
+    fn check(level: &str, fired: u64, violations: u64, (code, holds, said): (u8, Value, &str)) {
+        let Line { args } = Line::parse_from(["demo", "--faults", level]);
+        let findings = Findings { violation_count: violations, ..Findings::default() };
+        let faults = Faults { lost: fired, ..Faults::default() };
+        let evidence = String::new();
+        let (node_kills, service_kills, elapsed_ms) = (3, 3, 1);
+        let args = &args;
+        let report =
+            Report { args, seed: 1, findings, faults, node_kills, service_kills, elapsed_ms, evidence };
+        assert_eq!((report.outcome().code(), &report.json()["holds"]), (code, &holds));
+        let text = report.text();
+        assert!(text.contains(said) && text.contains(&format!("{fired} replies lost")), "{text}");
+    }
+
+    #[test]
+    fn if_d03_a_run_in_which_nothing_was_injected_has_no_verdict() {
+        check("mild", 1, 0, (0, true.into(), "the ledgers agree"));
+        check("mild", 0, 0, (125, Value::Null, "NO VERDICT"));
+        check("harsh", 0, 0, (125, Value::Null, "NO VERDICT"));
+        check("none", 0, 0, (0, true.into(), "the ledgers agree"));
+        check("mild", 0, 2, (1, false.into(), "VIOLATED"));
+        check("mild", 1, 2, (1, false.into(), "VIOLATED"));
     }
 }

@@ -19,8 +19,14 @@ use super::audit::{Accepted, audit, refused_so_far};
 use super::board::{Board, Score, Seen};
 use super::children::{Places, Server, within};
 use super::orders::{Kill, Order, SERVICES, definition, faults, kills, orders};
-use super::report::{Faults, Report};
+use super::report::{self, Faults, Outcome, Report};
 use crate::error::{Code, Error, Result};
+
+/// The demo has a verdict by then, or none.
+const HARD_LIMIT: Duration = Duration::from_secs(120);
+/// What each order beyond the usual thousand adds: the time between two starts, four times, for machines that cannot
+/// keep up with them.
+const LIMIT_PER_ORDER: Duration = PACE.saturating_mul(4);
 
 /// Callers that start orders at the same time.
 const CALLERS: usize = 32;
@@ -34,6 +40,11 @@ const LOOK_AT_LEDGERS_MS: u64 = 500;
 /// Rows of one page of verdicts.
 const PAGE: usize = 500;
 
+/// When a demo of so many orders has a verdict, or none.
+fn limit(orders: u32) -> Duration {
+    HARD_LIMIT + LIMIT_PER_ORDER * orders.saturating_sub(1_000)
+}
+
 /// Runs the demo; a signal ends it, and with it every child.
 pub(super) async fn until_a_signal(args: &Args, seed: u64) -> Result<u8> {
     let failed = |e| Error::with(Code::Internal, "cannot listen for signals", e);
@@ -45,7 +56,8 @@ pub(super) async fn until_a_signal(args: &Args, seed: u64) -> Result<u8> {
     let demo = async {
         let rt = Runtime::system();
         let mut demo = Demo::new(args, seed, rt.clone()).await?;
-        let code = within(&rt, args.limit, demo.verdict()).await?;
+        let limit = args.limit.unwrap_or_else(|| limit(args.orders));
+        let code = within(&rt, limit, demo.verdict()).await?;
         *verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(code);
         if args.keep {
             super::keep::keep(&rt, &demo.places, &demo.proxies).await?;
@@ -173,7 +185,10 @@ impl<'a> Demo<'a> {
         } else {
             print(&report.text())?
         };
-        Ok(u8::from(!report.holds()))
+        if report.outcome() == Outcome::NoVerdict {
+            eprintln!("mainstay demo: no verdict: {}", report::NOTHING_FIRED);
+        }
+        Ok(report.outcome().code())
     }
 
     fn elapsed_ms(&self) -> u64 {
@@ -423,4 +438,22 @@ fn client() -> Result<reqwest::Client> {
 
 fn print(text: &str) -> Result<()> {
     crate::cli::print(text).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn if_d09_there_is_time_for_every_number_of_orders_that_is_accepted() {
+        assert_eq!(limit(1_000), Duration::from_secs(120), "as promised");
+        assert_eq!(limit(1), limit(1_000));
+        for orders in [15_000, 100_000] {
+            assert!(
+                limit(orders) >= HARD_LIMIT + 3 * PACE * orders,
+                "{orders} come in and end: {:?}",
+                limit(orders)
+            );
+        }
+    }
 }

@@ -138,7 +138,7 @@ impl Gate {
         if self.drain.is_cancelled() && !is_health(parts.uri.path()) {
             return Err(Problem::new(Code::Draining, "the server is stopping").retry_after(OVERLOAD_RETRY));
         }
-        let long = is_long(parts.uri.path(), parts.uri.query(), &parts.headers);
+        let long = is_long(&parts.method, &parts.uri, &parts.headers);
         // Health answers also under overload: a node that is only busy must not be restarted.
         let permit = match self.in_flight.try_acquire() {
             Ok(permit) => Some(permit),
@@ -212,13 +212,29 @@ fn is_health(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
 
-/// Event streams and waits have their own bounds; they count as connections.
-fn is_long(path: &str, query: Option<&str>, headers: &HeaderMap) -> bool {
-    let waits = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("wait=")));
+/// Event streams, and waits where there is something to wait for, have their own bounds; they count as connections.
+fn is_long(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    let (path, query) = (uri.path(), uri.query().unwrap_or_default());
+    if matches!(path, "/v1/events" | "/console/events") || path.starts_with("/v1/observe/") {
+        return true;
+    }
     let prefers = headers.get("prefer").is_some_and(|v| v.as_bytes().starts_with(b"wait"));
-    let bound = query.is_some_and(|q| q.split('&').any(|p| p.starts_with("bind=")));
-    let streams = matches!(path, "/v1/events" | "/console/events") || path.starts_with("/v1/observe/");
-    streams || bound || waits || prefers
+    let asks = query.split('&').any(|p| p.starts_with("wait=") || p.starts_with("bind="));
+    (prefers || asks) && may_wait(method.as_str(), path)
+}
+
+/// Whether a route knows `wait`: elsewhere the word frees nobody from a limit.
+pub(crate) fn may_wait(method: &str, path: &str) -> bool {
+    // A name is one segment: a slash in it is encoded.
+    let mut segments = path.split('/').skip(1);
+    let root = (segments.next(), segments.next().unwrap_or_default());
+    let names = segments.count();
+    root.0 == Some("v1")
+        && match method {
+            "GET" => names == 1 && matches!(root.1, "elections" | "members" | "sagas"),
+            "PUT" => matches!((root.1, names), ("elections" | "locks", 1) | ("members", 2)),
+            _ => false,
+        }
 }
 
 /// Turns an answer that carries a problem, or an error of the router, into its final form.

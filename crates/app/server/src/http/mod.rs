@@ -15,6 +15,8 @@ mod trace;
 
 pub(crate) use accept::{bind, serve};
 pub(crate) use auth::{Access, Caller, Clients, Scope};
+#[cfg(test)]
+pub(crate) use gate::may_wait;
 pub(crate) use gate::{Gate, Limits, Pages, Peer};
 pub(crate) use problem::{Fault, Problem};
 pub(crate) use reach::is_namespace;

@@ -96,6 +96,11 @@ fn if_d10_every_order_is_whole_under_every_level_of_faults() {
             _ => (10, 9),
         };
         assert_eq!((kills("node"), kills("participants")), expected, "if_d03");
+        // The plan of a seed is fixed: under these every class meets requests.
+        for class in ["delayed", "dropped", "duplicated", "errors", "lost"] {
+            let fired = report["faults"][class].as_u64().unwrap();
+            assert_eq!(fired > 0, level != "none", "if_d03: {class} fired {fired} times under {level}");
+        }
         assert!(level != "harsh" || count("duplicates_refused") > 0, "the barrier had something to do");
     }
 }
@@ -146,6 +151,7 @@ fn if_d06_the_verdict_leaves_evidence_and_the_command_that_repeats_it() {
     let output = finish(prepared(&dir, &["--seed", "11", "--orders", "30"]), STUCK);
     let text = stdout(&output);
     assert!(text.contains("30 orders: "), "{text}");
+    assert!(text.contains(" replies lost, "), "if_d03 how many faults fired: {text}");
     assert!(text.contains("repeat   mainstay demo --seed 11 --orders 30 --faults mild"), "{text}");
     assert!(text.contains("timeout = \"500ms\""), "the definition is printed: {text}");
     assert!(!text.contains('\x1b'), "if_d04 no terminal, no control codes: {text}");

@@ -224,6 +224,13 @@ fn overload_is_refused_with_advice_while_health_answers() {
     assert_eq!(refused.problem(), "MS0113");
     assert_eq!(refused.header("retry-after"), Some("1"));
     assert_eq!(node.get("/livez").status, 200);
+    // Who says `wait` where nothing waits is one of many, by query or by header; where something waits it is let in.
+    for path in ["/version?wait=1s", "/v1/sagas?wait=60s", "/v1/definitions/x?bind=connection"] {
+        assert_eq!(node.get(path).problem(), "MS0113", "{path}");
+    }
+    let prefers = |path: &str| node.send(&Request::new("GET", path).header("prefer", "wait=60"));
+    assert_eq!(prefers("/v1/attention").problem(), "MS0113");
+    assert_eq!(prefers("/v1/sagas/nobody").status, 404);
     drop(slow);
     eventually("the place is free again", || (node.get("/version").status == 200).then_some(()));
 }

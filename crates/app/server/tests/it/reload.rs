@@ -172,7 +172,7 @@ fn a_participant_gets_no_more_calls_at_once_than_configured() {
     let config = dir.path().join("m.toml");
     let text =
         format!("[participants]\nallow = [\"{}\"]\nmax_in_flight = 1\nbreaker = true\n", service.origin);
-    std::fs::write(&config, text).unwrap();
+    std::fs::write(&config, &text).unwrap();
     let node = start(dir.path(), &config);
     let definition = order(&service.origin).replace("attempts = 20", "attempts = 1");
     let short = definition.replace("timeout = \"60s\"", "timeout = \"300ms\"");
@@ -184,16 +184,30 @@ fn a_participant_gets_no_more_calls_at_once_than_configured() {
             .header("content-type", "application/toml");
         assert_eq!(node.send(&put.body(text.clone())).status, 201);
     }
-    let begin = |name: &str| {
-        let post = Request::new("POST", "/v1/sagas").header("idempotency-key", name);
+    let begin = |name: &str, key: &str| {
+        let post = Request::new("POST", "/v1/sagas").header("idempotency-key", key);
         let started = node.send(&post.body(format!("{{\"definition\":\"{name}\"}}")));
         started.json()["uid"].as_str().unwrap().to_owned()
     };
-    begin("long");
+    begin("long", "long");
     eventually("the place is taken", || (service.seen().len() == 1).then_some(()));
-    let uid = begin("order");
+    let uid = begin("order", "order");
     let ended = node.settled(&uid);
     assert_eq!(ended["status"], "compensated", "{ended}");
     assert!(ended["steps"][0]["last_error"].as_str().unwrap().contains("rejected the call"), "{ended}");
     assert_eq!(service.seen().len(), 1, "nothing of the second saga was sent");
+    // A reload forgets no call that is under way, whether the limit changes or not.
+    for (most, sent) in [(1, 1), (2, 2)] {
+        let text = text.replace("max_in_flight = 1", &format!("max_in_flight = {most}"));
+        std::fs::write(&config, text).unwrap();
+        assert_eq!(reload(&node)["after"], "applied");
+        if most == 2 {
+            begin("long", "other");
+            eventually("the second place is taken", || (service.seen().len() == 2).then_some(()));
+        }
+        let uid = begin("order", &format!("order-{most}"));
+        let ended = node.settled(&uid);
+        assert!(ended["steps"][0]["last_error"].as_str().unwrap().contains("rejected the call"), "{ended}");
+        assert_eq!(service.seen().len(), sent, "{most} at once");
+    }
 }
