@@ -105,9 +105,11 @@ pub fn is_stale(error: &Error) -> bool {
     error.code().map(SqlState::code) == Some(STALE)
 }
 
-/// The table that [`advance`] uses; make it once.
-pub const CREATE: &str =
-    "create table if not exists mainstay_fence (resource text primary key, token int8 not null)";
+/// The table that [`advance`] uses; make it once. Programs that do so together wait for each other.
+pub const CREATE: &str = "do $$ begin
+    perform pg_advisory_xact_lock(7881696745979404665);
+    create table if not exists mainstay_fence (resource text primary key, token int8 not null);
+end $$";
 
 /// Stores `token` for `resource` if it is not stale. In the transaction that writes the data, before the write: it
 /// locks the resource's row until the commit. Alone, it announces a new holder before its first write.

@@ -22,6 +22,10 @@ pub(crate) struct Tables {
     base_epoch: u16,
 }
 
+/// Whoever makes tables waits for whoever else does, until its transaction ends: `if not exists` alone lets two programs
+/// that start together run into each other. The key is the name of this project.
+pub(crate) const MAKING: &str = "select pg_advisory_xact_lock(7881696745979404665);";
+
 impl Tables {
     pub(crate) fn new(table: &str, base_epoch: u16) -> Self {
         Self { lease: table.to_owned(), place: format!("{table}_place"), base_epoch }
@@ -64,7 +68,8 @@ impl Tables {
         let (lease, place) = (&self.lease, &self.place);
         let index = lease.rsplit('.').next().unwrap_or_default();
         format!(
-            "create table if not exists {lease} (
+            "{MAKING}
+             create table if not exists {lease} (
                name text collate \"C\" primary key, op_id bytea, owner text not null default '',
                token int8 not null, granted_at timestamptz, expires_at timestamptz not null default '-infinity',
                ttl int8 not null default 0, note text not null default '', released_op bytea,
@@ -82,7 +87,8 @@ impl Tables {
 
     fn create_sessions(&self) -> String {
         format!(
-            "create table if not exists {lease} (
+            "{MAKING}
+             create table if not exists {lease} (
                name text collate \"C\" primary key, op_id bytea, owner text not null default '',
                token int8 not null, granted_at timestamptz, ttl int8 not null default 0, note text not null default '',
                pid int4, lock text);
@@ -97,7 +103,7 @@ impl Tables {
         let text = if sessions { self.create_sessions() } else { self.create() };
         let prepared = pool.within("making the tables", Outcome::Unknown, async {
             if self.version(&lent).await?.is_none() {
-                // Two programs that start together: one of them finds the other's rows in the catalog.
+                // Beside a program that does not take its turn, one of them finds the other's rows in the catalog.
                 let made = lent.client().batch_execute(&text).await;
                 let raced = |e: &tokio_postgres::Error| {
                     matches!(e.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_TABLE))

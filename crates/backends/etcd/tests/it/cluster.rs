@@ -16,8 +16,8 @@ use mainstay_store::lease::{AcquireRequest, Released, Renewed};
 use mainstay_store::{ErrorKind, FenceCheck, FencingToken, LeaseStore};
 
 use crate::world::{
-    Ctl, SHORT, TTL, Test, World, ask, granted, in_line, node, open, sleep, take, through, until, wait_for,
-    within,
+    Ctl, SHORT, TTL, Test, World, ask, direct, granted, in_line, node, opened, sleep, take, through, until,
+    wait_for, within,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -44,8 +44,11 @@ fn cluster(world: &World) -> EtcdCluster {
     world.kit.cluster(3).unwrap()
 }
 
+/// A third of this is for one member.
+const ALL: Duration = Duration::from_secs(9);
+
 async fn store(cluster: &EtcdCluster) -> EtcdLeases {
-    open(EtcdConfig::builder(&cluster.url())).await
+    opened(EtcdConfig::builder(&cluster.url()).request_timeout(ALL)).await
 }
 
 /// A proxy before each member.
@@ -107,14 +110,15 @@ async fn killed(world: World) {
     let victim = (cluster.leader().unwrap() + 1) % 3;
     let mut order: Vec<String> = cluster.members.iter().map(|m| m.address().to_string()).collect();
     order.swap(0, victim);
-    let store = open(EtcdConfig::builder(&format!("etcd://{}", order.join(",")))).await;
+    let config = EtcdConfig::builder(&format!("etcd://{}", order.join(",")));
+    let store = opened(config.request_timeout(ALL)).await;
     let Some(token) = granted(&store.acquire(long("n", "a")).await.unwrap()) else { panic!() };
     cluster.members[victim].kill().unwrap();
     assert!(matches!(renewed(&store, "a").await, Renewed::Renewed(g) if g[0].token == token));
     assert_eq!(taken(&store, "n", "b").await, None);
     cluster.members[victim].restart().unwrap();
     cluster.members[victim].answers().unwrap();
-    let there = open(EtcdConfig::builder(&cluster.members[victim].url())).await;
+    let there = opened(direct(&cluster.members[victim])).await;
     assert_eq!(there.inspect("n").await.unwrap().holders[0].1, token, "it knows");
     assert_eq!(store.release("a").await.unwrap(), Released::Clean);
     assert!(take(&there, "n", "b").await.unwrap() > token);
@@ -124,7 +128,7 @@ async fn leader_killed(world: World) {
     let mut cluster = cluster(&world);
     let store = store(&cluster).await;
     let token = granted(&store.acquire(long("n", "a")).await.unwrap()).unwrap();
-    let other = open(EtcdConfig::builder(&cluster.url())).await;
+    let other = self::store(&cluster).await;
     let leader = cluster.leader().unwrap();
     let waiter = wait_for_long(&other);
     let kill = async {
@@ -158,7 +162,7 @@ async fn paused(world: World) {
     let mut order: Vec<String> = cluster.members.iter().map(|m| m.address().to_string()).collect();
     order.swap(0, victim);
     let config = EtcdConfig::builder(&format!("etcd://{}", order.join(",")));
-    let store = open(config.request_timeout(Duration::from_secs(3))).await;
+    let store = opened(config.request_timeout(ALL)).await;
     let token = take(&store, "n", "a").await.unwrap();
     cluster.members[victim].pause().unwrap();
     // One request finds out; its slice is a third of the whole time.
@@ -193,9 +197,9 @@ async fn cut_off_from_one(world: World) {
     let cluster = cluster(&world);
     let proxies = proxies(&cluster).await;
     let all: Vec<&TcpProxy> = proxies.iter().collect();
-    let store = through(&all, "", Duration::from_secs(3)).await;
+    let store = through(&all, "", ALL).await;
     let direct = self::store(&cluster).await;
-    let lock = node(&store, "a").mutex("n").ttl(Duration::from_secs(6)).build().unwrap();
+    let lock = node(&store, "a").mutex("n").ttl(TTL).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();
     // Each in turn; somebody always answers.
     for proxy in &proxies {
@@ -219,7 +223,7 @@ async fn cut_off_from_all(world: World) {
     let cut_off = through(&all, "", Duration::from_millis(1_200)).await;
     let other = store(&cluster).await;
     let lock = node(&cut_off, "a").mutex("n").ttl(SHORT).build().unwrap();
-    let guard = lock.try_acquire().await.unwrap();
+    let guard = lock.acquire(within(60)).await.unwrap();
     let running = Arc::new(AtomicBool::new(true));
     let flag = Flag(Arc::clone(&running));
     let work = guard.run(|_| async move {
@@ -228,7 +232,7 @@ async fn cut_off_from_all(world: World) {
     });
     let next = async {
         proxies.iter().for_each(|p| p.set_mode(TcpMode::Blackhole));
-        let taken = node(&other, "b").mutex("n").fair().build().unwrap().acquire(within(20)).await.unwrap();
+        let taken = node(&other, "b").mutex("n").fair().build().unwrap().acquire(within(60)).await.unwrap();
         (taken, running.load(Ordering::SeqCst))
     };
     let (done, (taken, overlapped)) = tokio::join!(work, next);
@@ -249,17 +253,20 @@ impl Drop for Flag {
 async fn holder_paused(world: World) {
     let cluster = cluster(&world);
     let store = store(&cluster).await;
-    let etcd =
-        EtcdFence::new(&EtcdConfig::builder(&cluster.url()).build().unwrap(), &Runtime::system()).unwrap();
+    let etcd = EtcdFence::new(
+        &EtcdConfig::builder(&cluster.url()).request_timeout(ALL).build().unwrap(),
+        &Runtime::system(),
+    )
+    .unwrap();
     // A whole process that stops: etcdctl, which keeps its lease alive as long as it runs.
     let theirs = Ctl::start(
         &cluster.members[0],
-        &["lock", "--ttl", "2", "n", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"],
+        &["lock", "--ttl", "6", "n", "--", "sh", "-c", "echo $ETCD_LOCK_REV; exec sleep 60"],
     );
     theirs.holds().await;
     let old = FencingToken::new(theirs.said().trim().parse().unwrap());
     assert_eq!(etcd.put("fence", "data", b"theirs", old).await.unwrap(), FenceCheck::Pass);
-    sleep(2_500).await;
+    sleep(6_500).await;
     assert!(take(&store, "n", "early").await.is_none(), "it is kept alive");
     theirs.pause();
     let new = wait_for(&store, in_line("n", "ours")).await;
@@ -286,7 +293,7 @@ async fn all_killed(world: World) {
     assert_eq!(taken(&store, "n", "b").await, None);
     until("it is given back", || async { store.release("a").await.is_ok() }).await;
     let next = taken(&store, "n", "c").await.unwrap();
-    assert!(next > token, "{TTL:?}");
+    assert!(next > token);
 }
 
 async fn partitioned(world: World, cut: Cut) {
@@ -300,7 +307,7 @@ async fn partitioned(world: World, cut: Cut) {
     let mut nodes = Vec::new();
     for (n, member) in cluster.members.iter().enumerate() {
         let config = EtcdConfig::builder(&member.url()).request_timeout(Duration::from_millis(1_500));
-        nodes.push(node(&open(config).await, &format!("n{n}")));
+        nodes.push(node(&opened(config).await, &format!("n{n}")));
     }
     let nodes: [Coordinator; 3] = nodes.try_into().unwrap();
     let seen = partition::contend(&rt, &nodes, &mesh, leader, cut, SHORT).await;

@@ -1,17 +1,24 @@
 //! What refuses a late writer.
 
+use std::time::Duration;
+
 use mainstay_clock::Runtime;
 use mainstay_etcd::fence::{EtcdFence, padded};
-use mainstay_store::lease::Acquired;
+use mainstay_store::lease::{AcquireRequest, Acquired};
 use mainstay_store::{ErrorKind, FenceCheck, FencingToken, LeaseStore};
 
-use crate::world::{Test, World, ask, in_line, short, take, until};
+use crate::world::{Test, World, ask, in_line, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f25_an_older_token_is_refused_in_the_transaction_of_the_write", |w| Box::pin(tokens(w))),
     ("f25_an_owner_writes_only_while_its_key_lives", |w| Box::pin(owners(w))),
     ("f40_a_broken_lease_burns_its_token_and_the_resource_refuses_its_holder", |w| Box::pin(f40(w))),
 ];
+
+/// It ends while it is waited for, and not before.
+fn passing(name: &str, op: &str) -> AcquireRequest {
+    AcquireRequest { ttl: Duration::from_secs(10), ..ask(name, op) }
+}
 
 fn fence(world: &World) -> EtcdFence {
     EtcdFence::new(&world.config("").build().unwrap(), &Runtime::system()).unwrap()
@@ -58,7 +65,7 @@ async fn owners(world: World) {
         let config = || world.config(&prefix);
         [crate::world::open(config()).await, crate::world::open(config()).await]
     };
-    let Acquired::Granted(grants) = here.acquire(short("n", "paused")).await.unwrap() else { panic!() };
+    let Acquired::Granted(grants) = here.acquire(passing("n", "paused")).await.unwrap() else { panic!() };
     let owner = here.lock_key("n", grants[0].token).await.unwrap().unwrap();
     assert!(etcd.put_as_owner(&owner, &key, b"first").await.unwrap());
     // The holder is paused beyond its ttl: nothing renews, and the next in line takes over.

@@ -24,13 +24,13 @@ pub(crate) const TESTS: &[Test] = &[
 async fn their_lock(world: World) {
     let prefix = world.prefix();
     let store = open(world.config(&prefix)).await;
-    let mut theirs = Ctl::start(&world.node, &["lock", &format!("{prefix}n")]);
+    let mut theirs = Ctl::start(&world.node, &["lock", "--ttl", "60", &format!("{prefix}n")]);
     theirs.holds().await;
     let key = theirs.said().trim().to_owned();
     let Acquired::Held { by, remaining } = store.acquire(ask("n", "ours")).await.unwrap() else { panic!() };
     assert!(key.ends_with(by.strip_prefix("etcd lease ").unwrap()), "{by} {key}");
     assert!(
-        remaining.is_some_and(|d| d > Duration::from_secs(5) && d <= Duration::from_secs(10)),
+        remaining.is_some_and(|d| d > Duration::from_secs(30) && d <= Duration::from_secs(60)),
         "{remaining:?}"
     );
     let info = store.inspect("n").await.unwrap();
@@ -124,7 +124,7 @@ async fn elections(world: World) {
     let ours = node(&store, "our-node").election("boss").build().unwrap();
     let leader = ours.leader().await.unwrap().unwrap();
     assert_eq!((leader.owner.as_str(), leader.value.as_deref()), ("their-node", Some(&b"their-node"[..])));
-    let campaign = ours.campaign(within(20));
+    let campaign = ours.campaign(within(60));
     let end = async {
         until("ours is a candidate", || async {
             store.inspect("app/election/boss").await.unwrap().waiting == 1
@@ -193,7 +193,7 @@ async fn paused(world: World) {
 async fn killed(world: World) {
     let prefix = world.prefix();
     let store = open(world.config(&prefix)).await;
-    let theirs = Ctl::start(&world.node, &["lock", "--ttl", "2", &format!("{prefix}n")]);
+    let theirs = Ctl::start(&world.node, &["lock", "--ttl", "10", &format!("{prefix}n")]);
     theirs.holds().await;
     drop(theirs);
     assert!(take(&store, "n", "early").await.is_none());

@@ -1,7 +1,5 @@
 //! A server that encrypts and wants certificates, and one that wants users.
 
-use std::time::Duration;
-
 use mainstay_clock::Runtime;
 use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_sim::servers::Authority;
@@ -9,7 +7,7 @@ use mainstay_store::lease::Renewed;
 use mainstay_store::{Error, ErrorKind, LeaseStore as _};
 use tempfile::TempDir;
 
-use crate::world::{Test, World, ask, in_line, take, until, wait_for};
+use crate::world::{ANSWER, Test, World, ask, in_line, take, until, wait_for};
 
 pub(crate) const TESTS: &[Test] = &[
     ("tls_is_trusted_by_its_authority_alone_and_clients_show_who_they_are", |w| Box::pin(certificates(w))),
@@ -23,7 +21,7 @@ fn file(dir: &TempDir, name: &str, text: &str) -> String {
 }
 
 async fn open(url: &str) -> Result<EtcdLeases, Error> {
-    let config = EtcdConfig::builder(url).request_timeout(Duration::from_secs(5)).build().unwrap();
+    let config = EtcdConfig::builder(url).request_timeout(ANSWER).build().unwrap();
     EtcdLeases::open(config, &Runtime::system()).await
 }
 

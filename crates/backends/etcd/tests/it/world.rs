@@ -23,11 +23,16 @@ use tempfile::NamedTempFile;
 /// A name and what it runs.
 pub(crate) type Test = (&'static str, fn(World) -> Pin<Box<dyn Future<Output = ()>>>);
 
-pub(crate) const TTL: Duration = Duration::from_secs(5);
+/// No machine stands still for as long.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+/// A third of it is a renewal that is waited for, and the rest is for a machine that stands still.
+pub(crate) const RENEWED: Duration = Duration::from_secs(9);
 /// The shortest lease that etcd has.
 pub(crate) const SHORT: Duration = Duration::from_secs(2);
 /// A wait that ends a broken test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest wait for one answer where answers come.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(crate) struct World {
@@ -48,7 +53,7 @@ impl World {
     }
 
     pub(crate) fn config(&self, prefix: &str) -> Builder {
-        EtcdConfig::builder(&self.node.url()).prefix(prefix)
+        direct(&self.node).prefix(prefix)
     }
 
     pub(crate) async fn store(&self) -> EtcdLeases {
@@ -78,17 +83,19 @@ impl World {
     }
 }
 
+/// The way to one node, with patience for its answers.
+pub(crate) fn direct(node: &Etcd) -> Builder {
+    EtcdConfig::builder(&node.url()).request_timeout(ANSWER)
+}
+
 pub(crate) async fn open(config: Builder) -> EtcdLeases {
     EtcdLeases::open(config.build().unwrap(), &Runtime::system()).await.unwrap()
 }
 
-/// A store that reaches the node through proxies only.
-pub(crate) async fn through(proxies: &[&TcpProxy], prefix: &str, timeout: Duration) -> EtcdLeases {
-    let all: Vec<String> = proxies.iter().map(|p| p.address().to_string()).collect();
-    let config = EtcdConfig::builder(&format!("etcd://{}", all.join(","))).prefix(prefix);
-    let config = config.request_timeout(timeout).build().unwrap();
+/// A store whose requests end early, so that only several tries may open it.
+pub(crate) async fn opened(config: Builder) -> EtcdLeases {
+    let config = config.build().unwrap();
     let opened = std::sync::Mutex::new(None);
-    // A busy machine may take longer than a short timeout to connect.
     until("the store is open", || async {
         let store = EtcdLeases::open(config.clone(), &Runtime::system()).await.ok();
         *opened.lock().unwrap() = store;
@@ -96,6 +103,13 @@ pub(crate) async fn through(proxies: &[&TcpProxy], prefix: &str, timeout: Durati
     })
     .await;
     opened.into_inner().unwrap().unwrap()
+}
+
+/// A store that reaches the node through proxies only.
+pub(crate) async fn through(proxies: &[&TcpProxy], prefix: &str, timeout: Duration) -> EtcdLeases {
+    let all: Vec<String> = proxies.iter().map(|p| p.address().to_string()).collect();
+    let config = EtcdConfig::builder(&format!("etcd://{}", all.join(","))).prefix(prefix);
+    opened(config.request_timeout(timeout)).await
 }
 
 pub(crate) fn node(store: &EtcdLeases, owner: &str) -> Coordinator {
@@ -140,14 +154,20 @@ pub(crate) async fn wait_for(store: &dyn LeaseStore, request: AcquireRequest) ->
     let end = clock.now().saturating_add(PATIENCE);
     loop {
         let hint = store.watch(&request.names[0]);
-        if let Some(token) = granted(&store.acquire(request.clone()).await.unwrap()) {
-            return token;
+        match store.acquire(request.clone()).await {
+            Ok(answer) => {
+                if let Some(token) = granted(&answer) {
+                    return token;
+                }
+            }
+            // A server that has just come back.
+            Err(e) => assert!(e.is_retryable(), "{e}"),
         }
         assert!(clock.now() < end, "not served in {PATIENCE:?}");
         let late = clock.sleep(Duration::from_secs(1));
         tokio::select! {
             biased;
-            hint = hint => hint.unwrap(),
+            Ok(()) = hint => {}
             () = late => {}
         }
     }
@@ -259,7 +279,7 @@ impl Clock for Patient {
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
         let whole = deadline.saturating_duration_since(self.clock.now());
-        let slack = if whole > self.least { Duration::from_millis(2_500) } else { Duration::ZERO };
+        let slack = if whole > self.least { Duration::from_secs(6) } else { Duration::ZERO };
         self.clock.sleep_until(deadline.saturating_add(slack))
     }
 }

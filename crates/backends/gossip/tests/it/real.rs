@@ -28,8 +28,18 @@ pub(crate) const TESTS: &[Test] = &[
     ("every_future_may_be_dropped_at_every_await", every_future_may_be_dropped_at_every_await),
 ];
 
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(180);
+
 fn block(test: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        // A test that hangs fails.
+        tokio::select! {
+            biased;
+            () = test => {}
+            () = SystemClock::new().sleep(LIMIT) => panic!("not over after {LIMIT:?}"),
+        }
+    });
 }
 
 async fn within(what: &str, mut done: impl FnMut() -> bool) {

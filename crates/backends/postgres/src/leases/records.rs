@@ -12,6 +12,7 @@ use tokio_postgres::types::Type;
 use super::PostgresLeases;
 use super::single::{Parameter, micros, settle};
 use crate::error::store_error;
+use crate::schema::MAKING;
 
 /// The table and its statements, made once.
 #[derive(Debug)]
@@ -35,7 +36,8 @@ impl Records {
         let end = "clock_timestamp() + $3 * interval '1 microsecond'";
         Self {
             create: format!(
-                "create table if not exists {table} (
+                "{MAKING}
+                 create table if not exists {table} (
                    key text collate \"C\" primary key, version int8 not null, value bytea, expires_at timestamptz);
                  comment on table {table} is 'mainstay records, version 1'"
             ),
@@ -80,7 +82,7 @@ impl PostgresLeases {
         let work = async {
             if !records.made.load(Ordering::Acquire) {
                 let made = lent.client().batch_execute(&records.create).await;
-                // Two programs that start together: one finds the other's rows in the catalog.
+                // Beside a program that does not take its turn, one finds the other's rows in the catalog.
                 let raced = |e: &tokio_postgres::Error| {
                     matches!(e.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::DUPLICATE_TABLE))
                 };

@@ -81,8 +81,8 @@ struct Link {
 struct Seen {
     health: Health,
     retry_at: Instant,
-    /// Server time minus boot time at the last look, in microseconds.
-    offset: Option<i64>,
+    /// Server time minus boot time at the last look, in microseconds, and by how much that may be wrong.
+    offset: Option<(i64, Duration)>,
 }
 
 /// One server. Clones share the connection.
@@ -263,16 +263,16 @@ impl Node {
         }
     }
 
-    /// The server told its time, in the reply to a request sent at `sent`: has it jumped?
+    /// The server told its time, in the reply to a request sent at `sent`: has it jumped? An answer that took long says
+    /// that much less about when it was given, and is no jump.
     pub(crate) fn told_time(&self, sent: Instant, seconds: i64, micros: i64) {
         let now = self.0.clock.now();
-        let middle = sent.saturating_add(now.saturating_duration_since(sent) / 2);
-        let boot = i64::try_from(middle.as_nanos() / 1_000).unwrap_or(i64::MAX);
+        let half = now.saturating_duration_since(sent) / 2;
+        let boot = i64::try_from(sent.saturating_add(half).as_nanos() / 1_000).unwrap_or(i64::MAX);
         let offset = seconds.saturating_mul(1_000_000).saturating_add(micros).saturating_sub(boot);
         let mut seen = locked(&self.0.seen);
-        let jumped = seen.offset.map_or(0, |before| offset.saturating_sub(before));
-        seen.offset = Some(offset);
-        if jumped.unsigned_abs() >= JUMP.as_micros() as u64 {
+        let before = seen.offset.replace((offset, half));
+        if let Some(jumped) = before.and_then(|before| jump(before, (offset, half))) {
             seen.health.clock_jumps += 1;
             seen.health.last_jump_ms = jumped / 1_000;
             drop(seen);
@@ -379,4 +379,36 @@ async fn send(
         return Ok(reply);
     }
     connection.send_packed_command(&call.by_source()).await
+}
+
+/// By how many microseconds a clock jumped between two looks, each with what it leaves open; none when it need not have.
+fn jump(before: (i64, Duration), now: (i64, Duration)) -> Option<i64> {
+    let jumped = now.0.saturating_sub(before.0);
+    let least = JUMP.saturating_add(before.1).saturating_add(now.1);
+    (u128::from(jumped.unsigned_abs()) >= least.as_micros()).then_some(jumped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_that_took_long_is_no_jump() {
+        let (quick, slow) = (Duration::from_millis(1), Duration::from_secs(3));
+        // Offsets in seconds, what each leaves open, whether it jumped.
+        for (before, now, jumped) in [
+            ((10, quick), (10, quick), false),
+            ((10, quick), (12, quick), true),
+            ((10, quick), (8, quick), true),
+            ((10, quick), (12, slow), false),
+            ((10, slow), (12, quick), false),
+            ((10, slow), (16, slow), false),
+            ((10, slow), (17, slow), true),
+            ((10, slow), (3, slow), true),
+        ] {
+            let micros = |(seconds, open): (i64, Duration)| (seconds * 1_000_000, open);
+            let found = jump(micros(before), micros(now));
+            assert_eq!(found, jumped.then_some((now.0 - before.0) * 1_000_000), "{before:?} {now:?}");
+        }
+    }
 }

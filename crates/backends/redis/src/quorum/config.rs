@@ -27,6 +27,7 @@ const MAX_TTL: Duration = Duration::from_secs(30);
 /// |---|---|---|
 /// | `fencing` | two phases | a lease alone is no mutual exclusion; where counters agree it costs nothing |
 /// | `max_ttl` | 30 s | how long a server that restarted without durable data grants nothing |
+/// | `request_timeout` | a 20th of the ttl, 50 ms to 500 ms | one server that hangs leaves most of the ttl |
 /// | `require_durable` | off | few run `appendfsync always`; with it tokens are strict |
 /// | `allow_even` | off | an even number survives no more failures than one less, and splits evenly |
 /// | `profile`, `names`, `epoch` | as for one server | |
@@ -40,6 +41,7 @@ pub struct Builder {
     even: bool,
     trusted: bool,
     pub(super) max_ttl: Duration,
+    pub(super) patience: Option<Duration>,
 }
 
 /// Without its address, which may hold a password.
@@ -59,6 +61,7 @@ impl Builder {
             even: false,
             trusted: false,
             max_ttl: MAX_TTL,
+            patience: None,
         }
     }
 
@@ -106,6 +109,14 @@ impl Builder {
         self
     }
 
+    /// Longest wait for one server, whatever the ttl: for servers whose syncs take long. A majority that has answered
+    /// is not kept waiting by the others.
+    pub fn request_timeout(mut self, limit: Duration) -> Self {
+        self.options.request_timeout = limit;
+        self.patience = Some(limit);
+        self
+    }
+
     /// Lets a server grant at once after a restart. Whoever says so knows that it keeps its data, or that no
     /// lease was held when it stopped; otherwise two may hold the same name.
     pub fn trust_restarts(mut self) -> Self {
@@ -144,7 +155,10 @@ impl Builder {
             .urls
             .iter()
             .enumerate()
-            .map(|(at, url)| Node::admitted(url, super::MAX_PATIENCE, rt, self.admit(at, &runs)))
+            .map(|(at, url)| {
+                let patience = self.patience.unwrap_or(super::MAX_PATIENCE);
+                Node::admitted(url, patience, rt, self.admit(at, &runs))
+            })
             .collect();
         Ok(RedisQuorum::on(nodes?, self.options.clone(), &self, rt))
     }
@@ -227,6 +241,7 @@ mod tests {
         assert_eq!(refused(&["redis://a", "redis://b", "nonsense"], same), Some("url"));
         assert_eq!(refused(&URLS[..3], |b| b.max_ttl(Duration::ZERO)), Some("max_ttl"));
         assert_eq!(refused(&URLS[..3], |b| b.epoch(1 << 15)), Some("epoch"));
+        assert_eq!(refused(&URLS[..3], |b| b.request_timeout(Duration::ZERO)), Some("request_timeout"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use redis::Cmd;
 
 use super::state::{Round, Step, Vote};
-use super::{DRIFT_DIVISOR, DRIFT_FLOOR, RedisQuorum, Redlock, patience};
+use super::{DRIFT_DIVISOR, DRIFT_FLOOR, RedisQuorum, Redlock};
 use crate::answer::{self, Asked, Kept};
 use crate::check::millis;
 use crate::keys::Keys;
@@ -73,7 +73,7 @@ impl RedisQuorum {
     async fn ask(self, at: usize, asking: Arc<Asking>) -> Result<Asked> {
         let node = &self.0.nodes[at];
         let (op, keys) = (asking.request.op_id.as_str(), &asking.keys);
-        match node.run(&asking.call, Purpose::Grant, patience(asking.request.ttl)).await {
+        match node.run(&asking.call, Purpose::Grant, self.patience(asking.request.ttl)).await {
             Ok(reply) => {
                 if !reply.doubt {
                     self.0.ops.settled(op, at);
@@ -184,7 +184,7 @@ impl RedisQuorum {
     async fn lift(&self, asking: &Asking, round: &mut Round<Why>, behind: &[usize], to: &[u64]) -> Step {
         let one = |at: &usize| {
             let (op, keys) = (asking.request.op_id.clone(), Arc::clone(&asking.keys));
-            self.clone().raise(*at, op, keys, to.to_vec(), patience(asking.request.ttl))
+            self.clone().raise(*at, op, keys, to.to_vec(), self.patience(asking.request.ttl))
         };
         let mut pending: FuturesUnordered<_> = behind.iter().map(one).collect();
         let mut step = Step::Wait;
@@ -212,8 +212,8 @@ impl RedisQuorum {
                 if let Some(to) = round.straggler(at).filter(|_| own.0.fenced) {
                     let (op, keys) = (asking.request.op_id.clone(), Arc::clone(&asking.keys));
                     // Best effort: it saves the next round its second phase.
-                    let raise = own.clone().raise(at, op, keys, to.to_vec(), patience(asking.request.ttl));
-                    let _ = raise.await;
+                    let patience = own.patience(asking.request.ttl);
+                    let _ = own.clone().raise(at, op, keys, to.to_vec(), patience).await;
                 }
             }
         });
@@ -298,7 +298,7 @@ impl RedisQuorum {
         let Some(op) = self.0.ops.get(op_id).filter(|op| !op.grants.is_empty()) else {
             return Ok(Renewed::Lost);
         };
-        let (sent, limit, ttl) = (self.0.rt.clock().now(), patience(op.ttl), millis(op.ttl));
+        let (sent, limit, ttl) = (self.0.rt.clock().now(), self.patience(op.ttl), millis(op.ttl));
         let shared = Arc::new(op);
         let mut pending = self.all(|own, at| {
             let (op, id) = (Arc::clone(&shared), op_id.to_owned());
@@ -342,14 +342,14 @@ impl RedisQuorum {
 
     async fn release_on(self, at: usize, op: Arc<Op>, call: Arc<Call>) -> Result<bool> {
         let node = &self.0.nodes[at];
-        let reply = node.run(&call, Purpose::Other, patience(op.ttl)).await;
+        let reply = node.run(&call, Purpose::Other, self.patience(op.ttl)).await;
         let freed = answer::count(node.name(), reply.map_err(|f| f.error)?.value)?;
         Ok(usize::try_from(freed).is_ok_and(|n| n == op.keys.len()))
     }
 
     /// Tries until the server answers or the lease has ended there by itself.
     async fn release_in_time(self, at: usize, op_id: String, op: Arc<Op>, until: Instant) {
-        let call = self.releasing(&op_id, &op, mark(&op, op.open[at] > 0, patience(op.ttl)));
+        let call = self.releasing(&op_id, &op, mark(&op, op.open[at] > 0, self.patience(op.ttl)));
         while self.0.rt.clock().now() < until {
             self.0.rt.clock().sleep(RELEASE_PAUSE).await;
             if self.clone().release_on(at, Arc::clone(&op), Arc::clone(&call)).await.is_ok() {
@@ -363,7 +363,7 @@ impl RedisQuorum {
         let until = self.0.rt.clock().now().saturating_add(op.ttl);
         let plain = self.releasing(op_id, &op, 0);
         let mut pending = self.all(|own, at| {
-            let mark = mark(&op, op.open[at] > 0, patience(op.ttl));
+            let mark = mark(&op, op.open[at] > 0, self.patience(op.ttl));
             let call = if mark == 0 { Arc::clone(&plain) } else { own.releasing(op_id, &op, mark) };
             own.release_on(at, Arc::clone(&op), call)
         });

@@ -71,6 +71,8 @@ struct Shared {
     fenced: bool,
     durable: bool,
     max_ttl: Duration,
+    /// Longest wait for one server; none means a share of the ttl.
+    patience: Option<Duration>,
     background: AtomicU64,
 }
 
@@ -78,11 +80,6 @@ impl fmt::Debug for RedisQuorum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisQuorum").field("nodes", &self.0.nodes).finish_non_exhaustive()
     }
-}
-
-/// How long one server is waited for.
-fn patience(ttl: Duration) -> Duration {
-    (ttl / PATIENCE_DIVISOR).clamp(MIN_PATIENCE, MAX_PATIENCE)
 }
 
 impl RedisQuorum {
@@ -100,8 +97,14 @@ impl RedisQuorum {
             fenced: builder.fenced,
             durable: builder.durable,
             max_ttl: builder.max_ttl,
+            patience: builder.patience,
             background: AtomicU64::new(0),
         }))
+    }
+
+    /// How long one server is waited for.
+    fn patience(&self, ttl: Duration) -> Duration {
+        self.0.patience.unwrap_or_else(|| (ttl / PATIENCE_DIVISOR).clamp(MIN_PATIENCE, MAX_PATIENCE))
     }
 
     fn needed(&self) -> usize {

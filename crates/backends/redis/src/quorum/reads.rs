@@ -9,7 +9,7 @@ use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo};
 use mainstay_store::{Error, ErrorKind, FencingToken, LeaseStore as _, Outcome, Result};
 use redis::Cmd;
 
-use super::{MAX_PATIENCE, MIN_TTL, RedisQuorum};
+use super::RedisQuorum;
 use crate::answer::{self, Inspected};
 use crate::keys::Keys;
 use crate::node::Purpose;
@@ -18,8 +18,9 @@ use crate::store::{annotate_args, break_args, look};
 
 /// How often a break is tried: others may take the name as soon as it is free.
 const BREAKS: u32 = 5;
-/// The burning lease is given back at once; should that fail, it ends within this time.
-const BURN_TTL: Duration = MIN_TTL;
+/// The burning lease is given back at once; should that fail, it ends within this time. Long enough that servers are
+/// waited for as patiently as for any other question.
+const BURN_TTL: Duration = Duration::from_secs(10);
 
 /// Servers that say the same, and one of them.
 type Same<'a> = (usize, &'a Inspected);
@@ -28,7 +29,7 @@ impl RedisQuorum {
     pub(super) async fn look(&self, name: &str) -> Result<LeaseInfo> {
         let mut pending = self.all(|own, at| {
             let name = name.to_owned();
-            async move { look(&own.0.nodes[at], &own.0.options, &name, MAX_PATIENCE).await }
+            async move { look(&own.0.nodes[at], &own.0.options, &name, own.patience(Duration::MAX)).await }
         });
         let (mut heard, mut last) = (Vec::new(), None);
         while let Some((_, answer)) = pending.next().await {
@@ -80,7 +81,8 @@ impl RedisQuorum {
             async move {
                 let node = &own.0.nodes[at];
                 let fill = |cmd: &mut Cmd| annotate_args(cmd, &key, counter, &value);
-                let reply = node.eval(&node.scripts().annotate, Purpose::Other, MAX_PATIENCE, fill).await;
+                let limit = own.patience(Duration::MAX);
+                let reply = node.eval(&node.scripts().annotate, Purpose::Other, limit, fill).await;
                 Ok(answer::count(node.name(), reply.map_err(|f| f.error)?.value)? == 1)
             }
         });
@@ -107,7 +109,8 @@ impl RedisQuorum {
             self.free(&key).await?;
             let rng = self.0.rt.rng();
             let op = format!("break-{:016x}{:016x}", rng.next_u64(), rng.next_u64());
-            let request = AcquireRequest::exclusive(name, "broken by force", &op, BURN_TTL);
+            let request =
+                AcquireRequest::exclusive(name, "broken by force", &op, BURN_TTL.min(self.0.max_ttl));
             if let Acquired::Granted(grants) = self.acquire(request).await? {
                 // Should this fail, it ends by itself.
                 let _ = self.release(&op).await;
@@ -125,7 +128,8 @@ impl RedisQuorum {
             async move {
                 let node = &own.0.nodes[at];
                 let fill = |cmd: &mut Cmd| break_args(cmd, &key, "only");
-                let reply = node.eval(&node.scripts().break_lease, Purpose::Other, MAX_PATIENCE, fill).await;
+                let limit = own.patience(Duration::MAX);
+                let reply = node.eval(&node.scripts().break_lease, Purpose::Other, limit, fill).await;
                 answer::asked(node.name(), std::slice::from_ref(&key), reply.map_err(|f| f.error)?.value)
             }
         });

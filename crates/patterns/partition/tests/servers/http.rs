@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 /// Requests sent before their answers are read.
 const WINDOW: usize = 50;
@@ -9,6 +10,8 @@ const WINDOW: usize = 50;
 /// The value of `header` in the answer to each `GET path?k=KEY`, in order.
 pub(crate) fn ask(address: SocketAddr, path: &str, keys: &[Vec<u8>], header: &str) -> Vec<String> {
     let mut write = TcpStream::connect(address).unwrap();
+    // A server that says nothing fails the test.
+    write.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut read = BufReader::new(write.try_clone().unwrap());
     let mut answers = Vec::with_capacity(keys.len());
     for window in keys.chunks(WINDOW) {

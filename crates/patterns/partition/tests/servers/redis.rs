@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use mainstay_partition::compat::redis_slot;
 use mainstay_sim::servers::{Cover, Launch, Server, Trial, find};
@@ -44,6 +45,8 @@ pub(crate) fn cover() -> Cover {
 
 fn check(server: &Server) {
     let mut write = TcpStream::connect(server.address()).unwrap();
+    // A server that says nothing fails the test.
+    write.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     let mut read = BufReader::new(write.try_clone().unwrap());
     // Many braces and every kind of byte.
     let mut alphabet: Vec<u8> = (0..=255).collect();

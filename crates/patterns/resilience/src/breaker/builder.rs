@@ -212,10 +212,10 @@ impl BreakerBuilder {
     /// use mainstay_resilience::Breaker;
     ///
     /// let breaker =
-    ///     Breaker::builder("search").consecutive(1).open_for(Duration::from_secs(5)).jitter(0.0).build().unwrap();
+    ///     Breaker::builder("search").consecutive(1).open_for(Duration::from_secs(600)).jitter(0.0).build().unwrap();
     /// breaker.admit().unwrap().failure();
     /// let wait = breaker.admit().unwrap_err().retry_after().unwrap();
-    /// assert!(wait > Duration::from_secs(4) && wait <= Duration::from_secs(5));
+    /// assert!(wait > Duration::from_secs(300) && wait <= Duration::from_secs(600));
     /// ```
     pub fn open_for(mut self, d: Duration) -> Self {
         self.config.set_open_for(d);

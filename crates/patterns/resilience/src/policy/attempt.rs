@@ -17,7 +17,7 @@ use crate::CallContext;
 /// use mainstay_resilience::{CallContext, Policy};
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
-/// let policy = Policy::builder("shop").attempt_timeout(Duration::from_millis(100)).build().unwrap();
+/// let policy = Policy::builder("shop").attempt_timeout(Duration::from_secs(60)).build().unwrap();
 /// let cx = CallContext::new().with_key("order-17");
 /// let seen = policy
 ///     .call(&cx, |attempt| async move {
@@ -29,7 +29,7 @@ use crate::CallContext;
 ///     .await
 ///     .unwrap();
 /// assert_eq!((seen.0, seen.1), (1, false));
-/// assert!(seen.2.unwrap() <= Duration::from_millis(100));
+/// assert!(seen.2.unwrap() <= Duration::from_secs(60));
 /// # });
 /// ```
 #[derive(Clone, Copy, Debug)]

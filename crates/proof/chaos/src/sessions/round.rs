@@ -19,7 +19,7 @@ use super::{Plan, Reading, Rig, Totals};
 /// Sessions per failover whose writes are known to be lost, or known to be kept.
 const WITNESSES: usize = 4;
 /// How long servers may take to be asked again after a failover.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(90);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 /// Least time between two failovers: long enough that every worker has read and written.
@@ -166,7 +166,7 @@ impl<R: Rig + 'static> Campaign<'_, R> {
             let (mut session, key) = (self.common.router.session(), format!("x{i}"));
             let version = self.common.versions.fetch_add(1, Ordering::Relaxed) + 1;
             self.patiently(async || write::<R>(&mut session, &key, version).await).await?;
-            let token = session.token().await.map_err(io::Error::other)?;
+            let token = self.token(&mut session).await?;
             all.push(Witness { session, key, version, token });
         }
         Ok(all)
@@ -182,6 +182,20 @@ impl<R: Rig + 'static> Campaign<'_, R> {
                     self.common.clock.sleep(LOOK).await;
                 }
                 Err(error) => return Err(io::Error::other(format!("a session still fails: {error}"))),
+            }
+        }
+    }
+
+    /// Where the session is, as soon as somebody can tell.
+    async fn token(&self, session: &mut Session<R::Conn>) -> io::Result<SessionToken> {
+        let end = self.common.clock.now().saturating_add(PATIENCE);
+        loop {
+            match session.token().await {
+                Ok(token) => return Ok(token),
+                Err(error) if self.common.clock.now() < end && error.is_retryable() => {
+                    self.common.clock.sleep(LOOK).await;
+                }
+                Err(error) => return Err(io::Error::other(error)),
             }
         }
     }

@@ -17,9 +17,7 @@ fn service() -> (SocketAddr, Arc<AtomicU64>) {
     let count = Arc::clone(&seen);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut bytes = [0; 4096];
-            let n = stream.read(&mut bytes).unwrap_or(0);
-            let text = String::from_utf8_lossy(&bytes[..n]).into_owned();
+            let text = request(&mut stream);
             assert!(text.starts_with("POST /do?x=1 HTTP/1.1\r\n"), "{text}");
             assert!(text.contains("idempotency-key: \"k\""), "{text}");
             count.fetch_add(1, Ordering::SeqCst);
@@ -34,11 +32,30 @@ fn service() -> (SocketAddr, Arc<AtomicU64>) {
     (address, seen)
 }
 
+/// One request with all of its body, however many pieces it comes in.
+fn request(stream: &mut TcpStream) -> String {
+    let (mut all, mut bytes) = (Vec::new(), [0; 4096]);
+    loop {
+        let text = String::from_utf8_lossy(&all).into_owned();
+        if let Some((head, body)) = text.split_once("\r\n\r\n") {
+            let length =
+                head.lines().find_map(|l| l.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+            if body.len() >= length.unwrap_or(0) {
+                return text;
+            }
+        }
+        match stream.read(&mut bytes) {
+            Ok(n @ 1..) => all.extend_from_slice(&bytes[..n]),
+            _ => return text,
+        }
+    }
+}
+
 /// Everything that comes back; empty when the connection was cut.
 async fn ask(proxy: SocketAddr, body: &'static str) -> String {
     let call = move || {
         let mut stream = TcpStream::connect(proxy).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let head = format!(
             "POST /do?x=1 HTTP/1.1\r\nhost: a\r\nidempotency-key: \"k\"\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
             body.len()

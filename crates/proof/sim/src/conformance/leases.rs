@@ -9,10 +9,19 @@ use mainstay_store::lease::{
 };
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 
-const TTL: Duration = Duration::from_secs(5);
+/// Of what is to end while it is looked at.
+const SHORT: Duration = Duration::from_secs(5);
+/// Of everything else, so that a machine that stands still ends nothing: the longest that every store takes.
+const LONG: Duration = Duration::from_secs(30);
+/// How often a look that has to be quick is tried before the machine is said to be too slow for it.
+const TRIES: u32 = 10;
 
 async fn take(store: &dyn LeaseStore, name: &str, op: &str) -> Option<FencingToken> {
-    match store.acquire(AcquireRequest::exclusive(name, op, op, TTL)).await.unwrap() {
+    take_for(store, name, op, LONG).await
+}
+
+async fn take_for(store: &dyn LeaseStore, name: &str, op: &str, ttl: Duration) -> Option<FencingToken> {
+    match store.acquire(AcquireRequest::exclusive(name, op, op, ttl)).await.unwrap() {
         Acquired::Granted(grants) => Some(grants[0].token),
         Acquired::Held { .. } => None,
         Acquired::Queued { .. } => panic!("a try must not queue"),
@@ -68,7 +77,7 @@ pub async fn leases(store: &dyn LeaseStore, clock: &dyn Clock) -> Sections {
 }
 
 async fn refused(store: &dyn LeaseStore, what: &str) {
-    let mut request = AcquireRequest::exclusive("refused", "me", "refused-op", TTL);
+    let mut request = AcquireRequest::exclusive("refused", "me", "refused-op", LONG);
     let kind = match what {
         "annotate" => store.annotate("refused", FencingToken::new(1), Vec::new()).await.map(drop),
         "break_lease" => store.break_lease("refused").await.map(drop),
@@ -98,7 +107,7 @@ async fn refused(store: &dyn LeaseStore, what: &str) {
 }
 
 fn request(name: &str, op: &str, share: Share, line: Line) -> AcquireRequest {
-    AcquireRequest { share, line, ..AcquireRequest::exclusive(name, op, op, TTL) }
+    AcquireRequest { share, line, ..AcquireRequest::exclusive(name, op, op, LONG) }
 }
 
 async fn ask(store: &dyn LeaseStore, name: &str, op: &str, share: Share, line: Line) -> Acquired {
@@ -286,7 +295,7 @@ async fn line(store: &dyn LeaseStore, clock: &dyn Clock) {
             panic!("{op} must stand in line: {acquired:?}")
         };
         assert!(position.is_none_or(|p| p as usize == i), "{op} has {i} before it, not {position:?}");
-        assert!(remaining.is_none_or(|left| left <= TTL), "its turn comes within a ttl: {remaining:?}");
+        assert!(remaining.is_none_or(|left| left <= LONG), "its turn comes within a ttl: {remaining:?}");
     }
     assert_eq!(store.inspect(name).await.unwrap().waiting, 3);
     store.leave("w2").await.unwrap();
@@ -301,9 +310,10 @@ async fn line(store: &dyn LeaseStore, clock: &dyn Clock) {
     let second = ask(store, name, "w3", Share::Exclusive, Line::Join).await;
     assert!(granted(&second).unwrap().token > first);
     // A place that nobody asks for any more ends with its ttl, so a dead waiter blocks nobody for ever.
-    assert!(granted(&ask(store, name, "dead", Share::Exclusive, Line::Join).await).is_none());
+    let dead = AcquireRequest { ttl: SHORT, ..request(name, "dead", Share::Exclusive, Line::Join) };
+    assert!(granted(&store.acquire(dead).await.unwrap()).is_none());
     store.release("w3").await.unwrap();
-    clock.sleep(TTL + Duration::from_millis(1)).await;
+    clock.sleep(SHORT + Duration::from_millis(1)).await;
     assert!(take(store, name, "later").await.is_some());
     store.release("later").await.unwrap();
     // A release of a place in line leaves it: nothing was held.
@@ -352,10 +362,10 @@ pub async fn mutex(store: &dyn LeaseStore, clock: &dyn Clock) -> usize {
 async fn exclusive_and_idempotent(store: &dyn LeaseStore) {
     let token = take(store, "a", "op1").await.unwrap();
     assert_eq!(take(store, "a", "op1").await, Some(token), "a repeated request keeps its token");
-    let held = store.acquire(AcquireRequest::exclusive("a", "me", "op2", TTL)).await.unwrap();
+    let held = store.acquire(AcquireRequest::exclusive("a", "me", "op2", LONG)).await.unwrap();
     let Acquired::Held { by, remaining } = held else { panic!("{held:?}") };
     assert_eq!(by, "op1");
-    assert!(remaining.is_none_or(|r| r <= TTL));
+    assert!(remaining.is_none_or(|r| r <= LONG));
     assert_eq!(store.release("op2").await.unwrap(), Released::AlreadyGone, "others release nothing");
     assert_eq!(store.inspect("a").await.unwrap().holders.len(), 1);
     assert_eq!(store.release("op1").await.unwrap(), Released::Clean);
@@ -364,32 +374,57 @@ async fn exclusive_and_idempotent(store: &dyn LeaseStore) {
 }
 
 async fn tokens_only_grow(store: &dyn LeaseStore, clock: &dyn Clock) {
-    let first = take(store, "b", "op1").await.unwrap();
-    clock.sleep(TTL / 2).await;
-    assert!(matches!(store.renew("op1").await.unwrap(), Renewed::Renewed(g) if g[0].token == first));
-    clock.sleep(TTL / 2 + TTL / 4).await;
-    assert_eq!(take(store, "b", "op2").await, None, "a renewed lease lives on");
-    clock.sleep(TTL).await;
-    assert_eq!(store.renew("op1").await.unwrap(), Renewed::Lost);
-    let second = take(store, "b", "op2").await.unwrap();
+    let mut first = None;
+    for n in 0..TRIES {
+        let (name, op) = (format!("b{n}"), format!("b{n}-op1"));
+        if let Some(token) = lives_on(store, clock, &name, &op).await {
+            first = Some((name, op, token));
+            break;
+        }
+    }
+    let (name, op, first) = first.expect("the machine is too slow to look at a renewed lease before it ends");
+    clock.sleep(SHORT).await;
+    assert_eq!(store.renew(&op).await.unwrap(), Renewed::Lost);
+    let second = take(store, &name, "b-op2").await.unwrap();
     assert!(second > first, "{second} > {first}");
-    assert_eq!(store.release("op1").await.unwrap(), Released::AlreadyGone, "someone else's lease survives");
-    let burned = store.break_lease("b").await.unwrap();
+    assert_eq!(store.release(&op).await.unwrap(), Released::AlreadyGone, "someone else's lease survives");
+    let burned = store.break_lease(&name).await.unwrap();
     assert!(burned > second);
     // Not every store remembers how it ended.
-    assert!(matches!(store.renew("op2").await.unwrap(), Renewed::Broken | Renewed::Closed | Renewed::Lost));
-    assert!(take(store, "b", "op3").await.unwrap() > burned);
+    assert!(matches!(store.renew("b-op2").await.unwrap(), Renewed::Broken | Renewed::Closed | Renewed::Lost));
+    assert!(take(store, &name, "b-op3").await.unwrap() > burned);
+}
+
+/// Renews a lease, and looks whether it is there when only the renewal can be why. Its token; none when the machine stood
+/// still for so long meanwhile that nothing can be told.
+async fn lives_on(store: &dyn LeaseStore, clock: &dyn Clock, name: &str, op: &str) -> Option<FencingToken> {
+    let asked = clock.now();
+    let first = take_for(store, name, op, SHORT).await.unwrap();
+    clock.sleep(SHORT / 2).await;
+    let renewing = clock.now();
+    let renewed = store.renew(op).await.unwrap();
+    if clock.now().saturating_duration_since(asked) >= SHORT {
+        return None;
+    }
+    assert!(matches!(renewed, Renewed::Renewed(g) if g[0].token == first), "it has not ended");
+    clock.sleep(SHORT / 2 + SHORT / 4).await;
+    let other = take(store, name, &format!("{op}-other")).await;
+    if clock.now().saturating_duration_since(renewing) >= SHORT {
+        return None;
+    }
+    assert_eq!(other, None, "a renewed lease lives on");
+    Some(first)
 }
 
 async fn all_names_or_none(store: &dyn LeaseStore) {
     take(store, "n2", "other").await.unwrap();
-    let mut both = AcquireRequest::exclusive("n1", "me", "op", TTL);
+    let mut both = AcquireRequest::exclusive("n1", "me", "op", LONG);
     both.names = vec!["n1".to_owned(), "n2".to_owned()];
     assert!(matches!(store.acquire(both.clone()).await.unwrap(), Acquired::Held { .. }));
     assert!(store.inspect("n1").await.unwrap().holders.is_empty(), "none is taken");
     store.release("other").await.unwrap();
     assert!(matches!(store.acquire(both.clone()).await.unwrap(), Acquired::Granted(g) if g.len() == 2));
-    let mut needs = AcquireRequest::exclusive("n3", "me", "op4", TTL);
+    let mut needs = AcquireRequest::exclusive("n3", "me", "op4", LONG);
     needs.require = vec![("n1".to_owned(), FencingToken::new(u64::MAX >> 1))];
     assert!(matches!(store.acquire(needs).await.unwrap(), Acquired::Held { .. }));
     let listed: Vec<String> = store.list("n", 10).await.unwrap().into_iter().map(|l| l.name).collect();
@@ -398,7 +433,7 @@ async fn all_names_or_none(store: &dyn LeaseStore) {
 
 async fn misuse_is_refused(store: &dyn LeaseStore) {
     // An op id of its own: one that holds something else is refused for that alone.
-    let whole = || AcquireRequest::exclusive("z", "me", "misuse", TTL);
+    let whole = || AcquireRequest::exclusive("z", "me", "misuse", LONG);
     let long = || "x".repeat(MAX_TEXT + 1);
     let named = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
     let refused = [

@@ -24,7 +24,7 @@ pub trait Cluster: Send + Sync {
 }
 
 /// Longest that a connected replica may take.
-const CATCH_UP: Duration = Duration::from_secs(10);
+const CATCH_UP: Duration = Duration::from_secs(60);
 
 /// Runs every check of the replication contract on a fresh cluster.
 ///

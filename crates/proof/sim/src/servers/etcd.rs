@@ -9,10 +9,15 @@ use std::time::Duration;
 
 use mainstay_clock::os_boot_now;
 
+use super::process::finish;
 use super::{Launch, Server, find, free_address};
 
 /// How long members may take to elect a leader, on a machine that builds beside.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a member may take to answer `etcdctl`, in seconds: a sync of a busy disk alone takes some.
+const ANSWER: u64 = 30;
+/// How long the first answer of a member may take that is only looked at; the next one may take twice as long.
+const GLANCE: u64 = 2;
 /// Between two looks at a member.
 const LOOK: Duration = Duration::from_millis(20);
 /// How often a cluster draws other ports when one of them was taken.
@@ -174,14 +179,16 @@ impl EtcdCluster {
     /// None does within a minute.
     pub fn leader(&self) -> io::Result<usize> {
         let end = os_boot_now().saturating_add(PATIENCE);
+        let mut limit = GLANCE;
         loop {
-            if let Some(leader) = self.members.iter().position(|m| m.leads().unwrap_or(false)) {
+            if let Some(leader) = self.members.iter().position(|m| m.leads_within(limit).unwrap_or(false)) {
                 return Ok(leader);
             }
             if os_boot_now() > end {
                 return Err(io::Error::other("no member leads"));
             }
             std::thread::park_timeout(LOOK);
+            limit = (limit * 2).min(ANSWER);
         }
     }
 }
@@ -232,12 +239,14 @@ impl Etcd {
     /// # Errors
     /// What it said.
     pub fn ctl(&self, args: &[&str]) -> io::Result<String> {
-        let output = self.etcdctl().args(["--command-timeout", "2s"]).args(args).output()?;
-        if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        Err(io::Error::other(format!("etcdctl {args:?}: {}: {said}", output.status)))
+        self.ctl_within(ANSWER, args)
+    }
+
+    fn ctl_within(&self, seconds: u64, args: &[&str]) -> io::Result<String> {
+        let limit = format!("{seconds}s");
+        let mut command = self.etcdctl();
+        command.args(["--command-timeout", &limit, "--dial-timeout", &limit]);
+        finish(command.args(args)).map_err(|error| io::Error::other(format!("{args:?}: {error}")))
     }
 
     /// Whether it leads, as it sees it.
@@ -245,7 +254,11 @@ impl Etcd {
     /// # Errors
     /// It does not answer.
     pub fn leads(&self) -> io::Result<bool> {
-        let text = self.ctl(&["endpoint", "status", "-w", "fields"])?;
+        self.leads_within(ANSWER)
+    }
+
+    fn leads_within(&self, seconds: u64) -> io::Result<bool> {
+        let text = self.ctl_within(seconds, &["endpoint", "status", "-w", "fields"])?;
         let field = |name: &str| {
             let line = text.lines().find(|line| line.starts_with(&format!("\"{name}\"")));
             line.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned())
@@ -291,14 +304,16 @@ impl Etcd {
     /// Not within a minute; the text has the end of its log.
     pub fn answers(&self) -> io::Result<()> {
         let end = os_boot_now().saturating_add(PATIENCE);
+        let mut limit = GLANCE;
         loop {
-            match self.ctl(&["get", "nothing"]) {
+            match self.ctl_within(limit, &["get", "nothing"]) {
                 Ok(_) => return Ok(()),
                 Err(e) if os_boot_now() > end => {
                     return Err(io::Error::other(format!("{e}: {}", self.log())));
                 }
                 Err(_) => std::thread::park_timeout(LOOK),
             }
+            limit = (limit * 2).min(ANSWER);
         }
     }
 }

@@ -136,7 +136,7 @@ impl MariaDb {
     pub fn sql(&self, text: &str) -> io::Result<String> {
         let (ip, port) = (self.address().ip().to_string(), self.address().port().to_string());
         let mut command = Command::new(&self.kit.client);
-        command.args(["--no-defaults", "-h", &ip, "-P", &port, "-u", "root", "-BN", "--connect-timeout=10"]);
+        command.args(["--no-defaults", "-h", &ip, "-P", &port, "-u", "root", "-BN", "--connect-timeout=60"]);
         Ok(finish(command.args(["-e", text]))?.trim_end().to_owned())
     }
 

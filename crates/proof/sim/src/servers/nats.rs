@@ -12,8 +12,11 @@ use super::{Launch, Server, find, free_address};
 
 /// How long a server may recover, or a cluster may take to elect who leads it.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long one answer may take.
+/// How long the first answer may take. Each that did not come in its time gives the next one twice as long, up to
+/// [`MOST`]: one that is not ready says nothing, and one on a busy machine needs its time.
 const ANSWER: Duration = Duration::from_millis(500);
+/// How long any answer may take.
+const MOST: Duration = Duration::from_secs(8);
 /// Between two looks at a server.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -202,23 +205,25 @@ impl Nats {
     /// It does not in a minute.
     pub fn answers(&self) -> io::Result<()> {
         let end = os_boot_now().saturating_add(PATIENCE);
-        while !self.asked().unwrap_or(false) {
+        let mut limit = ANSWER;
+        while !self.asked(limit).unwrap_or(false) {
             if os_boot_now() > end {
                 return Err(io::Error::other(format!("JetStream is not ready: {}", self.server.log())));
             }
             std::thread::park_timeout(LOOK);
+            limit = (limit * 2).min(MOST);
         }
         Ok(())
     }
 
     /// Whether it says what its account may use, in the protocol's own words.
-    fn asked(&self) -> io::Result<bool> {
+    fn asked(&self, limit: Duration) -> io::Result<bool> {
         let stream = TcpStream::connect(self.address())?;
-        stream.set_read_timeout(Some(ANSWER))?;
+        stream.set_read_timeout(Some(limit))?;
         let mut writer = stream.try_clone()?;
         writer
             .write_all(b"CONNECT {\"verbose\":false}\r\nSUB answer 1\r\nPUB $JS.API.INFO answer 0\r\n\r\n")?;
-        let end: Instant = os_boot_now().saturating_add(ANSWER);
+        let end: Instant = os_boot_now().saturating_add(limit);
         for line in BufReader::new(stream).lines() {
             let line = line?;
             if line.contains("account_info_response") {

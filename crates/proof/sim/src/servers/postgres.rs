@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use mainstay_clock::os_boot_now;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use super::process::guarded;
+use super::process::{finish, guarded};
 use super::{Launch, Server, find};
 
 /// How long a server may recover, a promotion may take, or a standby may lag in an idle test.
@@ -165,13 +165,14 @@ impl Postgres {
         self.server.log()
     }
 
-    /// `psql` on it: unaligned, without headers, ending at the first error.
+    /// `psql` on it: unaligned, without headers, ending at the first error. No statement takes longer than 100 seconds.
     #[must_use]
     pub fn psql(&self) -> Command {
         let mut command = Command::new(self.kit.bin.join("psql"));
         let (ip, port) = (self.address().ip().to_string(), self.address().port().to_string());
         command.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", "postgres"]);
-        command.args(["-h", &ip, "-p", &port]).env("PGCONNECT_TIMEOUT", "10");
+        command.args(["-h", &ip, "-p", &port]).env("PGCONNECT_TIMEOUT", "60");
+        command.env("PGOPTIONS", "-c statement_timeout=100s");
         command
     }
 
@@ -256,6 +257,18 @@ impl Postgres {
             }
             std::thread::park_timeout(LOOK);
         }
+    }
+
+    /// Stops the process that writes the log behind those who do not wait for it: from here on it is written by nobody but
+    /// whoever waits for a commit. [`resume`](Self::resume) lets it go on.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn stop_log_writer(&self) -> io::Result<()> {
+        let pid = self.sql("select pid from pg_stat_activity where backend_type = 'walwriter'")?;
+        let pid = pid.trim().parse().ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("nobody writes the log"))?;
+        Ok(kill_process(pid, Signal::STOP)?)
     }
 
     /// Stops its clock with that of all its processes: connections stay open and nothing answers.
@@ -350,14 +363,4 @@ impl Drop for Postgres {
         }
         self.free_memory();
     }
-}
-
-/// Runs a program to its end.
-fn finish(command: &mut Command) -> io::Result<String> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(io::Error::other(format!("{}: {}: {said}", command.get_program().display(), output.status)))
 }

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -22,8 +22,12 @@ const STARTS: u32 = 5;
 const READY: Duration = Duration::from_secs(60);
 /// How long an orderly stop may take before it is a kill.
 const STOP: Duration = Duration::from_secs(10);
+/// How long a program that asks a server may take: far longer than any does, so that one that hangs is an error.
+const ASK: Duration = Duration::from_secs(120);
 /// Between two looks at a child.
 const LOOK: Duration = Duration::from_millis(5);
+/// Between two tries to start a server where it was.
+const AGAIN: Duration = Duration::from_millis(200);
 /// The user and group `nobody`: some servers refuse to run as root.
 const NOBODY: u32 = 65_534;
 
@@ -132,14 +136,23 @@ impl Server {
     }
 
     /// Starts it again with the arguments, the folder and the address that it had, and waits until it accepts
-    /// connections. It dies with the calling thread.
+    /// connections. It dies with the calling thread. One that gives up is tried again for a minute: what its earlier
+    /// life forked may be dying still, with its memory and its locks.
     ///
     /// # Errors
     /// As [`start`](Self::start).
     pub fn restart(&mut self) -> io::Result<()> {
         self.kill()?;
-        self.child = spawn(&self.program, &self.args, self.dir.path())?;
-        self.wait_ready()
+        let end = os_boot_now().saturating_add(READY);
+        loop {
+            self.child = spawn(&self.program, &self.args, self.dir.path())?;
+            match self.wait_ready() {
+                Err(error) if error.kind() == io::ErrorKind::AddrInUse && os_boot_now() < end => {
+                    std::thread::park_timeout(AGAIN);
+                }
+                done => return done,
+            }
+        }
     }
 
     fn wait_ready(&mut self) -> io::Result<()> {
@@ -293,16 +306,35 @@ pub(super) fn guarded(program: &Path, dir: &Path) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Runs a program to its end and gives what it printed.
+/// Runs a program to its end and gives what it printed. One that hangs is killed and is an error.
 pub(super) fn finish(command: &mut Command) -> io::Result<String> {
-    let output = command.stdin(Stdio::null()).output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    // Files, so that nobody has to read while it is waited for.
+    let (mut out, mut err) = (tempfile::tempfile()?, tempfile::tempfile()?);
+    let mut child = command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(err.try_clone()?).spawn()?;
+    let end = os_boot_now().saturating_add(ASK);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if os_boot_now() > end {
+            child.kill()?;
+            break child.wait()?;
+        }
+        std::thread::park_timeout(LOOK);
+    };
+    let printed = text(&mut out)?;
+    if status.success() {
+        return Ok(printed);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let printed = String::from_utf8_lossy(&output.stdout);
     let program = command.get_program().display();
-    Err(io::Error::other(format!("{program}: {}: {said}{printed}", output.status)))
+    Err(io::Error::other(format!("{program}: {status}: {}{printed}", text(&mut err)?)))
+}
+
+fn text(file: &mut File) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Waits until `done` says so, for a minute at most.

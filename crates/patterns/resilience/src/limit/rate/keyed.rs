@@ -99,10 +99,10 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// use mainstay_resilience::limit::{KeyedRateLimiter, RateLimiter};
     ///
     /// let limiter: KeyedRateLimiter<u32> =
-    ///     RateLimiter::builder("per user").rate(1, Duration::from_secs(60)).burst(2).build_keyed().unwrap();
+    ///     RateLimiter::builder("per user").rate(1, Duration::from_secs(600)).burst(2).build_keyed().unwrap();
     /// assert!(limiter.check(&7).is_ok() && limiter.check(&7).is_ok());
     /// let wait = limiter.check(&7).unwrap_err().retry_after().unwrap();
-    /// assert!(wait > Duration::from_secs(50) && wait <= Duration::from_secs(60));
+    /// assert!(wait > Duration::from_secs(300) && wait <= Duration::from_secs(600));
     /// ```
     pub fn check(&self, key: &K) -> Result<(), Rejected>
     where
