@@ -182,6 +182,8 @@ pub struct State {
     pub finished: Option<SagaStatus>,
     /// Trace context of the request that started it.
     pub trace: Option<String>,
+    /// What tracing systems added to it.
+    pub trace_state: Option<String>,
     /// The uid of the saga that it runs again.
     pub again: Option<String>,
     /// Records applied.
@@ -205,6 +207,7 @@ impl State {
             overdue: false,
             finished: None,
             trace: None,
+            trace_state: None,
             again: None,
             seq: 0,
             remarks: 0,
@@ -246,6 +249,7 @@ impl State {
                 self.input = started.input.clone();
                 self.deadline = started.deadline;
                 self.trace.clone_from(&started.trace);
+                self.trace_state.clone_from(&started.trace_state);
                 self.again.clone_from(&started.again);
                 Ok(())
             }

@@ -67,6 +67,9 @@ pub struct Started {
     /// Trace context of the request that started it, sent on with every call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// What tracing systems added to it (W3C `tracestate`), sent on with every call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_state: Option<String>,
     /// The uid of the saga that it runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Node, Request, run, stderr, stdout};
 use crate::ledger::Ledger;
+use crate::recorder::{Recorder, header};
 
 /// The order saga: three compensable steps in a row.
 pub(crate) fn order(origin: &str) -> String {
@@ -67,6 +68,28 @@ fn the_command_line_runs_a_saga_through_and_another_one_back() {
         stdout(&table)
     );
     assert!(run(&["doctor", "--live", "--server", &server]).status.success());
+}
+
+#[test]
+fn if_h08_participants_get_the_trace_with_what_tracing_systems_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::content();
+    let node = node(dir.path(), &service.origin, &order(&service.origin));
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-";
+    let post = Request::new("POST", "/v1/sagas")
+        .header("idempotency-key", "k")
+        .header("traceparent", &format!("{trace}00f067aa0ba902b7-01"))
+        .header("tracestate", "rojo=1")
+        .header("tracestate", "congo=t61 r")
+        .body("{\"definition\": \"order\"}");
+    let uid = node.send(&post).json()["uid"].as_str().unwrap().to_owned();
+    assert_eq!(node.get(&format!("/v1/sagas/{uid}?wait=20s")).json()["status"], "completed");
+    let seen = service.seen();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    for (head, _) in seen {
+        assert!(header(&head, "traceparent").unwrap().starts_with(trace), "{head}");
+        assert_eq!(header(&head, "tracestate"), Some("rojo=1,congo=t61 r"), "{head}");
+    }
 }
 
 /// A participant that answers everything with these bytes and closes.

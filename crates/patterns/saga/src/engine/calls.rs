@@ -83,6 +83,7 @@ impl Drive {
             fencing_token: cx.fence,
             deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.now()).saturating_add(left)),
             traceparent: self.state.trace.clone(),
+            tracestate: self.state.trace_state.clone(),
             kind: Kind::Act,
         }
     }

@@ -55,6 +55,8 @@ pub struct Request {
     pub deadline_wall: Option<WallTime>,
     /// Trace context to send on.
     pub traceparent: Option<String>,
+    /// What tracing systems added to it; sent on only together with it.
+    pub tracestate: Option<String>,
     /// What it is for.
     pub kind: Kind,
 }

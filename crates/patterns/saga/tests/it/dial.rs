@@ -73,6 +73,7 @@ async fn call(caller: &HttpParticipant, url: String) -> Reply {
         fencing_token: FencingToken::new(1),
         deadline_wall: None,
         traceparent: None,
+        tracestate: None,
         kind: Kind::Act,
     };
     let deadline = SystemClock::new().now().saturating_add(Duration::from_secs(20));
