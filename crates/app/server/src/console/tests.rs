@@ -108,6 +108,7 @@ async fn bench_at(mount: &'static str) -> Bench {
         redact: crate::redact::Redact::default(),
         desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
         fleet: None,
+        store: None,
         stall: EVENT_STALL,
     });
     let desk = Arc::clone(&app.desk);

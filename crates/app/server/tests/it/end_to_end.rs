@@ -90,6 +90,26 @@ fn if_h08_participants_get_the_trace_with_what_tracing_systems_added() {
         assert!(header(&head, "traceparent").unwrap().starts_with(trace), "{head}");
         assert_eq!(header(&head, "tracestate"), Some("rojo=1,congo=t61 r"), "{head}");
     }
+    let metrics = node.get("/metrics").text();
+    for step in ["reserve", "charge", "ship"] {
+        let labels = format!("{{definition=\"order\",step=\"{step}\",op=\"action\"}}");
+        assert!(
+            metrics.contains(&format!("mainstay_saga_step_duration_seconds_count{labels} 1\n")),
+            "{metrics}"
+        );
+    }
+    let value = |name: &str| -> f64 {
+        let line = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap_or_else(|| panic!("no {name}: {metrics}"));
+        line.trim().parse().unwrap()
+    };
+    assert!(value("mainstay_store_fsync_seconds_count ") >= 4.0, "{metrics}");
+    assert!(value("mainstay_store_fsync_seconds_sum ") > 0.0, "{metrics}");
+    let all = value("mainstay_store_fsync_seconds_count ");
+    assert_eq!(value("mainstay_store_fsync_seconds_bucket{le=\"+Inf\"} "), all, "{metrics}");
+    assert!(value("mainstay_store_queue_depth ") >= 0.0 && value("mainstay_metric_names_hidden ") == 0.0);
 }
 
 /// A participant that answers everything with these bytes and closes.

@@ -77,6 +77,7 @@ impl Drive {
             body: body.to_string().into_bytes(),
             idempotency_key: cx.idempotency_key.clone(),
             saga: self.uid.to_string(),
+            definition: self.registered.definition.name().to_owned(),
             step: cx.step.to_string(),
             op,
             attempt: cx.attempt,

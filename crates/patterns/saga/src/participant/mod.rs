@@ -43,6 +43,8 @@ pub struct Request {
     pub idempotency_key: String,
     /// The saga's uid.
     pub saga: String,
+    /// The name of its definition.
+    pub definition: String,
     /// The step's name.
     pub step: String,
     /// Which half of the step.

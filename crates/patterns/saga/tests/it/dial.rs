@@ -67,6 +67,7 @@ async fn call(caller: &HttpParticipant, url: String) -> Reply {
         body: b"{}".to_vec(),
         idempotency_key: "s/a/action".to_owned(),
         saga: "s".to_owned(),
+        definition: "order".to_owned(),
         step: "a".to_owned(),
         op: Op::Action { generation: 1 },
         attempt: 1,
