@@ -28,7 +28,7 @@ use worker::Rules;
 /// Tests per server.
 const TESTS: usize = 2;
 /// Redis has the campaign of the holders too.
-const REDIS_TESTS: usize = 3;
+const REDIS_TESTS: usize = 4;
 const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
@@ -93,6 +93,15 @@ fn start(program: &Path) -> Server {
     .unwrap()
 }
 
+/// A Redis of one test.
+struct RedisUrl(Server);
+
+impl RedisUrl {
+    fn url(&self) -> String {
+        format!("redis://{}/", self.0.address())
+    }
+}
+
 fn redis() -> Cover {
     let trials = servers::find("redis-server").map(|program: PathBuf| {
         // Three are a quorum, two are for one test each: both keep a lock of a name under the same key.
@@ -103,6 +112,7 @@ fn redis() -> Cover {
         let (url, alive) = (urls[3].clone(), Arc::clone(&nodes));
         let (one, all) = (urls[4].clone(), urls[..3].join(","));
         let kept = Arc::clone(&nodes);
+        let foreign = RedisUrl(start(&program));
         vec![
             Trial::test(
                 "f09_f25_m_l1_holders_of_one_redis_that_are_stopped_and_killed_never_overlap",
@@ -117,6 +127,11 @@ fn redis() -> Cover {
                 excludes(&one);
                 Ok(())
             }),
+            Trial::test("f42_a_key_without_a_ttl_is_shown_as_one_without_expiry", move || {
+                raw(&foreign, "SET default/by-hand redis-py NX");
+                endless(&foreign.url());
+                Ok(())
+            }),
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
                 let _kept = nodes;
                 excludes(&all);
@@ -127,7 +142,10 @@ fn redis() -> Cover {
                 let rt = Runtime::system();
                 on_a_runtime(async {
                     row("Redis", &RedisLeases::new(&urls[0], &rt).unwrap().guarantees());
-                    row("Redis, a majority", &RedisQuorum::builder(&urls[..3]).build(&rt).unwrap().guarantees());
+                    row(
+                        "Redis, a majority",
+                        &RedisQuorum::builder(&urls[..3]).build(&rt).unwrap().guarantees(),
+                    );
                 });
                 Ok(())
             }),
@@ -242,6 +260,9 @@ fn etcd() -> Cover {
                     "{} lock --store '{url}' -n z -- true; echo ours $?",
                     env!("CARGO_BIN_EXE_mainstay")
                 );
+                let by_hand = kept.etcdctl().args(["put", "default/by-hand/x", "a person"]).output().unwrap();
+                assert!(by_hand.status.success(), "{by_hand:?}");
+                endless(&url);
                 let theirs =
                     kept.etcdctl().args(["lock", "default/z", "--", "sh", "-c", &inner]).output().unwrap();
                 let text = String::from_utf8_lossy(&theirs.stdout).into_owned();
@@ -342,6 +363,28 @@ fn excludes(store: &str) {
     let broken = run(store, "lease", &["break", "x", "--confirm", "x"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
     assert_eq!(holder.wait().unwrap().code(), Some(75), "the job of a broken lease is ended");
+}
+
+/// A lease that somebody made without an end: no number stands for that.
+fn endless(store: &str) {
+    let table = run(store, "lease", &["inspect", "by-hand"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(text.contains("by-hand") && text.contains("no expiry"), "{text}");
+    assert!(!text.contains("18446744073709551615"), "{text}");
+    let shown = run(store, "lease", &["inspect", "by-hand", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let holder = shown["holders"][0].as_object().unwrap();
+    assert!(holder.contains_key("left_ms") && holder["left_ms"].is_null(), "{shown}");
+}
+
+/// One command to Redis.
+fn raw(server: &RedisUrl, line: &str) {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(server.0.address()).unwrap();
+    stream.write_all(format!("{line}\r\n").as_bytes()).unwrap();
+    let mut answer = [0; 3];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"+OK", "{line}");
 }
 
 /// Of two schedulers one runs each slot.
