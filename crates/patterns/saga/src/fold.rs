@@ -178,6 +178,8 @@ pub struct State {
     pub paused: bool,
     /// The deadline passed after the pivot.
     pub overdue: bool,
+    /// A person has seen that.
+    pub acknowledged: bool,
     /// How it ended.
     pub finished: Option<SagaStatus>,
     /// Trace context of the request that started it.
@@ -205,6 +207,7 @@ impl State {
             also_failed: Vec::new(),
             paused: false,
             overdue: false,
+            acknowledged: false,
             finished: None,
             trace: None,
             trace_state: None,

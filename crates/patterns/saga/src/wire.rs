@@ -256,6 +256,8 @@ pub struct Stopped {
 pub enum Operation {
     /// Close the saga with effects remaining.
     Abandon,
+    /// A person has seen that it is overdue; nothing else changes.
+    Acknowledge,
     /// Turn back; refused after the pivot.
     Cancel,
     /// Turn back as an operator; refused after the pivot.
@@ -302,6 +304,7 @@ impl Operation {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Abandon => "abandon",
+            Self::Acknowledge => "acknowledge",
             Self::Cancel => "cancel",
             Self::Compensate => "compensate",
             Self::Pause => "pause",
