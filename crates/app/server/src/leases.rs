@@ -177,6 +177,11 @@ pub(crate) struct Desk {
     tally: Tally,
 }
 
+/// The time that is left, as it is told. A key that somebody else made without an end has none.
+pub(crate) fn left(left: Duration) -> Option<Duration> {
+    (left != Duration::MAX).then_some(left)
+}
+
 /// How long the record of a grant stays unless it is renewed.
 fn keep_for(ttl: Duration) -> Duration {
     ttl.saturating_mul(KEEP).max(FORGET)

@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod console;
 mod demo;
+mod durations;
 mod error;
 mod feeds;
 mod fleet;

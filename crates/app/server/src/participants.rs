@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use mainstay_clock::{Instant, Runtime};
-use mainstay_resilience::breaker::State;
+use mainstay_clock::{Clock, Instant, Runtime};
+use mainstay_resilience::breaker::{BreakerSnapshot, State};
+use mainstay_resilience::bulkhead::BulkheadSnapshot;
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
@@ -15,6 +16,7 @@ use mainstay_saga::signature::Secret;
 use mainstay_store::BoxFuture;
 
 use crate::config::Config;
+use crate::durations::{Called, Durations};
 use crate::error::{Code, Error, Result};
 
 /// Most secrets of one origin: the old and the new one during an exchange, and room for a mistake.
@@ -57,6 +59,8 @@ impl Caller {
 #[derive(Debug)]
 pub(crate) struct Participants {
     current: RwLock<Caller>,
+    durations: Durations,
+    clock: Arc<dyn Clock>,
 }
 
 impl Participants {
@@ -65,7 +69,7 @@ impl Participants {
     /// # Errors
     /// When an origin, a network or a secret cannot be read.
     pub(crate) fn open(config: &Config, rt: &Runtime) -> Result<Self> {
-        Ok(Self { current: RwLock::new(build(config, rt, &BTreeMap::new())?) })
+        Ok(Self::with(build(config, rt, &BTreeMap::new())?, Arc::clone(rt.clock())))
     }
 
     /// This caller, unguarded.
@@ -73,7 +77,12 @@ impl Participants {
     pub(crate) fn of(caller: HttpParticipant) -> Self {
         let http = Arc::new(caller);
         let guarded = Arc::clone(&http) as Arc<dyn Participant>;
-        Self { current: RwLock::new(Caller { http, guarded, guards: Arc::default(), most: 0 }) }
+        let clock = Arc::new(mainstay_clock::SystemClock::new());
+        Self::with(Caller { http, guarded, guards: Arc::default(), most: 0 }, clock)
+    }
+
+    fn with(caller: Caller, clock: Arc<dyn Clock>) -> Self {
+        Self { current: RwLock::new(caller), durations: Durations::default(), clock }
     }
 
     fn current(&self) -> Caller {
@@ -86,6 +95,21 @@ impl Participants {
         let current = self.current();
         let breakers = current.guards.values().filter_map(|g| g.breaker.as_ref());
         breakers.filter(open).map(|b| b.name().to_owned()).collect()
+    }
+
+    /// How long calls took.
+    pub(crate) fn durations(&self) -> &Durations {
+        &self.durations
+    }
+
+    /// The breakers in force, as they are now.
+    pub(crate) fn breakers(&self) -> Vec<BreakerSnapshot> {
+        self.current().guards.values().filter_map(|g| g.breaker.as_ref().map(Breaker::snapshot)).collect()
+    }
+
+    /// The places in force, as they are now.
+    pub(crate) fn places(&self) -> Vec<BulkheadSnapshot> {
+        self.current().guards.values().filter_map(|g| g.places.as_ref().map(Bulkhead::snapshot)).collect()
     }
 
     /// As [`Caller::violations`].
@@ -116,7 +140,14 @@ impl Participants {
 impl Participant for Participants {
     fn call(&self, request: Request, deadline: Instant) -> BoxFuture<'_, Reply> {
         let current = self.current();
-        Box::pin(async move { current.guarded.call(request, deadline).await })
+        Box::pin(async move {
+            let (called, begun) = (Called::of(&request), self.clock.now());
+            let reply = current.guarded.call(request, deadline).await;
+            if let Some(called) = called {
+                self.durations.add(&called, self.clock.now().saturating_duration_since(begun));
+            }
+            reply
+        })
     }
 
     fn check(&self, url: &str) -> std::result::Result<(), String> {

@@ -24,3 +24,4 @@ pub use config::{Driver, SqliteConfig};
 pub use journal::tx;
 pub use leases::SqliteLeases;
 pub use store::SqliteStore;
+pub use writer::Writes;

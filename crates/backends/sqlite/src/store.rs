@@ -10,7 +10,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::config::{Driver, SqliteConfig};
 use crate::lockfile::LockFile;
-use crate::writer::{Core, Writer};
+use crate::writer::{Core, Writer, Writes};
 use crate::{log, open, schema};
 
 /// A shorter log would start over with every few commits.
@@ -95,6 +95,12 @@ impl SqliteStore {
         };
         let turns = Arc::new(Semaphore::new(config.readers));
         Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), turns, config, changed })))
+    }
+
+    /// What was written since it was opened, and how long the disk took.
+    #[must_use]
+    pub fn writes(&self) -> Writes {
+        self.0.writer.writes()
     }
 
     /// Runs `read` on a reader connection: off the async threads in production, on the caller's thread with

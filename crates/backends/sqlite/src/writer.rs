@@ -1,6 +1,6 @@
 //! The writer: a thread-free batching core with two drivers.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -121,6 +121,8 @@ pub(crate) struct Pen {
 pub(crate) struct Core {
     pen: Pen,
     calendar: Calendar,
+    clock: Arc<dyn Clock>,
+    meter: Arc<Meter>,
     /// The time on file.
     kept: i64,
     /// After a failed sync nothing is certain any more; the process must reopen the file.
@@ -157,8 +159,10 @@ impl Core {
         let pen = Pen { desk: Desk::open(&conn)?, conn, now: last };
         Ok(Self {
             pen,
-            calendar: Calendar::new(clock, last),
+            calendar: Calendar::new(Arc::clone(&clock), last),
+            clock,
             kept,
+            meter: Arc::default(),
             broken: Stop::default(),
             commits: 0,
             changed,
@@ -235,7 +239,9 @@ impl Core {
             self.roll_back();
             return Err(failure(&e, Outcome::NotApplied));
         }
+        let begun = self.clock.now();
         let Err(e) = self.pen.execute("commit") else {
+            self.meter.add(self.clock.now().saturating_duration_since(begun));
             if keep {
                 self.kept = self.pen.now;
             }
@@ -315,20 +321,97 @@ fn failure(e: &rusqlite::Error, outcome: Outcome) -> Failure {
     Failure { kind, outcome, text: format!("the transaction failed: {e}") }
 }
 
+/// Upper bounds of the classes of commits, in microseconds: from memory to a disk in trouble.
+const CLASSES: [u64; 12] =
+    [50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000];
+
+/// Counts commits by how long they took.
+#[derive(Debug, Default)]
+pub(crate) struct Meter {
+    /// Not cumulative; the last is beyond all bounds.
+    classes: [AtomicU64; CLASSES.len() + 1],
+    nanos: AtomicU64,
+}
+
+impl Meter {
+    fn add(&self, took: Duration) {
+        let class = CLASSES.iter().position(|us| took <= Duration::from_micros(*us)).unwrap_or(CLASSES.len());
+        self.classes[class].fetch_add(1, Ordering::Relaxed);
+        self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// What a store says of its writes since it was opened.
+///
+/// ```
+/// use mainstay_clock::Runtime;
+/// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+/// use mainstay_store::RecordStore;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// let dir = tempfile::tempdir().unwrap();
+/// let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &Runtime::system()).unwrap();
+/// store.put_if("k", None, b"v".to_vec(), None).await.unwrap();
+/// let writes = store.writes();
+/// assert!(writes.commits >= 1 && writes.queued == 0);
+/// assert!(writes.commits_within.iter().all(|(_, below)| *below <= writes.commits));
+/// # });
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Writes {
+    /// Writes that wait for the next commit.
+    pub queued: usize,
+    /// Transactions that were committed. Each is one sync, which all writes in it share.
+    pub commits: u64,
+    /// How long commits took together.
+    pub commit_time: Duration,
+    /// How many took at most so long, by growing bounds.
+    pub commits_within: Vec<(Duration, u64)>,
+}
+
 /// Hands jobs to the core.
 #[derive(Clone)]
-pub(crate) enum Writer {
+pub(crate) struct Writer {
+    way: Way,
+    meter: Arc<Meter>,
+}
+
+#[derive(Clone)]
+enum Way {
     Inline(Arc<Mutex<Core>>),
     Thread(mpsc::Sender<Job>),
 }
 
 impl Writer {
     pub(crate) fn inline(core: Core) -> Self {
-        Self::Inline(Arc::new(Mutex::new(core)))
+        let meter = Arc::clone(&core.meter);
+        Self { way: Way::Inline(Arc::new(Mutex::new(core))), meter }
+    }
+
+    /// What happened so far.
+    pub(crate) fn writes(&self) -> Writes {
+        let queued = match &self.way {
+            Way::Inline(_) => 0,
+            Way::Thread(queue) => queue.max_capacity() - queue.capacity(),
+        };
+        let counts: Vec<u64> = self.meter.classes.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+        let mut below = 0;
+        let within = CLASSES.iter().zip(&counts).map(|(us, count)| {
+            below += count;
+            (Duration::from_micros(*us), below)
+        });
+        Writes {
+            queued,
+            commits_within: within.collect(),
+            commits: counts.iter().sum(),
+            commit_time: Duration::from_nanos(self.meter.nanos.load(Ordering::Relaxed)),
+        }
     }
 
     /// Starts the writer thread. `checkpoint` runs off the commit path, on a thread of its own.
     pub(crate) fn thread(mut core: Core, checkpoint: Connection, max_wal_bytes: u64) -> Result<Self> {
+        let meter = Arc::clone(&core.meter);
         let max_frames = i64::try_from(max_wal_bytes / FRAME).unwrap_or(i64::MAX);
         let (sender, mut jobs) = mpsc::channel::<Job>(QUEUE);
         let (due, checkpoints) = std::sync::mpsc::sync_channel::<()>(1);
@@ -364,7 +447,7 @@ impl Writer {
                 }
             })
             .map_err(unable)?;
-        Ok(Self::Thread(sender))
+        Ok(Self { way: Way::Thread(sender), meter })
     }
 
     /// Runs `work` in a transaction and answers once it is committed.
@@ -387,8 +470,8 @@ impl Writer {
     ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
         let job = Job { bytes, work: Box::new(Asked { sender, work }) };
-        match self {
-            Self::Inline(core) => {
+        match &self.way {
+            Way::Inline(core) => {
                 let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);
                 core.run(vec![job]);
                 if core.commits >= CHECKPOINT_EVERY {
@@ -396,7 +479,7 @@ impl Writer {
                     checkpoint_now(&core.pen.conn, &core.broken);
                 }
             }
-            Self::Thread(queue) => {
+            Way::Thread(queue) => {
                 let closed = |_| Error::new(ErrorKind::Unavailable, "the writer has stopped");
                 queue.send(job).await.map_err(closed)?;
             }

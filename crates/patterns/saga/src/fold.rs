@@ -178,10 +178,14 @@ pub struct State {
     pub paused: bool,
     /// The deadline passed after the pivot.
     pub overdue: bool,
+    /// A person has seen that.
+    pub acknowledged: bool,
     /// How it ended.
     pub finished: Option<SagaStatus>,
     /// Trace context of the request that started it.
     pub trace: Option<String>,
+    /// What tracing systems added to it.
+    pub trace_state: Option<String>,
     /// The uid of the saga that it runs again.
     pub again: Option<String>,
     /// Records applied.
@@ -205,8 +209,10 @@ impl State {
             also_failed: Vec::new(),
             paused: false,
             overdue: false,
+            acknowledged: false,
             finished: None,
             trace: None,
+            trace_state: None,
             again: None,
             seq: 0,
             bytes: 0,
@@ -256,6 +262,7 @@ impl State {
                 self.input = started.input.clone();
                 self.deadline = started.deadline;
                 self.trace.clone_from(&started.trace);
+                self.trace_state.clone_from(&started.trace_state);
                 self.again.clone_from(&started.again);
                 Ok(())
             }

@@ -67,6 +67,9 @@ pub struct Started {
     /// Trace context of the request that started it, sent on with every call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
+    /// What tracing systems added to it (W3C `tracestate`), sent on with every call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_state: Option<String>,
     /// The uid of the saga that it runs again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub again: Option<String>,
@@ -253,6 +256,8 @@ pub struct Stopped {
 pub enum Operation {
     /// Close the saga with effects remaining.
     Abandon,
+    /// A person has seen that it is overdue; nothing else changes.
+    Acknowledge,
     /// Turn back; refused after the pivot.
     Cancel,
     /// Turn back as an operator; refused after the pivot.
@@ -299,6 +304,7 @@ impl Operation {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Abandon => "abandon",
+            Self::Acknowledge => "acknowledge",
             Self::Cancel => "cancel",
             Self::Compensate => "compensate",
             Self::Pause => "pause",

@@ -156,6 +156,7 @@ async fn run_again(
     again.start.id = body.id;
     again.start.request = request;
     again.start.trace = Some(trace.onward());
+    again.start.trace_state = trace.state().map(str::to_owned);
     let handle = app.engine.attention().run_again(&Uid::new(uid), again).await;
     let handle = handle.map_err(|e| engine_problem(&e))?;
     Ok(accepted(handle.uid().as_str(), handle.id()))

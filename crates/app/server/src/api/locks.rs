@@ -23,7 +23,7 @@ use crate::api::{App, instant, session};
 use crate::error::Code;
 use crate::http::{Caller, Problem, Scope, Trace};
 pub(crate) use crate::leases::NAMESPACE;
-use crate::leases::{Ask, Desk, Refused, Taken};
+use crate::leases::{self, Ask, Desk, Refused, Taken};
 
 /// Names of elections begin so in the store.
 pub(crate) const ELECTION: &str = "election/";
@@ -48,6 +48,7 @@ pub(crate) fn problem(refused: Refused) -> Problem {
             Problem::new(Code::TimedOut, why).retry_after(1)
         }
         Refused::Held { by, remaining } => {
+            let remaining = remaining.and_then(leases::left);
             let left = remaining.map_or(String::new(), |d| format!(" for another {} ms", d.as_millis()));
             let seconds =
                 remaining.map_or(1, |d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)));
@@ -153,7 +154,7 @@ fn shown(name: &str, info: &LeaseInfo) -> Value {
         .holders
         .iter()
         .map(|(owner, token, left)| {
-            json!({"owner": owner, "token": token.get().to_string(), "left_ms": millis(*left)})
+            json!({"owner": owner, "token": token.get().to_string(), "left_ms": leases::left(*left).map(millis)})
         })
         .collect();
     json!({"name": name, "holders": holders, "waiting": info.waiting, "note": info.note})
@@ -401,7 +402,7 @@ async fn leader(
             let body = match info.holders.first() {
                 Some((owner, term, left)) => json!({
                     "name": name, "leader": owner, "term": term.get().to_string(), "value": value,
-                    "left_ms": millis(*left), "candidates": info.waiting,
+                    "left_ms": leases::left(*left).map(millis), "candidates": info.waiting,
                 }),
                 None => json!({"name": name, "leader": null, "candidates": info.waiting}),
             };

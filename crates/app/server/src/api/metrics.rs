@@ -10,6 +10,9 @@ use axum::extract::State;
 use axum::response::Response;
 use axum::routing::get;
 use http::StatusCode;
+use mainstay_resilience::breaker;
+use mainstay_resilience::bulkhead::BulkheadSnapshot;
+use mainstay_sqlite::SqliteStore;
 use mainstay_store::journal::SagaStatus;
 
 use crate::api::App;
@@ -17,9 +20,20 @@ use crate::api::json::{bytes, store_problem};
 use crate::fleet::Fleet;
 use crate::http::Problem;
 use crate::leases::{Count, Tally};
+use crate::participants::Participants;
 
 /// Most definitions that get a label of their own; the rest is `other`.
 const MAX_LABELS: usize = 200;
+
+/// The states of a breaker.
+const STATES: [breaker::State; 6] = [
+    breaker::State::Closed,
+    breaker::State::ForcedClosed,
+    breaker::State::ForcedOpen,
+    breaker::State::HalfOpen,
+    breaker::State::MetricsOnly,
+    breaker::State::Open,
+];
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new().route("/metrics", get(metrics))
@@ -31,6 +45,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let mut names: Vec<&str> = counts.iter().map(|c| c.definition.as_str()).collect();
     names.sort_unstable();
     names.dedup();
+    let unnamed = names.len().saturating_sub(MAX_LABELS);
     names.truncate(MAX_LABELS);
     let mut sagas: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let mut retrying = 0;
@@ -69,6 +84,10 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
         "Event readers cut because they were too slow",
         resets,
     );
+    of_participants(&mut text, &app.participants, unnamed);
+    if let Some(store) = &app.store {
+        of_store(&mut text, store);
+    }
     of_leases(&mut text, app.desk.tally());
     if let Some(fleet) = &app.fleet {
         of_fleet(&mut text, fleet);
@@ -76,6 +95,82 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     head(&mut text, "mainstay_build_info", "gauge", "The running version");
     let _ = writeln!(text, "mainstay_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// Calls of participants, and what guards them. A breaker that is built anew counts from zero again.
+fn of_participants(text: &mut String, participants: &Participants, unnamed: usize) {
+    let (name, durations) = ("mainstay_saga_step_duration_seconds", participants.durations());
+    head(text, name, "histogram", "Calls of participants, refused and unanswered ones included");
+    durations.write(text, name, label);
+    let breakers = participants.breakers();
+    head(text, "mainstay_breaker_state", "gauge", "1 for the state that the breaker of an origin is in");
+    for one in breakers.iter().take(MAX_LABELS) {
+        for state in STATES {
+            let (name, is) = (label(&one.name), u8::from(one.state == state));
+            let _ =
+                writeln!(text, "mainstay_breaker_state{{name=\"{name}\",state=\"{}\"}} {is}", state.name());
+        }
+    }
+    head(
+        text,
+        "mainstay_breaker_calls_total",
+        "counter",
+        "Calls by how the breaker of their origin counted them",
+    );
+    for one in breakers.iter().take(MAX_LABELS) {
+        let (name, life) = (label(&one.name), &one.lifetime);
+        let outcomes = [
+            ("abandoned", life.abandoned),
+            ("failure", life.failures),
+            ("ignored", life.ignored),
+            ("rejected", life.rejected),
+            ("success", life.successes.unwrap_or_default()),
+        ];
+        for (outcome, count) in outcomes {
+            let _ = writeln!(
+                text,
+                "mainstay_breaker_calls_total{{name=\"{name}\",outcome=\"{outcome}\"}} {count}"
+            );
+        }
+    }
+    let places = participants.places();
+    type Read = fn(&BulkheadSnapshot) -> u32;
+    let gauges: [(&str, &str, Read); 3] = [
+        ("mainstay_bulkhead_in_flight", "Calls of an origin under way", |s| s.in_flight),
+        ("mainstay_bulkhead_limit", "Most calls of an origin at once", |s| s.limit),
+        ("mainstay_bulkhead_queued", "Calls of an origin that wait for a place", |s| s.queued),
+    ];
+    for (metric, help, read) in gauges {
+        head(text, metric, "gauge", help);
+        for place in places.iter().take(MAX_LABELS) {
+            let _ = writeln!(text, "{metric}{{name=\"{}\"}} {}", label(&place.name), read(place));
+        }
+    }
+    let origins = breakers.len().max(places.len()).saturating_sub(MAX_LABELS);
+    let help = "Definitions and origins that have no labels of their own now";
+    single(text, "mainstay_metric_names_hidden", "gauge", help, unnamed + origins);
+    let help = "Calls counted under `other`, because there are too many steps";
+    single(text, "mainstay_metric_names_overflow_total", "counter", help, durations.overflow());
+}
+
+/// Commits of the journal: each is one sync, which all that waited share.
+fn of_store(text: &mut String, store: &SqliteStore) {
+    let writes = store.writes();
+    let name = "mainstay_store_fsync_seconds";
+    head(text, name, "histogram", "Commits of the journal, each with its sync");
+    for (bound, below) in &writes.commits_within {
+        let _ = writeln!(text, "{name}_bucket{{le=\"{}\"}} {below}", bound.as_secs_f64());
+    }
+    let _ = writeln!(text, "{name}_bucket{{le=\"+Inf\"}} {}", writes.commits);
+    let _ = writeln!(text, "{name}_sum {}", writes.commit_time.as_secs_f64());
+    let _ = writeln!(text, "{name}_count {}", writes.commits);
+    single(
+        text,
+        "mainstay_store_queue_depth",
+        "gauge",
+        "Writes that wait for the next commit",
+        writes.queued,
+    );
 }
 
 /// What became of requests for leases over HTTP.

@@ -41,6 +41,7 @@ pub(crate) use jobs::Jobs;
 pub(crate) use json::instant;
 use mainstay_clock::Runtime;
 use mainstay_saga::Engine;
+use mainstay_sqlite::SqliteStore;
 use mainstay_store::Journal;
 pub(crate) use running::RunningKeys;
 use tokio_util::sync::CancellationToken;
@@ -71,6 +72,8 @@ pub(crate) struct App {
     pub(crate) desk: Arc<Desk>,
     /// The other nodes; none without gossip.
     pub(crate) fleet: Option<Arc<Fleet>>,
+    /// The store under the journal, for what it says of its writes.
+    pub(crate) store: Option<Arc<SqliteStore>>,
     /// How long an event reader may take nothing.
     pub(crate) stall: Duration,
 }

@@ -244,8 +244,18 @@ fn dapr_schema() -> Value {
     })
 }
 
-const ACTIONS: &[&str] =
-    &["abandon", "cancel", "compensate", "pause", "resolve", "resume", "retry", "run_again", "skip"];
+const ACTIONS: &[&str] = &[
+    "abandon",
+    "acknowledge",
+    "cancel",
+    "compensate",
+    "pause",
+    "resolve",
+    "resume",
+    "retry",
+    "run_again",
+    "skip",
+];
 
 /// An action with a filter of saga lists.
 fn bulk_schema() -> Value {

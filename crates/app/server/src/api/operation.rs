@@ -14,6 +14,7 @@ pub(crate) const MAX_REASON: usize = 4_096;
 #[serde(rename_all = "snake_case")]
 pub(super) enum Name {
     Abandon,
+    Acknowledge,
     Cancel,
     Compensate,
     Pause,
@@ -90,6 +91,7 @@ impl Body {
         Some(match (self.action, self.resolved) {
             (Name::RunAgain, _) => return None,
             (Name::Abandon, _) => Operation::Abandon,
+            (Name::Acknowledge, _) => Operation::Acknowledge,
             (Name::Cancel, _) => Operation::Cancel,
             (Name::Compensate, _) => Operation::Compensate,
             (Name::Pause, _) => Operation::Pause,

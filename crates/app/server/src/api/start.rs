@@ -76,6 +76,7 @@ async fn start(
     options.attrs = wanted.attrs;
     options.request = Some((scope.clone(), request));
     options.trace = Some(trace.onward());
+    options.trace_state = trace.state().map(str::to_owned);
     // The store itself answers a repeated key, in the transaction that would create the saga. Only what is
     // refused before that, or lost a race against the same key, is looked up.
     let refused = if app.engine.definition(&wanted.definition, wanted.version).is_none() {

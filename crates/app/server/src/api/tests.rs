@@ -120,6 +120,7 @@ async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> B
         redact: crate::redact::Redact::default(),
         desk,
         fleet: None,
+        store: None,
         stall: Duration::from_millis(200),
     };
     let app = Arc::new(app);

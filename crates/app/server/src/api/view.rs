@@ -75,6 +75,7 @@ pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value 
     body["again_of"] = state.again.clone().into();
     body["deadline"] = state.deadline.map(time).into();
     body["overdue"] = state.overdue.into();
+    body["acknowledged"] = state.acknowledged.into();
     body["past_pivot"] = state.past_pivot(definition).into();
     body["actions"] = json!(state.legal_on_saga(definition));
     body["cause"] = state.stop.as_ref().and_then(|c| serde_json::to_value(c).ok()).into();

@@ -40,6 +40,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     base: String,
     token: Option<SecretString>,
+    /// Longest wait for one answer.
+    patience: Duration,
 }
 
 /// Longest time for one answer.
@@ -60,7 +62,7 @@ impl Client {
             }
             None => std::env::vars().find(|(k, _)| k == "MAINSTAY_TOKEN").map(|(_, v)| v),
         };
-        let mut http = reqwest::Client::builder().timeout(TIMEOUT).no_proxy();
+        let mut http = reqwest::Client::builder().no_proxy();
         if let Some(path) = &args.ca {
             let place = || format!("cannot use {}", path.display());
             let pem = std::fs::read(path).map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
@@ -85,7 +87,18 @@ impl Client {
             http: http.build().map_err(|e| internal(&e))?,
             base: args.server.trim_end_matches('/').to_owned(),
             token: token.map(|t| SecretString::from(t.trim().to_owned())),
+            patience: TIMEOUT,
         })
+    }
+
+    /// The same client for another address, whose program is not told the token.
+    pub(crate) fn towards(self, base: String) -> Self {
+        Self { base, token: None, ..self }
+    }
+
+    /// The same client, which waits no longer for an answer.
+    pub(crate) fn within(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Lets some time pass.
@@ -111,7 +124,7 @@ impl Client {
         };
         let method = http::Method::from_bytes(method.as_bytes())
             .map_err(|e| Error::with(Code::Internal, "not a method", e))?;
-        let mut request = self.http.request(method, &url);
+        let mut request = self.http.request(method, &url).timeout(self.patience);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }

@@ -1,13 +1,17 @@
 //! `doctor`: is this machine fit, or with `--live`: is the node up.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
+use mainstay_clock::Runtime;
 use serde_json::json;
 
 use crate::cli::Output;
 use crate::cli::client::{Client, ServerArgs};
-use crate::error::Result;
+use crate::cli::store::StoreArgs;
+use crate::error::{Code, Error, Result};
 
 /// Arguments of `doctor`.
 #[derive(Debug, clap::Args)]
@@ -15,9 +19,16 @@ pub(crate) struct Args {
     /// Ask a running node whether it is ready, for health checks.
     #[arg(long)]
     live: bool,
-    /// The data folder to check.
+    /// The data folder to check. It is not made.
     #[arg(long, default_value = "mainstay-data", env = "MAINSTAY_STORE__DATA")]
     data: PathBuf,
+    /// The address that a node would listen on.
+    #[arg(long, default_value = "127.0.0.1:4600", env = "MAINSTAY_SERVER__LISTEN")]
+    listen: String,
+    /// A store of leases to open and to ask, as for `mainstay lock`.
+    // The help would show the variable, and with it a password.
+    #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
+    store: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -28,9 +39,14 @@ pub(crate) struct Args {
 /// A finding: what was looked at, whether it is fine, what was seen.
 type Finding = (&'static str, bool, String);
 
+/// Syncs that are timed.
+const SYNCS: u32 = 16;
+/// No disk has written 4 KiB and its own metadata in less.
+const FASTEST_DISK: Duration = Duration::from_micros(20);
+
 /// Runs `doctor`. Exit code 1 when something is not fine.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let findings = if args.live { live(&args.server)? } else { machine(&args.data) };
+    let findings = if args.live { live(&args.server)? } else { machine(args)? };
     let word = |fine: bool| if fine { "ok" } else { "FAIL" }.to_owned();
     let rows = findings.iter().map(|(what, fine, seen)| vec![(*what).to_owned(), word(*fine), seen.clone()]);
     let json = findings.iter().map(|(what, fine, seen)| json!({"check": what, "ok": fine, "seen": seen}));
@@ -54,8 +70,13 @@ fn live(server: &ServerArgs) -> Result<Vec<Finding>> {
     Ok(findings)
 }
 
-fn machine(data: &Path) -> Vec<Finding> {
-    vec![clock(), folder(data), sync(data)]
+fn machine(args: &Args) -> Result<Vec<Finding>> {
+    let place = standing(&args.data);
+    let mut findings = vec![clock(), port(args), folder(&args.data, &place), sync(&place), sqlite()];
+    if let Some(url) = &args.store {
+        findings.push(store(url)?);
+    }
+    Ok(findings)
 }
 
 fn clock() -> Finding {
@@ -65,32 +86,167 @@ fn clock() -> Finding {
     ("the clock is set", now.unix_millis() > EPOCH, crate::api::instant(now))
 }
 
-fn folder(data: &Path) -> Finding {
-    let made = std::fs::create_dir_all(data);
-    let seen = made.as_ref().map_or_else(ToString::to_string, |()| data.display().to_string());
-    ("the data folder can be used", made.is_ok(), seen)
+/// Whether a node could listen, or one does already.
+fn port(args: &Args) -> Finding {
+    let (what, at) = ("the port is free", &args.listen);
+    match std::net::TcpListener::bind(at) {
+        Ok(_) => (what, true, at.clone()),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => match node_at(args) {
+            Some(version) => (what, true, format!("a node of mainstay {version} listens on {at}")),
+            None => (what, false, format!("another program listens on {at}")),
+        },
+        Err(e) => (what, false, format!("{at}: {e}")),
+    }
 }
 
-/// Times real syncs. A disk that syncs in no time does not sync; only a power cut can prove that it does.
-fn sync(data: &Path) -> Finding {
-    /// Syncs that are timed.
-    const ROUNDS: u32 = 16;
-    let what = "fsync works";
-    let path = data.join("doctor.probe");
-    let probe = || -> std::io::Result<std::time::Duration> {
-        use std::io::Write as _;
-        let mut file = std::fs::File::create(&path)?;
+/// The version of the node that listens there, if it is one.
+fn node_at(args: &Args) -> Option<String> {
+    let answers = ["http", "https"].map(|scheme| {
+        let client = Client::new(&args.server).ok()?.towards(format!("{scheme}://{}", args.listen));
+        let body = client.within(Duration::from_secs(2)).send("GET", "/version", &[], None).ok()?.body;
+        (body["name"] == "mainstay").then(|| body["version"].as_str().unwrap_or_default().to_owned())
+    });
+    answers.into_iter().flatten().next()
+}
+
+/// The folder if it is there, else the nearest one above it, where it would be made.
+fn standing(data: &Path) -> PathBuf {
+    let whole = std::path::absolute(data).unwrap_or_else(|_| data.to_owned());
+    whole.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/")).to_owned()
+}
+
+/// A file of our own that goes with this value.
+struct Probe(PathBuf, std::fs::File);
+
+impl Probe {
+    fn new(folder: &Path) -> std::io::Result<Self> {
+        let path = folder.join(format!(".mainstay-doctor-{}", std::process::id()));
+        let file = std::fs::File::create_new(&path)?;
+        Ok(Self(path, file))
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn folder(data: &Path, place: &Path) -> Finding {
+    let what = "the data folder can be used";
+    match Probe::new(place) {
+        Ok(_) if data.exists() => (what, true, data.display().to_string()),
+        Ok(_) => (what, true, format!("{} is not there yet and can be made", data.display())),
+        Err(e) => (what, false, format!("{}: {e}", place.display())),
+    }
+}
+
+/// Times real syncs. What does not sync is told by its speed; only a power cut can prove that a disk does.
+fn sync(place: &Path) -> Finding {
+    let what = "fsync reaches a disk";
+    let timed = || -> std::io::Result<Duration> {
+        let mut probe = Probe::new(place)?;
         let start = mainstay_clock::os_boot_now();
-        for _ in 0..ROUNDS {
-            file.write_all(&[0; 4_096])?;
-            file.sync_data()?;
+        for _ in 0..SYNCS {
+            probe.1.write_all(&[0; 4_096])?;
+            probe.1.sync_data()?;
         }
-        Ok(mainstay_clock::os_boot_now().saturating_duration_since(start) / ROUNDS)
+        Ok(mainstay_clock::os_boot_now().saturating_duration_since(start) / SYNCS)
     };
-    let finding = match probe() {
-        Ok(each) => (what, true, format!("{each:?} each; below 20us the disk is memory or does not sync")),
-        Err(e) => (what, false, e.to_string()),
-    };
-    let _ = std::fs::remove_file(&path);
+    match timed() {
+        Ok(each) => {
+            let (fine, seen) = judged(each, is_memory(place));
+            (what, fine, format!("{}: {seen}", place.display()))
+        }
+        Err(e) => (what, false, format!("{}: {e}", place.display())),
+    }
+}
+
+/// What syncs of so much time each say.
+fn judged(each: Duration, memory: bool) -> (bool, String) {
+    match memory {
+        true => (false, "a file system in memory: nothing in it outlives the machine".to_owned()),
+        false if each < FASTEST_DISK => {
+            (false, format!("{each:?} each is too fast for a disk: it does not sync, or it is memory"))
+        }
+        false => (true, format!("{each:?} each")),
+    }
+}
+
+/// Whether the file system says itself that it is no disk.
+fn is_memory(place: &Path) -> bool {
+    /// Of tmpfs and ramfs, statfs(2).
+    const MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let kind = rustix::fs::statfs(place).ok().and_then(|s| u64::try_from(s.f_type).ok());
+    kind.is_some_and(|kind| MEMORY.contains(&kind))
+}
+
+/// The library is compiled in, and a store made by a newer one refuses to open.
+fn sqlite() -> Finding {
+    ("SQLite", true, format!("{}, compiled in", rusqlite::version()))
+}
+
+/// Opening a store checks that its server is reachable and not too old.
+fn store(url: &str) -> Result<Finding> {
+    let what = "the lease store can be used";
+    if let Some(file) = url.strip_prefix("sqlite:").map(|f| f.strip_prefix("//").unwrap_or(f))
+        && !Path::new(file).exists()
+    {
+        let place = standing(Path::new(file));
+        let made = Probe::new(&place).map(|_| ());
+        let seen = made.as_ref().map_or_else(
+            |e| format!("{}: {e}", place.display()),
+            |()| format!("{file} is not there yet and can be made"),
+        );
+        return Ok((what, made.is_ok(), seen));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::with(Code::Internal, "cannot start the runtime", e))?;
+    let finding = runtime.block_on(async {
+        let start = mainstay_clock::os_boot_now();
+        let store = match StoreArgs::of(url).open(&Runtime::system()).await {
+            Ok(store) => store,
+            // A mistake in the URL is the caller's.
+            Err(error) if error.code() == Code::BadValue => return Err(error),
+            Err(error) => return Ok((what, false, error.chain())),
+        };
+        let asked = store.inspect("mainstay-doctor").await;
+        let took = mainstay_clock::os_boot_now().saturating_duration_since(start);
+        Ok(match asked {
+            Ok(_) => (what, true, format!("opened and asked in {took:?}; its server is recent enough")),
+            Err(error) => (what, false, error.to_string()),
+        })
+    });
+    runtime.shutdown_background();
     finding
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(micros: u64, memory: bool, fine: bool, said: &str) {
+        let (is, seen) = judged(Duration::from_micros(micros), memory);
+        assert!(is == fine && seen.contains(said), "{is} {seen}");
+    }
+
+    #[test]
+    fn a_disk_that_syncs_in_no_time_does_not() {
+        check(900, false, true, "900");
+        check(20, false, true, "each");
+        check(19, false, false, "too fast for a disk");
+        check(0, false, false, "too fast for a disk");
+        check(900, true, false, "in memory");
+    }
+
+    #[test]
+    fn what_is_not_there_stands_in_the_nearest_folder_that_is() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(standing(&dir.path().join("a/b/c")), dir.path());
+        assert_eq!(standing(dir.path()), dir.path());
+        assert!(standing(Path::new("nobody-made-this")).is_absolute());
+    }
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::store::{StoreArgs, failed};
 use crate::cli::Output;
 use crate::error::{Code, Error, Result};
+use crate::leases::left;
 
 /// Most leases of one listing.
 const LIMIT: usize = 10_000;
@@ -119,19 +120,20 @@ fn row(args: &Args, lease: &LeaseInfo) -> Vec<String> {
         name(args, lease).to_owned(),
         if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.0.clone()) },
         if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.1.get().to_string()) },
-        lines(|h| format!("{:.1} s", h.2.as_secs_f64())),
+        lines(|h| left(h.2).map_or("no expiry".to_owned(), |d| format!("{:.1} s", d.as_secs_f64()))),
         lease.waiting.to_string(),
         lease.note.clone(),
     ]
 }
 
-/// Tokens are text: a number beyond 2^53 does not survive every reader of JSON.
+/// Tokens are text: a number beyond 2^53 does not survive every reader of JSON. `left_ms` is null where there is no
+/// expiry.
 fn shown(args: &Args, lease: &LeaseInfo) -> Value {
     let holders: Vec<Value> = lease
         .holders
         .iter()
-        .map(|(owner, token, left)| {
-            let left = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        .map(|(owner, token, time)| {
+            let left = left(*time).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
             json!({"owner": owner, "token": token.get().to_string(), "left_ms": left})
         })
         .collect();

@@ -92,6 +92,11 @@ enum Verb {
         #[command(flatten)]
         on: OnStep,
     },
+    /// Record that you know that a saga is overdue; it goes on as before.
+    Acknowledge {
+        #[command(flatten)]
+        on: OnSaga,
+    },
     /// Turn back: undo what was done.
     Cancel {
         #[command(flatten)]
@@ -133,7 +138,7 @@ enum Verb {
     },
     /// One action on every saga that matches; prints how many matched and, with --yes, what came of it.
     Bulk {
-        /// retry, skip, resolve, cancel, compensate, pause, resume or abandon.
+        /// retry, skip, resolve, cancel, compensate, pause, resume, acknowledge or abandon.
         action: String,
         /// A filter as in the API, for example status=needs_attention; repeatable.
         #[arg(value_name = "FIELD=VALUE", required = true)]
@@ -226,6 +231,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             act(&client, &on.saga, body, args.output)
         }
         Verb::Skip { on } => act(&client, &on.saga, json!({"action": "skip", "step": on.step}), args.output),
+        Verb::Acknowledge { on } => act(&client, on, json!({"action": "acknowledge"}), args.output),
         Verb::Cancel { on } => act(&client, on, json!({"action": "cancel"}), args.output),
         Verb::Compensate { on } => act(&client, on, json!({"action": "compensate"}), args.output),
         Verb::Pause { on } => act(&client, on, json!({"action": "pause"}), args.output),

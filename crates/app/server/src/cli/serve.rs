@@ -128,7 +128,7 @@ async fn node(
     let hangup = watch_signals(&rt, drain.clone())?;
     let store = Arc::new(open_store(&config, &rt)?);
     let journal = Arc::clone(&store) as Arc<dyn Journal>;
-    let desk = Arc::new(Desk::new(open_leases(&config, &rt)?, store, rt.clone()));
+    let desk = Arc::new(Desk::new(open_leases(&config, &rt)?, Arc::clone(&store) as _, rt.clone()));
     let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let fleet = Fleet::join(&config, &rt).await?;
@@ -145,6 +145,7 @@ async fn node(
         redact: Redact::new(config.list("payload.redact"), &[]),
         desk,
         fleet: fleet.clone(),
+        store: Some(store),
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");

@@ -79,6 +79,7 @@ impl Asked {
         };
         Ok(match self.press.name {
             "abandon" => Operation::Abandon,
+            "acknowledge" => Operation::Acknowledge,
             "cancel" => Operation::Cancel,
             "compensate" => Operation::Compensate,
             "pause" => Operation::Pause,

@@ -1,6 +1,7 @@
 //! *Locks*, *Elections* and *Members*: who holds what, who waits, who is there, and how to take it away.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
@@ -17,7 +18,7 @@ use crate::console::visit::Visit;
 use crate::console::{Console, login, parts, see_other, words};
 use crate::error::Code;
 use crate::http::{Problem, Trace};
-use crate::leases::Desk;
+use crate::leases::{Desk, left};
 
 /// Names of members of groups begin so in the store.
 const MEMBER: &str = "member/";
@@ -75,7 +76,14 @@ async fn page(
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw)?;
     let done = query.take("did");
+    let mut burned = query.take_as::<u64>("burned")?;
     query.end()?;
+    if let Some(name) = &done {
+        let lease = console.app.desk.inspect(&Desk::name(NAMESPACE, name).map_err(problem)?).await;
+        let last = lease.map_err(|e| store_problem(&e))?.last_token.get();
+        // The address may be anybody's; a token that was never given locks out everybody.
+        burned = burned.filter(|token| *token <= last);
+    }
     let (title, prefix, api) = match place {
         Place::Elections => ("Elections", ELECTION, "/v1/locks?prefix=election/"),
         Place::Members => ("Members", MEMBER, "/v1/locks?prefix=member/"),
@@ -94,10 +102,23 @@ async fn page(
     };
     let fixed = html! {
         h1 { (title) }
-        @if let Some(name) = done { p.notice.good role="status" { "Taken away: " code { (name) } ". The next holder has a higher token." } }
+        @if let Some(name) = done {
+            p.notice.good role="status" { "Taken away: " code { (name) } ". The next holder has a higher token." }
+            @if let Some(token) = burned { (advance(token)) }
+        }
     };
     let page = Page { live: Some(REFRESH.to_owned()), ..Page::new(console, visit, place, title) };
     Ok(page.render(fixed, live).await)
+}
+
+/// What is still to do after a lease was taken away: the resource learns of it from its next holder only.
+fn advance(token: u64) -> Markup {
+    html! {
+        p.notice.warn {
+            "The burned token is " strong { code { (token) } } ". Until the next holder writes, the resource knows only the old one: call "
+            code { "advance(" (token) ")" } " on it now, so that it refuses the old holder at once."
+        }
+    }
 }
 
 fn list(visit: &Visit, rows: &[&LeaseInfo], place: Place) -> Markup {
@@ -138,7 +159,7 @@ fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
             div.main {
                 p.lead { strong { (shown) } }
                 @for (owner, number, left) in &lease.holders {
-                    p { (by) strong { (owner) } ", " (token) code { (number.get()) } ", for another " (words::number(left.as_secs())) " s unless it is renewed" }
+                    p { (by) strong { (owner) } ", " (token) code { (number.get()) } (lasts(*left)) }
                 }
                 @if lease.holders.is_empty() { p.dim { "free" } }
                 @if !lease.note.is_empty() { p.why { (lease.note) } }
@@ -151,6 +172,14 @@ fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
                 }
             }
         }
+    }
+}
+
+/// How long a holder has it.
+fn lasts(time: Duration) -> String {
+    match left(time) {
+        Some(left) => format!(", for another {} s unless it is renewed", words::number(left.as_secs())),
+        None => ", without an expiry: it ends when its holder ends it, or when it is taken away".to_owned(),
     }
 }
 
@@ -198,7 +227,7 @@ async fn form(
             @for (owner, token, _) in &lease.holders { p { "Held by " strong { (owner) } " under token " code { (token.get()) } "." } }
             @if lease.holders.is_empty() { p { "Nobody holds it now." } }
             p { "The token is burned and the next in line gets a higher one. The old holder notices at its next renewal; until then it goes on." }
-            p.notice.bad { strong { "Two may work at once for that time." } " Only a resource that checks tokens refuses the old holder's writes." }
+            p.notice.bad { strong { "Two may work at once for that time." } " Only a resource that checks tokens refuses the old holder's writes, and only once it knows of a higher one: the page after this one names the burned token for its " code { "advance" } "." }
             @if let Some(wrong) = wrong { p.notice.bad role="alert" #wrong { (wrong) } }
             form.stack method="post" action="break" data-once {
                 (parts::form_token(visit))
@@ -234,6 +263,6 @@ pub(super) async fn submit(
         return form(&console, &visit, &name, Some(&wrong)).await;
     }
     let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
-    force_release(&console.app, &visit.caller, &trace, &full).await?;
-    Ok(see_other(&format!("../{}?did={}", home(&name).0, words::encode(&name))))
+    let burned = force_release(&console.app, &visit.caller, &trace, &full).await?.get();
+    Ok(see_other(&format!("../{}?did={}&burned={burned}", home(&name).0, words::encode(&name))))
 }

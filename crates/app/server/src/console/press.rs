@@ -32,7 +32,16 @@ const WHY: &str = "Why?";
 const EVIDENCE: &str = "How do you know? Name the ledger line, ticket or person.";
 
 /// Every action, the harmless first: to try again under the same key, then what needs evidence, then what gives up.
-pub(super) const ALL: [Press; 11] = [
+pub(super) const ALL: [Press; 12] = [
+    Press {
+        on_step: false,
+        ..press(
+            "acknowledge",
+            "I have seen it",
+            "Records that a person knows that the saga is late. Nothing is called, and it goes on as before.",
+            "What is done about it?",
+        )
+    },
     press(
         "retry",
         "Try again now",

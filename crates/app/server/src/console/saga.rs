@@ -87,7 +87,8 @@ fn head(
         }
         @if let (Some(d), Some(state)) = (definition, state) {
             @if let Some(cause) = &state.stop { p.why { "Turned back because " (because(cause)) } }
-            @if state.overdue { p.notice.warn { "The deadline passed after the pivot: it goes on, late." } }
+            @if state.overdue && !state.acknowledged { p.notice.warn { "The deadline passed after the pivot: it goes on, late, and nobody has acknowledged that yet." } }
+            @if state.acknowledged { p.dim { "The deadline passed after the pivot: it goes on, late. A person has seen that." } }
             @if state.past_pivot(d) && !s.row.status.is_final() { p.dim { "Past its pivot: it only goes forward." } }
         }
     }

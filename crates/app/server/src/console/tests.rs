@@ -108,6 +108,7 @@ async fn bench_at(mount: &'static str) -> Bench {
         redact: crate::redact::Redact::default(),
         desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
         fleet: None,
+        store: None,
         stall: EVENT_STALL,
     });
     let desk = Arc::clone(&app.desk);
@@ -664,6 +665,15 @@ async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_na
     assert!(bench.get("locks").await.body.contains(&token.to_string()), "nothing was taken away");
     let done = bench.submit(&path, &fields).await;
     assert_eq!((done.status, done.location.starts_with("../locks?did=")), (303, true), "{}", done.location);
+    let told = done.location.trim_start_matches("../");
+    let (page, burned) = told.split_once("&burned=").unwrap();
+    let burned: u64 = burned.parse().unwrap();
+    assert!(burned > token, "{burned} after {token}");
+    let shown = bench.get(told).await.body;
+    assert!(shown.contains(&format!("advance({burned})")), "f40: {shown}");
+    // A link that somebody made up would lock every holder out.
+    let forged = bench.get(&format!("{page}&burned={}", burned + 1)).await.body;
+    assert!(!forged.contains("advance("), "{forged}");
     assert!(!bench.get("locks").await.body.contains("node &lt;a&gt;"));
     assert!(bench.hold(&format!("default/{ODD}"), "next").await > token);
 

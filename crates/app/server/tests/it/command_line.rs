@@ -1,6 +1,6 @@
 //! The command line without a node.
 
-use crate::harness::{mainstay, run, stderr, stdout};
+use crate::harness::{Node, mainstay, run, stderr, stdout};
 
 #[test]
 fn usage_errors_exit_with_2() {
@@ -59,11 +59,64 @@ fn completions_and_the_manual_are_printed() {
 #[test]
 fn doctor_checks_the_machine_and_says_when_a_node_is_down() {
     let dir = tempfile::tempdir().unwrap();
-    let output = run(&["doctor", "--data", dir.path().to_str().unwrap(), "-o", "json"]);
+    let output =
+        run(&["doctor", "--listen", "127.0.0.1:0", "--data", dir.path().to_str().unwrap(), "-o", "json"]);
     assert!(output.status.success(), "{}", stdout(&output));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the probes are gone");
     let down = run(&["doctor", "--live", "--server", "http://127.0.0.1:1"]);
     assert_eq!(down.status.code(), Some(1));
     assert!(stderr(&down).contains("MS0012"), "{}", stderr(&down));
+}
+
+/// What `doctor` says of one thing, and whether that is fine.
+fn doctor(check: &str, args: &[&str]) -> (bool, String) {
+    let output = run(&[&["doctor", "-o", "json"], args].concat());
+    let all: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let all = all.as_array().unwrap();
+    let found = all.iter().find(|f| f["check"] == check).unwrap_or_else(|| panic!("no {check}: {all:?}"));
+    let fine = all.iter().all(|f| f["ok"] == true);
+    assert_eq!(output.status.code(), Some(i32::from(!fine)), "{all:?}");
+    (found["ok"] == true, found["seen"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn doctor_looks_at_folders_ports_and_stores_and_makes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let missing = path("not/yet");
+    let (fine, seen) = doctor("the data folder can be used", &["--data", &missing]);
+    assert!(fine && seen.contains("not there yet"), "{seen}");
+    let (fine, seen) = doctor("fsync reaches a disk", &["--data", &missing]);
+    assert!(fine, "{seen}");
+    let leases = format!("sqlite:{}", path("leases"));
+    let (fine, seen) = doctor("the lease store can be used", &["--data", &missing, "--store", &leases]);
+    assert!(fine && seen.contains("not there yet"), "{seen}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a check makes nothing");
+    std::fs::write(path("file"), "").unwrap();
+    let (fine, seen) = doctor("the data folder can be used", &["--data", &path("file")]);
+    assert!(!fine && seen.contains("Not a directory"), "{seen}");
+    // Memory is no disk, however well it syncs.
+    let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    let (fine, seen) = doctor("fsync reaches a disk", &["--data", memory.path().to_str().unwrap()]);
+    assert!(!fine && seen.contains("in memory"), "{seen}");
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (fine, seen) = doctor("the port is free", &["--data", &missing, "--listen", &address]);
+    assert!(!fine && seen.contains("another program"), "{seen}");
+    drop(taken);
+    let (fine, seen) = doctor("the port is free", &["--data", &missing, "--listen", "127.0.0.1:0"]);
+    assert!(fine, "{seen}");
+    let node = Node::start(&dir.path().join("data"), &[]);
+    let (fine, seen) = doctor("the port is free", &["--data", &missing, "--listen", &node.address]);
+    assert!(fine && seen.contains("a node of mainstay"), "{seen}");
+
+    let (fine, seen) =
+        doctor("the lease store can be used", &["--data", &missing, "--store", "redis://127.0.0.1:1"]);
+    assert!(!fine && seen.contains("Redis"), "{seen}");
+    let (fine, seen) = doctor("SQLite", &["--data", &missing]);
+    assert!(fine && seen.starts_with("3."), "{seen}");
+    assert_eq!(run(&["doctor", "--store", "ftp:x"]).status.code(), Some(2));
 }
 
 #[test]

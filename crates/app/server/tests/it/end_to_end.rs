@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::harness::{Node, Request, mainstay, run, stderr, stdout};
 use crate::ledger::Ledger;
-use crate::recorder::Recorder;
+use crate::recorder::{Recorder, header};
 
 /// How long the command line waits for a saga: less than [`PATIENCE`](crate::harness::PATIENCE).
 pub(crate) const WAIT: &str = "80s";
@@ -79,6 +79,48 @@ fn the_command_line_runs_a_saga_through_and_another_one_back() {
         stdout(&table)
     );
     assert!(run(&["doctor", "--live", "--server", &server]).status.success());
+}
+
+#[test]
+fn if_h08_participants_get_the_trace_with_what_tracing_systems_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::content();
+    let node = node(dir.path(), &service.origin, &order(&service.origin));
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-";
+    let post = Request::new("POST", "/v1/sagas")
+        .header("idempotency-key", "k")
+        .header("traceparent", &format!("{trace}00f067aa0ba902b7-01"))
+        .header("tracestate", "rojo=1")
+        .header("tracestate", "congo=t61 r")
+        .body("{\"definition\": \"order\"}");
+    let uid = node.send(&post).json()["uid"].as_str().unwrap().to_owned();
+    assert_eq!(node.settled(&uid)["status"], "completed");
+    let seen = service.seen();
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    for (head, _) in seen {
+        assert!(header(&head, "traceparent").unwrap().starts_with(trace), "{head}");
+        assert_eq!(header(&head, "tracestate"), Some("rojo=1,congo=t61 r"), "{head}");
+    }
+    let metrics = node.get("/metrics").text();
+    for step in ["reserve", "charge", "ship"] {
+        let labels = format!("{{definition=\"order\",step=\"{step}\",op=\"action\"}}");
+        assert!(
+            metrics.contains(&format!("mainstay_saga_step_duration_seconds_count{labels} 1\n")),
+            "{metrics}"
+        );
+    }
+    let value = |name: &str| -> f64 {
+        let line = metrics
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .unwrap_or_else(|| panic!("no {name}: {metrics}"));
+        line.trim().parse().unwrap()
+    };
+    assert!(value("mainstay_store_fsync_seconds_count ") >= 4.0, "{metrics}");
+    assert!(value("mainstay_store_fsync_seconds_sum ") > 0.0, "{metrics}");
+    let all = value("mainstay_store_fsync_seconds_count ");
+    assert_eq!(value("mainstay_store_fsync_seconds_bucket{le=\"+Inf\"} "), all, "{metrics}");
+    assert!(value("mainstay_store_queue_depth ") >= 0.0 && value("mainstay_metric_names_hidden ") == 0.0);
 }
 
 /// A participant that answers everything with these bytes, once it has read the whole request: a connection closed with

@@ -354,7 +354,7 @@ fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
 }
 
 #[test]
-fn if_w7_a_grant_that_comes_after_its_own_end_starts_nothing() {
+fn if_w2_a_waiter_that_was_stopped_beyond_a_ttl_comes_after_those_who_were_not() {
     let place = Place::new();
     let mut holder = place.wrapper("lock", &["x", "-c", "echo up > up; exec sleep 1000"]);
     place.wait_for("up");

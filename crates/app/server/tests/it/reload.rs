@@ -196,6 +196,18 @@ fn a_participant_gets_no_more_calls_at_once_than_configured() {
     assert_eq!(ended["status"], "compensated", "{ended}");
     assert!(ended["steps"][0]["last_error"].as_str().unwrap().contains("rejected the call"), "{ended}");
     assert_eq!(service.seen().len(), 1, "nothing of the second saga was sent");
+    let metrics = node.get("/metrics").text();
+    let name = format!("{{name=\"{}\"", service.origin);
+    for line in [
+        format!("mainstay_bulkhead_in_flight{name}}} 1\n"),
+        format!("mainstay_bulkhead_limit{name}}} 1\n"),
+        format!("mainstay_bulkhead_queued{name}}} 0\n"),
+        format!("mainstay_breaker_state{name},state=\"closed\"}} 1\n"),
+        format!("mainstay_breaker_state{name},state=\"open\"}} 0\n"),
+        format!("mainstay_breaker_calls_total{name},outcome=\"success\"}} 0\n"),
+    ] {
+        assert!(metrics.contains(&line), "{line}{metrics}");
+    }
     // A reload forgets no call that is under way, whether the limit changes or not.
     for (most, sent) in [(1, 1), (2, 2)] {
         let text = text.replace("max_in_flight = 1", &format!("max_in_flight = {most}"));

@@ -31,7 +31,7 @@ use worker::Rules;
 /// Tests per server.
 const TESTS: usize = 2;
 /// Redis has the campaign of the holders too.
-const REDIS_TESTS: usize = 4;
+const REDIS_TESTS: usize = 5;
 const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
@@ -130,6 +130,12 @@ fn redis() -> Cover {
                 meets(&format!("{one}?names=bare"), &nodes[..1], "job");
                 meets(&format!("{one}?names=bare&prefix=redlock%3A"), &nodes[..1], "redlock:job");
                 meets(&format!("{several}?names=bare&prefix=redlock:&durable=true"), &nodes, "redlock:job");
+                Ok(())
+            }),
+            Trial::test("f42_a_key_without_a_ttl_is_shown_as_one_without_expiry", || {
+                let node = RedisKit::new().expect("redis-cli comes with redis-server").primary(&[]).unwrap();
+                assert_eq!(node.command(&["SET", "default/by-hand", "redis-py", "NX"]).unwrap(), "OK");
+                endless(&node.url());
                 Ok(())
             }),
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
@@ -286,6 +292,10 @@ fn etcd() -> Cover {
                     "{} lock --store '{url}' -n z -- true; echo ours $?",
                     env!("CARGO_BIN_EXE_mainstay")
                 );
+                let mut by_hand = kept.etcdctl();
+                by_hand.args(["put", "default/by-hand/x", "a person"]).stdin(Stdio::null());
+                assert!(finish(by_hand, PATIENCE).status.success());
+                endless(&url);
                 let mut etcdctl = kept.etcdctl();
                 etcdctl.args(["lock", "default/z", "--", "sh", "-c", &inner]).stdin(Stdio::null());
                 let theirs = finish(etcdctl, PATIENCE);
@@ -491,6 +501,18 @@ impl Drop for Wrapper {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// A lease that somebody made without an end: no number stands for that.
+fn endless(store: &str) {
+    let table = run(store, "lease", &["inspect", "by-hand"]);
+    let text = String::from_utf8_lossy(&table.stdout).into_owned();
+    assert!(text.contains("by-hand") && text.contains("no expiry"), "{text}");
+    assert!(!text.contains("18446744073709551615"), "{text}");
+    let shown = run(store, "lease", &["inspect", "by-hand", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    let holder = shown["holders"][0].as_object().unwrap();
+    assert!(holder.contains_key("left_ms") && holder["left_ms"].is_null(), "{shown}");
 }
 
 /// Of two schedulers one runs each slot.

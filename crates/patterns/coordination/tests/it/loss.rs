@@ -10,7 +10,7 @@ use mainstay_coordination::{ErrorKind, LossReason};
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::Released;
 
-use crate::faulty::Faulty;
+use crate::faulty::{Fault, Faulty};
 use crate::world::{TTL, virtually};
 
 /// Counts how often work went on, and when it was dropped.
@@ -75,6 +75,33 @@ fn f25_after_a_pause_the_first_poll_finds_the_right_gone() {
         let late = guard.run(|_| async { "wrote" }).await.unwrap_err();
         assert!(matches!(late.kind(), ErrorKind::Lost(_)), "{late}");
         assert!(next.token() > guard.token(), "what it wrote meanwhile is refused by the token");
+    });
+}
+
+/// The store granted it, and the answer met a process that stood still for longer than the lease.
+#[test]
+fn if_w7_a_grant_that_comes_after_its_own_end_is_no_right() {
+    virtually(|w| async move {
+        let (mine, store) = (VirtualClock::new(), Faulty::new(w.store.clone()));
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, mine.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        store.acquisitions(vec![Fault::AppliedThenHeld]);
+        let stopped = async {
+            while w.holder("n").await != "a" {
+                w.clock.sleep(Duration::from_millis(1)).await;
+            }
+            mine.pause();
+            w.clock.sleep(TTL * 2).await;
+            let next = w.held("b", "n").await;
+            mine.jump_boot(TTL * 2);
+            store.held_answers.notify_one();
+            mine.resume();
+            next
+        };
+        let (late, next) = tokio::join!(lock.try_acquire(), stopped);
+        assert_eq!(*late.unwrap_err().kind(), ErrorKind::Expired);
+        next.check().unwrap();
+        assert_eq!(w.holder("n").await, "b", "giving back takes nothing from the next one");
     });
 }
 

@@ -89,6 +89,7 @@ impl Attention {
             input: again.input.take().unwrap_or_else(|| state.input.clone()),
             deadline: None,
             trace: again.start.trace.clone(),
+            trace_state: again.start.trace_state.clone(),
             again: Some(uid.to_string()),
         };
         if again.start.attrs.is_empty() {

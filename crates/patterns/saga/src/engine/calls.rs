@@ -77,12 +77,14 @@ impl Drive {
             body: body.to_string().into_bytes(),
             idempotency_key: cx.idempotency_key.clone(),
             saga: self.uid.to_string(),
+            definition: self.registered.definition.name().to_owned(),
             step: cx.step.to_string(),
             op,
             attempt: cx.attempt,
             fencing_token: cx.fence,
             deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.now()).saturating_add(left)),
             traceparent: self.state.trace.clone(),
+            tracestate: self.state.trace_state.clone(),
             kind: Kind::Act,
         }
     }

@@ -33,6 +33,8 @@ pub struct StartOptions {
     pub request: Option<(String, Hash)>,
     /// Trace context (W3C `traceparent`) that is sent on to participants.
     pub trace: Option<String>,
+    /// What tracing systems added to it (W3C `tracestate`), sent on too. Only together with `trace`.
+    pub trace_state: Option<String>,
 }
 
 impl StartOptions {
@@ -60,7 +62,8 @@ impl Engine {
         let Some(registered) = inner.registry.find(name, options.version) else {
             return Err(Error::new(ErrorKind::NotFound, format!("there is no definition `{name}`")));
         };
-        let started = Started { input, deadline: None, trace: options.trace.clone(), again: None };
+        let (trace, trace_state) = (options.trace.clone(), options.trace_state.clone());
+        let started = Started { input, deadline: None, trace, trace_state, again: None };
         self.begin(&registered, started, Vec::new(), options).await
     }
 

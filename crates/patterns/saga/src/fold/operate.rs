@@ -61,6 +61,8 @@ impl State {
             return self.allows_on_step(definition, operation, i);
         }
         match operation {
+            Operation::Acknowledge if !self.overdue => no("the saga is not overdue"),
+            Operation::Acknowledge if self.acknowledged => no("a person has seen it already"),
             Operation::Cancel | Operation::Compensate if self.past_pivot(definition) => {
                 Err(Refusal::PastPivot)
             }
@@ -141,6 +143,7 @@ impl State {
     #[must_use]
     pub fn legal_on_saga(&self, definition: &Definition) -> Vec<&'static str> {
         let all = [
+            Operation::Acknowledge,
             Operation::Compensate,
             Operation::Cancel,
             Operation::Pause,
@@ -161,6 +164,7 @@ pub(super) fn apply(state: &mut State, definition: &Definition, action: &Action)
     allowed.map_err(|why| Illegal(format!("record {}: {why}", state.seq)))?;
     let cause = (action.who.clone(), action.reason.clone());
     match &action.operation {
+        Operation::Acknowledge => state.acknowledged = true,
         Operation::Abandon => state.finished = Some(SagaStatus::Abandoned),
         Operation::Cancel => state.turn(Cause::Cancelled { by: cause.0, reason: cause.1 }),
         Operation::Compensate => state.turn(Cause::Operator { by: cause.0, reason: cause.1 }),

@@ -285,6 +285,9 @@ fn put_headers(headers: &mut HeaderMap, request: &Request) {
     }
     if let Some(trace) = &request.traceparent {
         put(headers, "traceparent", trace);
+        if let Some(state) = &request.tracestate {
+            put(headers, "tracestate", state);
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Request {
     pub idempotency_key: String,
     /// The saga's uid.
     pub saga: String,
+    /// The name of its definition.
+    pub definition: String,
     /// The step's name.
     pub step: String,
     /// Which half of the step.
@@ -55,6 +57,8 @@ pub struct Request {
     pub deadline_wall: Option<WallTime>,
     /// Trace context to send on.
     pub traceparent: Option<String>,
+    /// What tracing systems added to it; sent on only together with it.
+    pub tracestate: Option<String>,
     /// What it is for.
     pub kind: Kind,
 }

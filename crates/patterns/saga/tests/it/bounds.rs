@@ -10,7 +10,7 @@ use mainstay_saga::engine::ActionRequest;
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::{AttemptRef, Completed, Fact, Note, Operation, UndoVerdict, decode, encode};
 use mainstay_saga::{Engine, ErrorKind, Handle, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
-use mainstay_store::journal::{Append, Appended, MAX_RECORDS, Row, SagaStatus};
+use mainstay_store::journal::{Append, Appended, MAX_RECORDS, Row, SagaStatus, StoredAudit};
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -139,6 +139,35 @@ async fn a_paused_saga_that_is_overdue_keeps_no_node_busy() {
         assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{outcome:?}");
         assert!(world.calls().len() > calls);
     }
+}
+
+/// Late behind the pivot the saga goes on, and a person says that they know, once.
+#[tokio::test(start_paused = true)]
+async fn an_overdue_saga_is_acknowledged_once_and_goes_on() {
+    let world = World::new();
+    world.script("email", &[Act::NotSent]);
+    let engine = world.engine(&shipped()).await;
+    let handle = world.start(&engine, &shipped(), "one").await;
+    let attention = engine.attention();
+    let acknowledge = || attention.act(handle.uid(), act(Operation::Acknowledge));
+    world.clock.sleep(Duration::from_secs(1)).await;
+    let early = acknowledge().await.unwrap_err();
+    assert!(early.kind() == ErrorKind::Conflict && early.to_string().contains("not overdue"), "{early}");
+    world.clock.sleep(Duration::from_secs(60)).await;
+    assert!(facts(&world, &handle).await.iter().any(|f| matches!(f, Fact::Overdue(_))));
+    acknowledge().await.unwrap();
+    let twice = acknowledge().await.unwrap_err();
+    assert!(twice.kind() == ErrorKind::Conflict && twice.to_string().contains("seen it already"), "{twice}");
+    let audit = world.journal.audit(0, 100).await.unwrap();
+    // What was refused stands there too.
+    let taken = |l: &&StoredAudit| l.entry.action == "acknowledge" && !l.entry.after.starts_with("refused");
+    let lines: Vec<_> = audit.iter().filter(taken).collect();
+    assert_eq!(lines.len(), 1, "{audit:?}");
+    assert_eq!((lines[0].entry.who.as_str(), &lines[0].entry.after), ("ann", &lines[0].entry.before));
+    world.script("email", &[Act::Done]);
+    world.clock.sleep(Duration::from_secs(3_600)).await;
+    let outcome = handle.outcome().await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
 }
 
 /// The deadline still turns a paused saga, also one that no node has in memory.

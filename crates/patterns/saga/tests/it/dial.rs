@@ -73,12 +73,14 @@ async fn call(caller: &HttpParticipant, url: String) -> Reply {
         body: b"{}".to_vec(),
         idempotency_key: "s/a/action".to_owned(),
         saga: "s".to_owned(),
+        definition: "order".to_owned(),
         step: "a".to_owned(),
         op: Op::Action { generation: 1 },
         attempt: 1,
         fencing_token: FencingToken::new(1),
         deadline_wall: None,
         traceparent: None,
+        tracestate: None,
         kind: Kind::Act,
     };
     let deadline = SystemClock::new().now().saturating_add(Duration::from_secs(120));

@@ -390,10 +390,16 @@ async fn if_h08_the_trace_of_the_start_is_sent_to_every_participant() {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let mut options = StartOptions::id("traced");
     options.trace = Some(trace.to_owned());
+    options.trace_state = Some("vendor=1".to_owned());
     let handle = bench.engine.start("remote", json!({}), options).await.unwrap();
     handle.outcome().await.unwrap();
     for url in ["charge", "ship", "refund"] {
-        assert_eq!(bench.remote.last(url).traceparent.as_deref(), Some(trace), "{url}");
+        let sent = bench.remote.last(url);
+        assert_eq!(
+            (sent.traceparent.as_deref(), sent.tracestate.as_deref()),
+            (Some(trace), Some("vendor=1")),
+            "{url}"
+        );
     }
 }
 

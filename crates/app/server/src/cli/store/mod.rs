@@ -41,6 +41,11 @@ pub(crate) struct StoreArgs {
 }
 
 impl StoreArgs {
+    /// The store of a URL.
+    pub(super) fn of(url: &str) -> Self {
+        Self { store: Some(url.to_owned()), namespace: "default".to_owned() }
+    }
+
     /// Opens the store.
     ///
     /// # Errors
