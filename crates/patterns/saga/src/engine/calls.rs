@@ -244,6 +244,8 @@ async fn ask(
     clock: &dyn Clock,
     deadline: Instant,
 ) -> (Answer, Option<Duration>) {
+    // A question after an action is answered by who is asked.
+    let may_report = request.kind == Kind::Act;
     loop {
         let op = request.op.clone();
         let reply = match bounded(caller.call(request.clone(), deadline), clock, deadline).await {
@@ -256,7 +258,9 @@ async fn ask(
                 let again = clock.now().saturating_add(wait);
                 if again >= deadline {
                     // Until then the participant may report by itself.
-                    clock.sleep_until(deadline).await;
+                    if may_report {
+                        clock.sleep_until(deadline).await;
+                    }
                     let reason = "still in progress at the attempt timeout".to_owned();
                     let left = retry_after.map(|_| again.saturating_duration_since(deadline));
                     return (Answer::Unknown { reason, retry_after: None }, left);

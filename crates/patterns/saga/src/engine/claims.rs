@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::{Instant, WallTime};
-use mainstay_store::journal::{ClaimRequest, Claimed, Filter, PurgeRequest, SagaStatus};
+use mainstay_store::journal::{ClaimRequest, Claimed, Filter, PurgeRequest, SagaStatus, Uid};
 use mainstay_store::{ErrorKind as StoreErrorKind, Outcome};
 
 use super::suspects::{SUSPICIOUS, Suspects};
@@ -98,8 +98,9 @@ impl Inner {
                 row.owner.as_deref() == Some(&self.config.node) && row.updated.unix_millis() < fresh
             });
             let orphans: Vec<_> = {
-                let active = self.active();
-                ours.map(|row| row.uid).filter(|uid| !active.contains_key(uid)).collect()
+                let (active, suspected) = (self.active(), self.suspected());
+                let driven = |uid: &Uid| active.contains_key(uid) || suspected.contains(uid);
+                ours.map(|row| row.uid).filter(|uid| !driven(uid)).collect()
             };
             self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(orphans);
             cursor = page.next;
@@ -279,7 +280,7 @@ async fn claim_loop(inner: &Arc<Inner>, first: Vec<Claimed>) {
     loop {
         let full = !batch.is_empty();
         for claimed in batch {
-            let Some(claimed) = suspects.take(claimed) else { continue };
+            let Some(claimed) = suspects.take(inner, claimed) else { continue };
             let active = drive::take_up(inner, claimed);
             if one_by_one {
                 active.moved().await;

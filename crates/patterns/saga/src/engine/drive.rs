@@ -275,8 +275,13 @@ impl Drive {
         let task_active = Arc::clone(&active);
         let spawner = Arc::clone(&inner);
         let task = spawner.runtime.spawn("mainstay-saga", async move {
-            self.start_calls();
-            let leave = self.run_loop().await;
+            // A node that stopped meanwhile begins nothing that nobody awaits.
+            let leave = if inner.is_stopping() {
+                Leave::Idle
+            } else {
+                self.start_calls();
+                self.run_loop().await
+            };
             leave_memory(&inner, &uid, epoch, &task_active, leave).await;
         });
         active.keep(task);

@@ -64,6 +64,8 @@ pub(crate) struct Inner {
     /// Sagas that may be claimed here without anybody driving them; given back before the next look. As many as
     /// starts and hand-backs that went wrong since the last one, and what was in memory when a claim was lost.
     lost: Mutex<BTreeSet<Uid>>,
+    /// Claimed, and waiting to be taken up alone: nobody drives them, and they are not lost. As many as were claimed.
+    suspected: Mutex<BTreeSet<Uid>>,
     /// Until when, by boot time in nanoseconds, a claim of ours may take effect whose answer was lost; zero when
     /// there is none.
     claims_in_doubt: AtomicU64,
@@ -166,6 +168,7 @@ impl EngineBuilder {
             active: Mutex::default(),
             waiting: Mutex::default(),
             lost: Mutex::default(),
+            suspected: Mutex::default(),
             claims_in_doubt: AtomicU64::new(0),
             poke: Notify::new(),
             claimed_until: AtomicU64::new(0),
@@ -329,6 +332,10 @@ impl Active {
 impl Inner {
     fn active(&self) -> MutexGuard<'_, HashMap<Uid, Arc<Active>>> {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suspected(&self) -> MutexGuard<'_, BTreeSet<Uid>> {
+        self.suspected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn claimant(&self) -> Claimant {

@@ -37,10 +37,11 @@ impl Suspects {
     }
 
     /// Takes the saga if it is one.
-    pub(super) fn take(&mut self, claimed: Claimed) -> Option<Claimed> {
+    pub(super) fn take(&mut self, inner: &Inner, claimed: Claimed) -> Option<Claimed> {
         if claimed.strikes <= SUSPICIOUS {
             return Some(claimed);
         }
+        inner.suspected().insert(claimed.saga.clone());
         self.waiting.push_back(claimed);
         None
     }
@@ -72,17 +73,21 @@ impl Suspects {
                 self.waiting.push_front(claimed);
                 return;
             }
-            // Given back as one that nobody drives, and claimed again: that claim counts.
-            if inner.active().contains_key(&claimed.saga) {
-                continue;
+            let saga = claimed.saga.clone();
+            // Claimed again meanwhile: that claim counts.
+            let driven = inner.active().contains_key(&saga);
+            let active = (!driven).then(|| drive::take_up(inner, claimed));
+            inner.suspected().remove(&saga);
+            if let Some(active) = active {
+                active.moved().await;
             }
-            drive::take_up(inner, claimed).moved().await;
         }
     }
 
     /// Gives back what was not taken up: the next owner suspects it anew.
     pub(super) async fn give_back(&mut self, inner: &Inner) {
         let sagas: Vec<_> = self.waiting.drain(..).map(|c| c.saga).collect();
+        inner.suspected().clear();
         inner.hand_back(&sagas).await;
     }
 }

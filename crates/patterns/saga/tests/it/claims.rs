@@ -20,6 +20,7 @@ use crate::world::{Act, World, definition, order, step};
 struct Late {
     clock: VirtualClock,
     claims: AtomicBool,
+    creates: AtomicBool,
     silent: AtomicBool,
 }
 
@@ -28,6 +29,7 @@ impl Late {
         let late = Self {
             clock: world.clock.clone(),
             claims: AtomicBool::new(false),
+            creates: AtomicBool::new(false),
             silent: AtomicBool::new(false),
         };
         let late = Arc::new(late);
@@ -49,6 +51,9 @@ impl Tap for Late {
         Box::pin(async move {
             if write == Write::Claim && self.claims.load(Ordering::SeqCst) {
                 self.clock.sleep(Duration::from_millis(300)).await;
+            }
+            if write == Write::Create && self.creates.load(Ordering::SeqCst) {
+                self.clock.sleep(Duration::from_secs(5)).await;
             }
             Ok(())
         })
@@ -153,6 +158,28 @@ async fn a_node_that_stops_keeps_the_claims_of_what_it_awaits() {
     stops.shutdown(Duration::from_secs(60)).await;
     assert!(matches!(other.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
     assert_eq!(calls.load(Ordering::SeqCst), 1);
+}
+
+/// A start whose answer came after the node had stopped began its first step there, under a claim that nobody renewed.
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_answered_after_the_stop_begins_nothing() {
+    let world = World::new();
+    let (late, journal) = Late::on(&world);
+    late.creates.store(true, Ordering::SeqCst);
+    let definition = order();
+    let engine = world.engine_on(journal, &definition).await;
+    let stop = async {
+        world.clock.sleep(Duration::from_secs(1)).await;
+        engine.shutdown(Duration::ZERO).await;
+    };
+    let (handle, ()) = tokio::join!(world.start(&engine, &definition, "one"), stop);
+    world.clock.sleep(Duration::from_secs(5)).await;
+    assert_eq!(world.calls(), Vec::<String>::new());
+    let there = world.journal.summary(handle.uid()).await.unwrap().unwrap();
+    assert_eq!(there.owner, None, "given back");
+    let next = world.engine(&definition).await;
+    assert!(matches!(next.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(world.calls(), ["reserve", "charge", "ship"]);
 }
 
 fn without_deadline(definition: &Definition) -> Definition {

@@ -563,3 +563,14 @@ async fn a_participant_that_needs_longer_than_it_is_asked_for_may_report_until_t
     let took = bench.world.clock.now().saturating_duration_since(start);
     assert!((60..62).contains(&took.as_secs()), "{took:?}");
 }
+
+/// A question after an action that may have happened is no attempt: nobody reports to it, and the undo does not wait for it.
+#[tokio::test(start_paused = true)]
+async fn a_status_that_asks_for_more_time_than_there_is_holds_up_no_undo() {
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[Say::Unknown]);
+    bench.remote.script("status", &[Say::Status(202, vec![("retry-after", "60")], Value::Null)]);
+    let start = bench.world.clock.now();
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    assert!(bench.world.clock.now().saturating_duration_since(start) < Duration::from_secs(2));
+}

@@ -1,14 +1,13 @@
 //! Owners that vanish: of the saga they took up, or of something else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::Clock as _;
-use mainstay_saga::Outcome;
-use mainstay_saga::exhaust::{Tap, TapJournal};
-use mainstay_store::BoxFuture;
+use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_store::journal::{Append, SagaStatus, Uid};
+use mainstay_store::{BoxFuture, Error, ErrorKind, Outcome, Result};
 
 use crate::world::{Act, ByHand, World, order};
 
@@ -51,7 +50,7 @@ fn sg_x08_rapid_crashes_set_no_innocent_aside() {
             let outcome = engine.outcome(&Uid::new(uid.as_str())).await.unwrap();
             let row = world.journal.summary(&Uid::new(uid)).await.unwrap().unwrap().row;
             // Interrupted again and again may compensate; it may never need a person.
-            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{outcome:?} {row:?}");
+            assert!(!matches!(outcome, mainstay_saga::Outcome::NeedsAttention { .. }), "{outcome:?} {row:?}");
         }
     });
 }
@@ -83,11 +82,22 @@ impl Tap for Deadly {
 
 /// Runs a node for so long; whether it died before.
 fn dies(world: &World<ByHand>, deadly: &Arc<Deadly>, within: Duration) -> bool {
+    dies_on(world, deadly, within, Arc::new(Quiet))
+}
+
+/// Nothing happens around its writes.
+struct Quiet;
+
+impl Tap for Quiet {}
+
+/// As [`dies`], on a journal behind another tap.
+fn dies_on(world: &World<ByHand>, deadly: &Arc<Deadly>, within: Duration, tap: Arc<dyn Tap>) -> bool {
     deadly.died.store(false, Ordering::SeqCst);
     process().block_on(async {
         // A later run has a larger number than an earlier one.
         world.clock.sleep(Duration::from_millis(1)).await;
         let journal = TapJournal::new(Arc::clone(&world.journal), Arc::clone(deadly) as Arc<dyn Tap>);
+        let journal = TapJournal::new(Arc::new(journal), tap);
         let _engine = world.engine_on(Arc::new(journal), &order()).await;
         for _ in 0..within.as_millis() / 10 {
             world.clock.sleep(Duration::from_millis(10)).await;
@@ -152,7 +162,10 @@ fn sg_x08_processes_that_die_of_something_else_set_nothing_aside() {
             world.clock.sleep(Duration::from_secs(20)).await;
             let engine = world.engine(&order()).await;
             let outcome = engine.outcome(&uid).await.unwrap();
-            assert!(!matches!(outcome, Outcome::NeedsAttention { .. }), "{after:?}: {outcome:?}");
+            assert!(
+                !matches!(outcome, mainstay_saga::Outcome::NeedsAttention { .. }),
+                "{after:?}: {outcome:?}"
+            );
         });
     }
 }
@@ -198,4 +211,30 @@ fn a_node_that_stops_while_a_suspect_is_looked_at_lets_its_journal_go() {
         world.clock.sleep(Duration::from_secs(20)).await;
         assert!(kept.upgrade().is_none());
     });
+}
+
+/// The answer to a node's second claim is lost.
+#[derive(Default)]
+struct Doubtful(AtomicU32);
+
+impl Tap for Doubtful {
+    fn after(&self, write: Write) -> BoxFuture<'_, Result<()>> {
+        let lost = write == Write::Claim && self.0.fetch_add(1, Ordering::SeqCst) == 1;
+        let error = Error::new(ErrorKind::Unavailable, "the answer was lost").with_outcome(Outcome::Unknown);
+        Box::pin(async move { if lost { Err(error) } else { Ok(()) } })
+    }
+}
+
+/// A suspect that waits to be looked at alone was taken for a claim that nobody drives: it was given back, with a clean
+/// record, and taken up beside all others for ever.
+#[test]
+fn sg_x08_a_suspect_that_waits_is_not_given_back_with_a_clean_record() {
+    let world = World::on(ByHand::default());
+    world.script("reserve", &[Act::Hang]);
+    let uid = begun(&world, &["poison"]).remove(0);
+    let deadly = Deadly::new(&uid);
+    let within = Duration::from_secs(5);
+    let deaths = (0..20).take_while(|_| dies_on(&world, &deadly, within, Arc::new(Doubtful::default())));
+    assert_eq!(deaths.count(), 2 + 3, "twice among others, three times alone");
+    assert_eq!(row(&world, &uid).0, SagaStatus::NeedsAttention);
 }
