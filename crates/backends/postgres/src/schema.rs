@@ -22,8 +22,8 @@ pub(crate) struct Tables {
     base_epoch: u16,
 }
 
-/// Whoever makes tables waits for whoever else does, until its transaction ends: `if not exists` alone lets two programs
-/// that start together run into each other. The key is the name of this project.
+/// Whoever makes tables waits for whoever else does, until its transaction ends: `if not exists` alone lets two
+/// programs that start together run into each other. The key is the name of this project.
 pub(crate) const MAKING: &str = "select pg_advisory_xact_lock(7881696745979404665);";
 
 impl Tables {

@@ -24,7 +24,7 @@ const STEP: Duration = Duration::from_millis(20);
 /// Steps of a hold on the side that goes on.
 const STEPS: u32 = 10;
 /// Longest wait for one grant: elections and the whole ttl after one fit in.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two tries of the side that is cut off.
 const AGAIN: Duration = Duration::from_millis(100);
 /// Grants that the side which goes on must get while the other one is cut off.
@@ -145,7 +145,7 @@ impl Campaign {
                     self.note("acquire", asked, self.recorder.stamp(), &guard);
                     return guard;
                 }
-                Err(error) => assert!(!limit.is_over(self.clock()), "not granted in {PATIENCE:?}: {error}"),
+                Err(error) => assert!(!limit.is_over(self.clock()), "not granted in {PATIENCE:?}: {error:?}"),
             }
             self.clock().sleep(AGAIN).await;
         }

@@ -65,8 +65,8 @@ async fn f04(world: World) {
     }
 }
 
-/// Asks through a wire that is so slow, gives up while the answer is on its way, and asks again. Not, when the answer came
-/// before the grant was seen.
+/// Asks through a wire that is so slow, gives up while the answer is on its way, and asks again. Not, when the answer
+/// came before the grant was seen.
 async fn given_up(
     slow: &TcpProxy,
     [store, direct]: [&EtcdLeases; 2],
@@ -182,8 +182,8 @@ async fn f06(world: World) {
             std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|e| e.path()).collect();
         let sockets: Vec<PathBuf> = sockets.iter().filter_map(|fd| fd.read_link().ok()).collect();
         let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
-        // Number, local address, remote address, state: 01 is connected; six more, and the socket. The server connects to
-        // itself, too.
+        // Number, local address, remote address, state: 01 is connected; six more, and the socket. The server
+        // connects to itself, too.
         let row = |line: &&str| {
             let words: Vec<&str> = line.split_whitespace().collect();
             words[2..4] == [ours.as_str(), "01"]

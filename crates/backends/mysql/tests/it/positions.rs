@@ -1,6 +1,6 @@
 //! Positions of a real MariaDB and its replica, judged.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::TcpMode;
@@ -12,7 +12,7 @@ use mainstay_store::{ErrorKind, Outcome, ReplicatedStore as _};
 use mysql_async::prelude::Queryable as _;
 
 use crate::Test;
-use crate::world::{PATIENCE, at, judged, look, ms, pair, put, row, run, store, until, value, wired};
+use crate::world::{ANSWER, PATIENCE, at, judged, look, ms, pair, put, row, run, store, until, value, wired};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_commit_is_behind_until_it_is_applied", |kit| run(a_commit_is_behind_until_it_is_applied(kit))),
@@ -135,11 +135,9 @@ async fn p22_an_unknown_domain(kit: &MariaDbKit) {
         timeline: "s1".into(),
         position: Position::MariaGtid(gtid::mariadb("77-1-5").unwrap()),
     };
-    let clock = SystemClock::new();
-    let start = clock.now();
     let conn = at(&store, &replica).connect().await.unwrap();
+    // Whoever waited for it to come would wait for ever.
     assert_eq!(conn.wait(&mark, ms(150)).await.unwrap(), Judgment::Behind);
-    assert!(clock.now().saturating_duration_since(start) < PATIENCE);
     let foreign = Mark { position: Position::MariaGtid(gtid::mariadb("77-9-5").unwrap()), ..mark };
     assert_eq!(judged(&at(&store, &primary), &foreign).await, Judgment::Lost);
 }
@@ -218,10 +216,14 @@ async fn p40_what_a_read_saw_is_in_the_position_behind_it(kit: &MariaDbKit) {
     let (primary, replica) = pair(kit);
     let store = store();
     let (a, b) = (at(&store, &primary), at(&store, &replica));
-    let done = AtomicBool::new(false);
+    let (done, found) = (AtomicBool::new(false), AtomicU32::new(0));
     let writer = async {
         let mut marks = Vec::new();
-        for n in 1..=400 {
+        // How many reads come meanwhile is up to the machine.
+        for n in 1..=20_000 {
+            if n > 400 && found.load(Ordering::Relaxed) > 20 {
+                break;
+            }
             marks.push(row(&a, 1, n).await);
         }
         done.store(true, Ordering::Relaxed);
@@ -232,11 +234,12 @@ async fn p40_what_a_read_saw_is_in_the_position_behind_it(kit: &MariaDbKit) {
         while !done.load(Ordering::Relaxed) {
             let v = value(&mut conn, 1).await.unwrap().unwrap_or(0);
             seen.push((v, conn.observe().await.unwrap()));
+            found.fetch_add(u32::from(v > 0), Ordering::Relaxed);
         }
         seen
     };
     let (marks, seen) = tokio::join!(writer, reader);
-    assert!(seen.len() > 20, "{} reads", seen.len());
+    assert!(seen.iter().filter(|(v, _)| *v > 0).count() > 20, "{} reads", seen.len());
     for (v, observed) in seen {
         // What was judged to be there later is what had been seen before.
         if v > 0 {
@@ -248,7 +251,7 @@ async fn p40_what_a_read_saw_is_in_the_position_behind_it(kit: &MariaDbKit) {
 
 async fn p41_a_lost_answer(kit: &MariaDbKit) {
     let (primary, wire, _replica) = wired(kit, &[]).await;
-    let store = MysqlReplicas::builder("orders").request_timeout(ms(500)).build(&Runtime::system()).unwrap();
+    let store = MysqlReplicas::builder("orders").request_timeout(ANSWER).build(&Runtime::system()).unwrap();
     let server = store.server(&format!("mysql://root@{}/mysql", wire.address())).unwrap();
     let mut conn = server.connect().await.unwrap();
     conn.conn().query_drop("start transaction; insert into shop.k values (1, 1)").await.unwrap();

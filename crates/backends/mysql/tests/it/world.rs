@@ -12,12 +12,23 @@ use mainstay_store::replicated::{Judgment, Mark, Observed};
 use mysql_async::prelude::Queryable as _;
 
 /// Long enough for a machine that builds beside.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(240);
+/// Longest wait for one answer where answers come.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
 
 /// Proxies go on while a test waits for a program.
 pub(crate) fn run<F: Future<Output = ()>>(test: F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.unwrap().block_on(test);
+    runtime.unwrap().block_on(async {
+        // A test that hangs fails.
+        tokio::select! {
+            biased;
+            () = test => {}
+            () = SystemClock::new().sleep(LIMIT) => panic!("not over after {LIMIT:?}"),
+        }
+    });
 }
 
 pub(crate) fn ms(n: u64) -> Duration {
@@ -25,10 +36,7 @@ pub(crate) fn ms(n: u64) -> Duration {
 }
 
 pub(crate) fn store() -> MysqlReplicas {
-    MysqlReplicas::builder("orders")
-        .request_timeout(Duration::from_secs(5))
-        .build(&Runtime::system())
-        .unwrap()
+    MysqlReplicas::builder("orders").request_timeout(ANSWER).build(&Runtime::system()).unwrap()
 }
 
 pub(crate) fn at(store: &MysqlReplicas, server: &MariaDb) -> MysqlServer {

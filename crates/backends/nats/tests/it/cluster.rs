@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use mainstay_chaos::partition::{self, Cut};
 use mainstay_chaos::proxy::TcpMesh;
-use mainstay_clock::Runtime;
+use mainstay_clock::{Runtime, SystemClock};
 use mainstay_coordination::Coordinator;
 use mainstay_nats::NatsLeases;
 use mainstay_sim::servers::{Nats, NatsKit};
 use mainstay_sim::verdict::Verdict;
-use mainstay_store::lease::{Fencing, Released, Renewed};
+use mainstay_store::lease::{Acquired, Fencing, Released, Renewed};
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::Test;
-use crate::world::{api, ask, config, coordinator, ms, open, other, pause, run, run_beside, try_take, until};
+use crate::world::{ask, config, coordinator, ms, opened, other, pause, run, run_beside, soon, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f24_strict_is_declared_only_where_it_was_shown", f24),
@@ -33,7 +33,10 @@ pub(crate) const TESTS: &[Test] = &[
     }),
 ];
 
-const TTL: Duration = Duration::from_secs(60);
+/// Longer than elections and restarts on a busy machine.
+const TTL: Duration = Duration::from_secs(600);
+/// Longest wait for one answer where some do not come.
+const LOST: Duration = Duration::from_secs(5);
 
 fn cluster(storage: &str) -> Vec<Nats> {
     NatsKit::new().unwrap().cluster(3, storage).unwrap()
@@ -46,41 +49,73 @@ fn all(nodes: &[Nats]) -> String {
 /// Which node leads the bucket.
 async fn leader(node: &Nats) -> usize {
     let client = other(node).await;
-    let info = api(&client, "STREAM.INFO.KV_mainstay_leases", json!({})).await;
-    assert_eq!(info["config"]["num_replicas"], json!(3), "{info}");
-    let name = info["cluster"]["leader"].as_str().unwrap();
-    name.strip_prefix("node-").unwrap().parse().unwrap()
+    let found = std::cell::Cell::new(None);
+    // While they elect nobody answers, or nobody is named.
+    until("the bucket has a leader", async || {
+        let asked = client.request("$JS.API.STREAM.INFO.KV_mainstay_leases", "{}".into()).await;
+        let Some(info) = asked.ok().and_then(|m| serde_json::from_slice::<Value>(&m.payload).ok()) else {
+            return false;
+        };
+        let Some(name) = info["cluster"]["leader"].as_str().filter(|name| !name.is_empty()) else {
+            return false;
+        };
+        assert_eq!(info["config"]["num_replicas"], json!(3), "{info}");
+        found.set(Some(name.strip_prefix("node-").unwrap().parse().unwrap()));
+        true
+    })
+    .await;
+    found.get().unwrap()
+}
+
+/// Whether it is granted, as soon as the store can tell.
+async fn is_granted(store: &NatsLeases, name: &str, op: &str) -> bool {
+    let granted = std::cell::Cell::new(false);
+    until("an acquisition is answered", async || match store.acquire(ask(name, op, TTL)).await {
+        Ok(answer) => {
+            granted.set(matches!(answer, Acquired::Granted(_)));
+            true
+        }
+        Err(error) => {
+            assert!(error.is_retryable(), "{error}");
+            false
+        }
+    })
+    .await;
+    granted.get()
 }
 
 /// Takes it as soon as the store can.
 async fn taken(store: &NatsLeases, name: &str, op: &str) -> FencingToken {
-    let token = std::cell::Cell::new(None);
-    until("it is granted", async || {
+    let (clock, end) = (SystemClock::new(), soon());
+    loop {
         let answer = store.acquire(ask(name, op, TTL)).await;
-        if let Ok(mainstay_store::lease::Acquired::Granted(grants)) = answer {
-            token.set(Some(grants[0].token));
+        if let Ok(Acquired::Granted(grants)) = &answer {
+            return grants[0].token;
         }
-        token.get().is_some()
-    })
-    .await;
-    token.get().unwrap()
+        assert!(!end.is_over(&clock), "never granted: {answer:?}");
+        pause(ms(5)).await;
+    }
 }
 
 fn f24() {
     let nodes = cluster("sync_interval: always");
     run(async {
-        let shown = open(config(&all(&nodes)).system(&nodes[1].system_url())).await;
-        assert_eq!(shown.guarantees().fencing, Fencing::Strict);
-        let silent = open(config(&all(&nodes))).await;
+        // Servers that are busy may not say in time how they sync.
+        until("it is shown", async || {
+            let shown = opened(config(&all(&nodes)).system(&nodes[1].system_url())).await;
+            shown.guarantees().fencing == Fencing::Strict
+        })
+        .await;
+        let silent = opened(config(&all(&nodes))).await;
         assert_eq!(silent.guarantees().fencing, Fencing::WhileStateSurvives, "nobody was asked");
         let single =
-            open(config(&all(&nodes)).system(&nodes[0].system_url()).bucket("one").replicas(1)).await;
+            opened(config(&all(&nodes)).system(&nodes[0].system_url()).bucket("one").replicas(1)).await;
         assert_eq!(single.guarantees().fencing, Fencing::WhileStateSurvives, "one copy");
     });
     drop(nodes);
     let lazy = cluster("");
     run(async {
-        let store = open(config(&all(&lazy)).system(&lazy[0].system_url())).await;
+        let store = opened(config(&all(&lazy)).system(&lazy[0].system_url())).await;
         assert_eq!(store.guarantees().fencing, Fencing::WhileStateSurvives, "they sync after two minutes");
     });
 }
@@ -105,7 +140,7 @@ async fn given_back(store: &NatsLeases, op: &str) {
 fn killed() {
     let mut nodes = cluster("");
     run(async {
-        let store = open(config(&all(&nodes))).await;
+        let store = opened(config(&all(&nodes)).request_timeout(LOST)).await;
         let before = taken(&store, "a", "op").await;
         let at = leader(&nodes[0]).await;
         nodes[at].server_mut().kill().unwrap();
@@ -115,15 +150,18 @@ fn killed() {
             async || matches!(store.renew("op").await, Ok(Renewed::Renewed(g)) if g[0].token == before),
         )
         .await;
-        let second = open(config(&nodes[rest[0]].url())).await;
-        assert!(try_take(&second, "a", "op2", TTL).await.is_none(), "it is still held");
+        let second = opened(config(&nodes[rest[0]].url()).request_timeout(LOST)).await;
+        assert!(!is_granted(&second, "a", "op2").await, "it is still held");
         given_back(&store, "op").await;
         assert!(taken(&second, "a", "op2").await > before);
         // The one that was gone comes back and follows.
         nodes[at].restart().unwrap();
-        let third = open(config(&nodes[at].url())).await;
-        assert!(try_take(&third, "a", "op3", TTL).await.is_none());
-        let burned = third.break_lease("a").await.unwrap();
+        let third = opened(config(&nodes[at].url()).request_timeout(LOST)).await;
+        assert!(!is_granted(&third, "a", "op3").await);
+        let burned = std::cell::Cell::new(FencingToken::ZERO);
+        until("it is broken", async || third.break_lease("a").await.map(|token| burned.set(token)).is_ok())
+            .await;
+        let burned = burned.get();
         assert!(taken(&third, "a", "op3").await > burned);
     });
 }
@@ -131,7 +169,7 @@ fn killed() {
 fn paused() {
     let nodes = cluster("");
     run(async {
-        let store = open(config(&all(&nodes))).await;
+        let store = opened(config(&all(&nodes)).request_timeout(LOST)).await;
         let before = taken(&store, "a", "op").await;
         let at = leader(&nodes[0]).await;
         // It stops where it stands: connections stay open and nothing answers, as behind a cut cable.
@@ -142,25 +180,29 @@ fn paused() {
         )
         .await;
         given_back(&store, "op").await;
-        let other = open(config(&nodes[(at + 1) % 3].url())).await;
+        let other = opened(config(&nodes[(at + 1) % 3].url()).request_timeout(LOST)).await;
         let next = taken(&other, "a", "op2").await;
         assert!(next > before);
         // Back, it thinks for a moment that it leads, and what it says then must not be taken for a grant.
         nodes[at].server().resume().unwrap();
-        let late = open(config(&nodes[at].url())).await;
+        let late = opened(config(&nodes[at].url()).request_timeout(LOST)).await;
         for n in 0..20 {
             let answer = late.acquire(ask("a", &format!("late-{n}"), TTL)).await;
-            assert!(!matches!(answer, Ok(mainstay_store::lease::Acquired::Granted(_))), "{answer:?}");
+            assert!(!matches!(answer, Ok(Acquired::Granted(_))), "{answer:?}");
             pause(ms(10)).await;
         }
-        assert!(matches!(other.renew("op2").await.unwrap(), Renewed::Renewed(g) if g[0].token == next));
+        until(
+            "it is renewed",
+            async || matches!(other.renew("op2").await, Ok(Renewed::Renewed(g)) if g[0].token == next),
+        )
+        .await;
     });
 }
 
 fn minority() {
     let mut nodes = cluster("");
     run(async {
-        let store = open(config(&nodes[0].url()).request_timeout(ms(500))).await;
+        let store = opened(config(&nodes[0].url()).request_timeout(LOST)).await;
         let before = taken(&store, "a", "op").await;
         for node in &mut nodes[1..] {
             node.server_mut().kill().unwrap();
@@ -196,7 +238,7 @@ fn partitioned(cut: Cut) {
         }
         let mut coordinators = Vec::new();
         for (n, server) in nodes.iter().enumerate() {
-            let store = open(config(&server.url()).request_timeout(ms(1_500))).await;
+            let store = opened(config(&server.url()).request_timeout(ms(1_500))).await;
             coordinators.push(coordinator(store, &format!("n{n}")));
         }
         let coordinators: [Coordinator; 3] = coordinators.try_into().unwrap();

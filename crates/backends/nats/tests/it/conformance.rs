@@ -63,7 +63,7 @@ fn lost_answer() {
     let server = nats();
     run(async {
         let here = store(&server).await;
-        let (proxy, there) = proxied(&server, ms(5_000)).await;
+        let (proxy, there) = proxied(&server, ms(10_000)).await;
         let PutIf::Stored(first) = there.put_if("k", None, b"1".to_vec(), None).await.unwrap() else {
             panic!("nobody wrote it before")
         };

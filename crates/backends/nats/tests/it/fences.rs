@@ -96,7 +96,7 @@ fn f25() {
         data(&client).await;
         let old = take(&store, "a", "paused", ms(200)).await;
         pause(ms(210)).await;
-        let new = take(&store, "a", "next", ms(5_000)).await;
+        let new = take(&store, "a", "next", ms(60_000)).await;
         let set = async |text: &str, token| {
             fence::put(&client, STREAM, SUBJECT, text.as_bytes(), token).await.unwrap()
         };

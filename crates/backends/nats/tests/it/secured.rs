@@ -7,7 +7,7 @@ use mainstay_store::{Error, ErrorKind};
 use tempfile::TempDir;
 
 use crate::Test;
-use crate::world::{ms, run, take, until};
+use crate::world::{ANSWER, ms, run, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("tls_is_trusted_by_its_authority_alone_and_clients_show_who_they_are", certificates),
@@ -21,7 +21,7 @@ fn file(dir: &TempDir, name: &str, text: &str) -> String {
 }
 
 async fn open(config: Builder) -> Result<NatsLeases, Error> {
-    NatsLeases::open(config.request_timeout(ms(5_000)).build().unwrap(), &Runtime::system()).await
+    NatsLeases::open(config.request_timeout(ANSWER).build().unwrap(), &Runtime::system()).await
 }
 
 /// It listens before it can be used.

@@ -15,7 +15,13 @@ use mainstay_store::{FencingToken, LeaseStore};
 use serde_json::{Value, json};
 
 /// Long enough for a machine that builds beside.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(400);
+/// Longest wait for one answer where answers come.
+pub(crate) const ANSWER: Duration = Duration::from_secs(30);
+/// A third of it is a renewal that is waited for, and the rest is for a machine that stands still.
+pub(crate) const RENEWED: Duration = Duration::from_secs(9);
 
 /// A server of its own. It dies with the thread that starts it: a trial's.
 pub(crate) fn nats() -> Nats {
@@ -23,7 +29,7 @@ pub(crate) fn nats() -> Nats {
 }
 
 pub(crate) fn config(url: &str) -> Builder {
-    NatsConfig::builder(url)
+    NatsConfig::builder(url).request_timeout(ANSWER)
 }
 
 pub(crate) async fn open(builder: Builder) -> NatsLeases {
@@ -34,19 +40,41 @@ pub(crate) async fn store(server: &Nats) -> NatsLeases {
     open(config(&server.url())).await
 }
 
+/// A store of servers that have just come back, or whose requests end early: only several tries may open it.
+pub(crate) async fn opened(builder: Builder) -> NatsLeases {
+    let config = builder.build().unwrap();
+    let store = std::cell::RefCell::new(None);
+    until("the store is open", async || {
+        let tried = NatsLeases::open(config.clone(), &Runtime::system()).await.ok();
+        *store.borrow_mut() = tried;
+        store.borrow().is_some()
+    })
+    .await;
+    store.into_inner().unwrap()
+}
+
 /// A store with settings of its own on a bucket of its own.
 pub(crate) async fn bucket(server: &Nats, name: &str, set: impl FnOnce(Builder) -> Builder) -> NatsLeases {
     open(set(config(&server.url()).bucket(name))).await
 }
 
 pub(crate) fn run<F: Future<Output = ()>>(test: F) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(in_time(test));
 }
 
 /// The same where servers that the test starts, and waits for, need what it runs beside.
 pub(crate) fn run_beside<F: Future<Output = ()>>(test: F) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.unwrap().block_on(test);
+    runtime.unwrap().block_on(in_time(test));
+}
+
+/// A test that hangs fails.
+async fn in_time<F: Future<Output = ()>>(test: F) {
+    tokio::select! {
+        biased;
+        () = test => {}
+        () = pause(LIMIT) => panic!("not over after {LIMIT:?}"),
+    }
 }
 
 pub(crate) fn ms(n: u64) -> Duration {
@@ -163,7 +191,7 @@ impl Spy {
 pub(crate) async fn proxied(server: &Nats, timeout: Duration) -> (TcpProxy, NatsLeases) {
     let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
     proxy.set_upstream(Some(server.address()));
-    let store = open(config(&format!("nats://{}", proxy.address())).request_timeout(timeout)).await;
+    let store = opened(config(&format!("nats://{}", proxy.address())).request_timeout(timeout)).await;
     (proxy, store)
 }
 

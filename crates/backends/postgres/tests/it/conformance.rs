@@ -1,9 +1,9 @@
 //! PostgreSQL against the one suite.
 
-use mainstay_postgres::{PostgresConfig, Wake};
+use mainstay_postgres::Wake;
 use mainstay_sim::conformance;
 
-use crate::world::{ServerClock, Test, World, open};
+use crate::world::{ServerClock, Test, World, direct, open};
 
 pub(crate) const TESTS: &[Test] = &[
     ("rows_conform", |w| Box::pin(rows_conform(w))),
@@ -16,7 +16,7 @@ const EVERY_SECTION: [&str; 9] =
 
 async fn rows_conform(world: World) {
     let clock = ServerClock::make(&world, "conform").await;
-    let store = open(PostgresConfig::builder(&clock.url(&world))).await;
+    let store = open(direct(&clock.url(&world))).await;
     let sections = conformance::leases(&store, &clock).await;
     assert_eq!(sections.ran, EVERY_SECTION);
     assert!(sections.refused.is_empty());
@@ -26,7 +26,7 @@ async fn rows_conform(world: World) {
 
 async fn rows_conform_through_a_pooler(world: World) {
     let clock = ServerClock::make(&world, "conform_timers").await;
-    let store = open(PostgresConfig::builder(&clock.url(&world)).wake(Wake::Timers).connections(1)).await;
+    let store = open(direct(&clock.url(&world)).wake(Wake::Timers).connections(1)).await;
     let sections = conformance::leases(&store, &clock).await;
     assert_eq!(sections.ran, EVERY_SECTION[..8]);
     assert_eq!(sections.refused, ["watch"]);

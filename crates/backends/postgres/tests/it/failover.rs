@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use mainstay_clock::{Clock as _, Runtime, SystemClock};
+use mainstay_postgres::PostgresLeases;
 use mainstay_postgres::fence::{self, Column};
-use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_sim::servers::Postgres;
-use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Renewed};
 use mainstay_store::{ErrorKind, FenceCheck, LeaseStore};
 
-use crate::world::{Test, World, ask, connect, open, take, until};
+use crate::world::{SILENCE, Test, World, ask, connect, direct, open, opened, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f25_a_promotion_that_lost_the_grant_still_refuses_its_late_write", |w| Box::pin(f25_lossy(w))),
@@ -26,6 +26,20 @@ fn long(name: &str, op: &str) -> AcquireRequest {
     AcquireRequest { ttl: TTL, ..ask(name, op) }
 }
 
+/// The first answer of a store whose requests end early.
+async fn answered(store: &PostgresLeases, request: AcquireRequest) -> Acquired {
+    let answer = std::sync::Mutex::new(None);
+    until("an acquisition is answered", || async {
+        match store.acquire(request.clone()).await {
+            Ok(acquired) => *answer.lock().unwrap() = Some(acquired),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        answer.lock().unwrap().is_some()
+    })
+    .await;
+    answer.into_inner().unwrap().unwrap()
+}
+
 /// A lease that the primary granted and the standby never saw.
 async fn f25_lossy(world: World) {
     let mut primary = world.kit.primary(&[]).unwrap();
@@ -35,7 +49,7 @@ async fn f25_lossy(world: World) {
     let table =
         "create table t (id int primary key, v text, fence int8 not null); insert into t values (1, '', 0)";
     primary.sql(table).unwrap();
-    let old = open(PostgresConfig::builder(&primary.url())).await;
+    let old = open(direct(&primary.url())).await;
     take(&old, "n", "before").await.unwrap();
     old.release("before").await.unwrap();
     standby.caught_up(&primary).unwrap();
@@ -47,7 +61,7 @@ async fn f25_lossy(world: World) {
     primary.kill().unwrap();
     standby.promote().unwrap();
 
-    let new = open(PostgresConfig::builder(&standby.url())).await;
+    let new = open(direct(&standby.url())).await;
     assert!(new.inspect("n").await.unwrap().last_token < lost, "the grant is lost");
     let later = take(&new, "n", "next").await.expect("and so is the lease");
     assert!(later > lost, "{later} after {lost}");
@@ -70,12 +84,12 @@ async fn f25_follow(world: World) {
     let (ips, ports): (Vec<String>, Vec<String>) =
         hosts.iter().map(|a| (a.ip().to_string(), a.port().to_string())).unzip();
     let url = format!("host={} port={} user=postgres dbname=postgres", ips.join(","), ports.join(","));
-    let store = open(PostgresConfig::builder(&url).request_timeout(Duration::from_secs(2))).await;
-    let Acquired::Granted(grants) = store.acquire(long("n", "op")).await.unwrap() else { panic!() };
+    let store = opened(direct(&url).request_timeout(SILENCE)).await;
+    let Acquired::Granted(grants) = answered(&store, long("n", "op")).await else { panic!() };
     first.caught_up(&primary).unwrap();
     second.caught_up(&primary).unwrap();
     // A standby alone is refused when it is opened, not at the first lease.
-    let alone = PostgresConfig::builder(&first.url()).build().unwrap();
+    let alone = direct(&first.url()).request_timeout(SILENCE).build().unwrap();
     let refused = PostgresLeases::open(alone, &Runtime::system()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
 
@@ -88,12 +102,10 @@ async fn f25_follow(world: World) {
         matches!(store.renew("op").await, Ok(Renewed::Renewed(g)) if g[0].token == grants[0].token)
     })
     .await;
-    assert_eq!(
-        store.release("op").await.unwrap(),
-        Released::Clean,
-        "a grant that was replicated is still there"
-    );
-    let later = take(&store, "n", "next").await.unwrap();
+    // Nobody else ends it: a grant that was replicated is still there until it is given back.
+    until("it is given back", || async { store.release("op").await.is_ok() }).await;
+    let Acquired::Granted(grants) = answered(&store, long("n", "next")).await else { panic!() };
+    let later = grants[0].token;
     assert_eq!(later.get() >> 48, 2);
     second.caught_up(&first).unwrap();
     let seen = second.sql("select token from mainstay_lease where name = 'n'").unwrap();
@@ -102,8 +114,8 @@ async fn f25_follow(world: World) {
 
 async fn f25_killed(world: World) {
     let mut primary = world.kit.primary(&[]).unwrap();
-    let store = open(PostgresConfig::builder(&primary.url()).request_timeout(Duration::from_secs(2))).await;
-    let Acquired::Granted(grants) = store.acquire(long("n", "op")).await.unwrap() else { panic!() };
+    let store = opened(direct(&primary.url()).request_timeout(SILENCE)).await;
+    let Acquired::Granted(grants) = answered(&store, long("n", "op")).await else { panic!() };
     primary.kill().unwrap();
     assert!(store.acquire(ask("n", "other")).await.unwrap_err().is_retryable());
     primary.restart().unwrap();
@@ -111,29 +123,42 @@ async fn f25_killed(world: World) {
         matches!(store.acquire(ask("n", "other")).await, Ok(Acquired::Held { .. }))
     })
     .await;
-    let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else {
-        panic!("a synced grant survives")
-    };
-    assert_eq!(renewed[0].token, grants[0].token);
-    store.release("op").await.unwrap();
-    assert!(take(&store, "n", "next").await.unwrap() > grants[0].token);
+    until("a synced grant survives", || async {
+        match store.renew("op").await {
+            Ok(Renewed::Renewed(renewed)) => {
+                assert_eq!(renewed[0].token, grants[0].token);
+                true
+            }
+            Ok(lost) => panic!("{lost:?}"),
+            Err(error) => {
+                assert!(error.is_retryable(), "{error}");
+                false
+            }
+        }
+    })
+    .await;
+    until("it is given back", || async { store.release("op").await.is_ok() }).await;
+    let Acquired::Granted(next) = answered(&store, long("n", "next")).await else { panic!() };
+    assert!(next[0].token > grants[0].token);
 }
 
 async fn f25_paused(world: World) {
     let primary = world.kit.primary(&[]).unwrap();
-    let store =
-        open(PostgresConfig::builder(&primary.url()).request_timeout(Duration::from_millis(300))).await;
-    take(&store, "n", "op").await.unwrap();
-    store.release("op").await.unwrap();
+    let store = opened(direct(&primary.url()).request_timeout(SILENCE)).await;
+    answered(&store, ask("n", "op")).await;
+    until("it is given back", || async { store.release("op").await.is_ok() }).await;
     primary.pause().unwrap();
     let short = AcquireRequest { ttl: Duration::from_millis(500), ..ask("n", "unknown") };
-    let open = store.acquire(short).await.unwrap_err();
-    assert_eq!(open.outcome(), mainstay_store::Outcome::Unknown);
+    let silent = store.acquire(short).await.unwrap_err();
+    assert_eq!(silent.outcome(), mainstay_store::Outcome::Unknown);
     SystemClock::new().sleep(Duration::from_millis(300)).await;
     primary.resume().unwrap();
     // Nobody releases: what may have been granted lasts one ttl at most.
-    until("the name is free", || async { take(&store, "n", "next").await.is_some() }).await;
-    fence_outlives(&primary, &store).await;
+    until("the name is free", || async {
+        matches!(store.acquire(ask("n", "next")).await, Ok(Acquired::Granted(_)))
+    })
+    .await;
+    fence_outlives(&primary, &open(direct(&primary.url())).await).await;
 }
 
 /// A table of fences on the same server: what was announced stays.

@@ -1,14 +1,11 @@
 //! What refuses a late writer.
 
-use std::time::Duration;
-
-use mainstay_clock::{Clock as _, SystemClock};
-use mainstay_postgres::PostgresConfig;
+use mainstay_clock::Clock as _;
 use mainstay_postgres::fence::{self, Column};
-use mainstay_store::lease::{AcquireRequest, Acquired, Renewed};
+use mainstay_store::lease::{Acquired, Renewed};
 use mainstay_store::{FenceCheck, FencingToken, LeaseStore};
 
-use crate::world::{ServerClock, TTL, Test, World, ask, connect, open, take};
+use crate::world::{SILENCE, ServerClock, TTL, Test, World, ask, connect, direct, open, opened, take};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f25_the_predicate_refuses_an_older_token_and_the_trigger_whoever_writes", |w| Box::pin(columns(w))),
@@ -77,25 +74,22 @@ async fn advances(world: World) {
 }
 
 async fn f37(world: World) {
+    let clock = ServerClock::make(&world, "f37").await;
     let table = world.table();
-    let config = || {
-        PostgresConfig::builder(&world.primary.url())
-            .table(&table)
-            .request_timeout(Duration::from_millis(800))
-    };
+    let config = || direct(&clock.url(&world)).table(&table);
     let (holder, other) = (open(config()).await, open(config()).await);
-    let short = |op: &str| AcquireRequest { ttl: Duration::from_millis(500), ..ask("n", op) };
-    let Acquired::Granted(grants) = holder.acquire(short("a")).await.unwrap() else { panic!() };
-    let mut client = connect(&world.primary.url()).await;
+    let hasty = opened(config().request_timeout(SILENCE)).await;
+    let Acquired::Granted(grants) = holder.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    let mut client = connect(&clock.url(&world)).await;
     client.batch_execute(&format!("create table {table}_data (v text)")).await.unwrap();
     let guarded = client.transaction().await.unwrap();
     assert!(fence::hold(&guarded, &table, "n", grants[0].token).await.unwrap());
     // Its own renewal waits for it: an error that can be repeated, and no loss.
-    let blocked = holder.renew("a").await.unwrap_err();
+    let blocked = hasty.renew("a").await.unwrap_err();
     assert!(blocked.is_retryable() && blocked.outcome() == mainstay_store::Outcome::NotApplied, "{blocked}");
-    SystemClock::new().sleep(Duration::from_millis(300)).await;
+    clock.sleep(2 * TTL).await;
     // By now the lease has run out, and still nobody takes it over.
-    let held = other.acquire(short("b")).await.unwrap();
+    let held = other.acquire(ask("n", "b")).await.unwrap();
     assert!(matches!(&held, Acquired::Held { by, remaining: None } if by == "a"), "{held:?}");
     guarded.execute(&format!("insert into {table}_data values ('a')"), &[]).await.unwrap();
     guarded.commit().await.unwrap();
@@ -125,7 +119,7 @@ async fn f40(world: World) {
 async fn guards(world: World) {
     let clock = ServerClock::make(&world, "guards").await;
     let table = world.table();
-    let store = open(PostgresConfig::builder(&clock.url(&world)).table(&table)).await;
+    let store = open(direct(&clock.url(&world)).table(&table)).await;
     let mut client = connect(&clock.url(&world)).await;
     let token = take(&store, "n", "a").await.unwrap();
     assert!(!fence::hold(&client, &table, "n", token.next()).await.unwrap());

@@ -96,8 +96,9 @@ async fn p8_p9(w: World) {
 
 async fn p38(w: World) {
     // Nobody but a commit flushes.
-    let mut primary = w.kit.primary(&[("wal_writer_delay", "10s"), ("wal_writer_flush_after", "0")]).unwrap();
+    let mut primary = w.kit.primary(&[]).unwrap();
     primary.sql(TABLE).unwrap();
+    primary.stop_log_writer().unwrap();
     let standby = primary.standby(&[]).unwrap();
     let mut writer = node(&primary).await;
     let other = connect(&primary.url()).await;

@@ -113,8 +113,9 @@ async fn p11(w: World) {
 }
 
 async fn p29(w: World) {
-    let primary = w.kit.primary(&[("wal_writer_delay", "10s"), ("wal_writer_flush_after", "0")]).unwrap();
+    let primary = w.kit.primary(&[]).unwrap();
     primary.sql(TABLE).unwrap();
+    primary.stop_log_writer().unwrap();
     let standby = primary.standby(&[]).unwrap();
     let (mut writer, reader) = (node(&primary).await, node(&standby).await);
     let other = connect(&primary.url()).await;
@@ -220,8 +221,9 @@ async fn p33(w: World) {
 }
 
 async fn p39(w: World) {
-    let mut primary = w.kit.primary(&[("wal_writer_delay", "10s")]).unwrap();
+    let mut primary = w.kit.primary(&[]).unwrap();
     primary.sql(TABLE).unwrap();
+    primary.stop_log_writer().unwrap();
     let config = EndpointConfig::builder(&primary.url()).allow_async_commit().build().unwrap();
     let mut fast = Endpoint::new(config, &Runtime::system()).connect().await.unwrap();
     let synced = commit(&mut node(&primary).await, "synced", 1).await;
@@ -255,7 +257,7 @@ async fn p39(w: World) {
 async fn p41(w: World) {
     let proxy = link(&w.primary).await;
     let config = EndpointConfig::builder(&Postgres::url_at(proxy.address()));
-    let config = config.request_timeout(Duration::from_secs(3)).build().unwrap();
+    let config = config.request_timeout(Duration::from_secs(5)).build().unwrap();
     let through = Endpoint::new(config, &Runtime::system());
     let routed = routed(&[("p", through), ("s0", endpoint(&w.standbys[0].url()))], |b| b);
     routed.router.poll_once().await;

@@ -8,13 +8,13 @@ use mainstay_chaos::proxy::TcpMode;
 use mainstay_chaos::recipes;
 use mainstay_clock::{Clock, Deadline, Runtime, SystemClock};
 use mainstay_coordination::{Coordinator, ErrorKind, LossReason};
-use mainstay_postgres::{PostgresConfig, PostgresLeases, Wake};
+use mainstay_postgres::{PostgresLeases, Wake};
 use mainstay_sim::servers::Postgres;
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Released};
 
 use crate::rows::proxied;
-use crate::world::{Test, World, ask, open, take, until};
+use crate::world::{RENEWED, SILENCE, TTL, Test, World, ask, direct, open, opened, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f03_a_grant_that_comes_too_late_is_given_back", |w| Box::pin(f03(w))),
@@ -44,7 +44,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("members_jobs_barriers_and_latches_hold_between_two_stores", |w| Box::pin(recorded(w))),
 ];
 
-const SHORT: Duration = Duration::from_millis(600);
+/// Of leases whose end is waited for.
+const SHORT: Duration = Duration::from_secs(6);
 
 fn node(store: &PostgresLeases, owner: &str) -> Coordinator {
     let store = Arc::new(store.clone());
@@ -61,7 +62,7 @@ async fn sleep(millis: u64) {
 
 async fn f03(world: World) {
     let proxy = proxied(&world).await;
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&world.table());
+    let config = direct(&Postgres::url_at(proxy.address())).table(&world.table());
     let store = open(config.wake(Wake::Timers)).await;
     let node = node(&store, "a");
     take(&store, "app/warm", "op").await.unwrap();
@@ -76,31 +77,30 @@ async fn f03(world: World) {
 
 async fn f15(world: World) {
     let table = world.table();
-    let config = || PostgresConfig::builder(&world.primary.url()).table(&table).wake(Wake::Timers);
+    let config = || direct(&world.primary.url()).table(&table).wake(Wake::Timers);
     let (here, there) = (open(config()).await, open(config()).await);
-    let held = node(&here, "a").mutex("n").ttl(SHORT).build().unwrap().try_acquire().await.unwrap();
+    let held = node(&here, "a").mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
     let waiter = node(&there, "b").mutex("n").build().unwrap();
     let work = async {
         sleep(100).await;
         held.release().await.unwrap();
     };
-    let (guard, ()) = tokio::join!(waiter.acquire(within(20)), work);
+    let (guard, ()) = tokio::join!(waiter.acquire(within(60)), work);
     assert!(guard.unwrap().check().is_ok());
 }
 
 async fn f17(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
-    let lock = node(&store, "a").mutex("n").ttl(SHORT).build().unwrap();
+    let store = open(direct(&world.primary.url()).table(&table)).await;
+    let lock = node(&store, "a").mutex("n").ttl(RENEWED).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();
     let first = guard.token();
-    // Long enough for renewals.
-    sleep(700).await;
-    assert!(guard.check().is_ok(), "it was renewed");
+    guard.renewed(guard.deadline()).await;
     assert_eq!(guard.release().await.unwrap(), Released::Clean);
     let row = || world.primary.sql(&format!("select token, op_id is null, expires_at from {table}")).unwrap();
     let before = row();
-    sleep(700).await;
+    // Longer than the time between two renewals.
+    sleep(4_500).await;
     assert_eq!(row(), before);
     assert_eq!(before.trim(), format!("{first}|t|-infinity"));
 }
@@ -108,7 +108,7 @@ async fn f17(world: World) {
 async fn f26(world: World) {
     let clock = crate::world::ServerClock::make(&world, "f26_lost").await;
     let table = world.table();
-    let store = open(PostgresConfig::builder(&clock.url(&world)).table(&table)).await;
+    let store = open(direct(&clock.url(&world)).table(&table)).await;
     let lock = node(&store, "a").mutex("n").build().unwrap();
     lock.try_acquire().await.unwrap().release().await.unwrap();
     world.primary.sql(&format!("truncate f26_lost.{table}")).unwrap();
@@ -132,11 +132,11 @@ async fn f27(world: World) {
 
 async fn k01(world: World) {
     let clock = crate::world::ServerClock::make(&world, "k01").await;
-    let store = open(PostgresConfig::builder(&clock.url(&world)).table(&world.table())).await;
+    let store = open(direct(&clock.url(&world)).table(&world.table())).await;
     take(&store, "n", "paused").await.unwrap();
-    clock.sleep(crate::world::TTL).await;
+    clock.sleep(TTL).await;
     let token = take(&store, "n", "next").await.unwrap();
-    clock.sleep(crate::world::TTL / 2).await;
+    clock.sleep(TTL / 2).await;
     let before = store.inspect("n").await.unwrap().holders[0].2;
     assert_eq!(store.renew("paused").await.unwrap(), mainstay_store::lease::Renewed::Lost);
     let info = store.inspect("n").await.unwrap();
@@ -162,8 +162,8 @@ impl Drop for Mark {
 
 async fn k02(world: World) {
     let store = world.store().await;
-    let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
-    let term = election.campaign(within(10)).await.unwrap();
+    let election = node(&store, "a").election("boss").ttl(RENEWED).build().unwrap();
+    let term = election.campaign(within(60)).await.unwrap();
     let burned = store.break_lease("app/election/boss").await.unwrap();
     assert_eq!(term.lost().await, LossReason::TakenOver);
     assert!(term.token() < burned);
@@ -172,21 +172,22 @@ async fn k02(world: World) {
 
 async fn k03(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     let election = node(&store, "a").election("boss").ttl(SHORT).build().unwrap();
-    let first = election.campaign(within(10)).await.unwrap().resign().await;
+    let first = election.campaign(within(60)).await.unwrap().resign().await;
     assert_eq!(first.unwrap(), Released::Clean);
     let long = node(&store, "a").election("boss").ttl(Duration::from_secs(600)).build().unwrap();
-    let _term = long.campaign(within(10)).await.unwrap();
+    let _term = long.campaign(within(60)).await.unwrap();
     let row = || world.primary.sql(&format!("select token, expires_at from {table}")).unwrap();
     let before = row();
-    sleep(700).await;
+    // Longer than the time between two renewals of the first term.
+    sleep(3_000).await;
     assert_eq!(row(), before, "nobody renews for the term that ended");
 }
 
 async fn k15(world: World) {
     let store = world.store().await;
-    let guard = node(&store, "a").mutex("n").ttl(SHORT).build().unwrap().try_acquire().await.unwrap();
+    let guard = node(&store, "a").mutex("n").ttl(RENEWED).build().unwrap().try_acquire().await.unwrap();
     let running = Arc::new(AtomicBool::new(false));
     let mark = Mark::on(&running);
     store.break_lease("app/n").await.unwrap();
@@ -200,7 +201,8 @@ async fn k15(world: World) {
 
 async fn k04(world: World) {
     let store = world.store().await;
-    let lock = node(&store, "a").mutex("n").ttl(SHORT).max_hold(Duration::from_millis(700)).build().unwrap();
+    // It is renewed once before.
+    let lock = node(&store, "a").mutex("n").ttl(RENEWED).max_hold(RENEWED / 2).build().unwrap();
     let guard = lock.try_acquire().await.unwrap();
     let hung = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
     assert_eq!(hung.kind(), &ErrorKind::Lost(LossReason::HeldTooLong));
@@ -210,27 +212,27 @@ async fn k04(world: World) {
 async fn k05(world: World) {
     let proxy = proxied(&world).await;
     let table = world.table();
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&table).wake(Wake::Timers);
-    let cut_off = open(config.request_timeout(Duration::from_millis(100))).await;
-    let there = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let config = direct(&Postgres::url_at(proxy.address())).table(&table).wake(Wake::Timers);
+    let cut_off = opened(config.request_timeout(SILENCE)).await;
+    let there = open(direct(&world.primary.url()).table(&table)).await;
     let leader =
-        node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap().campaign(within(10)).await.unwrap();
+        node(&cut_off, "a").election("boss").ttl(SHORT).build().unwrap().campaign(within(60)).await.unwrap();
     proxy.set_mode(TcpMode::Blackhole);
     let follower = node(&there, "b").election("boss").build().unwrap();
     let short = Deadline::after(SystemClock::new().now(), Duration::from_millis(100));
     assert!(follower.campaign(short).await.is_err(), "it still leads");
-    assert!(follower.campaign(within(20)).await.unwrap().token() > leader.token());
+    assert!(follower.campaign(within(60)).await.unwrap().token() > leader.token());
 }
 
 async fn k08(world: World) {
     let table = world.table();
-    let config = || PostgresConfig::builder(&world.primary.url()).table(&table);
+    let config = || direct(&world.primary.url()).table(&table);
     let (here, there) = (open(config()).await, open(config()).await);
     let clock = SystemClock::new();
     // A lease so long that only a notification can be the reason.
     let long = Duration::from_secs(600);
     let leader =
-        node(&here, "a").election("boss").ttl(long).build().unwrap().campaign(within(10)).await.unwrap();
+        node(&here, "a").election("boss").ttl(long).build().unwrap().campaign(within(60)).await.unwrap();
     let follower = node(&there, "b").election("boss").ttl(long).build().unwrap();
     let resign = async {
         until("the follower listens", || async {
@@ -242,7 +244,7 @@ async fn k08(world: World) {
         leader.resign().await.unwrap();
         clock.now()
     };
-    let (term, at) = tokio::join!(follower.campaign(within(30)), resign);
+    let (term, at) = tokio::join!(follower.campaign(within(60)), resign);
     let term = term.unwrap();
     println!("hand-over after a resignation: {:?}", clock.now().saturating_duration_since(at));
     assert_eq!(follower.leader().await.unwrap().unwrap().token, term.token());
@@ -251,32 +253,30 @@ async fn k08(world: World) {
 
 async fn k06(world: World) {
     let proxy = proxied(&world).await;
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&world.table());
-    let store = open(config.request_timeout(Duration::from_millis(100)).wake(Wake::Timers)).await;
-    let lock = node(&store, "a").mutex("n").ttl(Duration::from_millis(1_500)).build().unwrap();
-    let guard = lock.try_acquire().await.unwrap();
+    let config = direct(&Postgres::url_at(proxy.address())).table(&world.table());
+    let store = opened(config.request_timeout(Duration::from_millis(1_500)).wake(Wake::Timers)).await;
+    let lock = node(&store, "a").mutex("n").ttl(Duration::from_secs(12)).build().unwrap();
+    let guard = lock.acquire(within(60)).await.unwrap();
+    let known = guard.deadline();
     proxy.set_mode(TcpMode::Blackhole);
-    sleep(800).await;
+    // A third of the ttl, less than a sixth for an answer, and the renewal has failed at half of it.
+    sleep(6_000).await;
     proxy.set_mode(TcpMode::Pass);
-    sleep(1_300).await;
-    assert!(guard.check().is_ok(), "without the repeated renewal it would have ended");
+    tokio::select! {
+        biased;
+        renewed = guard.renewed(known) => assert!(renewed.instant() > known.instant()),
+        reason = guard.lost() => panic!("{reason}: a renewal that failed is repeated"),
+    }
     assert_eq!(guard.release().await.unwrap(), Released::Clean);
 }
 
 async fn k12(world: World) {
     let proxy = proxied(&world).await;
     let table = world.table();
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&table);
-    let cut_off = open(config.request_timeout(Duration::from_millis(100)).wake(Wake::Timers)).await;
-    let other = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
-    let guard = node(&cut_off, "a")
-        .mutex("n")
-        .ttl(Duration::from_secs(1))
-        .build()
-        .unwrap()
-        .try_acquire()
-        .await
-        .unwrap();
+    let config = direct(&Postgres::url_at(proxy.address())).table(&table);
+    let cut_off = opened(config.request_timeout(Duration::from_secs(1)).wake(Wake::Timers)).await;
+    let other = open(direct(&world.primary.url()).table(&table)).await;
+    let guard = node(&cut_off, "a").mutex("n").ttl(SHORT).build().unwrap().acquire(within(60)).await.unwrap();
     let running = Arc::new(AtomicBool::new(false));
     let mark = Mark::on(&running);
     let work = guard.run(|_| async move {
@@ -286,7 +286,7 @@ async fn k12(world: World) {
     let next = async {
         proxy.set_mode(TcpMode::Blackhole);
         let lock = node(&other, "b").mutex("n").build().unwrap();
-        let taken = lock.acquire(within(20)).await.unwrap();
+        let taken = lock.acquire(within(60)).await.unwrap();
         (taken, running.load(Ordering::SeqCst))
     };
     let (done, (taken, overlapped)) = tokio::join!(work, next);
@@ -297,15 +297,15 @@ async fn k12(world: World) {
 
 async fn k07(world: World) {
     let store = world.store().await;
-    let before = node(&store, "node-7").election("boss").ttl(SHORT).build().unwrap();
-    let term = before.campaign(within(10)).await.unwrap();
+    let before = node(&store, "node-7").election("boss").ttl(TTL).build().unwrap();
+    let term = before.campaign(within(60)).await.unwrap();
     // The same name, another process.
-    let after = node(&store, "node-7").election("boss").ttl(SHORT).build().unwrap();
+    let after = node(&store, "node-7").election("boss").ttl(TTL).build().unwrap();
     let short = Deadline::after(SystemClock::new().now(), Duration::from_millis(200));
     assert!(after.campaign(short).await.is_err(), "it leads nothing yet");
     let first = term.token();
     term.resign().await.unwrap();
-    assert!(after.campaign(within(10)).await.unwrap().token() > first);
+    assert!(after.campaign(within(60)).await.unwrap().token() > first);
 }
 
 async fn k09(world: World) {
@@ -313,7 +313,7 @@ async fn k09(world: World) {
     let node = node(&store, "a");
     let strict = node.mutex("n").require(Fencing::Strict).build().unwrap();
     assert_ne!(strict.try_acquire().await.unwrap().token().get(), 0);
-    let term = node.election("boss").build().unwrap().campaign(within(10)).await.unwrap();
+    let term = node.election("boss").build().unwrap().campaign(within(60)).await.unwrap();
     assert_ne!(term.token().get(), 0);
     for permit in [node.semaphore("s", 2), node.read("r")] {
         assert_ne!(permit.build().unwrap().try_acquire().await.unwrap().token().get(), 0);
@@ -334,11 +334,11 @@ async fn k11(world: World) {
 async fn k10(world: World) {
     let store = world.store().await;
     let election = node(&store, "a").election("boss").build().unwrap();
-    let term = election.campaign(within(10)).await.unwrap();
+    let term = election.campaign(within(60)).await.unwrap();
     let read = election.leader().await.unwrap().unwrap();
     assert_eq!(read.token, term.token());
     term.resign().await.unwrap();
-    let next = node(&store, "b").election("boss").build().unwrap().campaign(within(10)).await.unwrap();
+    let next = node(&store, "b").election("boss").build().unwrap().campaign(within(60)).await.unwrap();
     assert!(read.token < next.token(), "what was read is out of date, and its token says so");
     next.resign().await.unwrap();
     assert!(election.leader().await.unwrap().is_none());
@@ -369,7 +369,7 @@ async fn k16(world: World) {
     let busy = Arc::new(AtomicU32::new(0));
     let mut tasks = Vec::new();
     for n in 0..6 {
-        let store = open(PostgresConfig::builder(&world.primary.url()).table(&table).connections(2)).await;
+        let store = open(direct(&world.primary.url()).table(&table).connections(2)).await;
         let busy = Arc::clone(&busy);
         tasks.push(async move {
             let names = if n % 2 == 0 { ["x", "y", "z"] } else { ["z", "y", "x"] };
@@ -388,8 +388,8 @@ async fn k16(world: World) {
 
 async fn k17(world: World) {
     let proxy = proxied(&world).await;
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&world.table());
-    let store = open(config.request_timeout(Duration::from_millis(200)).wake(Wake::Timers)).await;
+    let config = direct(&Postgres::url_at(proxy.address())).table(&world.table());
+    let store = opened(config.request_timeout(Duration::from_secs(4)).wake(Wake::Timers)).await;
     store.acquire(ask("app/n", "them")).await.unwrap();
     let lock = node(&store, "a").mutex("n").build().unwrap();
     let held = lock.try_acquire().await.unwrap_err();
@@ -406,7 +406,7 @@ async fn k17(world: World) {
 async fn recorded(world: World) {
     let table = world.table();
     let make = async |owner: &str| {
-        let store = Arc::new(open(PostgresConfig::builder(&world.primary.url()).table(&table)).await);
+        let store = Arc::new(open(direct(&world.primary.url()).table(&table)).await);
         let builder = Coordinator::builder(Arc::clone(&store) as Arc<dyn LeaseStore>, Runtime::system());
         builder.records(store).namespace("app").owner(owner).build().unwrap()
     };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Runtime, SystemClock};
+use mainstay_clock::{Clock, Runtime};
 use mainstay_postgres::{Connected, Connector, PostgresConfig, Wake};
 use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share};
 use mainstay_store::{BoxFuture, ErrorKind, FencingToken, LeaseStore, Outcome};
@@ -13,7 +13,7 @@ use tokio_postgres::NoTls;
 use mainstay_chaos::proxy::{TcpMode, TcpProxy};
 use mainstay_sim::servers::Postgres;
 
-use crate::world::{ServerClock, TTL, Test, World, ask, connect, open, take, until};
+use crate::world::{SILENCE, ServerClock, TTL, Test, World, ask, connect, direct, open, opened, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
     ("f04_a_grant_whose_reply_was_lost_is_granted_again_with_its_token", |w| Box::pin(f04(w))),
@@ -72,16 +72,20 @@ pub(crate) async fn proxied(world: &World) -> TcpProxy {
 }
 
 async fn f04(world: World) {
-    let proxy = proxied(&world).await;
-    let config = PostgresConfig::builder(&Postgres::url_at(proxy.address())).table(&world.table());
-    let store = open(config.request_timeout(Duration::from_millis(300)).wake(Wake::Timers)).await;
+    let (proxy, table) = (proxied(&world).await, world.table());
+    let config = direct(&Postgres::url_at(proxy.address())).table(&table);
+    let store = open(config.wake(Wake::Timers)).await;
+    let seen = open(direct(&world.primary.url()).table(&table).wake(Wake::Timers)).await;
     proxy.set_mode(TcpMode::RepliesLost);
-    let lost = store.acquire(ask("n", "op")).await.unwrap_err();
+    let lose = async {
+        until("it was granted", || async { !seen.inspect("n").await.unwrap().holders.is_empty() }).await;
+        proxy.cut();
+        proxy.set_mode(TcpMode::Pass);
+    };
+    let (lost, ()) = tokio::join!(store.acquire(ask("n", "op")), lose);
+    let lost = lost.unwrap_err();
     assert_eq!((lost.kind(), lost.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
-    proxy.set_mode(TcpMode::Pass);
-    proxy.cut();
-    let first = store.inspect("n").await.unwrap().last_token;
-    assert_ne!(first, FencingToken::ZERO, "it was granted");
+    let first = seen.inspect("n").await.unwrap().last_token;
     assert_eq!(take(&store, "n", "op").await, Some(first));
     assert_eq!(store.release("op").await.unwrap(), Released::Clean);
 }
@@ -89,15 +93,22 @@ async fn f04(world: World) {
 async fn f05(world: World) {
     let proxy = proxied(&world).await;
     let switch = Switch::to(format!("{}?application_name=f05", Postgres::url_at(proxy.address())));
-    let config = PostgresConfig::through(Arc::clone(&switch) as Arc<dyn Connector>).table(&world.table());
-    let store = open(config.request_timeout(Duration::from_millis(300)).wake(Wake::Timers)).await;
+    let table = world.table();
+    let config = PostgresConfig::through(Arc::clone(&switch) as Arc<dyn Connector>).table(&table);
+    let store = opened(config.request_timeout(SILENCE).wake(Wake::Timers)).await;
     // Held back on its way; the caller gives up.
     proxy.set_mode(TcpMode::Blackhole);
     let lost = store.acquire(ask("n", "op")).await.unwrap_err();
     assert_eq!(lost.outcome(), Outcome::Unknown);
     // Its release takes another way and is there first.
     switch.set(world.primary.url());
-    assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);
+    until("it is given back", || async {
+        store.release("op").await.is_ok_and(|released| {
+            assert_eq!(released, Released::AlreadyGone);
+            true
+        })
+    })
+    .await;
     proxy.set_mode(TcpMode::Pass);
     // What was held back has reached the server when its connection has ended there.
     let admin = world.client().await;
@@ -106,6 +117,8 @@ async fn f05(world: World) {
         admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 0
     })
     .await;
+    // The same table, with patience.
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     let left = store.inspect("n").await.unwrap();
     assert!(
         left.holders.is_empty() && left.last_token == FencingToken::ZERO,
@@ -116,7 +129,7 @@ async fn f05(world: World) {
 
 async fn f06(world: World) {
     let url = format!("{}?application_name=f06", world.primary.url());
-    let store = open(PostgresConfig::builder(&url).table(&world.table()).connections(2)).await;
+    let store = open(direct(&url).table(&world.table()).connections(2)).await;
     let admin = world.client().await;
     let pids = async || -> Vec<i32> {
         let sql = "select coalesce(array_agg(pid order by pid), '{}') from pg_stat_activity where application_name = 'f06'";
@@ -141,7 +154,7 @@ async fn f08(world: World) {
     let table = world.table();
     let mut stores = Vec::new();
     for _ in 0..4 {
-        stores.push(open(PostgresConfig::builder(&clock.url(&world)).table(&table).connections(2)).await);
+        stores.push(open(direct(&clock.url(&world)).table(&table).connections(2)).await);
     }
     for round in 0..20 {
         assert!(take(&stores[0], "n", &format!("dead-{round}")).await.is_some());
@@ -158,7 +171,7 @@ async fn f08(world: World) {
 
 async fn f11(world: World) {
     let clock = ServerClock::make(&world, "f11").await;
-    let store = open(PostgresConfig::builder(&clock.url(&world)).table(&world.table())).await;
+    let store = open(direct(&clock.url(&world)).table(&world.table())).await;
     let first = take(&store, "n", "a").await.unwrap();
     // An hour back: the lease is stuck, and that can be seen and ended.
     clock.jump(-3_600_000_000).await;
@@ -179,7 +192,7 @@ async fn f11(world: World) {
 async fn f12(world: World) {
     let table = world.table();
     world.client().await.batch_execute(&format!("create table {table} (name text)")).await.unwrap();
-    let config = PostgresConfig::builder(&world.primary.url()).table(&table).build().unwrap();
+    let config = direct(&world.primary.url()).table(&table).build().unwrap();
     let refused = mainstay_postgres::PostgresLeases::open(config, &Runtime::system()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     let columns = world.primary.sql(&format!(
@@ -190,23 +203,23 @@ async fn f12(world: World) {
     let newer =
         format!("create table {table} (n int); comment on table {table} is 'mainstay leases, version 2'");
     world.client().await.batch_execute(&newer).await.unwrap();
-    let config = PostgresConfig::builder(&world.primary.url()).table(&table).build().unwrap();
+    let config = direct(&world.primary.url()).table(&table).build().unwrap();
     let refused = mainstay_postgres::PostgresLeases::open(config, &Runtime::system()).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::NewerVersion);
 }
 
 async fn f14(world: World) {
     let url = format!("{}?options=-csynchronous_commit%3Doff", world.primary.url());
-    let config = PostgresConfig::builder(&url).table(&world.table());
+    let config = direct(&url).table(&world.table());
     let refused = mainstay_postgres::PostgresLeases::open(config.build().unwrap(), &Runtime::system())
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unsupported);
     assert!(refused.to_string().contains("synchronous_commit"), "{refused}");
     let weak = mainstay_store::lease::Fencing::WhileStateSurvives;
-    let config = PostgresConfig::builder(&url).table(&world.table()).fencing(weak);
+    let config = direct(&url).table(&world.table()).fencing(weak);
     assert_eq!(open(config).await.guarantees().fencing, weak);
-    let nowhere = PostgresConfig::builder("postgres://nobody@127.255.255.254:1/x").build().unwrap();
+    let nowhere = direct("postgres://nobody@127.255.255.254:1/x").request_timeout(SILENCE).build().unwrap();
     let refused = mainstay_postgres::PostgresLeases::open(nowhere, &Runtime::system()).await.unwrap_err();
     assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));
     for (field, builder) in [
@@ -226,7 +239,7 @@ async fn f14(world: World) {
 /// The setting is changed under connections that were looked at when they were opened.
 async fn f14_switched_off(world: World) {
     let server = world.kit.primary(&[]).unwrap();
-    let one = || open(PostgresConfig::builder(&server.url()).connections(1));
+    let one = || open(direct(&server.url()).connections(1));
     let joined = AcquireRequest { line: Line::Join, ttl: Duration::from_secs(60), ..ask("w", "waiter") };
     let requests = [
         AcquireRequest { share: Share::Permit { limit: 3, count: 1 }, ..ask("p", "permit") },
@@ -270,13 +283,13 @@ async fn f14_switched_off(world: World) {
 async fn f16(world: World) {
     let store = world.store().await;
     let first = take(&store, "n", "op").await.unwrap();
-    let longer = AcquireRequest { ttl: Duration::from_secs(60), ..ask("n", "op") };
+    let longer = AcquireRequest { ttl: 10 * TTL, ..ask("n", "op") };
     let Acquired::Granted(again) = store.acquire(longer).await.unwrap() else { panic!() };
     assert_eq!(again[0].token, first);
     let left = store.inspect("n").await.unwrap().holders[0].2;
-    assert!(left > Duration::from_secs(50), "the new ttl counts: {left:?}");
+    assert!(left > 5 * TTL, "the new ttl counts: {left:?}");
     let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else { panic!() };
-    assert_eq!((renewed[0].token, renewed[0].ttl), (first, Duration::from_secs(60)));
+    assert_eq!((renewed[0].token, renewed[0].ttl), (first, 10 * TTL));
     store.release("op").await.unwrap();
     assert!(take(&store, "n", "op-2").await.unwrap() > first, "the counter outlives the lease");
 }
@@ -343,7 +356,7 @@ async fn f20(world: World) {
 
 async fn f21(world: World) {
     let clock = ServerClock::make(&world, "f21").await;
-    let store = open(PostgresConfig::builder(&clock.url(&world)).table(&world.table())).await;
+    let store = open(direct(&clock.url(&world)).table(&world.table())).await;
     let permit = |op: &str| AcquireRequest { share: Share::Permit { limit: 2, count: 1 }, ..ask("n", op) };
     for op in ["alive", "dead"] {
         assert!(matches!(store.acquire(permit(op)).await.unwrap(), Acquired::Granted(_)));
@@ -370,7 +383,7 @@ async fn f22(world: World) {
 
 async fn f26(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     let first = take(&store, "n", "a").await.unwrap();
     world.primary.sql(&format!("delete from {table}")).unwrap();
     assert_eq!(store.renew("a").await.unwrap(), Renewed::Lost);
@@ -378,24 +391,30 @@ async fn f26(world: World) {
 }
 
 async fn f28(world: World) {
+    let clock = ServerClock::make(&world, "f28").await;
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
-    let short = AcquireRequest { ttl: Duration::from_millis(400), ..ask("n", "a") };
-    assert!(matches!(store.acquire(short).await.unwrap(), Acquired::Granted(_)));
+    let store = open(direct(&clock.url(&world)).table(&table)).await;
+    take(&store, "n", "a").await.unwrap();
     store.release("a").await.unwrap();
-    let mut admin = world.client().await;
+    let mut admin = connect(&clock.url(&world)).await;
     let blocker = admin.transaction().await.unwrap();
     blocker.execute(&format!("select from {table} where name = 'n' for update"), &[]).await.unwrap();
-    let waiting = store.acquire(AcquireRequest { ttl: Duration::from_millis(400), ..ask("n", "b") });
+    let waiting = store.acquire(ask("n", "b"));
     let unlock = async {
+        let client = world.client().await;
+        until("the question waits", || async {
+            let waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like '%' || $1 || '%'";
+            client.query_one(waits, &[&table]).await.unwrap().get::<_, i64>(0) > 0
+        })
+        .await;
         // Longer than the ttl: counted from the question the lease would be over when it is granted.
-        SystemClock::new().sleep(Duration::from_millis(600)).await;
+        clock.sleep(2 * TTL).await;
         blocker.commit().await.unwrap();
     };
     let (granted, ()) = tokio::join!(waiting, unlock);
     assert!(matches!(granted.unwrap(), Acquired::Granted(_)));
     let left = store.inspect("n").await.unwrap().holders[0].2;
-    assert!(left > Duration::from_millis(100), "{left:?}");
+    assert!(left > TTL / 2, "{left:?}");
 }
 
 async fn f38(world: World) {
@@ -403,7 +422,7 @@ async fn f38(world: World) {
     let mut tasks = Vec::new();
     let order: Arc<Mutex<Vec<FencingToken>>> = Arc::default();
     for n in 0..4 {
-        let store = open(PostgresConfig::builder(&world.primary.url()).table(&table).connections(1)).await;
+        let store = open(direct(&world.primary.url()).table(&table).connections(1)).await;
         let order = Arc::clone(&order);
         tasks.push(async move {
             let mut won = 0;
@@ -429,7 +448,7 @@ async fn f38(world: World) {
 
 async fn f41(world: World) {
     let table = world.table();
-    let with = |epoch| PostgresConfig::builder(&world.primary.url()).table(&table).base_epoch(epoch);
+    let with = |epoch| direct(&world.primary.url()).table(&table).base_epoch(epoch);
     let (old, new) = (open(with(0)).await, open(with(5)).await);
     let first = take(&old, "n", "a").await.unwrap();
     assert_eq!(first.get() >> 48, 1, "the timeline");
@@ -442,7 +461,7 @@ async fn f41(world: World) {
 
 async fn f42(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     let foreign = format!(
         "insert into {table} (name, op_id, owner, token, expires_at) values ('n', '\\x00', 'by hand', 7, 'infinity')"
     );
@@ -469,7 +488,7 @@ async fn all_or_none(world: World) {
 
 async fn wakes(world: World) {
     let table = world.table();
-    let config = || PostgresConfig::builder(&world.primary.url()).table(&table);
+    let config = || direct(&world.primary.url()).table(&table);
     let (here, there) = (open(config()).await, open(config()).await);
     let admin = world.client().await;
     take(&here, "space/n", "a").await.unwrap();
@@ -486,7 +505,7 @@ async fn wakes(world: World) {
 
 async fn listens_again(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     store.watch("space/n").await.unwrap();
     let hint = store.watch("space/n");
     let cut = format!(
@@ -505,7 +524,7 @@ async fn listens_again(world: World) {
 
 async fn used_up(world: World) {
     let table = world.table();
-    let store = open(PostgresConfig::builder(&world.primary.url()).table(&table)).await;
+    let store = open(direct(&world.primary.url()).table(&table)).await;
     take(&store, "n", "a").await.unwrap();
     store.release("a").await.unwrap();
     let last = (1_i64 << 50) - 1;

@@ -1,14 +1,14 @@
 //! A server that lets our user in only encrypted and with a certificate.
 
 use mainstay_clock::Runtime;
+use mainstay_postgres::PostgresLeases;
 use mainstay_postgres::replicas::{Endpoint, EndpointConfig};
-use mainstay_postgres::{PostgresConfig, PostgresLeases};
 use mainstay_sim::servers::Authority;
 use mainstay_store::lease::Renewed;
 use mainstay_store::{Error, ErrorKind, LeaseStore as _, ReplicatedStore as _};
 use tempfile::TempDir;
 
-use crate::world::{Test, World, take};
+use crate::world::{Test, World, direct, take};
 
 pub(crate) const TESTS: &[Test] =
     &[("tls_by_url_is_trusted_by_its_authority_alone_and_shows_who_it_is", |w| Box::pin(certificates(w)))];
@@ -20,7 +20,7 @@ fn file(dir: &TempDir, name: &str, text: &str) -> String {
 }
 
 async fn open(url: &str) -> Result<PostgresLeases, Error> {
-    PostgresLeases::open(PostgresConfig::builder(url).build().unwrap(), &Runtime::system()).await
+    PostgresLeases::open(direct(url).build().unwrap(), &Runtime::system()).await
 }
 
 async fn certificates(world: World) {
@@ -59,5 +59,5 @@ async fn certificates(world: World) {
     let (_, other) = ours.sign("other").unwrap();
     let other = file(&dir, "other.pem", &other);
     let bad = url(&format!("sslmode=require&sslrootcert={ca}&sslcert={cert}&sslkey={other}"));
-    assert_eq!(PostgresConfig::builder(&bad).build().unwrap_err().field, "tls");
+    assert_eq!(direct(&bad).build().unwrap_err().field, "tls");
 }

@@ -144,17 +144,21 @@ async fn psql(world: World) {
     assert_eq!(medallion.acquire(shared).await.unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
-/// The holder is another process, and it dies by SIGKILL.
+/// The holder is another process, and it dies by SIGKILL. Time stands still for the store and for whoever waits, so no timer
+/// can be why it is heard.
 async fn killed(world: World) {
     let clock = SystemClock::new();
-    let store = Arc::new(sessions(&world, KeyProfile::Raw(77)).await);
-    let node = Coordinator::builder(store, Runtime::system()).namespace("space").owner("b").build().unwrap();
+    let still = Hand { now: watch::Sender::new(0), moves: false };
+    let rt = Runtime::on_tokio(Arc::new(still), Arc::new(SeededRng::new(1)));
+    let config = world.config().connections(16).build().unwrap();
+    let store = PostgresSessions::open(config, KeyProfile::Raw(77), Names::Bare, &rt).await.unwrap();
+    let node = Coordinator::builder(Arc::new(store), rt).namespace("space").owner("b").build().unwrap();
     let lock = node.mutex("n").build().unwrap();
     let mut times = Vec::new();
     for _ in 0..10 {
         let mut psql = Psql::start(&world);
         assert_eq!(psql.ask("select pg_try_advisory_lock(77)"), "t");
-        let waiting = lock.acquire(Deadline::after(clock.now(), Duration::from_secs(30)));
+        let waiting = lock.acquire(Deadline::NONE);
         let kill = async {
             until("the waiter stands in the queue", || async {
                 let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted and objid = 77";
@@ -171,8 +175,6 @@ async fn killed(world: World) {
     }
     times.sort();
     println!("hand-over after the kill of the holder: {times:?}");
-    // Timers would take 100 ms to 1 s. The figure itself is measured on a quiet machine.
-    assert!(times[times.len() / 2] < Duration::from_millis(50), "{times:?}");
 }
 
 async fn f28_dropped(world: World) {
@@ -252,12 +254,13 @@ async fn bounded(world: World) {
     let config = world.config().connections(2).build().unwrap();
     let store =
         PostgresSessions::open(config, KeyProfile::Sqlx, Names::Whole, &Runtime::system()).await.unwrap();
-    for op in ["a", "b"] {
+    // Whatever the table, keys are those of the database: names that no other test has.
+    for op in ["bounded/a", "bounded/b"] {
         assert!(take(&store, op, op).await.is_some());
     }
-    let full = store.acquire(ask("c", "c")).await.unwrap_err();
+    let full = store.acquire(ask("bounded/c", "c")).await.unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Full);
     assert!(full.is_retryable());
-    store.release("a").await.unwrap();
-    assert!(take(&store, "c", "c").await.is_some());
+    store.release("bounded/a").await.unwrap();
+    assert!(take(&store, "bounded/c", "c").await.is_some());
 }

@@ -17,9 +17,16 @@ use tokio_postgres::{Client, NoTls};
 /// A name and what it runs.
 pub(crate) type Test = (&'static str, fn(World) -> Pin<Box<dyn Future<Output = ()>>>);
 
-pub(crate) const TTL: Duration = Duration::from_secs(5);
+/// No machine stands still for as long.
+pub(crate) const TTL: Duration = Duration::from_secs(60);
+/// A third of it is a renewal that is waited for, and the rest is for a machine that stands still.
+pub(crate) const RENEWED: Duration = Duration::from_secs(9);
 /// A wait that ends a broken test.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// Longest wait for one answer where answers come.
+pub(crate) const ANSWER: Duration = Duration::from_secs(60);
+/// Longest wait for one that does not come.
+pub(crate) const SILENCE: Duration = Duration::from_secs(2);
 
 #[derive(Clone)]
 pub(crate) struct World {
@@ -46,7 +53,7 @@ impl World {
     }
 
     pub(crate) fn config(&self) -> Builder {
-        PostgresConfig::builder(&self.primary.url()).table(&self.table())
+        direct(&self.primary.url()).table(&self.table())
     }
 
     pub(crate) async fn store(&self) -> PostgresLeases {
@@ -56,6 +63,24 @@ impl World {
     pub(crate) async fn client(&self) -> Client {
         connect(&self.primary.url()).await
     }
+}
+
+/// With patience for answers.
+pub(crate) fn direct(url: &str) -> Builder {
+    PostgresConfig::builder(url).request_timeout(ANSWER)
+}
+
+/// A store whose requests end early, so that only several tries may open it.
+pub(crate) async fn opened(config: Builder) -> PostgresLeases {
+    let config = config.build().unwrap();
+    let opened = std::sync::Mutex::new(None);
+    until("the store is open", || async {
+        let store = PostgresLeases::open(config.clone(), &Runtime::system()).await.ok();
+        *opened.lock().unwrap() = store;
+        opened.lock().unwrap().is_some()
+    })
+    .await;
+    opened.into_inner().unwrap().unwrap()
 }
 
 pub(crate) async fn open(config: Builder) -> PostgresLeases {
@@ -94,7 +119,7 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut done: impl F
 }
 
 /// The server's clock as the statements of one schema see it: a function of the same name that stands before the
-/// built-in one. A sleep moves it.
+/// built-in one. It goes on as time does, and a sleep moves it.
 #[derive(Debug)]
 pub(crate) struct ServerClock {
     admin: Arc<Client>,
@@ -128,7 +153,7 @@ impl ServerClock {
 
 impl Clock for ServerClock {
     fn now(&self) -> Instant {
-        Instant::from_nanos(self.shift.load(Ordering::SeqCst))
+        SystemClock::new().now().saturating_add(Duration::from_micros(self.shift.load(Ordering::SeqCst)))
     }
 
     fn wall(&self) -> WallTime {
@@ -140,9 +165,9 @@ impl Clock for ServerClock {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Sleep {
-        let step =
-            deadline.as_nanos().saturating_sub(self.shift.fetch_max(deadline.as_nanos(), Ordering::SeqCst));
-        let text = format!("update {}.shift set micros = micros + {}", self.schema, step / 1_000);
+        let step = deadline.saturating_duration_since(self.now()).as_nanos().div_ceil(1_000);
+        self.shift.fetch_add(u64::try_from(step).unwrap(), Ordering::SeqCst);
+        let text = format!("update {}.shift set micros = micros + {step}", self.schema);
         let admin = Arc::clone(&self.admin);
         Box::pin(async move { admin.batch_execute(&text).await.unwrap() })
     }

@@ -51,7 +51,7 @@ fn f25() {
         let (store, mut redis) = (store(&server), other(&server).await);
         let old = take(&store, "a", "paused", ms(100)).await;
         pause(ms(101)).await;
-        let new = take(&store, "a", "next", ms(5_000)).await;
+        let new = take(&store, "a", "next", ms(60_000)).await;
         let set = async |value: &[u8], token| {
             fence::set(&mut redis.clone(), "{a}:data:fence", "{a}:data", value, token).await.unwrap()
         };

@@ -1,20 +1,21 @@
 //! Locks and elections on one Redis and on a quorum: what the original sketch got wrong.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_coordination::cron::Ran;
-use mainstay_coordination::membership::{Change, Departure, Event, Membership};
+use mainstay_coordination::membership::{Change, Departure, Event};
 use mainstay_coordination::{Coordinator, ErrorKind as LockError, LossReason};
-use mainstay_sim::servers::Server;
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{Fencing, Released, Renewed};
 
 use crate::Test;
 use crate::quorum::{quorum, servers};
 use crate::world::{
-    coordinator, exists, ms, number, other, pause, redis, run, scripts_run, soon, store, take, text, until,
+    coordinator, exists, ms, number, other, pause, redis, run, scripts_run, soon, store, store_within, take,
+    text, until,
 };
 
 pub(crate) const TESTS: &[Test] = &[
@@ -36,18 +37,22 @@ pub(crate) const TESTS: &[Test] = &[
     ("readers_and_permits_share_and_a_writer_waits_for_both", sharing),
 ];
 
-const TTL: Duration = Duration::from_secs(10);
+const TTL: Duration = Duration::from_secs(30);
+/// A third of it is a renewal that is waited for, and the rest is for a machine that stands still.
+const RENEWED: Duration = Duration::from_secs(9);
 
 fn f17() {
     let server = redis(&[]);
     run(async {
-        let lock = coordinator(store(&server), "me").mutex("a").ttl(ms(300)).build().unwrap();
+        let lock = coordinator(store(&server), "me").mutex("a").ttl(RENEWED).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         let mut other = other(&server).await;
-        until("it was renewed", async || scripts_run(&mut other.clone()).await >= 3).await;
+        let before = scripts_run(&mut other).await;
+        guard.renewed(guard.deadline()).await;
+        assert!(scripts_run(&mut other).await > before, "a renewal is seen");
         assert_eq!(guard.release().await.unwrap(), Released::Clean);
         let after = scripts_run(&mut other).await;
-        pause(ms(400)).await;
+        pause(RENEWED / 2).await;
         assert_eq!(scripts_run(&mut other).await, after);
     });
 }
@@ -73,7 +78,7 @@ fn k01() {
         let (paused, next) = (store(&server), store(&server));
         take(&paused, "a", "paused", ms(100)).await;
         pause(ms(101)).await;
-        take(&next, "a", "next", ms(2_000)).await;
+        take(&next, "a", "next", TTL).await;
         let mut other = other(&server).await;
         let before = number(&mut other, &["PTTL", "a"]).await;
         assert_eq!(paused.renew("paused").await.unwrap(), Renewed::Lost);
@@ -85,12 +90,13 @@ fn k01() {
 fn k02() {
     let server = redis(&[]);
     run(async {
-        let lock = coordinator(store(&server), "me").mutex("a").ttl(ms(600)).build().unwrap();
+        let locks = coordinator(store(&server), "me");
+        let lock = locks.mutex("a").ttl(RENEWED).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         let done = Arc::new(AtomicBool::new(false));
         let (work, breaker) = (Arc::clone(&done), store(&server));
         let run = guard.run(|_| async move {
-            pause(Duration::from_secs(30)).await;
+            pause(Duration::from_secs(600)).await;
             work.store(true, Ordering::SeqCst);
         });
         let (result, burned) = tokio::join!(run, breaker.break_lease("test/a"));
@@ -100,6 +106,7 @@ fn k02() {
         assert!(!done.load(Ordering::SeqCst));
         assert!(burned.unwrap() > guard.token());
         // A store that does not answer: the holder stops by its own clock.
+        let lock = locks.mutex("a").ttl(ms(600)).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         server.pause().unwrap();
         let reason = guard.lost().await;
@@ -111,8 +118,9 @@ fn k02() {
 fn k04() {
     let server = redis(&[]);
     run(async {
-        let lock =
-            coordinator(store(&server), "me").mutex("a").ttl(ms(600)).max_hold(ms(900)).build().unwrap();
+        // It is renewed once before.
+        let locks = coordinator(store(&server), "me");
+        let lock = locks.mutex("a").ttl(RENEWED).max_hold(RENEWED / 2).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         let lost = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
         assert_eq!(*lost.kind(), LockError::Lost(LossReason::HeldTooLong));
@@ -125,8 +133,10 @@ fn k04() {
 fn k06() {
     let server = redis(&[]);
     run(async {
-        let ttl = Duration::from_secs(6);
-        let lock = coordinator(store(&server), "me").mutex("a").ttl(ttl).build().unwrap();
+        let ttl = Duration::from_secs(12);
+        // A third of the ttl, less than a sixth for an answer, and the renewal has failed at half of it.
+        let store = store_within(&server, ms(1_500));
+        let lock = coordinator(store, "me").mutex("a").ttl(ttl).build().unwrap();
         let guard = lock.acquire(soon()).await.unwrap();
         let known = guard.renewed(guard.deadline()).await;
         server.pause().unwrap();
@@ -186,14 +196,15 @@ fn k07() {
 fn k08() {
     let server = redis(&[]);
     run(async {
-        let build = |owner: &str| coordinator(store(&server), owner).election("e").build().unwrap();
+        // A lease so long that only the resignation can be the reason.
+        let long = Duration::from_secs(600);
+        let build = |owner: &str| coordinator(store(&server), owner).election("e").ttl(long).build().unwrap();
         let (first, second) = (build("n1"), build("n2"));
         let term = first.campaign(soon()).await.unwrap();
         let resign = async {
             pause(ms(200)).await;
             term.resign().await.unwrap()
         };
-        // Well before the 30 seconds of the lease: the deadline of the test is shorter.
         let (next, resigned) = tokio::join!(second.campaign(soon()), resign);
         assert_eq!(resigned, Released::Clean);
         next.unwrap().resign().await.unwrap();
@@ -305,12 +316,13 @@ fn sharing() {
 fn members() {
     let (server, three) = (redis(&[]), servers(3));
     run(async {
-        let pairs = [
-            (coordinator(store(&server), "a"), coordinator(store(&server), "b")),
-            (coordinator(quorum(&three), "a"), coordinator(quorum(&three), "b")),
-        ];
-        for (here, there) in pairs {
-            let group = |locks: &Coordinator| locks.group("workers").ttl(ms(600)).build().unwrap();
+        let of = |kind: usize, owner: &str| match kind {
+            0 => coordinator(store(&server), owner),
+            _ => coordinator(quorum(&three), owner),
+        };
+        for kind in 0..2 {
+            let (here, there) = (of(kind, "a"), of(kind, "b"));
+            let group = |locks: &Coordinator| locks.group("workers").ttl(TTL).build().unwrap();
             let mut watch = group(&there).watch();
             let Event::Snapshot(empty) = watch.next().await.unwrap() else {
                 panic!("a snapshot comes first")
@@ -326,11 +338,17 @@ fn members() {
             assert!(matches!(live.kind(), LockError::Contended { .. }), "{live}");
             leaves.leave().await.unwrap();
             assert!(matches!(next().await, Change::Gone { how: Departure::Left, .. }));
-            let dies = group(&here).try_join("dies", "").await.unwrap();
+            // The process dies as soon as it is seen: its connections, and what would renew, with it.
+            let process = Process::start();
+            let gone = process.run(async || {
+                let member = of(kind, "c").group("workers").ttl(RENEWED).build().unwrap();
+                let member = member.try_join("dies", "").await.unwrap();
+                let gone = member.incarnation();
+                std::mem::forget(member);
+                gone
+            });
             assert!(matches!(next().await, Change::Joined(_)));
-            // The process dies: its connection's tasks with it.
-            let gone = dies.incarnation();
-            there_is_no_renewal(&server, &three, dies).await;
+            drop(process);
             let how = next().await;
             assert!(
                 matches!(&how, Change::Gone { member, how: Departure::Expired | Departure::Unknown } if member.incarnation == gone),
@@ -340,15 +358,27 @@ fn members() {
     });
 }
 
-/// Nothing is renewed while the servers stand still.
-async fn there_is_no_renewal(one: &Server, three: &[Server], member: Membership) {
-    std::mem::forget(member);
-    for server in three.iter().chain([one]) {
-        server.pause().unwrap();
+/// What is as good as another process: a runtime whose tasks end with it.
+struct Process(Option<tokio::runtime::Runtime>);
+
+impl Process {
+    fn start() -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        Self(Some(runtime.unwrap()))
     }
-    pause(ms(700)).await;
-    for server in three.iter().chain([one]) {
-        server.resume().unwrap();
+
+    /// What `work` comes to there; whoever asks waits for it.
+    fn run<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
+        let runtime = self.0.as_ref().unwrap();
+        std::thread::scope(|scope| scope.spawn(|| runtime.block_on(work())).join().unwrap())
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

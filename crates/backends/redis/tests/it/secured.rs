@@ -8,7 +8,7 @@ use mainstay_store::{Error, ErrorKind, LeaseStore as _};
 use tempfile::TempDir;
 
 use crate::Test;
-use crate::world::{ms, run, try_take};
+use crate::world::{ANSWER, ms, run, try_take};
 
 pub(crate) const TESTS: &[Test] = &[(
     "tls_by_url_is_trusted_by_its_authority_alone_and_shows_who_it_is",
@@ -36,7 +36,7 @@ fn secured(authority: &Authority) -> Server {
 }
 
 async fn open(url: &str) -> Result<RedisLeases, Error> {
-    let store = RedisLeases::new(url, &Runtime::system()).unwrap();
+    let store = RedisLeases::builder(url).request_timeout(ANSWER).build(&Runtime::system()).unwrap();
     store.ready().await.map(|_| store)
 }
 

@@ -12,7 +12,11 @@ use mainstay_store::{FencingToken, LeaseStore};
 use redis::aio::MultiplexedConnection;
 
 /// Long enough for a machine that builds beside.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// No test takes as long on a machine that builds beside.
+const LIMIT: Duration = Duration::from_secs(180);
+/// Longest wait for one answer where answers come.
+pub(crate) const ANSWER: Duration = Duration::from_secs(20);
 
 /// A server of its own. It dies with the thread that starts it: a trial's.
 pub(crate) fn redis(more: &[&str]) -> Server {
@@ -29,7 +33,11 @@ pub(crate) fn url(server: &Server) -> String {
 }
 
 pub(crate) fn store(server: &Server) -> RedisLeases {
-    RedisLeases::new(&url(server), &Runtime::system()).unwrap()
+    store_within(server, ANSWER)
+}
+
+pub(crate) fn store_within(server: &Server, limit: Duration) -> RedisLeases {
+    RedisLeases::builder(&url(server)).request_timeout(limit).build(&Runtime::system()).unwrap()
 }
 
 /// A client of other make.
@@ -38,7 +46,16 @@ pub(crate) async fn other(server: &Server) -> MultiplexedConnection {
 }
 
 pub(crate) fn run<F: Future<Output = ()>>(test: F) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test);
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(in_time(test));
+}
+
+/// A test that hangs fails.
+pub(crate) async fn in_time<F: Future<Output = ()>>(test: F) {
+    tokio::select! {
+        biased;
+        () = test => {}
+        () = pause(LIMIT) => panic!("not over after {LIMIT:?}"),
+    }
 }
 
 pub(crate) fn ms(n: u64) -> Duration {

@@ -395,8 +395,8 @@ async fn tokens_only_grow(store: &dyn LeaseStore, clock: &dyn Clock) {
     assert!(take(store, &name, "b-op3").await.unwrap() > burned);
 }
 
-/// Renews a lease, and looks whether it is there when only the renewal can be why. Its token; none when the machine stood
-/// still for so long meanwhile that nothing can be told.
+/// Renews a lease, and looks whether it is there when only the renewal can be why. Its token; none when the machine
+/// stood still for so long meanwhile that nothing can be told.
 async fn lives_on(store: &dyn LeaseStore, clock: &dyn Clock, name: &str, op: &str) -> Option<FencingToken> {
     let asked = clock.now();
     let first = take_for(store, name, op, SHORT).await.unwrap();
