@@ -54,12 +54,14 @@ impl World {
             body: body.to_string().into_bytes(),
             idempotency_key: format!("saga-1/charge/{}", op.text()),
             saga: "saga-1".to_owned(),
+            definition: "order".to_owned(),
             step: "charge".to_owned(),
             op: op.clone(),
             attempt: 1,
             fencing_token: FencingToken::new(token),
             deadline_wall: Some(self.runtime.clock().wall()),
             traceparent: None,
+            tracestate: None,
             kind: Kind::Act,
         };
         let deadline = self.runtime.clock().now().saturating_add(Duration::from_secs(90));
