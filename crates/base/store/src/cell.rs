@@ -8,7 +8,8 @@ use crate::{BoxFuture, Result};
 ///
 /// Guarantees: after [`store_synced`](DurableCell::store_synced) answered, [`load`](DurableCell::load)
 /// gives that value or a later one, also after power loss when the implementation says so.
-/// A crash in between leaves the old or the new value, never a mixture.
+/// A crash in between leaves the old or the new value, never a mixture. A store whose future was dropped takes nothing
+/// back that a later call has stored; of calls that are made at once either may be the later.
 pub trait DurableCell: Send + Sync + fmt::Debug {
     /// The last stored value.
     ///

@@ -15,6 +15,7 @@ use mainstay_clock::{Clock, Tick};
 use mainstay_store::DurableCell;
 
 use crate::error::{ConfigError, Error, ErrorKind, Result};
+use crate::turn::Turn;
 use crate::wire::{Reader, Wire, Writer};
 
 /// How far stamps may run ahead of the wall clock: more than machines with NTP differ, less than people notice.
@@ -316,6 +317,11 @@ impl Hlc {
         self.0.bound.store(bound, Ordering::Release);
     }
 
+    /// Stamps below `bound` may be handed out, too.
+    fn extend(&self, bound: u64) {
+        self.0.bound.fetch_max(bound, Ordering::AcqRel);
+    }
+
     /// The bound that should be durable next, if half of the window is used.
     fn wanted(&self, window: u64) -> Result<Option<u64>> {
         let physical = self.0.physical()?;
@@ -364,6 +370,8 @@ pub struct DurableHlc {
     hlc: Hlc,
     cell: Arc<dyn DurableCell>,
     window: u64,
+    /// Whose write it is: of two at once the cell may keep the smaller bound, with the larger one in force.
+    turn: Arc<Turn>,
 }
 
 impl DurableHlc {
@@ -389,7 +397,7 @@ impl DurableHlc {
             }
         };
         hlc.restart(stored << COUNTER_BITS, stored << COUNTER_BITS);
-        let durable = Self { hlc, cell, window: millis(window) };
+        let durable = Self { hlc, cell, window: millis(window), turn: Arc::default() };
         durable.extend().await?;
         Ok(durable)
     }
@@ -400,7 +408,8 @@ impl DurableHlc {
         &self.hlc
     }
 
-    /// Makes the next bound durable when half of the window is used; whether it did.
+    /// Makes the next bound durable when half of the window is used; whether it did. Several tasks may call it: one writes
+    /// at a time, and who comes second looks again whether there is anything left to do.
     ///
     /// # Errors
     /// [`ErrorKind::Store`] and [`ErrorKind::ClockJump`]; the old bound stays in force.
@@ -408,9 +417,10 @@ impl DurableHlc {
     /// # Cancel safety
     /// A dropped future may have made the bound durable; it is not in force then, and the next call makes another.
     pub async fn extend(&self) -> Result<bool> {
+        let _turn = self.turn.take().await;
         let Some(next) = self.hlc.wanted(self.window)? else { return Ok(false) };
         self.cell.store_synced(next.to_be_bytes().to_vec()).await?;
-        self.hlc.restart(0, next << COUNTER_BITS);
+        self.hlc.extend(next << COUNTER_BITS);
         Ok(true)
     }
 }

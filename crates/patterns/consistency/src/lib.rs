@@ -33,6 +33,7 @@ pub mod replicate;
 pub mod session;
 pub mod siblings;
 mod sorted;
+mod turn;
 pub mod version;
 pub mod wire;
 

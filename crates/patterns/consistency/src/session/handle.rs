@@ -7,6 +7,7 @@ use mainstay_clock::Deadline;
 use mainstay_store::ReplicatedStore;
 use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
 
+use super::call::CallError;
 use super::config::{Consistency, Guarantees, SessionEvent, cap};
 use super::router::{Router, within};
 #[cfg(feature = "tokens")]
@@ -19,49 +20,6 @@ use super::state::{
 use super::token::Refusal;
 use super::token::{SessionToken, rise};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Why a read or a write has no result.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum CallError<E> {
-    /// The closure failed.
-    Inner(E),
-    /// The session refused, before the closure ran or, for [`ErrorKind::Unavailable`], because the server was
-    /// restarted under a read.
-    Refused(Error),
-}
-
-impl<E> CallError<E> {
-    /// Whether what the session knows was lost in a failover.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Refused(error) if error.kind() == ErrorKind::WriteLost)
-    }
-}
-
-impl<E: fmt::Display> fmt::Display for CallError<E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Inner(error) => error.fmt(f),
-            Self::Refused(error) => error.fmt(f),
-        }
-    }
-}
-
-impl<E: std::error::Error + 'static> std::error::Error for CallError<E> {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Self::Inner(error) => error.source(),
-            Self::Refused(error) => std::error::Error::source(error),
-        }
-    }
-}
-
-impl<E> From<Error> for CallError<E> {
-    fn from(error: Error) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// What one user did, and must find again.
 ///
@@ -251,6 +209,9 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                 token.merge(&SessionToken { floors: floors.clone(), owed: false })?;
             }
         }
+        if let Some(primary) = self.router.view().leader() {
+            settle(&mut token.floors, &primary.observed);
+        }
         Ok(token)
     }
 
@@ -309,7 +270,8 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             rise(&mut self.reads, &mark);
             return out.map_err(CallError::Inner);
         }
-        self.seen.push(Seen { node, incarnation, timeline, order: self.router.next_order() });
+        let seen = self.until_now(node, incarnation, timeline, false);
+        self.seen.push(seen);
         if self.eager {
             // Failing here costs nothing yet: the read stays without a position until somebody needs it.
             let _ = self.router.observe(node, &connection, self.limit()).await;
@@ -397,7 +359,8 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             }
             same
         });
-        self.written.push(Seen { node, incarnation, timeline, order: self.router.next_order() });
+        let written = self.until_now(node, incarnation, timeline, true);
+        self.written.push(written);
         self.owed = owed;
         let limit = self.limit();
         if let Some(Ok(mark)) = within(self.router.clock(), limit, connection.commit_position()).await {
@@ -405,6 +368,17 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             self.written.pop();
         }
         Ok(out)
+    }
+
+    /// What was seen or written on a node up to now. It was on `timeline` before; what it is known to have gone on to since
+    /// counts.
+    fn until_now(&self, node: usize, incarnation: u64, mut timeline: String, wrote: bool) -> Seen {
+        let order = self.router.next_order();
+        let view = self.router.view();
+        if let Some(now) = view.sample(node).filter(|s| s.observed.incarnation == incarnation) {
+            timeline.clone_from(&now.observed.mark.timeline);
+        }
+        Seen { node, incarnation, timeline, order, wrote }
     }
 
     fn limit(&self) -> Duration {
@@ -423,7 +397,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                 None => true,
             });
         }
-        if let Some(primary) = view.primary().and_then(|p| view.sample(p)) {
+        if let Some(primary) = view.leader() {
             for floors in [&mut self.writes, &mut self.reads] {
                 if unsettled(floors, &primary.observed) {
                     settle(floors, &primary.observed);
@@ -456,10 +430,16 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let mut last = None;
         let others = self.router.by_primacy().into_iter().filter(|n| *n != seen.node);
         for node in std::iter::once(seen.node).chain(others) {
-            match self.ask(node).await {
-                Ok((order, observed)) if seen.is_in(node, &observed, order) => return Ok(observed.mark),
-                Ok((_, observed)) if observed.role == Role::Primary => present = Some(observed.mark),
+            let answer = self.ask(node).await;
+            let view = self.router.view();
+            match answer {
+                Ok((order, observed)) if seen.is_in(&view, node, &observed, order) => {
+                    return Ok(observed.mark);
+                }
+                Ok((_, observed)) if view.leads(node, &observed) => present = Some(observed.mark),
                 Ok(_) => {}
+                // There was no time to ask it; that says nothing about what it has.
+                Err(error) if node == seen.node && seen.can_be_asked(&view) => return Err(error),
                 Err(error) => last = Some(error),
             }
         }
@@ -499,7 +479,12 @@ impl<C: ReplicatedStore + 'static> Session<C> {
 
     /// What the samples say, and whether reads without a position must get one before that counts.
     fn look(&self, how: &Consistency) -> (Step, bool) {
-        let (view, now, turn) = (self.router.view(), self.router.now(), self.router.turn());
+        let (view, turn) = (self.router.view(), self.router.turn());
+        let now = match how {
+            // What is promised in time is measured.
+            Consistency::Bounded(_) => self.router.now(),
+            _ => self.router.about_now(),
+        };
         let (mut stay, mut must_resolve) = (None, false);
         if monotonic(how) && !self.seen.is_empty() {
             let same =
@@ -637,7 +622,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let found = self.primary(&self.floors(how), force).await;
         let (place, observed, order) = found.map_err(|denied| self.deny(denied))?;
         if own_writes(how) && !self.written.is_empty() {
-            if self.written.iter().all(|s| s.is_in(place.node, &observed, order)) {
+            if self.all_in(&self.written, &place, &observed, order) {
                 rise(&mut self.writes, &observed.mark);
                 self.written.clear();
             } else {
@@ -653,7 +638,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             rise(&mut self.reads, &observed.mark);
             self.owed = false;
         }
-        if monotonic(how) && !self.seen.iter().all(|s| s.is_in(place.node, &observed, order)) {
+        if monotonic(how) && !self.all_in(&self.seen, &place, &observed, order) {
             self.resolve(Some(observed.mark.clone())).await?;
             if worst(&[&self.reads], &self.observed_again(&place).await?) != Verdict::Satisfied {
                 self.present = Some(observed.mark);
@@ -661,6 +646,11 @@ impl<C: ReplicatedStore + 'static> Session<C> {
             }
         }
         Ok(place)
+    }
+
+    fn all_in(&self, seen: &[Seen], place: &Place<C>, observed: &Observed, order: u64) -> bool {
+        let view = self.router.view();
+        seen.iter().all(|s| s.is_in(&view, place.node, observed, order))
     }
 
     async fn observed_again(&self, place: &Place<C>) -> Result<Observed> {
@@ -708,7 +698,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
                     }
                 },
             };
-            if observed.role != Role::Primary || self.router.view().primary() != Some(node) {
+            if !self.router.view().leads(node, &observed) {
                 continue;
             }
             match worst_on_primary(floors, &observed) {
@@ -748,7 +738,7 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let sample = view.fresh(node, self.router.now(), self.router.limits().trust)?;
         let enough = !force
             && connection.incarnation() == Some(sample.observed.incarnation)
-            && sample.observed.role == Role::Primary
+            && view.leads(node, &sample.observed)
             && floors
                 .iter()
                 .flat_map(|f| f.iter())

@@ -42,12 +42,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod call;
 #[cfg(feature = "tower")]
 pub mod carrier;
 mod config;
 mod handle;
 #[cfg(feature = "tokens")]
 pub mod headers;
+mod leader;
 mod router;
 #[cfg(feature = "tokens")]
 mod seal;
@@ -55,8 +57,9 @@ mod simple;
 mod state;
 mod token;
 
+pub use call::CallError;
 pub use config::{Consistency, Guarantees, RouterBuilder, SessionEvent};
-pub use handle::{CallError, Plan, Session};
+pub use handle::{Plan, Session};
 pub use router::{NodeStatus, Poller, Router};
 #[cfg(feature = "tokens")]
 pub use seal::{TokenKeys, TokenKeysBuilder, Unopened};

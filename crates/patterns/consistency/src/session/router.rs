@@ -3,13 +3,13 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use mainstay_clock::{Clock, Instant, Runtime, TaskHandle};
+use mainstay_clock::{Clock, Instant, Runtime, TaskHandle, Tick};
 use mainstay_store::ReplicatedStore;
 use mainstay_store::replicated::{Mark, Observed, Role};
 
@@ -40,11 +40,12 @@ impl<C> fmt::Debug for Router<C> {
 struct Core<C> {
     name: String,
     clock: Arc<dyn Clock>,
+    tick: Tick,
     nodes: Vec<Node<C>>,
     limits: Limits,
     listener: Option<Listener>,
     view: ArcSwap<View>,
-    turn: AtomicUsize,
+    turn: AtomicU32,
     order: AtomicU64,
 }
 
@@ -115,8 +116,8 @@ impl<C: ReplicatedStore + 'static> Router<C> {
         let nodes: Vec<Node<C>> = setup.nodes.into_iter().map(node).collect();
         let view = ArcSwap::from_pointee(View::new(nodes.len()));
         let (name, clock, limits, listener) = (setup.name, setup.clock, setup.limits, setup.listener);
-        let (turn, order) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Self(Arc::new(Core { name, clock, nodes, limits, listener, view, turn, order }))
+        let (tick, turn, order) = (clock.tick(), AtomicU32::new(0), AtomicU64::new(0));
+        Self(Arc::new(Core { name, clock, tick, nodes, limits, listener, view, turn, order }))
     }
 
     /// A session that has done nothing yet, with all guarantees.
@@ -174,6 +175,11 @@ impl<C: ReplicatedStore + 'static> Router<C> {
         self.0.clock.now()
     }
 
+    /// The time to about a millisecond, which is enough to tell whether a sample is too old, and costs one load.
+    pub(crate) fn about_now(&self) -> Instant {
+        self.0.tick.read()
+    }
+
     pub(crate) fn limits(&self) -> &Limits {
         &self.0.limits
     }
@@ -187,8 +193,10 @@ impl<C: ReplicatedStore + 'static> Router<C> {
         self.0.order.fetch_add(1, Ordering::SeqCst)
     }
 
+    /// The node that is next in turn.
     pub(crate) fn turn(&self) -> usize {
-        self.0.turn.fetch_add(1, Ordering::Relaxed) % self.0.nodes.len()
+        // In 32 bits, because dividing 64 takes as long as all the rest; there are at most 64 nodes.
+        (self.0.turn.fetch_add(1, Ordering::Relaxed) % self.0.nodes.len() as u32) as usize
     }
 
     pub(crate) fn emit(&self, event: impl FnOnce() -> SessionEvent) {
@@ -213,7 +221,7 @@ impl<C: ReplicatedStore + 'static> Router<C> {
     }
 
     /// Whether a node that did not answer within `limit` had its time. Who has less to give learns nothing about it, and
-    /// must not make others forget it: without a leader an old one could be taken for it.
+    /// must not keep others from it.
     fn had_its_time(&self, limit: Duration) -> bool {
         limit >= self.0.limits.call
     }
@@ -285,7 +293,7 @@ impl<C: ReplicatedStore + 'static> Router<C> {
         let mut noted = Noted::default();
         self.0.view.rcu(|view| {
             let mut next = View::clone(view);
-            noted = next.note(node, sample.clone());
+            noted = next.note(node, sample.clone(), self.0.limits.trust);
             next
         });
         if noted.forked {
@@ -297,17 +305,17 @@ impl<C: ReplicatedStore + 'static> Router<C> {
     }
 
     fn forget(&self, node: usize) {
+        let now = self.now();
         self.0.view.rcu(|view| {
             let mut next = View::clone(view);
-            next.forget(node);
+            next.forget(node, now);
             next
         });
     }
 
     /// What the primary had when it was last asked.
     pub(crate) fn present(&self) -> Option<Mark> {
-        let view = self.view();
-        view.primary().and_then(|p| view.sample(p)).map(|s| s.observed.mark.clone())
+        self.view().leader().map(|s| s.observed.mark.clone())
     }
 
     /// The nodes in the order in which to look for the primary.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use mainstay_clock::Instant;
 use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role};
 
+use super::leader::{Leader, comes_after, forked};
 use super::token::rise;
 
 /// Most remembered positions of the primary: at the usual poll of 250 ms they reach back a minute, which is longer
@@ -101,6 +102,10 @@ pub(crate) fn unprovable(wanted: &Mark, node: &Observed) -> bool {
 pub(crate) fn worst(floors: &[&[Mark]], node: &Observed) -> Verdict {
     let mut worst = Verdict::Satisfied;
     for floor in floors.iter().flat_map(|f| f.iter()) {
+        // The usual answer, without the others' reasons.
+        if node.judge(floor) == Judgment::Satisfied {
+            continue;
+        }
         let next = verdict(floor, node);
         let further = matches!((&next, &worst), (Verdict::Behind { by: a }, Verdict::Behind { by: b })
             if a.is_none() || b.is_some() && a > b);
@@ -131,6 +136,12 @@ pub(crate) struct Sample {
     pub(crate) order: u64,
 }
 
+impl Sample {
+    fn is_fresh(&self, now: Instant, trust: Duration) -> bool {
+        now.saturating_duration_since(self.asked) <= trust
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Slot {
     sample: Option<Arc<Sample>>,
@@ -140,12 +151,13 @@ struct Slot {
     forked: bool,
 }
 
-/// The newest sample of every node.
+/// The newest sample of every node, and the primary.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
     slots: Vec<Slot>,
-    primary: Option<usize>,
-    /// When the primary was asked, and what it had then; newest last.
+    leader: Option<Leader>,
+    /// When the primary was asked, and what it had then; newest last. Of one primary and one history: what another one had
+    /// at a time when it was left already says nothing about that time.
     past: VecDeque<(Instant, Mark)>,
 }
 
@@ -158,7 +170,7 @@ pub(crate) struct Noted {
 
 impl View {
     pub(crate) fn new(nodes: usize) -> Self {
-        Self { slots: vec![Slot::default(); nodes], primary: None, past: VecDeque::new() }
+        Self { slots: vec![Slot::default(); nodes], leader: None, past: VecDeque::new() }
     }
 
     pub(crate) fn nodes(&self) -> usize {
@@ -166,7 +178,18 @@ impl View {
     }
 
     pub(crate) fn primary(&self) -> Option<usize> {
-        self.primary
+        self.leader.as_ref().map(|leader| leader.node)
+    }
+
+    /// The last that is known of the primary, also while it cannot be asked.
+    pub(crate) fn leader(&self) -> Option<&Arc<Sample>> {
+        self.leader.as_ref().map(|leader| &leader.sample)
+    }
+
+    /// Whether `observed` is the word of the primary, and no node follows a later history than it knows of.
+    pub(crate) fn leads(&self, node: usize, observed: &Observed) -> bool {
+        let left = |slot: &Slot| slot.sample.as_ref().is_some_and(|s| comes_after(&s.observed, observed));
+        self.leader.as_ref().is_some_and(|leader| leader.is(node, observed)) && !self.slots.iter().any(left)
     }
 
     pub(crate) fn sample(&self, node: usize) -> Option<&Arc<Sample>> {
@@ -183,75 +206,84 @@ impl View {
 
     /// The sample of `node` while it is younger than `trust`.
     pub(crate) fn fresh(&self, node: usize, now: Instant, trust: Duration) -> Option<&Arc<Sample>> {
-        self.sample(node).filter(|s| now.saturating_duration_since(s.asked) <= trust)
+        self.sample(node).filter(|s| s.is_fresh(now, trust))
     }
 
-    pub(crate) fn forget(&mut self, node: usize) {
+    /// Nothing is read from `node` until it answers again. Whose history counts does not depend on that.
+    pub(crate) fn forget(&mut self, node: usize, now: Instant) {
         self.slots[node] = Slot::default();
+        if let Some(leader) = self.leader.as_mut().filter(|leader| leader.node == node) {
+            leader.miss(now);
+        }
     }
 
     /// Takes in what `node` said. A sample that was asked for before the one held is not news.
-    pub(crate) fn note(&mut self, node: usize, sample: Sample) -> Noted {
-        if self.sample(node).is_some_and(|held| held.order > sample.order) {
+    pub(crate) fn note(&mut self, node: usize, sample: Sample, trust: Duration) -> Noted {
+        let leads = self.leader.as_mut().filter(|leader| leader.node == node);
+        let known = [self.slots[node].sample.as_ref(), leads.as_ref().map(|leader| &leader.sample)];
+        if known.into_iter().flatten().any(|held| held.order > sample.order) {
             return Noted::default();
         }
-        let was = (self.primary, self.slots[node].forked);
-        self.slots[node].sample = Some(Arc::new(sample));
-        self.elect();
+        let sample = Arc::new(sample);
+        if let Some(leader) = leads {
+            leader.hear(&sample);
+        }
+        let was = (self.primary(), self.slots[node].forked);
+        self.slots[node].sample = Some(Arc::clone(&sample));
+        self.elect(trust);
         for i in 0..self.slots.len() {
             self.mark_slot(i);
         }
-        if self.primary == Some(node) {
-            self.remember(node);
+        if self.primary() != was.0 {
+            self.past.clear();
         }
-        Noted { primary_changed: self.primary != was.0, forked: self.slots[node].forked && !was.1 }
+        if self.leader.as_ref().is_some_and(|leader| leader.is(node, &sample.observed)) {
+            self.remember(&sample);
+        }
+        Noted { primary_changed: self.primary() != was.0, forked: self.slots[node].forked && !was.1 }
     }
 
-    /// Of the nodes that say they are primary the one with the latest history; at a tie whoever was.
-    fn elect(&mut self) {
-        let claims = |s: &Slot| s.sample.as_ref().is_some_and(|s| s.observed.role == Role::Primary);
-        let held = self.primary.filter(|p| claims(&self.slots[*p]));
-        let mut best = held;
-        for (i, slot) in self.slots.iter().enumerate().filter(|(_, slot)| claims(slot)) {
-            let Some(sample) = &slot.sample else { continue };
-            let better = match best.and_then(|b| self.slots[b].sample.as_ref()) {
-                None => true,
-                Some(other) => outranks(&sample.observed, &other.observed),
+    /// Of the nodes that say they are primary the one that the others, and the last that is known of who was, yield to.
+    fn elect(&mut self, trust: Duration) {
+        for (i, slot) in self.slots.iter().enumerate() {
+            let Some(sample) = slot.sample.as_ref().filter(|s| s.observed.role == Role::Primary) else {
+                continue;
             };
-            if better {
-                best = Some(i);
+            if self.leader.as_ref().is_none_or(|held| held.node != i && held.yields_to(sample, trust)) {
+                self.leader = Some(Leader::new(i, Arc::clone(sample)));
             }
         }
-        // A primary that fell silent or stepped down keeps its place until another one takes it: its history counts.
-        self.primary = best.or(self.primary.filter(|p| self.slots[*p].sample.is_some()));
     }
 
     fn mark_slot(&mut self, i: usize) {
-        let leader = self.primary.and_then(|p| self.slots[p].sample.clone());
         let slot = &mut self.slots[i];
-        let Some(sample) = slot.sample.clone() else { return };
-        let Some(leader) = leader else {
+        let Some(sample) = &slot.sample else { return };
+        let Some(leader) = &self.leader else {
             slot.eligible = true;
             return;
         };
-        let (ours, theirs) = (&leader.observed, &sample.observed);
-        let same_name = theirs.mark.system == ours.mark.system && theirs.mark.timeline == ours.mark.timeline;
-        slot.forked = same_name && differ(&ours.history, &theirs.history);
+        let (ours, theirs) = (&leader.sample.observed, &sample.observed);
+        slot.forked = forked(ours, theirs);
         let compatible = match verdict(&theirs.mark, ours) {
             Verdict::Satisfied => true,
             // Newer than the leader's sample, on its own history.
             Verdict::Behind { by } => by.is_some(),
             Verdict::Lost { .. } | Verdict::Foreign => false,
         };
-        slot.eligible = compatible && !slot.forked;
+        // Another one that takes writes goes its own way from wherever it stands.
+        let astray = theirs.role == Role::Primary && leader.node != i;
+        slot.eligible = compatible && !slot.forked && !astray;
     }
 
-    fn remember(&mut self, node: usize) {
-        let Some(sample) = &self.slots[node].sample else { return };
+    fn remember(&mut self, sample: &Sample) {
+        let mark = &sample.observed.mark;
+        if self.past.back().is_some_and(|(_, last)| last.timeline != mark.timeline) {
+            self.past.clear();
+        }
         if self.past.len() == MAX_PAST {
             self.past.pop_front();
         }
-        self.past.push_back((sample.asked, sample.observed.mark.clone()));
+        self.past.push_back((sample.asked, mark.clone()));
     }
 
     /// Whether `node` has all that the primary had at some instant at most `d` ago.
@@ -260,26 +292,6 @@ impl View {
         let recent = self.past.iter().rev().take_while(|(at, _)| *at >= oldest);
         recent.map(|(_, mark)| mark).any(|mark| verdict(mark, node) == Verdict::Satisfied)
     }
-}
-
-/// Whether the history of `a` came after that of `b`.
-fn outranks(a: &Observed, b: &Observed) -> bool {
-    if a.history.iter().any(|s| s.timeline == b.mark.timeline) {
-        return true;
-    }
-    match (a.mark.timeline.parse::<u64>(), b.mark.timeline.parse::<u64>()) {
-        (Ok(a), Ok(b)) => a > b,
-        // Not one whose history goes on in the other.
-        _ => a.changes > b.changes && !b.history.iter().any(|s| s.timeline == a.mark.timeline),
-    }
-}
-
-/// Whether two histories of one name began at different places.
-fn differ(
-    a: &[mainstay_store::replicated::TimelineSwitch],
-    b: &[mainstay_store::replicated::TimelineSwitch],
-) -> bool {
-    a.last().zip(b.last()).is_some_and(|(a, b)| a != b)
 }
 
 /// What a read asks for.
@@ -319,7 +331,7 @@ pub(crate) enum Step {
 }
 
 /// Decides where to read. `stay` is a node that need not be compared with what the session saw there; when it is given,
-/// only that node or the primary may answer. `turn` spreads sessions over nodes that are equally good.
+/// only that node or the primary may answer. `turn` is the node to begin with: it spreads sessions over equally good ones.
 pub(crate) fn decide(
     rule: Rule<'_>,
     view: &View,
@@ -329,7 +341,7 @@ pub(crate) fn decide(
     stay: Option<usize>,
 ) -> Step {
     let floors: &[&[Mark]] = if let Rule::Floors(floors) = rule { floors } else { &[] };
-    if let Some(sample) = view.primary.and_then(|p| view.fresh(p, now, trust)) {
+    if let Some(sample) = view.leader().filter(|s| s.is_fresh(now, trust)) {
         match worst(floors, &sample.observed) {
             Verdict::Lost { since: Some(since) } => return Step::Lost { since },
             Verdict::Foreign => return Step::Foreign,
@@ -338,10 +350,9 @@ pub(crate) fn decide(
             Verdict::Behind { .. } | Verdict::Satisfied => {}
         }
     }
-    let nodes = view.nodes();
     let (mut nearest, mut any): (Option<(u64, usize)>, bool) = (None, false);
-    for i in (0..nodes).map(|i| (i + turn) % nodes) {
-        let usable = view.eligible(i) && view.primary != Some(i) && stay.is_none_or(|s| s == i);
+    for i in (turn..view.nodes()).chain(0..turn) {
+        let usable = view.eligible(i) && view.primary() != Some(i) && stay.is_none_or(|s| s == i);
         let Some(sample) = view.fresh(i, now, trust).filter(|_| usable) else { continue };
         any = true;
         let good = match rule {
@@ -377,41 +388,65 @@ pub(crate) fn has(rule: Rule<'_>, view: &View, observed: &Observed, now: Instant
     }
 }
 
-/// What a session read without knowing its position yet.
+/// What a session read or wrote without knowing its position yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Seen {
     pub(crate) node: usize,
     pub(crate) incarnation: u64,
+    /// The history that the node was on at the end of the read, as far as it was known then.
     pub(crate) timeline: String,
     /// The place of the read's end among all questions and reads of the router.
     pub(crate) order: u64,
+    /// Whether it was written there, and perhaps nowhere else yet.
+    pub(crate) wrote: bool,
 }
 
 impl Seen {
-    /// Whether `observed`, asked in the place `order`, has all that was seen: the same life of the same node later on, or later
-    /// the primary of the same history, which has what any of its replicas ever showed.
-    pub(crate) fn is_in(&self, node: usize, observed: &Observed, order: u64) -> bool {
-        let same_node = node == self.node && observed.incarnation == self.incarnation;
-        let its_primary = observed.role == Role::Primary && observed.mark.timeline == self.timeline;
-        order > self.order && (same_node || its_primary)
+    /// Whether `observed`, asked in the place `order`, has all that was seen: the same life of the same node later on; or,
+    /// where that cannot say it any more, later the primary of the same history, which has what any of its replicas ever
+    /// showed. As long as the node can be asked, only itself knows which history that was at the end of the read.
+    pub(crate) fn is_in(&self, view: &View, node: usize, observed: &Observed, order: u64) -> bool {
+        let same_life = node == self.node && observed.incarnation == self.incarnation;
+        // A crash takes from the one that wrote it what was not durable, and leaves the name of the history.
+        let may_be_gone = self.wrote && node == self.node && observed.durable.is_some();
+        let its_primary = || {
+            let same_name = observed.mark.timeline == self.timeline && !may_be_gone;
+            same_name && !self.can_be_asked(view) && view.leads(node, observed)
+        };
+        order > self.order && (same_life || its_primary())
+    }
+
+    /// Whether the life of the node in which it was seen goes on, by the newest sample.
+    pub(crate) fn can_be_asked(&self, view: &View) -> bool {
+        view.sample(self.node).is_some_and(|s| s.observed.incarnation == self.incarnation)
     }
 
     /// A position at or past what was seen, if some sample proves one.
     pub(crate) fn proven(&self, view: &View) -> Option<Mark> {
-        let all = (0..view.nodes()).filter_map(|i| Some((i, view.sample(i)?)));
-        all.filter(|(i, s)| self.is_in(*i, &s.observed, s.order)).map(|(_, s)| s.observed.mark.clone()).next()
+        let mut all = (0..view.nodes()).filter_map(|i| Some((i, view.sample(i)?)));
+        let found = all.find(|(i, s)| self.is_in(view, *i, &s.observed, s.order));
+        found.map(|(_, s)| s.observed.mark.clone())
     }
+}
+
+/// Whether the histories of a store are numbered: then a node knows all that came before its own.
+fn is_numbered(mark: &Mark) -> bool {
+    mark.timeline.parse::<u64>().is_ok()
 }
 
 /// Whether `floors` have something that a sample of `primary` may settle.
 pub(crate) fn unsettled(floors: &[Mark], primary: &Observed) -> bool {
     let waits = |f: &Mark| matches!(f.position, Position::LsnUnsynced { .. });
-    floors.iter().any(|f| f.timeline != primary.mark.timeline || waits(f))
+    let alone = floors.len() == 1;
+    floors.iter().any(|f| f.timeline != primary.mark.timeline && !(alone && is_numbered(f)) || waits(f))
 }
 
 /// Drops from `floors` what another one covers under the history of `primary`, so that a session through many
 /// failovers does not carry a position of each; and what its server has made durable since is no commit any more that
 /// a crash can take back.
+///
+/// Where histories have names, a server remembers few: a position is carried on to the present one. Where they are
+/// numbered it stays what it is, because the next primary may know nothing of the present one and have it all the same.
 pub(crate) fn settle(floors: &mut Vec<Mark>, primary: &Observed) {
     let mut settled: Vec<Mark> = Vec::new();
     for mut floor in std::mem::take(floors) {
@@ -424,7 +459,10 @@ pub(crate) fn settle(floors: &mut Vec<Mark>, primary: &Observed) {
             {
                 floor.position = kept;
             }
-        } else if floor.timeline != primary.mark.timeline && primary.judge(&floor) == Judgment::Satisfied {
+        } else if floor.timeline != primary.mark.timeline
+            && !is_numbered(&floor)
+            && primary.judge(&floor) == Judgment::Satisfied
+        {
             // Kept by every switch since, so it is a position of the present history, too.
             let left = primary.history.iter().find(|s| s.timeline == floor.timeline).map(|s| &s.position);
             if let Some(left) = left.filter(|left| left.covers(&floor.position) == Some(false)) {
@@ -435,7 +473,26 @@ pub(crate) fn settle(floors: &mut Vec<Mark>, primary: &Observed) {
         }
         rise(&mut settled, &floor);
     }
+    let all = settled.clone();
+    settled.retain(|floor| !all.iter().any(|other| has_all(other, floor, primary)));
     *floors = settled;
+}
+
+/// Whether all that has `later` has `floor`, a position of a history before it, by what `primary` knows of the past.
+fn has_all(later: &Mark, floor: &Mark, primary: &Observed) -> bool {
+    let place = |mark: &Mark| primary.history.iter().position(|s| s.timeline == mark.timeline);
+    let Some(before) = place(floor) else { return false };
+    let after = match place(later) {
+        Some(place) => place > before,
+        None => later.timeline == primary.mark.timeline,
+    };
+    // Where its history was left, all is there that anybody can have seen of it.
+    let far = [&floor.position, &primary.history[before].position];
+    after
+        && later.system == floor.system
+        && far.iter().any(|at| later.position.covers(at) == Some(true))
+        && !matches!(floor.position, Position::LsnUnsynced { .. })
+        && primary.judge(floor) == Judgment::Satisfied
 }
 
 #[cfg(test)]
@@ -461,7 +518,8 @@ mod tests {
         for (i, at) in [900_u64, 700, 800].into_iter().enumerate() {
             let role = if i == 0 { Role::Primary } else { Role::Replica };
             let observed = Observed::new(mark("2", at), vec![switch.clone()]).with_role(role);
-            view.note(i, Sample { observed, asked: Instant::ZERO, order: i as u64 });
+            let sample = Sample { observed, asked: Instant::ZERO, order: i as u64 };
+            view.note(i, sample, Duration::from_secs(1));
         }
         let (writes, reads) = ([mark("2", 790)], [mark("2", 600)]);
         let floors: [&[Mark]; 2] = [&writes, &reads];

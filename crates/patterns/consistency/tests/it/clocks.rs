@@ -1,6 +1,9 @@
 //! Hybrid logical clocks.
 
-use std::sync::Arc;
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::{Rng, SeededRng};
@@ -8,6 +11,7 @@ use mainstay_consistency::ErrorKind;
 use mainstay_consistency::hlc::{DurableHlc, Hlc, Timestamp};
 use mainstay_consistency::laws::ManualClock;
 use mainstay_store::memory::MemoryCell;
+use mainstay_store::{BoxFuture, DurableCell};
 
 use crate::{block_on, clock};
 
@@ -108,6 +112,107 @@ fn c8_no_stamp_beyond_the_durable_bound() {
         assert_eq!(durable.hlc().now().unwrap_err().kind(), ErrorKind::Unbounded);
         assert!(durable.extend().await.unwrap());
         assert!(durable.hlc().now().unwrap() > stamp);
+    });
+}
+
+/// A cell on which, of two writes at once, the later one is done first and told last.
+#[derive(Debug, Default)]
+struct Overtaking {
+    value: Mutex<Option<Vec<u8>>>,
+    begun: AtomicUsize,
+    done: AtomicUsize,
+}
+
+impl Overtaking {
+    /// Gives way until `more` further writes are done, or nobody else writes.
+    async fn give_way(&self, more: usize) {
+        let wanted = self.done.load(Ordering::SeqCst) + more;
+        for _ in 0..20 {
+            if self.done.load(Ordering::SeqCst) >= wanted {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl DurableCell for Overtaking {
+    fn load(&self) -> BoxFuture<'_, mainstay_store::Result<Option<Vec<u8>>>> {
+        Box::pin(async { Ok(self.value.lock().unwrap().clone()) })
+    }
+
+    fn store_synced(&self, value: Vec<u8>) -> BoxFuture<'_, mainstay_store::Result<()>> {
+        Box::pin(async move {
+            let first = self.begun.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            if first {
+                self.give_way(1).await;
+            }
+            *self.value.lock().unwrap() = Some(value);
+            self.done.fetch_add(1, Ordering::SeqCst);
+            if !first {
+                self.give_way(1).await;
+            }
+            Ok(())
+        })
+    }
+}
+
+#[test]
+fn c8_two_tasks_that_extend_at_once_leave_no_bound_in_force_that_is_not_durable() {
+    block_on(async {
+        let (cell, wall) = (Arc::new(Overtaking::default()), Arc::new(ManualClock::new(10_000)));
+        let open = async || {
+            let hlc = Hlc::builder(wall.clone()).build().unwrap();
+            DurableHlc::open(hlc, cell.clone(), WINDOW).await.unwrap()
+        };
+        let durable = open().await;
+        cell.begun.store(0, Ordering::SeqCst);
+        wall.set(10_130);
+        let late = async {
+            // By the time it looks, the larger bound is due.
+            wall.set(10_160);
+            durable.extend().await.unwrap()
+        };
+        let (first, second) = tokio::join!(durable.extend(), late);
+        assert!(first.unwrap() && !second, "what one has done there is no need to do again");
+        let mut last = durable.hlc().now().unwrap();
+        for ms in 10_161..11_000 {
+            wall.set(ms);
+            match durable.hlc().now() {
+                Ok(stamp) => last = stamp,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Unbounded);
+                    break;
+                }
+            }
+        }
+        // It crashes, and comes back with a clock that is a little behind.
+        wall.set(10_160);
+        let first = open().await.hlc().now().unwrap();
+        assert!(first > last, "{first:?} was handed out before {last:?}");
+    });
+}
+
+#[test]
+fn a_dropped_extend_gives_its_turn_to_those_who_wait() {
+    block_on(async {
+        let (cell, wall) = (Arc::new(Overtaking::default()), Arc::new(ManualClock::new(10_000)));
+        let hlc = Hlc::builder(wall.clone()).build().unwrap();
+        let durable = DurableHlc::open(hlc, cell.clone(), WINDOW).await.unwrap();
+        wall.set(10_130);
+        cell.begun.store(0, Ordering::SeqCst);
+        let mut dropped = Box::pin(durable.extend());
+        let mut waits = Box::pin(durable.extend());
+        poll_fn(|cx| {
+            assert!(dropped.as_mut().poll(cx).is_pending(), "in the middle of its write");
+            assert!(waits.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        assert_eq!(cell.begun.load(Ordering::SeqCst), 1, "one writes at a time");
+        drop(dropped);
+        assert!(waits.await.unwrap());
+        assert!(!durable.extend().await.unwrap());
     });
 }
 

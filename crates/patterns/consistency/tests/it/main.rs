@@ -13,6 +13,8 @@ mod laws;
 mod rivals;
 mod session_campaign;
 mod session_carrier;
+mod session_leader;
+mod session_seen;
 mod session_tokens;
 mod sessions;
 mod speed;

@@ -17,7 +17,7 @@ use mainstay_store::replicated::{Judgment, Mark, Observed, Position, Role, Timel
 use mainstay_store::{BoxFuture, Error, ReplicatedStore};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const MS: Duration = Duration::from_millis(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
 
 /// What a node is asked, and whether it answers.
 #[derive(Debug, Default)]
@@ -134,22 +134,22 @@ pub(crate) async fn get(session: &mut Session<Conn>, key: &str) -> Result<Option
     session.read(async |c: &mut Conn| Ok(c.node.read(key).value)).await
 }
 
-fn kind<T: std::fmt::Debug>(result: Result<T, CallError<Error>>) -> ErrorKind {
+pub(crate) fn kind<T: std::fmt::Debug>(result: Result<T, CallError<Error>>) -> ErrorKind {
     match result {
         Err(CallError::Refused(error)) => error.kind(),
         other => panic!("not refused: {other:?}"),
     }
 }
 
-fn mark(timeline: &str, n: u64) -> Mark {
+pub(crate) fn mark(timeline: &str, n: u64) -> Mark {
     Mark { system: "db".into(), timeline: timeline.into(), position: Position::Lsn(n) }
 }
 
-fn mark_of(timeline: &str, position: Position) -> Mark {
+pub(crate) fn mark_of(timeline: &str, position: Position) -> Mark {
     Mark { system: "db".into(), timeline: timeline.into(), position }
 }
 
-fn switch(timeline: &str, n: u64, next: &str) -> TimelineSwitch {
+pub(crate) fn switch(timeline: &str, n: u64, next: &str) -> TimelineSwitch {
     TimelineSwitch { timeline: timeline.into(), position: Position::Lsn(n), next: next.into() }
 }
 
@@ -453,23 +453,32 @@ impl ReplicatedStore for Fixed {
     }
 }
 
+/// The name of a writer that does not say where a commit went.
+pub(crate) const MUTE: &str = "mute";
+
 /// A node that says what it is told to.
 #[derive(Clone, Debug)]
-struct Told(Arc<Mutex<Observed>>);
+pub(crate) struct Told(pub(crate) Arc<Mutex<Observed>>);
 
 impl Told {
-    fn new(observed: Observed) -> Self {
+    pub(crate) fn new(observed: Observed) -> Self {
         Self(Arc::new(Mutex::new(observed)))
     }
 
-    fn say(&self, observed: Observed) {
+    pub(crate) fn say(&self, observed: Observed) {
         *self.0.lock().unwrap() = observed;
     }
 }
 
 impl ReplicatedStore for Told {
     fn commit_position(&self) -> BoxFuture<'_, mainstay_store::Result<Mark>> {
-        Box::pin(async { Ok(self.0.lock().unwrap().mark.clone()) })
+        Box::pin(async {
+            let observed = self.0.lock().unwrap();
+            if observed.writer.as_deref() == Some(MUTE) {
+                return Err(Error::new(mainstay_store::ErrorKind::Unavailable, "the answer was lost"));
+            }
+            Ok(observed.mark.clone())
+        })
     }
 
     fn observe(&self) -> BoxFuture<'_, mainstay_store::Result<Observed>> {
@@ -487,7 +496,7 @@ impl ReplicatedStore for Told {
 
 /// What happens to those who connect to a node from now on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Door {
+pub(crate) enum Door {
     #[default]
     Open,
     /// Nobody gets through until it is something else.
@@ -495,12 +504,12 @@ enum Door {
     Shut,
 }
 
-type Doors = Arc<Mutex<Vec<Door>>>;
-type Heard = Arc<Mutex<Vec<SessionEvent>>>;
+pub(crate) type Doors = Arc<Mutex<Vec<Door>>>;
+pub(crate) type Heard = Arc<Mutex<Vec<SessionEvent>>>;
 
 /// As [`told`], with a door before each node. Who stands before a door that is held waits there also after it opened
 /// for others, until no door is held.
-fn told_behind_doors(nodes: &[Told]) -> (Router<Told>, Heard, Doors) {
+pub(crate) fn told_behind_doors(nodes: &[Told]) -> (Router<Told>, Heard, Doors) {
     let doors: Doors = Arc::new(Mutex::new(vec![Door::Open; nodes.len()]));
     let events: Heard = Arc::default();
     let heard = Arc::clone(&events);
@@ -524,7 +533,7 @@ fn told_behind_doors(nodes: &[Told]) -> (Router<Told>, Heard, Doors) {
 }
 
 /// A router over these nodes, and what it decided.
-fn told(nodes: &[Told]) -> (Router<Told>, Arc<Mutex<Vec<SessionEvent>>>) {
+pub(crate) fn told(nodes: &[Told]) -> (Router<Told>, Arc<Mutex<Vec<SessionEvent>>>) {
     let events: Arc<Mutex<Vec<SessionEvent>>> = Arc::default();
     let heard = Arc::clone(&events);
     let mut builder = Router::builder("db", Arc::new(VirtualClock::new())).max_wait(MS);
@@ -535,7 +544,7 @@ fn told(nodes: &[Told]) -> (Router<Told>, Arc<Mutex<Vec<SessionEvent>>>) {
 }
 
 /// The place of the last read: a replica, or why not.
-fn placed(events: &Mutex<Vec<SessionEvent>>) -> Result<String, Why> {
+pub(crate) fn placed(events: &Mutex<Vec<SessionEvent>>) -> Result<String, Why> {
     let events = events.lock().unwrap();
     let last = events.iter().rev().find_map(|e| match e {
         SessionEvent::ToReplica { node, .. } => Some(Ok(node.clone())),
@@ -545,7 +554,7 @@ fn placed(events: &Mutex<Vec<SessionEvent>>) -> Result<String, Why> {
     last.unwrap()
 }
 
-async fn nothing(session: &mut Session<Told>) -> Result<(), CallError<Error>> {
+pub(crate) async fn nothing(session: &mut Session<Told>) -> Result<(), CallError<Error>> {
     session.read(async |_: &mut Told| Ok(())).await
 }
 

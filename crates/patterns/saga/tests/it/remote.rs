@@ -511,7 +511,8 @@ impl Tap for Parking {
 #[tokio::test(start_paused = true)]
 async fn sg_f19_a_definition_that_comes_while_its_saga_is_being_parked_wakes_it() {
     let (world, remote, parking) = (World::new(), Arc::new(Remote::default()), Arc::new(Parking::default()));
-    let started = Started { input: json!({"n": 1}), deadline: None, trace: None, again: None };
+    let started =
+        Started { input: json!({"n": 1}), deadline: None, trace: None, trace_state: None, again: None };
     let uid = Uid::new("u1");
     let create = Create {
         uid: uid.clone(),
