@@ -5,7 +5,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::{Fault, Forced, HttpFaults, HttpProxy};
-use mainstay_clock::{Clock as _, Runtime, os_boot_now};
+use mainstay_clock::{Runtime, os_boot_now};
 
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(90);
