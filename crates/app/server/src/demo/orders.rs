@@ -130,12 +130,14 @@ pub(super) fn kills(seed: u64, level: Level, orders: u32) -> Vec<Kill> {
     kills
 }
 
-/// The definition, for the addresses of the services.
-pub(super) fn definition(origins: &[String]) -> String {
-    let mut text = String::from(
-        "name = \"order\"\nversion = 1\ndeadline = \"20s\"\ntimeout = \"500ms\"\n\
-         retry = { attempts = 5, base = \"50ms\", cap = \"500ms\" }\n\
-         undo_retry = { base = \"50ms\", cap = \"1s\" }\n",
+/// The definition, for the addresses of the services. Without a barrier an order must get as far as its charge, on
+/// however slow a machine: only then can it be charged twice.
+pub(super) fn definition(origins: &[String], barrier: bool) -> String {
+    let (deadline, timeout) = if barrier { ("20s", "500ms") } else { ("100s", "15s") };
+    let mut text = format!(
+        "name = \"order\"\nversion = 1\ndeadline = \"{deadline}\"\ntimeout = \"{timeout}\"\n\
+         retry = {{ attempts = 5, base = \"50ms\", cap = \"500ms\" }}\n\
+         undo_retry = {{ base = \"50ms\", cap = \"1s\" }}\n",
     );
     let mut after = String::new();
     for (service, origin) in SERVICES.iter().zip(origins) {
@@ -195,7 +197,8 @@ mod tests {
     #[test]
     fn the_definition_is_the_one_that_is_promised() {
         let origins: Vec<String> = (1..=3).map(|n| format!("http://127.0.0.1:{n}")).collect();
-        let definition = mainstay_saga::definition::Definition::from_toml(&definition(&origins)).unwrap();
+        let definition =
+            mainstay_saga::definition::Definition::from_toml(&definition(&origins, true)).unwrap();
         assert_eq!(definition.deadline(), Some(Duration::from_secs(20)));
         for step in definition.steps() {
             assert_eq!(step.timeout, Duration::from_millis(500));

@@ -197,7 +197,7 @@ impl<'a> Demo<'a> {
     }
 
     async fn start(&mut self) -> Result<()> {
-        let text = definition(&self.places.origins);
+        let text = definition(&self.places.origins, self.places.barrier);
         let file = self.places.evidence.join("definitions/order.toml");
         std::fs::write(&file, &text)
             .map_err(|e| Error::with(Code::DataDir, format!("cannot write {}", file.display()), e))?;

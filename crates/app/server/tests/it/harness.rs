@@ -259,10 +259,14 @@ impl Request {
         let _ = stream.write_all(&self.bytes(address));
         let mut answer = Vec::new();
         let mut chunk = [0; 16 * 1024];
-        while let Ok(n) = stream.read(&mut chunk) {
-            if n == 0 {
-                break;
-            }
+        loop {
+            let n = match stream.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(n) => n,
+                // A read with a time limit ends so when the process was stopped and goes on.
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(_) => break,
+            };
             answer.extend(&chunk[..n]);
             // Not every server closes when it is asked to.
             if Answer::parse(&answer).is_some_and(|a| a.header("content-length").is_some()) {

@@ -235,17 +235,19 @@ fn sec_23_sec_24_hidden_values_of_payloads_appear_nowhere_but_in_the_store() {
 }
 
 /// A stream of events until it has told of `wanted`.
-fn first_events(node: &Node, path: &str, wanted: &str) -> String {
+fn first_events(node: &Node, path: &str, wanted: &'static str) -> String {
     use std::io::{Read as _, Write as _};
     let mut stream = std::net::TcpStream::connect(&node.address).unwrap();
-    stream.set_read_timeout(Some(crate::harness::PATIENCE)).unwrap();
     stream.write_all(&Request::new("GET", path).bytes(&node.address)).unwrap();
-    let mut text = String::new();
-    while !text.contains(wanted) {
-        let mut chunk = [0; 4096];
-        let n = stream.read(&mut chunk).unwrap();
-        assert!(n > 0, "{text}");
-        text.push_str(&String::from_utf8_lossy(&chunk[..n]));
-    }
-    text
+    // Bounded as a whole: heartbeats keep the stream alive for ever.
+    crate::harness::bounded(wanted, move || {
+        let mut text = String::new();
+        while !text.contains(wanted) {
+            let mut chunk = [0; 4096];
+            let n = stream.read(&mut chunk).unwrap();
+            assert!(n > 0, "{text}");
+            text.push_str(&String::from_utf8_lossy(&chunk[..n]));
+        }
+        text
+    })
 }

@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use mainstay_clock::Runtime;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::MAX_CONNECTIONS;
@@ -53,6 +53,8 @@ struct State {
     upstream: Option<SocketAddr>,
     faults: HttpFaults,
     forced: Vec<Forced>,
+    /// Forced faults that are being done just now.
+    in_hand: usize,
     counts: Counts,
     log: VecDeque<Injected>,
 }
@@ -96,6 +98,7 @@ impl HttpProxy {
             upstream: None,
             faults,
             forced: Vec::new(),
+            in_hand: 0,
             counts: Counts::default(),
             log: VecDeque::new(),
         };
@@ -138,10 +141,12 @@ impl HttpProxy {
         self.shared.state().forced.push(forced);
     }
 
-    /// Forced faults that have not happened yet.
+    /// Forced faults that have not happened yet, with those that are just happening: one of them may still come to
+    /// nothing.
     #[must_use]
     pub fn still_armed(&self) -> usize {
-        self.shared.state().forced.len()
+        let state = self.shared.state();
+        state.forced.len() + state.in_hand
     }
 
     /// What was done so far.
@@ -181,9 +186,22 @@ impl Shared {
         let n = state.counts.requests;
         if let Some(i) = state.forced.iter().position(|f| (f.matches)(path, body)) {
             let forced = state.forced.remove(i);
+            state.in_hand += 1;
             return (n, Some(forced.fault), Some(forced));
         }
         (n, state.faults.nth(self.seed, n), None)
+    }
+
+    /// A forced fault happened as meant, or waits for the next request that matches: the service was away.
+    fn settle(&self, request: u64, forced: Forced, done: bool, asked: &Asked) {
+        if done {
+            self.note(request, forced.fault, asked);
+        }
+        let mut state = self.state();
+        state.in_hand -= 1;
+        if !done {
+            state.forced.push(forced);
+        }
     }
 
     fn note(&self, request: u64, fault: Fault, asked: &Asked) {
@@ -236,14 +254,30 @@ async fn pass(shared: Arc<Shared>, request: Request<Incoming>) -> Reply {
     let asked = Asked { head, body };
     let path = asked.head.uri.path().to_owned();
     let (n, fault, forced) = shared.fate(&path, &asked.body);
-    let (reply, done) = suffer(&shared, &asked, fault).await;
-    match (fault, forced) {
-        (Some(fault), _) if done => shared.note(n, fault, &asked),
-        // It could not be done: the service was away. The next request that matches meets it.
-        (_, Some(forced)) => shared.state().forced.push(forced),
-        _ => {}
-    }
-    reply
+    let Some(forced) = forced else {
+        let (reply, done) = suffer(&shared, &asked, fault).await;
+        if let Some(fault) = fault.filter(|_| done) {
+            shared.note(n, fault, &asked);
+        }
+        return reply;
+    };
+    // It goes on when the caller gives up: what is forced happens whether or not somebody waits for it.
+    let (tell, told) = oneshot::channel();
+    let (tasks, stop) = (shared.runtime.clone(), shared.stop.clone());
+    tasks.spawn("mainstay-proxy-forced", async move {
+        let suffered = async {
+            let (reply, done) = suffer(&shared, &asked, Some(forced.fault)).await;
+            shared.settle(n, forced, done, &asked);
+            // The caller may be gone.
+            let _ = tell.send(reply);
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = suffered => {}
+        }
+    });
+    told.await.unwrap_or(Err(Cut))
 }
 
 /// The reply under `fault`, and whether the fault happened as meant.
