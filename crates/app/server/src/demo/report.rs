@@ -118,15 +118,11 @@ impl Report<'_> {
             }
         }
         let Faults { delayed, dropped, duplicated, errors, lost } = self.faults;
+        text.push_str(&format!("seed     {} (workload and faults; not the timing)\n", self.seed));
         text.push_str(&format!(
             "faults   {dropped} dropped, {errors} x 500, {lost} replies lost, {duplicated} doubled, {delayed} delayed\n"
         ));
-        text.push_str(&format!(
-            "seed     {} (workload and faults; not the timing)\nevidence {}\nrepeat   {}\n",
-            self.seed,
-            self.evidence,
-            self.repeat()
-        ));
+        text.push_str(&format!("evidence {}\nrepeat   {}\n", self.evidence, self.repeat()));
         text
     }
 
