@@ -117,6 +117,9 @@ impl Core {
                 Some(known) => (false, known),
                 None => (true, self.read(name, limit).await.map_err(|e| told(e, doubt))?),
             };
+            if let Some(op) = op.filter(|_| fresh) {
+                self.ops.stands(op, name, version.seq);
+            }
             let mut loaded = Loaded::new(name, &version, &sight, self.now(), self.config.epoch);
             let (record, answer) = plan(&mut loaded, &version)?;
             let Some(record) = record else {
@@ -135,7 +138,7 @@ impl Core {
                 }
                 Ok(Put::Conflict) => {
                     let why = format!("`{name}`: others write it all the time");
-                    return Err(Error::new(ErrorKind::Unavailable, why));
+                    return Err(told(Error::new(ErrorKind::Unavailable, why), doubt));
                 }
                 Err(e) if e.kind() == ErrorKind::Unavailable && self.now() < limit => {
                     doubt |= e.outcome() == Outcome::Unknown;
@@ -159,10 +162,12 @@ impl Core {
         }
         let soon = self.now().saturating_add(TRY).min(limit);
         let put = self.api.write(name, expected, &record, soon).await?;
-        if let Some(op) = op {
-            self.ops.passed(op, name, expected);
-        }
+        // A conflict does not say that the name moved on: a leader without a majority refuses what stands against an
+        // earlier write of its own, which is not done and may still be.
         if let Put::Done(seq) = put {
+            if let Some(op) = op {
+                self.ops.stands(op, name, seq);
+            }
             let content = if record.entries.is_empty() { Content::Free } else { Content::Ours(record) };
             self.board.learn(name, Version { seq, content }, Source::Written);
         }

@@ -97,9 +97,9 @@ impl Ops {
         });
     }
 
-    /// The name stands at `seq` no more: nothing that expected it can land.
-    pub(crate) fn passed(&self, op_id: &str, name: &str, seq: u64) {
-        self.with(op_id, |op| op.doubts.retain(|(n, s)| n != name || *s != seq));
+    /// The name stands at `seq` now, by the leader's word: nothing that expected it to stand before that can land.
+    pub(crate) fn stands(&self, op_id: &str, name: &str, seq: u64) {
+        self.with(op_id, |op| op.doubts.retain(|(n, s)| n != name || *s >= seq));
     }
 
     /// Granted or renewed by a request sent at `sent`.
@@ -150,7 +150,14 @@ mod tests {
         ops.refused("x");
         let op = ops.get("x").unwrap();
         assert!(op.may_land("a", 7) && !op.may_land("a", 8) && !op.may_land("b", 7));
-        ops.passed("x", "a", 7);
+        for seq in [0, 6, 7] {
+            ops.stands("x", "a", seq);
+            ops.refused("x");
+            assert!(ops.get("x").unwrap().may_land("a", 7), "it stands at {seq}, not beyond");
+        }
+        ops.stands("x", "b", 9);
+        assert!(ops.get("x").unwrap().may_land("a", 7), "another name moved on");
+        ops.stands("x", "a", 8);
         ops.refused("x");
         assert!(ops.get("x").is_none());
     }
