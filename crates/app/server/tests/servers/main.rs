@@ -382,6 +382,12 @@ fn meets(store: &str, nodes: &[Redis], key: &str) {
     let mut holder = mainstay(store, "lock", &["job", "-c", "echo up; exec sleep 1000"]).spawn().unwrap();
     let mut up = [0; 3];
     std::io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut up).unwrap();
+    // A majority is enough for us; the rest follows.
+    let end = mainstay_clock::os_boot_now().saturating_add(Duration::from_secs(20));
+    while all(&["EXISTS", key]) != same("1") {
+        assert!(mainstay_clock::os_boot_now() < end, "{store}: not on every server");
+        std::thread::park_timeout(Duration::from_millis(10));
+    }
     assert_eq!(all(&["SET", key, "theirs", "NX", "PX", "60000"]), same(""), "{store}: ours holds it");
     let broken = run(store, "lease", &["break", "job", "--confirm", "job"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
