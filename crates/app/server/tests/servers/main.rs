@@ -420,6 +420,8 @@ fn meets(store: &str, nodes: &[Redis], key: &str) {
     assert!(refused.status.code() == Some(124) && said.contains("another client"), "{store}: {said}");
     assert_eq!(all(&["DEL", key]), same("1"));
     let holder = Wrapper::holds(store, "job");
+    // A majority is enough for us; the rest follows.
+    until("it is on every server", || all(&["EXISTS", key]) == same("1"));
     assert_eq!(all(&["SET", key, "theirs", "NX", "PX", "60000"]), same(""), "{store}: ours holds it");
     let broken = run(store, "lease", &["break", "job", "--confirm", "job"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));

@@ -110,6 +110,9 @@ async fn meet(servers: &[&Server], locks: &Coordinator, key: &str) {
     all(&["EVAL", DELETE, "1", key, "theirs"], "1");
     let guard = lock.acquire(soon()).await.unwrap();
     assert_eq!(guard.name(), "test/job", "to us it has its whole name");
+    // A majority is enough for us; the rest follows.
+    let landed = async || servers.iter().all(|server| cli(server, &["EXISTS", key]) == "1");
+    crate::world::until("every server has it", landed).await;
     all(&["SET", key, "theirs", "NX", "PX", "20000"], "");
     all(&["EXISTS", &format!("{{{key}}}:fence")], "1");
     assert_eq!(guard.release().await.unwrap(), Released::Clean);
