@@ -211,6 +211,22 @@ impl<S: DotStore> Causal<S> {
         learned || !moved.is_empty()
     }
 
+    /// Joins `other`; what of it was new here, as a delta: changes that were not known, and removals of what was visible.
+    pub(crate) fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        if S::CHECKED {
+            self.store.compatible(&self.context, &other.store, &other.context)?;
+        }
+        let mut news = other.context.minus(&self.context);
+        let mut moved = Vec::new();
+        self.store.absorb(&self.context, &other.store, &other.context, &mut moved);
+        let _ = self.context.union(&other.context);
+        if news.is_empty() && moved.is_empty() {
+            return Ok(None);
+        }
+        let _ = news.union(&Context::of_dots(moved.into_iter().map(|(dot, _)| dot).collect()));
+        Ok(Some(if news.covers(&other.context) { other } else { other.about(&news) }))
+    }
+
     /// The part about the dots in `these`: store and claims.
     pub(crate) fn about(&self, these: &Context) -> Self {
         Self { store: self.store.keep(&|dot| these.contains(dot)), context: self.context.common(these) }

@@ -74,6 +74,12 @@ pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt
     /// Two smaller states whose join it is; `None` when it cannot be smaller.
     fn halves(&self) -> Option<(Self, Self)>;
 
+    /// Joins `other`; what of it was new here, if anything.
+    ///
+    /// # Errors
+    /// As for [`join`](crate::Join::join).
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>>;
+
     /// Drops what is hidden and rests on changes that satisfy `stable` only; how much.
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize;
 
@@ -129,6 +135,10 @@ impl<S: DotStore> Replicated for Causal<S> {
         }
         let (first, second) = self.context().halves();
         Some((self.about(&first), self.about(&second)))
+    }
+
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        Causal::join_news(self, other)
     }
 
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize {
@@ -193,6 +203,29 @@ impl<T: Lattice> Replicated for T {
         let middle = *places.get(places.len() / 2).filter(|_| places.len() > 1)?;
         let first = |item: &Item| (item.place, item.content) < middle;
         Some((self.subset(&first), self.subset(&|item| !first(item))))
+    }
+
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        let (mut open, mut news) = (vec![other], None::<Self>);
+        // Halves of what is not all new, down to single elements.
+        while let Some(part) = open.pop() {
+            if part.leq(self) {
+                continue;
+            }
+            match part.halves() {
+                Some((first, second)) => open.extend([second, first]),
+                None => match &mut news {
+                    None => news = Some(part),
+                    Some(news) => {
+                        let _ = news.join(&part)?;
+                    }
+                },
+            }
+        }
+        if let Some(news) = &news {
+            let _ = self.join(news)?;
+        }
+        Ok(news)
     }
 
     fn collect(&mut self, _stable: &dyn Fn(Dot) -> bool) -> usize {
