@@ -66,9 +66,10 @@ struct Author {
 }
 
 impl Author {
-    fn new(node: u64, epoch: u32, rng: &dyn Rng) -> Self {
+    /// `largest`: what one change may take, so that it gets through.
+    fn new(node: u64, epoch: u32, largest: usize, rng: &dyn Rng) -> Self {
         let nonce = (rng.next_u64() >> 32) as u32;
-        let actor = Actor::new(ActorId::new(node, epoch, nonce));
+        let actor = Actor::new(ActorId::new(node, epoch, nonce)).largest_change(largest);
         Self { node, epoch, actor, nonces: BTreeSet::from([nonce]), looked: 0 }
     }
 }
@@ -137,7 +138,7 @@ impl<T: Replicated> Core<T> {
         let engine = engine(&config, (me, session), removed, state)?;
         let group = group(&config, membership, life, Arc::clone(&rng), now);
         let mut core = Self {
-            author: Author::new(node, epoch, &*rng),
+            author: Author::new(node, epoch, engine.largest_change(), &*rng),
             seal: Seal::new(config.keys().clone(), &config.cluster, me),
             config,
             engine,
@@ -256,8 +257,8 @@ impl<T: Replicated> Core<T> {
         }
         self.tell(Event::Doubled { epoch });
         let Some(epoch) = epoch.checked_add(1) else { return };
-        let looked = self.author.looked;
-        self.author = Author { looked, ..Author::new(self.author.node, epoch, &*self.rng) };
+        let (looked, largest) = (self.author.looked, self.engine.largest_change());
+        self.author = Author { looked, ..Author::new(self.author.node, epoch, largest, &*self.rng) };
     }
 
     fn tell(&mut self, event: Event) {

@@ -95,8 +95,22 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// Makes a change: `f` changes the value and answers with the delta, as every mutator does. One that cannot be split
-    /// and fits into no message stays here ([`Event::TooLarge`]); to be undone it would have to be unmade at its actor,
-    /// too, whose changes have no gaps.
+    /// and fits into no message is refused before it is made if the actor has [`largest_change`](Self::largest_change) for
+    /// its bound; otherwise it stays here ([`Event::TooLarge`]). When `f` calls several mutators and one refuses, what those
+    /// before it changed is told to nobody but by repairs: make it one [`mutate`](crate::crdt::Causal::mutate).
+    ///
+    /// ```
+    /// use mainstay_consistency::{Actor, ActorId, ErrorKind, crdt::AwSet};
+    /// use mainstay_consistency::replicate::{AntiEntropyConfig, DigestKey};
+    ///
+    /// let config = AntiEntropyConfig::builder(1, 7, DigestKey::new([7; 16])).members([1, 2]);
+    /// let mut one = config.build(AwSet::<String>::new())?;
+    /// let mut actor = Actor::new(ActorId::new(1, 1, 0)).largest_change(one.largest_change());
+    /// let error = one.change(|set| set.add(&mut actor, "x".repeat(2_000))).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TooLarge);
+    /// assert_eq!(*one.state(), AwSet::new());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// What `f` answers.
@@ -122,6 +136,17 @@ impl<T: Replicated> AntiEntropy<T> {
         let context = self.state.known().map_or(0, hash::of_value);
         self.digest = Some((sum, context));
         (sum, context)
+    }
+
+    /// How many bytes a change may take that cannot be split: it gets through whatever else its message has to carry. Give
+    /// it to every [actor](crate::Actor::largest_change) that makes changes here. With the default `max_message` and no
+    /// `largest_change` it is 568 bytes, and twice that where nothing is forgotten.
+    #[must_use]
+    pub fn largest_change(&self) -> usize {
+        // What was collected may take half of every message.
+        let room = self.config.max_message - OVERHEAD;
+        let room = if self.config.keep_all { room } else { room / 2 };
+        room.max(self.config.largest_change.saturating_sub(OVERHEAD))
     }
 
     /// Deltas that are kept for peers.

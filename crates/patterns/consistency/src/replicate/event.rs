@@ -42,8 +42,9 @@ pub enum Event {
         /// Who.
         peer: u64,
     },
-    /// One change fits into no message and stays here, until a later change covers it; all others get through. Raise
-    /// `max_message` or `largest_change`, or make smaller changes.
+    /// One change fits into no message and stays here, until a later change covers it; all others get through. It was made
+    /// by an actor without a [bound](crate::Actor::largest_change), or of a type without actors, or came from a peer
+    /// with larger messages.
     TooLarge,
 }
 

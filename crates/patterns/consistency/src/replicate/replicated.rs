@@ -238,15 +238,15 @@ fn place(item: &Item) -> Place {
 }
 
 /// What a state is sent as.
-pub(super) struct Pieces<T> {
-    pub(super) fit: Vec<T>,
+pub(crate) struct Pieces<T> {
+    pub(crate) fit: Vec<T>,
     /// Changes that fit into no message.
-    pub(super) too_large: usize,
+    pub(crate) too_large: usize,
 }
 
 /// `state` in pieces whose encodings take at most `max` bytes, or `most` when one change alone is larger. A change that
 /// is larger than that is left out: the others have to get through.
-pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
+pub(crate) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
     let (mut open, mut pieces) = (vec![state], Pieces { fit: Vec::new(), too_large: 0 });
     while let Some(state) = open.pop() {
         let size = encode(&state).len();

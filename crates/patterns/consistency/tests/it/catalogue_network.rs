@@ -1,12 +1,14 @@
 //! Anti-entropy over networks that lose, double, delay and cut.
 
 use mainstay_clock::{Instant, Rng, SeededRng};
-use mainstay_consistency::crdt::{AwSet, Document, GSet, LwwMap, PnCounter, RwSet};
+use mainstay_consistency::crdt::{
+    AwMap, AwSet, Document, DotMap, DotSet, GSet, LwwMap, MvRegister, PnCounter, RwSet,
+};
 use mainstay_consistency::laws::network::{Network, Weather};
 use mainstay_consistency::replicate::{
     AntiEntropy, AntiEntropyConfig, Builder, DigestKey, Event, Replicated,
 };
-use mainstay_consistency::{Actor, Join as _};
+use mainstay_consistency::{Actor, ErrorKind, Join as _};
 
 use crate::{actor, clock};
 
@@ -326,6 +328,79 @@ fn a_change_larger_than_a_message_is_named() {
     net.node_mut(1).change(|set| set.add(&mut actor(2), "small".into())).unwrap();
     net.run(2);
     assert!(net.events().iter().any(|(_, e)| *e == Event::TooLarge), "{:?}", net.events());
+}
+
+/// A change that is refused changes nothing; the largest that is not refused arrives, and so does a later small one.
+#[track_caller]
+fn refused_before_it_is_made<T: Replicated>(
+    options: impl Fn(Builder) -> Builder,
+    make: impl Fn(&mut T, &mut Actor, usize) -> mainstay_consistency::Result<T>,
+) {
+    let mut net = Network::<T>::new(2, 3, options).unwrap();
+    let limit = net.node(0).largest_change();
+    let mut at = actor(1).largest_change(limit);
+    let mut largest = 0;
+    // Down from a size that no message holds, to the first that one does.
+    for size in (limit - 60..limit + 20).rev() {
+        let (before, minted) = (net.node(0).state().clone(), at.minted());
+        match net.node_mut(0).change(|state| make(state, &mut at, size)) {
+            Ok(()) => {
+                largest = size;
+                break;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TooLarge),
+        }
+        assert_eq!((net.node(0).state(), at.minted()), (&before, minted), "{size}");
+        assert_eq!(net.node(0).log_len(), 0);
+    }
+    assert!(largest > limit - 60 && largest < limit, "{largest} of {limit}");
+    net.node_mut(0).change(|state| make(state, &mut at, 3)).unwrap();
+    net.converge(5).unwrap();
+    assert!(net.events().iter().all(|(_, e)| *e != Event::TooLarge), "{:?}", net.events());
+}
+
+#[test]
+fn a_change_that_no_message_holds_is_refused_before_it_is_made() {
+    let text = |size: usize| "x".repeat(size);
+    let sizes = [0, 9_000].map(|most| move |c: Builder| c.largest_change(most));
+    for options in sizes {
+        refused_before_it_is_made::<AwSet<String>>(options, |set, at, size| set.add(at, text(size)));
+        refused_before_it_is_made::<RwSet<String>>(options, |set, at, size| set.add(at, text(size)));
+        refused_before_it_is_made::<MvRegister<String>>(options, |value, at, size| {
+            value.write(at, text(size))
+        });
+        refused_before_it_is_made::<AwMap<u64, DotMap<String, DotSet>>>(options, |map, at, size| {
+            map.update(at, size as u64, |set, mint| set.insert(mint, text(size)))
+        });
+    }
+    // Where nothing is forgotten a whole message is for changes.
+    let all = |c: Builder| c.keep_all();
+    refused_before_it_is_made::<AwSet<String>>(all, |set, at, size| set.add(at, text(size)));
+}
+
+#[test]
+fn a_large_change_of_small_parts_is_not_refused() {
+    let mut net = Network::<AwMap<u64, DotMap<u64, DotSet>>>::new(2, 3, |c| c).unwrap();
+    let limit = net.node(0).largest_change();
+    let mut at = actor(1).largest_change(limit);
+    for n in 0..2_000 {
+        net.node_mut(0).change(|map| map.update(&mut at, n, |set, mint| set.insert(mint, n))).unwrap();
+    }
+    for n in (0..2_000).step_by(2) {
+        net.node_mut(0).change(|map| map.remove(&mut at, &n)).unwrap();
+    }
+    // It covers every second change, and names each of them.
+    let mut size = 0;
+    let clear = |map: &mut AwMap<u64, DotMap<u64, DotSet>>| {
+        let delta = map.clear(&mut at)?;
+        size = mainstay_consistency::wire::encode(&delta).len();
+        Ok(delta)
+    };
+    net.node_mut(0).change(clear).unwrap();
+    assert!(size > 3 * limit, "{size} bytes: it had to be split");
+    net.converge(20).unwrap();
+    assert!(net.node(1).state().is_empty());
+    assert!(net.events().iter().all(|(_, e)| *e != Event::TooLarge), "{:?}", net.events());
 }
 
 #[test]
