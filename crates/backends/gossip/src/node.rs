@@ -172,7 +172,9 @@ impl<T: Replicated + Send + 'static> Gossip<T> {
     /// once.
     ///
     /// # Errors
-    /// [`ErrorKind::Change`] with what `f` answers, [`ErrorKind::Closed`] after the node stopped.
+    /// [`ErrorKind::Change`] with what `f` answers, [`ErrorKind::Closed`] after the node stopped. What `f` gets from a mutator
+    /// for a single value that no packet holds (above 64 KiB less a few bytes, see [`MAX_FRAME`](crate::MAX_FRAME)) is
+    /// [`TooLarge`](mainstay_consistency::ErrorKind::TooLarge), and nothing was changed.
     pub fn change(
         &self,
         f: impl FnOnce(&mut T, &mut Actor) -> mainstay_consistency::Result<T>,

@@ -65,6 +65,8 @@ impl Sockets {
     pub async fn bind(bind: SocketAddr, advertise: Option<SocketAddr>, rt: &Runtime) -> Result<Self> {
         let failed = |e| Error::new(ErrorKind::Socket, format!("cannot listen on {bind}")).with(e);
         let (listener, udp) = pair(bind).await.map_err(failed)?;
+        // A fresh socket counts as full until the system was asked: without this, the first datagram would be dropped.
+        udp.writable().await.map_err(failed)?;
         let bound = udp.local_addr().map_err(failed)?;
         let advertise = advertise.map_or(bound, |mut a| {
             if a.port() == 0 {

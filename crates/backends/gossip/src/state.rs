@@ -25,6 +25,8 @@ use crate::swim::{Life, Start, Swim};
 const BURST: Duration = Duration::from_millis(50);
 /// Events that wait to be fetched; the oldest go.
 const EVENTS: usize = 256;
+/// Strangers whose packets were dropped and who are greeted when the membership names them; the others wait for a tick.
+const STRANGERS: usize = 32;
 /// Versions of packets that were reported, so that a peer is named once and not with every packet.
 const NAMED: usize = 32;
 
@@ -64,9 +66,10 @@ struct Author {
 }
 
 impl Author {
-    fn new(node: u64, epoch: u32, rng: &dyn Rng) -> Self {
+    /// `largest`: what one change may take, so that it gets through.
+    fn new(node: u64, epoch: u32, largest: usize, rng: &dyn Rng) -> Self {
         let nonce = (rng.next_u64() >> 32) as u32;
-        let actor = Actor::new(ActorId::new(node, epoch, nonce));
+        let actor = Actor::new(ActorId::new(node, epoch, nonce)).largest_change(largest);
         Self { node, epoch, actor, nonces: BTreeSet::from([nonce]), looked: 0 }
     }
 }
@@ -86,6 +89,8 @@ pub(crate) struct Core<T> {
     events: VecDeque<Event>,
     pub(crate) stats: Stats,
     named: BTreeSet<u8>,
+    /// Who had something to say before it was known, since the last tick.
+    strangers: BTreeSet<u64>,
     next_tick: Instant,
     burst: Option<Instant>,
     last_burst: Instant,
@@ -133,7 +138,7 @@ impl<T: Replicated> Core<T> {
         let engine = engine(&config, (me, session), removed, state)?;
         let group = group(&config, membership, life, Arc::clone(&rng), now);
         let mut core = Self {
-            author: Author::new(node, epoch, &*rng),
+            author: Author::new(node, epoch, engine.largest_change(), &*rng),
             seal: Seal::new(config.keys().clone(), &config.cluster, me),
             config,
             engine,
@@ -145,6 +150,7 @@ impl<T: Replicated> Core<T> {
             events: VecDeque::new(),
             stats: Stats::default(),
             named: BTreeSet::new(),
+            strangers: BTreeSet::new(),
             next_tick: now,
             burst: None,
             last_burst: now,
@@ -226,9 +232,14 @@ impl<T: Replicated> Core<T> {
 
     fn changed(&mut self, now: Instant) {
         self.version += 1;
+        self.hurry(now);
+        self.look_for_doubles();
+    }
+
+    /// Tells some peers soon.
+    fn hurry(&mut self, now: Instant) {
         let soonest = self.last_burst.saturating_add(BURST);
         self.burst.get_or_insert(if now > soonest { now } else { soonest });
-        self.look_for_doubles();
     }
 
     /// Whether somebody else makes changes as this node: a copy of its disk, or this node before its disk was rolled
@@ -246,8 +257,8 @@ impl<T: Replicated> Core<T> {
         }
         self.tell(Event::Doubled { epoch });
         let Some(epoch) = epoch.checked_add(1) else { return };
-        let looked = self.author.looked;
-        self.author = Author { looked, ..Author::new(self.author.node, epoch, &*self.rng) };
+        let (looked, largest) = (self.author.looked, self.engine.largest_change());
+        self.author = Author { looked, ..Author::new(self.author.node, epoch, largest, &*self.rng) };
     }
 
     fn tell(&mut self, event: Event) {
@@ -276,11 +287,12 @@ impl<T: Replicated> Core<T> {
                 self.post(news);
             }
         }
-        self.follow_members();
+        self.follow_members(now);
     }
 
     fn tick(&mut self, now: Instant, full: &dyn Fn(SocketAddr) -> bool) {
         self.engine.begin_tick();
+        self.strangers.clear();
         if let Group::Swim(swim) = &mut self.group {
             swim.on_tick(now);
         }
@@ -332,7 +344,7 @@ impl<T: Replicated> Core<T> {
     }
 
     /// Takes over what the membership says, and gives it what it wants to send.
-    fn follow_members(&mut self) {
+    fn follow_members(&mut self, now: Instant) {
         let changes = match &mut self.group {
             Group::Swim(swim) => {
                 let letters = swim.letters();
@@ -349,10 +361,17 @@ impl<T: Replicated> Core<T> {
         if changes.is_empty() {
             return;
         }
+        let alone = !self.members.iter().any(|m| m.presence == Presence::Up);
         self.members = self.group.membership().members();
         for change in changes {
-            if let Change::Gone(id) = change {
-                self.engine.forget_peer(id);
+            match change {
+                Change::Gone(id) => self.engine.forget_peer(id),
+                Change::Up(id) if self.strangers.remove(&id) => {
+                    let hello = self.engine.greet(id);
+                    self.post(hello);
+                }
+                Change::Up(_) if alone => self.hurry(now),
+                Change::Up(_) | Change::Down(_) => {}
             }
             self.tell(Event::Member(change));
         }
@@ -383,7 +402,7 @@ impl<T: Replicated> Core<T> {
         } else if opened.kind == Kind::Swim {
             self.on_swim(&opened, now);
         } else {
-            self.on_state(&opened, now);
+            self.on_state(&opened, inbound, now);
         }
         true
     }
@@ -410,12 +429,17 @@ impl<T: Replicated> Core<T> {
         if !taken {
             self.stats.malformed += 1;
         }
-        self.follow_members();
+        self.follow_members(now);
     }
 
-    fn on_state(&mut self, opened: &Opened, now: Instant) {
-        if !self.members.iter().any(|m| m.id == opened.from) {
-            // It will be known when the membership says so; until then it asks again.
+    fn on_state(&mut self, opened: &Opened, inbound: &Inbound, now: Instant) {
+        let member = self.members.iter().find(|m| m.id == opened.from);
+        let known = member.is_some();
+        if member.is_none_or(|m| m.address.is_none()) {
+            self.meet(opened.from, inbound, now);
+        }
+        if !known {
+            // It will be known when the membership says so.
             self.stats.strangers += 1;
             return;
         }
@@ -432,12 +456,24 @@ impl<T: Replicated> Core<T> {
         }
     }
 
+    /// Somebody with a key whose address is not known: it is asked who it is, and greeted once it said so.
+    fn meet(&mut self, who: u64, inbound: &Inbound, now: Instant) {
+        if let Group::Swim(swim) = &mut self.group
+            && inbound.way == Way::Datagram
+            && self.strangers.len() < STRANGERS
+        {
+            self.strangers.insert(who);
+            swim.ask(inbound.from, now);
+            self.follow_members(now);
+        }
+    }
+
     /// Says good-bye.
     pub(crate) fn leave(&mut self, now: Instant) {
         if let Group::Swim(swim) = &mut self.group {
             swim.leave(now);
         }
-        self.follow_members();
+        self.follow_members(now);
     }
 
     /// Removes a member for good.

@@ -105,6 +105,8 @@ impl fmt::Display for ActorId {
 pub struct Actor {
     id: ActorId,
     last: u64,
+    /// What one change may take that cannot be split.
+    largest: usize,
 }
 
 impl Actor {
@@ -112,7 +114,28 @@ impl Actor {
     /// [`Identity`](crate::identity::Identity), or be sure of it otherwise.
     #[must_use]
     pub const fn new(id: ActorId) -> Self {
-        Self { id, last: 0 }
+        Self { id, last: 0, largest: usize::MAX }
+    }
+
+    /// Refuses changes that cannot be split and whose encoding takes more than `bytes`
+    /// ([`ErrorKind::TooLarge`]), before anything is changed. Without it there is no bound: then such a change stays on this
+    /// replica. [`AntiEntropy::largest_change`](crate::replicate::AntiEntropy::largest_change) says what gets through.
+    ///
+    /// ```
+    /// use mainstay_consistency::{Actor, ActorId, ErrorKind, crdt::AwSet};
+    ///
+    /// let mut actor = Actor::new(ActorId::new(1, 1, 0)).largest_change(500);
+    /// let mut set = AwSet::<String>::new();
+    /// let error = set.add(&mut actor, "x".repeat(600)).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TooLarge);
+    /// assert!(set.elements().next().is_none());
+    /// set.add(&mut actor, "x".repeat(400))?;
+    /// # Ok::<(), mainstay_consistency::Error>(())
+    /// ```
+    #[must_use]
+    pub const fn largest_change(mut self, bytes: usize) -> Self {
+        self.largest = bytes;
+        self
     }
 
     /// An actor with a random node and nonce, for tests and for replicas without a disk.
@@ -149,6 +172,11 @@ impl Actor {
             return Err(Error::new(ErrorKind::DuplicateActor, text));
         }
         Ok(())
+    }
+
+    /// What one change may take that cannot be split.
+    pub(crate) const fn largest(&self) -> usize {
+        self.largest
     }
 
     pub(crate) fn mint(&mut self) -> Dot {

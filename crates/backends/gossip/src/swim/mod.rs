@@ -36,6 +36,12 @@ const PROBE_RTT: Duration = Duration::from_millis(400);
 const SUSPECT: Duration = Duration::from_secs(4);
 /// How often one piece of news travels along.
 const TRANSMISSIONS: u8 = 8;
+/// Between two times that news go out at once; what else of them is to be told goes with ticks and probes.
+const BURST: Duration = Duration::from_millis(50);
+/// Members that one answer to an announcement names, about: what a datagram holds.
+const NAMED: usize = 40;
+/// Strangers that are asked who they are, between two ticks: with their answers about 10 KB.
+const QUESTIONS: usize = 8;
 
 /// Randomness for foca.
 struct Dice(Arc<dyn Rng>);
@@ -97,6 +103,13 @@ pub(crate) struct Swim {
     changes: Vec<Change>,
     letters: Vec<Letter>,
     next_join: Instant,
+    /// When news are to go out.
+    burst: Option<Instant>,
+    last_burst: Instant,
+    /// Who was asked since the last tick.
+    asked: BTreeSet<SocketAddr>,
+    /// Members that were asked whom they know, since the start.
+    introduced: usize,
     limit: usize,
     crowded: u64,
     rng: Arc<dyn Rng>,
@@ -139,6 +152,10 @@ impl Swim {
             changes: Vec::new(),
             letters: Vec::new(),
             next_join: now,
+            burst: None,
+            last_burst: now,
+            asked: BTreeSet::new(),
+            introduced: 0,
             limit,
             crowded: 0,
             rng,
@@ -162,7 +179,8 @@ impl Swim {
 
     /// When [`on_time`](Self::on_time) has something to do.
     pub(crate) fn due(&self) -> Instant {
-        self.timers.keys().next().map_or(self.next_join, |(at, _)| (*at).min(self.next_join))
+        let due = self.burst.map_or(self.next_join, |at| at.min(self.next_join));
+        self.timers.keys().next().map_or(due, |(at, _)| (*at).min(due))
     }
 
     /// Runs what is due.
@@ -174,10 +192,41 @@ impl Swim {
         if now >= self.next_join {
             self.join(now);
         }
+        if self.burst.is_some_and(|at| now >= at) {
+            (self.burst, self.last_burst) = (None, now);
+            self.spread(now);
+        }
+    }
+
+    /// Who sent something and is not known, yet has a key: it is asked who it is, and hears of this node by that.
+    pub(crate) fn ask(&mut self, address: SocketAddr, now: Instant) {
+        if self.asked.len() < QUESTIONS && self.remembered() < self.limit && self.asked.insert(address) {
+            self.announce(address, now);
+        }
     }
 
     /// Spreads news while there are any.
     pub(crate) fn on_tick(&mut self, now: Instant) {
+        self.asked.clear();
+        self.introduce(now);
+        self.spread(now);
+    }
+
+    /// A node that is new asks some members whom they know, until their answers would have named everybody twice. The seed
+    /// names some at random, and news about the others may be over: what it missed it would hear of half a minute later.
+    fn introduce(&mut self, now: Instant) {
+        let up = self.seen.values().filter(|s| s.up);
+        let count = up.clone().count();
+        if self.introduced >= 2 * count.div_ceil(NAMED) {
+            return;
+        }
+        let one = usize::try_from(self.rng.below(count as u64)).unwrap_or(0);
+        let Some(life) = up.clone().nth(one).map(|s| s.life) else { return };
+        self.introduced += 1;
+        self.run(now, |foca, out| foca.announce(life, out));
+    }
+
+    fn spread(&mut self, now: Instant) {
         if self.foca.updates_backlog() > 0 {
             self.run(now, |foca, out| foca.gossip(out));
         }
@@ -195,10 +244,13 @@ impl Swim {
         let first = usize::try_from(self.rng.below(self.seeds.len() as u64)).unwrap_or(0);
         let count = if alone { self.seeds.len() } else { 1 };
         for i in 0..count {
-            let address = self.seeds[(first + i) % self.seeds.len()];
-            let whoever = Life { id: 0, address, generation: 0 };
-            self.run(now, |foca, out| foca.announce(whoever, out));
+            self.announce(self.seeds[(first + i) % self.seeds.len()], now);
         }
+    }
+
+    fn announce(&mut self, address: SocketAddr, now: Instant) {
+        let whoever = Life { id: 0, address, generation: 0 };
+        self.run(now, |foca, out| foca.announce(whoever, out));
     }
 
     /// Says good-bye.
@@ -293,6 +345,9 @@ impl Swim {
         let before = self.seen.insert(life.id, Seen { life, up, since: now });
         if before.is_none_or(|b| b.up != up) {
             self.changes.push(if up { Change::Up(life.id) } else { Change::Down(life.id) });
+            // Told at once: what waits for ticks and probes takes a second for each generation of hearers.
+            let soonest = self.last_burst.saturating_add(BURST);
+            self.burst.get_or_insert(if now > soonest { now } else { soonest });
         }
         self.forget(now);
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Rng as _, SeededRng};
 use mainstay_consistency::crdt::AwSet;
-use mainstay_gossip::{Config, Event, Gossip, Keys, Way};
+use mainstay_gossip::{Config, ErrorKind, Event, Gossip, Keys, Way};
 
 use crate::Test;
 use crate::net::{World, address, keys, name, run};
@@ -213,9 +213,15 @@ fn a_large_change_goes_by_stream() {
         let has = || two.read(|set| set.contains(&large));
         world.until(Duration::from_secs(10), has).await.expect("it came");
         assert!(world.air.lock().unwrap().frames > 0);
-        // What fits nowhere is named, and stops nothing else.
-        one.change(|set, actor| set.add(actor, "y".repeat(100_000))).unwrap();
-        world.sleep(Duration::from_secs(3)).await;
-        assert!(one.take_events().iter().any(|e| format!("{e:?}").contains("TooLarge")));
+        // What fits nowhere is refused before it is made, and stops nothing else.
+        let error = one.change(|set, actor| set.add(actor, "y".repeat(100_000))).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Change);
+        let source = std::error::Error::source(&error).unwrap().downcast_ref::<mainstay_consistency::Error>();
+        assert_eq!(source.unwrap().kind(), mainstay_consistency::ErrorKind::TooLarge);
+        assert_eq!(one.read(|set| set.elements().count()), 1);
+        one.change(|set, actor| set.add(actor, "small".into())).unwrap();
+        let all = || two.read(|set| set.elements().count() == 2);
+        world.until(Duration::from_secs(10), all).await.expect("it came");
+        assert_eq!(one.digest(), two.digest());
     });
 }

@@ -16,6 +16,7 @@ use crate::Test;
 use crate::net::{address, keys, name, run};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("a_fresh_socket_drops_nothing", a_fresh_socket_drops_nothing),
     ("three_nodes_over_sockets_agree_and_notice_a_death", three_nodes_over_sockets_agree_and_notice_a_death),
     (
         "garbage_on_the_stream_port_is_bounded_and_harmless",
@@ -59,6 +60,17 @@ where
     let config = Config::builder(name, "real").keys(keys()).seeds([seed]).build().unwrap();
     let net = Sockets::bind(bind, None, &rt).await.unwrap();
     Gossip::start(config, Arc::new(net), None, &rt).await.unwrap()
+}
+
+/// The first datagram of a node asks its seeds to take it in. It was dropped, so every start took a second longer.
+fn a_fresh_socket_drops_nothing() {
+    block(async {
+        let rt = Runtime::system();
+        for _ in 0..20 {
+            let net = Sockets::bind("127.0.0.1:0".parse().unwrap(), None, &rt).await.unwrap();
+            assert_eq!(net.send(net.address(), Way::Datagram, vec![1]), Sent::OnItsWay);
+        }
+    });
 }
 
 fn three_nodes_over_sockets_agree_and_notice_a_death() {

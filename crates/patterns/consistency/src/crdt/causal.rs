@@ -3,10 +3,11 @@
 use std::fmt;
 
 use crate::crdt::{Changed, DeltaState, Join};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::hash::DigestKey;
+use crate::replicate::pieces;
 use crate::version::{Context, Dot};
-use crate::wire::{Reader, Wire, Writer};
+use crate::wire::{Reader, Wire, Writer, encode};
 use crate::{Actor, ActorId};
 
 /// A store whose every visible part hangs on dots.
@@ -173,8 +174,9 @@ impl<S: DotStore> Causal<S> {
     /// call of this; it is public for changes of several nested values in one delta.
     ///
     /// # Errors
-    /// Whatever `f` answers, [`ForeignActor`](crate::ErrorKind::ForeignActor) or
-    /// [`DuplicateActor`](crate::ErrorKind::DuplicateActor); nothing was changed then.
+    /// Whatever `f` answers, [`ForeignActor`](crate::ErrorKind::ForeignActor),
+    /// [`DuplicateActor`](crate::ErrorKind::DuplicateActor), or [`TooLarge`](crate::ErrorKind::TooLarge) above the actor's
+    /// [`largest_change`](Actor::largest_change); nothing was changed then.
     pub fn mutate(
         &mut self,
         actor: &mut Actor,
@@ -194,9 +196,7 @@ impl<S: DotStore> Causal<S> {
         };
         let context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
         let delta = Self { store, context };
-        if S::CHECKED
-            && let Err(error) = self.store.compatible(&self.context, &delta.store, &delta.context)
-        {
+        if let Err(error) = self.admit(&delta, actor.largest()) {
             actor.rewind(before);
             return Err(error);
         }
@@ -204,11 +204,44 @@ impl<S: DotStore> Causal<S> {
         Ok(delta)
     }
 
+    /// Whether a change may be made: it fits here, and a message holds every part of it.
+    fn admit(&self, delta: &Self, largest: usize) -> Result<()> {
+        if S::CHECKED {
+            self.store.compatible(&self.context, &delta.store, &delta.context)?;
+        }
+        if largest == usize::MAX {
+            return Ok(());
+        }
+        let size = encode(delta).len();
+        if size > largest && pieces(delta.clone(), largest, largest).too_large > 0 {
+            let text =
+                format!("a change of {size} bytes has a part of more than {largest}: no message holds it");
+            return Err(Error::new(ErrorKind::TooLarge, text));
+        }
+        Ok(())
+    }
+
     fn absorb(&mut self, other: &Self) -> bool {
         let mut moved = Vec::new();
         self.store.absorb(&self.context, &other.store, &other.context, &mut moved);
         let learned = self.context.union(&other.context).is_yes();
         learned || !moved.is_empty()
+    }
+
+    /// Joins `other`; what of it was new here, as a delta: changes that were not known, and removals of what was visible.
+    pub(crate) fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        if S::CHECKED {
+            self.store.compatible(&self.context, &other.store, &other.context)?;
+        }
+        let mut news = other.context.minus(&self.context);
+        let mut moved = Vec::new();
+        self.store.absorb(&self.context, &other.store, &other.context, &mut moved);
+        let _ = self.context.union(&other.context);
+        if news.is_empty() && moved.is_empty() {
+            return Ok(None);
+        }
+        let _ = news.union(&Context::of_dots(moved.into_iter().map(|(dot, _)| dot).collect()));
+        Ok(Some(if news.covers(&other.context) { other } else { other.about(&news) }))
     }
 
     /// The part about the dots in `these`: store and claims.

@@ -257,8 +257,9 @@ impl Editor {
         let mut joined = Edits::new();
         if let Ok(whole) = Edit::joined(&whole) {
             let gone: Vec<Dot> = all.iter().map(|e| e.0).collect();
-            replace(&gone, whole, edits, actor, &mut joined)?;
-            return Ok(joined);
+            if replace(&gone, whole, edits, actor, &mut joined)? {
+                return Ok(joined);
+            }
         }
         let mut groups = vec![(Vec::new(), Changes::default(), 0)];
         for (dot, edit) in all.iter().filter(|e| e.1.as_bytes().len() < LARGE) {
@@ -277,7 +278,7 @@ impl Editor {
             }
         }
         for (dots, changes, _) in groups {
-            replace(&dots, Edit::joined(&changes.settle())?, edits, actor, &mut joined)?;
+            let _ = replace(&dots, Edit::joined(&changes.settle())?, edits, actor, &mut joined)?;
         }
         Ok(joined)
     }
@@ -310,23 +311,30 @@ impl Editor {
     }
 }
 
-/// Puts one edit in the place of several, and joins that change into `joined`.
+/// Puts one edit in the place of several, and joins that change into `joined`. False: it would be larger than the actor
+/// may say at once, and they stay as they are.
 fn replace(
     several: &[Dot],
     edit: Edit,
     edits: &mut Edits,
     actor: &mut Actor,
     joined: &mut Edits,
-) -> Result<()> {
+) -> Result<bool> {
     if several.len() < 2 {
-        return Ok(());
+        return Ok(true);
     }
-    let delta = edits.mutate(actor, |_, mint| {
+    let made = edits.mutate(actor, |_, mint| {
         several.iter().for_each(|dot| mint.cover_dot(*dot));
         Ok(DotFun::one(mint.dot(), edit))
-    })?;
-    let _ = joined.join(&delta)?;
-    Ok(())
+    });
+    match made {
+        Ok(delta) => {
+            let _ = joined.join(&delta)?;
+            Ok(true)
+        }
+        Err(error) if error.kind() == ErrorKind::TooLarge => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// A value of ours; the library is shown nothing else.

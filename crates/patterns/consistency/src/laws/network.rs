@@ -321,6 +321,75 @@ pub fn converges<T: Replicated + Subject>(
     Ok(most)
 }
 
+/// Checks what a node passes on of what it is told: joined to what it had, that gives what it has now (as L12 of what is
+/// missing); every part of it was new; and there is something exactly if something changed (L9). Random changes at three
+/// replicas, which tell each other single changes or all they have. How often something was told of which a part was known.
+///
+/// # Errors
+/// The first seed that shows otherwise.
+pub fn passes_on_news<T: Replicated + Subject>(
+    seeds: std::ops::Range<u64>,
+) -> std::result::Result<usize, Violation> {
+    const NODES: usize = 3;
+    let (alphabet, mut partly) = (T::alphabet(), 0);
+    for seed in seeds {
+        let rng = SeededRng::new(seed);
+        let mut replicas: Vec<Replica> = (0..NODES).filter_map(|i| Replica::new(i, NODES)).collect();
+        let (mut states, mut told) = (vec![T::default(); NODES], vec![T::default()]);
+        for _ in 0..60 {
+            let at = rng.below(NODES as u64) as usize;
+            let op = &alphabet[rng.below(alphabet.len() as u64) as usize];
+            if rng.below(2) == 0 {
+                told.extend(states[at].apply(op, &mut replicas[at]));
+                continue;
+            }
+            let heard = match rng.below(3) {
+                0 => states[(at + 1) % NODES].clone(),
+                // Several changes at once, some of them known, perhaps.
+                1 => {
+                    let mut several = T::default();
+                    for _ in 0..3 {
+                        several.merge(&told[rng.below(told.len() as u64) as usize]);
+                    }
+                    several
+                }
+                _ => told[rng.below(told.len() as u64) as usize].clone(),
+            };
+            partly += usize::from(hear(&mut states[at], heard).map_err(|found| Violation { seed, ..found })?);
+        }
+    }
+    Ok(partly)
+}
+
+/// Lets `state` take in what it heard; whether a part of that was known and another was not.
+fn hear<T: Replicated + Subject>(state: &mut T, heard: T) -> std::result::Result<bool, Violation> {
+    let before = state.clone();
+    let mut after = before.clone();
+    let changed = after.merge(&heard);
+    // Where types differ nothing is joined, and nothing passed on.
+    let Ok(news) = state.join_news(heard.clone()) else { return Ok(false) };
+    let broken = |law, what: &str| {
+        Err(Violation::of(law, format!("{what}: {before:?} heard {heard:?} and passes on {news:?}")))
+    };
+    if *state != after || news.is_some() != changed {
+        return broken(Law::L9, "a join and what it tells of itself differ");
+    }
+    let Some(told) = &news else { return Ok(false) };
+    let mut again = before.clone();
+    if !again.merge(told) || again != after {
+        return broken(Law::L12, "what is passed on is not what was missing");
+    }
+    let mut parts = vec![told.clone()];
+    while let Some(part) = parts.pop() {
+        match part.halves() {
+            Some((first, second)) => parts.extend([first, second]),
+            None if before.clone().merge(&part) => {}
+            None => return broken(Law::L12, "a part of it was known"),
+        }
+    }
+    Ok(*told != heard)
+}
+
 /// Checks L14: the same schedule with and without collection reads the same on every node after every exchange. How
 /// many tombstones were collected; zero means that nothing was shown.
 ///

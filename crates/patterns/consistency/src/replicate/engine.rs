@@ -9,6 +9,7 @@ use crate::crdt::Changed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash;
 use crate::replicate::config::AntiEntropyConfig;
+use crate::replicate::event::{Event, Outgoing, Rejoined, Step};
 use crate::replicate::log::Log;
 use crate::replicate::message::{Body, Header, Mark, Message, Stand};
 use crate::replicate::peer::{MAX_PARTS, Peer, Taken, Whole};
@@ -24,72 +25,6 @@ const FAN: usize = 8;
 const LEAF: u64 = 8;
 /// What a message needs beside its state: header, marks, parts.
 const OVERHEAD: usize = 64;
-
-/// A message for a peer.
-pub type Outgoing = (u64, Vec<u8>);
-
-/// Something a person may want to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Event {
-    /// So many tombstones were dropped.
-    Collected(usize),
-    /// A peer has another schema or merge version; nothing is exchanged with it.
-    Incompatible {
-        /// Who.
-        peer: u64,
-        /// Its schema and merge version.
-        theirs: (u32, u32),
-    },
-    /// A message was no message.
-    Malformed {
-        /// From whom.
-        peer: u64,
-    },
-    /// A join was refused: a type under one key differs. Remove the key on one side.
-    Mismatch {
-        /// With whom.
-        peer: u64,
-    },
-    /// A peer refuses to talk to this node; `removed` says that this node is no member there any more, and must
-    /// [rejoin](AntiEntropy::rejoin).
-    Refused {
-        /// Who.
-        peer: u64,
-        /// Whether this node was removed.
-        removed: bool,
-    },
-    /// A removed member tried to come back.
-    Returned {
-        /// Who.
-        peer: u64,
-    },
-    /// One change fits into no message and stays here, until a later change covers it; all others get through. Raise
-    /// `max_message` or `largest_change`, or make smaller changes.
-    TooLarge,
-}
-
-/// What a message did.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Step {
-    /// Whether the value changed.
-    pub changed: Changed,
-    /// Answers.
-    pub send: Vec<Outgoing>,
-    /// What a person may want to know.
-    pub events: Vec<Event>,
-}
-
-/// What a node that rejoined lost.
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct Rejoined<T> {
-    /// Its own changes that the cluster never accepted.
-    pub lost: Context,
-    /// Its value before.
-    pub before: T,
-}
 
 /// One replicated value and its peers.
 ///
@@ -160,8 +95,22 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// Makes a change: `f` changes the value and answers with the delta, as every mutator does. One that cannot be split
-    /// and fits into no message stays here ([`Event::TooLarge`]); to be undone it would have to be unmade at its actor,
-    /// too, whose changes have no gaps.
+    /// and fits into no message is refused before it is made if the actor has [`largest_change`](Self::largest_change) for
+    /// its bound; otherwise it stays here ([`Event::TooLarge`]). When `f` calls several mutators and one refuses, what those
+    /// before it changed is told to nobody but by repairs: make it one [`mutate`](crate::crdt::Causal::mutate).
+    ///
+    /// ```
+    /// use mainstay_consistency::{Actor, ActorId, ErrorKind, crdt::AwSet};
+    /// use mainstay_consistency::replicate::{AntiEntropyConfig, DigestKey};
+    ///
+    /// let config = AntiEntropyConfig::builder(1, 7, DigestKey::new([7; 16])).members([1, 2]);
+    /// let mut one = config.build(AwSet::<String>::new())?;
+    /// let mut actor = Actor::new(ActorId::new(1, 1, 0)).largest_change(one.largest_change());
+    /// let error = one.change(|set| set.add(&mut actor, "x".repeat(2_000))).unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::TooLarge);
+    /// assert_eq!(*one.state(), AwSet::new());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// What `f` answers.
@@ -175,9 +124,7 @@ impl<T: Replicated> AntiEntropy<T> {
     fn note(&mut self, delta: T, origin: Option<u64>) {
         self.log.push(delta, origin);
         (self.digest, self.unsettled) = (None, true);
-        for peer in self.peers.values_mut() {
-            peer.owed = true;
-        }
+        self.owe();
     }
 
     /// The digests of contents and context.
@@ -189,6 +136,17 @@ impl<T: Replicated> AntiEntropy<T> {
         let context = self.state.known().map_or(0, hash::of_value);
         self.digest = Some((sum, context));
         (sum, context)
+    }
+
+    /// How many bytes a change may take that cannot be split: it gets through whatever else its message has to carry. Give
+    /// it to every [actor](crate::Actor::largest_change) that makes changes here. With the default `max_message` and no
+    /// `largest_change` it is 568 bytes, and twice that where nothing is forgotten.
+    #[must_use]
+    pub fn largest_change(&self) -> usize {
+        // What was collected may take half of every message.
+        let room = self.config.max_message - OVERHEAD;
+        let room = if self.config.keep_all { room } else { room / 2 };
+        room.max(self.config.largest_change.saturating_sub(OVERHEAD))
     }
 
     /// Deltas that are kept for peers.
@@ -297,11 +255,18 @@ impl<T: Replicated> AntiEntropy<T> {
         send
     }
 
-    /// The changes that `peer` has not acknowledged, if the log holds them: to be sent while they are new.
+    /// The changes that `peer` has not acknowledged, if the log holds them: to be sent while they are new. Where they take
+    /// more than one message the root goes first: others may have told it most of them.
     pub fn news(&mut self, peer: u64) -> Vec<Outgoing> {
         let mut send = Vec::new();
         self.know(peer);
-        self.send_news(peer, &mut send);
+        let acked = self.peers.get(&peer).map_or(0, |p| p.acked);
+        let room = self.room(self.collected_for(peer).as_ref());
+        if self.log.fits(acked, peer, room) {
+            self.send_news(peer, &mut send);
+        } else {
+            self.send_root(peer, &mut send);
+        }
         send
     }
 
@@ -410,15 +375,23 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     fn send_ack(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
-        let knows = self.state.known().map(Context::vector).unwrap_or_default();
-        let stand = Stand { knows, stable: self.stability.stable().clone() };
+        let stand = self.stand();
         let Some(entry) = self.peers.get_mut(&peer) else { return };
         entry.owed = false;
         let (applied, collected) = (entry.applied, cut_hash(self.stability.collected()));
+        self.push(peer, Body::Ack { applied, stand, collected }, send);
+    }
+
+    /// What the others need to know for stability, if a message holds it.
+    fn stand(&self) -> Option<Stand> {
+        if self.config.keep_all {
+            return None;
+        }
+        let knows = self.state.known().map(Context::vector).unwrap_or_default();
+        let stand = Stand { knows, stable: self.stability.stable().clone() };
         // Above some thirty authors the vectors no longer fit; then equal roots move stability.
-        let fits =
-            encode(&(stand.knows.clone(), stand.stable.clone())).len() + OVERHEAD <= self.config.max_message;
-        self.push(peer, Body::Ack { applied, stand: fits.then_some(stand), collected }, send);
+        let size = encode(&(stand.knows.clone(), stand.stable.clone())).len() + OVERHEAD;
+        (size <= self.config.max_message).then_some(stand)
     }
 
     fn sealed(&self, body: Body<T>) -> Vec<u8> {
@@ -501,9 +474,11 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     fn join(&mut self, from: u64, state: T) -> Result<bool> {
-        let changed = self.state.join(&state)?.is_yes();
-        if changed {
-            self.note(state, Some(from));
+        // Only what was new goes on: with all of it, what many tell would be told again as often as it was heard.
+        let news = self.state.join_news(state)?;
+        let changed = news.is_some();
+        if let Some(news) = news {
+            self.note(news, Some(from));
         }
         Ok(changed)
     }
@@ -555,6 +530,10 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     fn owe(&mut self) {
+        if self.config.keep_all {
+            // Nobody waits for what is held for stable here.
+            return;
+        }
         for peer in self.peers.values_mut() {
             peer.owed = true;
         }

@@ -83,6 +83,19 @@ impl<T: Replicated> Log<T> {
         Ok(Interval { to, delta: joined, size })
     }
 
+    /// Whether one interval holds all that follows `acked`; `max` and `peer` as there.
+    pub(super) fn fits(&self, acked: u64, peer: u64, max: usize) -> bool {
+        if acked >= self.seq || !self.reaches(acked) {
+            return true;
+        }
+        let skip = self.entries.len() - usize::try_from(self.seq - acked).unwrap_or(self.entries.len());
+        let others = self.entries.iter().skip(skip).filter(|entry| entry.origin != Some(peer));
+        let mut sizes = others.map(|entry| entry.size.saturating_sub(ONCE).max(4));
+        let first = sizes.next().unwrap_or(0);
+        let all = sizes.try_fold(first, |sum, size| Some(sum + size).filter(|sum| *sum <= max));
+        all.is_some()
+    }
+
     /// Drops what every peer has.
     pub(super) fn trim(&mut self, acked: u64) {
         while !self.entries.is_empty()

@@ -33,6 +33,7 @@
 
 mod config;
 mod engine;
+mod event;
 mod log;
 mod message;
 mod peer;
@@ -40,7 +41,9 @@ mod replicated;
 mod stability;
 
 pub use config::{AntiEntropyConfig, Builder};
-pub use engine::{AntiEntropy, Event, Outgoing, Rejoined, Step};
+pub use engine::AntiEntropy;
+pub use event::{Event, Outgoing, Rejoined, Step};
+pub(crate) use replicated::pieces;
 pub use replicated::{Place, Replicated};
 
 pub use crate::crdt::{Item, Lattice};

@@ -74,6 +74,12 @@ pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt
     /// Two smaller states whose join it is; `None` when it cannot be smaller.
     fn halves(&self) -> Option<(Self, Self)>;
 
+    /// Joins `other`; what of it was new here, if anything.
+    ///
+    /// # Errors
+    /// As for [`join`](crate::Join::join).
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>>;
+
     /// Drops what is hidden and rests on changes that satisfy `stable` only; how much.
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize;
 
@@ -129,6 +135,10 @@ impl<S: DotStore> Replicated for Causal<S> {
         }
         let (first, second) = self.context().halves();
         Some((self.about(&first), self.about(&second)))
+    }
+
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        Causal::join_news(self, other)
     }
 
     fn collect(&mut self, stable: &dyn Fn(Dot) -> bool) -> usize {
@@ -195,6 +205,29 @@ impl<T: Lattice> Replicated for T {
         Some((self.subset(&first), self.subset(&|item| !first(item))))
     }
 
+    fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
+        let (mut open, mut news) = (vec![other], None::<Self>);
+        // Halves of what is not all new, down to single elements.
+        while let Some(part) = open.pop() {
+            if part.leq(self) {
+                continue;
+            }
+            match part.halves() {
+                Some((first, second)) => open.extend([second, first]),
+                None => match &mut news {
+                    None => news = Some(part),
+                    Some(news) => {
+                        let _ = news.join(&part)?;
+                    }
+                },
+            }
+        }
+        if let Some(news) = &news {
+            let _ = self.join(news)?;
+        }
+        Ok(news)
+    }
+
     fn collect(&mut self, _stable: &dyn Fn(Dot) -> bool) -> usize {
         0
     }
@@ -205,15 +238,15 @@ fn place(item: &Item) -> Place {
 }
 
 /// What a state is sent as.
-pub(super) struct Pieces<T> {
-    pub(super) fit: Vec<T>,
+pub(crate) struct Pieces<T> {
+    pub(crate) fit: Vec<T>,
     /// Changes that fit into no message.
-    pub(super) too_large: usize,
+    pub(crate) too_large: usize,
 }
 
 /// `state` in pieces whose encodings take at most `max` bytes, or `most` when one change alone is larger. A change that
 /// is larger than that is left out: the others have to get through.
-pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
+pub(crate) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
     let (mut open, mut pieces) = (vec![state], Pieces { fit: Vec::new(), too_large: 0 });
     while let Some(state) = open.pop() {
         let size = encode(&state).len();

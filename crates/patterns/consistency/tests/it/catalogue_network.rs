@@ -1,10 +1,14 @@
 //! Anti-entropy over networks that lose, double, delay and cut.
 
 use mainstay_clock::{Instant, Rng, SeededRng};
-use mainstay_consistency::crdt::{AwSet, Document, GSet, LwwMap, PnCounter, RwSet};
+use mainstay_consistency::crdt::{
+    AwMap, AwSet, Document, DotMap, DotSet, GSet, LwwMap, MvRegister, PnCounter, RwSet,
+};
 use mainstay_consistency::laws::network::{Network, Weather};
-use mainstay_consistency::replicate::{AntiEntropyConfig, DigestKey, Event};
-use mainstay_consistency::{Actor, Join as _};
+use mainstay_consistency::replicate::{
+    AntiEntropy, AntiEntropyConfig, Builder, DigestKey, Event, Replicated,
+};
+use mainstay_consistency::{Actor, ErrorKind, Join as _};
 
 use crate::{actor, clock};
 
@@ -214,8 +218,7 @@ fn g9_a_restart_reuses_no_sequence_number() {
     };
     let (mut one, mut two) = (start(1, 11, AwSet::new()), start(2, 12, AwSet::new()));
     let mut at = actor(1);
-    let talk = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>,
-                two: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>| {
+    let talk = |one: &mut AntiEntropy<AwSet<u64>>, two: &mut AntiEntropy<AwSet<u64>>| {
         for _ in 0..4 {
             for (_, packet) in one.on_tick(Instant::ZERO) {
                 for (_, answer) in two.on_msg(1, &packet, Instant::ZERO).send {
@@ -327,6 +330,144 @@ fn a_change_larger_than_a_message_is_named() {
     assert!(net.events().iter().any(|(_, e)| *e == Event::TooLarge), "{:?}", net.events());
 }
 
+/// A change that is refused changes nothing; the largest that is not refused arrives, and so does a later small one.
+#[track_caller]
+fn refused_before_it_is_made<T: Replicated>(
+    options: impl Fn(Builder) -> Builder,
+    make: impl Fn(&mut T, &mut Actor, usize) -> mainstay_consistency::Result<T>,
+) {
+    let mut net = Network::<T>::new(2, 3, options).unwrap();
+    let limit = net.node(0).largest_change();
+    let mut at = actor(1).largest_change(limit);
+    let mut largest = 0;
+    // Down from a size that no message holds, to the first that one does.
+    for size in (limit - 60..limit + 20).rev() {
+        let (before, minted) = (net.node(0).state().clone(), at.minted());
+        match net.node_mut(0).change(|state| make(state, &mut at, size)) {
+            Ok(()) => {
+                largest = size;
+                break;
+            }
+            Err(error) => assert_eq!(error.kind(), ErrorKind::TooLarge),
+        }
+        assert_eq!((net.node(0).state(), at.minted()), (&before, minted), "{size}");
+        assert_eq!(net.node(0).log_len(), 0);
+    }
+    assert!(largest > limit - 60 && largest < limit, "{largest} of {limit}");
+    net.node_mut(0).change(|state| make(state, &mut at, 3)).unwrap();
+    net.converge(5).unwrap();
+    assert!(net.events().iter().all(|(_, e)| *e != Event::TooLarge), "{:?}", net.events());
+}
+
+#[test]
+fn a_change_that_no_message_holds_is_refused_before_it_is_made() {
+    let text = |size: usize| "x".repeat(size);
+    let sizes = [0, 9_000].map(|most| move |c: Builder| c.largest_change(most));
+    for options in sizes {
+        refused_before_it_is_made::<AwSet<String>>(options, |set, at, size| set.add(at, text(size)));
+        refused_before_it_is_made::<RwSet<String>>(options, |set, at, size| set.add(at, text(size)));
+        refused_before_it_is_made::<MvRegister<String>>(options, |value, at, size| {
+            value.write(at, text(size))
+        });
+        refused_before_it_is_made::<AwMap<u64, DotMap<String, DotSet>>>(options, |map, at, size| {
+            map.update(at, size as u64, |set, mint| set.insert(mint, text(size)))
+        });
+    }
+    // Where nothing is forgotten a whole message is for changes.
+    let all = |c: Builder| c.keep_all();
+    refused_before_it_is_made::<AwSet<String>>(all, |set, at, size| set.add(at, text(size)));
+}
+
+#[test]
+fn a_large_change_of_small_parts_is_not_refused() {
+    let mut net = Network::<AwMap<u64, DotMap<u64, DotSet>>>::new(2, 3, |c| c).unwrap();
+    let limit = net.node(0).largest_change();
+    let mut at = actor(1).largest_change(limit);
+    for n in 0..2_000 {
+        net.node_mut(0).change(|map| map.update(&mut at, n, |set, mint| set.insert(mint, n))).unwrap();
+    }
+    for n in (0..2_000).step_by(2) {
+        net.node_mut(0).change(|map| map.remove(&mut at, &n)).unwrap();
+    }
+    // It covers every second change, and names each of them.
+    let mut size = 0;
+    let clear = |map: &mut AwMap<u64, DotMap<u64, DotSet>>| {
+        let delta = map.clear(&mut at)?;
+        size = mainstay_consistency::wire::encode(&delta).len();
+        Ok(delta)
+    };
+    net.node_mut(0).change(clear).unwrap();
+    assert!(size > 3 * limit, "{size} bytes: it had to be split");
+    net.converge(20).unwrap();
+    assert!(net.node(1).state().is_empty());
+    assert!(net.events().iter().all(|(_, e)| *e != Event::TooLarge), "{:?}", net.events());
+}
+
+#[test]
+fn what_many_tell_is_passed_on_once() {
+    let start = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).keep_all().root_first();
+        config.build(AwSet::<u64>::new()).unwrap()
+    };
+    let mut first = start(100);
+    first.change(|set| bulk(set, &mut actor(100), 60)).unwrap();
+    let mut middle = start(50);
+    for teller in 1..=8 {
+        // Each tells all it has, and most of that is known by then.
+        let mut other = start(teller);
+        for (_, told) in first.news(teller) {
+            other.on_msg(100, &told, Instant::ZERO);
+        }
+        other.change(|set| set.add(&mut actor(teller), 1_000 + teller)).unwrap();
+        for (_, told) in other.news(50) {
+            assert!(middle.on_msg(teller, &told, Instant::ZERO).changed.is_yes());
+        }
+    }
+    assert_eq!(middle.state().elements().count(), 68);
+    let news = middle.news(60);
+    assert_eq!(news.len(), 1, "one message holds all there is to tell");
+    let mut last = start(60);
+    last.on_msg(50, &news[0].1, Instant::ZERO);
+    assert_eq!(last.state(), middle.state());
+}
+
+#[test]
+fn news_that_take_many_messages_are_asked_for_first() {
+    let start = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).keep_all().root_first();
+        config.build(AwSet::<u64>::new()).unwrap()
+    };
+    let (mut one, mut two, mut at) = (start(1), start(2), actor(1));
+    for n in 0..2_000 {
+        one.change(|set| set.add(&mut at, n)).unwrap();
+    }
+    let asked = one.news(2);
+    assert_eq!(asked.len(), 1);
+    assert!(asked[0].1.len() <= 48, "{} bytes", asked[0].1.len());
+    // Who has it all is silent; who has not is told.
+    let mut talk = |one: &mut AntiEntropy<AwSet<u64>>, asked: Vec<(u64, Vec<u8>)>| {
+        let (mut open, mut bytes) = (asked, 0);
+        while let Some((to, packet)) = open.pop() {
+            bytes += packet.len();
+            let step = if to == 2 {
+                two.on_msg(1, &packet, Instant::ZERO)
+            } else {
+                one.on_msg(2, &packet, Instant::ZERO)
+            };
+            open.extend(step.send.into_iter().rev());
+        }
+        bytes
+    };
+    assert!(talk(&mut one, asked) > 5_000);
+    let again = one.greet(2);
+    assert!(talk(&mut one, again) < 200);
+    assert_eq!(one.state(), two.state());
+    // What is new is told without a question.
+    one.change(|set| set.add(&mut at, 5_000)).unwrap();
+    let news = one.news(2);
+    assert!(news.len() == 1 && two.on_msg(1, &news[0].1, Instant::ZERO).changed.is_yes());
+}
+
 #[test]
 fn a_peer_that_is_no_member_can_be_forgotten() {
     let config = AntiEntropyConfig::builder(1, 1, DigestKey::new([1; 16])).members([1, 2]);
@@ -386,7 +527,7 @@ fn bulk(set: &mut AwSet<u64>, at: &mut Actor, count: u64) -> mainstay_consistenc
 #[test]
 fn g8_a_change_of_more_parts_than_are_put_together_arrives_by_repair() {
     for root_first in [false, true] {
-        let build = |c: mainstay_consistency::replicate::Builder| if root_first { c.root_first() } else { c };
+        let build = |c: Builder| if root_first { c.root_first() } else { c };
         let mut net = Network::<AwSet<u64>>::new(2, 3, build).unwrap();
         let mut at = actor(1);
         net.node_mut(0).change(|set| bulk(set, &mut at, 30_000)).unwrap();
@@ -407,7 +548,7 @@ fn g2_parts_of_different_deltas_are_never_one() {
     };
     let (mut one, mut two) = (start(1), start(2));
     // Changes of many authors, as a node passes them on: together they take more than each for itself.
-    let write = |one: &mut mainstay_consistency::replicate::AntiEntropy<AwSet<u64>>, authors| {
+    let write = |one: &mut AntiEntropy<AwSet<u64>>, authors| {
         for n in authors {
             one.change(|set| set.add(&mut actor(n), n)).unwrap();
         }
