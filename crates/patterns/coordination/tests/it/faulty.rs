@@ -25,6 +25,8 @@ pub(crate) enum Fault {
     Hangs,
     /// Not done, and the caller is told so.
     Refused,
+    /// Done when [`Faulty::held_answers`] is told to let it through, and answered then.
+    Waits,
 }
 
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub(crate) struct Faulty {
     acquire: Mutex<Vec<Fault>>,
     pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
+    annotations_held: AtomicBool,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
 }
@@ -44,6 +47,7 @@ impl Faulty {
             acquire: Mutex::default(),
             held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
+            annotations_held: AtomicBool::new(false),
             renewals: AtomicU64::new(0),
             questions: AtomicU64::new(0),
         })
@@ -53,6 +57,11 @@ impl Faulty {
     pub(crate) fn acquisitions(&self, mut faults: Vec<Fault>) {
         faults.reverse();
         *self.acquire.lock().unwrap() = faults;
+    }
+
+    /// Annotations are done, and answered when [`Faulty::held_answers`] is told to let them through.
+    pub(crate) fn hold_annotations(&self) {
+        self.annotations_held.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn hang_renewals(&self, hang: bool) {
@@ -81,6 +90,10 @@ impl LeaseStore for Faulty {
                     let answer = self.inner.acquire(request).await;
                     self.held_answers.notified().await;
                     answer
+                }
+                Some(Fault::Waits) => {
+                    self.held_answers.notified().await;
+                    self.inner.acquire(request).await
                 }
                 Some(Fault::AppliedThenHangs) => {
                     self.inner.acquire(request).await?;
@@ -111,7 +124,15 @@ impl LeaseStore for Faulty {
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
-        self.inner.annotate(name, token, value)
+        let done = self.inner.annotate(name, token, value);
+        if !self.annotations_held.load(Ordering::Relaxed) {
+            return done;
+        }
+        Box::pin(async move {
+            let answer = done.await;
+            self.held_answers.notified().await;
+            answer
+        })
     }
 
     fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {
