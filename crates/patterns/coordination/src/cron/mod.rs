@@ -14,7 +14,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_clock::{Deadline, Instant, WallTime};
+use mainstay_clock::{Deadline, WallTime};
+use mainstay_store::Outcome;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released};
 
 pub use schedule::{Every, Schedule};
@@ -33,6 +34,8 @@ const LATE: Duration = Duration::from_secs(10);
 const MAX_KEPT: Duration = Duration::from_secs(86_400);
 /// The store's time is asked for again at least so often: clocks run apart, and wall clocks are set.
 const ASK: Duration = Duration::from_secs(60);
+/// Between two tries to keep the time of a run while the store fails.
+const AGAIN: Duration = Duration::from_millis(100);
 /// Shortest wait for a slot that should have come by the store's time.
 const NAP: Duration = Duration::from_millis(1);
 
@@ -88,7 +91,7 @@ impl Builder {
         self
     }
 
-    /// Keeps other runs away for this long after a start, also after an early end.
+    /// Keeps other runs away for this long after a start, also after an early end or a crash.
     pub fn at_least(mut self, least: Duration) -> Self {
         self.at_least = least;
         self
@@ -179,7 +182,7 @@ pub enum Due {
 pub enum Start {
     /// Run it.
     Go(Turn),
-    /// An earlier run ended early and its time is kept for this long.
+    /// The time of an earlier run is kept for this long.
     Kept {
         /// How long it lasts.
         remaining: Duration,
@@ -189,7 +192,7 @@ pub enum Start {
         /// Who runs it.
         holder: String,
     },
-    /// While it waited for an earlier run, a later slot was taken.
+    /// Before it could begin, a later slot was taken.
     Superseded,
     /// Somebody took this slot, or a later one.
     Taken,
@@ -266,7 +269,7 @@ impl Job {
             let moment = Moment { now, latest: schedule.latest(now), next: schedule.next(now) };
             match decide(moment, stored, inner.missed, inner.late) {
                 Decision::Run(slot) => return Ok(Due::Slot(slot)),
-                Decision::Baseline(slot) => drop(self.claim(slot, Deadline::NONE).await?),
+                Decision::Baseline(slot) => self.baseline(slot).await?,
                 Decision::Wait { until: None, .. } => return Ok(Due::Ended),
                 Decision::Wait { until: Some(next), missed } => {
                     let pause = next.saturating_duration_since(now).clamp(NAP, ASK);
@@ -280,6 +283,21 @@ impl Job {
         let record = &self.0.record;
         let value = record.get().await?;
         value.map(|v| decoded(&record.key, &v)).transpose()
+    }
+
+    /// Remembers where a new job starts. By the time of the write it may be new no more, and then the slots of others are
+    /// not used up: their clocks may be behind.
+    async fn baseline(&self, slot: WallTime) -> Result<(), Error> {
+        let record = &self.0.record;
+        let op = record.core.op_id();
+        record
+            .update(Deadline::NONE, |value| {
+                Ok(match value {
+                    Some(_) => Step::Keep(()),
+                    None => Step::Write(encoded(&Kept { slot, op: op.clone() }), ()),
+                })
+            })
+            .await
     }
 
     /// Takes the slot if nobody has taken it or a later one.
@@ -300,10 +318,11 @@ impl Job {
     /// Takes `slot` and the right to run it. With [`Overlap::Wait`] it waits for an earlier run until `limit`.
     ///
     /// # Errors
-    /// When the store fails: the slot may have been taken and is then used up.
+    /// When the store fails: the slot may have been taken and is then used up; `Lost` when the run's lease ended before
+    /// the store had answered all.
     ///
     /// # Cancel safety
-    /// A dropped future may have used the slot up; no lease is left.
+    /// A dropped future may have used the slot up, and may keep the time of the run; the run's lease is given back.
     pub async fn start(&self, slot: WallTime, limit: Deadline) -> Result<Start, Error> {
         let inner = &self.0;
         if let Claim::Taken(_) = self.claim(slot, limit).await? {
@@ -323,27 +342,56 @@ impl Job {
                 };
             }
         };
-        if let Some(remaining) = self.kept_for(limit).await? {
-            return Ok(Start::Kept { remaining });
-        }
-        // Who had to wait looks again: of those who waited only the latest runs.
-        if waits && self.stored().await?.is_some_and(|kept| kept.slot > slot) {
-            return Ok(Start::Superseded);
-        }
-        Ok(Start::Go(Turn { job: self.clone(), slot, started: inner.record.core.now(), guard }))
+        self.begin(slot, limit, guard).await
     }
 
-    /// How long an earlier run's time is still kept, after having waited for its end where that is wanted.
-    async fn kept_for(&self, limit: Deadline) -> Result<Option<Duration>, Error> {
+    /// What is left to ask once the run's lease is there.
+    async fn begin(&self, slot: WallTime, limit: Deadline, guard: Guard) -> Result<Start, Error> {
         let (inner, core) = (&self.0, &self.0.record.core);
         loop {
-            let info = core.store.inspect(&inner.kept).await.map_err(|e| Error::store(&inner.kept, e))?;
-            let Some((_, _, remaining)) = info.holders.into_iter().next() else { return Ok(None) };
+            // Between the slot and the lease a later slot may have been taken, and run: then this one comes no more, so
+            // that slots start in their order, and of those who waited only the latest runs.
+            if self.stored().await?.is_some_and(|kept| kept.slot > slot) {
+                return Ok(Start::Superseded);
+            }
+            let Some(remaining) = self.kept(&guard).await? else {
+                // The answers may have come after the end of the lease.
+                guard.check()?;
+                return Ok(Start::Go(Turn { slot, guard }));
+            };
             let end = core.now().saturating_add(remaining);
             if inner.overlap == Overlap::Skip || end > limit.instant() {
-                return Ok(Some(remaining));
+                return Ok(Start::Kept { remaining });
             }
             core.clock().sleep_until(end.saturating_add(NAP)).await;
+        }
+    }
+
+    /// How long an earlier run's time is still kept. If none is, this run's is from now on: in a lease of its own, which
+    /// needs nobody alive, so that neither a crash nor an early end lets another run come too soon.
+    async fn kept(&self, guard: &Guard) -> Result<Option<Duration>, Error> {
+        let (inner, core) = (&self.0, &self.0.record.core);
+        if inner.at_least.is_zero() {
+            let info = core.store.inspect(&inner.kept).await.map_err(|e| Error::store(&inner.kept, e))?;
+            return Ok(info.holders.into_iter().next().map(|(_, _, remaining)| remaining));
+        }
+        let ttl = inner.at_least.max(core.store.guarantees().min_ttl);
+        let request = AcquireRequest::exclusive(&inner.kept, &core.owner, &core.op_id(), ttl);
+        loop {
+            // Who has no right to run any more keeps nobody away.
+            guard.check()?;
+            let error = match core.store.acquire(request.clone()).await {
+                Ok(Acquired::Granted(_)) => return Ok(None),
+                Ok(Acquired::Held { remaining, .. } | Acquired::Queued { remaining, .. }) => {
+                    return Ok(Some(remaining.unwrap_or(inner.at_least)));
+                }
+                Err(error) => error,
+            };
+            if !error.is_retryable() && error.outcome() != Outcome::Unknown {
+                return Err(Error::store(&inner.kept, error));
+            }
+            // It is asked again as the same acquisition: whether it was granted or not, it is the same time that is kept.
+            core.clock().sleep(AGAIN).await;
         }
     }
 
@@ -399,14 +447,12 @@ fn decoded(key: &str, value: &[u8]) -> Result<Kept, Error> {
 
 /// The right to run one slot.
 ///
-/// Dropping it ends the run and gives the lease back in the background, without keeping
-/// [`at_least`](Builder::at_least).
+/// Dropping it ends the run and gives the lease back in the background. The time of
+/// [`at_least`](Builder::at_least) is kept from the start on, whatever becomes of the run.
 #[derive(Debug)]
 #[must_use = "a dropped turn is used up"]
 pub struct Turn {
-    job: Job,
     slot: WallTime,
-    started: Instant,
     guard: Guard,
 }
 
@@ -419,26 +465,14 @@ impl Turn {
         self.slot
     }
 
-    /// Ends the run: keeps what is left of [`at_least`](Builder::at_least) in a lease of its own, which needs
-    /// nobody alive, and gives the run's lease back.
+    /// Ends the run and gives its lease back. What is left of [`at_least`](Builder::at_least) is kept without it.
     ///
     /// # Errors
     /// When the store fails until the lease has ended by itself.
     ///
     /// # Cancel safety
-    /// A dropped future gives the lease back, and may keep nothing.
+    /// Once polled, the lease is given back in the background when the future is dropped.
     pub async fn finish(self) -> Result<Released, Error> {
-        let (inner, core) = (&self.job.0, &self.job.0.record.core);
-        let left = inner.at_least.saturating_sub(core.now().saturating_duration_since(self.started));
-        if !left.is_zero() {
-            let ttl = left.max(core.store.guarantees().min_ttl);
-            let request = AcquireRequest::exclusive(&inner.kept, &core.owner, &core.op_id(), ttl);
-            match core.store.acquire(request).await {
-                // Nobody but a run keeps time, and runs do not overlap: what is there is its own.
-                Ok(Acquired::Granted(_) | Acquired::Held { .. } | Acquired::Queued { .. }) => {}
-                Err(error) => tracing::warn!(job = inner.record.key, %error, "the time of a run is not kept"),
-            }
-        }
         self.guard.release().await
     }
 }

@@ -20,7 +20,7 @@ use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo, Released};
 use crate::coordinator::{Core, LOOK, given, part};
 use crate::lock::{self, Lock};
 use crate::{ConfigError, Error, ErrorKind, Guard, LossReason};
-use state::{Entry, REMEMBER, View};
+use state::{Entry, Look, REMEMBER, View};
 
 /// Most members of one group: every look reads all of them.
 pub const MAX_MEMBERS: usize = 10_000;
@@ -51,7 +51,7 @@ pub enum Departure {
     Expired,
     /// It said so.
     Left,
-    /// It was taken away, dropped its entry without a word, or went while nobody looked for a minute.
+    /// It was taken away or dropped its entry without a word, well before its end, or went while nobody looked for a minute.
     Unknown,
 }
 
@@ -241,8 +241,8 @@ impl Group {
     /// Joins under `name`, waiting until an entry of that name ends, or until `limit`.
     ///
     /// # Errors
-    /// `TimedOut` while another entry of that name lives; `ApiMisuse` for a bad name or too much metadata;
-    /// otherwise as [`Lock::acquire`].
+    /// `TimedOut` while another entry of that name lives; `ApiMisuse` for a bad name or too much metadata; `Lost` when the
+    /// entry ended before the store had answered all; otherwise as [`Lock::acquire`].
     ///
     /// # Cancel safety
     /// As [`Lock::acquire`]: dropping the future leaves no member.
@@ -277,6 +277,8 @@ impl Group {
     async fn enter(&self, name: &str, meta: Vec<u8>, guard: Guard) -> Result<Membership, Error> {
         let membership = Membership { group: Arc::clone(&self.0), name: name.to_owned(), guard };
         membership.update(meta).await?;
+        // The answer may have come after the end of the entry.
+        membership.check()?;
         Ok(membership)
     }
 
@@ -366,10 +368,11 @@ impl Watch {
             let (group, core) = (&self.group, &self.group.core);
             // Armed before the look, so that a change in between is not slept over.
             let hint = core.hint(&group.bell);
-            let now = core.now();
+            let asked = core.now();
             let entries = group.entries().await?;
+            let look = Look { asked, answered: core.now() };
             let left = if self.view.misses(&entries) { group.departures().await? } else { BTreeMap::new() };
-            self.view.saw(now, entries, &left);
+            self.view.saw(look, entries, &left);
             if let Some(event) = self.view.pop() {
                 return Ok(event);
             }

@@ -7,6 +7,7 @@ use mainstay_clock::Instant;
 use mainstay_store::FencingToken;
 
 use super::{Change, Delta, Departure, Event, Member, Snapshot};
+use crate::guard::deadline_of;
 
 /// How long a departure leaves its trace. A watcher that looked away for longer cannot tell left from expired.
 pub(crate) const REMEMBER: Duration = Duration::from_secs(60);
@@ -21,11 +22,21 @@ pub(super) struct Entry {
     pub(super) remaining: Duration,
 }
 
+/// When a look was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    pub(super) asked: Instant,
+    pub(super) answered: Instant,
+}
+
 /// What was seen last of a member.
 #[derive(Clone, Debug)]
 struct Seen {
     member: Member,
+    /// Its entry ends then by the watcher's clock.
     until: Instant,
+    /// From here on it may have ended by the store's.
+    may_end: Instant,
 }
 
 /// A watcher's picture.
@@ -54,11 +65,12 @@ impl View {
         !self.members.values().all(same)
     }
 
-    /// A look that began at `now`, sorted by name; `left` names the incarnations that said goodbye.
-    pub(super) fn saw(&mut self, now: Instant, entries: Vec<Entry>, left: &BTreeMap<String, FencingToken>) {
+    /// A look, sorted by name; `left` names the incarnations that said goodbye.
+    pub(super) fn saw(&mut self, look: Look, entries: Vec<Entry>, left: &BTreeMap<String, FencingToken>) {
         let first = self.looked.is_none();
-        let gap = self.looked.map_or(Duration::ZERO, |before| now.saturating_duration_since(before));
-        self.looked = Some(now);
+        let gap = self.looked.map_or(Duration::ZERO, |before| look.asked.saturating_duration_since(before));
+        self.looked = Some(look.asked);
+        let departed = |old| departed(old, look.answered, gap, left);
         let mut before = std::mem::take(&mut self.members);
         let mut changes = Vec::new();
         let mut joined = Vec::new();
@@ -70,14 +82,15 @@ impl View {
                     }
                 }
                 old => {
-                    changes.extend(old.map(|old| departed(old, now, gap, left)));
+                    changes.extend(old.map(departed));
                     joined.push(Change::Joined(member.clone()));
                 }
             }
-            let until = now.saturating_add(remaining);
-            self.members.insert(member.name.clone(), Seen { member, until });
+            let until = look.asked.saturating_add(remaining);
+            let may_end = deadline_of(look.asked, remaining);
+            self.members.insert(member.name.clone(), Seen { member, until, may_end });
         }
-        changes.extend(before.into_values().map(|old| departed(old, now, gap, left)));
+        changes.extend(before.into_values().map(departed));
         if first {
             let members = self.members.values().map(|seen| seen.member.clone()).collect();
             self.events.push_back(Event::Snapshot(Snapshot { revision: self.revision, members }));
@@ -97,10 +110,10 @@ impl View {
     }
 }
 
-fn departed(old: Seen, now: Instant, gap: Duration, left: &BTreeMap<String, FencingToken>) -> Change {
+fn departed(old: Seen, answered: Instant, gap: Duration, left: &BTreeMap<String, FencingToken>) -> Change {
     let how = if left.get(&old.member.name) == Some(&old.member.incarnation) {
         Departure::Left
-    } else if now < old.until || gap >= REMEMBER {
+    } else if answered < old.may_end || gap >= REMEMBER {
         // Gone before its time without a word, or the word is forgotten by now.
         Departure::Unknown
     } else {
@@ -115,6 +128,10 @@ mod tests {
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
+    }
+
+    fn look(ms: u64) -> Look {
+        Look { asked: at(ms), answered: at(ms + 1) }
     }
 
     fn entry(name: &str, incarnation: u64, meta: &str) -> Entry {
@@ -137,7 +154,7 @@ mod tests {
         let mut view = View::default();
         let mut told = Vec::new();
         for (ms, entries, left) in looks {
-            view.saw(at(ms), entries, &left);
+            view.saw(look(ms), entries, &left);
             while let Some(event) = view.pop() {
                 told.push(match event {
                     Event::Snapshot(s) => format!("{}: {} there", s.revision, s.members.len()),
@@ -175,7 +192,9 @@ mod tests {
         let there = || (0, vec![entry("a", 1, "")], none());
         check(vec![there(), (10, vec![], left("a", 1))], &["0: 1 there", "1: -a#1 Left"]);
         check(vec![there(), (10_000, vec![], none())], &["0: 1 there", "1: -a#1 Expired"]);
-        check(vec![there(), (9_999, vec![], none())], &["0: 1 there", "1: -a#1 Unknown"]);
+        // The store's clock may be ahead by a hundredth and 2 ms, and the answer was a millisecond on its way.
+        check(vec![there(), (9_897, vec![], none())], &["0: 1 there", "1: -a#1 Expired"]);
+        check(vec![there(), (9_896, vec![], none())], &["0: 1 there", "1: -a#1 Unknown"]);
         check(vec![there(), (10_000, vec![], left("a", 7))], &["0: 1 there", "1: -a#1 Expired"]);
         // It may have said so, and nobody remembers.
         check(vec![there(), (60_000, vec![], none())], &["0: 1 there", "1: -a#1 Unknown"]);
@@ -193,7 +212,7 @@ mod tests {
     #[test]
     fn the_next_look_comes_with_the_first_end_and_never_at_once() {
         let mut view = View::default();
-        view.saw(at(0), vec![entry("a", 1, "")], &BTreeMap::new());
+        view.saw(look(0), vec![entry("a", 1, "")], &BTreeMap::new());
         let most = Duration::from_secs(60);
         assert_eq!(view.next_look(at(0), most), at(10_005));
         assert_eq!(view.next_look(at(0), Duration::from_secs(1)), at(1_000));

@@ -8,7 +8,7 @@ use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Deadline, WallTime};
 use mainstay_coordination::cron::{Due, Every, Job, Missed, Overlap, Ran, Schedule, Start};
 use mainstay_coordination::{Coordinator, ErrorKind, LossReason};
-use mainstay_store::LeaseStore;
+use mainstay_store::{LeaseStore, RecordStore};
 
 use crate::drops::{dropped_after, settled};
 use crate::faulty::Faulty;
@@ -100,6 +100,50 @@ fn f20_the_time_of_a_run_is_kept_after_an_early_end_by_the_stores_clock() {
         assert_eq!(waits.run_once_per(slot(62), async |_| ()).await.unwrap(), Ran::Done(()));
         let waited = w.clock.now().saturating_duration_since(start);
         assert!(waited >= MINUTE && waited < MINUTE + TTL, "{waited:?}");
+    });
+}
+
+#[test]
+fn the_time_of_a_run_that_crashed_is_kept_beyond_its_lease() {
+    virtually(|w| async move {
+        let node = w.node("a");
+        let first = node.cron("report").ttl(TTL).at_least(MINUTE).build().unwrap();
+        let Start::Go(turn) = first.start(slot(1), Deadline::NONE).await.unwrap() else {
+            panic!("it is free")
+        };
+        // Without a word, as a crash: only the leases of the store are left.
+        drop(turn);
+        settled(&w, &node).await;
+        w.freed("cron/report").await;
+        assert_eq!(w.holder("cron-kept/report").await, "a");
+        let second = w.node("b").cron("report").ttl(TTL).at_least(MINUTE).build().unwrap();
+        w.clock.sleep(MINUTE - TTL).await;
+        assert_eq!(second.run_once_per(slot(2), async |_| ()).await.unwrap(), Ran::Kept);
+        w.clock.sleep(TTL).await;
+        assert_eq!(second.run_once_per(slot(3), async |_| ()).await.unwrap(), Ran::Done(()));
+    });
+}
+
+#[test]
+fn a_slot_whose_lease_came_after_a_later_slot_was_run_is_not_run_any_more() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        store.acquisitions(vec![crate::faulty::Fault::Waits]);
+        let slow = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let slow = slow.cron("report").ttl(TTL).build().unwrap();
+        // The slot is taken, its lease is not there yet, and the next slot is run by another node.
+        let earlier = slow.start(slot(1), Deadline::NONE);
+        let later = async {
+            while w.records.get("test/cron/report").await.unwrap().is_none() {
+                tokio::task::yield_now().await;
+            }
+            let later = job(&w, "b").run_once_per(slot(2), async |_| ()).await.unwrap();
+            store.held_answers.notify_one();
+            later
+        };
+        let (earlier, later) = tokio::join!(earlier, later);
+        assert_eq!(later, Ran::Done(()));
+        assert!(matches!(earlier, Ok(Start::Superseded)), "{earlier:?}");
     });
 }
 
@@ -216,6 +260,8 @@ fn f19_a_start_and_a_finish_dropped_at_every_await_point_leave_no_lease() {
             ended = dropped_after(job.start(slot(n), Deadline::NONE), polls).await;
             settled(&w, &node).await;
             w.freed("cron/report").await;
+            // The time of a run may be kept: it ends by itself.
+            w.freed("cron-kept/report").await;
             n += 1;
             let Start::Go(turn) = job.start(slot(n), Deadline::NONE).await.unwrap() else { panic!("{n}") };
             ended &= dropped_after(turn.finish(), polls).await;

@@ -27,6 +27,8 @@ pub(crate) enum Fault {
     Hangs,
     /// Not done, and the caller is told so.
     Refused,
+    /// Done when [`Faulty::held_answers`] is told to let it through, and answered then.
+    Waits,
 }
 
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(crate) struct Faulty {
     pub(crate) held_answers: Notify,
     renew_hangs: AtomicBool,
     declared: Guarantees,
+    annotations_held: AtomicBool,
     pub(crate) renewals: AtomicU64,
     pub(crate) questions: AtomicU64,
 }
@@ -54,6 +57,7 @@ impl Faulty {
             acquire: Mutex::default(),
             held_answers: Notify::new(),
             renew_hangs: AtomicBool::new(false),
+            annotations_held: AtomicBool::new(false),
             renewals: AtomicU64::new(0),
             questions: AtomicU64::new(0),
         })
@@ -63,6 +67,11 @@ impl Faulty {
     pub(crate) fn acquisitions(&self, mut faults: Vec<Fault>) {
         faults.reverse();
         *self.acquire.lock().unwrap() = faults;
+    }
+
+    /// Annotations are done, and answered when [`Faulty::held_answers`] is told to let them through.
+    pub(crate) fn hold_annotations(&self) {
+        self.annotations_held.store(true, Ordering::Relaxed);
     }
 
     pub(crate) fn hang_renewals(&self, hang: bool) {
@@ -93,6 +102,10 @@ impl LeaseStore for Faulty {
                     self.held_answers.notified().await;
                     answer
                 }
+                Some(Fault::Waits) => {
+                    self.held_answers.notified().await;
+                    self.inner.acquire(request).await
+                }
                 Some(Fault::AppliedThenHangs) => {
                     self.inner.acquire(request).await?;
                     std::future::pending().await
@@ -122,7 +135,15 @@ impl LeaseStore for Faulty {
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
-        self.inner.annotate(name, token, value)
+        let done = self.inner.annotate(name, token, value);
+        if !self.annotations_held.load(Ordering::Relaxed) {
+            return done;
+        }
+        Box::pin(async move {
+            let answer = done.await;
+            self.held_answers.notified().await;
+            answer
+        })
     }
 
     fn break_lease(&self, name: &str) -> BoxFuture<'_, Result<FencingToken>> {

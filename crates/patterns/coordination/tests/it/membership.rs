@@ -79,6 +79,23 @@ fn a_name_that_lives_is_refused_and_one_that_died_is_waited_for() {
 }
 
 #[test]
+fn f03_a_join_that_is_answered_after_its_entry_ended_is_no_join() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        store.hang_renewals(true);
+        store.hold_annotations();
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "slow");
+        let group = node.group("workers").ttl(TTL).build().unwrap();
+        let late = async {
+            w.clock.sleep(TTL).await;
+            store.held_answers.notify_one();
+        };
+        let (joined, ()) = tokio::join!(group.try_join("one", ""), late);
+        assert_eq!(*joined.unwrap_err().kind(), ErrorKind::Lost(LossReason::DeadlinePassed));
+    });
+}
+
+#[test]
 fn left_expired_and_taken_away_can_be_told_apart() {
     virtually(|w| async move {
         let store = Faulty::new(w.store.clone());
