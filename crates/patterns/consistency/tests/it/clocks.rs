@@ -143,7 +143,7 @@ impl DurableCell for Overtaking {
 
     fn store_synced(&self, value: Vec<u8>) -> BoxFuture<'_, mainstay_store::Result<()>> {
         Box::pin(async move {
-            let first = self.begun.fetch_add(1, Ordering::SeqCst) % 2 == 0;
+            let first = self.begun.fetch_add(1, Ordering::SeqCst).is_multiple_of(2);
             if first {
                 self.give_way(1).await;
             }

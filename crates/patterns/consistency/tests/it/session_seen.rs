@@ -132,7 +132,7 @@ fn p39_a_write_without_a_position_is_not_taken_for_present_after_a_crash_that_ma
                 if keeps_all { observed } else { observed.with_durable(Position::Lsn(n)) }
             };
             let node = Told::new(life(60, 1));
-            let (router, _, _) = told_behind_doors(&[node.clone()]);
+            let (router, _, _) = told_behind_doors(std::slice::from_ref(&node));
             router.poll_once().await;
             let mut session = router.session();
             session.write(async |_: &mut Told| Ok::<_, Error>(())).await.unwrap();
