@@ -47,9 +47,9 @@ pub enum ErrorKind {
 #[allow(clippy::exhaustive_structs, reason = "two counts")]
 pub struct Answered {
     /// So many did.
-    pub answered: usize,
+    pub answered: u16,
     /// So many would have been enough.
-    pub needed: usize,
+    pub needed: u16,
 }
 
 /// A failed store call.
@@ -97,7 +97,9 @@ impl Error {
     /// The same error with how many servers of several answered.
     #[must_use]
     pub fn with_answered(mut self, answered: usize, needed: usize) -> Self {
-        self.answered = Some(Answered { answered, needed });
+        // Small, for every error of every store carries it.
+        let small = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
+        self.answered = Some(Answered { answered: small(answered), needed: small(needed) });
         self
     }
 

@@ -225,13 +225,16 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
     });
 }
 
+/// A lock that is asked for.
+type Ask = fn(&Coordinator) -> lock::Builder;
+
 #[test]
 fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
     virtually(|w| async move {
         let mut declared = w.store.guarantees();
         declared.fair = false;
         declared.max_ttl = Duration::from_secs(30);
-        let field = |native: &'static [&'static str], ask: fn(&Coordinator) -> lock::Builder| {
+        let field = |native: &'static [&'static str], ask: Ask| {
             let mut declared = declared.clone();
             declared.native = native;
             let store = Faulty::declaring(w.store.clone(), declared);
@@ -239,7 +242,7 @@ fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
         };
         // As one Redis declares itself, and as a majority does.
         let (redis, majority): (&[&str], &[&str]) = (&["permit", "shared", "watch"], &["watch"]);
-        let asks: [(fn(&Coordinator) -> lock::Builder, _, _); 8] = [
+        let asks: [(Ask, _, _); 8] = [
             (|c| c.mutex("n"), None, None),
             (|c| c.multi(["a", "b"]), None, None),
             (|c| c.write("n"), None, None),
