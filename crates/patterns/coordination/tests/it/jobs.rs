@@ -34,7 +34,11 @@ const REACHED: [&str; 11] = [
 const CALM: Duration = Duration::from_secs(16);
 
 async fn scenario(world: World, bug: Bug) {
-    let mode = Mode::of(&world);
+    let mode = match Mode::of(&world) {
+        // The guard keeps the time of a run, too: without it the first thing to be found would be that.
+        Mode::AtMost if bug == Bug::Unguarded => Mode::Latest,
+        mode => mode,
+    };
     world.points().reached(mode.name());
     let process = world.process();
     process.begin("mode", JOB).arg(mode.name()).ok_with(world.store_clock().wall().unix_millis());
@@ -105,7 +109,7 @@ fn f20_f25_whatever_a_job_does_wrong_is_found() {
     found(&campaign("cron-not-apart", Bug::NotApart, WITHIN), "after another one");
     found(&campaign("cron-not-stopped", Bug::NotStopped, WITHIN), "the run of slot");
     found(&campaign("cron-own-time", Bug::OwnTime, WITHIN), "was due between");
-    found(&campaign("cron-unfenced", Bug::Unfenced, WITHIN), "a stale holder acted");
+    found(&campaign("cron-unfenced", Bug::Unfenced, WITHIN), "the resource took slot");
     found(&campaign("cron-unguarded", Bug::Unguarded, WITHIN), "is held 2 of 1");
 }
 
