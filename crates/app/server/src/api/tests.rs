@@ -33,20 +33,23 @@ pub(super) const TWO: &str = r#"{
     ]
 }"#;
 
-/// Does what the input says for its step: `ok`, `no`, `lost` or `hang`.
-struct Scripted(Arc<AtomicUsize>);
+/// Does what the input says for its step: `ok`, `no`, `lost`, `hang`, or `held` until the bench lets it go.
+struct Scripted(Arc<AtomicUsize>, Arc<Notify>);
 
 impl LocalStep for Scripted {
     fn act(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Result<Value, StepError>> {
         self.0.fetch_add(1, Ordering::Relaxed);
         let word = input[&*cx.step].as_str().unwrap_or("ok").to_owned();
+        let go = Arc::clone(&self.1);
         Box::pin(async move {
             match word.as_str() {
-                "no" => Err(StepError::rejected_for_good("sold out")),
-                "lost" => Err(StepError::unknown("the reply was lost")),
+                "no" => return Err(StepError::rejected_for_good("sold out")),
+                "lost" => return Err(StepError::unknown("the reply was lost")),
                 "hang" => std::future::pending().await,
-                _ => Ok(json!({"by": cx.step.to_string()})),
+                "held" => go.notified().await,
+                _ => {}
             }
+            Ok(json!({"by": cx.step.to_string()}))
         })
     }
 
@@ -59,7 +62,7 @@ impl LocalStep for Scripted {
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Waits for a condition, bounded.
-pub(super) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut look: impl AsyncFnMut() -> bool) {
     let clock = SystemClock::new();
     let end = clock.now().saturating_add(PATIENCE);
     while !look().await {
@@ -73,6 +76,8 @@ pub(super) struct Bench {
     pub(super) app: Arc<App>,
     pub(super) engine: Engine,
     pub(super) actions: Arc<AtomicUsize>,
+    /// Lets a step go that is held.
+    go: Arc<Notify>,
     pub(super) caller: Caller,
     _dir: tempfile::TempDir,
 }
@@ -97,7 +102,11 @@ pub(super) async fn bench_on(leases: Arc<dyn LeaseStore>) -> Bench {
 async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> Bench {
     let rt = Runtime::system();
     let actions = Arc::new(AtomicUsize::new(0));
-    let step = |name: &str| (name.to_owned(), Arc::new(Scripted(Arc::clone(&actions))) as Arc<dyn LocalStep>);
+    let go = Arc::new(Notify::new());
+    let step = |name: &str| {
+        let step = Scripted(Arc::clone(&actions), Arc::clone(&go));
+        (name.to_owned(), Arc::new(step) as Arc<dyn LocalStep>)
+    };
     let definition = Definition::from_json(TWO.as_bytes()).unwrap();
     let builder = Engine::builder(Arc::clone(&journal), rt.clone());
     let engine = builder.definition(definition, [step("a"), step("b")]).open().await.unwrap();
@@ -124,7 +133,15 @@ async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> B
         stall: Duration::from_millis(200),
     };
     let app = Arc::new(app);
-    Bench { router: router(Arc::clone(&app)), app, engine, actions, caller: Caller::anonymous(), _dir: dir }
+    Bench {
+        router: router(Arc::clone(&app)),
+        app,
+        engine,
+        actions,
+        go,
+        caller: Caller::anonymous(),
+        _dir: dir,
+    }
 }
 
 impl Bench {
@@ -462,7 +479,7 @@ async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {
 #[tokio::test]
 async fn a_saga_that_was_set_aside_says_why_and_what_is_possible() {
     let bench = bench().await;
-    let started = bench.start("k", &json!({"definition": "two", "input": {"a": "hang"}})).await;
+    let started = bench.start("k", &json!({"definition": "two", "input": {"a": "held"}})).await;
     let uid = started.body["uid"].as_str().unwrap().to_owned();
     let reason = "its owner vanished 3 times while it took up nothing else";
     set_aside(bench.app.journal.as_ref(), &uid, reason).await;
@@ -474,7 +491,8 @@ async fn a_saga_that_was_set_aside_says_why_and_what_is_possible() {
     let etag = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
     let acted = bench.act(&uid, &etag, json!({"action": "compensate", "reason": "give it up"})).await;
     assert_eq!(acted.status, 200, "{}", acted.body);
-    let ended = bench.get(&format!("/v1/sagas/{uid}?wait=20s")).await.body;
+    bench.go.notify_one();
+    let ended = bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await.body;
     assert_eq!(ended["status"], "compensated", "{ended}");
 }
 

@@ -14,11 +14,12 @@ use mainstay_store::journal::{Loaded, Uid};
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::api::tests::set_aside;
+use crate::api::tests::{set_aside, until};
 use crate::api::{EVENT_STALL, Jobs, RunningKeys};
 use crate::http::{Caller, FormToken, Scope, Sessions, Tokens};
 use crate::leases::{Ask, Desk};
@@ -27,20 +28,23 @@ use crate::participants::Participants;
 /// A name that needs care everywhere.
 const ODD: &str = "a/b.c%d#e?f&g=\"'<i>";
 
-/// Does what the input says for its step; an undo is refused where the input says so.
-struct Scripted;
+/// Does what the input says for its step, `held` until the bench lets it go; an undo is refused where the input says so.
+struct Scripted(Arc<Notify>);
 
 impl LocalStep for Scripted {
     fn act(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Result<Value, StepError>> {
         let word = input[&*cx.step].as_str().unwrap_or("ok").to_owned();
         let note = input["note"].as_str().unwrap_or("the reply was lost").to_owned();
+        let go = Arc::clone(&self.0);
         Box::pin(async move {
             match word.as_str() {
-                "no" => Err(StepError::rejected_for_good(note)),
-                "lost" => Err(StepError::unknown(note)),
+                "no" => return Err(StepError::rejected_for_good(note)),
+                "lost" => return Err(StepError::unknown(note)),
                 "hang" => std::future::pending().await,
-                _ => Ok(json!({"by": cx.step.to_string(), "token": "secret-output"})),
+                "held" => go.notified().await,
+                _ => {}
             }
+            Ok(json!({"by": cx.step.to_string(), "token": "secret-output"}))
         })
     }
 
@@ -57,6 +61,8 @@ impl LocalStep for Scripted {
 struct Bench {
     router: Router,
     engine: Engine,
+    /// Lets a step go that is held.
+    go: Arc<Notify>,
     desk: Arc<Desk>,
     form: FormToken,
     mount: &'static str,
@@ -74,6 +80,7 @@ async fn bench_at(mount: &'static str) -> Bench {
     let rt = Runtime::system();
     let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
     let mut builder = Engine::builder(Arc::clone(&journal), rt.clone());
+    let go = Arc::new(Notify::new());
     for name in ["two", ODD] {
         let text = json!({
             "name": name, "version": 1, "deadline": "1h", "timeout": "30m",
@@ -84,7 +91,7 @@ async fn bench_at(mount: &'static str) -> Bench {
             ],
         });
         let definition = Definition::from_json(text.to_string().as_bytes()).unwrap();
-        let step = |name: &str| (name.to_owned(), Arc::new(Scripted) as Arc<dyn LocalStep>);
+        let step = |name: &str| (name.to_owned(), Arc::new(Scripted(Arc::clone(&go))) as Arc<dyn LocalStep>);
         builder = builder.definition(definition, [step("a"), step("b")]);
     }
     let engine = builder.open().await.unwrap();
@@ -118,7 +125,7 @@ async fn bench_at(mount: &'static str) -> Bench {
     let config = Config::load(None, [], &[]).unwrap();
     let console = Arc::new(Console::new(app, access, &config));
     let router = Router::new().nest(mount, router(console));
-    Bench { router, engine, desk, form, mount, caller: Caller::anonymous(), _dir: dir }
+    Bench { router, engine, go, desk, form, mount, caller: Caller::anonymous(), _dir: dir }
 }
 
 async fn bench() -> Bench {
@@ -603,7 +610,7 @@ async fn a_page_with_style_and_script_weighs_at_most_60_kib_even_uncompressed() 
 #[tokio::test]
 async fn a_saga_that_was_set_aside_says_why_and_has_its_buttons() {
     let bench = bench().await;
-    let handle = bench.engine.start("two", json!({"a": "hang"}), StartOptions::id("crashes")).await.unwrap();
+    let handle = bench.engine.start("two", json!({"a": "held"}), StartOptions::id("crashes")).await.unwrap();
     let uid = handle.uid().clone();
     let reason = "its owner vanished 3 times <i>alone</i>";
     set_aside(bench.engine.journal().as_ref(), uid.as_str(), reason).await;
@@ -623,8 +630,9 @@ async fn a_saga_that_was_set_aside_says_why_and_has_its_buttons() {
     fields.insert("reason".to_owned(), "it stops the node".to_owned());
     fields.insert("name".to_owned(), "crashes".to_owned());
     assert_eq!(bench.submit(&path, &fields).await.status, 303);
-    handle.outcome().await.unwrap();
-    assert_eq!(bench.loaded(&uid).await.summary.row.status.as_str(), "compensated");
+    bench.go.notify_one();
+    until("it is undone", async || bench.loaded(&uid).await.summary.row.status.as_str() == "compensated")
+        .await;
     assert!(!bench.get(&format!("sagas/{}", uid.as_str())).await.body.contains("set this saga aside"));
 }
 
