@@ -18,6 +18,7 @@ use mainstay_store::journal::{Append, Appended, Row, SagaStatus, Uid};
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, LeaseStore};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tower::ServiceExt as _;
 
 use super::*;
