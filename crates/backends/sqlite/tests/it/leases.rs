@@ -1,5 +1,6 @@
 //! The lease file: several engines, another boot, crowds.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -183,29 +184,24 @@ async fn sixty_four_callers_of_two_engines_see_no_busy_and_never_two_holders() {
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64 {
         let store = engines[n % 2].clone();
+        // Each tries until it has had it once: those who had it leave, so everybody's turn comes.
         tasks.spawn(async move {
-            let mut tokens = Vec::new();
-            for round in 0..5 {
+            for round in 0.. {
                 let op = format!("{n}-{round}");
-                if let Acquired::Granted(g) = store.acquire(ask("n", &op)).await.unwrap() {
-                    tokens.push(g[0].token.get());
-                    assert_eq!(
-                        store.release(&op).await.unwrap(),
-                        Released::Clean,
-                        "nobody took it meanwhile"
-                    );
+                // No machine stands still for so long.
+                let long = AcquireRequest { ttl: Duration::from_secs(600), ..ask("n", &op) };
+                if let Acquired::Granted(g) = store.acquire(long).await.unwrap() {
+                    let released = store.release(&op).await.unwrap();
+                    assert_eq!(released, Released::Clean, "nobody took it meanwhile");
+                    return g[0].token.get();
                 }
             }
-            tokens
+            unreachable!("it tries for ever")
         });
     }
-    let mut tokens = Vec::new();
+    let mut tokens = BTreeSet::new();
     while let Some(done) = tasks.join_next().await {
-        tokens.extend(done.unwrap());
+        assert!(tokens.insert(done.unwrap()), "a token was given twice");
     }
-    let granted = tokens.len();
-    tokens.sort_unstable();
-    tokens.dedup();
-    assert_eq!(tokens.len(), granted, "a token was given twice");
-    assert!(granted > 5, "{granted} grants");
+    assert_eq!(tokens.len(), 64);
 }
