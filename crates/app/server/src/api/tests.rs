@@ -34,7 +34,7 @@ pub(super) const TWO: &str = r#"{
     ]
 }"#;
 
-/// Does what the input says for its step: `ok`, `no`, `lost`, `hang`, or `held` until the bench lets it go.
+/// Does what the input says for its step: `ok`, `no`, `lost`, or `held` until the bench lets it go.
 struct Scripted(Arc<AtomicUsize>, Arc<Notify>);
 
 impl LocalStep for Scripted {
@@ -46,7 +46,6 @@ impl LocalStep for Scripted {
             match word.as_str() {
                 "no" => return Err(StepError::rejected_for_good("sold out")),
                 "lost" => return Err(StepError::unknown("the reply was lost")),
-                "hang" => std::future::pending().await,
                 "held" => go.notified().await,
                 _ => {}
             }

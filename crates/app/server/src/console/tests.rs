@@ -40,7 +40,6 @@ impl LocalStep for Scripted {
             match word.as_str() {
                 "no" => return Err(StepError::rejected_for_good(note)),
                 "lost" => return Err(StepError::unknown(note)),
-                "hang" => std::future::pending().await,
                 "held" => go.notified().await,
                 _ => {}
             }
