@@ -16,6 +16,7 @@ use mainstay_store::LeaseStore;
 
 use crate::member::{Bug, GROUP, Picture, Shared, Worker, drawn};
 use crate::presence::{SETTLED, presence};
+use crate::seeds::{WITHIN, found};
 use crate::twisted::{Twist, Twisted};
 
 /// When the last fault ends.
@@ -128,17 +129,6 @@ const BATCH: u64 = 300;
 #[test]
 fn f17_f22_who_renews_is_there_who_ended_is_gone_and_all_watchers_agree() {
     campaign("membership", Bug::None, None, 0..BATCH).assert_pass();
-}
-
-/// Seeds within which each thing done wrong must be found.
-const WITHIN: Range<u64> = 0..2_000;
-
-#[track_caller]
-fn found(report: &Report, expected: &str) {
-    let seed = report.assert_fail();
-    let text = report.failures[0].verdict.to_string();
-    println!("{}: found with seed {seed}: {}", report.suite, text.lines().next().unwrap_or_default());
-    assert!(text.contains(expected), "{}, seed {seed}: {text}", report.suite);
 }
 
 #[test]

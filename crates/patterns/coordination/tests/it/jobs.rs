@@ -13,6 +13,7 @@ use mainstay_sim::check::{epochs_grow, mutual_exclusion};
 use mainstay_sim::sim::{FaultKind, Faults, Report, World};
 
 use crate::runner::{Bug, HEALED, JOB, Mode, Runner, Shared};
+use crate::seeds::{WITHIN, found};
 use crate::slots::{SETTLED, slots};
 
 /// Reached in every campaign, or it proves nothing.
@@ -89,17 +90,6 @@ const BATCH: u64 = 500;
 #[test]
 fn f20_f25_a_slot_is_started_once_in_order_and_in_time_and_none_is_lost_in_silence() {
     campaign("cron", Bug::None, 0..BATCH).assert_pass();
-}
-
-/// Seeds within which each thing done wrong must be found.
-const WITHIN: Range<u64> = 0..2_000;
-
-#[track_caller]
-fn found(report: &Report, expected: &str) {
-    let seed = report.assert_fail();
-    let text = report.failures[0].verdict.to_string();
-    println!("{}: found with seed {seed}: {}", report.suite, text.lines().next().unwrap_or_default());
-    assert!(text.contains(expected), "{}, seed {seed}: {text}", report.suite);
 }
 
 #[test]

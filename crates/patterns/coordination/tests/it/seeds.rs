@@ -1,4 +1,4 @@
-//! Every seed that was recorded, whichever campaign found it.
+//! Every seed that was recorded, whichever campaign found it, and what campaigns with a planted bug must find.
 
 use std::ops::Range;
 
@@ -18,4 +18,16 @@ fn every_recorded_seed_gives_its_verdict() {
         let verdict = if report.failures.is_empty() { "PASS" } else { "FAIL" };
         assert_eq!(verdict, line.verdict, "{report}");
     }
+}
+
+/// Seeds within which each thing done wrong must be found.
+pub(crate) const WITHIN: Range<u64> = 0..2_000;
+
+/// The campaign went red, and says what it was planted to say.
+#[track_caller]
+pub(crate) fn found(report: &Report, expected: &str) {
+    let seed = report.assert_fail();
+    let text = report.failures[0].verdict.to_string();
+    println!("{}: found with seed {seed}: {}", report.suite, text.lines().next().unwrap_or_default());
+    assert!(text.contains(expected), "{}, seed {seed}: {text}", report.suite);
 }
