@@ -1,4 +1,4 @@
-//! `HUP`: takes over what a running node can, all or nothing, with a line in the audit.
+//! `HUP`: takes over what a running node can, all or nothing as far as the journal stands by, with a line in the audit.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use mainstay_saga::definition::Definition;
 use mainstay_store::Journal;
 use mainstay_store::journal::Audit;
 
-use super::serve::{Args, LogFilter, read_definitions};
+use super::serve::{Args, LogFilter, parse_filter, read_definitions};
 use crate::config::{Config, is_reloaded};
 use crate::error::{Code, Error, Result};
 use crate::fleet::{self, Fleet};
@@ -26,6 +26,19 @@ pub(super) struct Reloader {
     pub(super) rt: Runtime,
 }
 
+/// Why a reload did not come to its end.
+struct Halt {
+    /// What is in force all the same: addresses and secrets as they are in the files, and this.
+    applied: Vec<String>,
+    error: Error,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self { applied: Vec::new(), error }
+    }
+}
+
 impl Reloader {
     /// Reads the configuration again and puts it in force. Nothing changes when anything in it is wrong.
     pub(super) async fn reload(&mut self) {
@@ -35,20 +48,24 @@ impl Reloader {
                 tracing::info!(changes, "configuration reloaded");
                 self.audit(changes, "applied".to_owned()).await;
             }
-            Err(error) => {
+            Err(Halt { applied, error }) => {
                 self.config = before;
-                tracing::error!(
-                    code = error.code().name(),
-                    error = error.chain(),
-                    "reload refused; nothing changed"
-                );
-                self.audit(String::new(), format!("refused: {}", error.chain())).await;
+                let (code, why) = (error.code().name(), error.chain());
+                if applied.is_empty() {
+                    tracing::error!(code, error = why, "reload refused; nothing changed");
+                    self.audit(String::new(), format!("refused: {why}")).await;
+                } else {
+                    let applied = applied.join("; ");
+                    tracing::error!(code, error = why, applied, "reload broke off; the next one repeats it");
+                    self.audit(applied, format!("applied in part: {why}")).await;
+                }
             }
         }
     }
 
-    /// Everything that can fail comes before the first change.
-    async fn apply(&mut self) -> Result<String> {
+    /// Everything that can be known to fail comes before the first change, and what only the journal knows before all
+    /// others.
+    async fn apply(&mut self) -> std::result::Result<String, Halt> {
         let fresh = self.args.load()?;
         let diff = self.config.diff(&fresh);
         let caller = self.participants.rebuilt(&fresh, &self.rt)?;
@@ -58,17 +75,26 @@ impl Reloader {
         }
         // From the old place: another one needs a restart.
         let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
-        let changed = |key: &str| diff.iter().any(|(path, _, _)| *path == key);
-        if changed("log.filter") {
-            self.log.set(fresh.text("log.filter"))?;
-        }
-        self.participants.replace(caller);
-        if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
-            fleet.set_keys(keys);
-        }
+        let filter = parse_filter(fresh.text("log.filter"))?;
+        // Definitions may call what only the new one may.
+        let old = self.participants.replace(caller);
         let mut lines: Vec<String> = Vec::new();
         for definition in definitions {
-            lines.extend(self.put(definition).await?);
+            match self.put(definition).await {
+                Ok(line) => lines.extend(line),
+                Err(error) => {
+                    if lines.is_empty() {
+                        self.participants.replace(old);
+                    }
+                    return Err(Halt { applied: lines, error });
+                }
+            }
+        }
+        if diff.iter().any(|(path, _, _)| *path == "log.filter") {
+            self.log.set(filter);
+        }
+        if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
+            fleet.set_keys(keys);
         }
         for (path, old, new) in diff {
             let when = if is_reloaded(path) { "" } else { " (after a restart)" };
