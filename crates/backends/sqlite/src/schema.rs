@@ -137,6 +137,23 @@ mod tests {
     }
 
     #[test]
+    fn what_needed_attention_before_is_counted_from_its_last_append() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("{} pragma user_version = 7;", super::MIGRATIONS[..7].concat())).unwrap();
+        for (uid, updated, status) in [("a", 7, "needs_attention"), ("b", 8, "running")] {
+            let row = "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes,
+                incarnation, strikes, created, updated, status, retrying, paused, attempt, last_n)
+                values (?1, 'd', 1, x'00', ?1, x'00', 1, 1, 0, 0, 0, 5, ?2, ?3, 0, 0, 0, 0)";
+            conn.execute(row, rusqlite::params![uid, updated, status]).unwrap();
+        }
+        migrate(&conn).unwrap();
+        let mut since = conn.prepare("select needs_since from saga order by uid").unwrap();
+        let since: Vec<Option<i64>> =
+            since.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
+        assert_eq!(since, [Some(7), None]);
+    }
+
+    #[test]
     fn every_search_of_the_purge_and_of_the_counts_walks_an_index() {
         let conn = Connection::open_in_memory().unwrap();
         migrate(&conn).unwrap();

@@ -17,7 +17,7 @@ pub(crate) fn preferred_wait(headers: &HeaderMap) -> Option<String> {
 /// The parts of a list; a quoted text is one piece.
 fn parts(text: &str, mark: char) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
-    text.split(|c| {
+    text.split(|c: char| {
         let here = !quoted && c == mark;
         quoted ^= c == '"' && !escaped;
         escaped = quoted && c == '\\' && !escaped;
@@ -34,7 +34,9 @@ mod tests {
     fn a_wait_is_found_among_other_preferences() {
         let wait = |lines: &[&str]| {
             let mut headers = HeaderMap::new();
-            lines.iter().for_each(|line| drop(headers.append("prefer", line.parse().unwrap())));
+            for line in lines {
+                headers.append("prefer", line.parse().unwrap());
+            }
             preferred_wait(&headers)
         };
         for lines in [

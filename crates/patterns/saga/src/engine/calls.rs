@@ -82,7 +82,7 @@ impl Drive {
             op,
             attempt: cx.attempt,
             fencing_token: cx.fence,
-            deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.now()).saturating_add(left)),
+            deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.shown()).saturating_add(left)),
             traceparent: self.state.trace.clone(),
             tracestate: self.state.trace_state.clone(),
             kind: Kind::Act,

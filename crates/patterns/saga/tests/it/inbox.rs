@@ -251,9 +251,9 @@ async fn sg_f22_a_calendar_that_is_set_forward_keeps_no_node_busy_and_hurries_no
     let second = world.start(&engine, &definition, "two").await;
     world.clock.sleep(Duration::from_secs(2)).await;
     assert_eq!((world.calls().len(), engine.in_flight()), (2, 0));
-    let (epoch, long) = (async || world.journal.summary(second.uid()).await.unwrap().unwrap().epoch, wait);
-    assert_eq!(epoch().await, 1, "it was not taken up in vain");
-    assert!(long(&row(second.uid()).await) > Duration::from_secs(10));
+    let there = world.journal.summary(second.uid()).await.unwrap().unwrap();
+    assert_eq!(there.epoch, 1, "it was not taken up in vain");
+    assert!(wait(&there.row) > Duration::from_secs(10), "{there:?}");
     world.script("charge", &[Act::Done]);
     assert!(matches!(first.outcome().await.unwrap(), Outcome::Completed { .. }));
     let took = world.clock.now().saturating_duration_since(jumped);
