@@ -42,8 +42,13 @@ impl From<Error> for Halt {
 impl Reloader {
     /// Reads the configuration again and puts it in force. Nothing changes when anything in it is wrong.
     pub(super) async fn reload(&mut self) {
+        let fresh = self.args.load();
+        self.take_over(fresh).await;
+    }
+
+    async fn take_over(&mut self, fresh: Result<Config>) {
         let before = self.config.clone();
-        match self.apply().await {
+        match self.apply(fresh).await {
             Ok(changes) => {
                 tracing::info!(changes, "configuration reloaded");
                 self.audit(changes, "applied".to_owned()).await;
@@ -65,8 +70,8 @@ impl Reloader {
 
     /// Everything that can be known to fail comes before the first change, and what only the journal knows before all
     /// others.
-    async fn apply(&mut self) -> std::result::Result<String, Halt> {
-        let fresh = self.args.load()?;
+    async fn apply(&mut self, fresh: Result<Config>) -> std::result::Result<String, Halt> {
+        let fresh = fresh?;
         let diff = self.config.diff(&fresh);
         let caller = self.participants.rebuilt(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
@@ -150,5 +155,82 @@ impl Reloader {
         if let Err(error) = self.journal.put_audit(line).await {
             tracing::error!(%error, "the reload could not be audited");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use mainstay_saga::participant::Participant as _;
+    use mainstay_store::journal::{Hash, StoredAudit, StoredDefinition};
+    use mainstay_store::memory::MemoryJournal;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// What only the journal knows may fail after the first change; the audit said "refused", and the log that nothing had
+    /// changed.
+    #[tokio::test]
+    async fn a_reload_that_breaks_off_says_what_is_in_force() {
+        mainstay_saga::http::install_tls();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.toml");
+        let config = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(&file), [], &[])
+        };
+        let fresh = format!(
+            "[participants]\nallow = [\"http://a.test\"]\n[saga]\ndefinitions = \"{}\"\n",
+            dir.path().join("definitions").display()
+        );
+        std::fs::create_dir(dir.path().join("definitions")).unwrap();
+        let write = |name: &str| {
+            let step = "[[steps]]\nname = \"s\"\naction = \"http://a.test/s\"\nno_undo = \"it reads\"\n";
+            let text = format!("name = \"{name}\"\nversion = 1\ndeadline = \"1h\"\n{step}");
+            std::fs::write(dir.path().join(format!("definitions/{name}.toml")), text).unwrap();
+        };
+        let rt = Runtime::system();
+        let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::clone(rt.clock())));
+        let before = config("").unwrap();
+        let participants = Arc::new(Participants::open(&before, &rt).unwrap());
+        let builder = Engine::builder(Arc::clone(&journal), rt.clone());
+        let engine = builder.participant(Arc::clone(&participants) as _).open().await.unwrap();
+        let mut reloader = Reloader {
+            args: Line::parse_from(["serve"]).args,
+            config: before,
+            engine: engine.clone(),
+            journal: Arc::clone(&journal),
+            participants: Arc::clone(&participants),
+            fleet: None,
+            log: LogFilter(Box::new(|_| ())),
+            rt,
+        };
+        let last = async || -> StoredAudit { journal.audit(0, 100).await.unwrap().pop().unwrap() };
+        // Another program on this journal has a `b` of its own, which this one does not know.
+        let (name, hash) = ("b".to_owned(), Hash::of(b"another"));
+        let other = StoredDefinition { name, version: 1, hash, bytes: b"{}".to_vec() };
+        journal.put_definition(other).await.unwrap();
+        write("b");
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert!(line.after.starts_with("refused: ") && line.before.is_empty(), "{line:?}");
+        assert!(participants.check("http://a.test/s").is_err(), "the addresses are those of before");
+        write("a");
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert!(line.after.starts_with("applied in part: "), "{line:?}");
+        assert_eq!(line.before, "definition a version 1: new");
+        assert!(engine.definition("a", Some(1)).is_some() && participants.check("http://a.test/s").is_ok());
+        // The next one does the rest.
+        std::fs::remove_file(dir.path().join("definitions/b.toml")).unwrap();
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert_eq!(line.after, "applied");
+        assert!(line.before.contains("participants.allow"), "{line:?}");
     }
 }

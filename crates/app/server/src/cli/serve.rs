@@ -415,7 +415,7 @@ fn make_private(data: &Path) -> Result<()> {
 }
 
 /// Changes what is logged.
-pub(super) struct LogFilter(Box<dyn Fn(EnvFilter) + Send + Sync>);
+pub(super) struct LogFilter(pub(super) Box<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl LogFilter {
     /// Logs by `filter` from now on.
