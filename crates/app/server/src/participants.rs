@@ -10,7 +10,7 @@ use mainstay_resilience::breaker::{BreakerSnapshot, State};
 use mainstay_resilience::bulkhead::BulkheadSnapshot;
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
-use mainstay_saga::http::{AddressPolicy, HttpParticipant};
+use mainstay_saga::http::{AddressPolicy, HttpParticipant, origin};
 use mainstay_saga::participant::{Guarded, Participant, Reply, Request};
 use mainstay_saga::signature::Secret;
 use mainstay_store::BoxFuture;
@@ -41,7 +41,7 @@ struct Guard {
 pub(crate) struct Caller {
     http: Arc<HttpParticipant>,
     guarded: Arc<dyn Participant>,
-    /// By origin.
+    /// By origin as it is compared, see [`origin`].
     guards: Arc<BTreeMap<String, Guard>>,
     /// Most calls of one origin at once; 0 where nothing counts them.
     most: u32,
@@ -126,14 +126,14 @@ impl Participants {
         build(config, rt, &self.current().guards)
     }
 
-    /// From the next call on, `caller` makes the calls.
-    pub(crate) fn replace(&self, caller: Caller) {
+    /// From the next call on, `caller` makes the calls; the one that made them before.
+    pub(crate) fn replace(&self, caller: Caller) -> Caller {
         for places in caller.guards.values().filter_map(|g| g.places.as_ref()) {
             if let Err(error) = places.resize(caller.most) {
                 tracing::error!(origin = places.name(), %error, "the limit of calls at once stays");
             }
         }
-        *self.current.write().unwrap_or_else(PoisonError::into_inner) = caller;
+        std::mem::replace(&mut *self.current.write().unwrap_or_else(PoisonError::into_inner), caller)
     }
 }
 
@@ -192,21 +192,23 @@ fn guards(
     if most == 0 && !breaks {
         return Ok(guards);
     }
-    for origin in config.list("participants.allow") {
-        let origin = origin.trim_end_matches('/');
-        let there = before.get(origin);
+    for name in config.list("participants.allow") {
+        let name = name.trim_end_matches('/');
+        // The policy was made of the same list: each is one.
+        let Some(key) = origin(name).filter(|key| !guards.contains_key(key)) else { continue };
+        let there = before.get(&key);
         let mut guard = Guard { breaker: None, places: None };
         if breaks {
-            let fresh = Breaker::builder(origin).runtime(rt).build().map_err(refused)?;
+            let fresh = Breaker::builder(name).runtime(rt).build().map_err(refused)?;
             guard.breaker = Some(there.and_then(|g| g.breaker.clone()).unwrap_or(fresh));
         }
         if most > 0 {
             // Built also where one is there: this judges the new limit before anything changes.
-            let fresh = Bulkhead::builder(origin, most).queue(QUEUE, PLACE_WAIT).runtime(rt);
+            let fresh = Bulkhead::builder(name, most).queue(QUEUE, PLACE_WAIT).runtime(rt);
             let fresh = fresh.build().map_err(refused)?;
             guard.places = Some(there.and_then(|g| g.places.clone()).unwrap_or(fresh));
         }
-        guards.insert(origin.to_owned(), guard);
+        guards.insert(key, guard);
     }
     Ok(guards)
 }
@@ -221,9 +223,9 @@ fn guarded(
     if guards.is_empty() {
         return Ok(http);
     }
-    let mut policies: Vec<(String, Policy)> = Vec::new();
-    for (origin, guard) in guards {
-        let mut policy = Policy::builder(origin.as_str()).runtime(rt).without_budget();
+    let mut policies: BTreeMap<String, Policy> = BTreeMap::new();
+    for (key, guard) in guards {
+        let mut policy = Policy::builder(key.as_str()).runtime(rt).without_budget();
         if let Some(breaker) = &guard.breaker {
             policy = policy.breaker(breaker);
         }
@@ -231,12 +233,10 @@ fn guarded(
             policy = policy.bulkhead(places);
         }
         let built = policy.build().map_err(|e| Error::with(Code::BadValue, "participants", e))?;
-        policies.push((origin.clone(), built));
+        policies.insert(key.clone(), built);
     }
-    let is_of = |url: &str, origin: &str| {
-        url.strip_prefix(origin).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))
-    };
-    let choose = move |url: &str| policies.iter().find(|(o, _)| is_of(url, o)).map(|(_, p)| p.clone());
+    // As the policy of addresses compares them: however an address is spelled, it is guarded.
+    let choose = move |url: &str| policies.get(&origin(url)?).cloned();
     Ok(Arc::new(Guarded::new(http, choose)))
 }
 
@@ -273,7 +273,47 @@ mod tests {
     }
 
     fn guard(participants: &Participants, origin: &str) -> Guard {
-        participants.current().guards[origin].clone()
+        participants.current().guards[&super::origin(origin).unwrap()].clone()
+    }
+
+    /// A definition may spell an origin otherwise than the list does: its calls passed every guard by.
+    #[tokio::test]
+    async fn however_an_address_is_spelled_its_calls_are_guarded() {
+        mainstay_saga::http::install_tls();
+        let rt = Runtime::system();
+        let allow = ["http://A.test:80", "https://b.test/", "http://a.test"];
+        let all = Participants::open(&config(&allow, 2), &rt).unwrap();
+        let names: Vec<String> = all.breakers().into_iter().map(|b| b.name.to_string()).collect();
+        assert_eq!(names, ["http://A.test:80", "https://b.test"], "two spellings are one origin");
+        for origin in ["http://a.test", "https://b.test"] {
+            guard(&all, origin).breaker.unwrap().force_open("the test", None);
+        }
+        let deadline = rt.clock().now().saturating_add(Duration::from_secs(60));
+        for url in [
+            "http://a.test/x",
+            "HTTP://a.TEST:80/x",
+            "http://A.test?x",
+            "https://b.test:443/x",
+            "https://B.test/#x",
+        ] {
+            let request = Request {
+                url: url.to_owned(),
+                body: Vec::new(),
+                idempotency_key: "k".to_owned(),
+                saga: "s".to_owned(),
+                definition: "order".to_owned(),
+                step: "charge".to_owned(),
+                op: mainstay_store::barrier::Op::Action { generation: 1 },
+                attempt: 1,
+                fencing_token: mainstay_store::FencingToken::new(1),
+                deadline_wall: None,
+                traceparent: None,
+                tracestate: None,
+                kind: mainstay_saga::participant::Kind::Act,
+            };
+            let reply = all.call(request, deadline).await;
+            assert!(matches!(&reply, Reply::NotSent(why) if why.contains("open")), "{url}: {reply:?}");
+        }
     }
 
     #[test]
@@ -305,7 +345,7 @@ mod tests {
         assert!(now.try_acquire_owned().is_ok());
 
         // What went is forgotten, and what is switched off and on begins anew.
-        let kept: Vec<String> = all.current().guards.keys().cloned().collect();
+        let kept: Vec<String> = all.breakers().into_iter().map(|b| b.name.to_string()).collect();
         assert_eq!(kept, [a, c]);
         all.replace(all.rebuilt(&config(&[c], 1), &rt).unwrap());
         all.replace(all.rebuilt(&config(&[a, c], 1), &rt).unwrap());

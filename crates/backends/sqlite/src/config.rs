@@ -19,7 +19,7 @@ pub enum Driver {
 /// | option | default | why |
 /// |---|---|---|
 /// | `driver` | a thread | group commit |
-/// | `readers` | 4 connections | views while recovery reads; more reads at once wait in line |
+/// | `readers` | 2 connections | one for lists and counts, which may take long, one that they leave to those who drive sagas and look at single ones; more reads at once wait in line |
 /// | `max_pages` | none | the disk is the limit |
 /// | `max_wal_bytes` | 64 MiB | long enough that checkpoints stay beside the commits, short enough to read back after a crash in a moment |
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct SqliteConfig {
     pub file: PathBuf,
     /// Who runs the writer.
     pub driver: Driver,
-    /// Reader connections, 1 to 64.
+    /// Reader connections, 1 to 64. Of two and more, one is kept from lists and counts.
     pub readers: usize,
     /// Most pages (4 KiB each) of the file.
     pub max_pages: Option<u32>,

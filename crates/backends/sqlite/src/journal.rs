@@ -80,9 +80,10 @@ fn int(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-/// Appends `records` to the log of the saga whose head is `head`; the number of the new row.
+/// Appends `records` to the log of the saga whose head is `head`; the number of the new row. A row without records says
+/// that the status changed.
 fn write_log(pen: &mut Pen, head: &Head, status: SagaStatus, records: &[NewRecord]) -> rusqlite::Result<i64> {
-    if records.is_empty() {
+    if records.is_empty() && head.status == status {
         return Ok(head.last_n);
     }
     let (n, now) = (pen.desk.n(), pen.now);
@@ -209,8 +210,8 @@ fn create(pen: &mut Pen, c: &Create) -> Write<Created> {
         if stored != c.input_hash.0 {
             return Ok(Created::Conflict { uid, stored: Hash(stored), given: c.input_hash });
         }
-        if let Some(reply) = &c.reply {
-            keep_reply(conn, reply, now)?;
+        if let Some(reply) = c.reply_of(&uid) {
+            keep_reply(conn, &reply, now)?;
         }
         let status =
             SagaStatus::parse(&status).ok_or_else(|| corrupt(format!("status `{status}` is unknown")))?;
@@ -246,15 +247,16 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
     conn.prepare_cached(
         "insert into saga (rid, uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes, owner,
          incarnation, strikes, created, updated, status, retrying, paused, due, next_try, step, attempt, error, parent,
-         parent_step, last_n, ended) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?13, ?14, ?15, ?16,
-         ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)",
+         parent_step, last_n, ended, needs_since) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?13,
+         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
     )?
     .execute(params![
         head.rid, c.uid.as_str(), c.definition, c.version, c.definition_hash.0, c.id, c.input_hash.0, head.epoch,
         head.next_seq, head.bytes, c.owner.as_ref().map(|o| &o.node),
         c.owner.as_ref().map_or(0, |o| int(o.incarnation)), now, row.status.as_str(), row.retrying, row.paused,
         head.due, row.next_try.map(WallTime::unix_millis), row.step, row.attempt, row.error,
-        parent.map(|p| p.0.as_str()), parent.map(|p| &p.1), head.last_n, ended(row, now)
+        parent.map(|p| p.0.as_str()), parent.map(|p| &p.1), head.last_n, ended(row, now),
+        needs(row.status).then_some(now)
     ])?;
     for (key, value) in &row.attrs {
         conn.prepare_cached("insert into attr values (?1, ?2, ?3)")?
@@ -273,6 +275,10 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
 /// When a saga that ends now ended: what the purge looks for.
 fn ended(row: &Row, now: i64) -> Option<i64> {
     row.status.is_final().then_some(now)
+}
+
+fn needs(status: SagaStatus) -> bool {
+    status == SagaStatus::NeedsAttention
 }
 
 /// A finished saga is never due.
@@ -349,10 +355,18 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
 fn move_saga(conn: &Connection, head: &Head, now: i64) -> rusqlite::Result<()> {
     let is_final = head.status.is_final();
     conn.prepare_cached(
-        "update saga set status = ?2, due = ?3, ended = ?4, owner = case when ?5 then null else owner end
-         where rid = ?1",
+        "update saga set status = ?2, due = ?3, ended = ?4, owner = case when ?5 then null else owner end,
+         needs_since = case when ?6 then ifnull(needs_since, ?7) end where rid = ?1",
     )?
-    .execute(params![head.rid, head.status.as_str(), head.due, is_final.then_some(now), is_final])?;
+    .execute(params![
+        head.rid,
+        head.status.as_str(),
+        head.due,
+        is_final.then_some(now),
+        is_final,
+        needs(head.status),
+        now
+    ])?;
     Ok(())
 }
 
@@ -675,11 +689,11 @@ impl Journal for SqliteStore {
         limit: usize,
     ) -> BoxFuture<'_, Result<Page>> {
         let (filter, after) = (filter.clone(), after.cloned());
-        Box::pin(self.read(move |conn| query::page(conn, &filter, after.as_ref(), limit)))
+        Box::pin(self.scan(move |conn| query::page(conn, &filter, after.as_ref(), limit)))
     }
 
     fn counts(&self) -> BoxFuture<'_, Result<Vec<StatusCount>>> {
-        Box::pin(self.read(query::counts))
+        Box::pin(self.scan(query::counts))
     }
 
     fn purge(&self, p: PurgeRequest) -> BoxFuture<'_, Result<Purged>> {

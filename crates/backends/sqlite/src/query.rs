@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use mainstay_clock::WallTime;
 use mainstay_store::Result;
 use mainstay_store::journal::{
-    Audit, Cursor, EventPage, Filter, Hash, JournalEvent, Loaded, NewRecord, Page, PageCursor, Post, Record,
-    Reply, Row, SagaStatus, StatusCount, StoredAudit, StoredDefinition, Summary, Uid, Unreadable,
+    Audit, Cursor, EventPage, Filter, Hash, JournalEvent, Loaded, MAX_EVENT_BYTES, NewRecord, Page,
+    PageCursor, Post, Record, Reply, Row, SagaStatus, StatusChange, StatusCount, StoredAudit,
+    StoredDefinition, Summary, Uid, Unreadable,
 };
 use mainstay_store::{Error, ErrorKind};
 use rusqlite::types::Value;
@@ -381,7 +382,7 @@ fn open_counts() -> String {
     let open: Vec<&str> = SagaStatus::ALL.iter().filter(|s| !s.is_final()).map(|s| s.as_str()).collect();
     // Names of a closed set, not input.
     format!(
-        "select definition, status, sum(retrying), count(*), min(updated) from saga indexed by saga_status
+        "select definition, status, sum(retrying), count(*), min(ifnull(needs_since, updated)) from saga indexed by saga_status
          where status in ('{}') group by definition, status",
         open.join("', '")
     )
@@ -459,18 +460,19 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
         "select {}, s.uid, s.id, s.definition from log l join saga s on s.rid = l.rid where l.n >= ?1 order by l.n limit ?2",
         LogRow::COLUMNS
     );
-    let rows: Vec<(LogRow, String, String, String)> = tx
-        .prepare_cached(&sql)
-        .and_then(|mut s| {
-            s.query_map(params![from, limit.saturating_add(1)], |r| {
-                Ok((LogRow::read(r)?, r.get(8)?, r.get(9)?, r.get(10)?))
-            })?
-            .collect()
+    let mut statement = tx.prepare_cached(&sql).map_err(store_error)?;
+    let rows = statement
+        .query_map(params![from, limit.saturating_add(1)], |r| {
+            Ok((LogRow::read(r)?, r.get::<_, String>(8)?, r.get(9)?, r.get(10)?))
         })
         .map_err(store_error)?;
+    let mut bytes = 0;
     let reset = after.0 > 0 && from < purged;
-    let mut page = EventPage { events: Vec::new(), unreadable: Vec::new(), next: after, reset };
-    for (row, uid, id, definition) in rows {
+    let mut page =
+        EventPage { events: Vec::new(), unreadable: Vec::new(), changes: Vec::new(), next: after, reset };
+    // One by one: what does not fit is not read.
+    for row in rows {
+        let (row, uid, id, definition): (LogRow, String, String, String) = row.map_err(store_error)?;
         let end = Cursor(row.n << CURSOR_BITS | CURSOR_END);
         let saga = Uid::new(uid.as_str());
         let records = match row.records() {
@@ -483,12 +485,21 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
                 continue;
             }
         };
+        let status = SagaStatus::parse(&row.status).unwrap_or(SagaStatus::NeedsAttention);
+        if records.is_empty() && end > after {
+            let at = WallTime::from_unix_millis(row.at);
+            page.changes.push(StatusChange { cursor: end, saga, id, definition, at, status });
+            page.next = end;
+            continue;
+        }
         for (i, record) in records.into_iter().enumerate() {
             let cursor = Cursor(row.n << CURSOR_BITS | i as u64);
             if cursor <= after {
                 continue;
             }
-            if page.events.len() >= limit {
+            let first = page.events.is_empty();
+            bytes += record.bytes.len();
+            if page.events.len() >= limit || (bytes > MAX_EVENT_BYTES && !first) {
                 return Ok(page);
             }
             page.next = cursor;
@@ -498,7 +509,7 @@ pub(crate) fn events(conn: &Connection, after: Option<Cursor>, limit: usize) -> 
                 id: id.clone(),
                 definition: definition.clone(),
                 record,
-                status: SagaStatus::parse(&row.status).unwrap_or(SagaStatus::NeedsAttention),
+                status,
             });
         }
         // Past the whole row: nothing can be added to it.
@@ -512,7 +523,8 @@ pub(crate) fn audit(conn: &Connection, after: u64, limit: usize) -> Result<Vec<S
         "select seq, at, who, action, target, reason, before, after, request_id, chain from audit where seq > ?1 order by seq limit ?2",
     )
     .and_then(|mut s| {
-        s.query_map(params![after, limit], |r| {
+        // No entry is behind the largest number that there is.
+        s.query_map(params![i64::try_from(after).unwrap_or(i64::MAX), limit], |r| {
             Ok(StoredAudit {
                 seq: r.get(0)?,
                 at: WallTime::from_unix_millis(r.get(1)?),

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 7] = [V1, V2, V3, V4, V5, V6, V7];
+const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -81,6 +81,13 @@ create table calendar (one integer primary key check (one = 1), at integer not n
 insert into calendar values (1, 0);
 ";
 
+/// Since when a saga needs attention, whatever is tried behind its item meanwhile. Of those that did before, the last
+/// append is the best that is known.
+const V8: &str = "
+alter table saga add column needs_since integer;
+update saga set needs_since = updated where status = 'needs_attention';
+";
+
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -127,6 +134,23 @@ mod tests {
         let kept: i64 = conn.query_row("select count(*) from tombstone", [], |r| r.get(0)).unwrap();
         assert_eq!(kept, 1);
         migrate(&conn).unwrap();
+    }
+
+    #[test]
+    fn what_needed_attention_before_is_counted_from_its_last_append() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("{} pragma user_version = 7;", super::MIGRATIONS[..7].concat())).unwrap();
+        for (uid, updated, status) in [("a", 7, "needs_attention"), ("b", 8, "running")] {
+            let row = "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes,
+                incarnation, strikes, created, updated, status, retrying, paused, attempt, last_n)
+                values (?1, 'd', 1, x'00', ?1, x'00', 1, 1, 0, 0, 0, 5, ?2, ?3, 0, 0, 0, 0)";
+            conn.execute(row, rusqlite::params![uid, updated, status]).unwrap();
+        }
+        migrate(&conn).unwrap();
+        let mut since = conn.prepare("select needs_since from saga order by uid").unwrap();
+        let since: Vec<Option<i64>> =
+            since.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
+        assert_eq!(since, [Some(7), None]);
     }
 
     #[test]

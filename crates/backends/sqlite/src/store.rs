@@ -1,6 +1,7 @@
 //! The store as users hold it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_clock::Runtime;
@@ -15,6 +16,8 @@ use crate::{log, open, schema};
 
 /// A shorter log would start over with every few commits.
 const MIN_WAL_BYTES: u64 = 64 * 1024;
+/// Steps of SQLite's machine after which a scan looks whether anybody still waits for it: a millisecond or less.
+const LOOK_UP: i32 = 20_000;
 
 /// Journal, records and cells in one SQLite file. Clones share it.
 ///
@@ -44,6 +47,8 @@ pub(crate) struct Shared {
     readers: Arc<Mutex<Vec<Connection>>>,
     /// One for each connection in `readers`.
     turns: Arc<Semaphore>,
+    /// One less: reads that may look at every saga leave a connection to the others.
+    scans: Arc<Semaphore>,
     config: SqliteConfig,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
@@ -94,7 +99,9 @@ impl SqliteStore {
             }
         };
         let turns = Arc::new(Semaphore::new(config.readers));
-        Ok(Self(Arc::new(Shared { writer, readers: Arc::new(Mutex::new(readers)), turns, config, changed })))
+        let scans = Arc::new(Semaphore::new((config.readers - 1).max(1)));
+        let readers = Arc::new(Mutex::new(readers));
+        Ok(Self(Arc::new(Shared { writer, readers, turns, scans, config, changed })))
     }
 
     /// What was written since it was opened, and how long the disk took.
@@ -109,12 +116,47 @@ impl SqliteStore {
         &self,
         read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.run(None, read).await
+    }
+
+    /// As [`read`](Self::read), for what may look at every saga there is: together they leave a connection free, so that
+    /// nobody who drives sagas or asks for the node's health stands in line behind a list. When the caller goes away, so
+    /// does what is read for it.
+    pub(crate) async fn scan<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let turn = Arc::clone(&self.0.scans).acquire_owned().await;
+        let turn = turn.map_err(|_| Error::new(ErrorKind::Internal, "the readers are closed"))?;
+        let wanted = Wanted(Arc::new(AtomicBool::new(true)));
+        let flag = Arc::clone(&wanted.0);
+        let read = move |conn: &Connection| {
+            let result = read(conn);
+            drop(turn);
+            result
+        };
+        self.run(Some(flag), read).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        wanted: Option<Arc<AtomicBool>>,
+        read: impl FnOnce(&Connection) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
         let (readers, file) = (Arc::clone(&self.0.readers), self.0.config.file.clone());
         let run = move || {
             let pooled = readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
             // None is there only after a read that panicked took its connection along.
-            let conn = pooled.map_or_else(|| open::open(&file, false), Ok)?;
+            let mut conn = pooled.map_or_else(|| open::open(&file, false), Ok)?;
+            let leashed = wanted.is_some();
+            if let Some(wanted) = wanted {
+                let over = move || !wanted.load(Ordering::Relaxed);
+                conn.progress_handler(LOOK_UP, Some(over)).map_err(crate::error::store_error)?;
+            }
             let result = read(&conn);
+            if leashed {
+                conn.progress_handler(0, None::<fn() -> bool>).map_err(crate::error::store_error)?;
+            }
             readers.lock().unwrap_or_else(PoisonError::into_inner).push(conn);
             result
         };
@@ -135,8 +177,86 @@ impl SqliteStore {
     }
 }
 
+/// Held by whoever waits for a scan: without them it ends.
+struct Wanted(Arc<AtomicBool>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
 impl fmt::Debug for SqliteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqliteStore").field("file", &self.0.config.file).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use futures_util::poll;
+
+    use super::*;
+
+    fn store(dir: &tempfile::TempDir) -> SqliteStore {
+        SqliteStore::open(SqliteConfig::new(dir.path().join("x.db")), &Runtime::system()).unwrap()
+    }
+
+    /// A list that looks at every saga takes as long as there are sagas; so many of them kept every reader busy, and the
+    /// engine, the streams and the health of the node stood in line behind them.
+    #[tokio::test]
+    async fn lists_leave_a_connection_to_those_who_drive_and_look() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        let (go, (begun, begins)) = (Arc::new(Mutex::new(())), mpsc::channel());
+        let held = go.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lists: Vec<_> = Vec::new();
+        for _ in 0..8 {
+            let (go, begun) = (Arc::clone(&go), begun.clone());
+            let list = store.scan(move |_| {
+                begun.send(()).unwrap();
+                drop(go.lock().unwrap_or_else(PoisonError::into_inner));
+                Ok(())
+            });
+            lists.push(Box::pin(list));
+        }
+        for list in &mut lists {
+            assert!(poll!(list.as_mut()).is_pending());
+        }
+        begins.recv().unwrap();
+        assert_eq!(store.0.turns.available_permits(), 1, "one is kept free");
+        let answer = store.read(|conn| Ok(conn.query_row("select 7", [], |r| r.get::<_, i64>(0)).unwrap()));
+        assert_eq!(answer.await.unwrap(), 7);
+        drop(held);
+        for list in lists {
+            list.await.unwrap();
+        }
+    }
+
+    /// Whoever asked for a list and went away left it running, until its end.
+    #[tokio::test]
+    async fn a_list_ends_with_the_wish_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = store(&dir);
+        let (begun, begins) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let mut list = Box::pin(store.scan(move |conn| {
+            begun.send(()).unwrap();
+            let long = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 1000000000)
+                select count(*) from n";
+            tell.send(conn.query_row(long, [], |r| r.get::<_, i64>(0))).unwrap();
+            Ok(())
+        }));
+        assert!(poll!(list.as_mut()).is_pending());
+        begins.recv().unwrap();
+        drop(list);
+        let ended = told.recv().unwrap().unwrap_err();
+        assert_eq!(ended.sqlite_error_code(), Some(rusqlite::ErrorCode::OperationInterrupted), "{ended}");
+        // Its connection serves the next one.
+        let all = u32::try_from(store.0.config.readers).unwrap();
+        drop(store.0.turns.acquire_many(all).await.unwrap());
+        store.scan(|conn| conn.execute_batch("select 1").map_err(crate::error::store_error)).await.unwrap();
     }
 }

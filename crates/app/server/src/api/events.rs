@@ -13,9 +13,9 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
-use mainstay_store::journal::{Cursor, JournalEvent, Uid, Unreadable};
+use mainstay_store::journal::{Cursor, EventPage, JournalEvent, StatusChange, Uid, Unreadable};
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::json::{bytes, store_problem};
 use crate::api::query::Query;
@@ -26,6 +26,8 @@ use crate::redact::Redact;
 
 /// Messages buffered for one reader beyond its socket.
 const BUFFER: usize = 64;
+/// Bytes of them: a message carries a record, which may have half a MiB.
+const BUFFER_BYTES: u32 = 2 * 1024 * 1024;
 /// Events read from the journal at once.
 const PAGE: usize = 128;
 /// Comment that keeps proxies from closing a silent stream.
@@ -74,13 +76,14 @@ async fn events(
     let (sender, receiver) = mpsc::channel(BUFFER);
     let rt = app.rt.clone();
     let cut = Arc::new(Mutex::new(None));
-    let reader = Reader { app, wanted, sender, cut: Arc::clone(&cut) };
+    let room = Arc::new(Semaphore::new(BUFFER_BYTES as usize));
+    let reader = Reader { app, wanted, sender, room, cut: Arc::clone(&cut) };
     rt.spawn("events", async move {
         // The end of the stream is the only answer there is; the reader comes back with its last id.
         let _ = reader.run(from, foreign).await;
     });
     let body = stream::unfold((receiver, cut), |(mut receiver, cut)| async move {
-        let message: Option<Bytes> = receiver.recv().await;
+        let message: Option<Bytes> = receiver.recv().await.map(|(message, _): Message| message);
         // What was buffered goes out first; then a reader that was too slow is told where it stands.
         let last = || cut.lock().unwrap_or_else(PoisonError::into_inner).take().map(|at| reset(at).into());
         let message = message.or_else(last);
@@ -89,10 +92,15 @@ async fn events(
     Ok(bytes(StatusCode::OK, "text/event-stream", Body::from_stream(body)))
 }
 
+/// A message with its share of the buffer.
+type Message = (Bytes, OwnedSemaphorePermit);
+
 struct Reader {
     app: Arc<App>,
     wanted: Wanted,
-    sender: mpsc::Sender<Bytes>,
+    sender: mpsc::Sender<Message>,
+    /// Bytes that may be buffered.
+    room: Arc<Semaphore>,
     /// Where a reader that was too slow must go on.
     cut: Arc<Mutex<Option<Cursor>>>,
 }
@@ -113,18 +121,11 @@ impl Reader {
             if page.reset {
                 self.send(at, reset(at)).await?;
             }
-            let mut damaged = page.unreadable.iter().peekable();
-            for event in &page.events {
-                while let Some(place) = damaged.next_if(|p| p.cursor < event.cursor) {
-                    self.tell(at, place).await?;
+            for place in Place::all(&page) {
+                if self.wanted.takes(place.saga(), place.definition()) {
+                    self.send(at, place.message(&self.app.redact)).await?;
+                    at = place.cursor();
                 }
-                if self.wanted.takes(&event.saga, &event.definition) {
-                    self.send(at, message(&self.app.redact, event)).await?;
-                    at = event.cursor;
-                }
-            }
-            for place in damaged {
-                self.tell(at, place).await?;
             }
             let moved = page.next != began;
             at = page.next;
@@ -132,14 +133,6 @@ impl Reader {
                 self.wait(&at).await?;
             }
         }
-    }
-
-    /// Says that records of a saga are damaged, to whom it concerns.
-    async fn tell(&self, at: Cursor, place: &Unreadable) -> Result<(), End> {
-        if self.wanted.takes(&place.saga, &place.definition) {
-            self.send(at, unreadable(place)).await?;
-        }
-        Ok(())
     }
 
     /// Until there may be more, with heartbeats.
@@ -155,15 +148,72 @@ impl Reader {
 
     /// Hands a message to the reader, who has everything up to `at`.
     async fn send(&self, at: Cursor, text: String) -> Result<(), End> {
+        // One that is larger than the buffer has it for itself.
+        let size = u32::try_from(text.len()).unwrap_or(u32::MAX).min(BUFFER_BYTES);
+        let sent = async {
+            let share = Arc::clone(&self.room).acquire_many_owned(size).await.map_err(|_| End)?;
+            self.sender.send((Bytes::from(text), share)).await.map_err(|_| End)
+        };
         tokio::select! {
             biased;
-            sent = self.sender.send(Bytes::from(text)) => sent.map_err(|_| End),
+            sent = sent => sent,
             () = self.app.drain.cancelled() => Err(End),
             () = self.app.rt.clock().sleep(self.app.stall) => {
                 self.app.resets.fetch_add(1, Ordering::Relaxed);
                 *self.cut.lock().unwrap_or_else(PoisonError::into_inner) = Some(at);
                 Err(End)
             }
+        }
+    }
+}
+
+/// What a page has at one place of the stream.
+enum Place<'a> {
+    Change(&'a StatusChange),
+    Event(&'a JournalEvent),
+    Unreadable(&'a Unreadable),
+}
+
+impl<'a> Place<'a> {
+    /// In commit order.
+    fn all(page: &'a EventPage) -> Vec<Self> {
+        let changes = page.changes.iter().map(Self::Change);
+        let unreadable = page.unreadable.iter().map(Self::Unreadable);
+        let mut all: Vec<Self> =
+            page.events.iter().map(Self::Event).chain(changes).chain(unreadable).collect();
+        all.sort_by_key(Self::cursor);
+        all
+    }
+
+    fn cursor(&self) -> Cursor {
+        match self {
+            Self::Change(c) => c.cursor,
+            Self::Event(e) => e.cursor,
+            Self::Unreadable(u) => u.cursor,
+        }
+    }
+
+    fn saga(&self) -> &Uid {
+        match self {
+            Self::Change(c) => &c.saga,
+            Self::Event(e) => &e.saga,
+            Self::Unreadable(u) => &u.saga,
+        }
+    }
+
+    fn definition(&self) -> &str {
+        match self {
+            Self::Change(c) => &c.definition,
+            Self::Event(e) => &e.definition,
+            Self::Unreadable(u) => &u.definition,
+        }
+    }
+
+    fn message(&self, redact: &Redact) -> String {
+        match self {
+            Self::Change(c) => changed(c),
+            Self::Event(e) => message(redact, e),
+            Self::Unreadable(u) => unreadable(u),
         }
     }
 }
@@ -190,6 +240,26 @@ fn unreadable(place: &Unreadable) -> String {
         },
     });
     format!("id: {}\nevent: unreadable\ndata: {data}\n\n", place.cursor.0)
+}
+
+/// Says that a saga was set aside: no record says so.
+fn changed(change: &StatusChange) -> String {
+    let data = json!({
+        "specversion": "1.0",
+        "id": change.cursor.0.to_string(),
+        "source": format!("/v1/sagas/{}", change.saga),
+        "type": "mainstay.saga.status",
+        "subject": change.saga.as_str(),
+        "time": instant(change.at),
+        "datacontenttype": "application/json",
+        "data": {
+            "uid": change.saga.as_str(),
+            "id": change.id,
+            "definition": change.definition,
+            "status": change.status.as_str(),
+        },
+    });
+    format!("id: {}\nevent: status\ndata: {data}\n\n", change.cursor.0)
 }
 
 /// CloudEvents 1.0 in JSON: one line, so one `data` field.

@@ -141,7 +141,7 @@ async fn start(
     let bulk: Bulk = parse(&body)?;
     let body: Body = serde_json::from_value(Value::Object(bulk.action))
         .map_err(|e| Problem::new(Code::BadRequest, e.to_string()))?;
-    body.check()?;
+    body.check(&app.redact)?;
     if body.action == Name::RunAgain {
         return Err(Problem::new(Code::BadRequest, "run_again is for one saga at a time"));
     }

@@ -68,6 +68,14 @@ fn retry_after(error: &mainstay_saga::Error) -> u64 {
     error.retry_after().map_or(1, |d| d.as_secs().max(1))
 }
 
+/// A problem for an error of a page of the journal: its cursor may be none.
+pub(crate) fn page_problem(error: &mainstay_store::Error) -> Problem {
+    match error.kind() {
+        mainstay_store::ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
+        _ => store_problem(error),
+    }
+}
+
 /// A problem for an error of the journal.
 pub(crate) fn store_problem(error: &mainstay_store::Error) -> Problem {
     tracing::error!(error = %chain(error), "the journal failed");

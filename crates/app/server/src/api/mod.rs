@@ -25,6 +25,8 @@ pub(crate) mod tests;
 #[cfg(test)]
 mod tests_actions;
 #[cfg(test)]
+mod tests_bounds;
+#[cfg(test)]
 mod tests_locks;
 #[cfg(test)]
 mod tests_members;

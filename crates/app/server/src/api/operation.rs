@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::error::Code;
 use crate::http::Problem;
+use crate::redact::Redact;
 
 /// Longest reason: it stands in the audit for ever.
 pub(crate) const MAX_REASON: usize = 4_096;
@@ -61,8 +62,11 @@ impl Body {
     ///
     /// # Errors
     /// 400 naming the field.
-    pub(super) fn check(&self) -> Result<(), Problem> {
+    pub(super) fn check(&self, redact: &Redact) -> Result<(), Problem> {
         let bad = |why: &str| Err(Problem::new(Code::BadRequest, why));
+        if [&self.input, &self.output].into_iter().flatten().any(|payload| redact.has_hidden(payload)) {
+            return bad("the payload has a value that is hidden from you as `[hidden]`: send the real one");
+        }
         if self.reason.trim().is_empty() || self.reason.len() > MAX_REASON {
             return bad("`reason` has 1 to 4096 bytes");
         }

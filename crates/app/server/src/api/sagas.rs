@@ -1,5 +1,6 @@
 //! Reading sagas: lists, one, its history, its export, what needs a person, the audit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Path, RawQuery, State};
@@ -8,16 +9,19 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_store::ErrorKind;
-use mainstay_store::journal::{Loaded, SagaStatus, Uid};
+use mainstay_store::journal::{Loaded, MAX_LOG_BYTES, SagaStatus, Uid};
 use serde_json::{Value, json};
 
-use crate::api::json::{reply, store_problem};
+use crate::api::json::{page_problem, reply, store_problem};
 use crate::api::query::Query;
 use crate::api::wait::Wait;
 use crate::api::{App, instant, view};
 use crate::error::Code;
 use crate::http::{Caller, Problem};
 use crate::redact::Redact;
+
+/// Bytes of logs behind which a page of details ends: one more is read, and what is shown of it is smaller.
+const MAX_LOGS: usize = MAX_LOG_BYTES;
 
 pub(super) fn routes() -> Router<Arc<App>> {
     Router::new()
@@ -90,9 +94,7 @@ fn none() -> Problem {
 
 /// A saga as JSON with its version as `ETag`.
 pub(super) fn answer(app: &App, loaded: &Loaded) -> Response {
-    let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
-    let mut response =
-        reply(StatusCode::OK, &app.redact.document(view::detail(definition.as_deref(), loaded)));
+    let mut response = reply(StatusCode::OK, &detailed(app, loaded));
     if let Ok(etag) = HeaderValue::from_str(&format!("\"{}\"", loaded.summary.next_seq)) {
         response.headers_mut().insert(header::ETAG, etag);
     }
@@ -110,10 +112,7 @@ pub(super) async fn list(
     caller.demand_definition(filter.definition.as_deref())?;
     let limit = query.limit()?;
     query.end()?;
-    let page = app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| match e.kind() {
-        ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
-        _ => store_problem(&e),
-    })?;
+    let page = app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| page_problem(&e))?;
     let items: Vec<Value> = page.rows.iter().map(|row| app.redact.document(view::summary(row))).collect();
     let next = page.next.map(|c| c.0);
     let mut response = reply(StatusCode::OK, &json!({"items": items, "next": next}));
@@ -214,6 +213,11 @@ pub(crate) fn exported(app: &App, redact: &Redact, loaded: &Loaded) -> Value {
     body
 }
 
+fn detailed(app: &App, loaded: &Loaded) -> Value {
+    let definition = app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
+    app.redact.document(view::detail(definition.as_deref(), loaded))
+}
+
 /// What only a person can move on, with what they may do.
 async fn attention(
     State(app): State<Arc<App>>,
@@ -221,19 +225,42 @@ async fn attention(
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
+    if query.take("status").is_some_and(|status| status != SagaStatus::NeedsAttention.as_str()) {
+        return Err(Problem::new(
+            Code::BadQuery,
+            "`status` is needs_attention here; other ones are at /v1/sagas",
+        ));
+    }
     let (mut filter, after) = query.filter()?;
     caller.demand_definition(filter.definition.as_deref())?;
     let limit = query.limit()?;
     query.end()?;
     filter.status = vec![SagaStatus::NeedsAttention];
-    let page = app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| store_problem(&e))?;
-    let mut items = Vec::new();
+    let query =
+        async |limit| app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| page_problem(&e));
+    let mut page = query(limit).await?;
+    let (mut seen, mut bytes) = (BTreeMap::new(), 0);
     for row in &page.rows {
         // Between the page and this load a saga may have moved on or gone.
-        if let Some(loaded) = find(&app, &row.uid).await? {
-            let definition = app.engine.definition(&row.definition, Some(row.version));
-            items.push(app.redact.document(view::detail(definition.as_deref(), &loaded)));
+        let found = find(&app, &row.uid).await?;
+        bytes += found.iter().flat_map(|l| &l.records).map(|r| r.bytes.len()).sum::<usize>();
+        seen.insert(row.uid.clone(), found.map(|loaded| detailed(&app, &loaded)));
+        if bytes >= MAX_LOGS {
+            break;
         }
+    }
+    if seen.len() < page.rows.len() {
+        // A shorter page, whose end says where to go on.
+        page = query(seen.len()).await?;
+    }
+    let mut items = Vec::new();
+    for row in &page.rows {
+        let item = match seen.remove(&row.uid) {
+            Some(item) => item,
+            // It came meanwhile.
+            None => find(&app, &row.uid).await?.map(|loaded| detailed(&app, &loaded)),
+        };
+        items.extend(item);
     }
     let counts = app.journal.counts().await.map_err(|e| store_problem(&e))?;
     // Of the whole node, so not for everybody.

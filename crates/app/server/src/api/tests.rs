@@ -99,7 +99,17 @@ pub(super) async fn bench_on(leases: Arc<dyn LeaseStore>) -> Bench {
 }
 
 /// With these leases and this journal.
-async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> Bench {
+pub(super) async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> Bench {
+    bench_hiding(leases, journal, &[]).await
+}
+
+/// Where values under these names are hidden.
+pub(super) async fn bench_hiding(
+    leases: Arc<dyn LeaseStore>,
+    journal: Arc<dyn Journal>,
+    names: &[&str],
+) -> Bench {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
     let rt = Runtime::system();
     let actions = Arc::new(AtomicUsize::new(0));
     let go = Arc::new(Notify::new());
@@ -126,7 +136,7 @@ async fn bench_with(leases: Arc<dyn LeaseStore>, journal: Arc<dyn Journal>) -> B
         resets: AtomicU64::new(0),
         running: RunningKeys::default(),
         jobs: Jobs::default(),
-        redact: crate::redact::Redact::default(),
+        redact: crate::redact::Redact::new(&names, &[]),
         desk,
         fleet: None,
         store: None,
@@ -288,7 +298,7 @@ async fn if_a04_events_resume_without_a_gap_or_say_reset() {
     assert_eq!((bad.status, bad.code), (400, Some(Code::BadQuery)));
 }
 
-async fn read_events(bench: &Bench, path: &str, headers: &[(&str, &str)], until: &str) -> String {
+pub(super) async fn read_events(bench: &Bench, path: &str, headers: &[(&str, &str)], until: &str) -> String {
     let response = bench.raw("GET", path, headers, Vec::new()).await;
     assert_eq!(response.status(), 200);
     let mut stream = response.into_body().into_data_stream();

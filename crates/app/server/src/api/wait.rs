@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::api::query::Query;
 use crate::error::Code;
-use crate::http::Problem;
+use crate::http::{Problem, preferred_wait};
 
 /// Longest wait of one request: longer ones ask again.
 const MAX: Duration = Duration::from_secs(60);
@@ -26,8 +26,7 @@ impl Wait {
     /// # Errors
     /// 400 for what is no duration.
     pub(super) fn asked(query: &mut Query, headers: &HeaderMap) -> Result<Option<Self>, Problem> {
-        let header = headers.get("prefer").and_then(|v| v.to_str().ok()?.strip_prefix("wait="));
-        let preferred = header.map(|seconds| format!("{seconds}s"));
+        let preferred = preferred_wait(headers).map(|seconds| format!("{seconds}s"));
         let queried = query.take("wait");
         let by_header = queried.is_none() && preferred.is_some();
         let Some(text) = queried.or(preferred) else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! `HUP`: takes over what a running node can, all or nothing, with a line in the audit.
+//! `HUP`: takes over what a running node can, all or nothing as far as the journal stands by, with a line in the audit.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use mainstay_saga::definition::Definition;
 use mainstay_store::Journal;
 use mainstay_store::journal::Audit;
 
-use super::serve::{Args, LogFilter, read_definitions};
+use super::serve::{Args, LogFilter, parse_filter, read_definitions};
 use crate::config::{Config, is_reloaded};
 use crate::error::{Code, Error, Result};
 use crate::fleet::{self, Fleet};
@@ -26,30 +26,52 @@ pub(super) struct Reloader {
     pub(super) rt: Runtime,
 }
 
+/// Why a reload did not come to its end.
+struct Halt {
+    /// What is in force all the same: addresses and secrets as they are in the files, and this.
+    applied: Vec<String>,
+    error: Error,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self { applied: Vec::new(), error }
+    }
+}
+
 impl Reloader {
     /// Reads the configuration again and puts it in force. Nothing changes when anything in it is wrong.
     pub(super) async fn reload(&mut self) {
+        let fresh = self.args.load();
+        self.take_over(fresh).await;
+    }
+
+    async fn take_over(&mut self, fresh: Result<Config>) {
         let before = self.config.clone();
-        match self.apply().await {
+        match self.apply(fresh).await {
             Ok(changes) => {
                 tracing::info!(changes, "configuration reloaded");
                 self.audit(changes, "applied".to_owned()).await;
             }
-            Err(error) => {
+            Err(Halt { applied, error }) => {
                 self.config = before;
-                tracing::error!(
-                    code = error.code().name(),
-                    error = error.chain(),
-                    "reload refused; nothing changed"
-                );
-                self.audit(String::new(), format!("refused: {}", error.chain())).await;
+                let (code, why) = (error.code().name(), error.chain());
+                if applied.is_empty() {
+                    tracing::error!(code, error = why, "reload refused; nothing changed");
+                    self.audit(String::new(), format!("refused: {why}")).await;
+                } else {
+                    let applied = applied.join("; ");
+                    tracing::error!(code, error = why, applied, "reload broke off; the next one repeats it");
+                    self.audit(applied, format!("applied in part: {why}")).await;
+                }
             }
         }
     }
 
-    /// Everything that can fail comes before the first change.
-    async fn apply(&mut self) -> Result<String> {
-        let fresh = self.args.load()?;
+    /// Everything that can be known to fail comes before the first change, and what only the journal knows before all
+    /// others.
+    async fn apply(&mut self, fresh: Result<Config>) -> std::result::Result<String, Halt> {
+        let fresh = fresh?;
         let diff = self.config.diff(&fresh);
         let caller = self.participants.rebuilt(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
@@ -58,17 +80,26 @@ impl Reloader {
         }
         // From the old place: another one needs a restart.
         let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
-        let changed = |key: &str| diff.iter().any(|(path, _, _)| *path == key);
-        if changed("log.filter") {
-            self.log.set(fresh.text("log.filter"))?;
-        }
-        self.participants.replace(caller);
-        if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
-            fleet.set_keys(keys);
-        }
+        let filter = parse_filter(fresh.text("log.filter"))?;
+        // Definitions may call what only the new one may.
+        let old = self.participants.replace(caller);
         let mut lines: Vec<String> = Vec::new();
         for definition in definitions {
-            lines.extend(self.put(definition).await?);
+            match self.put(definition).await {
+                Ok(line) => lines.extend(line),
+                Err(error) => {
+                    if lines.is_empty() {
+                        self.participants.replace(old);
+                    }
+                    return Err(Halt { applied: lines, error });
+                }
+            }
+        }
+        if diff.iter().any(|(path, _, _)| *path == "log.filter") {
+            self.log.set(filter);
+        }
+        if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
+            fleet.set_keys(keys);
         }
         for (path, old, new) in diff {
             let when = if is_reloaded(path) { "" } else { " (after a restart)" };
@@ -124,5 +155,82 @@ impl Reloader {
         if let Err(error) = self.journal.put_audit(line).await {
             tracing::error!(%error, "the reload could not be audited");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use mainstay_saga::participant::Participant as _;
+    use mainstay_store::journal::{Hash, StoredAudit, StoredDefinition};
+    use mainstay_store::memory::MemoryJournal;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// What only the journal knows may fail after the first change; the audit said "refused", and the log that nothing had
+    /// changed.
+    #[tokio::test]
+    async fn a_reload_that_breaks_off_says_what_is_in_force() {
+        mainstay_saga::http::install_tls();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.toml");
+        let config = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(&file), [], &[])
+        };
+        let fresh = format!(
+            "[participants]\nallow = [\"http://a.test\"]\n[saga]\ndefinitions = \"{}\"\n",
+            dir.path().join("definitions").display()
+        );
+        std::fs::create_dir(dir.path().join("definitions")).unwrap();
+        let write = |name: &str| {
+            let step = "[[steps]]\nname = \"s\"\naction = \"http://a.test/s\"\nno_undo = \"it reads\"\n";
+            let text = format!("name = \"{name}\"\nversion = 1\ndeadline = \"1h\"\n{step}");
+            std::fs::write(dir.path().join(format!("definitions/{name}.toml")), text).unwrap();
+        };
+        let rt = Runtime::system();
+        let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::clone(rt.clock())));
+        let before = config("").unwrap();
+        let participants = Arc::new(Participants::open(&before, &rt).unwrap());
+        let builder = Engine::builder(Arc::clone(&journal), rt.clone());
+        let engine = builder.participant(Arc::clone(&participants) as _).open().await.unwrap();
+        let mut reloader = Reloader {
+            args: Line::parse_from(["serve"]).args,
+            config: before,
+            engine: engine.clone(),
+            journal: Arc::clone(&journal),
+            participants: Arc::clone(&participants),
+            fleet: None,
+            log: LogFilter(Box::new(|_| ())),
+            rt,
+        };
+        let last = async || -> StoredAudit { journal.audit(0, 100).await.unwrap().pop().unwrap() };
+        // Another program on this journal has a `b` of its own, which this one does not know.
+        let (name, hash) = ("b".to_owned(), Hash::of(b"another"));
+        let other = StoredDefinition { name, version: 1, hash, bytes: b"{}".to_vec() };
+        journal.put_definition(other).await.unwrap();
+        write("b");
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert!(line.after.starts_with("refused: ") && line.before.is_empty(), "{line:?}");
+        assert!(participants.check("http://a.test/s").is_err(), "the addresses are those of before");
+        write("a");
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert!(line.after.starts_with("applied in part: "), "{line:?}");
+        assert_eq!(line.before, "definition a version 1: new");
+        assert!(engine.definition("a", Some(1)).is_some() && participants.check("http://a.test/s").is_ok());
+        // The next one does the rest.
+        std::fs::remove_file(dir.path().join("definitions/b.toml")).unwrap();
+        reloader.take_over(config(&fresh)).await;
+        let line = last().await.entry;
+        assert_eq!(line.after, "applied");
+        assert!(line.before.contains("participants.allow"), "{line:?}");
     }
 }

@@ -317,8 +317,21 @@ pub(super) fn read_definitions(folder: &str) -> Result<Vec<Definition>> {
         files.push(entry.map_err(unreadable)?.path());
     }
     files.sort();
-    let wanted = files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml" || e == "json"));
-    wanted.map(|f| crate::cli::saga::read_definition(f)).collect()
+    let mut definitions: Vec<Definition> = Vec::new();
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "toml" || e == "json")) {
+        let definition = crate::cli::saga::read_definition(file)?;
+        let (name, version) = (definition.name(), definition.version());
+        let same = |d: &&Definition| d.name() == name && d.version() == version;
+        if definitions.iter().find(same).is_some_and(|other| other.data() != definition.data()) {
+            let why = format!(
+                "{}: version {version} of `{name}` is in another file too, and differs",
+                file.display()
+            );
+            return Err(Error::new(Code::DefinitionConflict, why));
+        }
+        definitions.push(definition);
+    }
+    Ok(definitions)
 }
 
 fn limits(config: &Config) -> Limits {
@@ -402,20 +415,20 @@ fn make_private(data: &Path) -> Result<()> {
 }
 
 /// Changes what is logged.
-pub(super) struct LogFilter(Box<dyn Fn(EnvFilter) + Send + Sync>);
+pub(super) struct LogFilter(pub(super) Box<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl LogFilter {
     /// Logs by `filter` from now on.
-    ///
-    /// # Errors
-    /// When it is no filter; the old one stays.
-    pub(super) fn set(&self, filter: &str) -> Result<()> {
-        (self.0)(parse_filter(filter)?);
-        Ok(())
+    pub(super) fn set(&self, filter: EnvFilter) {
+        (self.0)(filter);
     }
 }
 
-fn parse_filter(filter: &str) -> Result<EnvFilter> {
+/// Reads a filter.
+///
+/// # Errors
+/// When it is none.
+pub(super) fn parse_filter(filter: &str) -> Result<EnvFilter> {
     EnvFilter::try_new(filter).map_err(|e| Error::with(Code::BadValue, "log.filter is not a filter", e))
 }
 

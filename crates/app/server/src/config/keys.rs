@@ -158,7 +158,7 @@ pub(crate) const KEYS: &[Key] = &[
         "server.max_connections_per_ip",
         Kind::Count(1, 1_000_000),
         "256",
-        "most open connections of one address",
+        "most open connections of one address, in IPv6 of one /64",
     ),
     key(
         "server.max_in_flight",

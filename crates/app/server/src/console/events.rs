@@ -10,7 +10,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use http::StatusCode;
-use mainstay_store::journal::{Cursor, Uid};
+use mainstay_store::journal::{Cursor, SagaStatus, Uid};
 use tokio::sync::mpsc;
 
 use crate::api::json::{bytes, store_problem};
@@ -91,11 +91,11 @@ impl Reader {
         }
     }
 
-    /// The version of the one saga.
-    async fn version(&self) -> Result<Option<u64>, End> {
+    /// The version of the one saga. One that is set aside changes its status only.
+    async fn version(&self) -> Result<Option<(u64, SagaStatus)>, End> {
         let Some(uid) = &self.saga else { return Ok(None) };
         let summary = self.console.app.journal.summary(uid).await.map_err(|_| End)?;
-        Ok(summary.map(|s| s.next_seq))
+        Ok(summary.map(|s| (s.next_seq, s.row.status)))
     }
 
     async fn send(&self, text: &'static str) -> Result<(), End> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 
 use axum::body::{Body, to_bytes};
+use futures_util::StreamExt as _;
 use http::Request as HttpRequest;
 use mainstay_clock::{Runtime, SystemClock};
 use mainstay_saga::definition::Definition;
@@ -633,6 +634,34 @@ async fn a_saga_that_was_set_aside_says_why_and_has_its_buttons() {
     until("it is undone", async || bench.loaded(&uid).await.summary.row.status.as_str() == "compensated")
         .await;
     assert!(!bench.get(&format!("sagas/{}", uid.as_str())).await.body.contains("set this saga aside"));
+}
+
+/// No record says that a saga was set aside: a page that was open, of that saga or of all, did not hear of it.
+#[tokio::test]
+async fn a_page_that_is_open_hears_of_a_saga_that_is_set_aside() {
+    /// Waits for a hint; by the third heartbeat it would have come.
+    async fn hint(stream: &mut axum::body::BodyDataStream) {
+        let mut text = String::new();
+        while !text.contains("event: changed") {
+            assert!(text.matches("heartbeat").count() < 3, "no hint: {text}");
+            text.push_str(std::str::from_utf8(&stream.next().await.unwrap().unwrap()).unwrap());
+        }
+    }
+    let bench = bench().await;
+    let handle = bench.engine.start("two", json!({"a": "held"}), StartOptions::id("aside")).await.unwrap();
+    let uid = handle.uid().clone();
+    until("its step runs", async || bench.loaded(&uid).await.summary.next_seq > 2).await;
+    let mut streams = Vec::new();
+    for page in ["events".to_owned(), format!("events?saga={uid}")] {
+        let path = format!("{}/{page}", bench.mount);
+        let mut stream = bench.raw("GET", &path, String::new()).await.into_body().into_data_stream();
+        hint(&mut stream).await;
+        streams.push(stream);
+    }
+    set_aside(bench.engine.journal().as_ref(), uid.as_str(), "its owner vanished").await;
+    for stream in &mut streams {
+        hint(stream).await;
+    }
 }
 
 #[tokio::test]

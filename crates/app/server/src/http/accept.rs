@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{Code, Error, Result};
+use crate::http::auth::whole;
 use crate::http::patient::Patient;
 use crate::http::tls::{Tls, name_of};
 use crate::http::{Gate, Peer};
@@ -153,7 +154,7 @@ async fn talk(gate: Arc<Gate>, socket: impl AsyncRead + AsyncWrite + Unpin, peer
     }
 }
 
-/// Open connections per address.
+/// Open connections per host.
 struct PerIp {
     counts: Mutex<BTreeMap<IpAddr, usize>>,
     cap: usize,
@@ -167,6 +168,7 @@ struct Slot {
 
 impl PerIp {
     fn take(this: &Arc<Self>, ip: IpAddr) -> Option<Slot> {
+        let ip = whole(ip);
         let mut counts = this.counts.lock().expect("invariant: no panic under this lock");
         let count = counts.entry(ip).or_insert(0);
         if *count >= this.cap {
@@ -187,5 +189,22 @@ impl Drop for Slot {
                 counts.remove(&self.ip);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sec_07_one_host_has_one_count_of_connections() {
+        let per_ip = Arc::new(PerIp { counts: Mutex::default(), cap: 2 });
+        let take = |text: &str| PerIp::take(&per_ip, text.parse().unwrap());
+        let held = [take("2001:db8::1").unwrap(), take("2001:db8::ffff:2").unwrap()];
+        assert!(take("2001:db8::3").is_none(), "the same /64");
+        assert!(take("2001:db8:0:1::1").is_some() && take("192.0.2.1").is_some());
+        drop(held);
+        assert!(take("2001:db8::4").is_some());
+        assert!(per_ip.counts.lock().unwrap().is_empty(), "what is closed is forgotten");
     }
 }

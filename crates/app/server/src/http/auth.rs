@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method, header};
 use mainstay_clock::{Instant, WallTime};
+use mainstay_store::journal::{Hash, MAX_ID_BYTES};
 
 use crate::error::Code;
 use crate::http::reach::{Reach, covers, is_namespace};
@@ -88,6 +89,18 @@ impl Caller {
             format!("the namespaces of `{}` ({own}) do not cover {what}", self.name),
         )
     }
+}
+
+/// The name for the audit, which takes so many bytes. Of a longer one the beginning and a hash: still nobody else's.
+fn bounded(mut name: String) -> String {
+    if name.len() > MAX_ID_BYTES {
+        let hash = Hash::of(name.as_bytes()).to_string();
+        let most = MAX_ID_BYTES - hash.len() - 1;
+        let end = (0..=most).rev().find(|i| name.is_char_boundary(*i)).unwrap_or(0);
+        name.truncate(end);
+        name = format!("{name}~{hash}");
+    }
+    name
 }
 
 /// Clients that are known by their certificates.
@@ -180,8 +193,8 @@ impl Failures {
     }
 }
 
-/// Who guesses: an IPv6 host has a whole /64 to come from.
-fn whole(ip: IpAddr) -> IpAddr {
+/// Who it is: an IPv6 host has a whole /64 to come from.
+pub(super) fn whole(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
         v4 => v4,
@@ -226,10 +239,11 @@ impl Access {
         let caller = match (named, from.name.as_deref()) {
             (Ok(caller), None) => caller,
             // In the audit by both: neither can be the name of the other.
-            (Ok(caller), Some(name)) => Caller { name: format!("{}/{name}", caller.name), ..caller },
+            (Ok(caller), Some(name)) => Caller { name: bounded(format!("{}/{name}", caller.name)), ..caller },
             (Err(problem), name) => {
                 let known = name.filter(|_| bearer(headers).is_none()).and_then(|n| self.clients.0.get(n));
-                known.cloned().ok_or(problem)?
+                let known = known.cloned().ok_or(problem)?;
+                Caller { name: bounded(known.name), ..known }
             }
         };
         if caller.scope < needed {
@@ -335,6 +349,15 @@ mod tests {
         }
         let twice = ["dns:a=read".to_owned(), "dns:a=admin".to_owned()];
         assert!(Clients::read(&twice).unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn sec_05_a_name_that_is_too_long_for_the_audit_is_still_nobody_elses() {
+        let name = |end: &str| format!("uri:spiffe://x/{}\u{e9}{end}", "a".repeat(500));
+        let (a, b) = (bounded(name("a")), bounded(name("b")));
+        assert!(a.len() <= MAX_ID_BYTES && b.len() <= MAX_ID_BYTES && a != b, "{a} {b}");
+        assert!(a.starts_with("uri:spiffe://x/aaa"), "{a}");
+        assert_eq!(bounded("dns:a".to_owned()), "dns:a");
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! What every request passes: limits, host, cross-site, authentication, body, time; then the router.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,12 +14,12 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use mainstay_clock::Runtime;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use crate::error::Code;
-use crate::http::{Access, Problem, Trace, guard};
+use crate::http::{Access, Problem, Trace, guard, preferred_wait};
 
 /// Longest request target.
 const MAX_URL: usize = 8 * 1024;
@@ -76,7 +79,16 @@ pub(crate) struct Gate {
     access: Arc<Access>,
     pages: Pages,
     in_flight: Semaphore,
+    /// Bytes of bodies that are held at once: as many as requests in flight may bring. Whoever sends slowly takes what
+    /// has come from here, and no place in flight.
+    body_bytes: Semaphore,
     router: Router,
+}
+
+/// A body, with its share of what all may hold.
+struct Whole<'a> {
+    body: Body,
+    _share: Option<SemaphorePermit<'a>>,
 }
 
 impl Gate {
@@ -90,7 +102,9 @@ impl Gate {
         router: Router,
     ) -> Self {
         let in_flight = Semaphore::new(limits.in_flight);
-        Self { limits, rt, drain, access, pages, in_flight, router }
+        let bytes = limits.in_flight.saturating_mul(limits.body);
+        let body_bytes = Semaphore::new(bytes.min(Semaphore::MAX_PERMITS));
+        Self { limits, rt, drain, access, pages, in_flight, body_bytes, router }
     }
 
     /// Answers one request. Every answer that is not a success is a problem.
@@ -140,15 +154,17 @@ impl Gate {
         }
         let long = is_long(&parts.method, &parts.uri, &parts.headers);
         // Health answers also under overload: a node that is only busy must not be restarted.
+        let spared = long || is_health(parts.uri.path());
+        if self.in_flight.available_permits() == 0 && !spared {
+            return Err(crowded());
+        }
+        // In flight is what is answered, not what still comes in: nobody has to say who they are to send slowly.
+        let Whole { body, _share } = self.body(&parts.method, &parts.headers, body).await?;
         let permit = match self.in_flight.try_acquire() {
             Ok(permit) => Some(permit),
-            Err(_) if long || is_health(parts.uri.path()) => None,
-            Err(_) => {
-                let problem = Problem::new(Code::Overloaded, "too many requests are in flight");
-                return Err(problem.retry_after(OVERLOAD_RETRY));
-            }
+            Err(_) if spared => None,
+            Err(_) => return Err(crowded()),
         };
-        let body = self.body(&parts.method, &parts.headers, body).await?;
         let form = self.access.form_token(&parts.headers);
         parts.extensions.insert(form);
         parts.extensions.insert(peer);
@@ -168,7 +184,7 @@ impl Gate {
     }
 
     /// The whole body, within its size and time.
-    async fn body(&self, method: &Method, headers: &HeaderMap, body: Incoming) -> Result<Body, Problem> {
+    async fn body(&self, method: &Method, headers: &HeaderMap, body: Incoming) -> Result<Whole<'_>, Problem> {
         let limit = self.limits.body;
         let too_large = || Problem::new(Code::BodyTooLarge, format!("the body has more than {limit} bytes"));
         let announced =
@@ -177,8 +193,9 @@ impl Gate {
             return Err(too_large());
         }
         if matches!(*method, Method::GET | Method::HEAD) {
-            return Ok(Body::empty());
+            return Ok(Whole { body: Body::empty(), _share: None });
         }
+        let mut share: Option<SemaphorePermit<'_>> = None;
         let clock = self.rt.clock();
         let begun = clock.now();
         let end = begun.saturating_add(self.limits.body_timeout);
@@ -193,9 +210,19 @@ impl Gate {
                 }
             };
             match frame {
-                None => return Ok(Body::from(whole)),
-                // What is no data are trailers, which nobody here reads.
-                Some(Ok(frame)) => whole.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..])),
+                None => return Ok(Whole { body: Body::from(whole), _share: share }),
+                Some(Ok(frame)) => {
+                    // What is no data are trailers, which nobody here reads.
+                    let data = frame.data_ref().map_or(&[][..], |data| &data[..]);
+                    let more =
+                        self.body_bytes.try_acquire_many(u32::try_from(data.len()).unwrap_or(u32::MAX));
+                    let more = more.map_err(|_| crowded())?;
+                    match &mut share {
+                        Some(share) => share.merge(more),
+                        None => share = Some(more),
+                    }
+                    whole.extend_from_slice(data);
+                }
                 Some(Err(e)) if e.is::<http_body_util::LengthLimitError>() => return Err(too_large()),
                 Some(Err(_)) => return Err(Problem::new(Code::BadRequest, "the body broke off")),
             }
@@ -208,6 +235,10 @@ fn patience(received: usize) -> Duration {
     BODY_GRACE + Duration::from_millis(received as u64 * 1_000 / MIN_BODY_RATE)
 }
 
+fn crowded() -> Problem {
+    Problem::new(Code::Overloaded, "too many requests are in flight").retry_after(OVERLOAD_RETRY)
+}
+
 fn is_health(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz")
 }
@@ -218,7 +249,7 @@ fn is_long(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     if matches!(path, "/v1/events" | "/console/events") || path.starts_with("/v1/observe/") {
         return true;
     }
-    let prefers = headers.get("prefer").is_some_and(|v| v.as_bytes().starts_with(b"wait"));
+    let prefers = preferred_wait(headers).is_some();
     let asks = query.split('&').any(|p| p.starts_with("wait=") || p.starts_with("bind="));
     (prefers || asks) && may_wait(method.as_str(), path)
 }

@@ -5,6 +5,7 @@ mod auth;
 mod gate;
 mod guard;
 mod patient;
+mod prefer;
 mod problem;
 mod reach;
 mod sessions;
@@ -18,6 +19,7 @@ pub(crate) use auth::{Access, Caller, Clients, Scope};
 #[cfg(test)]
 pub(crate) use gate::may_wait;
 pub(crate) use gate::{Gate, Limits, Pages, Peer};
+pub(crate) use prefer::preferred_wait;
 pub(crate) use problem::{Fault, Problem};
 pub(crate) use reach::is_namespace;
 pub(crate) use sessions::{FormToken, Sessions};

@@ -84,13 +84,15 @@ fn a_reload_with_one_mistake_changes_nothing_at_all() {
     let before = node.get("/v1/definitions").json();
     let fresh = order(&service.origin).replace("name = \"order\"", "name = \"fresh\"");
     std::fs::write(folder.join("b.toml"), &fresh).unwrap();
-    let mistakes: [(&str, String, Option<String>); 5] = [
+    let mistakes: [(&str, String, Option<String>); 6] = [
         ("MS0001", format!("{base}[server]\nlistne = \"x\"\n"), None),
         ("MS0002", base.replace("[saga]", "sign = [\"nonsense\"]\n[saga]"), None),
         ("MS0002", format!("{base}[log]\nfilter = \"=/=\"\n"), None),
         ("MS0011", base.clone(), Some(fresh.replace("after = [\"reserve\"]", "after = [\"zzz\"]"))),
         // The same version with another graph, while sagas of it may be in flight.
         ("MS0122", base.clone(), Some(order(&service.origin).replace("after = [\"charge\"]", "after = []"))),
+        // Two files that do not agree on a new one.
+        ("MS0122", base.clone(), Some(fresh.replace("after = [\"charge\"]", "after = []"))),
     ];
     for (code, text, definition) in mistakes {
         std::fs::write(&config, text).unwrap();

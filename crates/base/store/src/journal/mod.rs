@@ -74,6 +74,7 @@ pub trait Journal: Send + Sync + fmt::Debug {
 
     /// Appends records, replaces the row, drains posts, all in one transaction. While a post waits that it neither
     /// drains nor has [`seen`](Append::seen), the saga is due at once: a holder that dies now leaves no message asleep.
+    /// One without records that changes the status has a place of its own in the event stream.
     ///
     /// # Errors
     /// When the store fails. With outcome `Unknown` reload the saga before going on.
@@ -182,8 +183,9 @@ pub trait Journal: Send + Sync + fmt::Debug {
     /// When the store fails.
     fn reply(&self, key: &str) -> BoxFuture<'_, Result<Option<Reply>>>;
 
-    /// Events after `after` (from the beginning when `None`), at most `limit`, in commit order. Damaged
-    /// records are named in [`EventPage::unreadable`] and passed over.
+    /// Events after `after` (from the beginning when `None`), at most `limit` and [`MAX_EVENT_BYTES`], in commit order. Damaged
+    /// records are named in [`EventPage::unreadable`] and passed over; what changed a status without a record is in
+    /// [`EventPage::changes`].
     ///
     /// # Errors
     /// When the store fails.

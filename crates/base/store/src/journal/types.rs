@@ -301,12 +301,47 @@ pub struct Create {
     pub row: Row,
     /// Claims it at once for this node.
     pub owner: Option<Claimant>,
-    /// The reply to keep under an idempotency key.
+    /// The reply to keep under an idempotency key; of a saga that exists already, [`Create::reply_of`] it.
     pub reply: Option<Reply>,
     /// The parent saga and its step, for sub-sagas.
     pub parent: Option<(Uid, String)>,
     /// Semantic locks to take with it, sorted: all or none.
     pub locks: Vec<String>,
+}
+
+impl Create {
+    /// The reply to keep when the saga turns out to exist already, as `there`. A body that begins with the uid that the
+    /// new saga would have had begins with the one of the existing saga: nobody is ever sent to a saga that is not there.
+    ///
+    /// ```
+    /// use mainstay_clock::WallTime;
+    /// use mainstay_store::journal::{Create, Hash, Reply, Row, Uid};
+    ///
+    /// let (key, body) = ("k".to_owned(), b"new order-7".to_vec());
+    /// let create = Create {
+    ///     uid: Uid::new("new"),
+    ///     id: "order-7".to_owned(),
+    ///     definition: "order".to_owned(),
+    ///     version: 1,
+    ///     definition_hash: Hash::of(b"definition"),
+    ///     input_hash: Hash::of(b"input"),
+    ///     records: Vec::new(),
+    ///     row: Row::running(WallTime::default()),
+    ///     owner: None,
+    ///     reply: Some(Reply { key, request: Hash::of(b"request"), status: 202, body }),
+    ///     parent: None,
+    ///     locks: Vec::new(),
+    /// };
+    /// assert_eq!(create.reply_of(&Uid::new("old")).unwrap().body, b"old order-7");
+    /// ```
+    #[must_use]
+    pub fn reply_of(&self, there: &Uid) -> Option<Reply> {
+        let mut reply = self.reply.clone()?;
+        if let Some(rest) = reply.body.strip_prefix(self.uid.as_str().as_bytes()) {
+            reply.body = [there.as_str().as_bytes(), rest].concat();
+        }
+        Some(reply)
+    }
 }
 
 /// The answer of [`Journal::create`](super::Journal::create).
@@ -590,7 +625,8 @@ pub struct StatusCount {
     pub retrying: u64,
     /// How many.
     pub count: u64,
-    /// When the oldest of them was last appended to; of finished ones, when the oldest ended.
+    /// When the oldest of them was last appended to; of finished ones, when the oldest ended; of those that need
+    /// attention, since when the oldest does without a break.
     pub oldest: WallTime,
 }
 
@@ -686,6 +722,25 @@ pub struct Unreadable {
     pub why: String,
 }
 
+/// A place in the event stream where a saga's status changed without a record: whoever drove it set it aside, and left
+/// its log as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs, reason = "a change is exactly this")]
+pub struct StatusChange {
+    /// The place.
+    pub cursor: Cursor,
+    /// The saga.
+    pub saga: Uid,
+    /// The user's id of the saga.
+    pub id: String,
+    /// Definition name.
+    pub definition: String,
+    /// When it was committed.
+    pub at: WallTime,
+    /// The status from then on.
+    pub status: SagaStatus,
+}
+
 /// A page of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs, reason = "a page is exactly this")]
@@ -694,6 +749,8 @@ pub struct EventPage {
     pub events: Vec<JournalEvent>,
     /// Places between them whose records are damaged, in commit order. The stream goes on behind them.
     pub unreadable: Vec<Unreadable>,
+    /// Places between them where a status changed without a record, in commit order.
+    pub changes: Vec<StatusChange>,
     /// Where to go on.
     pub next: Cursor,
     /// Events after the given cursor were purged: the stream starts anew at the first one here.
@@ -706,6 +763,8 @@ pub const MAX_RECORD_BYTES: usize = 512 * 1024;
 pub const MAX_RECORDS: u64 = 10_000;
 /// Most bytes of one saga's log.
 pub const MAX_LOG_BYTES: usize = 16 * 1024 * 1024;
+/// Most bytes of records in one page of events; at least one record is in it, however large.
+pub const MAX_EVENT_BYTES: usize = 4 * 1024 * 1024;
 /// Most undrained posts of one saga.
 pub const MAX_POSTS: usize = 64;
 /// Longest user id, lock name, message id, in bytes.

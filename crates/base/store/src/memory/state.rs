@@ -7,9 +7,9 @@ use mainstay_clock::WallTime;
 
 use crate::journal::{
     Append, Appended, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter, Hash,
-    JournalEvent, Loaded, MAX_ID_BYTES, MAX_LOG_BYTES, MAX_POSTS, MAX_RECORD_BYTES, MAX_RECORDS, NewRecord,
-    Page, PageCursor, Post, Posted, PurgeRequest, Purged, PutDefinition, Record, Reply, SagaStatus,
-    StatusCount, StoredAudit, StoredDefinition, Summary, Uid,
+    JournalEvent, Loaded, MAX_EVENT_BYTES, MAX_ID_BYTES, MAX_LOG_BYTES, MAX_POSTS, MAX_RECORD_BYTES,
+    MAX_RECORDS, NewRecord, Page, PageCursor, Post, Posted, PurgeRequest, Purged, PutDefinition, Record,
+    Reply, SagaStatus, StatusChange, StatusCount, StoredAudit, StoredDefinition, Summary, Uid,
 };
 use crate::{Error, ErrorKind, Result};
 
@@ -20,6 +20,8 @@ struct Saga {
     incarnation: u64,
     strikes: u32,
     bytes: usize,
+    /// Since when it needs attention.
+    needs_since: Option<i64>,
     records: Vec<Record>,
     posts: Vec<Post>,
     messages: BTreeSet<String>,
@@ -30,6 +32,12 @@ impl Saga {
     fn due_at_once(&mut self, now: i64) {
         let (due, now) = (&mut self.summary.row.due, WallTime::from_unix_millis(now));
         *due = Some(due.map_or(now, |due| due.min(now)));
+    }
+
+    /// After its row was written.
+    fn count_need(&mut self, now: i64) {
+        let needs = self.summary.row.status == SagaStatus::NeedsAttention;
+        self.needs_since = needs.then(|| self.needs_since.unwrap_or(now));
     }
 }
 
@@ -51,6 +59,7 @@ pub(super) struct State {
     replies: BTreeMap<String, (Reply, i64)>,
     definitions: BTreeMap<(String, u32), StoredDefinition>,
     events: BTreeMap<u64, JournalEvent>,
+    changes: BTreeMap<u64, StatusChange>,
     last_event: u64,
     audit: Vec<StoredAudit>,
     created: u64,
@@ -89,7 +98,7 @@ impl State {
         if let Some((uid, stored, status)) = existing {
             let given = create.input_hash;
             return Ok(if stored == given {
-                self.keep_reply(create.reply, now);
+                self.keep_reply(create.reply_of(&uid), now);
                 Created::Same { uid, status }
             } else {
                 Created::Conflict { uid, stored, given }
@@ -107,7 +116,7 @@ impl State {
         self.created += 1;
         let at = WallTime::from_unix_millis(now);
         let uid = create.uid.clone();
-        let saga = Saga {
+        let mut saga = Saga {
             summary: Summary {
                 uid: uid.clone(),
                 id: create.id,
@@ -127,10 +136,12 @@ impl State {
             incarnation: create.owner.as_ref().map_or(0, |o| o.incarnation),
             strikes: 0,
             bytes: 0,
+            needs_since: None,
             records: Vec::new(),
             posts: Vec::new(),
             messages: BTreeSet::new(),
         };
+        saga.count_need(now);
         self.sagas.insert(uid.clone(), saga);
         self.ids.insert(key, uid.clone());
         self.write_records(&uid, create.records, now);
@@ -193,8 +204,22 @@ impl State {
         }
         let last = append.row.status.is_final();
         if let Some(saga) = self.sagas.get_mut(&append.saga) {
+            let silent = append.records.is_empty() && saga.summary.row.status != append.row.status;
             saga.summary.row = append.row;
             saga.summary.updated = WallTime::from_unix_millis(now);
+            saga.count_need(now);
+            if silent {
+                self.last_event += 1;
+                let change = StatusChange {
+                    cursor: Cursor(self.last_event),
+                    saga: append.saga.clone(),
+                    id: saga.summary.id.clone(),
+                    definition: saga.summary.definition.clone(),
+                    at: saga.summary.updated,
+                    status: saga.summary.row.status,
+                };
+                self.changes.insert(self.last_event, change);
+            }
             saga.strikes = 0;
             saga.posts.retain(|p| !append.drain.contains(&p.number));
             if last {
@@ -348,16 +373,17 @@ impl State {
         for saga in self.sagas.values() {
             let summary = &saga.summary;
             let status = summary.row.status;
+            let oldest = saga.needs_since.map_or(summary.updated, WallTime::from_unix_millis);
             let count = counts.entry((summary.definition.clone(), status)).or_insert_with(|| StatusCount {
                 definition: summary.definition.clone(),
                 status,
                 retrying: 0,
                 count: 0,
-                oldest: summary.updated,
+                oldest,
             });
             count.count += 1;
             count.retrying += u64::from(summary.row.retrying);
-            count.oldest = count.oldest.min(summary.updated);
+            count.oldest = count.oldest.min(oldest);
         }
         counts.into_values().collect()
     }
@@ -384,6 +410,7 @@ impl State {
                 let (input_hash, status) = (saga.summary.input_hash, saga.summary.row.status);
                 self.tombstones.insert(key, Tombstone { uid: uid.clone(), input_hash, status, at });
                 self.events.retain(|_, e| e.saga != *uid);
+                self.changes.retain(|_, c| c.saga != *uid);
             }
         }
         let before = purge.tombstones_before.unix_millis();
@@ -418,12 +445,29 @@ impl State {
 
     pub(super) fn events(&self, after: Option<Cursor>, limit: usize) -> EventPage {
         let after = after.unwrap_or_default();
+        let mut bytes = 0;
+        let fits = |(_, e): &(&u64, &JournalEvent)| {
+            let first = bytes == 0;
+            bytes += e.record.bytes.len();
+            first || bytes <= MAX_EVENT_BYTES
+        };
+        let after_it = self.events.range(after.0 + 1..);
         let events: Vec<JournalEvent> =
-            self.events.range(after.0 + 1..).take(limit).map(|(_, e)| e.clone()).collect();
+            after_it.clone().take(limit).take_while(fits).map(|(_, e)| e.clone()).collect();
+        let last = events.last().map(|e| e.cursor);
+        let end = last.filter(|_| after_it.clone().nth(events.len()).is_some()).map_or(u64::MAX, |c| c.0);
+        let changes: Vec<StatusChange> = self
+            .changes
+            .range(after.0 + 1..)
+            .take_while(|(n, _)| **n < end)
+            .map(|(_, c)| c.clone())
+            .collect();
         // Purged events leave holes; a hole right behind the reader means that it missed some.
-        let reset = after.0 > 0 && events.first().is_some_and(|e| e.cursor.0 != after.0 + 1);
-        let next = events.last().map_or(after, |e| e.cursor);
-        EventPage { events, unreadable: Vec::new(), next, reset }
+        let first =
+            events.first().map(|e| e.cursor).into_iter().chain(changes.first().map(|c| c.cursor)).min();
+        let reset = after.0 > 0 && first.is_some_and(|c| c.0 != after.0 + 1);
+        let next = last.into_iter().chain(changes.last().map(|c| c.cursor)).max().unwrap_or(after);
+        EventPage { events, unreadable: Vec::new(), changes, next, reset }
     }
 
     pub(super) fn last_cursor(&self) -> Cursor {

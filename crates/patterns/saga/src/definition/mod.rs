@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use mainstay_store::journal::Hash;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 pub use check::{DefinitionError, Problem};
 pub use data::{DefinitionData, RetryData, StepData};
@@ -21,10 +22,36 @@ pub use template::Template;
 pub const MAX_STEPS: usize = 1_000;
 /// Most bytes of one input or output: larger data is a reference.
 pub const MAX_PAYLOAD: usize = 256 * 1024;
+/// Most levels that an input or output is nested. What is read back from a log is read to 128 levels; a record and an
+/// export put some of their own around it.
+pub const MAX_DEPTH: usize = 100;
 /// A hung step must end: the default attempt timeout.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Attempts of a retriable step before a person is told; it goes on meanwhile.
 pub const RETRIABLE_ATTEMPTS: u32 = 20;
+
+/// Why a value cannot be an input or output, if so.
+pub(crate) fn payload_fault(value: &Value) -> Option<String> {
+    // First: a value without end in depth cannot be written at all.
+    if is_too_deep(value) {
+        return Some(format!("is nested deeper than {MAX_DEPTH} levels"));
+    }
+    let bytes = value.to_string().len();
+    (bytes > MAX_PAYLOAD).then(|| format!("has {bytes} bytes; at most {MAX_PAYLOAD} are allowed"))
+}
+
+/// Whether a value is nested deeper than [`MAX_DEPTH`].
+pub(crate) fn is_too_deep(value: &Value) -> bool {
+    fn is_deeper(value: &Value, levels: usize) -> bool {
+        let below = |value: &Value| is_deeper(value, levels - 1);
+        match value {
+            Value::Array(items) => levels == 0 || items.iter().any(below),
+            Value::Object(fields) => levels == 0 || fields.values().any(below),
+            _ => false,
+        }
+    }
+    is_deeper(value, MAX_DEPTH)
+}
 
 /// What a step may do to the saga.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use mainstay_store::journal::{MAX_ID_BYTES, Posted, Uid};
 use tokio::sync::oneshot;
 
 use super::Engine;
-use crate::definition::MAX_PAYLOAD;
+use crate::definition::payload_fault;
 use crate::fold::Refusal;
 use crate::wire::{self, Action, Fact, Operation};
 use crate::{Error, ErrorKind};
@@ -113,16 +113,18 @@ const MAX_WORDS: usize = 16_000;
 fn check_size(request: &ActionRequest) -> Result<(), Error> {
     let payload = match &request.operation {
         Operation::Retry { input: Some(value), .. } | Operation::ResolveDone { output: value, .. } => {
-            value.to_string().len()
+            payload_fault(value)
         }
-        _ => 0,
+        _ => None,
     };
+    if let Some(why) = payload {
+        return Err(Error::new(ErrorKind::TooLarge, format!("the input or output {why}")));
+    }
     let step = request.operation.step().map_or(0, str::len);
     let sizes = [
         ("who acts", request.who.len(), MAX_ID_BYTES),
         ("the step", step, MAX_ID_BYTES),
         ("the reason", request.reason.len(), MAX_WORDS),
-        ("the input or output", payload, MAX_PAYLOAD),
     ];
     match sizes.into_iter().find(|(_, size, most)| size > most) {
         Some((what, size, most)) => {

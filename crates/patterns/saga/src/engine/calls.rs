@@ -11,7 +11,7 @@ use mainstay_store::{BoxFuture, FencingToken};
 use serde_json::{Value, json};
 
 use super::drive::Drive;
-use crate::definition::{Call, MAX_PAYLOAD, Step, Undo};
+use crate::definition::{Call, Step, Undo, payload_fault};
 use crate::fold::Effect;
 use crate::participant::{Kind, Participant, Request, Verdict as Answer, judge};
 use crate::step::{LocalStep, StepCx, StepError, StepFailure, Told, UndoError};
@@ -82,7 +82,7 @@ impl Drive {
             op,
             attempt: cx.attempt,
             fencing_token: cx.fence,
-            deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.now()).saturating_add(left)),
+            deadline_wall: Some(WallTime::from_unix_millis(self.inner.time.shown()).saturating_add(left)),
             traceparent: self.state.trace.clone(),
             tracestate: self.state.trace_state.clone(),
             kind: Kind::Act,
@@ -209,7 +209,7 @@ async fn run_local(
     // The call itself may panic, not only its future.
     let verdict = match bounded(async { local.act(cx, input).await }, clock, deadline).await {
         Err(reason) => unknown(reason),
-        Ok(Ok(output)) if output.to_string().len() > MAX_PAYLOAD => Verdict::Done { output: None },
+        Ok(Ok(output)) if payload_fault(&output).is_some() => Verdict::Done { output: None },
         Ok(Ok(output)) => Verdict::Done { output: Some(output) },
         Ok(Err(StepError(failure))) => match failure {
             StepFailure::NotSent(reason) => Verdict::NotSent { reason: cut(reason) },
@@ -282,7 +282,7 @@ async fn ask(
 fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
     let verdict = match answer {
         Answer::StaleToken => return CallResult::Stale,
-        Answer::Done(output) if output.to_string().len() > MAX_PAYLOAD => Verdict::Done { output: None },
+        Answer::Done(output) if payload_fault(&output).is_some() => Verdict::Done { output: None },
         Answer::Done(output) => Verdict::Done { output: Some(output) },
         Answer::Rejected { reason, is_final } => Verdict::Rejected { reason: cut(reason), is_final },
         Answer::NotSent(reason) => Verdict::NotSent { reason: cut(reason) },

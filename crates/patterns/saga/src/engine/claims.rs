@@ -82,7 +82,9 @@ impl Inner {
         /// Rows looked at together.
         const PAGE: usize = 500;
         // What was written just now may be about to be driven: the next look will tell.
-        let fresh = self.time.now().saturating_sub(i64::try_from(self.config.poll.as_millis()).unwrap_or(0));
+        self.time.compare(self.journal.as_ref()).await;
+        let fresh =
+            self.time.shown().saturating_sub(i64::try_from(self.config.poll.as_millis()).unwrap_or(0));
         let open = SagaStatus::ALL.into_iter().filter(|s| !s.is_final()).collect();
         let filter = Filter { status: open, ..Filter::default() };
         let mut cursor = None;
@@ -196,7 +198,7 @@ impl Inner {
     }
 
     async fn purge(&self) {
-        let now = WallTime::from_unix_millis(self.time.now());
+        let now = WallTime::from_unix_millis(self.time.shown());
         let ago = |d: Duration| {
             let millis = i64::try_from(d.as_millis()).unwrap_or(i64::MAX);
             WallTime::from_unix_millis(now.unix_millis().saturating_sub(millis))

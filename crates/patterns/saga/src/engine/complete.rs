@@ -4,7 +4,7 @@ use mainstay_store::journal::{Posted, Uid};
 
 use super::Engine;
 use super::calls::cut;
-use crate::definition::MAX_PAYLOAD;
+use crate::definition::payload_fault;
 use crate::fold::Refusal;
 use crate::wire::{self, AttemptRef, Completed, Completion, Fact, UndoVerdict, Verdict};
 use crate::{Error, ErrorKind};
@@ -42,14 +42,13 @@ impl Engine {
     /// # Cancel safety
     /// A dropped future may have posted the report; repeating it is safe.
     pub async fn complete(&self, uid: &Uid, at: AttemptRef, result: Completed) -> Result<(), Error> {
-        let (op, size) = match &result {
-            Completed::Action(Verdict::Done { output: Some(output) }) => ("action", output.to_string().len()),
-            Completed::Action(_) => ("action", 0),
-            Completed::Undo(_) => ("undo", 0),
+        let (op, fault) = match &result {
+            Completed::Action(Verdict::Done { output: Some(output) }) => ("action", payload_fault(output)),
+            Completed::Action(_) => ("action", None),
+            Completed::Undo(_) => ("undo", None),
         };
-        if size > MAX_PAYLOAD {
-            let why = format!("the output has {size} bytes; at most {MAX_PAYLOAD} are allowed");
-            return Err(Error::new(ErrorKind::TooLarge, why));
+        if let Some(why) = fault {
+            return Err(Error::new(ErrorKind::TooLarge, format!("the output {why}")));
         }
         let result = bounded(result);
         let message = format!("complete/{}/{op}/{}/{}", at.step, at.generation, at.attempt);

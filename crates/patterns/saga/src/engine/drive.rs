@@ -8,7 +8,9 @@ use std::sync::Mutex;
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
-use mainstay_store::journal::{Append, Appended, Audit, Claimed, Loaded, NewRecord, Post, SagaStatus, Uid};
+use mainstay_store::journal::{
+    Append, Appended, Audit, Claimed, Loaded, NewRecord, Post, Row, SagaStatus, Uid,
+};
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -351,12 +353,20 @@ impl Drive {
         if (self.has_work() && !self.waits_long()) || self.inner.is_stopping() {
             return None;
         }
-        let now = self.inner.time.now();
-        let mut row = row(&self.registered.definition, &self.state, now, &self.attrs);
-        let soonest = WallTime::from_unix_millis(now).saturating_add(self.inner.config.poll);
+        // It may have been due by the store's calendar only, which was set forward.
+        self.inner.time.compare(self.inner.journal.as_ref()).await;
+        let mut row = self.row();
+        let soonest =
+            WallTime::from_unix_millis(self.inner.time.shown()).saturating_add(self.inner.config.poll);
         row.due = row.due.map(|due| due.max(soonest));
         let next_seq = self.state.seq + 1;
         self.append(Append::new(self.uid.clone(), self.epoch, next_seq, Vec::new(), row)).await
+    }
+
+    /// The row of the state, for the store.
+    fn row(&self) -> Row {
+        let time = &self.inner.time;
+        time.as_shown(row(&self.registered.definition, &self.state, time.now(), &self.attrs))
     }
 
     /// Whether something runs here, or will without another post.
@@ -634,7 +644,7 @@ impl Drive {
         }
         if !records.is_empty() || !self.drain.is_empty() {
             let expected = self.state.seq + 1 - records.len() as u64;
-            let row = row(&definition, &self.state, now, &self.attrs);
+            let row = self.row();
             let status = row.status;
             let mut append = Append::new(self.uid.clone(), self.epoch, expected, records, row);
             append.drain = std::mem::take(&mut self.drain);

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::drive::{Drive, advance, write};
 use super::registry::Registered;
 use super::{Engine, Handle, Inner};
-use crate::definition::{Definition, MAX_PAYLOAD};
+use crate::definition::{Definition, payload_fault};
 use crate::fold::State;
 use crate::next::fits;
 use crate::wire::{Carried, Fact, Started};
@@ -191,7 +191,7 @@ impl Inner {
             definition_hash: definition.hash(),
             input_hash,
             records,
-            row: crate::row::row(definition, &state, now, &options.attrs),
+            row: self.time.as_shown(crate::row::row(definition, &state, now, &options.attrs)),
             owner: Some(self.claimant()),
             reply: options.request.clone().map(|(key, request)| Reply {
                 key,
@@ -214,12 +214,11 @@ fn canonical(input: &Value) -> Vec<u8> {
 
 /// Refuses what is too large; the hash of what identifies the start's input.
 fn check(started: &Started, carried: &[Carried], options: &StartOptions) -> Result<Hash, Error> {
-    let bytes = canonical(&started.input);
     let refuse = |kind, text: String| Err(Error::new(kind, text));
-    if bytes.len() > MAX_PAYLOAD {
-        let text = format!("the input has {} bytes; at most {MAX_PAYLOAD} are allowed", bytes.len());
-        return refuse(ErrorKind::TooLarge, text);
+    if let Some(why) = payload_fault(&started.input) {
+        return refuse(ErrorKind::TooLarge, format!("the input {why}"));
     }
+    let bytes = canonical(&started.input);
     if let Some(id) = options.id.as_ref().filter(|id| id.is_empty() || id.len() > MAX_ID_BYTES) {
         let text = format!("the id has {} bytes; allowed: 1 to {MAX_ID_BYTES}", id.len());
         return refuse(ErrorKind::ApiMisuse, text);

@@ -3,7 +3,7 @@
 use mainstay_store::journal::SagaStatus;
 use serde_json::Value;
 
-use super::{Effect, Generation, Illegal, State};
+use super::{Effect, Generation, Illegal, Phase, State};
 use crate::definition::{Definition, StepKind};
 use crate::wire::{Action, Cause, ItemKind, Operation};
 
@@ -91,7 +91,12 @@ impl State {
             return no("an attempt is in flight");
         }
         let waiting = node.retry_at.is_some();
+        let turned = self.phase(definition) == Phase::Unwinding;
         match (operation, node.item) {
+            // Its action is not made any more: it would be undone though nobody said whether it happened.
+            (Operation::Retry { .. }, Some(item)) if turned && item != ItemKind::UndoFailed => {
+                no("the saga turns back: say whether it happened, use resolve")
+            }
             // A retry without new input only brings the next attempt forward.
             (Operation::Retry { input: None, .. }, _) if waiting || node.item.is_some() => Ok(()),
             (_, None) => no("the step does not need attention"),

@@ -196,6 +196,20 @@ impl Network {
     }
 }
 
+/// The origin of an address as an [`AddressPolicy`] compares it, with its port, however it is spelled; none of what is
+/// no address, or has credentials in it. What guards the calls of an origin is found by this.
+///
+/// ```
+/// use mainstay_saga::http::origin;
+///
+/// assert_eq!(origin("HTTPS://Pay.example/charge?x=1").as_deref(), Some("https://pay.example:443"));
+/// assert_eq!(origin("https://me@pay.example/"), None);
+/// ```
+#[must_use]
+pub fn origin(url: &str) -> Option<String> {
+    Url::parse(url).ok().as_ref().and_then(origin_of)
+}
+
 /// `scheme://host:port`, with the port always there; none with credentials in it.
 pub(super) fn origin_of(url: &Url) -> Option<String> {
     let plain = url.username().is_empty() && url.password().is_none();

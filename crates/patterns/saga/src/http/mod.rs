@@ -14,6 +14,6 @@ mod address;
 mod caller;
 mod resolve;
 
-pub use address::{AddressPolicy, Refusal, RefusalKind};
+pub use address::{AddressPolicy, Refusal, RefusalKind, origin};
 pub use caller::{Builder, HttpParticipant, install_tls};
 pub use resolve::{Resolve, SystemResolver};

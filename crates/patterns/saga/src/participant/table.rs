@@ -8,7 +8,7 @@ use mainstay_store::barrier::Op;
 use serde_json::Value;
 
 use super::{Attempt, Reply, Verdict};
-use crate::definition::MAX_PAYLOAD;
+use crate::definition::{MAX_DEPTH, MAX_PAYLOAD, is_too_deep};
 
 /// Longest wish of a participant that is honored: an hour; more is a mistake or an attack.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(3_600);
@@ -68,6 +68,9 @@ fn output(body: &[u8], is_undo: bool) -> Verdict {
         ));
     }
     match serde_json::from_slice(body) {
+        Ok(output) if is_too_deep(&output) => {
+            Verdict::ContractBroken(format!("the output is nested deeper than {MAX_DEPTH} levels"))
+        }
         Ok(output) => Verdict::Done(output),
         Err(e) => Verdict::ContractBroken(format!("the output is no JSON: {e}")),
     }

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_saga::definition::{Definition, RetryData, StepData, StepKind};
-use mainstay_saga::engine::ActionRequest;
+use mainstay_saga::engine::{ActionRequest, StartOptions};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
-use mainstay_saga::wire::{AttemptRef, Completed, Fact, Note, Operation, UndoVerdict, decode, encode};
+use mainstay_saga::wire::{
+    AttemptRef, Completed, Fact, Note, Operation, UndoVerdict, Verdict, decode, encode,
+};
 use mainstay_saga::{Engine, ErrorKind, Handle, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
 use mainstay_store::journal::{Append, Appended, MAX_RECORDS, Row, SagaStatus, StoredAudit};
 use mainstay_store::{BoxFuture, Journal};
@@ -466,4 +468,62 @@ async fn a_cancel_that_came_too_late_does_not_end_the_retries_after_the_pivot() 
         assert!(!facts.iter().any(|f| matches!(f, Fact::Note(_))), "{facts:?}");
         assert_eq!(world.calls(), ["reserve", "email", "email", "email"]);
     }
+}
+
+/// An array in an array, so often.
+pub(crate) fn nested(levels: usize) -> Value {
+    (1..levels).fold(json!([]), |inner, _| Value::Array(vec![inner]))
+}
+
+/// Answers with what it was made with.
+struct Says(Value);
+
+impl LocalStep for Says {
+    fn act(&self, _: StepCx, _: Value) -> BoxFuture<'_, Result<Value, StepError>> {
+        Box::pin(async { Ok(self.0.clone()) })
+    }
+
+    fn undo(&self, _: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// What is nested deeper than a log can be read back was written all the same: the first restart set the saga aside, and
+/// what it had done was never undone.
+#[tokio::test(start_paused = true)]
+async fn what_is_nested_deeper_than_a_log_can_be_read_is_never_written() {
+    let run = async |levels: usize| {
+        let world = World::new();
+        let definition = definition(vec![step("reserve", &[])]);
+        let reserve = Arc::new(Says(nested(levels))) as Arc<dyn LocalStep>;
+        let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+            .definition(definition.clone(), [("reserve".to_owned(), reserve)])
+            .open()
+            .await
+            .unwrap();
+        let handle = world.start(&engine, &definition, "one").await;
+        let outcome = handle.outcome().await.unwrap();
+        // Each record can be read.
+        facts(&world, &handle).await;
+        outcome
+    };
+    let outcome = run(100).await;
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    for levels in [101, 126, 1_000] {
+        let outcome = run(levels).await;
+        assert!(matches!(outcome, Outcome::Compensated { .. }), "{levels}: {outcome:?}");
+    }
+    let world = World::new();
+    let engine = world.engine(&order()).await;
+    let refused = engine.start("order", nested(101), StartOptions::id("one")).await.unwrap_err();
+    assert!(refused.kind() == ErrorKind::TooLarge && refused.to_string().contains("nested"), "{refused}");
+    let (world, _, engine, handle) = stuck().await;
+    let retry = Operation::Retry { step: "charge".to_owned(), input: Some(nested(101)) };
+    let refused = engine.attention().act(handle.uid(), act(retry)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
+    let at = AttemptRef { step: "charge".to_owned(), attempt: 1, generation: 1 };
+    let done = Completed::Action(Verdict::Done { output: Some(nested(101)) });
+    let refused = engine.complete(handle.uid(), at, done).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::TooLarge, "{refused}");
+    assert!(world.journal.load(handle.uid()).await.unwrap().unwrap().posts.is_empty());
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use mainstay_clock::Clock;
 use mainstay_saga::definition::{DefinitionData, OnUnknown, RetryData, StepKind};
 use mainstay_saga::engine::{ActionRequest, StartOptions};
-use mainstay_saga::wire::{Cause, Operation};
+use mainstay_saga::fold::State;
+use mainstay_saga::wire::{Cause, Operation, decode};
 use mainstay_saga::{Engine, ErrorKind, LocalStep, Outcome};
 use mainstay_store::journal::{
-    Append, Appended, ClaimRequest, Claimant, Filter, NewRecord, PurgeRequest, SagaStatus,
+    Append, Appended, ClaimRequest, Claimant, Filter, Hash, NewRecord, PurgeRequest, SagaStatus,
 };
 use serde_json::{Value, json};
 
@@ -417,6 +418,24 @@ async fn sg_f21_same_id_and_input_is_the_same_saga_and_other_input_a_conflict() 
     assert!(other.to_string().contains("stored") && other.to_string().contains("given"));
 }
 
+/// Two requests for one saga, under two keys; the second is repeated. Its reply was kept with the uid of a saga that was
+/// never made.
+#[tokio::test(start_paused = true)]
+async fn if_a01_another_request_for_a_saga_that_exists_is_answered_with_it_each_time() {
+    let world = World::new();
+    let engine = world.engine(&order()).await;
+    let start = async |key: &str| {
+        let mut options = StartOptions::id("one");
+        options.request = Some((key.to_owned(), Hash::of(b"the request")));
+        engine.start("order", json!({}), options).await.unwrap()
+    };
+    let first = start("k1").await;
+    for key in ["k2", "k2", "k1"] {
+        let again = start(key).await;
+        assert_eq!((again.uid(), again.id(), again.is_new()), (first.uid(), "one", false), "{key}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn sg_f24_finished_sagas_leave_memory() {
     let world = World::new();
@@ -504,6 +523,47 @@ async fn if_k3_an_unknown_outcome_asks_a_person_when_the_policy_says_so() {
     let outcome = handle.outcome().await.unwrap();
     let Outcome::Completed { outputs } = outcome else { panic!("{outcome:?}") };
     assert_eq!(outputs[1].1, json!({"charge": 1}));
+}
+
+/// Turned back while it waits for a person, a step is not made again: a retry closed the question unanswered, and its
+/// undo was sent, or, where there is none, the saga ended as if nothing had happened.
+#[tokio::test(start_paused = true)]
+async fn if_k3_an_unknown_outcome_of_a_saga_that_turned_back_is_answered_and_not_retried() {
+    for has_undo in [true, false] {
+        let world = World::new();
+        let mut charge = step("charge", &["reserve"]);
+        charge.on_unknown = OnUnknown::Ask;
+        if !has_undo {
+            charge.local_undo = false;
+            charge.no_undo = Some("a question only".to_owned());
+        }
+        world.script("charge", &[Act::UnknownAfter]);
+        let definition = definition(vec![step("reserve", &[]), charge]);
+        let (engine, handle) = world.begin(&definition).await;
+        handle.outcome().await.unwrap();
+        let act = async |operation: Operation| {
+            let request = ActionRequest::new("ann", "seen in the bank", operation);
+            engine.attention().act(handle.uid(), request).await
+        };
+        let state = async || {
+            let loaded = world.journal.load(handle.uid()).await.unwrap().unwrap();
+            let facts: Vec<_> = loaded.records.iter().map(|r| decode(r).unwrap()).collect();
+            State::fold(&definition, &facts).unwrap()
+        };
+        let legal = async || state().await.legal_on_step(&definition, "charge");
+        assert_eq!(legal().await, ["retry", "retry_with_input", "resolve_done", "resolve_not_done"]);
+        act(Operation::Cancel).await.unwrap();
+        assert_eq!(legal().await, ["resolve_done", "resolve_not_done"], "undo {has_undo}");
+        for input in [None, Some(json!({}))] {
+            let retry = Operation::Retry { step: "charge".to_owned(), input };
+            assert_eq!(act(retry).await.unwrap_err().kind(), ErrorKind::Conflict);
+        }
+        world.clock.sleep(Duration::from_secs(60)).await;
+        assert!(!world.calls().iter().any(|c| c.starts_with("undo")), "nothing is guessed");
+        act(Operation::ResolveNotDone { step: "charge".to_owned() }).await.unwrap();
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+        assert_eq!(world.calls().last().unwrap(), "undo reserve did");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -11,9 +11,10 @@ use mainstay_saga::definition::{Definition, RetryData};
 use mainstay_saga::engine::{ActionRequest, Config};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::{Action, Operation, POST_ACTION};
-use mainstay_store::journal::{Append, Posted, SagaStatus};
+use mainstay_store::journal::{Append, Posted, Row, SagaStatus};
 use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
 
+use crate::bounds::{Looks, is_calm};
 use crate::vanished::process;
 use crate::world::{Act, ByHand, World, order, step};
 
@@ -223,4 +224,38 @@ async fn a_saga_that_waits_long_takes_no_place_in_memory() {
     let start = world.clock.now();
     assert!(matches!(first.outcome().await.unwrap(), Outcome::Completed { .. }));
     assert!(world.clock.now().saturating_duration_since(start) <= Duration::from_secs(15 * 60));
+}
+
+/// The calendar of the machine is set forward by an hour, and the store follows: by it every saga that waited out of
+/// memory was due, by its node's time none was, and the node took it up and gave it back without a rest.
+#[tokio::test(start_paused = true)]
+async fn sg_f22_a_calendar_that_is_set_forward_keeps_no_node_busy_and_hurries_nothing() {
+    let world = World::new();
+    let definition = waits_long(&world);
+    let (looks, journal) = Looks::on(&world);
+    let engine = world.engine_on(journal, &definition).await;
+    let first = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!(engine.in_flight(), 0);
+    let row = async |uid| world.journal.summary(uid).await.unwrap().unwrap().row;
+    let wait = |row: &Row| row.due.unwrap().saturating_duration_since(world.clock.wall());
+    let left = wait(&row(first.uid()).await);
+    assert!(left > Duration::from_secs(200), "{left:?}");
+    world.clock.jump_wall(3_600_000);
+    looks.take();
+    let jumped = world.clock.now();
+    world.clock.sleep(Duration::from_secs(100)).await;
+    is_calm(&looks, 100);
+    assert_eq!(world.calls().len(), 1, "nothing is tried early");
+    // One that begins to wait now is due by the store's calendar when it is by the node's.
+    let second = world.start(&engine, &definition, "two").await;
+    world.clock.sleep(Duration::from_secs(2)).await;
+    assert_eq!((world.calls().len(), engine.in_flight()), (2, 0));
+    let there = world.journal.summary(second.uid()).await.unwrap().unwrap();
+    assert_eq!(there.epoch, 1, "it was not taken up in vain");
+    assert!(wait(&there.row) > Duration::from_secs(10), "{there:?}");
+    world.script("charge", &[Act::Done]);
+    assert!(matches!(first.outcome().await.unwrap(), Outcome::Completed { .. }));
+    let took = world.clock.now().saturating_duration_since(jumped);
+    assert!(left <= took && took <= left + Duration::from_secs(5), "{took:?} of {left:?}");
 }

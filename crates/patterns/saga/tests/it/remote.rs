@@ -20,7 +20,7 @@ use mainstay_store::journal::{Append, Create, Hash, Row, SagaStatus, Uid};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
-use crate::bounds::{Looks, is_calm};
+use crate::bounds::{Looks, is_calm, nested};
 use crate::world::World;
 
 /// What one address answers, call by call; the last goes on for ever.
@@ -415,7 +415,7 @@ async fn a_refusal_before_a_byte_was_sent_leaves_nothing_to_undo() {
 /// Nonsense, silence and stale tokens from a participant never become success, and never hang a saga.
 #[tokio::test(start_paused = true)]
 async fn nonsense_from_a_participant_needs_a_person_and_is_not_repeated() {
-    for nonsense in [say(100), say(302), say(404), say(418), say(999)] {
+    for nonsense in [say(100), say(302), say(404), say(418), say(999), ok(nested(101))] {
         let bench = Bench::new().await;
         bench.remote.script("charge", std::slice::from_ref(&nonsense));
         let outcome = bench.run().await;

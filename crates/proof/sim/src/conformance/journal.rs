@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use mainstay_clock::{Clock, WallTime};
 use mainstay_store::journal::{
-    Append, Appended, Audit, ClaimRequest, Claimant, Create, Created, Cursor, Filter, Hash, MAX_POSTS,
-    MAX_RECORD_BYTES, NewRecord, Posted, PurgeRequest, PutDefinition, Reply, Row, SagaStatus, StoredAudit,
-    StoredDefinition, Uid,
+    Append, Appended, Audit, ClaimRequest, Claimant, Create, Created, Cursor, Filter, Hash, MAX_EVENT_BYTES,
+    MAX_POSTS, MAX_RECORD_BYTES, NewRecord, Posted, PurgeRequest, PutDefinition, Reply, Row, SagaStatus,
+    StoredAudit, StoredDefinition, Uid,
 };
 use mainstay_store::{ErrorKind, Journal};
 
@@ -94,12 +94,14 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     locks_come_with_the_append_or_not_at_all(&suite()).await;
     pages_miss_nothing_under_inserts(&suite()).await;
     events_never_appear_behind_a_cursor(&suite()).await;
+    a_status_that_changes_without_a_record_is_heard(&suite()).await;
+    the_need_of_a_person_is_counted_from_its_begin(&suite()).await;
     purge_leaves_tombstones(&suite()).await;
     definitions_never_change(&suite()).await;
     the_audit_is_a_chain(&suite()).await;
     sizes_are_bounded(&suite()).await;
     ids_are_data(&suite()).await;
-    18
+    20
 }
 
 async fn start_is_idempotent(s: &Suite<'_>) {
@@ -122,9 +124,22 @@ async fn requests_are_idempotent(s: &Suite<'_>) {
     other.reply = Some(reply.clone());
     assert_eq!(s.journal.create(other.clone()).await.unwrap(), Created::Replayed(reply.clone()));
     assert_eq!(s.journal.reply("k").await.unwrap(), Some(reply.clone()));
-    other.reply = Some(Reply { request: Hash::of(b"x"), ..reply });
+    other.reply = Some(Reply { request: Hash::of(b"x"), ..reply.clone() });
     assert_eq!(s.journal.create(other).await.unwrap(), Created::ReplyMismatch);
     assert!(s.journal.find("order", "two").await.unwrap().is_none());
+    // Another request for a saga that exists: its reply names that saga, whoever repeats it.
+    let mut again = s.create("one");
+    again.uid = Uid::new("never-made");
+    let made = Reply { key: "k2".to_owned(), body: b"never-made one".to_vec(), ..reply };
+    again.reply = Some(made.clone());
+    let status = SagaStatus::Running;
+    assert_eq!(
+        s.journal.create(again.clone()).await.unwrap(),
+        Created::Same { uid: create.uid.clone(), status }
+    );
+    let kept = Reply { body: format!("{} one", create.uid).into_bytes(), ..made };
+    assert_eq!(s.journal.reply("k2").await.unwrap(), Some(kept.clone()));
+    assert_eq!(s.journal.create(again).await.unwrap(), Created::Replayed(kept));
 }
 
 async fn appends_are_fenced(s: &Suite<'_>) {
@@ -366,11 +381,90 @@ async fn events_never_appear_behind_a_cursor(s: &Suite<'_>) {
     for (i, event) in all.events.iter().enumerate() {
         assert_eq!(s.journal.events(Some(&event.cursor), 100).await.unwrap().events.len(), 3 - i);
     }
+    // A page is bounded in bytes too.
+    let last = s.journal.last_cursor().await.unwrap();
+    let big = || NewRecord { kind: 5, bytes: vec![0; MAX_RECORD_BYTES] };
+    for seq in (5..25).step_by(2) {
+        s.append(Append::new(uid.clone(), epoch, seq, vec![big(), big()], s.row())).await;
+    }
+    let (mut at, mut seen, mut pages) = (last, 0, 0);
+    while seen < 20 {
+        let page = s.journal.events(Some(&at), 100).await.unwrap();
+        let bytes: usize = page.events.iter().map(|e| e.record.bytes.len()).sum();
+        assert!((1..=MAX_EVENT_BYTES).contains(&bytes), "{bytes} bytes after {seen} events");
+        (at, seen, pages) = (page.next, seen + page.events.len(), pages + 1);
+    }
+    assert_eq!((seen, pages), (20, 3));
     let last = s.journal.last_cursor().await.unwrap();
     assert!(s.journal.events(Some(&last), 10).await.unwrap().events.is_empty());
     let (changed, _) = tokio::join!(s.journal.changed(&last), s.created("two"));
     changed.unwrap();
     assert_eq!(s.journal.events(Some(&last), 10).await.unwrap().events[0].id, "two");
+}
+
+/// A saga is set aside: its row says so, its log stays as it is, and whoever follows the events hears of it.
+async fn a_status_that_changes_without_a_record_is_heard(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let last = s.journal.last_cursor().await.unwrap();
+    let aside = || Row { status: SagaStatus::NeedsAttention, due: None, ..s.row() };
+    let append = async |row: Row, records: Vec<NewRecord>, seq: u64| {
+        s.append(Append::new(uid.clone(), epoch, seq, records, row)).await
+    };
+    let (changed, _) = tokio::join!(s.journal.changed(&last), append(aside(), Vec::new(), 2));
+    changed.unwrap();
+    let page = s.journal.events(Some(&last), 10).await.unwrap();
+    assert!(page.events.is_empty() && !page.reset, "{page:?}");
+    let change = &page.changes[0];
+    assert_eq!((&change.saga, change.id.as_str(), change.definition.as_str()), (&uid, "one", "order"));
+    assert_eq!((change.status, page.changes.len()), (SagaStatus::NeedsAttention, 1));
+    assert!(change.cursor > last && page.next >= change.cursor);
+    // The same once more is no change.
+    append(aside(), Vec::new(), 2).await;
+    let page = s.journal.events(Some(&page.next), 10).await.unwrap();
+    assert!(page.events.is_empty() && page.changes.is_empty(), "{page:?}");
+    append(s.row(), vec![record(2)], 2).await;
+    let page = s.journal.events(Some(&page.next), 10).await.unwrap();
+    assert_eq!((page.events.len(), page.changes.len()), (1, 0));
+    // From the beginning, in pages of one.
+    let (mut events, mut changes, mut cursor) = (0, 0, None);
+    loop {
+        let page = s.journal.events(cursor.as_ref(), 1).await.unwrap();
+        (events, changes) = (events + page.events.len(), changes + page.changes.len());
+        if cursor == Some(page.next) {
+            break;
+        }
+        cursor = Some(page.next);
+    }
+    assert_eq!((events, changes), (2, 1));
+    let loaded = s.journal.load(&uid).await.unwrap().unwrap();
+    assert_eq!(
+        (loaded.records.len(), loaded.summary.next_seq),
+        (2, 3),
+        "the log has no more than its records"
+    );
+}
+
+/// What is tried behind an item appends, and takes nothing from the time that a saga has waited for a person.
+async fn the_need_of_a_person_is_counted_from_its_begin(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let append = async |seq: u64, status: SagaStatus, due: Option<WallTime>| {
+        let row = Row { status, due, ..s.row() };
+        s.append(Append::new(uid.clone(), epoch, seq, vec![record(2)], row)).await;
+    };
+    let oldest = async || {
+        let counts = s.journal.counts().await.unwrap();
+        counts.iter().find(|c| c.status == SagaStatus::NeedsAttention).unwrap().oldest
+    };
+    append(2, SagaStatus::NeedsAttention, None).await;
+    let begun = oldest().await;
+    for seq in [3, 4] {
+        s.clock.sleep(Duration::from_secs(1)).await;
+        append(seq, SagaStatus::NeedsAttention, Some(s.clock.wall())).await;
+        assert_eq!(oldest().await, begun, "an attempt behind the item");
+    }
+    append(5, SagaStatus::Compensating, None).await;
+    append(6, SagaStatus::NeedsAttention, None).await;
+    assert!(oldest().await >= begun.saturating_add(Duration::from_secs(2)), "it needs one anew");
 }
 
 async fn purge_leaves_tombstones(s: &Suite<'_>) {
@@ -430,6 +524,7 @@ async fn the_audit_is_a_chain(s: &Suite<'_>) {
         previous = line.chain;
     }
     assert_eq!(s.journal.audit(lines[0].seq, 10).await.unwrap().len(), 1);
+    assert!(s.journal.audit(u64::MAX, 10).await.unwrap().is_empty(), "behind the last one");
 }
 
 async fn sizes_are_bounded(s: &Suite<'_>) {
