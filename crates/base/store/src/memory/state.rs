@@ -352,11 +352,13 @@ impl State {
                 definition: summary.definition.clone(),
                 status,
                 retrying: 0,
+                overdue: 0,
                 count: 0,
                 oldest: summary.updated,
             });
             count.count += 1;
             count.retrying += u64::from(summary.row.retrying);
+            count.overdue += u64::from(summary.row.overdue);
             count.oldest = count.oldest.min(summary.updated);
         }
         counts.into_values().collect()
@@ -468,6 +470,8 @@ fn matches(filter: &Filter, summary: &Summary) -> bool {
     (filter.status.is_empty() || filter.status.contains(&row.status))
         && is(filter.retrying.as_ref(), &row.retrying)
         && is(filter.paused.as_ref(), &row.paused)
+        && is(filter.overdue.as_ref(), &row.overdue)
+        && (!filter.attention || row.waits_for_person())
         && is(filter.definition.as_ref(), &summary.definition)
         && filter.step.as_ref().is_none_or(|s| row.step.as_ref() == Some(s))
         && is(filter.id.as_ref(), &summary.id)
