@@ -325,8 +325,8 @@ impl Conn {
         Ok(left.filter(|_| told.ttl >= 0).map(Duration::from_secs))
     }
 
-    /// Connects, and looks whether the server will do.
-    pub(crate) async fn ready(&self) -> Result<()> {
+    /// The version of the member that is asked, as it says.
+    pub(crate) async fn version(&self) -> Result<String> {
         let told = self
             .call(Repeat::Harmless, |channel, token| async move {
                 MaintenanceClient::new(channel).status(led(StatusRequest {}, token)).await
@@ -334,11 +334,17 @@ impl Conn {
             .await
             .map_err(|failed| failed.error.with_outcome(Outcome::NotApplied))?
             .reply;
-        if version(&told.version).is_none_or(|v| v < OLDEST) {
+        Ok(told.version)
+    }
+
+    /// Connects, and looks whether the server will do.
+    pub(crate) async fn ready(&self) -> Result<()> {
+        let told = self.version().await?;
+        if version(&told).is_none_or(|v| v < OLDEST) {
             let text = format!(
                 "etcd {} is version {}; leases need 3.4 or later",
                 self.endpoint(),
-                if told.version.is_empty() { "unknown" } else { &told.version }
+                if told.is_empty() { "unknown" } else { &told }
             );
             return Err(Error::new(ErrorKind::Unsupported, text));
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
-    WATCHED,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Server,
+    Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 
@@ -19,6 +19,8 @@ use crate::ops::Ops;
 
 /// etcd takes 128 operations in one transaction, as shipped; up to four are needed per name, and one more.
 const MAX_NAMES: usize = 31;
+/// What [`Conn::ready`] demands, as people write it.
+const OLDEST: &str = "3.4";
 
 /// A [`LeaseStore`] on etcd 3.4 or later. Clones share it.
 ///
@@ -194,6 +196,13 @@ impl LeaseStore for EtcdLeases {
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         self.0.hub.watch(name, self.0.scheme.locks(name))
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async move {
+            let version = self.0.conn.version().await?;
+            Ok(vec![Server::new("etcd", self.0.conn.endpoint(), version, OLDEST)])
+        })
     }
 
     fn guarantees(&self) -> Guarantees {

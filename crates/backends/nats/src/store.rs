@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::{Client, ConnectOptions};
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred, WATCHED,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Server, Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, FencingToken, LeaseStore, Result};
 use tokio::sync::watch;
@@ -25,6 +25,8 @@ const PING: Duration = Duration::from_secs(2);
 const RECONNECT: Duration = Duration::from_millis(200);
 /// Requests of one connection that wait to be written; more wait for a place.
 const BUFFER: usize = 1_024;
+/// What `bucket::admit` demands, as people write it.
+const OLDEST: &str = "2.10";
 
 /// A [`LeaseStore`] on a NATS `JetStream` key-value bucket (server 2.10 or later). Clones share the connection.
 ///
@@ -173,6 +175,13 @@ impl LeaseStore for NatsLeases {
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         self.core().board.watchers.watch(self.core().known(name))
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        // As it was told when the connection was made, or made again.
+        let told = self.core().api.client.server_info();
+        let server = Server::new("NATS", format!("{}:{}", told.host, told.port), told.version, OLDEST);
+        Box::pin(async { Ok(vec![server]) })
     }
 
     fn guarantees(&self) -> Guarantees {

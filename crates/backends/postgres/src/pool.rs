@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::StreamExt as _;
 use mainstay_clock::{Runtime, TaskHandle};
-use mainstay_store::lease::Fencing;
+use mainstay_store::lease::{Fencing, Server};
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::Client;
@@ -21,6 +21,12 @@ use crate::tls::is_distrust;
 
 /// The first version whose server ends a session on request and notices a client that is gone.
 const MIN_VERSION: i32 = 140_000;
+/// The same, as people write it.
+const OLDEST: &str = "14";
+
+/// Who answers, for people.
+const WHO: &str = "select current_setting('server_version'),
+       coalesce(host(inet_server_addr()) || ':' || inet_server_port(), 'a local socket')";
 
 /// What a session is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +163,16 @@ impl Pool {
             pool: Arc::clone(self),
             _turn: turn,
         })
+    }
+
+    /// The server, as it names itself.
+    pub(crate) async fn server(self: &Arc<Self>) -> Result<Server> {
+        let lent = self.lend().await?;
+        let asked = async { lent.client().query_typed_one(WHO, &[]).await.map_err(store_error) };
+        let row = self.within("the server's version", Outcome::NotApplied, asked).await?;
+        let (version, address): (String, String) = (row.get(0), row.get(1));
+        lent.give_back();
+        Ok(Server::new("PostgreSQL", address, version, OLDEST))
     }
 
     async fn conn(&self) -> Result<Conn> {

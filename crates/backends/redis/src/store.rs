@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share, WATCHED,
-    check_limit, mismatch,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Server, Share,
+    WATCHED, check_limit, mismatch,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 use redis::Cmd;
@@ -484,6 +484,10 @@ impl LeaseStore for RedisLeases {
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         let keys = self.0.options.keys(name);
         Box::pin(async move { self.0.node.ears().changed(&keys?).await })
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async { Ok(vec![self.node().server().await]) })
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -28,6 +28,7 @@ pub(crate) struct Head {
     pub(crate) posts: i64,
     pub(crate) status: SagaStatus,
     pub(crate) due: Option<i64>,
+    pub(crate) overdue: bool,
     /// The saga's newest row of the log, 0 when it has none.
     pub(crate) last_n: i64,
     pub(crate) definition: Arc<str>,
@@ -138,7 +139,7 @@ impl Desk {
         }
         let found = conn
             .prepare_cached(
-                "select rid, epoch, next_seq, bytes, posts, status, due, last_n, definition from saga where uid = ?1",
+                "select rid, epoch, next_seq, bytes, posts, status, due, last_n, definition, overdue from saga where uid = ?1",
             )?
             .query_row([uid.as_str()], |r| {
                 let status: String = r.get(5)?;
@@ -150,6 +151,7 @@ impl Desk {
                     posts: r.get(4)?,
                     status: SagaStatus::Running,
                     due: r.get(6)?,
+                    overdue: r.get(9)?,
                     last_n: r.get(7)?,
                     definition: r.get::<_, String>(8)?.into(),
                 };

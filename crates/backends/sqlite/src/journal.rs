@@ -8,7 +8,7 @@ use mainstay_clock::WallTime;
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
     Hash, Loaded, MAX_ID_BYTES, MAX_LOG_BYTES, MAX_POSTS, MAX_RECORD_BYTES, MAX_RECORDS, NewRecord, Page,
-    PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, Row, SagaStatus, StatusCount,
+    PageCursor, Post, Posted, PurgeRequest, Purged, PutDefinition, Reply, Row, SagaStatus, StatusCount,
     StoredAudit, StoredDefinition, Summary, TxResult, TxWork, Uid,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
@@ -237,6 +237,7 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
         posts: 0,
         status: row.status,
         due: due(row),
+        overdue: row.overdue,
         last_n: 0,
         definition: pen.desk.name(&c.definition),
     };
@@ -247,8 +248,8 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
     conn.prepare_cached(
         "insert into saga (rid, uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes, owner,
          incarnation, strikes, created, updated, status, retrying, paused, due, next_try, step, attempt, error, parent,
-         parent_step, last_n, ended, needs_since) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13, ?13,
-         ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26)",
+         parent_step, last_n, ended, needs_since, overdue) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, 0, ?13,
+         ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25, ?26, ?27)",
     )?
     .execute(params![
         head.rid, c.uid.as_str(), c.definition, c.version, c.definition_hash.0, c.id, c.input_hash.0, head.epoch,
@@ -256,7 +257,7 @@ fn insert_saga(pen: &mut Pen, c: &Create) -> Write<Created> {
         c.owner.as_ref().map_or(0, |o| int(o.incarnation)), now, row.status.as_str(), row.retrying, row.paused,
         head.due, row.next_try.map(WallTime::unix_millis), row.step, row.attempt, row.error,
         parent.map(|p| p.0.as_str()), parent.map(|p| &p.1), head.last_n, ended(row, now),
-        needs(row.status).then_some(now)
+        needs(row.status).then_some(now), row.overdue
     ])?;
     for (key, value) in &row.attrs {
         conn.prepare_cached("insert into attr values (?1, ?2, ?3)")?
@@ -334,8 +335,8 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
     }
     // Most appends move the saga in no index: then none is touched.
     let (before, due) = (head.status, due_after(conn, a, &head, now)?);
-    if before != a.row.status || head.due != due {
-        (head.status, head.due) = (a.row.status, due);
+    if before != a.row.status || head.due != due || head.overdue != a.row.overdue {
+        (head.status, head.due, head.overdue) = (a.row.status, due, a.row.overdue);
         move_saga(conn, &head, now)?;
     }
     write_row(conn, &head, &a.row, now)?;
@@ -356,7 +357,7 @@ fn move_saga(conn: &Connection, head: &Head, now: i64) -> rusqlite::Result<()> {
     let is_final = head.status.is_final();
     conn.prepare_cached(
         "update saga set status = ?2, due = ?3, ended = ?4, owner = case when ?5 then null else owner end,
-         needs_since = case when ?6 then ifnull(needs_since, ?7) end where rid = ?1",
+         needs_since = case when ?6 then ifnull(needs_since, ?7) end, overdue = ?8 where rid = ?1",
     )?
     .execute(params![
         head.rid,
@@ -365,7 +366,8 @@ fn move_saga(conn: &Connection, head: &Head, now: i64) -> rusqlite::Result<()> {
         is_final.then_some(now),
         is_final,
         needs(head.status),
-        now
+        now,
+        head.overdue
     ])?;
     Ok(())
 }
@@ -674,6 +676,11 @@ impl Journal for SqliteStore {
     fn summary<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Option<Summary>>> {
         let saga = saga.clone();
         Box::pin(self.read(move |conn| query::summary(conn, &saga)))
+    }
+
+    fn inbox<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Vec<Post>>> {
+        let saga = saga.clone();
+        Box::pin(self.read(move |conn| query::inbox(conn, &saga)))
     }
 
     fn find(&self, definition: &str, id: &str) -> BoxFuture<'_, Result<Option<Summary>>> {

@@ -10,6 +10,8 @@ use crate::error::store_error;
 
 /// Fixes the WAL-reset race between connections; older libraries may corrupt the file.
 const MIN_SQLITE: i32 = 3_051_003;
+/// The same, as people write it.
+pub(crate) const OLDEST: &str = "3.51.3";
 /// A foreign process that holds the file for a moment is slowness, not failure.
 pub(crate) const BUSY: Duration = Duration::from_secs(10);
 /// Page cache of the writer, in KiB: the hot end of the tables, and far below the memory goal.
@@ -21,7 +23,7 @@ const STATEMENTS: usize = 128;
 
 pub(crate) fn open(file: &Path, write: bool) -> Result<Connection, Error> {
     if rusqlite::version_number() < MIN_SQLITE {
-        let text = format!("SQLite {} is too old; 3.51.3 or newer is needed", rusqlite::version());
+        let text = format!("SQLite {} is too old; {OLDEST} or newer is needed", rusqlite::version());
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     let mode = if write {

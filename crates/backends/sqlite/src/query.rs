@@ -102,7 +102,7 @@ impl LogRow {
 
 const SUMMARY: &str = "s.uid, s.id, s.definition, s.version, s.definition_hash, s.input_hash, s.epoch, s.next_seq,
   s.owner, s.created, s.updated, s.status, s.retrying, s.paused, s.due, s.next_try, s.step, s.attempt, s.error,
-  s.parent, s.parent_step, s.rid";
+  s.parent, s.parent_step, s.rid, s.overdue";
 
 fn read_summary(r: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Summary)> {
     let status: String = r.get(11)?;
@@ -134,6 +134,7 @@ fn read_summary(r: &rusqlite::Row<'_>) -> rusqlite::Result<(i64, Summary)> {
             status,
             retrying: r.get(12)?,
             paused: r.get(13)?,
+            overdue: r.get(22)?,
             due: time(14)?,
             next_try: time(15)?,
             step: r.get(16)?,
@@ -205,22 +206,36 @@ pub(crate) fn load(conn: &Connection, uid: &Uid) -> Result<Option<Loaded>> {
             summary.next_seq
         )));
     }
-    let posts = tx
-        .prepare_cached("select number, message, kind, at, bytes from post where rid = ?1 and drained = 0 order by number")
-        .and_then(|mut s| {
-            s.query_map([rid], |r| {
-                Ok(Post {
-                    number: r.get(0)?,
-                    message: r.get(1)?,
-                    kind: r.get(2)?,
-                    at: WallTime::from_unix_millis(r.get(3)?),
-                    bytes: r.get(4)?,
-                })
-            })?
-            .collect()
-        })
-        .map_err(store_error)?;
+    let posts = posts_of(&tx, rid)?;
     Ok(Some(Loaded { summary, records, posts }))
+}
+
+fn posts_of(conn: &Connection, rid: i64) -> Result<Vec<Post>> {
+    conn.prepare_cached(
+        "select number, message, kind, at, bytes from post where rid = ?1 and drained = 0 order by number",
+    )
+    .and_then(|mut s| {
+        s.query_map([rid], |r| {
+            Ok(Post {
+                number: r.get(0)?,
+                message: r.get(1)?,
+                kind: r.get(2)?,
+                at: WallTime::from_unix_millis(r.get(3)?),
+                bytes: r.get(4)?,
+            })
+        })?
+        .collect()
+    })
+    .map_err(store_error)
+}
+
+/// What waits in the inbox of a saga, without a look at its log.
+pub(crate) fn inbox(conn: &Connection, uid: &Uid) -> Result<Vec<Post>> {
+    let rid = conn
+        .prepare_cached("select rid from saga where uid = ?1")
+        .and_then(|mut s| s.query_row([uid.as_str()], |r| r.get(0)).optional())
+        .map_err(store_error)?;
+    rid.map_or(Ok(Vec::new()), |rid| posts_of(conn, rid))
 }
 
 /// Conditions with their bound values: nothing of a filter ever becomes SQL text.
@@ -244,7 +259,15 @@ impl Where {
             let names: Vec<String> = filter.status.iter().map(|s| format!("'{s}'")).collect();
             w.sql.push(format!("s.status in ({})", names.join(", ")));
         }
-        let flags = [("s.retrying = ?", filter.retrying), ("s.paused = ?", filter.paused)];
+        if filter.attention {
+            // As in the index, literally: a planner proves no more.
+            w.sql.push("(s.status = 'needs_attention' or s.overdue = 1)".to_owned());
+        }
+        let flags = [
+            ("s.retrying = ?", filter.retrying),
+            ("s.paused = ?", filter.paused),
+            ("s.overdue = ?", filter.overdue),
+        ];
         for (sql, flag) in flags {
             flag.into_iter().for_each(|f| w.add(sql, i64::from(f)));
         }
@@ -382,7 +405,7 @@ fn open_counts() -> String {
     let open: Vec<&str> = SagaStatus::ALL.iter().filter(|s| !s.is_final()).map(|s| s.as_str()).collect();
     // Names of a closed set, not input.
     format!(
-        "select definition, status, sum(retrying), count(*), min(ifnull(needs_since, updated)) from saga indexed by saga_status
+        "select definition, status, sum(retrying), count(*), min(ifnull(needs_since, updated)), sum(overdue) from saga indexed by saga_status
          where status in ('{}') group by definition, status",
         open.join("', '")
     )
@@ -402,6 +425,7 @@ pub(crate) fn counts(conn: &Connection) -> Result<Vec<StatusCount>> {
                     retrying: r.get(2)?,
                     count: r.get(3)?,
                     oldest: WallTime::from_unix_millis(r.get(4)?),
+                    overdue: r.get(5)?,
                 })
             })?
             .collect()
@@ -413,7 +437,7 @@ pub(crate) fn counts(conn: &Connection) -> Result<Vec<StatusCount>> {
             .and_then(|mut s| s.query_row(params![status.as_str(), definition], |r| r.get(0)).optional())
             .map_err(store_error)?;
         let oldest = WallTime::from_unix_millis(oldest.unwrap_or_default());
-        counts.push(StatusCount { definition, status, retrying: 0, count, oldest });
+        counts.push(StatusCount { definition, status, retrying: 0, overdue: 0, count, oldest });
     }
     counts.sort_by(|a, b| (&a.definition, a.status.as_str()).cmp(&(&b.definition, b.status.as_str())));
     Ok(counts)
@@ -608,12 +632,15 @@ mod tests {
         for ordered in [
             of(&|_| {}),
             of(&|f| f.status = vec![SagaStatus::NeedsAttention]),
+            of(&|f| f.attention = true),
             of(&|f| f.definition = Some("common".to_owned())),
             of(&|f| f.error_contains = Some("x".to_owned())),
             of(&|f| f.attrs = [("a", "1"), ("b", "2")].map(|(k, v)| (k.to_owned(), v.to_owned())).into()),
         ] {
             assert!(!ordered.contains("TEMP B-TREE"), "{ordered}");
         }
+        let waiting = of(&|f| f.attention = true);
+        assert!(waiting.contains("INDEX saga_attention"), "{waiting}");
         let attrs = of(&|f| f.attrs = [("a".to_owned(), "1".to_owned())].into());
         assert!(attrs.contains("INDEX attr_value (key=? AND value=? AND rid<?)"), "{attrs}");
         let rare = of(&|f| f.definition = Some("rare".to_owned()));

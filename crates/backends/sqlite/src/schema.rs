@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 8] = [V1, V2, V3, V4, V5, V6, V7, V8];
+const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, V5, V6, V7, V8, V9];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -86,6 +86,12 @@ insert into calendar values (1, 0);
 const V8: &str = "
 alter table saga add column needs_since integer;
 update saga set needs_since = updated where status = 'needs_attention';
+";
+
+/// What waits for a person is found without a look at what does not.
+const V9: &str = "
+alter table saga add column overdue integer not null default 0;
+create index saga_attention on saga (rid) where status = 'needs_attention' or overdue = 1;
 ";
 
 /// The version this program writes.

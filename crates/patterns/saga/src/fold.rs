@@ -267,6 +267,10 @@ impl State {
                 Ok(())
             }
             Fact::Carried(carried) => self.carried(definition, carried),
+            Fact::Closed(_) => {
+                self.close();
+                Ok(())
+            }
             Fact::StepStarted(at) => self.step_started(definition, at),
             Fact::StepEnded(end) => self.step_ended(definition, end),
             Fact::UndoStarted(at) => self.undo_started(definition, at),
@@ -586,6 +590,19 @@ impl State {
         node.retry_at = end.retry_at;
         node.item = end.item;
         Ok(())
+    }
+
+    /// A person gave it up from outside the rules. What was in flight may have had an effect.
+    fn close(&mut self) {
+        for node in &mut self.nodes {
+            if node.running.take().is_some() {
+                let generation = node.current_mut();
+                generation.effect = generation.effect.max(Effect::Maybe);
+            }
+            node.undoing = None;
+            node.retry_at = None;
+        }
+        self.finished = Some(SagaStatus::Abandoned);
     }
 
     fn finish(&mut self, definition: &Definition, status: &str) -> Result<(), Illegal> {

@@ -17,6 +17,7 @@ pub mod inbound;
 pub mod next;
 pub mod participant;
 mod row;
+pub mod seal;
 #[cfg(any(feature = "http", feature = "tower"))]
 pub mod signature;
 mod step;

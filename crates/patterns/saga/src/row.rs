@@ -38,6 +38,7 @@ pub(crate) fn row(definition: &Definition, state: &State, now: i64, attrs: &BTre
         status,
         retrying: !status.is_final() && retry.is_some() && status != SagaStatus::NeedsAttention,
         paused: state.paused,
+        overdue: state.overdue && !state.acknowledged && !status.is_final(),
         due: due.map(WallTime::from_unix_millis),
         next_try: retry.filter(|_| !status.is_final()).map(WallTime::from_unix_millis),
         step: focus.map(|i| definition.steps()[i].name.clone()),

@@ -23,6 +23,7 @@ mod kind {
     pub(super) const FINISHED: u16 = 10;
     pub(super) const NOTE: u16 = 11;
     pub(super) const CARRIED: u16 = 12;
+    pub(super) const CLOSED: u16 = 13;
 }
 
 /// A fact of a saga.
@@ -35,6 +36,8 @@ pub enum Fact {
     ActionRefused(ActionRefused),
     /// A step was done by the saga that this one runs again.
     Carried(Carried),
+    /// A person closed a saga that was set aside.
+    Closed(Closed),
     /// The saga exists.
     Created(Started),
     /// Nothing will happen any more.
@@ -296,6 +299,8 @@ pub enum Operation {
         /// Step name.
         step: String,
     },
+    /// Read a saga that was set aside anew, and go on where its log ends. Nothing else changes.
+    TakeUp,
 }
 
 impl Operation {
@@ -312,7 +317,7 @@ impl Operation {
             Self::ResolveNotDone { .. } => "resolve_not_done",
             Self::ResolveUndone { .. } => "resolve_undone",
             Self::Resume => "resume",
-            Self::Retry { .. } => "retry",
+            Self::Retry { .. } | Self::TakeUp => "retry",
             Self::Skip { .. } => "skip",
         }
     }
@@ -360,6 +365,21 @@ pub struct ActionRefused {
     /// What.
     pub action: String,
     /// Why it was refused.
+    pub why: String,
+}
+
+/// A person gave up a saga that no node could drive, and ended it for good: whatever its log says, in whatever order.
+/// Effects that it had stay; an attempt in flight may have had one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::exhaustive_structs, reason = "a payload is exactly this")]
+pub struct Closed {
+    /// Idempotency id of the message.
+    pub message: String,
+    /// Who.
+    pub who: String,
+    /// The evidence.
+    pub reason: String,
+    /// Why nobody could drive it.
     pub why: String,
 }
 
@@ -425,6 +445,7 @@ pub fn encode(fact: &Fact) -> NewRecord {
         Fact::Action(p) => json(kind::ACTION, p),
         Fact::ActionRefused(p) => json(kind::ACTION_REFUSED, p),
         Fact::Carried(p) => json(kind::CARRIED, p),
+        Fact::Closed(p) => json(kind::CLOSED, p),
         Fact::Created(p) => json(kind::CREATED, p),
         Fact::Finished(p) => json(kind::FINISHED, p),
         Fact::Note(p) => json(kind::NOTE, p),
@@ -453,6 +474,7 @@ pub fn decode(record: &Record) -> Result<Fact, DecodeError> {
         kind::ACTION => Fact::Action(json(record)?),
         kind::ACTION_REFUSED => Fact::ActionRefused(json(record)?),
         kind::CARRIED => Fact::Carried(json(record)?),
+        kind::CLOSED => Fact::Closed(json(record)?),
         kind::CREATED => Fact::Created(json(record)?),
         kind::FINISHED => Fact::Finished(json(record)?),
         kind::NOTE => Fact::Note(json(record)?),

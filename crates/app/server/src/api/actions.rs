@@ -49,7 +49,7 @@ async fn act(
     let expected = seen(&headers)?;
     let scope = key.map(|key| format!("act/{}/{uid}/{key}", caller.name));
     let _running = scope.as_deref().map(|scope| app.running.take(scope)).transpose()?;
-    let before = sagas::load_for(&app, &caller, &uid).await?;
+    let before = sagas::look_for(&app, &caller, &uid).await?;
     // With a key the action may be on the log already: then the engine answers.
     if scope.is_none() && before.summary.next_seq != expected {
         return Err(stale());
@@ -66,6 +66,7 @@ async fn act(
         }
         None if before.summary.next_seq != expected => Err(stale()),
         None => {
+            sagas::whole(&before)?;
             let request = Hash::of(format!("POST /v1/sagas/{uid}/actions {canonical}").as_bytes());
             run_again(&app, caller, &trace, &uid, scope.map(|s| (s, request)), body).await
         }
@@ -81,11 +82,12 @@ fn same_action(
     reason: &str,
 ) -> Result<(), Problem> {
     let taken = saga.records.iter().find_map(|r| match decode(r) {
-        Ok(Fact::Action(action)) if action.message == message => Some(action),
+        Ok(Fact::Action(action)) if action.message == message => Some((action.operation, action.reason)),
+        Ok(Fact::Closed(closed)) if closed.message == message => Some((Operation::Abandon, closed.reason)),
         _ => None,
     });
     match taken {
-        Some(taken) if Some(&taken.operation) != operation || taken.reason != reason => {
+        Some((taken, said)) if Some(&taken) != operation || said != reason => {
             Err(Problem::new(Code::KeyReused, "the key is known with another action"))
         }
         _ => Ok(()),
@@ -113,9 +115,9 @@ pub(crate) async fn operate(
     let mut request = ActionRequest::new(who, reason, operation).expecting(expected);
     request.message = Some(message.clone());
     match app.engine.attention().act(&Uid::new(uid), request).await {
-        Ok(()) => sagas::load(app, uid).await,
+        Ok(()) => sagas::look(app, uid).await,
         Err(e) if e.kind() == ErrorKind::Conflict => {
-            let after = sagas::load(app, uid).await?;
+            let after = sagas::look(app, uid).await?;
             // A refusal that stands behind the version that was seen: somebody was faster.
             let at = after.records.iter().rev().find_map(|r| match decode(r) {
                 Ok(Fact::ActionRefused(refused)) if refused.message == message => Some(r.seq),

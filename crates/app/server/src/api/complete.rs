@@ -97,7 +97,7 @@ async fn complete(
     let (at, result) = report.read(step)?;
     // A participant reports for every step: only a narrowed one costs a look.
     if !caller.is_free() {
-        sagas::load_for(&app, &caller, &uid).await?;
+        sagas::look_for(&app, &caller, &uid).await?;
     }
     app.engine.complete(&Uid::new(uid), at, result).await.map_err(|e| engine_problem(&e))?;
     Ok(reply(StatusCode::OK, &json!({"taken": true})))

@@ -12,6 +12,7 @@ use axum::routing::get;
 use http::StatusCode;
 use mainstay_resilience::breaker;
 use mainstay_resilience::bulkhead::BulkheadSnapshot;
+use mainstay_saga::Engine;
 use mainstay_sqlite::SqliteStore;
 use mainstay_store::journal::SagaStatus;
 
@@ -48,12 +49,13 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let unnamed = names.len().saturating_sub(MAX_LABELS);
     names.truncate(MAX_LABELS);
     let mut sagas: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    let mut retrying = 0;
+    let (mut retrying, mut overdue) = (0, 0);
     let mut oldest = 0.0_f64;
     for c in &counts {
         let name = if names.contains(&c.definition.as_str()) { c.definition.as_str() } else { "other" };
         *sagas.entry((name, c.status.as_str())).or_default() += c.count;
         retrying += c.retrying;
+        overdue += c.overdue;
         if c.status == SagaStatus::NeedsAttention && c.count > 0 {
             oldest = oldest.max(now.saturating_duration_since(c.oldest).as_secs_f64());
         }
@@ -69,7 +71,14 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     }
     let resets = app.resets.load(Ordering::Relaxed);
     single(&mut text, "mainstay_sagas_retrying", "gauge", "Sagas between two attempts", retrying);
-    single(&mut text, "mainstay_sagas_in_memory", "gauge", "Sagas this node drives", app.engine.in_flight());
+    single(
+        &mut text,
+        "mainstay_sagas_overdue",
+        "gauge",
+        "Sagas past their deadline that nobody acknowledged",
+        overdue,
+    );
+    of_engine(&mut text, &app.engine);
     single(
         &mut text,
         "mainstay_saga_attention_oldest_seconds",
@@ -95,6 +104,29 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     head(&mut text, "mainstay_build_info", "gauge", "The running version");
     let _ = writeln!(text, "mainstay_build_info{{version=\"{}\"}} 1", env!("CARGO_PKG_VERSION"));
     Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
+}
+
+/// What the engine holds in memory, and what it warned of.
+fn of_engine(text: &mut String, engine: &Engine) {
+    single(text, "mainstay_sagas_in_memory", "gauge", "Sagas this node drives", engine.in_flight());
+    let help = "Most sagas that this node drives at once";
+    single(text, "mainstay_sagas_in_memory_limit", "gauge", help, engine.max_in_flight());
+    let warned = engine.warnings();
+    let name = "mainstay_warnings_total";
+    head(
+        text,
+        name,
+        "counter",
+        "Times that a bound was used up to 80 %, or clocks went apart; each is logged",
+    );
+    let all = [
+        ("clock_drift", warned.clock_drifts),
+        ("log_nearly_full", warned.logs_nearly_full),
+        ("memory_nearly_full", warned.memory_nearly_full),
+    ];
+    for (about, count) in all {
+        let _ = writeln!(text, "{name}{{about=\"{about}\"}} {count}");
+    }
 }
 
 /// Calls of participants, and what guards them. A breaker that is built anew counts from zero again.

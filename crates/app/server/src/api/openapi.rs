@@ -27,6 +27,7 @@ struct Operation {
 const ANYWHERE: &[u16] = &[400, 401, 403, 404, 405, 408, 413, 414, 429, 431, 500, 503];
 
 const FILTERS: &[&str] = &[
+    "attention",
     "attempt_gte",
     "attempt_lte",
     "created_gte",
@@ -36,6 +37,7 @@ const FILTERS: &[&str] = &[
     "error~",
     "id",
     "limit",
+    "overdue",
     "paused",
     "retrying",
     "status",
@@ -57,7 +59,7 @@ operations! {
     "get" "/openapi.json" "This document" &[], &[], &[200];
     "get" "/problems/{code}" "The page of an error code" &[], &[], &[200];
     "get" "/readyz" "Ready to take work" &[], &[], &[200];
-    "get" "/v1/attention" "Sagas that only a person can move on" FILTERS, &[], &[200];
+    "get" "/v1/attention" "Sagas that wait for a person: only one can move them on, or they are overdue" FILTERS, &[], &[200];
     "get" "/v1/audit" "Who did what, chained by hashes" &["after", "limit"], &[], &[200];
     "get" "/v1/definitions" "Every definition" &[], &[], &[200];
     "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];

@@ -71,8 +71,12 @@ impl Body {
             return bad("`reason` has 1 to 4096 bytes");
         }
         let on_step = matches!(self.action, Name::Resolve | Name::Retry | Name::Skip);
-        if on_step != self.step.is_some() {
-            return bad("`step` is for resolve, retry and skip, and needed there");
+        // A saga that is set aside as a whole is retried as a whole.
+        let whole = self.action == Name::Retry && self.input.is_none();
+        if on_step != self.step.is_some() && !(whole && self.step.is_none()) {
+            return bad(
+                "`step` is for resolve, retry and skip, and needed there but for a retry of a saga that is set aside",
+            );
         }
         if self.input.is_some() && !matches!(self.action, Name::Retry | Name::RunAgain) {
             return bad("`input` is for retry and run_again");
@@ -100,6 +104,7 @@ impl Body {
             (Name::Compensate, _) => Operation::Compensate,
             (Name::Pause, _) => Operation::Pause,
             (Name::Resume, _) => Operation::Resume,
+            (Name::Retry, _) if self.step.is_none() => Operation::TakeUp,
             (Name::Retry, _) => Operation::Retry { step, input: self.input.clone() },
             (Name::Skip, _) => Operation::Skip { step },
             (Name::Resolve, Some(Resolved::NotDone)) => Operation::ResolveNotDone { step },

@@ -119,6 +119,8 @@ impl Query {
             id: self.take("id"),
             retrying: self.take_as("retrying")?,
             paused: self.take_as("paused")?,
+            overdue: self.take_as("overdue")?,
+            attention: self.take_as("attention")?.unwrap_or(false),
             attempt_gte: self.take_as("attempt_gte")?,
             attempt_lte: self.take_as("attempt_lte")?,
             error_contains: self.take("error~"),

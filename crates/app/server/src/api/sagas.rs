@@ -9,7 +9,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_store::ErrorKind;
-use mainstay_store::journal::{Loaded, MAX_LOG_BYTES, SagaStatus, Uid};
+use mainstay_store::journal::{Loaded, MAX_LOG_BYTES, SagaStatus, StatusCount, Uid};
 use serde_json::{Value, json};
 
 use crate::api::json::{page_problem, reply, store_problem};
@@ -56,34 +56,22 @@ pub(crate) async fn look(app: &App, uid: &str) -> Result<Loaded, Problem> {
     find(app, &Uid::new(uid)).await?.ok_or_else(none)
 }
 
-/// A saga to act on.
+/// Refuses a saga whose log is damaged, for what needs all of it.
 ///
 /// # Errors
-/// As [`look`], and 409 when its log is damaged: from that nothing can be decided.
-pub(crate) async fn load(app: &App, uid: &str) -> Result<Loaded, Problem> {
-    whole(look(app, uid).await?)
-}
-
-fn whole(loaded: Loaded) -> Result<Loaded, Problem> {
+/// 409.
+pub(super) fn whole(loaded: &Loaded) -> Result<(), Problem> {
     if loaded.records.is_empty() {
-        return Err(Problem::new(Code::IllegalAction, format!("{}: nothing is possible", view::DAMAGED)));
+        return Err(Problem::new(Code::IllegalAction, view::DAMAGED));
     }
-    Ok(loaded)
+    Ok(())
 }
 
-/// Loads a saga that the caller may reach. Any other one does not exist for them.
-///
-/// # Errors
-/// As [`load`].
-pub(super) async fn load_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
-    whole(look_for(app, caller, uid).await?)
-}
-
-/// As [`load_for`], to look at.
+/// A saga that the caller may reach. Any other one does not exist for them.
 ///
 /// # Errors
 /// As [`look`].
-async fn look_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
+pub(super) async fn look_for(app: &App, caller: &Caller, uid: &str) -> Result<Loaded, Problem> {
     let loaded = look(app, uid).await?;
     if caller.reaches(&loaded.summary.definition) { Ok(loaded) } else { Err(none()) }
 }
@@ -218,24 +206,27 @@ fn detailed(app: &App, loaded: &Loaded) -> Value {
     app.redact.document(view::detail(definition.as_deref(), loaded))
 }
 
-/// What only a person can move on, with what they may do.
+/// What waits for a person, because only they can move it on or because it is overdue, with what they may do.
 async fn attention(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
     RawQuery(raw): RawQuery,
 ) -> Result<Response, Problem> {
     let mut query = Query::parse(raw.as_deref())?;
-    if query.take("status").is_some_and(|status| status != SagaStatus::NeedsAttention.as_str()) {
+    let status = query.take("status");
+    if status.as_ref().is_some_and(|status| *status != SagaStatus::NeedsAttention.as_str()) {
         return Err(Problem::new(
             Code::BadQuery,
             "`status` is needs_attention here; other ones are at /v1/sagas",
         ));
     }
     let (mut filter, after) = query.filter()?;
+    // Without those that are overdue and go on.
+    filter.status.extend(status.map(|_| SagaStatus::NeedsAttention));
     caller.demand_definition(filter.definition.as_deref())?;
     let limit = query.limit()?;
     query.end()?;
-    filter.status = vec![SagaStatus::NeedsAttention];
+    filter.attention = true;
     let query =
         async |limit| app.journal.query(&filter, after.as_ref(), limit).await.map_err(|e| page_problem(&e));
     let mut page = query(limit).await?;
@@ -264,9 +255,7 @@ async fn attention(
     }
     let counts = app.journal.counts().await.map_err(|e| store_problem(&e))?;
     // Of the whole node, so not for everybody.
-    let total: Option<u64> = caller
-        .is_free()
-        .then(|| counts.iter().filter(|c| c.status == SagaStatus::NeedsAttention).map(|c| c.count).sum());
+    let total: Option<u64> = caller.is_free().then(|| counts.iter().map(StatusCount::waiting).sum());
     Ok(reply(StatusCode::OK, &json!({"total": total, "items": items, "next": page.next.map(|c| c.0)})))
 }
 

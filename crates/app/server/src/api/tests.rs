@@ -14,7 +14,7 @@ use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_sqlite::{SqliteConfig, SqliteStore};
-use mainstay_store::journal::{Append, Appended, Row, SagaStatus, Uid};
+use mainstay_store::journal::{Append, Appended, Row, SagaStatus, Summary, Uid};
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, LeaseStore};
 use serde_json::{Value, json};
@@ -483,6 +483,160 @@ async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {
     let etag = shown.headers["etag"].to_str().unwrap();
     let acted = bench.act(&bad, etag, json!({"action": "cancel", "reason": "x"})).await;
     assert_eq!((acted.status, acted.code), (409, Some(Code::IllegalAction)), "{}", acted.body);
+    let again = bench.act(&bad, etag, json!({"action": "run_again", "reason": "x"})).await;
+    assert_eq!((again.status, again.code), (409, Some(Code::IllegalAction)), "{}", again.body);
+}
+
+/// Nobody could end it: no action was taken, and what was written into the damaged log would have stood on sand.
+#[tokio::test]
+async fn a_saga_with_a_damaged_log_is_closed_by_a_person_and_its_log_stays_as_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mainstay.db");
+    let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+    let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
+    let bench = bench_with(leases, Arc::new(store)).await;
+    let (bad, _) = bench.settled(&json!({"b": "lost"})).await;
+    let db = rusqlite::Connection::open(&file).unwrap();
+    let rid = "(select rid from saga where uid = ?1)";
+    let spoil = format!(
+        "update log set records = x'00' || records where n = (select max(n) from log where rid = {rid})"
+    );
+    assert_eq!(db.execute(&spoil, [&bad]).unwrap(), 1);
+    let rows = || -> (i64, i64) {
+        let sql = format!("select count(*), sum(length(records)) from log where rid = {rid}");
+        db.query_row(&sql, [&bad], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
+    };
+    let before = rows();
+    let shown = bench.get(&format!("/v1/sagas/{bad}")).await;
+    let etag = shown.headers["etag"].to_str().unwrap().to_owned();
+    assert_eq!(shown.body["actions"], json!(["abandon", "retry"]), "{}", shown.body);
+
+    let path = format!("/v1/sagas/{bad}/actions");
+    let send = async |etag: &str, key: &str, body: Value| {
+        let headers = [("if-match", etag), ("idempotency-key", key)];
+        bench.send("POST", &path, &headers, body.to_string().into_bytes()).await
+    };
+    let retry = send(&etag, "k1", json!({"action": "retry", "reason": "was it mended?"})).await;
+    assert_eq!((retry.status, retry.code), (409, Some(Code::IllegalAction)), "{}", retry.body);
+    assert!(retry.body["detail"].as_str().unwrap().contains("checksum"), "{}", retry.body);
+    let closes = json!({"action": "abandon", "reason": "the ledgers were put right by hand, OPS-7"});
+    for time in ["once", "and again, as if the answer was lost"] {
+        let closed = send(&etag, "k2", closes.clone()).await;
+        assert_eq!(
+            (closed.status, &closed.body["status"]),
+            (200, &json!("abandoned")),
+            "{time}: {}",
+            closed.body
+        );
+        assert_eq!(closed.body["actions"], json!([]), "{time}: {}", closed.body);
+    }
+    assert_eq!(rows(), before, "what is left of the log is evidence");
+    let late = send(&etag, "k3", json!({"action": "retry", "reason": "x"})).await;
+    assert!(
+        late.status == 409 && late.body["detail"].as_str().unwrap().contains("abandoned already"),
+        "{}",
+        late.body
+    );
+    assert_eq!(bench.get("/v1/attention").await.body["total"], 0);
+    let audit = bench.get("/v1/audit").await.body;
+    let lines: Vec<_> =
+        audit["items"].as_array().unwrap().iter().filter(|l| l["action"] == "abandon").collect();
+    assert_eq!(lines.len(), 1, "{audit}");
+    assert_eq!((&lines[0]["who"], &lines[0]["reason"]), (&json!("local"), &closes["reason"]));
+    assert!(lines[0]["after"].as_str().unwrap().starts_with("abandoned"), "{audit}");
+}
+
+/// Puts a saga into a journal whose definition no node here has.
+pub(crate) async fn unknown(journal: &dyn Journal, uid: &str) {
+    let input = json!({"n": 1});
+    let started =
+        mainstay_saga::wire::Started { input, deadline: None, trace: None, trace_state: None, again: None };
+    let now = journal.now().await.unwrap().unwrap();
+    let create = mainstay_store::journal::Create {
+        uid: Uid::new(uid),
+        id: uid.to_owned(),
+        definition: "gone".to_owned(),
+        version: 3,
+        definition_hash: mainstay_store::journal::Hash::of(b"gone"),
+        input_hash: mainstay_store::journal::Hash::of(b"n"),
+        records: vec![mainstay_saga::wire::encode(&Fact::Created(started))],
+        row: Row::running(now),
+        owner: None,
+        reply: None,
+        parent: None,
+        locks: Vec::new(),
+    };
+    journal.create(create).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_saga_without_its_definition_is_retried_or_abandoned_by_the_api() {
+    let bench = bench().await;
+    unknown(bench.app.journal.as_ref(), "u-gone").await;
+    until("it is set aside", async || bench.get("/v1/attention").await.body["total"] == 1).await;
+    let shown = bench.get("/v1/sagas/u-gone").await;
+    assert_eq!(
+        (&shown.body["readable"], &shown.body["actions"]),
+        (&json!(false), &json!(["abandon", "retry"]))
+    );
+    let why = "parked: definition `gone` version 3 is not known to this node";
+    assert_eq!(shown.body["set_aside"], why, "{}", shown.body);
+    let etag = shown.headers["etag"].to_str().unwrap().to_owned();
+    let input = bench.act("u-gone", &etag, json!({"action": "retry", "input": {}, "reason": "x"})).await;
+    assert_eq!((input.status, input.code), (400, Some(Code::BadRequest)), "an input is for a step");
+    let retry = bench.act("u-gone", &etag, json!({"action": "retry", "reason": "is it there?"})).await;
+    assert_eq!((retry.status, retry.code), (409, Some(Code::IllegalAction)), "{}", retry.body);
+    assert!(retry.body["detail"].as_str().unwrap().contains(why), "{}", retry.body);
+    let bulk = json!({"filter": {"attention": true}, "action": "abandon", "reason": "x", "dry_run": true});
+    let count = bench.send("POST", "/v1/sagas/actions", &[], bulk.to_string().into_bytes()).await;
+    assert_eq!(count.body["total"], 1, "{}", count.body);
+    let closed = bench.act("u-gone", &etag, json!({"action": "abandon", "evidence": "OPS-7"})).await;
+    assert_eq!((closed.status, &closed.body["status"]), (200, &json!("abandoned")), "{}", closed.body);
+    let history = bench.get("/v1/sagas/u-gone/history").await.body;
+    let last = history["items"].as_array().unwrap().last().unwrap();
+    assert_eq!(
+        (&last["type"], &last["data"]["reason"], &last["data"]["why"]),
+        (&json!("closed"), &json!("OPS-7"), &json!(why))
+    );
+}
+
+/// Marks a saga whose first step is in flight as overdue, as its engine does when the deadline passes behind the pivot.
+pub(crate) async fn late(journal: &dyn Journal, uid: &str) {
+    let summary = in_flight(journal, &Uid::new(uid)).await;
+    let row = Row { overdue: true, ..summary.row };
+    let append = Append::new(Uid::new(uid), summary.epoch, summary.next_seq, Vec::new(), row);
+    assert!(matches!(journal.append(append).await.unwrap(), Appended::Appended { .. }));
+}
+
+#[tokio::test]
+async fn an_overdue_saga_waits_for_a_person_in_lists_and_counts_until_it_ends() {
+    let bench = bench().await;
+    let started = bench.start("k", &json!({"definition": "two", "input": {"a": "held"}})).await;
+    let uid = started.body["uid"].as_str().unwrap().to_owned();
+    assert_eq!(bench.get("/v1/attention").await.body["total"], 0);
+    late(bench.app.journal.as_ref(), &uid).await;
+    let list = bench.get("/v1/attention").await.body;
+    assert_eq!((&list["total"], &list["items"][0]["uid"]), (&json!(1), &json!(uid)));
+    assert_eq!(list["items"][0]["status"], "running", "it goes on");
+    for filter in ["overdue=true", "attention=true", "status=running&overdue=true"] {
+        let found = bench.get(&format!("/v1/sagas?{filter}")).await.body;
+        assert_eq!(
+            (&found["items"][0]["uid"], &found["items"][0]["overdue"]),
+            (&json!(uid), &json!(true)),
+            "{filter}"
+        );
+    }
+    let metrics = bench.raw("GET", "/metrics", &[], Vec::new()).await;
+    let text = String::from_utf8(to_bytes(metrics.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
+    assert!(
+        text.contains("mainstay_sagas_overdue 1") && text.contains("mainstay_sagas_in_memory_limit 10000"),
+        "{text}"
+    );
+    assert!(text.contains("mainstay_warnings_total{about=\"log_nearly_full\"} 0"), "{text}");
+    bench.go.notify_one();
+    bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await;
+    assert_eq!(bench.get("/v1/attention").await.body["total"], 0);
+    assert!(bench.get("/v1/sagas?overdue=true").await.body["items"].as_array().unwrap().is_empty());
 }
 
 /// The node set it aside as a whole: no step says why, so the saga does, with what may be pressed.
@@ -509,15 +663,7 @@ async fn a_saga_that_was_set_aside_says_why_and_what_is_possible() {
 /// What the engine does to a saga that stops processes, or whose log is full.
 pub(crate) async fn set_aside(journal: &dyn Journal, uid: &str, reason: &str) {
     let uid = Uid::new(uid);
-    // Once its first step hangs, nothing else appends.
-    let summary = loop {
-        let loaded = journal.load(&uid).await.unwrap().unwrap();
-        let started = |r| matches!(decode(r), Ok(Fact::StepStarted(at)) if at.step == "a");
-        if loaded.records.iter().any(started) {
-            break loaded.summary;
-        }
-        journal.changed(&journal.last_cursor().await.unwrap()).await.unwrap();
-    };
+    let summary = in_flight(journal, &uid).await;
     let row = Row {
         status: SagaStatus::NeedsAttention,
         due: None,
@@ -527,6 +673,18 @@ pub(crate) async fn set_aside(journal: &dyn Journal, uid: &str, reason: &str) {
     };
     let append = Append::new(uid, summary.epoch, summary.next_seq, Vec::new(), row);
     assert!(matches!(journal.append(append).await.unwrap(), Appended::Appended { .. }));
+}
+
+/// The row of a saga once its first step hangs: nothing else appends then.
+async fn in_flight(journal: &dyn Journal, uid: &Uid) -> Summary {
+    loop {
+        let loaded = journal.load(uid).await.unwrap().unwrap();
+        let started = |r| matches!(decode(r), Ok(Fact::StepStarted(at)) if at.step == "a");
+        if loaded.records.iter().any(started) {
+            return loaded.summary;
+        }
+        journal.changed(&journal.last_cursor().await.unwrap()).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ pub(crate) fn summary(s: &Summary) -> Value {
         "status": s.row.status.as_str(),
         "retrying": s.row.retrying,
         "paused": s.row.paused,
+        "overdue": s.row.overdue,
         "step": s.row.step,
         "attempt": s.row.attempt,
         "error": s.row.error,
@@ -54,30 +55,51 @@ pub(crate) fn unreadable(definition: Option<&Definition>, loaded: &Loaded) -> &'
     }
 }
 
-/// Why a saga needs a person as a whole and none of its steps does: the node set it aside.
-pub(crate) fn set_aside<'a>(summary: &'a Summary, state: &State) -> Option<&'a str> {
-    let aside =
-        summary.row.status == SagaStatus::NeedsAttention && state.nodes.iter().all(|n| n.item.is_none());
+/// Why a saga needs a person as a whole and none of its steps does: the node set it aside. One that cannot be read has no
+/// steps to ask.
+pub(crate) fn set_aside<'a>(summary: &'a Summary, state: Option<&State>) -> Option<&'a str> {
+    let by_step = state.is_some_and(|s| s.nodes.iter().any(|n| n.item.is_some()));
+    let aside = summary.row.status == SagaStatus::NeedsAttention && !by_step;
     aside.then(|| summary.row.error.as_deref().unwrap_or("it did not say why"))
 }
 
+/// What a person may do to a saga as a whole, by the names of the console.
+pub(crate) fn legal_on_saga(summary: &Summary, known: Option<(&Definition, &State)>) -> Vec<&'static str> {
+    let mut legal = known.map(|(d, s)| s.legal_on_saga(d)).unwrap_or_default();
+    if set_aside(summary, known.map(|(_, s)| s)).is_some() {
+        // Whatever its log says.
+        legal.extend(["abandon", "take_up"]);
+    }
+    legal
+}
+
+/// The same by the names of the API: a retry without a step takes a saga up again.
+fn actions(summary: &Summary, known: Option<(&Definition, &State)>) -> Vec<&'static str> {
+    let legal = legal_on_saga(summary, known).into_iter();
+    legal.map(|name| if name == "take_up" { "retry" } else { name }).collect()
+}
+
 /// A saga with its steps and what a person may do. Without a state (damaged or illegal log, unknown definition) the
-/// row is all that can be said.
+/// row is all that can be said, and the saga can be taken up again or abandoned.
 pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value {
     let mut body = summary(&loaded.summary);
+    let row = &loaded.summary;
     let (Some(definition), Some(state)) = (definition, state(definition, loaded)) else {
         body["readable"] = false.into();
         body["unreadable"] = unreadable(definition, loaded).into();
+        body["set_aside"] = set_aside(row, None).into();
+        body["actions"] = json!(actions(row, None));
         return body;
     };
     body["readable"] = true.into();
     body["input"] = state.input.clone();
     body["again_of"] = state.again.clone().into();
     body["deadline"] = state.deadline.map(time).into();
-    body["overdue"] = state.overdue.into();
+    body["overdue"] = (state.overdue && !state.acknowledged && state.finished.is_none()).into();
     body["acknowledged"] = state.acknowledged.into();
     body["past_pivot"] = state.past_pivot(definition).into();
-    body["actions"] = json!(state.legal_on_saga(definition));
+    body["set_aside"] = set_aside(row, Some(&state)).into();
+    body["actions"] = json!(actions(row, Some((definition, &state))));
     body["cause"] = state.stop.as_ref().and_then(|c| serde_json::to_value(c).ok()).into();
     let also = state.also_failed.iter();
     body["also_failed"] = also.map(|(step, error)| json!({"step": step, "error": error})).collect();
@@ -149,6 +171,7 @@ pub(crate) fn kind(record: &Record) -> &'static str {
         Ok(Fact::Action(_)) => "action",
         Ok(Fact::ActionRefused(_)) => "action_refused",
         Ok(Fact::Carried(_)) => "carried",
+        Ok(Fact::Closed(_)) => "closed",
         Ok(Fact::Created(_)) => "created",
         Ok(Fact::Finished(_)) => "finished",
         Ok(Fact::Note(_)) => "note",

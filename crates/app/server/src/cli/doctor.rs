@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use mainstay_clock::Runtime;
+use mainstay_store::lease::Server;
 use serde_json::json;
 
 use crate::cli::Output;
@@ -25,10 +26,11 @@ pub(crate) struct Args {
     /// The address that a node would listen on.
     #[arg(long, default_value = "127.0.0.1:4600", env = "MAINSTAY_SERVER__LISTEN")]
     listen: String,
-    /// A store of leases to open and to ask, as for `mainstay lock`.
+    /// A store of leases to open and to ask, as for `mainstay lock`; its servers are named with their versions.
+    /// Repeatable.
     // The help would show the variable, and with it a password.
     #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
-    store: Option<String>,
+    store: Vec<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -73,8 +75,8 @@ fn live(server: &ServerArgs) -> Result<Vec<Finding>> {
 fn machine(args: &Args) -> Result<Vec<Finding>> {
     let place = standing(&args.data);
     let mut findings = vec![clock(), port(args), folder(&args.data, &place), sync(&place), sqlite()];
-    if let Some(url) = &args.store {
-        findings.push(store(url)?);
+    for url in &args.store {
+        findings.extend(store(url)?);
     }
     Ok(findings)
 }
@@ -187,7 +189,7 @@ fn sqlite() -> Finding {
 }
 
 /// Opening a store checks that its server is reachable and not too old.
-fn store(url: &str) -> Result<Finding> {
+fn store(url: &str) -> Result<Vec<Finding>> {
     let what = "the lease store can be used";
     if let Some(file) = url.strip_prefix("sqlite:").map(|f| f.strip_prefix("//").unwrap_or(f))
         && !Path::new(file).exists()
@@ -198,7 +200,7 @@ fn store(url: &str) -> Result<Finding> {
             |e| format!("{}: {e}", place.display()),
             |()| format!("{file} is not there yet and can be made"),
         );
-        return Ok((what, made.is_ok(), seen));
+        return Ok(vec![(what, made.is_ok(), seen)]);
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -210,17 +212,34 @@ fn store(url: &str) -> Result<Finding> {
             Ok(store) => store,
             // A mistake in the URL is the caller's.
             Err(error) if error.code() == Code::BadValue => return Err(error),
-            Err(error) => return Ok((what, false, error.chain())),
+            Err(error) => return Ok(vec![(what, false, error.chain())]),
         };
         let asked = store.inspect("mainstay-doctor").await;
         let took = mainstay_clock::os_boot_now().saturating_duration_since(start);
-        Ok(match asked {
-            Ok(_) => (what, true, format!("opened and asked in {took:?}; its server is recent enough")),
+        let mut findings = vec![match asked {
+            Ok(_) => (what, true, format!("opened and asked in {took:?}")),
             Err(error) => (what, false, error.to_string()),
-        })
+        }];
+        findings.extend(match store.servers().await {
+            Ok(servers) => servers.iter().map(version).collect(),
+            Err(error) => vec![("its servers tell their versions", false, error.to_string())],
+        });
+        Ok(findings)
     });
     runtime.shutdown_background();
     finding
+}
+
+/// Which version a server has, and whether that is one we know to work.
+fn version(server: &Server) -> Finding {
+    let at = if server.address.is_empty() { String::new() } else { format!(" at {}", server.address) };
+    let (version, oldest) = (&server.version, server.oldest);
+    let seen = match server.is_recent() {
+        true => format!("{version}{at}; {oldest} or later is tested"),
+        false if version.is_empty() => format!("does not answer{at}"),
+        false => format!("{version}{at} is older than {oldest}, the oldest version that is tested"),
+    };
+    (server.product, server.is_recent(), seen)
 }
 
 #[cfg(test)]
@@ -240,6 +259,15 @@ mod tests {
         check(19, false, false, "too fast for a disk");
         check(0, false, false, "too fast for a disk");
         check(900, true, false, "in memory");
+    }
+
+    #[test]
+    fn a_server_is_named_with_its_version_and_one_that_is_too_old_is_said() {
+        let server = |text: &str| version(&Server::new("Redis", "h:1", text, "6.0"));
+        assert_eq!(server("7.0.15"), ("Redis", true, "7.0.15 at h:1; 6.0 or later is tested".to_owned()));
+        let old = "5.0.14 at h:1 is older than 6.0, the oldest version that is tested";
+        assert_eq!(server("5.0.14"), ("Redis", false, old.to_owned()));
+        assert_eq!(server(""), ("Redis", false, "does not answer at h:1".to_owned()));
     }
 
     #[test]

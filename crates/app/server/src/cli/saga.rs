@@ -68,12 +68,15 @@ enum Verb {
         #[arg(short, long)]
         watch: bool,
     },
-    /// Try a step again, now.
+    /// Try a step again, now; or, of a saga that the node set aside, read it anew.
     Retry {
         #[command(flatten)]
-        on: OnStep,
-        /// Another input as JSON, or @FILE.
+        on: OnSaga,
+        /// The step; none for a saga that the node set aside as a whole.
         #[arg(long)]
+        step: Option<String>,
+        /// Another input as JSON, or @FILE.
+        #[arg(long, requires = "step")]
         input: Option<String>,
     },
     /// Say what happened to a step whose outcome nobody knows.
@@ -117,7 +120,7 @@ enum Verb {
         #[command(flatten)]
         on: OnSaga,
     },
-    /// Close a saga with its effects remaining.
+    /// Close a saga with its effects remaining, also one that the node cannot read.
     Abandon {
         #[command(flatten)]
         on: OnSaga,
@@ -215,12 +218,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Verb::Export { uid } => {
             print(&client.call("GET", &format!("/v1/sagas/{}/export", segment(uid)), &[], None)?.text)
         }
-        Verb::Retry { on, input } => {
-            let mut body = json!({"action": "retry", "step": on.step});
+        Verb::Retry { on, step, input } => {
+            let mut body = json!({"action": "retry"});
+            if let Some(step) = step {
+                body["step"] = step.as_str().into();
+            }
             if let Some(input) = input {
                 body["input"] = json_arg(input)?;
             }
-            act(&client, &on.saga, body, args.output)
+            act(&client, on, body, args.output)
         }
         Verb::Resolve { on, outcome, output_json } => {
             let outcome = outcome.to_possible_value().expect("invariant: no value is skipped");
@@ -409,9 +415,10 @@ fn text(value: &Value) -> String {
 }
 
 fn row(saga: &Value) -> Vec<String> {
-    ["uid", "definition", "id", "status", "step", "attempt", "error"]
-        .iter()
-        .map(|f| text(&saga[*f]))
+    let late = if saga["overdue"] == true { ", overdue" } else { "" };
+    let fields = ["uid", "definition", "id", "status", "step", "attempt", "error"].iter();
+    fields
+        .map(|f| if *f == "status" { format!("{}{late}", text(&saga[*f])) } else { text(&saga[*f]) })
         .collect()
 }
 
@@ -437,13 +444,16 @@ fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
 /// What is to be said of the saga as a whole: what no step says.
 fn whole(saga: &Value) -> String {
     let mut lines = String::new();
-    let steps = saga["steps"].as_array();
-    let by_step = steps.into_iter().flatten().any(|step| !step["needs"].is_null());
     if let Some(why) = saga["unreadable"].as_str() {
         lines.push_str(&format!("cannot be read: {why}\n"));
     }
-    if let Some(error) = saga["error"].as_str().filter(|_| saga["status"] == "needs_attention" && !by_step) {
-        lines.push_str(&format!("set aside: {error}\n"));
+    if let Some(why) = saga["set_aside"].as_str() {
+        lines.push_str(&format!("set aside: {why}\n"));
+    }
+    if saga["overdue"] == true {
+        lines.push_str(
+            "overdue: its deadline passed when there was no way back, and nobody acknowledged that\n",
+        );
     }
     let actions: Vec<&str> =
         saga["actions"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
@@ -506,7 +516,7 @@ mod tests {
 
     #[test]
     fn what_no_step_says_is_said_of_the_saga() {
-        let aside = json!({"status": "needs_attention", "error": "its log is full", "actions": ["cancel", "pause"],
+        let aside = json!({"status": "needs_attention", "set_aside": "its log is full", "actions": ["cancel", "pause"],
             "steps": [{"needs": null}]});
         assert_eq!(whole(&aside), "set aside: its log is full\npossible on the saga: cancel, pause\n");
         let step =
@@ -514,5 +524,7 @@ mod tests {
         assert_eq!(whole(&step), "");
         let damaged = json!({"status": "needs_attention", "error": null, "unreadable": "the log is damaged"});
         assert_eq!(whole(&damaged), "cannot be read: the log is damaged\n");
+        let late = json!({"status": "running", "overdue": true});
+        assert!(whole(&late).starts_with("overdue: ") && row(&late)[3] == "running, overdue");
     }
 }

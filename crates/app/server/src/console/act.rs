@@ -92,39 +92,54 @@ impl Asked {
             "resolve_done" => Operation::ResolveDone { step, output: value },
             "resolve_not_done" => Operation::ResolveNotDone { step },
             "resolve_undone" => Operation::ResolveUndone { step },
+            "take_up" => Operation::TakeUp,
             _ => Operation::Skip { step },
         })
     }
 
     /// The body of the same call by the API.
     fn body(&self) -> Value {
-        let mut body = Map::new();
-        let (action, resolved) = match self.press.name.split_once('_') {
-            Some(("resolve", as_what)) => ("resolve", Some(as_what)),
-            Some(("retry", _)) => ("retry", None),
-            _ => (self.press.name, None),
-        };
-        body.insert("action".to_owned(), action.into());
-        body.extend(self.step.iter().map(|s| ("step".to_owned(), s.as_str().into())));
-        body.extend(resolved.map(|r| ("as".to_owned(), r.into())));
-        body.extend(self.takes().map(|what| (what.to_owned(), Value::Object(Map::new()))));
         let reason = if self.reason.is_empty() { self.press.asks } else { &self.reason };
-        body.insert("reason".to_owned(), reason.into());
-        Value::Object(body)
+        let mut body = body_of(self.press, self.step.as_deref(), reason);
+        if let Some(what) = self.takes() {
+            body[what] = Value::Object(Map::new());
+        }
+        body
     }
+}
+
+/// The body of an action's call by the API.
+pub(super) fn body_of(press: &Press, step: Option<&str>, reason: &str) -> Value {
+    let mut body = Map::new();
+    let (action, resolved) = match press.name.split_once('_') {
+        Some(("resolve", as_what)) => ("resolve", Some(as_what)),
+        // Without a step it is a retry of the whole saga.
+        Some(("retry", _) | ("take", _)) => ("retry", None),
+        _ => (press.name, None),
+    };
+    body.insert("action".to_owned(), action.into());
+    body.extend(step.map(|s| ("step".to_owned(), s.into())));
+    body.extend(resolved.map(|r| ("as".to_owned(), r.into())));
+    body.insert("reason".to_owned(), reason.into());
+    Value::Object(body)
 }
 
 /// The saga that an action is for.
 struct Shown<'a> {
     console: &'a Console,
     loaded: &'a Loaded,
-    definition: &'a Definition,
-    state: &'a SagaState,
+    /// None when the node cannot read it.
+    known: Option<(&'a Definition, &'a SagaState)>,
 }
 
 impl Shown<'_> {
     fn input(&self, step: &str) -> Value {
-        attention::input(self.definition, self.state, step)
+        self.known.map_or(Value::Null, |(definition, state)| attention::input(definition, state, step))
+    }
+
+    /// What cannot be read takes what needs no reading.
+    fn takes(&self, press: &Press) -> bool {
+        self.known.is_some() || view::legal_on_saga(&self.loaded.summary, None).contains(&press.name)
     }
 }
 
@@ -152,19 +167,17 @@ async fn answer(
     asked: &Asked,
     wrong: Option<&str>,
 ) -> Result<Response, Problem> {
-    let loaded = sagas::load(&console.app, uid).await?;
+    let loaded = sagas::look(&console.app, uid).await?;
     if loaded.summary.next_seq != asked.seen {
         return Ok(late(console, visit, &loaded, asked).await);
     }
     let definition = console.app.engine.definition(&loaded.summary.definition, Some(loaded.summary.version));
     let state = view::state(definition.as_deref(), &loaded);
-    let (Some(definition), Some(state)) = (definition.as_deref(), &state) else {
-        return Err(Problem::new(
-            Code::IllegalAction,
-            "the node cannot read this saga, so nothing may be pressed",
-        ));
-    };
-    let shown = Shown { console, loaded: &loaded, definition, state };
+    let shown = Shown { console, loaded: &loaded, known: definition.as_deref().zip(state.as_ref()) };
+    if !shown.takes(asked.press) {
+        let why = "the node cannot read this saga: it can be read anew or closed, and nothing else";
+        return Err(Problem::new(Code::IllegalAction, why));
+    }
     let status = if wrong.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     let page = Page { root: "../../", status, ..Page::new(console, visit, Place::Sagas, asked.press.title) };
     Ok(page.render(form(visit, &shown, asked, wrong)?, html! {}).await)
@@ -181,7 +194,7 @@ fn form(visit: &Visit, shown: &Shown<'_>, asked: &Asked, wrong: Option<&str>) ->
             h1 { (press.title) }
             p.sub { @if let Some(step) = &asked.step { "step " code { (step) } " of " } "saga " a href=(back) { (s.id) } " (" (s.definition) ")" }
             p { (press.about) }
-            @if press.destructive { p.notice.bad { strong { (press::counts(press, shown.definition, shown.state)) } " This cannot be taken back." } }
+            @if press.destructive { p.notice.bad { strong { (press::counts(press, shown.known)) } " This cannot be taken back." } }
             @if let Some(wrong) = wrong { p.notice.bad role="alert" #wrong { (wrong) } }
             form.stack method="post" action="act" data-once {
                 (parts::form_token(visit))
@@ -234,6 +247,7 @@ async fn late(console: &Console, visit: &Visit, loaded: &Loaded, asked: &Asked) 
     let people: Vec<(String, &'static str, _)> = since
         .filter_map(|r| match decode(r) {
             Ok(Fact::Action(a)) => Some((a.who, a.operation.name(), r.at)),
+            Ok(Fact::Closed(c)) => Some((c.who, Operation::Abandon.name(), r.at)),
             _ => None,
         })
         .collect();
@@ -268,12 +282,16 @@ pub(super) async fn submit(
         return Err(Problem::new(Code::Forbidden, "acting needs scope operate; your token may look"));
     }
     let asked = Asked::read(login::fields(&visit.form, &body)?)?;
-    let loaded = sagas::load(&console.app, &uid).await?;
+    let loaded = sagas::look(&console.app, &uid).await?;
     let done = format!("../{}?did={}", words::encode(&uid), asked.press.name);
     let scope = format!("console/{}/{uid}/{}", visit.caller.name, asked.key);
     let message = message_of(&scope);
     // The same form sent twice is one action.
-    let sent = |r| matches!(decode(r), Ok(Fact::Action(a)) if a.message == message);
+    let sent = |r| match decode(r) {
+        Ok(Fact::Action(a)) => a.message == message,
+        Ok(Fact::Closed(c)) => c.message == message,
+        _ => false,
+    };
     if !asked.key.is_empty() && loaded.records.iter().any(sent) {
         return Ok(see_other(&done));
     }
@@ -290,7 +308,7 @@ pub(super) async fn submit(
     match operate(&console.app, who, &uid, (scope, asked.seen), reason, operation).await {
         Ok(_) => Ok(see_other(&done)),
         Err(problem) if problem.code() == Code::PreconditionFailed => {
-            let loaded = sagas::load(&console.app, &uid).await?;
+            let loaded = sagas::look(&console.app, &uid).await?;
             Ok(late(&console, &visit, &loaded, &asked).await)
         }
         Err(problem) => Err(problem),
@@ -302,7 +320,10 @@ fn checked(console: &Console, loaded: &Loaded, asked: &Asked) -> Result<Operatio
     let s = &loaded.summary;
     let definition = console.app.engine.definition(&s.definition, Some(s.version));
     let state = view::state(definition.as_deref(), loaded);
-    let (Some(definition), Some(state)) = (definition.as_deref(), &state) else { return Err(None) };
+    let shown = Shown { console, loaded, known: definition.as_deref().zip(state.as_ref()) };
+    if !shown.takes(asked.press) {
+        return Err(None);
+    }
     if asked.reason.trim().is_empty() {
         return Err(Some("Give a reason: it stands in the audit.".to_owned()));
     }
@@ -312,5 +333,5 @@ fn checked(console: &Console, loaded: &Loaded, asked: &Asked) -> Result<Operatio
     if asked.press.destructive && asked.typed.trim() != s.id.trim() {
         return Err(Some(format!("Type the id of the saga, {}, to show that you mean it.", s.id)));
     }
-    asked.operation(&Shown { console, loaded, definition, state }).map_err(Some)
+    asked.operation(&shown).map_err(Some)
 }

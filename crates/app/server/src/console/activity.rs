@@ -51,7 +51,7 @@ impl Totals {
             all: sum(&|_| true),
             done: sum(&|s| s == SagaStatus::Completed),
             undone: sum(&|s| matches!(s, SagaStatus::Compensated | SagaStatus::Abandoned)),
-            waiting: sum(&|s| s == SagaStatus::NeedsAttention),
+            waiting: counts.iter().map(StatusCount::waiting).sum(),
         }
     }
 }
@@ -96,7 +96,7 @@ impl Activity {
     /// How many sagas wait for a person, at most [`MANY`] + 1; zero when that cannot be said. By the index of the
     /// list: every page asks, so it must not count everything.
     pub(super) async fn attention(&self, app: &App) -> u64 {
-        let filter = Filter { status: vec![SagaStatus::NeedsAttention], ..Filter::default() };
+        let filter = Filter { attention: true, ..Filter::default() };
         let page = app.journal.query(&filter, None, MANY + 1).await;
         page.map_or(0, |p| p.rows.len() as u64)
     }

@@ -18,12 +18,12 @@ use crate::api::query::Query;
 use crate::api::{sagas, view};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
-use crate::console::{Console, parts, press, words};
+use crate::console::{Console, bulk, parts, press, words};
 use crate::error::Code;
 use crate::http::Problem;
 
 /// Sagas of a page: each is loaded whole.
-const SAGAS: usize = 20;
+pub(super) const SAGAS: usize = 20;
 
 /// `GET attention`.
 pub(super) async fn show(
@@ -35,7 +35,7 @@ pub(super) async fn show(
     let after = query.take("cursor").map(PageCursor);
     query.end()?;
     let journal = &console.app.journal;
-    let filter = Filter { status: vec![SagaStatus::NeedsAttention], ..Filter::default() };
+    let filter = Filter { attention: true, ..Filter::default() };
     let page = journal.query(&filter, after.as_ref(), SAGAS).await.map_err(|e| match e.kind() {
         ErrorKind::ApiMisuse => Problem::new(Code::BadQuery, "`cursor` is malformed"),
         _ => store_problem(&e),
@@ -51,9 +51,10 @@ pub(super) async fn show(
     let with_token = console.access.needed()?;
     let live = html! {
         @if items.is_empty() {
-            p.empty.good { strong { "Nobody is needed." } " Sagas that only a person can move on appear here, with what may be pressed." }
+            p.empty.good { strong { "Nobody is needed." } " Sagas that only a person can move on, and those that are overdue, appear here with what may be pressed." }
         }
         @for item in &items { (item) }
+        @if visit.operates() && items.len() > 1 { (bulk::chooser()) }
         p.pages {
             @if after.is_some() { a.button href="attention" { "Newest" } }
             @if let Some(next) = &page.next { a.button href={ "attention?cursor=" (words::encode(&next.0)) } { "Older" } }
@@ -71,30 +72,39 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
     let uid = row.uid.as_str();
     let definition = console.app.engine.definition(&row.definition, Some(row.version));
     let state = view::state(definition.as_deref(), loaded);
+    let known = definition.as_deref().zip(state.as_ref());
     let since = if state.is_some() { since(loaded) } else { row.updated };
+    let stuck = row.row.status == SagaStatus::NeedsAttention;
     html! {
-        article.item aria-labelledby={ "i-" (uid) } {
+        article.item.late[!stuck] aria-labelledby={ "i-" (uid) } {
             div.head {
+                @if visit.operates() { (bulk::pick(row)) }
                 h2 id={ "i-" (uid) } { a href={ "sagas/" (words::encode(uid)) } { (row.id) } }
                 span.dim { (row.definition) " version " (row.version) }
-                span.since { "waiting for " (words::lasting(now, since)) }
+                span.since { @if stuck { "waiting for " } @else { "late for " } (words::lasting(now, since)) }
             }
-            @if let (Some(d), Some(s)) = (definition.as_deref(), &state) {
-                @if let Some(why) = view::set_aside(row, s) {
-                    (set_aside(why))
-                    @if visit.operates() {
-                        (press::links("", uid, row.next_seq, None, &s.legal_on_saga(d)))
-                    } @else {
-                        p.dim { "Your token may look, not act." }
-                    }
-                }
-                (needs(console, visit, "", d, s, loaded))
-            } @else {
+            @if state.is_none() {
                 (unreadable(definition.as_deref(), loaded))
+            } @else if let Some(why) = view::set_aside(row, state.as_ref()) {
+                (set_aside(why))
+            } @else if row.row.overdue {
+                section.need aria-label="The whole saga" { p.why { strong { (LATE) } } }
             }
+            @if row.row.overdue || view::set_aside(row, state.as_ref()).is_some() {
+                @if visit.operates() {
+                    (press::links("", uid, row.next_seq, None, &view::legal_on_saga(row, known)))
+                } @else {
+                    p.dim { "Your token may look, not act." }
+                }
+            }
+            @if let Some((d, s)) = known { (needs(console, visit, "", d, s, loaded)) }
         }
     }
 }
+
+/// What is said of a saga that is overdue.
+pub(super) const LATE: &str =
+    "The deadline passed after the pivot: it goes on, late, and nobody has acknowledged that yet.";
 
 /// Since when a person is needed without a break: an attempt that fails again opens nothing new.
 fn since(loaded: &Loaded) -> WallTime {
@@ -104,6 +114,8 @@ fn since(loaded: &Loaded) -> WallTime {
             Ok(Fact::StepEnded(end)) => (end.at.step, end.item.is_some()),
             Ok(Fact::UndoEnded(end)) => (end.at.step, end.item.is_some()),
             Ok(Fact::Action(action)) => (action.operation.step().unwrap_or_default().to_owned(), false),
+            // No step has this name.
+            Ok(Fact::Overdue(_)) => (String::new(), true),
             _ => continue,
         };
         if needed {
@@ -134,9 +146,9 @@ pub(super) fn unreadable(definition: Option<&Definition>, loaded: &Loaded) -> Ma
             @if let Some(error) = &loaded.summary.row.error { " " span.quote { (words::cut(error, 1_000)) } }
         }
         @if damaged {
-            p { "Nothing is guessed: what it did stands in the ledgers of its participants, and nobody can act on it here. Other sagas are not concerned. Look at the disk, and at a backup of the database." }
+            p { "Nothing is guessed: what it did stands in the ledgers of its participants. Other sagas are not concerned. Look at the disk, and at a backup of the database. When its log is mended it can be read anew; else it can be closed, which stands in the audit and leaves the log as it is." }
         } @else {
-            p { "Nothing is guessed and nothing is lost. Store the missing definition or start the version of the node that knows it; the saga then goes on by itself." }
+            p { "Nothing is guessed and nothing is lost. Store the missing definition or start the version of the node that knows it; the saga then goes on by itself. If nobody has it any more, the saga can be closed as it is." }
         }
     }
 }

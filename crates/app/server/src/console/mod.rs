@@ -6,6 +6,8 @@ mod activity;
 mod assets;
 mod attention;
 mod audit;
+mod breakers;
+mod bulk;
 mod events;
 mod graph;
 mod leases;
@@ -88,6 +90,7 @@ pub(crate) fn router(console: Arc<Console>) -> Router {
         .route("/", get(enter))
         .route("/now", get(now::show))
         .route("/attention", get(attention::show))
+        .route("/attention/act", get(bulk::show).post(bulk::submit))
         .route("/sagas", get(sagas::show))
         .route("/sagas/{uid}", get(saga::show))
         .route("/sagas/{uid}/act", get(act::show).post(act::submit))

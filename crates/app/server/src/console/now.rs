@@ -14,7 +14,7 @@ use crate::api::query::Query;
 use crate::console::activity::{COLUMNS, Columns, Totals};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
-use crate::console::{Console, parts, sagas, words};
+use crate::console::{Console, breakers, parts, sagas, words};
 use crate::http::Problem;
 
 /// Newest sagas shown.
@@ -37,6 +37,7 @@ pub(super) async fn show(
     let live = html! {
         (verdict(&counts, totals, now, app.engine.is_recovered()))
         (cards(&counts, totals))
+        (breakers::section(&app.participants.breakers(), &app.rt))
         (charts(&console.activity.columns(totals)))
         (definitions(&counts))
         section aria-labelledby="h-new" {
@@ -63,6 +64,11 @@ fn verdict(counts: &[StatusCount], totals: Totals, now: WallTime, recovered: boo
                 h1 { (words::plural(totals.waiting, "saga")) @if totals.waiting == 1 { " needs" } @else { " need" } " a person" }
                 p { "The oldest has been waiting for " (words::lasting(now, oldest)) ". "
                     a href="attention" { "See what may be pressed" } }
+            }
+        } @else if totals.waiting > 0 {
+            div.verdict.warn {
+                h1 { (words::plural(totals.waiting, "saga")) @if totals.waiting == 1 { " is" } @else { " are" } " overdue" }
+                p { "Past the deadline with no way back, and going on. " a href="attention" { "See what may be pressed" } }
             }
         } @else if !recovered {
             div.verdict.warn { h1 { "Taking up the sagas of the last run" } p { "The node is not ready yet." } }

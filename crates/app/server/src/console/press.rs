@@ -32,7 +32,7 @@ const WHY: &str = "Why?";
 const EVIDENCE: &str = "How do you know? Name the ledger line, ticket or person.";
 
 /// Every action, the harmless first: to try again under the same key, then what needs evidence, then what gives up.
-pub(super) const ALL: [Press; 12] = [
+pub(super) const ALL: [Press; 13] = [
     Press {
         on_step: false,
         ..press(
@@ -40,6 +40,15 @@ pub(super) const ALL: [Press; 12] = [
             "I have seen it",
             "Records that a person knows that the saga is late. Nothing is called, and it goes on as before.",
             "What is done about it?",
+        )
+    },
+    Press {
+        on_step: false,
+        ..press(
+            "take_up",
+            "Read it anew",
+            "Reads the saga again and goes on where its log ends: when its definition is there, or what was damaged is mended. What ends in the same way is set aside again, and you are told why.",
+            "What has changed?",
         )
     },
     press(
@@ -128,8 +137,12 @@ pub(super) fn find(name: &str) -> Option<&'static Press> {
     ALL.iter().find(|p| p.name == name)
 }
 
-/// What a destructive action is about, counted.
-pub(super) fn counts(press: &Press, definition: &Definition, state: &State) -> String {
+/// What a destructive action is about, counted as far as the node can read the saga.
+pub(super) fn counts(press: &Press, known: Option<(&Definition, &State)>) -> String {
+    let Some((definition, state)) = known else {
+        return "This closes 1 saga; what it did in the world, and is not undone, the node cannot say."
+            .to_owned();
+    };
     let effects = state.nodes.iter().filter(|n| n.effect() != Effect::None).count() as u64;
     let undoable = definition.steps().iter().zip(&state.nodes);
     let undoable = undoable

@@ -16,7 +16,7 @@ use serde_json::Value;
 use crate::api::json::reply;
 use crate::api::query::Query;
 use crate::api::{sagas, view};
-use crate::console::attention::{needs, set_aside, unreadable};
+use crate::console::attention::{LATE, needs, set_aside, unreadable};
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
 use crate::console::{Console, graph, parts, press, timeline, words};
@@ -45,7 +45,10 @@ pub(super) async fn show(
         (head(&loaded, definition.as_deref(), state.as_ref(), now))
         @match (definition.as_deref(), &state) {
             (Some(d), Some(state)) => (known(&console, &visit, d, state, &loaded)),
-            (d, _) => (unreadable(d, &loaded)),
+            (d, _) => {
+                (unreadable(d, &loaded))
+                @if visit.operates() { (press::links("../", &uid, s.next_seq, None, &view::legal_on_saga(s, None))) }
+            },
         }
         section aria-labelledby="h-time" {
             h2 #h-time { "What happened" }
@@ -87,7 +90,7 @@ fn head(
         }
         @if let (Some(d), Some(state)) = (definition, state) {
             @if let Some(cause) = &state.stop { p.why { "Turned back because " (because(cause)) } }
-            @if state.overdue && !state.acknowledged { p.notice.warn { "The deadline passed after the pivot: it goes on, late, and nobody has acknowledged that yet." } }
+            @if s.row.overdue { p.notice.warn { (LATE) } }
             @if state.acknowledged { p.dim { "The deadline passed after the pivot: it goes on, late. A person has seen that." } }
             @if state.past_pivot(d) && !s.row.status.is_final() { p.dim { "Past its pivot: it only goes forward." } }
         }
@@ -115,9 +118,9 @@ fn known(
 ) -> Markup {
     let s = &loaded.summary;
     let waits = state.nodes.iter().any(|n| n.item.is_some());
-    let whole = state.legal_on_saga(definition);
+    let whole = view::legal_on_saga(s, Some((definition, state)));
     html! {
-        @if let Some(why) = view::set_aside(s, state) { (set_aside(why)) }
+        @if let Some(why) = view::set_aside(s, Some(state)) { (set_aside(why)) }
         @if waits { div.item { (needs(console, visit, "../", definition, state, loaded)) } }
         @if !whole.is_empty() && visit.operates() {
             section aria-labelledby="h-all" {

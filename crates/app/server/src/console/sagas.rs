@@ -55,7 +55,7 @@ pub(super) async fn show(
         }
         (parts::command("c-list", "The same by the API", &parts::curl_get(&visit, with_token, api.trim_end_matches('?'))))
     };
-    let fixed = html! { h1 { "Sagas" } (form(&given, &names)) };
+    let fixed = html! { h1 { "Sagas" } (views(&given)) (form(&given, &names)) };
     let live_stream = after.is_none().then(|| "events".to_owned());
     let page = Page { live: live_stream, ..Page::new(&console, &visit, Place::Sagas, "Sagas") };
     Ok(page.render(fixed, live).await)
@@ -100,6 +100,28 @@ fn join<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> String {
     // The names of filters are ours, or `attr.` and a name of the user's.
     let coded = pairs.map(|(n, v)| format!("{}={}", words::encode(n), words::encode(v).replace("%2C", ",")));
     coded.collect::<Vec<_>>().join("&")
+}
+
+/// What is asked for again and again, as filters.
+const VIEWS: [(&str, &str); 6] = [
+    ("All", ""),
+    ("Waiting for a person", "attention=true"),
+    ("Overdue", "overdue=true"),
+    ("Retrying", "status=retrying"),
+    ("Tried five times or more", "attempt_gte=5"),
+    ("Paused", "paused=true"),
+];
+
+fn views(given: &Given) -> Markup {
+    let now = given.first();
+    html! {
+        nav.views aria-label="Views" {
+            @for (name, filters) in VIEWS {
+                @let address = if filters.is_empty() { "sagas".to_owned() } else { format!("sagas?{filters}") };
+                a href=(address) aria-current=[(filters == now).then_some("true")] { (name) }
+            }
+        }
+    }
 }
 
 /// Filters with a field of their own; the others are shown as removable words.

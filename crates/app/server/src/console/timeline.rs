@@ -142,6 +142,7 @@ fn told(fact: &Fact) -> Option<(String, String)> {
             Some((a.who.clone(), format!("{} was refused: {}", a.action.replace('_', " "), a.why)))
         }
         Fact::Carried(c) => node(&format!("{} was done by an earlier run, its effect stays there", c.step)),
+        Fact::Closed(c) => Some((c.who.clone(), format!("gave it up, set aside as it was: {}", c.reason))),
         Fact::Created(_) => node("started"),
         Fact::Finished(f) => node(&format!("ended: {}", f.status)),
         Fact::Note(n) => node(&n.text),

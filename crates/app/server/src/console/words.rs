@@ -29,6 +29,7 @@ pub(super) fn of_row(row: &Row) -> Sign {
     match row.status {
         status if status.is_final() => of_status(status),
         SagaStatus::NeedsAttention => of_status(SagaStatus::NeedsAttention),
+        _ if row.overdue => Sign("warn", "!", "overdue"),
         _ if row.paused => Sign("off", "\u{2016}", "paused"),
         SagaStatus::Compensating if row.retrying => Sign("warn", "\u{21bb}", "retrying undo"),
         _ if row.retrying => Sign("warn", "\u{21bb}", "retrying"),

@@ -18,8 +18,8 @@ use futures_util::FutureExt as _;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Share,
-    Transferred, WATCHED,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Server,
+    Share, Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Outcome, Result};
 use tokio_postgres::types::Type;
@@ -314,6 +314,10 @@ impl LeaseStore for PostgresLeases {
             return Box::pin(async move { Err(Error::new(ErrorKind::Unsupported, text)) });
         }
         self.0.hub.watch(name)
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async { Ok(vec![self.0.pool.server().await?]) })
     }
 
     fn guarantees(&self) -> Guarantees {

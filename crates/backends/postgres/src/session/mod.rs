@@ -13,7 +13,7 @@ use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Grant, Guarantees, LeaseInfo, LeaseStore, Line, Names, Released,
-    Renewed, Share, WATCHED, Watchers,
+    Renewed, Server, Share, WATCHED, Watchers,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Result};
 use tokio::sync::watch as tell;
@@ -500,6 +500,10 @@ impl LeaseStore for PostgresSessions {
             }
             Err(e) => Box::pin(async move { Err(e) }),
         }
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async { Ok(vec![self.0.control.server().await?]) })
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Instant, Runtime};
+use mainstay_store::lease::Server;
 use mainstay_store::{Error, ErrorKind, Result};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, Cmd, RedisError, Value};
@@ -17,6 +18,7 @@ use crate::health::Health;
 use crate::scripts::{Call, Script, Scripts, USUAL};
 use crate::{ConfigError, error, tls};
 use ears::Ears;
+use report::OLDEST;
 pub(crate) use report::Report;
 
 /// Requests of one connection that wait to be written; more wait for a place. They are written together.
@@ -80,6 +82,7 @@ struct Link {
 #[derive(Debug, Default)]
 struct Seen {
     health: Health,
+    version: String,
     retry_at: Instant,
     /// Server time minus boot time at the last look, in microseconds, and by how much that may be wrong.
     offset: Option<(i64, Duration)>,
@@ -164,6 +167,13 @@ impl Node {
         let mut health = locked(&self.0.seen).health.clone();
         health.connected = locked(&self.0.live).is_some();
         health
+    }
+
+    /// The server as it names itself, without a version when it does not answer.
+    pub(crate) async fn server(&self) -> Server {
+        let answers = self.ready().await.is_ok();
+        let version = if answers { locked(&self.0.seen).version.clone() } else { String::new() };
+        Server::new("Redis", self.name(), version, OLDEST)
     }
 
     /// Connects if need be.
@@ -357,6 +367,7 @@ impl Node {
             tracing::warn!(node = self.name(), "a redis restarted: what it had not kept is gone");
         }
         seen.health.run_id = report.run_id;
+        seen.version = report.version;
         seen.offset = None;
         Ok(Link {
             connection,

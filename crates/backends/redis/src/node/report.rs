@@ -7,12 +7,16 @@ use mainstay_store::{Error, ErrorKind, Result};
 
 /// The oldest major version whose scripts, `KEEPTTL` and RESP3 are those that are used here.
 const MIN_MAJOR: u32 = 6;
+/// The same, as people write it.
+pub(crate) const OLDEST: &str = "6.0";
 
 /// The parts of `INFO` that matter.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
     /// A new one each start.
     pub(crate) run_id: String,
+    /// Its version; of a relative of Redis the one that it stands in for.
+    pub(crate) version: String,
     pub(crate) uptime: Duration,
     /// Every write is on disk before it is answered.
     pub(crate) durable: bool,
@@ -46,6 +50,7 @@ impl Report {
         }
         Ok(Self {
             run_id: field("run_id").to_owned(),
+            version: field("redis_version").to_owned(),
             uptime: Duration::from_secs(field("uptime_in_seconds").parse().unwrap_or(0)),
             durable: field("aof_enabled") == "1" && appendfsync == "always",
             evicts: field("maxmemory") != "0" && field("maxmemory_policy") != "noeviction",
@@ -67,7 +72,8 @@ mod tests {
     fn what_a_server_says_is_read_and_what_cannot_hold_is_refused() {
         let report = Report::read("n", INFO, "always").unwrap();
         let nine = Duration::from_secs(9);
-        let expected = Report { run_id: "ab".to_owned(), uptime: nine, durable: true, evicts: false };
+        let (run_id, version) = ("ab".to_owned(), "7.0.15".to_owned());
+        let expected = Report { run_id, version, uptime: nine, durable: true, evicts: false };
         assert_eq!(report, expected);
         assert!(!Report::read("n", INFO, "everysec").unwrap().durable);
         assert!(Report::read("n", &INFO.replace("maxmemory:0", "maxmemory:9"), "").unwrap().evicts);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Share, WATCHED,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Server, Share, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
 
@@ -237,6 +237,10 @@ impl LeaseStore for RedisQuorum {
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         let name = name.to_owned();
         Box::pin(async move { self.changed(&name).await })
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async { Ok(join_all(self.0.nodes.iter().map(Node::server)).await) })
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Transferred, WATCHED,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Released, Renewed, Server, Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, FencingToken, LeaseStore, Result};
 
@@ -168,6 +168,11 @@ impl LeaseStore for SqliteLeases {
             self.0.scout.send(&self.0.combiner, &self.0.rt);
             hint.await
         })
+    }
+
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        let library = Server::new("SQLite", "", rusqlite::version(), open::OLDEST);
+        Box::pin(async { Ok(vec![library]) })
     }
 
     fn guarantees(&self) -> Guarantees {

@@ -140,6 +140,15 @@ pub trait Journal: Send + Sync + fmt::Debug {
         Box::pin(async move { Ok(self.load(saga).await?.map(|l| l.summary)) })
     }
 
+    /// The messages that wait in a saga's inbox, by number; empty when there is no such saga. Must answer also when the
+    /// saga's log is damaged: what a person says of such a saga stands there.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn inbox<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Vec<Post>>> {
+        Box::pin(async move { Ok(self.load(saga).await?.map(|l| l.posts).unwrap_or_default()) })
+    }
+
     /// The row of one saga by its user id.
     ///
     /// # Errors

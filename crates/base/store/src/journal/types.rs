@@ -137,6 +137,9 @@ pub struct Row {
     pub retrying: bool,
     /// A person paused it.
     pub paused: bool,
+    /// Its deadline passed when there was no way back, it goes on, and nobody said yet that they know. Never of a finished
+    /// saga.
+    pub overdue: bool,
     /// When it wants to be claimed; `None` when only a post can move it. A saga with posts that nobody looked at is due at
     /// once, see [`Append::seen`].
     pub due: Option<WallTime>,
@@ -153,6 +156,12 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether it waits for a person.
+    #[must_use]
+    pub fn waits_for_person(&self) -> bool {
+        self.status == SagaStatus::NeedsAttention || self.overdue
+    }
+
     /// A running saga that is due at once.
     #[must_use]
     pub fn running(due: WallTime) -> Self {
@@ -160,6 +169,7 @@ impl Row {
             status: SagaStatus::Running,
             retrying: false,
             paused: false,
+            overdue: false,
             due: Some(due),
             next_try: None,
             step: None,
@@ -578,6 +588,10 @@ pub struct Filter {
     pub retrying: Option<bool>,
     /// The paused flag.
     pub paused: Option<bool>,
+    /// The overdue flag.
+    pub overdue: Option<bool>,
+    /// Only what waits for a person: sagas that need attention, and those that are overdue.
+    pub attention: bool,
     /// Definition name.
     pub definition: Option<String>,
     /// The step it is at.
@@ -623,11 +637,21 @@ pub struct StatusCount {
     pub status: SagaStatus,
     /// How many of them are retrying.
     pub retrying: u64,
+    /// How many of them are overdue.
+    pub overdue: u64,
     /// How many.
     pub count: u64,
     /// When the oldest of them was last appended to; of finished ones, when the oldest ended; of those that need
     /// attention, since when the oldest does without a break.
     pub oldest: WallTime,
+}
+
+impl StatusCount {
+    /// How many of them wait for a person: all that need attention, else those that are overdue.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        if self.status == SagaStatus::NeedsAttention { self.count } else { self.overdue }
+    }
 }
 
 /// What to purge. Unfinished sagas are never touched.

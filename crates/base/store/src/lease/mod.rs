@@ -423,8 +423,65 @@ pub trait LeaseStore: Send + Sync + fmt::Debug {
         unsupported("watch")
     }
 
+    /// The servers behind this store, asked now: for people who look whether they are recent enough. A store in the memory
+    /// of the program has none.
+    ///
+    /// # Errors
+    /// When the store fails. A server of several that does not answer is told without a version.
+    fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// What this store promises.
     fn guarantees(&self) -> Guarantees;
+}
+
+/// A server or a library behind a store, as it names itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Server {
+    /// What it is: `Redis`, `PostgreSQL`.
+    pub product: &'static str,
+    /// Where it is, without a password; empty for a library.
+    pub address: String,
+    /// Its version; empty when it does not answer.
+    pub version: String,
+    /// The oldest version that the store is tested with.
+    pub oldest: &'static str,
+}
+
+impl Server {
+    /// A server that answered with `version`.
+    #[must_use]
+    pub fn new(
+        product: &'static str,
+        address: impl Into<String>,
+        version: impl Into<String>,
+        oldest: &'static str,
+    ) -> Self {
+        Self { product, address: address.into(), version: version.into(), oldest }
+    }
+
+    /// Whether its version is at least the oldest one that is tested: by numbers, as far as both go. What is no version is
+    /// not.
+    ///
+    /// # Examples
+    /// ```
+    /// use mainstay_store::lease::Server;
+    ///
+    /// let server = |version: &str| Server::new("Redis", "127.0.0.1:6379", version, "6.2");
+    /// assert!(server("7.0.15").is_recent() && server("6.2").is_recent() && server("6.10-rc1").is_recent());
+    /// assert!(!server("6.0.16").is_recent() && !server("").is_recent());
+    /// ```
+    #[must_use]
+    pub fn is_recent(&self) -> bool {
+        let numbers = |text: &str| -> Vec<u32> {
+            let digits = |part: &str| part.chars().take_while(char::is_ascii_digit).collect::<String>();
+            text.split('.').map_while(|part| digits(part).parse().ok()).collect()
+        };
+        let (have, need) = (numbers(&self.version), numbers(self.oldest));
+        !have.is_empty() && have >= need[..need.len().min(have.len())].to_vec()
+    }
 }
 
 /// What every store refuses before it gives a semaphore another limit.

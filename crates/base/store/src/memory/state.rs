@@ -378,11 +378,13 @@ impl State {
                 definition: summary.definition.clone(),
                 status,
                 retrying: 0,
+                overdue: 0,
                 count: 0,
                 oldest,
             });
             count.count += 1;
             count.retrying += u64::from(summary.row.retrying);
+            count.overdue += u64::from(summary.row.overdue);
             count.oldest = count.oldest.min(oldest);
         }
         counts.into_values().collect()
@@ -512,6 +514,8 @@ fn matches(filter: &Filter, summary: &Summary) -> bool {
     (filter.status.is_empty() || filter.status.contains(&row.status))
         && is(filter.retrying.as_ref(), &row.retrying)
         && is(filter.paused.as_ref(), &row.paused)
+        && is(filter.overdue.as_ref(), &row.overdue)
+        && (!filter.attention || row.waits_for_person())
         && is(filter.definition.as_ref(), &summary.definition)
         && filter.step.as_ref().is_none_or(|s| row.step.as_ref() == Some(s))
         && is(filter.id.as_ref(), &summary.id)

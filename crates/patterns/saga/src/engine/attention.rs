@@ -3,10 +3,11 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use mainstay_store::journal::{MAX_ID_BYTES, Posted, Uid};
+use mainstay_store::ErrorKind as StoreErrorKind;
+use mainstay_store::journal::{Loaded, MAX_ID_BYTES, Posted, SagaStatus, Uid};
 use tokio::sync::oneshot;
 
-use super::Engine;
+use super::{Engine, Inner};
 use crate::definition::payload_fault;
 use crate::fold::Refusal;
 use crate::wire::{self, Action, Fact, Operation};
@@ -60,6 +61,9 @@ impl Engine {
 impl Attention {
     /// Acts on a saga and waits until the action is on its log, accepted or refused. Both are audited.
     ///
+    /// A saga that is set aside, because its log or its definition cannot be read here, takes [`Operation::TakeUp`], which
+    /// is refused when it ends in the same way, and [`Operation::Abandon`], which closes it whatever its log says.
+    ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the saga's state does not allow it or changed since it was looked at;
     /// [`ErrorKind::ApiMisuse`] without a reason; [`ErrorKind::TooLarge`]; [`ErrorKind::NotFound`];
@@ -81,6 +85,7 @@ impl Attention {
             expected_seq: request.expected_seq,
             operation: request.operation,
         };
+        let is_abandon = action.operation == Operation::Abandon;
         let bytes = serde_json::to_vec(&action)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("an action cannot be written: {e}")))?;
         let waiting = self.engine.waiting(uid, &message);
@@ -88,7 +93,7 @@ impl Attention {
             Posted::Posted => {}
             // It may be on the log already; then the log has the answer.
             Posted::Duplicate => {
-                if let Some(answer) = self.engine.settled(uid, &message).await? {
+                if let Some(answer) = self.engine.settled(uid, &message, is_abandon).await? {
                     return answer;
                 }
             }
@@ -171,10 +176,16 @@ impl Engine {
     }
 
     /// What the log says of an action that was posted as `message`.
-    async fn settled(&self, uid: &Uid, message: &str) -> Result<Option<Result<(), Error>>, Error> {
-        let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
+    async fn settled(
+        &self,
+        uid: &Uid,
+        message: &str,
+        is_abandon: bool,
+    ) -> Result<Option<Result<(), Error>>, Error> {
+        let Some(loaded) = self.load_or_row(uid).await? else { return Ok(None) };
         let on_log = loaded.records.iter().find_map(|record| match wire::decode(record) {
             Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
+            Ok(Fact::Closed(closed)) if closed.message == message => Some(Ok(())),
             Ok(Fact::ActionRefused(refused)) if refused.message == message => {
                 Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
             }
@@ -182,8 +193,22 @@ impl Engine {
         });
         // Taken up without a trace: a log keeps no end of refusals.
         let waits = loaded.posts.iter().any(|p| p.message == message);
-        let refused = || Err(Error::new(ErrorKind::Conflict, "the action was refused before"));
-        Ok(on_log.or_else(|| (!waits).then(refused)))
+        // A log that is damaged or full does not say who closed its saga.
+        let closed = is_abandon && loaded.summary.row.status == SagaStatus::Abandoned;
+        let refused = || Error::new(ErrorKind::Conflict, "the action was refused before");
+        Ok(on_log.or_else(|| (!waits).then(|| if closed { Ok(()) } else { Err(refused()) })))
+    }
+
+    /// A saga; one whose log is damaged without its records.
+    pub(super) async fn load_or_row(&self, uid: &Uid) -> Result<Option<Loaded>, Error> {
+        let journal = &self.0.journal;
+        match journal.load(uid).await {
+            Err(e) if e.kind() == StoreErrorKind::Corrupt => {
+                let Some(summary) = journal.summary(uid).await? else { return Ok(None) };
+                Ok(Some(Loaded { summary, records: Vec::new(), posts: journal.inbox(uid).await? }))
+            }
+            other => Ok(other?),
+        }
     }
 
     /// Registers a wait for the answer to a message, before it is posted.
@@ -196,8 +221,19 @@ impl Engine {
     }
 }
 
+impl Inner {
+    /// Tells whoever waits for the answer to a message.
+    pub(super) fn answer(&self, uid: &Uid, message: &str, answer: &Result<(), Refusal>) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        for waiter in waiting.remove(&answer_key(uid, message)).into_iter().flatten() {
+            // The waiter may have gone; the log or the audit has the answer.
+            let _ = waiter.send(answer.clone());
+        }
+    }
+}
+
 /// Message ids are unique per saga only.
-pub(super) fn answer_key(uid: &Uid, message: &str) -> String {
+fn answer_key(uid: &Uid, message: &str) -> String {
     format!("{uid} {message}")
 }
 

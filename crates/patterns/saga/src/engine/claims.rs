@@ -38,7 +38,9 @@ impl Inner {
     }
 
     async fn claim(&self, most: usize) -> mainstay_store::Result<Vec<Claimed>> {
-        let room = self.config.max_in_flight.get().saturating_sub(self.active().len());
+        let (sagas, most_in_memory) = (self.active().len(), self.config.max_in_flight.get());
+        self.watch.in_memory(sagas, most_in_memory);
+        let room = most_in_memory.saturating_sub(sagas);
         let limit = room.min(most);
         // Set before the look: an end that happens meanwhile is not missed.
         self.crowded.store(room <= most, Ordering::Release);
@@ -259,6 +261,7 @@ async fn renew_loop(inner: &Inner) {
             return;
         }
         inner.renew().await;
+        inner.watch.look_at(clock.as_ref());
         at = next();
     }
 }

@@ -14,10 +14,10 @@ use mainstay_store::journal::{
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
 use tokio::sync::{Notify, oneshot, watch};
 
-use super::attention::answer_key;
+use super::aside::{self, Aside, last_of};
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
-use super::leave::{Aside, Leave, last_of, leave_memory, quarantine};
+use super::leave::{Leave, leave_memory};
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
@@ -25,8 +25,8 @@ use crate::fold::{Illegal, Refusal, State};
 use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next};
 use crate::row::row;
 use crate::wire::{
-    self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
-    Stopped, UndoVerdict, Verdict, decode, encode,
+    self, Action, ActionRefused, AttemptRef, Closed, Completed, Completion, Fact, Finished, Note, Operation,
+    Overdue, Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
@@ -129,6 +129,10 @@ pub(super) struct Drive {
     unread: bool,
     /// When to look again after the inbox could not be read.
     look_at: Option<Instant>,
+    /// Why it was set aside, until its first append: a person may close it as it is.
+    was_aside: Option<String>,
+    /// Where it was when it was taken up, until the first action: whoever saw that saw it as it is.
+    taken_at: Option<u64>,
 }
 
 /// Takes up a claimed saga in the background.
@@ -176,8 +180,12 @@ async fn recover(
     };
     let Loaded { summary, records, posts } = loaded;
     let seen = last_of(&posts);
-    let Some(registered) = inner.registry.find(&summary.definition, Some(summary.version)) else {
-        return Err(Aside::parked(&summary, "is not registered", &posts));
+    let registered = match inner.registry.find(&summary.definition, Some(summary.version)) {
+        None => inner.find_stored(&summary.definition, summary.version).await,
+        known => known,
+    };
+    let Some(registered) = registered else {
+        return Err(Aside::parked(&summary, "is not known to this node", &posts));
     };
     let definition = &registered.definition;
     if definition.hash() != summary.definition_hash {
@@ -192,9 +200,14 @@ async fn recover(
     if state.finished.is_some() {
         return Ok(None);
     }
+    // No step asks for a person: the saga as a whole was set aside.
+    let row_waits = summary.row.status == SagaStatus::NeedsAttention;
+    let was_aside = row_waits && state.status(definition) != SagaStatus::NeedsAttention;
+    let was_aside = was_aside.then(|| summary.row.error.clone().unwrap_or_default());
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
-    (drive.epoch, drive.seen) = (claimed.epoch, seen);
+    (drive.epoch, drive.seen, drive.was_aside) = (claimed.epoch, seen, was_aside);
+    drive.taken_at = Some(summary.next_seq);
     // Reports of participants come first: what they end was not interrupted.
     let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
     drive.posts = reports;
@@ -260,6 +273,8 @@ impl Drive {
             active: Arc::clone(active),
             unread: false,
             look_at: None,
+            was_aside: None,
+            taken_at: None,
         }
     }
 
@@ -334,7 +349,9 @@ impl Drive {
         if let Err(illegal) = self.take_posts() {
             return self.aside(&illegal);
         }
-        match self.commit().await {
+        let left = self.commit().await;
+        (self.was_aside, self.taken_at) = (None, None);
+        match left {
             Some(leave) => leave,
             None => {
                 // Nothing to append at once is no mischief either: it waits for a time or a person.
@@ -566,13 +583,20 @@ impl Drive {
         Ok(())
     }
 
-    fn act(&mut self, action: Action) -> Result<(), Illegal> {
+    fn act(&mut self, mut action: Action) -> Result<(), Illegal> {
         let definition = Arc::clone(&self.registered.definition);
+        if self.taken_at.take().is_some_and(|seen| action.expected_seq == Some(seen)) {
+            // What a crash cut short was noted just now, because of this very action.
+            action.expected_seq = Some(self.state.seq + 1);
+        }
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
-        let fact = Fact::Action(action.clone());
-        let allowed =
-            self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation, &fact));
+        let fact = self.fact_of(&action);
+        let allowed = match &fact {
+            Fact::Closed(_) => self.state.is_current(&action),
+            _ => self.state.allows(&definition, &action),
+        };
+        let allowed = allowed.and_then(|()| self.has_room(&action.operation, &fact));
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
@@ -608,6 +632,20 @@ impl Drive {
         Ok(())
     }
 
+    /// What an action puts on the log. One that gives up a saga that was set aside closes it, whatever the rules say of it.
+    fn fact_of(&self, action: &Action) -> Fact {
+        let asks = self.state.nodes.iter().any(|n| n.item.is_some());
+        match (&action.operation, &self.was_aside) {
+            (Operation::Abandon, Some(why)) if !asks => Fact::Closed(Closed {
+                message: action.message.clone(),
+                who: action.who.clone(),
+                reason: action.reason.clone(),
+                why: why.clone(),
+            }),
+            _ => Fact::Action(action.clone()),
+        }
+    }
+
     /// Whether the log has room for the action, and for what must still follow.
     fn has_room(&self, operation: &Operation, fact: &Fact) -> Result<(), Refusal> {
         let (definition, bytes) = (&self.registered.definition, encode(fact).bytes.len());
@@ -616,6 +654,7 @@ impl Drive {
             Operation::Pause | Operation::Retry { .. } if !fits(definition, &self.state, 1, bytes) => {
                 no("the saga's log is nearly full, and the rest is for what ends it")
             }
+            Operation::TakeUp if self.was_aside.is_none() => no("the saga is not set aside; name the step"),
             // Nothing follows.
             Operation::Abandon => Ok(()),
             _ if !fits_the_end(definition, &self.state, bytes) => {
@@ -646,12 +685,15 @@ impl Drive {
             let expected = self.state.seq + 1 - records.len() as u64;
             let row = self.row();
             let status = row.status;
+            let added: u64 = records.iter().map(|r| r.bytes.len() as u64).sum();
             let mut append = Append::new(self.uid.clone(), self.epoch, expected, records, row);
             append.drain = std::mem::take(&mut self.drain);
             append.audit = std::mem::take(&mut self.audit);
             if let Some(leave) = self.append(append).await {
                 return Some(leave);
             }
+            let (seq, bytes) = (self.state.seq, self.state.bytes);
+            self.inner.watch.log_grew(&self.uid, (expected - 1, bytes.saturating_sub(added)), (seq, bytes));
             #[cfg(feature = "test-util")]
             if let Some(observer) = &self.inner.observer {
                 observer(&self.uid, &self.state);
@@ -666,12 +708,8 @@ impl Drive {
     }
 
     fn answer(&mut self) {
-        let mut waiting = self.inner.waiting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (message, result) in self.answers.drain(..) {
-            for waiter in waiting.remove(&answer_key(&self.uid, &message)).into_iter().flatten() {
-                // The waiter may have gone; the log has the answer.
-                let _ = waiter.send(result.clone());
-            }
+            self.inner.answer(&self.uid, &message, &result);
         }
     }
 
@@ -717,11 +755,19 @@ impl Drive {
     /// The log takes no more: who asked for something is told, and the saga is set aside.
     async fn overflows(&mut self, refused: Append, reason: &str) -> Leave {
         let why = Refusal::NotLegal { action: "append", why: "the saga's log is full" };
+        if self.state.finished == Some(SagaStatus::Abandoned) {
+            let aside = Aside { drain: refused.drain, ..Aside::of(reason.to_owned(), self.seen) };
+            if aside::close_full(&self.inner, &self.uid, self.epoch, &aside, refused.audit).await {
+                self.answer();
+                return Leave::Finished;
+            }
+            return Leave::Lost;
+        }
         let mut audit = refused.audit;
         audit.iter_mut().for_each(|a| a.after = format!("refused: {why}"));
         let mut aside = Aside { drain: refused.drain, ..Aside::of(reason.to_owned(), self.seen) };
         if !aside.drain.is_empty() {
-            quarantine(&self.inner, &self.uid, self.epoch, &aside, audit).await;
+            aside::overflow(&self.inner, &self.uid, self.epoch, &aside, audit).await;
             aside.drain.clear();
         }
         self.answers.iter_mut().for_each(|(_, answer)| *answer = Err(why.clone()));

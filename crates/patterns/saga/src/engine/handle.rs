@@ -17,7 +17,7 @@ use crate::{Error, ErrorKind};
 pub enum Outcome {
     /// Closed by a person with effects remaining: the steps that have one.
     Abandoned {
-        /// Steps whose effect remains.
+        /// Steps whose effect remains; none are named when nobody could read the saga.
         remaining: Vec<String>,
     },
     /// Every effect is reversed.
@@ -127,20 +127,20 @@ impl Engine {
         if !settled(row.status) {
             return Ok(None);
         }
-        let loaded = self.0.journal.load(uid).await?.ok_or_else(not_found)?;
+        let loaded = self.load_or_row(uid).await?.ok_or_else(not_found)?;
         let (summary, status) = (&loaded.summary, loaded.summary.row.status);
         if !settled(status) {
             return Ok(None);
         }
-        let Some(definition) = self.definition(&summary.definition, Some(summary.version)) else {
-            // Parked for its definition: all that can be said.
-            return Ok(Some(Outcome::NeedsAttention { steps: Vec::new() }));
-        };
+        let definition = self.definition(&summary.definition, Some(summary.version));
         let facts: Result<Vec<Fact>, _> = loaded.records.iter().map(decode).collect();
-        let state = facts.ok().and_then(|facts| State::fold(&definition, &facts).ok());
-        Ok(Some(match state {
-            Some(state) => outcome_of(&definition, &state, status),
-            None => Outcome::NeedsAttention { steps: Vec::new() },
+        let state = definition.as_deref().zip(facts.ok().filter(|facts| !facts.is_empty()));
+        let state = state.and_then(|(d, facts)| Some((d, State::fold(d, &facts).ok()?)));
+        Ok(Some(match (state, status) {
+            (Some((definition, state)), _) => outcome_of(definition, &state, status),
+            // Set aside, and given up without anybody having read it: that is all that can be said.
+            (None, SagaStatus::Abandoned) => Outcome::Abandoned { remaining: Vec::new() },
+            (None, _) => Outcome::NeedsAttention { steps: Vec::new() },
         }))
     }
 }

@@ -3,13 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mainstay_store::journal::{Append, Appended, Audit, Hash, Post, Row, SagaStatus, Summary, Uid};
+use mainstay_store::journal::Uid;
 
+use super::aside::{self, Aside, Settled};
 use super::{Active, Inner};
-use crate::wire;
-
-/// Begins the error of a saga that waits for its definition.
-pub(super) const PARKED: &str = "parked: ";
 
 /// Why a saga leaves memory.
 pub(super) enum Leave {
@@ -21,42 +18,6 @@ pub(super) enum Leave {
     Lost,
     /// It must not be driven: the reason goes to its row.
     Quarantine(Aside),
-}
-
-/// Why a saga is set aside, and what of its inbox was looked at: a message that came later takes it up again.
-pub(super) struct Aside {
-    pub(super) reason: String,
-    pub(super) seen: u64,
-    /// The definition that it waits for.
-    pub(super) parked: Option<(String, u32, Hash)>,
-    /// What is taken out of its inbox.
-    pub(super) drain: Vec<u64>,
-}
-
-impl Aside {
-    /// Set aside without a look at its inbox.
-    pub(super) fn blind(reason: String) -> Self {
-        Self::of(reason, u64::MAX)
-    }
-
-    pub(super) fn of(reason: String, seen: u64) -> Self {
-        Self { reason, seen, parked: None, drain: Vec::new() }
-    }
-
-    /// Waits for its definition, which is not there or has another graph. Those who woke it in vain have been heard:
-    /// left in its inbox they would fill it, and the one that counts found no place.
-    pub(super) fn parked(summary: &Summary, why: &str, posts: &[Post]) -> Self {
-        let (name, version) = (&summary.definition, summary.version);
-        let reason = format!("{PARKED}definition `{name}` version {version} {why}");
-        let parked = Some((name.clone(), version, summary.definition_hash));
-        let drain = posts.iter().filter(|p| p.kind == wire::POST_WAKE).map(|p| p.number).collect();
-        Self { reason, seen: last_of(posts), parked, drain }
-    }
-}
-
-/// The number of the newest of these posts.
-pub(super) fn last_of(posts: &[Post]) -> u64 {
-    posts.iter().map(|p| p.number).max().unwrap_or_default()
 }
 
 pub(super) async fn leave_memory(
@@ -77,11 +38,14 @@ pub(super) async fn leave_memory(
         Leave::Lost | Leave::Idle => inner.hand_back(std::slice::from_ref(uid)).await,
         Leave::Quarantine(aside) => {
             tracing::error!(target: "mainstay::saga", saga = %uid, aside.reason, "saga set aside");
+            let settled = aside::settle(inner, uid, epoch, &aside).await;
             // What cannot be recorded is found again by the next poll.
-            look = quarantine(inner, uid, epoch, &aside, Vec::new()).await;
-            active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
-            inner.hand_back(std::slice::from_ref(uid)).await;
-            wake_if_deployed(inner, &aside).await;
+            look = settled == Settled::Aside;
+            if settled != Settled::Closed {
+                active.outcome.send_replace(Some(super::Outcome::NeedsAttention { steps: Vec::new() }));
+                inner.hand_back(std::slice::from_ref(uid)).await;
+                wake_if_deployed(inner, &aside).await;
+            }
         }
     }
     {
@@ -103,47 +67,8 @@ async fn wake_if_deployed(inner: &Inner, aside: &Aside) {
     let Some((name, version, hash)) = &aside.parked else { return };
     let there = inner.registry.find(name, Some(*version));
     if there.is_some_and(|r| r.definition.hash() == *hash)
-        && let Err(error) = inner.wake_parked(name).await
+        && let Err(error) = inner.wake_parked(Some(name)).await
     {
         tracing::error!(target: "mainstay::saga", name, %error, "parked sagas could not be woken");
-    }
-}
-
-/// Puts the reason on the row; the log stays as it is. False when that failed.
-pub(super) async fn quarantine(
-    inner: &Inner,
-    uid: &Uid,
-    epoch: u64,
-    aside: &Aside,
-    audit: Vec<Audit>,
-) -> bool {
-    let (next_seq, row) = match inner.journal.summary(uid).await {
-        Ok(Some(summary)) => (summary.next_seq, summary.row),
-        Ok(None) => return false,
-        Err(error) => {
-            tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
-            return false;
-        }
-    };
-    let row = Row {
-        status: SagaStatus::NeedsAttention,
-        retrying: false,
-        due: None,
-        next_try: None,
-        error: Some(aside.reason.clone()),
-        ..row
-    };
-    let append = Append {
-        drain: aside.drain.clone(),
-        audit,
-        seen: aside.seen,
-        ..Append::new(uid.clone(), epoch, next_seq, Vec::new(), row)
-    };
-    match inner.journal.append(append).await {
-        Ok(appended) => matches!(appended, Appended::Appended { .. }),
-        Err(error) => {
-            tracing::error!(target: "mainstay::saga", saga = %uid, %error, "quarantine could not be recorded");
-            false
-        }
     }
 }

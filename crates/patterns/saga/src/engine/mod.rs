@@ -4,6 +4,7 @@
 //! and drops whatever it no longer owns.
 
 mod again;
+mod aside;
 mod attention;
 mod calls;
 mod claims;
@@ -16,6 +17,7 @@ mod registry;
 mod start;
 mod suspects;
 mod time;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -33,6 +35,7 @@ pub use attention::{ActionRequest, Attention};
 pub use config::Config;
 pub use handle::{Handle, Outcome};
 pub use start::StartOptions;
+pub use watch::Warnings;
 
 use crate::definition::Definition;
 use crate::fold::Refusal;
@@ -41,6 +44,7 @@ use crate::step::LocalStep;
 use crate::{Error, ErrorKind};
 use registry::Registry;
 use time::Time;
+use watch::Watch;
 
 /// Drives sagas. Clones share it.
 ///
@@ -78,6 +82,7 @@ pub(crate) struct Inner {
     recovered: AtomicBool,
     /// The last look for due sagas was cut short by the limit in memory: every end is a reason to look again.
     crowded: AtomicBool,
+    watch: Watch,
     #[cfg(feature = "test-util")]
     observer: Option<Observer>,
 }
@@ -157,6 +162,7 @@ impl EngineBuilder {
     pub async fn open(self) -> Result<Engine, Error> {
         self.config.check()?;
         let time = Time::of_store(self.journal.as_ref(), Arc::clone(self.runtime.clock())).await?;
+        let watch = Watch::new(self.runtime.clock().as_ref());
         let mut inner = Inner {
             incarnation: u64::try_from(time.now()).unwrap_or(0),
             time,
@@ -176,6 +182,7 @@ impl EngineBuilder {
             emptied: Notify::new(),
             recovered: AtomicBool::new(false),
             crowded: AtomicBool::new(false),
+            watch,
             #[cfg(feature = "test-util")]
             observer: self.observer,
         };
@@ -183,10 +190,10 @@ impl EngineBuilder {
             inner.adopt(&stored);
         }
         for (definition, steps) in self.definitions {
-            let name = definition.name().to_owned();
             inner.register(definition, steps).await?;
-            inner.wake_parked(&name).await?;
         }
+        // Also for what was stored and taken up again: another node may have known nothing of it.
+        inner.wake_parked(None).await?;
         let first = inner.take_over().await?;
         let inner = Arc::new(inner);
         claims::run(&inner, first);
@@ -251,7 +258,7 @@ impl Engine {
     pub async fn put_definition(&self, definition: Definition) -> Result<(), Error> {
         let name = definition.name().to_owned();
         self.0.register(definition, BTreeMap::new()).await?;
-        self.0.wake_parked(&name).await
+        self.0.wake_parked(Some(&name)).await
     }
 
     /// The registered definition of `name`: of `version`, or the newest.
@@ -370,7 +377,9 @@ impl Inner {
         if self.is_stopping() {
             return Err(Error::new(ErrorKind::Overloaded, "the engine is shutting down"));
         }
-        if self.active().len() >= self.config.max_in_flight.get() {
+        let (sagas, most) = (self.active().len(), self.config.max_in_flight.get());
+        self.watch.in_memory(sagas, most);
+        if sagas >= most {
             let text = format!("{} sagas are in flight, the limit of this engine", self.config.max_in_flight);
             return Err(Error::new(ErrorKind::Overloaded, text).with_retry_after(Duration::from_secs(1)));
         }

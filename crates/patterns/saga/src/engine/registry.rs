@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mainstay_store::journal::{Filter, PutDefinition, SagaStatus, StoredDefinition};
+use mainstay_store::journal::{Filter, PutDefinition, SagaStatus, StoredDefinition, Summary};
 
 use super::Inner;
 use crate::definition::{Call, Definition, Undo};
@@ -118,20 +118,36 @@ impl Inner {
         Ok(Error::new(ErrorKind::InputConflict, text))
     }
 
-    /// Makes parked sagas of a definition due again.
-    pub(super) async fn wake_parked(&self, name: &str) -> Result<(), Error> {
+    /// A definition that another node stored after this one started.
+    pub(super) async fn find_stored(&self, name: &str, version: u32) -> Option<Arc<Registered>> {
+        match self.journal.definitions().await {
+            Ok(all) => self.adopt(all.iter().find(|d| d.name == name && d.version == version)?),
+            Err(error) => {
+                tracing::warn!(target: "mainstay::saga", name, version, %error, "definitions could not be read");
+                return None;
+            }
+        }
+        self.registry.find(name, Some(version))
+    }
+
+    /// Makes parked sagas due again, of one definition or of all, whose definition this engine knows now.
+    pub(super) async fn wake_parked(&self, name: Option<&str>) -> Result<(), Error> {
         /// Rows looked at per page; parked sagas are few.
         const PAGE: usize = 500;
         let filter = Filter {
             status: vec![SagaStatus::NeedsAttention],
-            definition: Some(name.to_owned()),
-            error_contains: Some(super::leave::PARKED.to_owned()),
+            definition: name.map(str::to_owned),
+            error_contains: Some(super::aside::PARKED.to_owned()),
             ..Filter::default()
         };
         let mut after = None;
         loop {
             let page = self.journal.query(&filter, after.as_ref(), PAGE).await?;
-            for row in &page.rows {
+            let known = |row: &&Summary| {
+                let there = self.registry.find(&row.definition, Some(row.version));
+                there.is_some_and(|r| r.definition.hash() == row.definition_hash)
+            };
+            for row in page.rows.iter().filter(known) {
                 let message = format!("wake/{}/{}", row.next_seq, row.epoch);
                 self.journal.post(&row.uid, &message, wire::POST_WAKE, Vec::new()).await?;
             }

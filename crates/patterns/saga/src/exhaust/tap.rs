@@ -8,8 +8,8 @@ use std::time::Duration;
 use mainstay_clock::WallTime;
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
-    Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount, StoredAudit,
-    StoredDefinition, Summary, TxWork, Uid,
+    Loaded, Page, PageCursor, Post, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount,
+    StoredAudit, StoredDefinition, Summary, TxWork, Uid,
 };
 use mainstay_store::{BoxFuture, Journal, Result};
 
@@ -187,6 +187,10 @@ impl Journal for TapJournal {
             self.tap.before_load().await?;
             self.inner.summary(saga).await
         })
+    }
+
+    fn inbox<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Vec<Post>>> {
+        self.inner.inbox(saga)
     }
 
     fn find(&self, definition: &str, id: &str) -> BoxFuture<'_, Result<Option<Summary>>> {

@@ -25,6 +25,14 @@ pub enum Refusal {
         /// Why not.
         why: &'static str,
     },
+    /// No node can drive the saga.
+    #[error("`{action}` is not possible: the saga is set aside, because {why}")]
+    SetAside {
+        /// The action.
+        action: &'static str,
+        /// Why it is set aside.
+        why: String,
+    },
     /// The pivot happened or may have happened.
     #[error("the saga is past its pivot and only goes forward")]
     PastPivot,
@@ -44,14 +52,20 @@ impl State {
     /// # Errors
     /// [`Refusal`] says why not.
     pub fn allows(&self, definition: &Definition, action: &Action) -> Result<(), Refusal> {
+        self.is_current(action)?;
+        self.allows_operation(definition, &action.operation)
+    }
+
+    /// Whether the saga is still where the person saw it.
+    pub(crate) fn is_current(&self, action: &Action) -> Result<(), Refusal> {
         if let Some(status) = self.finished {
             return Err(Refusal::Finished(status));
         }
         let now = self.seq + 1;
-        if let Some(expected) = action.expected_seq.filter(|e| *e != now) {
-            return Err(Refusal::Stale { expected, now });
+        match action.expected_seq.filter(|e| *e != now) {
+            Some(expected) => Err(Refusal::Stale { expected, now }),
+            None => Ok(()),
         }
-        self.allows_operation(definition, &action.operation)
     }
 
     fn allows_operation(&self, definition: &Definition, operation: &Operation) -> Result<(), Refusal> {

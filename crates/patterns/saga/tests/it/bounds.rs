@@ -157,7 +157,9 @@ async fn an_overdue_saga_is_acknowledged_once_and_goes_on() {
     assert!(early.kind() == ErrorKind::Conflict && early.to_string().contains("not overdue"), "{early}");
     world.clock.sleep(Duration::from_secs(60)).await;
     assert!(facts(&world, &handle).await.iter().any(|f| matches!(f, Fact::Overdue(_))));
+    assert!(row(&world, &handle).await.overdue, "whoever lists what waits for a person finds it");
     acknowledge().await.unwrap();
+    assert!(!row(&world, &handle).await.overdue);
     let twice = acknowledge().await.unwrap_err();
     assert!(twice.kind() == ErrorKind::Conflict && twice.to_string().contains("seen it already"), "{twice}");
     let audit = world.journal.audit(0, 100).await.unwrap();

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod aside;
 mod bounds;
 mod claims;
 mod definition;
@@ -18,6 +19,7 @@ mod order;
 mod people;
 mod remote;
 mod room;
+mod seal;
 mod simulated;
 mod vanished;
 mod world;

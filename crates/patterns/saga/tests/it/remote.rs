@@ -575,3 +575,45 @@ async fn a_status_that_asks_for_more_time_than_there_is_holds_up_no_undo() {
     assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
     assert!(bench.world.clock.now().saturating_duration_since(start) < Duration::from_secs(2));
 }
+
+async fn node(world: &World, name: &str, remote: Option<&Arc<Remote>>) -> Engine {
+    let mut config = Config::default();
+    config.node = name.to_owned();
+    let mut builder = Engine::builder(Arc::clone(&world.journal), world.runtime()).config(config);
+    if let Some(remote) = remote {
+        builder = builder.participant(Arc::clone(remote) as Arc<dyn Participant>);
+    }
+    builder.open().await.unwrap()
+}
+
+/// A node that started before the definition was stored by another one set its sagas aside.
+#[tokio::test(start_paused = true)]
+async fn sg_f19_a_definition_that_another_node_stored_is_found_when_a_saga_needs_it() {
+    let (world, remote) = (World::new(), Arc::new(Remote::default()));
+    let (first, second) = (node(&world, "a", Some(&remote)).await, node(&world, "b", Some(&remote)).await);
+    second.put_definition(definition()).await.unwrap();
+    remote.script("charge", &[Say::Never, ok(json!({"receipt": 9}))]);
+    let handle = second.start("remote", json!({"n": 1}), StartOptions::id("one")).await.unwrap();
+    world.clock.sleep(Duration::from_millis(10)).await;
+    second.shutdown(Duration::ZERO).await;
+    assert!(matches!(first.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+}
+
+/// A definition that a node takes up as it starts, because it is stored, woke nothing: only one that was put did.
+#[tokio::test(start_paused = true)]
+async fn sg_f19_a_start_wakes_what_waits_for_a_definition_that_is_stored() {
+    let (world, remote) = (World::new(), Arc::new(Remote::default()));
+    let engine = node(&world, "a", Some(&remote)).await;
+    engine.put_definition(definition()).await.unwrap();
+    remote.script("charge", &[Say::Never, ok(json!({"receipt": 9}))]);
+    let handle = engine.start("remote", json!({"n": 1}), StartOptions::id("one")).await.unwrap();
+    world.clock.sleep(Duration::from_millis(10)).await;
+    engine.shutdown(Duration::ZERO).await;
+    // A node that calls nobody takes up no remote definition.
+    let deaf = node(&world, "a", None).await;
+    assert_eq!(deaf.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps: Vec::new() });
+    deaf.shutdown(Duration::ZERO).await;
+    let engine = node(&world, "a", Some(&remote)).await;
+    world.clock.sleep(Duration::from_secs(5)).await;
+    assert!(matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+}

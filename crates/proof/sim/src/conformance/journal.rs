@@ -93,6 +93,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     no_append_puts_a_message_to_sleep(&suite()).await;
     locks_come_with_the_append_or_not_at_all(&suite()).await;
     pages_miss_nothing_under_inserts(&suite()).await;
+    what_waits_for_a_person_is_listed_and_counted(&suite()).await;
     events_never_appear_behind_a_cursor(&suite()).await;
     a_status_that_changes_without_a_record_is_heard(&suite()).await;
     the_need_of_a_person_is_counted_from_its_begin(&suite()).await;
@@ -258,6 +259,8 @@ async fn the_inbox_is_idempotent_and_bounded(s: &Suite<'_>) {
         (loaded.posts.len(), loaded.posts[0].kind, loaded.posts[0].bytes.as_slice()),
         (1, 7, &b"hello"[..])
     );
+    assert_eq!(s.journal.inbox(&uid).await.unwrap(), loaded.posts, "the same without the log");
+    assert!(s.journal.inbox(&Uid::new("?")).await.unwrap().is_empty());
     let mut append = Append::new(uid.clone(), epoch, 2, vec![record(2)], s.row());
     assert_eq!(s.append(append.clone()).await, Appended::Appended { next_seq: 3, posts: true });
     append.expected_seq = 3;
@@ -358,6 +361,43 @@ async fn pages_miss_nothing_under_inserts(s: &Suite<'_>) {
     assert!(s.journal.query(&none, None, 10).await.unwrap().rows.is_empty());
     let counts = s.journal.counts().await.unwrap();
     assert_eq!(counts.iter().map(|c| c.count).sum::<u64>(), 25 + rounds);
+}
+
+async fn what_waits_for_a_person_is_listed_and_counted(s: &Suite<'_>) {
+    s.created("well").await;
+    let (stuck, stuck_epoch) = s.created("stuck").await;
+    let (late, epoch) = s.created("late").await;
+    let needs = Row { status: SagaStatus::NeedsAttention, due: None, ..s.row() };
+    let append = async |uid: &Uid, epoch, seq, row| {
+        let records = vec![record(2)];
+        let done = s.append(Append::new(uid.clone(), epoch, seq, records, row)).await;
+        assert!(matches!(done, Appended::Appended { .. }), "{done:?}");
+    };
+    let ids = async |filter: Filter| -> Vec<String> {
+        s.journal.query(&filter, None, 10).await.unwrap().rows.into_iter().map(|r| r.id).collect()
+    };
+    let waiting = || Filter { attention: true, ..Filter::default() };
+    let overdue = || Filter { overdue: Some(true), ..Filter::default() };
+    append(&stuck, stuck_epoch, 2, needs).await;
+    assert_eq!((ids(waiting()).await, ids(overdue()).await), (vec!["stuck".to_owned()], Vec::new()));
+    append(&late, epoch, 2, Row { overdue: true, ..s.row() }).await;
+    assert_eq!(ids(waiting()).await, ["late", "stuck"], "newest first, as every list");
+    assert_eq!(ids(overdue()).await, ["late"]);
+    let newest = s.journal.query(&waiting(), None, 1).await.unwrap();
+    let rest = s.journal.query(&waiting(), newest.next.as_ref(), 1).await.unwrap();
+    assert_eq!((rest.rows[0].id.as_str(), rest.next), ("stuck", None));
+    assert!(s.journal.summary(&late).await.unwrap().unwrap().row.overdue);
+    let total = async || s.journal.counts().await.unwrap().iter().map(|c| c.waiting()).sum::<u64>();
+    assert_eq!(total().await, 2);
+    append(&late, epoch, 3, s.row()).await;
+    assert_eq!((ids(waiting()).await, total().await), (vec!["stuck".to_owned()], 1));
+    append(&late, epoch, 4, Row { overdue: true, ..s.row() }).await;
+    append(&late, epoch, 5, finished()).await;
+    assert_eq!(
+        (ids(waiting()).await, total().await),
+        (vec!["stuck".to_owned()], 1),
+        "what ended waits no more"
+    );
 }
 
 async fn events_never_appear_behind_a_cursor(s: &Suite<'_>) {

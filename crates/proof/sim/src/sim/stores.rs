@@ -6,8 +6,8 @@ use std::time::Duration;
 use mainstay_clock::WallTime;
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Audit, ClaimRequest, Claimed, Create, Created, Cursor, EventPage, Filter,
-    Loaded, Page, PageCursor, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount, StoredAudit,
-    StoredDefinition, Summary, TxWork, Uid,
+    Loaded, Page, PageCursor, Post, Posted, PurgeRequest, Purged, PutDefinition, Reply, StatusCount,
+    StoredAudit, StoredDefinition, Summary, TxWork, Uid,
 };
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Guarantees, LeaseInfo, Released, Renewed, Transferred,
@@ -261,6 +261,10 @@ impl Journal for FaultyJournal {
 
     fn summary<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Option<Summary>>> {
         self.ask(saga.clone(), |j, q| Box::pin(async move { j.summary(&q).await }))
+    }
+
+    fn inbox<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Vec<Post>>> {
+        self.ask(saga.clone(), |j, q| Box::pin(async move { j.inbox(&q).await }))
     }
 
     fn find(&self, definition: &str, id: &str) -> BoxFuture<'_, Result<Option<Summary>>> {

@@ -73,12 +73,14 @@
   // Takes over what is new and keeps what the reader opened or stands on.
   const take = (fresh) => {
     const open = new Set([...document.querySelectorAll('details[open][id]')].map((d) => d.id));
+    const picked = new Set([...document.querySelectorAll('[data-swap] input:checked')].map((i) => i.id));
     const active = document.activeElement;
     const mark = active && active.closest('[data-swap]') && (active.id ? '#' + CSS.escape(active.id) : active.getAttribute('href'));
     document.querySelectorAll('[data-swap]').forEach((old) => {
       const now = fresh.getElementById(old.id);
       if (!now || now.innerHTML === old.innerHTML) return;
       now.querySelectorAll('details[id]').forEach((d) => { d.open = d.open || open.has(d.id); });
+      now.querySelectorAll('input[id]').forEach((i) => { i.checked = i.checked || picked.has(i.id); });
       old.replaceChildren(...now.childNodes);
     });
     unhide();
