@@ -11,7 +11,6 @@ mod documents;
 mod forged;
 mod laws;
 mod laws_parts;
-mod laws_planted;
 mod rivals;
 mod session_campaign;
 mod session_carrier;
