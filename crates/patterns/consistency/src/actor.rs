@@ -166,7 +166,12 @@ impl Actor {
             );
             return Err(Error::new(ErrorKind::ForeignActor, text));
         }
-        if known > self.last {
+        self.check_seen(context)
+    }
+
+    /// Checks that whoever knows `context` saw no changes of this actor but those that it made.
+    pub(crate) fn check_seen(&self, context: &Context) -> Result<()> {
+        if context.top(self.id) > self.last {
             let text =
                 format!("changes of actor {} exist that it did not make; take a new actor epoch", self.id);
             return Err(Error::new(ErrorKind::DuplicateActor, text));

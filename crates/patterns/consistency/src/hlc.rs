@@ -393,7 +393,11 @@ impl DurableHlc {
             Some(bytes) => {
                 let bytes = <[u8; 8]>::try_from(bytes)
                     .map_err(|_| Error::malformed("the cell holds no clock bound"))?;
-                u64::from_be_bytes(bytes)
+                let bound = u64::from_be_bytes(bytes);
+                if bound > MAX_MS {
+                    return Err(Error::malformed("the cell holds a clock bound that no clock reaches"));
+                }
+                bound
             }
         };
         hlc.restart(stored << COUNTER_BITS, stored << COUNTER_BITS);

@@ -119,7 +119,8 @@ impl<V: Value> Siblings<V> {
         decode(context)
     }
 
-    /// Replaces the values that the token's reader saw by `value`. An empty token saw nothing: one more value.
+    /// Replaces the values that the token's reader saw by `value`, also those that it saw at another replica and that have
+    /// not arrived here yet. An empty token saw nothing: one more value.
     ///
     /// # Errors
     /// [`ErrorKind::TooManySiblings`], [`ErrorKind::ForeignContext`], [`ErrorKind::Malformed`], and those of
@@ -134,7 +135,11 @@ impl<V: Value> Siblings<V> {
             );
             return Err(Error::new(ErrorKind::TooManySiblings { count }, text));
         }
+        // What was read elsewhere is replaced here before it comes. Of this actor there can be nothing but what it made.
+        let elsewhere = seen.minus(self.values.context());
+        actor.check_seen(&elsewhere)?;
         let delta = self.values.mutate(actor, |register, mint| {
+            mint.cover_seen(elsewhere);
             for (dot, _) in register.entries().iter().filter(|e| seen.contains(e.0)) {
                 mint.cover_dot(*dot);
             }

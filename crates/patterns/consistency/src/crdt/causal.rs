@@ -3,11 +3,11 @@
 use std::fmt;
 
 use crate::crdt::{Changed, DeltaState, Join};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::hash::DigestKey;
-use crate::replicate::pieces;
+use crate::replicate::sendable;
 use crate::version::{Context, Dot};
-use crate::wire::{Reader, Wire, Writer, encode};
+use crate::wire::{Reader, Wire, Writer};
 use crate::{Actor, ActorId};
 
 /// A store whose every visible part hangs on dots.
@@ -107,6 +107,8 @@ pub(crate) fn dots<S: DotStore>(store: &S) -> Vec<Dot> {
 pub struct Mint<'a> {
     actor: &'a mut Actor,
     dots: Vec<Dot>,
+    /// What it covers besides, here or not.
+    seen: Context,
 }
 
 impl Mint<'_> {
@@ -127,6 +129,11 @@ impl Mint<'_> {
 
     pub(crate) fn cover_dot(&mut self, dot: Dot) {
         self.dots.push(dot);
+    }
+
+    /// States that all of `seen` is gone, also what has not arrived here.
+    pub(crate) fn cover_seen(&mut self, seen: Context) {
+        self.seen = seen;
     }
 
     /// Who makes the change.
@@ -184,9 +191,9 @@ impl<S: DotStore> Causal<S> {
     ) -> Result<Self> {
         actor.check(&self.context)?;
         let before = actor.minted();
-        let mut mint = Mint { actor, dots: Vec::with_capacity(2) };
+        let mut mint = Mint { actor, dots: Vec::with_capacity(2), seen: Context::new() };
         let made = f(&self.store, &mut mint);
-        let dots = std::mem::take(&mut mint.dots);
+        let (dots, seen) = (std::mem::take(&mut mint.dots), std::mem::take(&mut mint.seen));
         let store = match made {
             Ok(store) => store,
             Err(error) => {
@@ -194,7 +201,8 @@ impl<S: DotStore> Causal<S> {
                 return Err(error);
             }
         };
-        let context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
+        let mut context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
+        let _ = context.union(&seen);
         let delta = Self { store, context };
         if let Err(error) = self.admit(&delta, actor.largest()) {
             actor.rewind(before);
@@ -209,16 +217,7 @@ impl<S: DotStore> Causal<S> {
         if S::CHECKED {
             self.store.compatible(&self.context, &delta.store, &delta.context)?;
         }
-        if largest == usize::MAX {
-            return Ok(());
-        }
-        let size = encode(delta).len();
-        if size > largest && pieces(delta.clone(), largest, largest).too_large > 0 {
-            let text =
-                format!("a change of {size} bytes has a part of more than {largest}: no message holds it");
-            return Err(Error::new(ErrorKind::TooLarge, text));
-        }
-        Ok(())
+        if largest == usize::MAX { Ok(()) } else { sendable(delta, largest) }
     }
 
     fn absorb(&mut self, other: &Self) -> bool {

@@ -1,6 +1,7 @@
 //! What anti-entropy needs from types without dots.
 
 use crate::crdt::DeltaState;
+use crate::error::Result;
 use crate::hash;
 use crate::wire::{Wire, encode};
 
@@ -28,4 +29,17 @@ pub trait Lattice: DeltaState + Wire + Clone + Default + PartialEq + std::fmt::D
     /// The join of the elements that satisfy `keep`.
     #[must_use]
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self;
+
+    /// Makes a change, all of it or, when `f` refuses, nothing. Types whose copy costs much note what comes instead.
+    ///
+    /// # Errors
+    /// What `f` answers.
+    fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
+        let before = self.clone();
+        let made = f(self);
+        if made.is_err() {
+            *self = before;
+        }
+        made
+    }
 }

@@ -1,6 +1,7 @@
 //! Sets.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::Actor;
 use crate::crdt::causal::{Causal, Mint};
@@ -77,12 +78,44 @@ impl<E: Key> AwSet<E> {
 /// set.add(3_u64);
 /// assert!(set.contains(&3));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GSet<E>(BTreeSet<E>);
+#[derive(Clone, PartialEq, Eq)]
+pub struct GSet<E> {
+    elements: BTreeSet<E>,
+    noted: Noted<E>,
+}
+
+/// What came since somebody may want to take it back. It is no part of the value, nor of a copy.
+struct Noted<E>(Option<Vec<E>>);
+
+impl<E> Clone for Noted<E> {
+    fn clone(&self) -> Self {
+        Self(None)
+    }
+}
+
+impl<E> PartialEq for Noted<E> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<E> Eq for Noted<E> {}
 
 impl<E> Default for GSet<E> {
     fn default() -> Self {
-        Self(BTreeSet::new())
+        Self::of(BTreeSet::new())
+    }
+}
+
+impl<E: fmt::Debug> fmt::Debug for GSet<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("GSet").field(&self.elements).finish()
+    }
+}
+
+impl<E> GSet<E> {
+    const fn of(elements: BTreeSet<E>) -> Self {
+        Self { elements, noted: Noted(None) }
     }
 }
 
@@ -95,47 +128,73 @@ impl<E: Key> GSet<E> {
 
     /// Adds `element`; the delta.
     pub fn add(&mut self, element: E) -> Self {
-        self.0.insert(element.clone());
-        Self(BTreeSet::from([element]))
+        self.insert(element.clone());
+        Self::of(BTreeSet::from([element]))
+    }
+
+    fn insert(&mut self, element: E) {
+        match &mut self.noted.0 {
+            Some(noted) => {
+                if self.elements.insert(element.clone()) {
+                    noted.push(element);
+                }
+            }
+            None => {
+                self.elements.insert(element);
+            }
+        }
+    }
+
+    /// Notes from now on what comes.
+    fn note(&mut self) {
+        self.noted = Noted(Some(Vec::new()));
+    }
+
+    /// Notes no more, and keeps or takes back what was noted.
+    fn settle(&mut self, keep: bool) {
+        let noted = self.noted.0.take().filter(|_| !keep);
+        for element in noted.into_iter().flatten() {
+            self.elements.remove(&element);
+        }
     }
 
     /// Whether `element` is in it.
     #[must_use]
     pub fn contains(&self, element: &E) -> bool {
-        self.0.contains(element)
+        self.elements.contains(element)
     }
 
     /// The elements, in order.
     pub fn elements(&self) -> impl Iterator<Item = &E> {
-        self.0.iter()
+        self.elements.iter()
     }
 
     /// How many.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.elements.len()
     }
 
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.elements.is_empty()
     }
 }
 
 impl<E: Key> Join for GSet<E> {
     fn join(&mut self, other: &Self) -> Result<Changed> {
-        let before = self.0.len();
-        for element in &other.0 {
-            if !self.0.contains(element) {
-                self.0.insert(element.clone());
+        let before = self.elements.len();
+        for element in &other.elements {
+            if !self.elements.contains(element) {
+                self.insert(element.clone());
             }
         }
-        Ok(Changed::from(self.0.len() > before))
+        Ok(Changed::from(self.elements.len() > before))
     }
 
     fn leq(&self, other: &Self) -> bool {
-        self.0.is_subset(&other.0)
+        self.elements.is_subset(&other.elements)
     }
 }
 
@@ -147,27 +206,34 @@ impl<E: Key> DeltaState for GSet<E> {
 
 impl<E: Key> Wire for GSet<E> {
     fn write(&self, out: &mut Writer) {
-        out.number(self.0.len() as u64);
-        for element in &self.0 {
+        out.number(self.elements.len() as u64);
+        for element in &self.elements {
             element.write(out);
         }
     }
 
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let entries = input.entries(|input| Ok((E::read(input)?, ())))?;
-        Ok(Self(entries.into_iter().map(|e| e.0).collect()))
+        Ok(Self::of(entries.into_iter().map(|e| e.0).collect()))
     }
 }
 
 impl<E: Key> Lattice for GSet<E> {
     fn each_item(&self, f: &mut dyn FnMut(Item)) {
-        for element in &self.0 {
+        for element in &self.elements {
             f(Item::of(element, &()));
         }
     }
 
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self {
-        Self(self.0.iter().filter(|e| keep(&Item::of(*e, &()))).cloned().collect())
+        Self::of(self.elements.iter().filter(|e| keep(&Item::of(*e, &()))).cloned().collect())
+    }
+
+    fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
+        self.note();
+        let made = f(self);
+        self.settle(made.is_ok());
+        made
     }
 }
 
@@ -264,7 +330,7 @@ impl<E: Key> Wire for TwoPhaseSet<E> {
 impl<E: Key> Lattice for TwoPhaseSet<E> {
     fn each_item(&self, f: &mut dyn FnMut(Item)) {
         for (removed, set) in [(false, &self.added), (true, &self.removed)] {
-            for element in &set.0 {
+            for element in &set.elements {
                 f(Item::of(&(Ref(element), removed), &()));
             }
         }
@@ -272,10 +338,19 @@ impl<E: Key> Lattice for TwoPhaseSet<E> {
 
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self {
         let part = |removed: bool, set: &GSet<E>| {
-            let kept = set.0.iter().filter(|e| keep(&Item::of(&(Ref(*e), removed), &())));
-            GSet(kept.cloned().collect())
+            let kept = set.elements.iter().filter(|e| keep(&Item::of(&(Ref(*e), removed), &())));
+            GSet::of(kept.cloned().collect())
         };
         Self { added: part(false, &self.added), removed: part(true, &self.removed) }
+    }
+
+    fn attempt(&mut self, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
+        self.added.note();
+        self.removed.note();
+        let made = f(self);
+        self.added.settle(made.is_ok());
+        self.removed.settle(made.is_ok());
+        made
     }
 }
 

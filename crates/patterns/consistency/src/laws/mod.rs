@@ -15,10 +15,21 @@
 //! | L20 | equal values are equal bytes; decoding undoes encoding |
 //! | L21 | versions that do not fit refuse each other by name |
 //!
-//! [`check`] runs L1 to L10, L12 and L20 over random schedules, [`exhaustive`] over every schedule of three replicas and
-//! a few operations, [`merge_function`] L1 to L3 over a plain function, [`total_order`] L17, [`network::converges`] L11 and
-//! [`network::forgets_invisibly`] L14. A violation comes with the seed and the smallest schedule that shows it. L13, L15,
-//! L16, L18, L19 and L21 are about parts of this crate only; its tests check them.
+//! | law | run it on | with |
+//! |---|---|---|
+//! | L1 to L10, L12, L20 | a type, as a [`Subject`] | [`check`] over random schedules, [`exhaustive`] over every short one |
+//! | L1 to L3 | a plain merge function | [`merge_function`] |
+//! | L11, L9 and L12 of what is passed on, L14 | a type that is replicated | [`network::converges`], [`network::passes_on_news`], [`network::forgets_invisibly`] |
+//! | L13 | what gives a node its identity | [`actors`] |
+//! | L15 | a type and what it should mean | [`sequential`], [`concurrent`] |
+//! | L16 | a type and its reset or removal | [`starts_anew`] |
+//! | L17 | an order of versions or stamps | [`total_order`] |
+//! | L18 | a clock, as a [`Stamping`] | [`clocks`] |
+//! | L19 | a version, a [`SiblingStore`] | [`partial_order`], [`siblings`] |
+//! | L21 | two versions of a type | [`versions_meet`] |
+//!
+//! A violation comes with the seed, and with the smallest schedule that shows it or the last steps before it. The laws of
+//! sessions, SL1 to SL6, are about stores: `mainstay-sim` has their checker and the suite for a `ReplicatedStore`.
 //!
 //! ```
 //! use mainstay_consistency::laws::{self, Law};
@@ -29,15 +40,25 @@
 //! assert_eq!(laws::merge_function(&samples, merge).unwrap_err().law, Law::L2);
 //! ```
 
+mod actors;
 mod clock;
+mod meaning;
+mod mixed;
 pub mod network;
 mod run;
+mod stamps;
 mod subjects;
+mod versions;
 
 use std::fmt;
 
+pub use actors::{Disk, actors};
 pub use clock::ManualClock;
+pub use meaning::{Pair, concurrent, sequential, starts_anew};
+pub use mixed::{Meeting, versions_meet};
 pub use run::{Profile, Replica, Report, check, exhaustive};
+pub use stamps::{Stamping, clocks};
+pub use versions::{SiblingStore, partial_order, siblings};
 
 /// A law by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,9 +77,15 @@ pub enum Law {
     L10,
     L11,
     L12,
+    L13,
     L14,
+    L15,
+    L16,
     L17,
+    L18,
+    L19,
     L20,
+    L21,
 }
 
 /// A broken law, with what shows it.

@@ -192,25 +192,29 @@ impl<O: Clone + fmt::Debug> Every<O> {
     }
 }
 
-/// Drops every step without which some law is still broken.
-fn shrink<T: Subject>(
-    mut schedule: Vec<Move<T::Op>>,
-    replicas: usize,
+fn shrink<T: Subject>(schedule: Vec<Move<T::Op>>, replicas: usize, seed: u64, found: Violation) -> Violation {
+    smallest(schedule, seed, found, |fewer| run::<T>(fewer, replicas, seed).err())
+}
+
+/// Drops every step without which `run` still finds the same law broken.
+pub(super) fn smallest<S: Clone + fmt::Debug>(
+    mut steps: Vec<S>,
     seed: u64,
     mut found: Violation,
+    run: impl Fn(&[S]) -> Option<Violation>,
 ) -> Violation {
-    let mut at = schedule.len();
+    let mut at = steps.len();
     while at > 0 {
         at -= 1;
-        let mut fewer = schedule.clone();
+        let mut fewer = steps.clone();
         fewer.remove(at);
-        if let Err(still) = run::<T>(&fewer, replicas, seed) {
-            (schedule, found) = (fewer, still);
-            at = at.min(schedule.len());
+        if let Some(still) = run(&fewer).filter(|still| still.law == found.law) {
+            (steps, found) = (fewer, still);
+            at = at.min(steps.len());
         }
     }
     found.seed = seed;
-    found.schedule = schedule.iter().map(|step| format!("{step:?}")).collect();
+    found.schedule = steps.iter().map(|step| format!("{step:?}")).collect();
     found
 }
 

@@ -23,6 +23,8 @@ use crate::wire::{decode, encode};
 const FAN: usize = 8;
 /// From so few items on a range is listed instead of split.
 const LEAF: u64 = 8;
+/// What an item takes in a message at most: a place and a hash.
+const ITEM: usize = 34;
 /// What a message needs beside its state: header, marks, parts.
 const OVERHEAD: usize = 64;
 
@@ -95,9 +97,11 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// Makes a change: `f` changes the value and answers with the delta, as every mutator does. One that cannot be split
-    /// and fits into no message is refused before it is made if the actor has [`largest_change`](Self::largest_change) for
-    /// its bound; otherwise it stays here ([`Event::TooLarge`]). When `f` calls several mutators and one refuses, what those
-    /// before it changed is told to nobody but by repairs: make it one [`mutate`](crate::crdt::Causal::mutate).
+    /// and fits into no message is refused before it is made. Types without dots are refused here, and what `f` did before
+    /// it is taken back. For [`Causal`](crate::crdt::Causal) types it is their actor who refuses, if it has
+    /// [`largest_change`](Self::largest_change) for its bound; otherwise such a change stays here ([`Event::TooLarge`]). When
+    /// `f` calls several of their mutators and one refuses, what those before it changed is told to nobody but by repairs:
+    /// make it one [`mutate`](crate::crdt::Causal::mutate).
     ///
     /// ```
     /// use mainstay_consistency::{Actor, ActorId, ErrorKind, crdt::AwSet};
@@ -113,10 +117,11 @@ impl<T: Replicated> AntiEntropy<T> {
     /// ```
     ///
     /// # Errors
-    /// What `f` answers.
+    /// What `f` answers, and [`ErrorKind::TooLarge`].
     pub fn change(&mut self, f: impl FnOnce(&mut T) -> Result<T>) -> Result<()> {
         self.digest = None;
-        let delta = f(&mut self.state)?;
+        let largest = self.largest_change();
+        let delta = self.state.change(largest, f)?;
         self.note(delta, None);
         Ok(())
     }
@@ -138,14 +143,20 @@ impl<T: Replicated> AntiEntropy<T> {
         (sum, context)
     }
 
+    /// Whether nothing is ever forgotten here: nobody is asked for what everybody knows.
+    fn keeps_all(&self) -> bool {
+        self.config.keep_all || !T::FORGETS
+    }
+
     /// How many bytes a change may take that cannot be split: it gets through whatever else its message has to carry. Give
     /// it to every [actor](crate::Actor::largest_change) that makes changes here. With the default `max_message` and no
-    /// `largest_change` it is 568 bytes, and twice that where nothing is forgotten.
+    /// `largest_change` it is 568 bytes, and twice that where nothing is forgotten, by a type without tombstones or by
+    /// [`keep_all`](crate::replicate::Builder::keep_all).
     #[must_use]
     pub fn largest_change(&self) -> usize {
         // What was collected may take half of every message.
         let room = self.config.max_message - OVERHEAD;
-        let room = if self.config.keep_all { room } else { room / 2 };
+        let room = if self.keeps_all() { room } else { room / 2 };
         room.max(self.config.largest_change.saturating_sub(OVERHEAD))
     }
 
@@ -240,7 +251,7 @@ impl<T: Replicated> AntiEntropy<T> {
         let least = self.peers.values().map(|p| p.acked).min().unwrap_or(0);
         self.log.trim(least);
         for peer in self.peers.values_mut() {
-            (peer.budget, peer.answered) = (self.config.budget, false);
+            (peer.budget, peer.answered, peer.told) = (self.config.budget, false, false);
         }
     }
 
@@ -324,6 +335,7 @@ impl<T: Replicated> AntiEntropy<T> {
     /// Where the interval ends that was sent. None is sent that the receiver would not put together, or only in part,
     /// because the budget ends: a repair gets on by pieces.
     fn send_delta(&mut self, peer: u64, acked: u64, send: &mut Vec<Outgoing>) -> Option<u64> {
+        self.send_collected(peer, send);
         let collected = self.collected_for(peer);
         let interval = self.log.interval(acked, peer, self.room(collected.as_ref())).ok()?;
         let left = self.peers.get(&peer).map_or(0, |p| p.budget);
@@ -353,8 +365,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// What a state may take in a message that also carries `collected`.
     fn room(&self, collected: Option<&VersionVector>) -> usize {
-        let room = self.config.max_message - OVERHEAD;
-        room.saturating_sub(collected.map_or(0, |c| encode(c).len())).max(room / 2)
+        self.config.max_message - OVERHEAD - collected.map_or(0, |c| encode(c).len())
     }
 
     /// `state` as messages hold it; what none holds is reported and left out.
@@ -367,11 +378,38 @@ impl<T: Replicated> AntiEntropy<T> {
         pieces.fit
     }
 
-    /// The collected cut, unless the peer has it.
+    /// The collected cut, unless the peer has it, or it takes more than half of a message.
     fn collected_for(&self, peer: u64) -> Option<VersionVector> {
         let cut = self.stability.collected();
         let known = self.peers.get(&peer).is_some_and(|p| p.collected == cut_hash(cut));
-        (!known && !cut.is_empty()).then(|| cut.clone())
+        (!known && !cut.is_empty() && self.carries(cut)).then(|| cut.clone())
+    }
+
+    /// Whether a message that has something else to say can say this, too.
+    fn carries(&self, cut: &VersionVector) -> bool {
+        encode(cut).len() <= (self.config.max_message - OVERHEAD) / 2
+    }
+
+    /// The collected cut in messages of its own, in front of those that cannot carry it; once per tick and peer.
+    fn send_collected(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
+        let cut = self.stability.collected();
+        let Some(entry) = self.peers.get_mut(&peer).filter(|p| !p.told && p.collected != cut_hash(cut))
+        else {
+            return;
+        };
+        entry.told = true;
+        let mut open = vec![cut.clone()];
+        if open.iter().all(|cut| self.carries(cut)) {
+            return;
+        }
+        while let Some(cut) = open.pop() {
+            if self.carries(&cut) {
+                self.push(peer, Body::Repair { collected: Some(cut), state: T::default() }, send);
+            } else {
+                let (first, second) = cut.halves();
+                open.extend([second, first]);
+            }
+        }
     }
 
     fn send_ack(&mut self, peer: u64, send: &mut Vec<Outgoing>) {
@@ -384,7 +422,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// What the others need to know for stability, if a message holds it.
     fn stand(&self) -> Option<Stand> {
-        if self.config.keep_all {
+        if self.keeps_all() {
             return None;
         }
         let knows = self.state.known().map(Context::vector).unwrap_or_default();
@@ -530,7 +568,7 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     fn owe(&mut self) {
-        if self.config.keep_all {
+        if self.keeps_all() {
             // Nobody waits for what is held for stable here.
             return;
         }
@@ -595,7 +633,7 @@ impl<T: Replicated> AntiEntropy<T> {
 
     /// Moves stability, and forgets what every member may forget.
     fn settle(&mut self) {
-        if self.config.keep_all || !std::mem::take(&mut self.unsettled) {
+        if self.keeps_all() || !std::mem::take(&mut self.unsettled) {
             return;
         }
         let knows = self.state.known().map(Context::vector).unwrap_or_default();
@@ -674,6 +712,7 @@ impl<T: Replicated> AntiEntropy<T> {
         if state.is_nothing() {
             return;
         }
+        self.send_collected(peer, send);
         let collected = self.collected_for(peer);
         for state in self.cut(state, collected.as_ref()) {
             self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
@@ -732,8 +771,9 @@ impl<T: Replicated> AntiEntropy<T> {
         let mine = self.state.list(lo, hi, &self.config.key);
         // What is here and not there may have been removed there: only the other side can tell.
         if want && mine != items {
-            // A range that is long here goes back as questions again.
-            if mine.len() as u64 > 4 * LEAF {
+            // A range that is long here, or fits into no message, goes back as questions again.
+            let most = (4 * LEAF).min(((self.config.max_message - OVERHEAD) / ITEM) as u64);
+            if mine.len() as u64 > most {
                 self.ask_ranges(from, lo, hi, send);
             } else {
                 self.send_items(from, lo, hi, false, send);

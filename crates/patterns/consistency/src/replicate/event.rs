@@ -43,8 +43,7 @@ pub enum Event {
         peer: u64,
     },
     /// One change fits into no message and stays here, until a later change covers it; all others get through. It was made
-    /// by an actor without a [bound](crate::Actor::largest_change), or of a type without actors, or came from a peer
-    /// with larger messages.
+    /// by an actor without a [bound](crate::Actor::largest_change), or came from a peer with larger messages.
     TooLarge,
 }
 

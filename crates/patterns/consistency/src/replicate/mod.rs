@@ -43,7 +43,7 @@ mod stability;
 pub use config::{AntiEntropyConfig, Builder};
 pub use engine::AntiEntropy;
 pub use event::{Event, Outgoing, Rejoined, Step};
-pub(crate) use replicated::pieces;
+pub(crate) use replicated::sendable;
 pub use replicated::{Place, Replicated};
 
 pub use crate::crdt::{Item, Lattice};

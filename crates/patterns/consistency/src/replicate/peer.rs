@@ -22,6 +22,8 @@ pub(super) struct Peer<T> {
     pub(super) budget: usize,
     /// Whether a root of it was answered with a root since the last tick.
     pub(super) answered: bool,
+    /// Whether it was told what was collected since the last tick.
+    pub(super) told: bool,
 }
 
 /// Which delta a part is of. Where a delta was cut depends on the room that its collected cut left, so parts that carry
@@ -55,6 +57,7 @@ impl<T> Peer<T> {
             collected: 0,
             budget,
             answered: false,
+            told: false,
         }
     }
 

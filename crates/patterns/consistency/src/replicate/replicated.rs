@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::ActorId;
 use crate::crdt::{Causal, DeltaState, DotStore, Item, Lattice};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::hash::DigestKey;
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer, encode};
@@ -56,6 +56,9 @@ impl Wire for Place {
 /// A state that [`AntiEntropy`](crate::replicate::AntiEntropy) can keep equal on many nodes. Implemented for every
 /// [`Causal`] type and every [`Lattice`]; the methods are for the engine.
 pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt::Debug {
+    /// Whether something is kept that is not visible, and may be forgotten once everybody knows of it.
+    const FORGETS: bool;
+
     /// The changes it knows, if it keeps track of them.
     fn known(&self) -> Option<&Context>;
 
@@ -74,6 +77,13 @@ pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt
     /// Two smaller states whose join it is; `None` when it cannot be smaller.
     fn halves(&self) -> Option<(Self, Self)>;
 
+    /// Makes a change and answers with its delta. Of a type without dots, a change is refused before it is made that has a
+    /// part of more than `largest` bytes; where there are dots, that is up to the [actor](crate::Actor::largest_change).
+    ///
+    /// # Errors
+    /// What `f` answers, and [`ErrorKind::TooLarge`].
+    fn change(&mut self, largest: usize, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self>;
+
     /// Joins `other`; what of it was new here, if anything.
     ///
     /// # Errors
@@ -90,6 +100,8 @@ pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt
 }
 
 impl<S: DotStore> Replicated for Causal<S> {
+    const FORGETS: bool = S::TOMBSTONES;
+
     fn known(&self) -> Option<&Context> {
         Some(self.context())
     }
@@ -137,6 +149,10 @@ impl<S: DotStore> Replicated for Causal<S> {
         Some((self.about(&first), self.about(&second)))
     }
 
+    fn change(&mut self, _largest: usize, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
+        f(self)
+    }
+
     fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
         Causal::join_news(self, other)
     }
@@ -159,6 +175,8 @@ fn within(actor: ActorId, lo: Place, hi: Place) -> Option<(u64, u64)> {
 }
 
 impl<T: Lattice> Replicated for T {
+    const FORGETS: bool = false;
+
     fn known(&self) -> Option<&Context> {
         None
     }
@@ -205,6 +223,14 @@ impl<T: Lattice> Replicated for T {
         Some((self.subset(&first), self.subset(&|item| !first(item))))
     }
 
+    fn change(&mut self, largest: usize, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
+        self.attempt(|state| {
+            let delta = f(state)?;
+            sendable(&delta, largest)?;
+            Ok(delta)
+        })
+    }
+
     fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
         let (mut open, mut news) = (vec![other], None::<Self>);
         // Halves of what is not all new, down to single elements.
@@ -237,16 +263,26 @@ fn place(item: &Item) -> Place {
     Place(item.place, 0, 0)
 }
 
+/// Whether `delta` has no part of more than `largest` bytes.
+pub(crate) fn sendable<T: Replicated>(delta: &T, largest: usize) -> Result<()> {
+    let size = encode(delta).len();
+    if size > largest && pieces(delta.clone(), largest, largest).too_large > 0 {
+        let text = format!("a change of {size} bytes has a part of more than {largest}: no message holds it");
+        return Err(Error::new(ErrorKind::TooLarge, text));
+    }
+    Ok(())
+}
+
 /// What a state is sent as.
-pub(crate) struct Pieces<T> {
-    pub(crate) fit: Vec<T>,
+pub(super) struct Pieces<T> {
+    pub(super) fit: Vec<T>,
     /// Changes that fit into no message.
-    pub(crate) too_large: usize,
+    pub(super) too_large: usize,
 }
 
 /// `state` in pieces whose encodings take at most `max` bytes, or `most` when one change alone is larger. A change that
 /// is larger than that is left out: the others have to get through.
-pub(crate) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
+pub(super) fn pieces<T: Replicated>(state: T, max: usize, most: usize) -> Pieces<T> {
     let (mut open, mut pieces) = (vec![state], Pieces { fit: Vec::new(), too_large: 0 });
     while let Some(state) = open.pop() {
         let size = encode(&state).len();

@@ -51,6 +51,12 @@ impl VersionVector {
         Self(entries)
     }
 
+    /// The first half of the actors, and the second.
+    pub(crate) fn halves(&self) -> (Self, Self) {
+        let (first, second) = self.0.split_at(self.0.len() / 2);
+        (Self(first.to_vec()), Self(second.to_vec()))
+    }
+
     /// How many changes of `actor` it contains.
     #[must_use]
     pub fn get(&self, actor: ActorId) -> u64 {

@@ -246,6 +246,20 @@ fn years_before_1970_do_not_panic() {
     assert!(hlc.now().unwrap() > first);
 }
 
+/// A bound beyond 48 bits of milliseconds went round, and with it the promise that nothing below it comes again.
+#[test]
+fn c8_a_cell_that_holds_no_bound_of_a_clock_is_refused() {
+    block_on(async {
+        for bytes in [vec![], vec![0; 7], vec![0; 9], (1_u64 << 48).to_be_bytes().to_vec(), vec![0xff; 8]] {
+            let cell = Arc::new(MemoryCell::new());
+            cell.store_synced(bytes.clone()).await.unwrap();
+            let refused = DurableHlc::open(clock(1_000).0, cell.clone(), WINDOW).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::Malformed, "{bytes:?}");
+            assert_eq!(cell.load().await.unwrap(), Some(bytes), "it is left as it is");
+        }
+    });
+}
+
 #[test]
 fn a_window_that_peers_would_refuse_is_refused() {
     block_on(async {

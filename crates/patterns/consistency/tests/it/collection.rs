@@ -125,6 +125,8 @@ fn l14_tombstones_of_any_number_of_authors_go_whatever_is_lost_meanwhile() {
             assert_eq!(net.node(i).state().elements().count(), 0, "{authors} authors, node {i}");
             assert_eq!(net.node(i).state().tombstones(), 0, "{authors} authors, node {i}");
         }
+        // What was collected is told in as many messages as it takes.
+        assert!(net.largest() <= 1_200, "{authors} authors: {} bytes", net.largest());
     }
 }
 

@@ -10,6 +10,7 @@ mod collection;
 mod documents;
 mod forged;
 mod laws;
+mod laws_parts;
 mod rivals;
 mod session_campaign;
 mod session_carrier;

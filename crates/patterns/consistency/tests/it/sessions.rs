@@ -154,7 +154,7 @@ pub(crate) fn switch(timeline: &str, n: u64, next: &str) -> TimelineSwitch {
 }
 
 #[test]
-fn s8_s13_a_write_gives_its_token_and_no_cache_can_lose_it() {
+fn s8_a_write_gives_its_token_and_no_cache_can_lose_it() {
     on_paused(async {
         let w = World::new(|b| b);
         w.router.poll_once().await;
@@ -162,6 +162,26 @@ fn s8_s13_a_write_gives_its_token_and_no_cache_can_lose_it() {
         let write = async |c: &mut Conn| c.node.write("k", b"1").await;
         let (at, token) = simple.write(&SessionToken::new(), write).await.unwrap();
         assert_eq!(token.positions(), [at]);
+    });
+}
+
+#[test]
+fn s13_what_a_write_returns_is_given_and_its_token_is_carried_on() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let simple = SessionConsistency::new(w.router.clone());
+        let write = async |c: &mut Conn| c.node.write("k", b"1").await.map(|mark| (mark, "returned"));
+        let ((first, returned), token) = simple.write(&SessionToken::new(), write).await.unwrap();
+        assert_eq!(returned, "returned");
+        // The next call begins where this one ended, and so does the one after it.
+        let write = async |c: &mut Conn| c.node.write("k", b"2").await;
+        let (second, token) = simple.write(&token, write).await.unwrap();
+        assert!(token.positions() == [second.clone()] && second.position > first.position);
+        let read = async |c: &mut Conn| Ok::<_, Error>(c.node.read("k").value);
+        let (value, token) = simple.read(&token, read).await.unwrap();
+        assert_eq!((value.as_deref(), token.positions()), (Some(&b"2"[..]), &[second][..]));
     });
 }
 
@@ -181,26 +201,60 @@ fn s9_without_a_known_position_reads_go_to_the_primary() {
     });
 }
 
+/// Tokens of two writers: of the one that wrote first, and of the one that wrote last.
+async fn two_tokens(w: &World) -> (SessionToken, SessionToken) {
+    w.lag(HOUR);
+    w.router.poll_once().await;
+    let (mut a, mut b) = (w.router.session(), w.router.session());
+    put(&mut a, "k", b"1").await.unwrap();
+    put(&mut b, "k", b"2").await.unwrap();
+    (a.token().await.unwrap(), b.token().await.unwrap())
+}
+
 #[test]
-fn s10_p13_p15_tokens_of_concurrent_writers_only_rise() {
+fn s10_a_token_that_comes_late_takes_nothing_back() {
     on_paused(async {
-        let w = World::new(|b| b.max_wait(MS));
-        w.lag(HOUR);
-        w.router.poll_once().await;
-        let (mut a, mut b) = (w.router.session(), w.router.session());
-        put(&mut a, "k", b"1").await.unwrap();
-        put(&mut b, "k", b"2").await.unwrap();
-        let (old, new) = (a.token().await.unwrap(), b.token().await.unwrap());
+        let (old, new) = two_tokens(&World::new(|b| b)).await;
         let mut joined = new.clone();
         joined.merge(&old).unwrap();
-        assert_eq!(joined, new, "the older one, coming last, takes nothing back");
-        // Satisfying one replica clears nothing for the others.
+        assert_eq!(joined, new);
+    });
+}
+
+#[test]
+fn p13_a_replica_that_caught_up_clears_nothing_for_the_others() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        let (_, new) = two_tokens(&w).await;
         w.cluster.set_lag(1, Duration::ZERO).unwrap();
         w.router.poll_once().await;
+        let mut session = w.router.session().resume(&new).unwrap();
         for _ in 0..6 {
-            assert_eq!(get(&mut b, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
+            assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
         }
-        assert_eq!(b.token().await.unwrap(), new);
+        assert_eq!(session.token().await.unwrap(), new);
+    });
+}
+
+#[test]
+fn p15_of_the_tokens_of_concurrent_writers_the_join_is_the_newest_in_every_order() {
+    on_paused(async {
+        let w = World::new(|b| b);
+        w.router.poll_once().await;
+        let mut writers: Vec<_> = (0..4).map(|_| w.router.session()).collect();
+        let mut tokens = Vec::new();
+        for writer in &mut writers {
+            put(writer, "k", b"1").await.unwrap();
+            tokens.push(writer.token().await.unwrap());
+        }
+        let newest = tokens[3].clone();
+        for first in 0..4 {
+            for step in [1, 3] {
+                let mut joined = SessionToken::new();
+                (0..4).for_each(|i| joined.merge(&tokens[(first + i * step) % 4]).unwrap());
+                assert_eq!(joined, newest, "from {first} by {step}");
+            }
+        }
     });
 }
 
@@ -289,7 +343,7 @@ fn p11_a_node_that_hangs_holds_up_neither_reads_nor_the_samples_of_others() {
 }
 
 #[test]
-fn s15_p7_p23_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs() {
+fn s15_p7_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs() {
     on_paused(async {
         let w = World::new(|b| b.max_wait(MS));
         let mut session = w.router.session();
@@ -322,6 +376,30 @@ fn s15_p7_p23_sl3_a_failover_that_lost_the_write_says_so_before_the_closure_runs
         assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
         put(&mut session, "k", b"3").await.unwrap();
         assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"3"[..]));
+    });
+}
+
+/// A write that no replica had acknowledged, as with `w:1`: it may be rolled back, and then nothing is promised.
+#[test]
+fn p23_a_write_that_only_the_primary_acknowledged_is_promised_until_it_is_rolled_back() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.lag(HOUR);
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        put(&mut session, "k", b"1").await.unwrap();
+        let token = session.token().await.unwrap();
+        // As long as its primary stands the write is found, by whoever holds the token, although no replica has it.
+        let mut other = w.router.session().resume(&token).unwrap();
+        assert_eq!(get(&mut other, "k").await.unwrap().as_deref(), Some(&b"1"[..]));
+        // The promoted one never had it: it is said to be rolled back, and by the old primary nobody is answered.
+        w.cluster.fail_over(1).unwrap();
+        w.router.poll_once().await;
+        for session in [&mut session, &mut other] {
+            assert_eq!(kind(get(session, "k").await), ErrorKind::WriteLost);
+        }
+        let mut third = w.router.session().resume(&token).unwrap();
+        assert_eq!(kind(get(&mut third, "k").await), ErrorKind::WriteLost);
     });
 }
 
@@ -736,6 +814,33 @@ fn p24_reads_inside_a_write_use_its_connection() {
             Ok::<_, Error>(c.node.read("k").value)
         });
         assert!(read.await.unwrap().is_some());
+    });
+}
+
+/// A cache in front of the replicas: its key is what was asked, and the token that it was asked with.
+#[test]
+fn p26_a_cache_whose_key_has_the_token_in_it_keeps_nothing_from_before_a_write() {
+    on_paused(async {
+        let w = World::new(|b| b.max_wait(MS));
+        w.router.poll_once().await;
+        let mut session = w.router.session();
+        let mut cache = std::collections::BTreeMap::new();
+        let keys = super::session_tokens::keys();
+        let now = mainstay_clock::WallTime::from_unix_millis(1_767_225_600_000);
+        put(&mut session, "k", b"1").await.unwrap();
+        let before = keys.seal(&session.token().await.unwrap(), now);
+        cache.insert(("k", before.clone()), get(&mut session, "k").await.unwrap());
+        // Whoever knows no more asks the same question, and hits.
+        let again = keys.seal(&session.token().await.unwrap(), now);
+        assert_eq!(cache.get(&("k", again)), Some(&Some(b"1".to_vec())));
+        put(&mut session, "k", b"2").await.unwrap();
+        let after = keys.seal(&session.token().await.unwrap(), now);
+        assert_eq!(
+            cache.get(&("k", after)),
+            None,
+            "what is cached from before the write answers nobody after it"
+        );
+        assert_eq!(get(&mut session, "k").await.unwrap().as_deref(), Some(&b"2"[..]));
     });
 }
 

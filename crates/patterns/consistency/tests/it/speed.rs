@@ -3,6 +3,7 @@
 use mainstay_consistency::crdt::AwSet;
 use mainstay_consistency::hlc::{Hlc, Source};
 use mainstay_consistency::version::VersionVector;
+use mainstay_consistency::wire::encode_for;
 use mainstay_consistency::{ActorId, DeltaState as _, Join as _};
 
 use crate::{actor, clock};
@@ -76,6 +77,16 @@ fn an_element_takes_at_most_64_bytes_with_its_index() {
     let each = info.bytes_current / 100_000;
     println!("{each} bytes per element");
     assert!(each <= 64, "{each}");
+}
+
+#[test]
+fn an_addition_takes_at_most_16_bytes_on_the_wire() {
+    let (mut set, mut at) = set_of(100_000);
+    let delta = set.add(&mut at, 7).unwrap();
+    // To a reader who knows the actor, as one does after the first change.
+    let bytes = encode_for(&delta, &[at.id()]).len();
+    println!("{bytes} bytes");
+    assert!(bytes <= 16, "{bytes}");
 }
 
 #[test]
