@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
+use crate::event::Kind;
+
 /// Longest time of any setting that waits or bounds: beyond a day somebody meant another unit.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(86_400);
 
@@ -162,20 +164,33 @@ impl fmt::Display for Reason {
 /// assert!(refused.retry_after().unwrap() > Duration::ZERO); // for a `Retry-After` of your own
 /// assert!(refused.since().is_some());
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("`{policy}` rejected the call: {why}")]
 pub struct Rejected {
     why: Reason,
     policy: Arc<str>,
     retry_after: Option<Duration>,
-    since: Option<Instant>,
+    /// Zero where it is not known: every guarded call returns room for a refusal, so it shall be small.
+    since: Instant,
+    /// The kind of part that has told its listener of it: the policy around it tells of the same refusal again.
+    pub(crate) told_by: Option<Kind>,
 }
+
+/// Who has been told of it makes no difference.
+impl PartialEq for Rejected {
+    fn eq(&self, other: &Self) -> bool {
+        let all = |r: &Self| (r.retry_after, r.since);
+        self.why == other.why && self.policy == other.policy && all(self) == all(other)
+    }
+}
+
+impl Eq for Rejected {}
 
 impl Rejected {
     /// A refusal by the policy named `policy`.
     #[must_use]
     pub fn new(policy: Arc<str>, why: Reason) -> Self {
-        Self { why, policy, retry_after: None, since: None }
+        Self { why, policy, retry_after: None, since: Instant::ZERO, told_by: None }
     }
 
     /// The same refusal with advice when to come back.
@@ -188,7 +203,7 @@ impl Rejected {
     /// The same refusal with the instant at which its cause began.
     #[must_use]
     pub fn with_since(mut self, since: Option<Instant>) -> Self {
-        self.since = since;
+        self.since = since.unwrap_or(Instant::ZERO);
         self
     }
 
@@ -213,7 +228,7 @@ impl Rejected {
     /// Since when calls are refused for this reason, if known.
     #[must_use]
     pub fn since(&self) -> Option<Instant> {
-        self.since
+        (self.since != Instant::ZERO).then_some(self.since)
     }
 }
 
@@ -323,13 +338,14 @@ pub struct GaveUp<E> {
 }
 
 impl<E> GaveUp<E> {
-    /// The failure of the first attempt, when there was more than one.
+    /// The failure of the first attempt, when there was more than one, or the second was refused. `None` also when that
+    /// attempt ended with an `Ok` that counted as a failure, and no later one with an error.
     #[must_use]
     pub fn first(&self) -> Option<&CallError<E>> {
         self.first.as_ref()
     }
 
-    /// The failure of the last attempt.
+    /// The failure of the last attempt, or the refusal of the one that was to follow it.
     #[must_use]
     pub fn last(&self) -> &CallError<E> {
         &self.last

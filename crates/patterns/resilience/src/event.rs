@@ -119,11 +119,44 @@ pub enum Event<'a> {
 pub struct Source {
     kind: Kind,
     name: Arc<str>,
+    keyed: bool,
 }
 
 impl Source {
     pub(crate) fn new(kind: Kind, name: &Arc<str>) -> Self {
-        Self { kind, name: Arc::clone(name) }
+        Self { kind, name: Arc::clone(name), keyed: false }
+    }
+
+    /// One of many with this name.
+    pub(crate) fn keyed(self) -> Self {
+        Self { keyed: true, ..self }
+    }
+
+    /// Whether it is the breaker of one key of a [`Registry`](crate::breaker::Registry): many sources have this name, and
+    /// each has a state of its own.
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use std::time::Duration;
+    /// use mainstay_resilience::{Breaker, Event, Listener, Source};
+    ///
+    /// #[derive(Debug, Default)]
+    /// struct Log(Mutex<Vec<(String, bool)>>);
+    ///
+    /// impl Listener for Log {
+    ///     fn event(&self, source: &Source, _: &Event<'_>) {
+    ///         self.0.lock().unwrap().push((source.name().to_owned(), source.is_keyed()));
+    ///     }
+    /// }
+    ///
+    /// let log = Arc::new(Log::default());
+    /// let hosts = Breaker::builder("upstream").listener(log.clone()).keyed(100, Duration::from_secs(600)).unwrap();
+    /// hosts.get("10.0.0.1").force_open("maintenance", None);
+    /// assert_eq!(*log.0.lock().unwrap(), [("upstream".to_owned(), true)]);
+    /// ```
+    #[must_use]
+    pub fn is_keyed(&self) -> bool {
+        self.keyed
     }
 
     /// The kind of policy.
@@ -180,8 +213,11 @@ pub(crate) struct Ear(Option<Arc<(Source, Arc<dyn Listener>)>>);
 
 impl Ear {
     pub(crate) fn new(kind: Kind, name: &Arc<str>, listener: Option<&Arc<dyn Listener>>) -> Self {
+        Self::of(Source::new(kind, name), listener)
+    }
+
+    pub(crate) fn of(source: Source, listener: Option<&Arc<dyn Listener>>) -> Self {
         Self(listener.map(|listener| {
-            let source = Source::new(kind, name);
             let bound = listener.bind(&source).unwrap_or_else(|| Arc::clone(listener));
             Arc::new((source, bound))
         }))
@@ -191,6 +227,14 @@ impl Ear {
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.0.is_some()
+    }
+
+    /// Tells the listener of a refusal, and marks it as told.
+    #[cold]
+    pub(crate) fn told(&self, mut rejected: Rejected) -> Rejected {
+        self.tell(&Event::Rejected(&rejected));
+        rejected.told_by = self.0.as_ref().map(|bound| bound.0.kind);
+        rejected
     }
 
     /// Tells the listener. Its panics end here: they must not change what the call returns.

@@ -2,17 +2,19 @@
 //!
 //! | metric | labels | meaning |
 //! |---|---|---|
-//! | `mainstay_breaker_state` | name, state | 1 for the state it is in, 0 for the others |
+//! | `mainstay_breaker_state` | name, state | 1 for the state it is in, 0 for the others; of a [`Registry`]: how many of its keys are in it |
 //! | `mainstay_breaker_transitions_total` | name, state | transitions into the state |
 //! | `mainstay_breaker_calls_total` | name, outcome | attempts by how they counted |
 //! | `mainstay_breaker_call_duration_seconds` | name | duration of attempts |
 //! | `mainstay_calls_total` | name, outcome | whole calls of a policy |
 //! | `mainstay_call_duration_seconds` | name | duration of whole calls |
-//! | `mainstay_rejected_total` | name, reason | refusals |
+//! | `mainstay_rejected_total` | name, reason | refusals; once also where a part and its policy share a name |
 //! | `mainstay_retry_attempts_total` | name | further attempts |
 //! | `mainstay_hedges_total` | name | second attempts |
 //! | `mainstay_bulkhead_in_flight`, `_limit`, `_queued` | name | from [`MetricsListener::bulkhead`] |
 //! | `mainstay_retry_budget_tokens` | name | from [`MetricsListener::budget`] |
+//!
+//! [`Registry`]: crate::breaker::Registry
 //!
 //! Counters are looked up once, when a policy is built with the listener; a call then adds to what it holds. Gauges of
 //! bulkheads, budgets and windows are read, not heard: call the methods for them whenever somebody scrapes.
@@ -21,14 +23,14 @@
 //! Prometheus exporter, so that boards made for it go on working.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ::metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::breaker::{BreakerSnapshot, State};
 use crate::budget::BudgetSnapshot;
 use crate::bulkhead::BulkheadSnapshot;
-use crate::{Event, Kind, Listener, Outcome, Source};
+use crate::{Event, Kind, Listener, Outcome, Rejected, Source};
 
 /// Most names that become labels of their own; later ones share `other`, and
 /// `mainstay_metric_names_overflow_total` counts them. A board with more lines than this shows nothing.
@@ -72,6 +74,27 @@ pub enum Naming {
 pub struct MetricsListener {
     naming: Naming,
     names: Mutex<BTreeSet<String>>,
+    parts: Arc<Parts>,
+}
+
+/// The parts that tell of their own refusals: what the policy around them says of those under the same name is a copy.
+#[derive(Debug, Default)]
+struct Parts(Mutex<BTreeSet<(Kind, String)>>);
+
+impl Parts {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<(Kind, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what `source` tells has been counted under the same name.
+    fn has_told(&self, source: &Source, rejected: &Rejected) -> bool {
+        match rejected.told_by {
+            Some(kind) if source.kind() == Kind::Policy && source.name() == rejected.policy() => {
+                self.lock().contains(&(kind, rejected.policy().to_owned()))
+            }
+            _ => false,
+        }
+    }
 }
 
 impl MetricsListener {
@@ -84,7 +107,7 @@ impl MetricsListener {
     /// With these names. A process may have both, on different policies.
     #[must_use]
     pub fn with_naming(naming: Naming) -> Arc<Self> {
-        Arc::new(Self { naming, names: Mutex::new(BTreeSet::new()) })
+        Arc::new(Self { naming, names: Mutex::new(BTreeSet::new()), parts: Arc::default() })
     }
 
     fn label(&self, name: &str) -> String {
@@ -97,8 +120,12 @@ impl MetricsListener {
         "other".to_owned()
     }
 
-    /// Reports what is read, not heard: call it when metrics are scraped.
+    /// Reports what is read, not heard: call it when metrics are scraped. The breaker of one key of a registry reports
+    /// nothing here: one gauge cannot show them all, and their states are counted as they change.
     pub fn breaker(&self, s: &BreakerSnapshot) {
+        if s.key.is_some() {
+            return;
+        }
         let name = self.label(&s.name);
         show_state(self.naming, &name, s.state);
         if self.naming == Naming::Resilience4j {
@@ -141,7 +168,13 @@ impl Listener for MetricsListener {
     fn event(&self, _: &Source, _: &Event<'_>) {}
 
     fn bind(&self, source: &Source) -> Option<Arc<dyn Listener>> {
-        Some(Arc::new(Bound::new(self.naming, source.kind(), self.label(source.name()))))
+        let label = self.label(source.name());
+        if source.kind() != Kind::Policy && label == source.name() {
+            self.parts.lock().insert((source.kind(), label.clone()));
+        }
+        let keys = source.is_keyed().then(|| Keys::new(self.naming, &label));
+        let bound = Bound::new(self.naming, source.kind(), label);
+        Some(Arc::new(Bound { keys, parts: Arc::clone(&self.parts), ..bound }))
     }
 }
 
@@ -169,11 +202,53 @@ fn show_state(naming: Naming, name: &str, now: State) {
     }
 }
 
+/// One key of a registry in the count of keys per state, from its making until it is forgotten.
+#[derive(Debug)]
+struct Keys {
+    gauges: [Gauge; State::ALL.len()],
+    state: Mutex<State>,
+}
+
+impl Keys {
+    fn new(naming: Naming, name: &str) -> Self {
+        let gauges = State::ALL.map(|state| {
+            gauge!(state_name(naming), "name" => name.to_owned(), "state" => state_label(naming, state))
+        });
+        let keys = Self { gauges, state: Mutex::new(State::Closed) };
+        // Nought is a number too: a board shows every state from the start.
+        State::ALL.into_iter().for_each(|state| keys.add(state, 0.0));
+        keys.add(State::Closed, 1.0);
+        keys
+    }
+
+    fn add(&self, state: State, n: f64) {
+        if let Some(gauge) = State::ALL.iter().position(|s| *s == state).and_then(|i| self.gauges.get(i)) {
+            gauge.increment(n);
+        }
+    }
+
+    fn go(&self, to: State) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.add(std::mem::replace(&mut state, to), -1.0);
+        self.add(to, 1.0);
+    }
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        let state = *self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        self.add(state, -1.0);
+    }
+}
+
 /// The counters of one policy.
 #[derive(Debug)]
 struct Bound {
     naming: Naming,
     name: String,
+    parts: Arc<Parts>,
+    /// Of the breaker of one key.
+    keys: Option<Keys>,
     success: Kept,
     failure: Kept,
     timeout: Kept,
@@ -274,6 +349,8 @@ impl Bound {
             retries: counter!("mainstay_retry_attempts_total", "name" => name.to_owned()),
             hedges: counter!("mainstay_hedges_total", "name" => name.to_owned()),
             name: name.to_owned(),
+            parts: Arc::default(),
+            keys: None,
         }
     }
 
@@ -309,6 +386,7 @@ impl Listener for Bound {
             }
             Event::Hedged { .. } => self.hedges.increment(1),
             Event::HedgeWon | Event::Missed { .. } => {}
+            Event::Rejected(rejected) if self.parts.has_told(source, rejected) => {}
             Event::Rejected(rejected) => {
                 if self.naming == Naming::Resilience4j && source.kind() == Kind::Breaker {
                     let name = self.name.clone();
@@ -322,7 +400,10 @@ impl Listener for Bound {
             }
             Event::Retry { .. } => self.retries.increment(1),
             Event::Transition(t) => {
-                show_state(self.naming, &self.name, t.to());
+                match &self.keys {
+                    Some(keys) => keys.go(t.to()),
+                    None => show_state(self.naming, &self.name, t.to()),
+                }
                 let (name, state) = (self.name.clone(), t.to().name());
                 counter!("mainstay_breaker_transitions_total", "name" => name, "state" => state).increment(1);
             }

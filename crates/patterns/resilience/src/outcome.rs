@@ -107,17 +107,53 @@ impl Verdict {
 pub trait Classify {
     /// What this error means.
     fn verdict(&self) -> Verdict;
+
+    /// Whether this is the refusal of a policy further in: an open breaker, a full bulkhead. No evidence for the policies
+    /// around it ([`verdict`](Self::verdict) says [`Verdict::Ignore`]), and no answer of the dependency either: a
+    /// [`Fallback`](crate::fallback::Fallback) for outages covers it. [`CallError`] says so; an error of your own that
+    /// wraps one should pass it on.
+    ///
+    /// ```
+    /// use mainstay_resilience::{CallError, Classify, Reason, Rejected, Verdict};
+    ///
+    /// enum ShopError { Stock(CallError<std::io::Error>), UnknownArticle }
+    ///
+    /// impl Classify for ShopError {
+    ///     fn verdict(&self) -> Verdict {
+    ///         match self {
+    ///             Self::Stock(below) => below.verdict(),
+    ///             Self::UnknownArticle => Verdict::Ignore,
+    ///         }
+    ///     }
+    ///     fn is_refusal(&self) -> bool {
+    ///         matches!(self, Self::Stock(below) if below.is_refusal())
+    ///     }
+    /// }
+    /// assert!(ShopError::Stock(Rejected::new("stock".into(), Reason::Open).into()).is_refusal());
+    /// assert!(!ShopError::UnknownArticle.is_refusal());
+    /// ```
+    fn is_refusal(&self) -> bool {
+        false
+    }
 }
 
 impl<E: Classify + ?Sized> Classify for &E {
     fn verdict(&self) -> Verdict {
         (**self).verdict()
     }
+
+    fn is_refusal(&self) -> bool {
+        (**self).is_refusal()
+    }
 }
 
 impl<E: Classify + ?Sized> Classify for Box<E> {
     fn verdict(&self) -> Verdict {
         (**self).verdict()
+    }
+
+    fn is_refusal(&self) -> bool {
+        (**self).is_refusal()
     }
 }
 
@@ -146,6 +182,14 @@ impl<E: Classify> Classify for CallError<E> {
             Self::Inner(error) => error.verdict(),
             Self::Timeout(_) => Verdict::RETRYABLE,
             Self::Rejected(_) | Self::GaveUp(_) => Verdict::Ignore,
+        }
+    }
+
+    fn is_refusal(&self) -> bool {
+        match self.last() {
+            Self::Rejected(_) => true,
+            Self::Inner(error) => error.is_refusal(),
+            Self::Timeout(_) | Self::GaveUp(_) => false,
         }
     }
 }

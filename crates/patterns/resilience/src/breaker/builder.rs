@@ -8,7 +8,7 @@ use mainstay_clock::Runtime;
 use super::config::{Abandoned, BreakerConfig, HalfOpen, Window};
 use super::core::{Core, Parts};
 use super::{Breaker, Registry};
-use crate::event::{Ear, Kind};
+use crate::event::{Ear, Kind, Source};
 use crate::policy::ProbeGate;
 use crate::{ConfigError, Listener};
 
@@ -397,8 +397,10 @@ impl BreakerBuilder {
     pub(super) fn build_keyed(&self, key: Option<Arc<str>>) -> Result<Breaker, ConfigError> {
         self.config.check()?;
         let runtime = self.runtime_or_system();
+        let source = Source::new(Kind::Breaker, &self.name);
+        let source = if key.is_some() { source.keyed() } else { source };
         let parts = Parts {
-            ear: Ear::new(Kind::Breaker, &self.name, self.listener.as_ref()),
+            ear: Ear::of(source, self.listener.as_ref()),
             name: Arc::clone(&self.name),
             key,
             clock: Arc::clone(runtime.clock()),

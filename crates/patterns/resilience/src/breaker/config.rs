@@ -93,8 +93,8 @@ impl HalfOpen {
         Self { permits, rule: ProbeRule::Ratio { samples, rate } }
     }
 
-    /// Admits 0.1, 1, 5, 10, 25 and 50 % of calls in stages of at least `stage` and one result each, then
-    /// closes. Opens again as soon as half of a stage's results are failures. For services that break again when everybody
+    /// Admits 0.1, 1, 5, 10, 25 and 50 % of calls, but at least the first, in stages of at least `stage` and one result
+    /// each, then closes: at the next result or the next call. Opens again as soon as half of a stage's results are failures. For services that break again when everybody
     /// comes back at once: cold caches, an empty queue in front of a slow store. The ladder is that of the crate
     /// `seatbelt`.
     #[must_use]
@@ -106,9 +106,10 @@ impl HalfOpen {
 /// What a call means that was dropped before it ended: by a caller who lost patience, by a hedge that won, by a deadline
 /// further up.
 ///
-/// Whatever is chosen, a dropped probe gives its permit back. And where the window holds nothing but dropped calls, so
-/// many of them as [`min_calls`](BreakerConfig::min_calls) open the breaker: else a dead host whose every call is dropped
-/// in favor of another would stay invisible.
+/// Whatever is chosen, a dropped probe gives its permit back. And where a window of time holds nothing but dropped calls,
+/// or in the other windows nothing else came since the last result, so many of them as
+/// [`min_calls`](BreakerConfig::min_calls) open the breaker: else a dead host whose every call is dropped in favor of
+/// another would stay invisible.
 ///
 /// ```
 /// use std::time::Duration;
@@ -145,7 +146,7 @@ pub enum Abandoned {
 /// | open for | 2 s, doubling to 30 s, 10 % jitter | 60 s fixed meant 55 s of needless outage |
 /// | half-open | 3 permits, 3 successes | one lucky probe is no recovery |
 /// | probe lease | the attempt timeout, at least 10 s | a hung probe must not wedge the breaker |
-/// | abandoned | failure after the slow threshold, half the attempt timeout, or 1 s | callers' patience is evidence |
+/// | abandoned | failure after the slow threshold, half the attempt timeout (the breaker's own, else that of the policy around the call), or 1 s | callers' patience is evidence |
 ///
 /// ```
 /// use mainstay_resilience::Breaker;
@@ -308,6 +309,11 @@ impl BreakerConfig {
             let half = self.attempt_timeout.map(|d| d / 2);
             Abandoned::FailureIfElapsed(self.slow.map(|(d, _)| d).or(half).unwrap_or(PATIENCE))
         })
+    }
+
+    /// Whether nothing that is set says what dropped calls mean: then half the attempt timeout of a policy does.
+    pub(crate) fn is_abandoned_open(&self) -> bool {
+        self.abandoned.is_none() && self.slow.is_none() && self.attempt_timeout.is_none()
     }
 
     /// Checks every field and the fields against each other.

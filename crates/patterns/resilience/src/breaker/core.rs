@@ -26,6 +26,8 @@ struct Hot {
     since: AtomicU64,
     slow_after: AtomicU64,
     abandon_after: AtomicU64,
+    /// Half the attempt timeout of a policy replaces `abandon_after`, as nobody has set it: 0 or 1.
+    abandon_open: AtomicU64,
     min_calls: AtomicU64,
     consecutive: AtomicU64,
     failure_rate: AtomicU64,
@@ -123,6 +125,19 @@ pub(crate) struct Core {
     edit: Mutex<()>,
 }
 
+/// Where a breaker stands in a fleet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    /// Open or half-open.
+    pub(crate) refuses: bool,
+    /// Open, and its time is not over.
+    pub(crate) is_waiting: bool,
+    /// Probes in flight.
+    pub(crate) probes: u32,
+    /// Refusals since the start.
+    pub(crate) rejected: u64,
+}
+
 /// What a breaker is put together from, besides its settings.
 pub(crate) struct Parts {
     pub(crate) name: Arc<str>,
@@ -152,6 +167,7 @@ impl Core {
                 since: AtomicU64::new(now.as_nanos()),
                 slow_after: zero(),
                 abandon_after: zero(),
+                abandon_open: zero(),
                 min_calls: zero(),
                 consecutive: zero(),
                 failure_rate: zero(),
@@ -201,6 +217,7 @@ impl Core {
             Abandoned::Ignore => NEVER,
         };
         hot.abandon_after.store(abandon_after, Ordering::Relaxed);
+        hot.abandon_open.store(u64::from(config.is_abandoned_open()), Ordering::Relaxed);
         hot.min_calls.store(u64::from(trip.min_calls), Ordering::Relaxed);
         hot.consecutive.store(trip.consecutive.map_or(NEVER, u64::from), Ordering::Relaxed);
         hot.failure_rate.store(trip.failure_rate.to_bits(), Ordering::Relaxed);
@@ -283,6 +300,24 @@ impl Core {
         }
     }
 
+    /// The refusal of a call that would ask `then`, where only a person can change it: for those who would have to wait for
+    /// something else before they ask.
+    #[cold]
+    pub(crate) fn refused_at(&self, then: Instant) -> Option<Rejected> {
+        let state = self.word().state();
+        if !matches!(state, State::Open | State::ForcedOpen) {
+            return None;
+        }
+        let until = Instant::from_nanos(self.hot.until.load(Ordering::Acquire));
+        (then < until).then(|| {
+            let now = self.clock.now();
+            match state {
+                State::ForcedOpen => self.refuse_forced(now, until),
+                _ => self.refuse(Some(until.saturating_duration_since(now))),
+            }
+        })
+    }
+
     /// A probe's admission; `None` when the state changed meanwhile.
     fn ask_for_probe(&self, now: Instant) -> Result<Option<Raw>, Rejected> {
         if let Some(gate) = &self.gate {
@@ -291,8 +326,7 @@ impl Core {
         let (probe, moved) = {
             let mut slow = self.slow.lock();
             let (probe, moved) = slow.machine.probe(now);
-            self.post(&mut slow, moved.as_ref());
-            self.publish(&slow.machine);
+            self.moved(&mut slow, moved.as_ref());
             (probe, moved.is_some())
         };
         if moved {
@@ -321,10 +355,8 @@ impl Core {
     fn refused(&self, why: Reason, retry_after: Option<Duration>) -> Rejected {
         self.life.rejected.fetch_add(1, Ordering::Relaxed);
         let since = Instant::from_nanos(self.hot.since.load(Ordering::Relaxed));
-        let rejected =
-            Rejected::new(Arc::clone(&self.name), why).with_retry_after(retry_after).with_since(Some(since));
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
+        let rejected = Rejected::new(Arc::clone(&self.name), why);
+        self.ear.told(rejected.with_retry_after(retry_after).with_since(Some(since)))
     }
 
     /// A call succeeded. The common case: closed, same generation, not slow, nobody listens.
@@ -359,6 +391,24 @@ impl Core {
     #[cold]
     #[inline(never)]
     pub(crate) fn end(&self, raw: Raw, end: End) {
+        self.end_by(raw, end, None);
+    }
+
+    /// A call was dropped that would have been cut off `timeout` after its start.
+    #[cold]
+    pub(crate) fn abandon(&self, raw: Raw, timeout: Option<Duration>) {
+        self.end_by(raw, End::Abandoned, timeout);
+    }
+
+    /// How long a dropped call must have run to count as a failure, in nanoseconds.
+    fn abandon_after(&self, timeout: Option<Duration>) -> u64 {
+        match timeout {
+            Some(timeout) if self.hot.abandon_open.load(Ordering::Relaxed) != 0 => nanos(timeout / 2),
+            _ => self.hot.abandon_after.load(Ordering::Relaxed),
+        }
+    }
+
+    fn end_by(&self, raw: Raw, end: End, timeout: Option<Duration>) {
         let now = self.now();
         let began = match raw.probe() {
             None => Instant::from_nanos(raw.stamp),
@@ -366,9 +416,11 @@ impl Core {
         };
         let elapsed = now.saturating_duration_since(began);
         let slow = nanos(elapsed) >= self.hot.slow_after.load(Ordering::Relaxed);
+        // While a person holds it closed nothing is counted: failures alone would look like an outage to a fleet.
+        let counts = raw.word().state() != State::ForcedClosed;
         let end = match end {
-            End::Abandoned if nanos(elapsed) >= self.hot.abandon_after.load(Ordering::Relaxed) => {
-                self.life.abandoned.fetch_add(1, Ordering::Relaxed);
+            End::Abandoned if nanos(elapsed) >= self.abandon_after(timeout) => {
+                self.life.abandoned.fetch_add(u64::from(counts), Ordering::Relaxed);
                 End::Failure
             }
             end => end,
@@ -377,7 +429,9 @@ impl Core {
             None => self.end_plain(raw.word(), end, slow, now),
             Some(seq) => self.end_probe(raw.word(), seq, end, slow),
         };
-        self.count(outcome, slow);
+        if counts {
+            self.count(outcome, slow);
+        }
         if self.ear.is_open() {
             self.ear.tell(&Event::Call { outcome, elapsed, attempts: 1 });
         }
@@ -440,6 +494,7 @@ impl Core {
             failure_rate: f64::from_bits(hot.failure_rate.load(Ordering::Relaxed)),
             slow_rate: Some(f64::from_bits(hot.slow_rate.load(Ordering::Relaxed))),
             min_calls: u32::try_from(hot.min_calls.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+            timed: matches!(self.tally, Tally::Time(_)),
         }
     }
 
@@ -490,16 +545,21 @@ impl Core {
         let moved = {
             let mut slow = self.slow.lock();
             let moved = f(&mut slow.machine);
-            self.post(&mut slow, moved.as_ref());
-            if moved.as_ref().is_some_and(|t| t.to == State::Closed) {
-                self.tally.clear(self.now());
-            }
-            self.publish(&slow.machine);
+            self.moved(&mut slow, moved.as_ref());
             moved.is_some()
         };
         if moved {
             self.announce();
         }
+    }
+
+    /// The machine may have moved: publishes what it is now. Needs its lock.
+    fn moved(&self, slow: &mut Slow, moved: Option<&Transition>) {
+        self.post(slow, moved);
+        if moved.is_some_and(|t| t.to == State::Closed) {
+            self.tally.clear(self.now());
+        }
+        self.publish(&slow.machine);
     }
 
     /// Leaves a transition for the listener. Needs the lock, so the order is that of the transitions.
@@ -604,7 +664,7 @@ impl Core {
         let slow = self.slow.lock();
         let machine = &slow.machine;
         let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
-        let (probes, probe_successes, _) = machine.probes();
+        let (probes, probe_successes) = machine.probes(now);
         let waits = matches!(machine.state(), State::Open | State::HalfOpen);
         BreakerSnapshot {
             name: Arc::clone(&self.name),
@@ -630,6 +690,19 @@ impl Core {
             },
             config: machine.config.clone(),
             last: machine.log().cloned().collect(),
+        }
+    }
+
+    /// What a fleet looks at, several times per period and before each probe: less than a snapshot costs.
+    pub(crate) fn standing(&self) -> Standing {
+        let now = self.clock.now();
+        let slow = self.slow.lock();
+        let machine = &slow.machine;
+        Standing {
+            refuses: matches!(machine.state(), State::Open | State::HalfOpen),
+            is_waiting: machine.is_waiting(now),
+            probes: machine.probes(now).0,
+            rejected: self.life.rejected.load(Ordering::Relaxed),
         }
     }
 

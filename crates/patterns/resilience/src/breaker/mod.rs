@@ -27,7 +27,8 @@
 //! ```text
 //! consecutive:  failures in a row >= k
 //! rates:        total >= min_calls  and  ( failures / total >= failure_rate  or  slow / total >= slow_rate )
-//! blind:        nothing conclusive in the window  and  dropped calls >= min_calls
+//! blind:        nothing conclusive in the window of time  and  dropped calls in it >= min_calls
+//!               other windows: dropped calls since the last conclusive result >= min_calls
 //! open time:    min(cap, base * growth^(failed half-open rounds)) * (1 +- jitter)
 //! ```
 //!
@@ -294,7 +295,8 @@ impl Breaker {
         self.0.hold(State::ForcedOpen, why, ttl);
     }
 
-    /// Lets every call pass and counts none, whatever is known about the dependency, until [`release`](Self::release) or until `ttl` is over.
+    /// Lets every call pass and counts none, neither in the window nor since the start, whatever is known about the
+    /// dependency, until [`release`](Self::release) or until `ttl` is over.
     ///
     /// ```
     /// use std::time::Duration;
@@ -353,7 +355,8 @@ impl Breaker {
     }
 
     /// Changes settings while it runs. State, generation, window and running timers stay; new thresholds
-    /// hold from the next result on. `f` runs outside the breaker's locks.
+    /// hold from the next result on. `f` runs outside the locks that calls take, and one change at a time: a change of the
+    /// same breaker from within `f` would wait for itself.
     ///
     /// # Errors
     /// [`ConfigError`]; then nothing has changed. The kind of the window cannot change.

@@ -13,9 +13,10 @@ use crate::sync::{AtomicU64, Ordering};
 
 /// One breaker per key (host, tenant), made on first use. Clones share it.
 ///
-/// Guarantees: never more than `max_keys` breakers. When the bound is reached, keys without a call for the
+/// Guarantees: never more than `max_keys` breakers are remembered. When the bound is reached, keys without a call for the
 /// idle time go first, then the one unused for longest, closed ones before others. What was forgotten starts
-/// anew, closed. Metric labels carry the registry's name, never a key.
+/// anew, closed. A breaker that a person holds is not forgotten; where all of them are held, a new key gets a breaker that
+/// is not remembered. Metric labels carry the registry's name, never a key.
 ///
 /// ```
 /// use std::time::Duration;
@@ -104,11 +105,8 @@ impl Registry {
         if let Some(entry) = breakers.get(key) {
             return entry.breaker.clone();
         }
-        if breakers.len() >= self.0.max_keys {
-            evict(&mut breakers, now, self.0.idle);
-        }
         if breakers.len() >= self.0.max_keys
-            && let Some(oldest) = oldest(&breakers)
+            && let (0, Some(oldest)) = evict(&mut breakers, now, self.0.idle)
         {
             breakers.remove(&oldest);
         }
@@ -118,8 +116,10 @@ impl Registry {
             .template
             .build_keyed(Some(Arc::clone(&key)))
             .expect("invariant: the registry checked the same settings when it was built");
-        let entry = Entry { breaker: breaker.clone(), used: AtomicU64::new(now.as_nanos()) };
-        breakers.insert(key, entry);
+        if breakers.len() < self.0.max_keys {
+            let entry = Entry { breaker: breaker.clone(), used: AtomicU64::new(now.as_nanos()) };
+            breakers.insert(key, entry);
+        }
         breaker
     }
 
@@ -127,7 +127,7 @@ impl Registry {
     /// reached.
     pub fn sweep(&self) -> usize {
         let now = self.0.runtime.clock().now();
-        evict(&mut self.write(), now, self.0.idle)
+        evict(&mut self.write(), now, self.0.idle).0
     }
 
     /// Keys that are remembered.
@@ -161,22 +161,28 @@ impl Registry {
     }
 }
 
-fn evict(breakers: &mut BTreeMap<Arc<str>, Entry>, now: Instant, idle: Duration) -> usize {
+/// Forgets idle keys: how many, and which of the rest would be the next. One look at each; a person's hold outlives
+/// idleness and bounds: it was put there on purpose.
+fn evict(
+    breakers: &mut BTreeMap<Arc<str>, Entry>,
+    now: Instant,
+    idle: Duration,
+) -> (usize, Option<Arc<str>>) {
     let before = breakers.len();
-    breakers.retain(|_, entry| {
-        let used = Instant::from_nanos(entry.used.load(Ordering::Relaxed));
-        // A person's hold outlives idleness: it was put there on purpose.
-        now.saturating_duration_since(used) < idle || entry.breaker.state().is_held()
+    let mut next: Option<((bool, u64), Arc<str>)> = None;
+    breakers.retain(|key, entry| {
+        let (state, used) = (entry.breaker.state(), entry.used.load(Ordering::Relaxed));
+        if state.is_held() {
+            return true;
+        }
+        let stays = now.saturating_duration_since(Instant::from_nanos(used)) < idle;
+        let rank = (state != State::Closed, used);
+        if stays && next.as_ref().is_none_or(|(least, _)| rank < *least) {
+            next = Some((rank, Arc::clone(key)));
+        }
+        stays
     });
-    before - breakers.len()
-}
-
-fn oldest(breakers: &BTreeMap<Arc<str>, Entry>) -> Option<Arc<str>> {
-    let rank = |entry: &Entry| {
-        let keeps = entry.breaker.state() != State::Closed;
-        (keeps, entry.used.load(Ordering::Relaxed))
-    };
-    breakers.iter().min_by_key(|(_, entry)| rank(entry)).map(|(key, _)| Arc::clone(key))
+    (before - breakers.len(), next.map(|(_, key)| key))
 }
 
 impl fmt::Debug for Registry {

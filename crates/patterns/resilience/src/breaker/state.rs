@@ -220,7 +220,8 @@ pub struct Counts {
     pub failures: u64,
     /// Slow calls, successful or not.
     pub slow: u64,
-    /// Calls that were dropped and did not count as failures.
+    /// Calls that were dropped and did not count as failures. In a window of time: of that time; in the others: since the
+    /// last conclusive result.
     pub abandoned: u64,
     /// Failures in a row; only a consecutive window knows.
     pub run: u64,
@@ -251,6 +252,8 @@ pub(crate) struct Trip {
     pub(crate) failure_rate: f64,
     pub(crate) slow_rate: Option<f64>,
     pub(crate) min_calls: u32,
+    /// Whether results leave the window by time. In the other kinds they stay for ever, and drops count since the last one.
+    pub(crate) timed: bool,
 }
 
 impl Trip {
@@ -267,6 +270,7 @@ impl Trip {
             failure_rate: config.failure_rate * factor,
             slow_rate: config.slow.map(|(_, rate)| rate * factor),
             min_calls: config.min_calls,
+            timed: matches!(config.window, super::Window::Time(_)),
         }
     }
 
@@ -287,7 +291,8 @@ impl Trip {
             }
         }
         // With nothing conclusive, drops are all there is: without this rule 500 of them leave it blind.
-        (c.total == 0 && c.abandoned >= min).then_some(Cause::Abandoned { calls: c.abandoned })
+        let alone = c.total == 0 || !self.timed;
+        (alone && c.abandoned >= min).then_some(Cause::Abandoned { calls: c.abandoned })
     }
 }
 
@@ -305,6 +310,8 @@ struct Lease {
     seq: u64,
     started: Instant,
     until: Instant,
+    /// In which stage of a progressive round it was given.
+    stage: usize,
 }
 
 /// The shares of calls that a progressive half-open admits, stage by stage.
@@ -323,6 +330,36 @@ struct Round {
 }
 
 impl Round {
+    /// Probes whose leases have not ended.
+    fn in_flight(&self, now: Instant) -> u32 {
+        self.leases.iter().filter(|lease| now < lease.until).count() as u32
+    }
+
+    /// Ends leases whose time is over.
+    fn expire(&mut self, now: Instant) {
+        let (stage, mut void) = (self.stage, 0);
+        self.leases.retain(|lease| {
+            let over = now >= lease.until;
+            void += u64::from(over && lease.stage == stage);
+            !over
+        });
+        self.admitted -= void;
+    }
+
+    /// A probe ended without a result: its turn in the stage goes to another.
+    fn give_turn_back(&mut self, lease: &Lease) {
+        self.admitted -= u64::from(lease.stage == self.stage);
+    }
+
+    /// Ends the running stage if it has lasted long enough and has a result; true if it was the last one.
+    fn climb(&mut self, stage: Duration, now: Instant) -> bool {
+        let has_result = self.successes + self.failures > 0;
+        if has_result && now.saturating_duration_since(self.stage_since) >= stage {
+            self.next_stage(now);
+        }
+        self.stage == STAGES.len()
+    }
+
     fn next_stage(&mut self, now: Instant) {
         self.stage += 1;
         self.stage_since = now;
@@ -394,8 +431,14 @@ impl Machine {
         self.step
     }
 
-    pub(crate) fn probes(&self) -> (u32, u32, u32) {
-        (self.round.leases.len() as u32, self.round.successes, self.round.failures)
+    /// Probes in flight, and those that succeeded.
+    pub(crate) fn probes(&self, now: Instant) -> (u32, u32) {
+        (self.round.in_flight(now), self.round.successes)
+    }
+
+    /// Whether it refuses calls, and so long that nobody need ask: open, and its time is not over.
+    pub(crate) fn is_waiting(&self, now: Instant) -> bool {
+        self.state == State::Open && now < self.open_until
     }
 
     /// The earliest instant at which an admission could end otherwise than now: callers before it can be
@@ -444,7 +487,8 @@ impl Machine {
         (self.state == State::Closed).then(|| self.open(now, unit, cause))
     }
 
-    /// Asks for a probe. Moves to half-open when the open time is over; at most one transition.
+    /// Asks for a probe. Moves to half-open when the open time is over, or closes when the last stage of a ramp is; at
+    /// most one transition.
     pub(crate) fn probe(&mut self, now: Instant) -> (Probe, Option<Transition>) {
         let mut moved = None;
         if self.state == State::Open {
@@ -456,12 +500,18 @@ impl Machine {
         if self.state != State::HalfOpen {
             return (Probe::Changed, None);
         }
+        // A stage may end between two calls: with little traffic the next result is long in coming.
+        if let ProbeRule::Progressive { stage, .. } = self.config.half_open.rule
+            && self.round.climb(stage, now)
+        {
+            return (Probe::Changed, Some(self.close(now)));
+        }
         (self.lease(now), moved)
     }
 
     fn lease(&mut self, now: Instant) -> Probe {
         let round = &mut self.round;
-        round.leases.retain(|lease| now < lease.until);
+        round.expire(now);
         if round.leases.len() >= self.config.half_open.permits as usize {
             let first = round.leases.iter().map(|lease| lease.until).min().unwrap_or(now);
             return Probe::Wait(first.saturating_duration_since(now));
@@ -472,11 +522,12 @@ impl Machine {
             if round.admitted as f64 >= (stage * round.arrived as f64).ceil() {
                 return Probe::NotChosen;
             }
-            round.admitted += 1;
         }
+        round.admitted += 1;
         self.seq += 1;
         let until = now.saturating_add(self.config.probe_lease());
-        self.round.leases.push(Lease { seq: self.seq, started: now, until });
+        let stage = self.round.stage;
+        self.round.leases.push(Lease { seq: self.seq, started: now, until, stage });
         Probe::Admitted { seq: self.seq, word: self.word() }
     }
 
@@ -500,10 +551,14 @@ impl Machine {
         let held = self.round.leases.iter().position(|lease| lease.seq == seq)?;
         let lease = self.round.leases.swap_remove(held);
         if now >= lease.until {
+            self.round.give_turn_back(&lease);
             return None;
         }
         match end {
-            ProbeEnd::NoEvidence => return Some(None),
+            ProbeEnd::NoEvidence => {
+                self.round.give_turn_back(&lease);
+                return Some(None);
+            }
             ProbeEnd::Failure => self.round.failures += 1,
             ProbeEnd::Success => self.round.successes += 1,
         }
@@ -523,11 +578,7 @@ impl Machine {
                 if share(u64::from(failed), u64::from(ok) + u64::from(failed)) >= rate {
                     return Some(false);
                 }
-                if now.saturating_duration_since(self.round.stage_since) < stage {
-                    return None;
-                }
-                self.round.next_stage(now);
-                (self.round.stage == STAGES.len()).then_some(true)
+                self.round.climb(stage, now).then_some(true)
             }
         }
     }

@@ -203,7 +203,7 @@ pub(crate) struct Ring {
     len: usize,
     failures: u64,
     slow: u64,
-    /// Drops since the window was last empty of results.
+    /// Drops since the last result.
     abandoned: u64,
     successes: u64,
 }
@@ -223,7 +223,7 @@ impl Ring {
     fn add(&mut self, mark: Mark) -> bool {
         let bits = match mark {
             Mark::Abandoned => {
-                self.abandoned += u64::from(self.len == 0);
+                self.abandoned += 1;
                 return true;
             }
             Mark::Failure { slow } => RING_FAIL | if slow { RING_SLOW } else { 0 },

@@ -476,6 +476,19 @@ impl Budget {
         granted
     }
 
+    /// What was paid last was not used: as if it had not been paid. `before` is what had been paid until then.
+    pub(crate) fn refund(&self, paid: &mut Paid, before: Paid) {
+        match &self.0.rule {
+            Rule::Ratio { credit, .. } => credit.lock().refund(),
+            Rule::InFlight { retries, .. } => {
+                retries.fetch_sub(1, Ordering::AcqRel);
+            }
+            Rule::Grpc { .. } => {}
+            Rule::Aws { capacity, tokens, .. } => give(tokens, u64::from(paid.last), *capacity),
+        }
+        *paid = before;
+    }
+
     fn book(&self, credit: &mut Credit, now: Instant) {
         if let Rule::Ratio { ratio, floor, seconds, deposits, .. } = &self.0.rule {
             let recent = deposits.sums(self.0.tick.read()).common;
@@ -486,10 +499,44 @@ impl Budget {
     fn allowed_in_flight(&self) -> f64 {
         match &self.0.rule {
             Rule::InFlight { share, at_least, active, .. } => {
+                // A call may begin on one shard and end on another; read between the two, the sum may be below zero.
                 let sum = active.iter().fold(0_u64, |sum, n| sum.wrapping_add(n.load(Ordering::Relaxed)));
+                let sum = sum.cast_signed().max(0);
                 (share * sum as f64).floor().max(*at_least as f64)
             }
             _ => 0.0,
+        }
+    }
+}
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests {
+    use super::{Budget, Cost, Ordering, Paid, Rule};
+
+    #[test]
+    fn a_sum_that_is_torn_below_zero_allows_no_more_than_the_least() {
+        let budget = Budget::builder("x").in_flight(0.2, 3).build().unwrap();
+        let Rule::InFlight { active, .. } = &budget.0.rule else { panic!("another rule") };
+        // The end of a call was counted on this shard, and its begin on one that was read before it.
+        active[0].fetch_sub(1, Ordering::Relaxed);
+        assert_eq!((0..10).filter(|_| budget.spend(Cost::Retry).is_ok()).count(), 3);
+    }
+
+    #[test]
+    fn what_is_refunded_was_never_paid_under_every_rule() {
+        let of = || Budget::builder("x");
+        let rules =
+            [of().ratio(0.0, 5.0), of().in_flight(0.2, 3), of().grpc(10, 0.1), of().aws(), of().aws_legacy()];
+        for builder in rules {
+            let budget = builder.build().unwrap();
+            let now = budget.0.clock.now();
+            let mut paid = Paid::default();
+            assert!(budget.pay(Cost::Retry, &mut paid, now));
+            let (before, left) = (paid, (budget.tokens(), budget.snapshot().available.floor()));
+            assert!(budget.pay(Cost::Hedge, &mut paid, now));
+            budget.refund(&mut paid, before);
+            assert_eq!((paid.times, paid.last), (before.times, before.last), "{builder:?}");
+            assert_eq!((budget.tokens(), budget.snapshot().available.floor()), left, "{builder:?}");
         }
     }
 }

@@ -67,6 +67,11 @@ impl Credit {
         self.credit = (self.credit + earned).min(cap);
     }
 
+    /// Takes one spending back. The next booking caps it.
+    pub(crate) fn refund(&mut self) {
+        self.credit += 1.0;
+    }
+
     /// Spends one.
     pub(crate) fn spend(&mut self) -> bool {
         let enough = self.credit + DUST >= 1.0;

@@ -13,7 +13,7 @@ use crate::event::Ear;
 use crate::pad::CachePadded;
 use crate::streak::Streak;
 use crate::sync::{AtomicU64, Mutex, Ordering};
-use crate::{Event, Priority, Reason, Rejected};
+use crate::{Priority, Reason, Rejected};
 
 /// How often the parity may turn: the error of a holder's age.
 const EPOCH: Duration = Duration::from_secs(1);
@@ -256,9 +256,8 @@ impl Core {
     #[cold]
     pub(crate) fn refuse(&self, why: Reason, now: Instant) -> Rejected {
         self.rejected.fetch_add(1, Ordering::Relaxed);
-        let rejected = Rejected::new(Arc::clone(&self.name), why).with_since(Some(self.streak.hit(now)));
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
+        let rejected = Rejected::new(Arc::clone(&self.name), why);
+        self.ear.told(rejected.with_since(Some(self.streak.hit(now))))
     }
 
     pub(super) fn snapshot(&self) -> BulkheadSnapshot {

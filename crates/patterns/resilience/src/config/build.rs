@@ -8,35 +8,50 @@ use mainstay_clock::Runtime;
 use mainstay_clock::backoff::Jitter;
 
 use super::spec::{BreakerSpec, BudgetSpec, BudgetUse, BulkheadSpec, Idempotent, RetrySpec, Spec};
-use super::{FileError, Policies};
+use super::{Built, FileError, Policies};
 use crate::breaker::HalfOpen;
 use crate::hedge::Hedge;
 use crate::limit::{AdaptiveLimiter, Algorithm, ClientThrottle, RateLimiter, SendRate};
 use crate::policy::{LimitSlot, PolicyBuilder};
 use crate::retry::RetryBuilder;
-use crate::{Breaker, Budget, Bulkhead, ConfigError, Policy, Retry};
+use crate::{Breaker, Budget, Bulkhead, ConfigError, Listener, Policy, Retry};
 
-type Budgets = BTreeMap<String, Budget>;
+pub(super) type Budgets = BTreeMap<String, Budget>;
 
-pub(super) fn all(policies: &Policies, runtime: &Runtime) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
-    let named = |target: &str| {
-        let target = target.to_owned();
-        move |error| FileError::Config { target, error }
-    };
+/// What every part of a policy is built with.
+pub(super) struct With<'a> {
+    pub(super) runtime: &'a Runtime,
+    pub(super) listener: Option<&'a Arc<dyn Listener>>,
+}
+
+impl With<'_> {
+    /// `builder`, with the listener if there is one.
+    fn heard<B>(&self, builder: B, f: impl FnOnce(B, Arc<dyn Listener>) -> B) -> B {
+        set(builder, self.listener.cloned(), f)
+    }
+}
+
+/// Names the target or budget whose setting was refused.
+pub(super) fn of(target: &str) -> impl FnOnce(ConfigError) -> FileError {
+    let target = target.to_owned();
+    move |error| FileError::Config { target, error }
+}
+
+pub(super) fn all(policies: &Policies, with: &With<'_>) -> Result<Built, FileError> {
     let mut budgets = Budgets::new();
     for (name, spec) in &policies.budgets {
-        budgets.insert(name.clone(), budget(name, spec, runtime).map_err(named(name))?);
+        budgets.insert(name.clone(), budget(name, spec, with).map_err(of(name))?);
     }
-    let mut built = BTreeMap::new();
+    let mut built = Built::new();
     for (name, spec) in &policies.targets {
-        let policy = policy(name, spec, &budgets, runtime).map_err(named(name))?;
+        let policy = policy(name, spec, &budgets, with).and_then(PolicyBuilder::build).map_err(of(name))?;
         built.insert(Arc::from(name.as_str()), policy);
     }
     Ok(built)
 }
 
-fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, ConfigError> {
-    let mut builder = Budget::builder(name).runtime(runtime);
+pub(super) fn budget(name: &str, spec: &BudgetSpec, with: &With<'_>) -> Result<Budget, ConfigError> {
+    let mut builder = Budget::builder(name).runtime(with.runtime);
     let plain = spec.ratio.is_some() || spec.floor.is_some() || spec.credit.is_some();
     if let Some(preset) = &spec.preset {
         if plain || spec.in_flight.is_some() || spec.grpc.is_some() {
@@ -73,8 +88,14 @@ fn budget(name: &str, spec: &BudgetSpec, runtime: &Runtime) -> Result<Budget, Co
     set(builder, spec.credit, |b, credit| b.credit(credit)).build()
 }
 
-fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Result<Policy, ConfigError> {
-    let mut policy = Policy::builder(name).runtime(runtime);
+/// The policy of one target with new parts, to be built.
+pub(super) fn policy(
+    name: &str,
+    spec: &Spec,
+    budgets: &Budgets,
+    with: &With<'_>,
+) -> Result<PolicyBuilder, ConfigError> {
+    let mut policy = with.heard(Policy::builder(name).runtime(with.runtime), PolicyBuilder::listener);
     policy = set(policy, spec.deadline, PolicyBuilder::deadline);
     policy = set(policy, spec.attempt_timeout, PolicyBuilder::attempt_timeout);
     policy = match spec.idempotent {
@@ -94,13 +115,13 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
         policy = policy.retry(retry(spec)?);
     }
     if let Some(breaker_spec) = &spec.breaker {
-        policy = policy.breaker(&breaker(name, breaker_spec, spec.attempt_timeout, runtime)?);
+        policy = policy.breaker(&breaker(name, breaker_spec, spec.attempt_timeout, with)?);
     }
     if let Some(spec) = &spec.bulkhead {
-        policy = policy.bulkhead(&bulkhead(name, spec, runtime)?);
+        policy = policy.bulkhead(&bulkhead(name, spec, with)?);
     }
     if let Some(spec) = &spec.attempt_bulkhead {
-        policy = policy.attempt_bulkhead(&bulkhead(&format!("{name} attempts"), spec, runtime)?);
+        policy = policy.attempt_bulkhead(&bulkhead(&format!("{name} attempts"), spec, with)?);
     }
     if let Some(spec) = &spec.hedge {
         let mut builder = match (spec.percentile, spec.after) {
@@ -111,13 +132,14 @@ fn policy(name: &str, spec: &Spec, budgets: &Budgets, runtime: &Runtime) -> Resu
         builder = set(builder, spec.window, |b, window| b.window(window));
         policy = policy.hedge_plan(builder.build()?.plan());
     }
-    limits(policy, name, spec, runtime)?.build()
+    limits(policy, name, spec, with)
 }
 
-fn bulkhead(name: &str, spec: &BulkheadSpec, runtime: &Runtime) -> Result<Bulkhead, ConfigError> {
+fn bulkhead(name: &str, spec: &BulkheadSpec, with: &With<'_>) -> Result<Bulkhead, ConfigError> {
     let limit =
         spec.limit.ok_or_else(|| ConfigError::new("limit", "nothing", "a number: no size fits all"))?;
-    let mut builder = Bulkhead::builder(name, limit).runtime(runtime);
+    let mut builder = Bulkhead::builder(name, limit).runtime(with.runtime);
+    builder = with.heard(builder, |b, listener| b.listener(listener));
     if let Some(queue) = spec.queue.filter(|n| *n > 0) {
         let wait =
             spec.wait.ok_or_else(|| ConfigError::new("wait", "nothing", "a duration, with a queue"))?;
@@ -183,9 +205,9 @@ fn breaker(
     name: &str,
     spec: &BreakerSpec,
     attempt_timeout: Option<Duration>,
-    runtime: &Runtime,
+    with: &With<'_>,
 ) -> Result<Breaker, ConfigError> {
-    let mut builder = Breaker::builder(name).runtime(runtime);
+    let mut builder = with.heard(Breaker::builder(name).runtime(with.runtime), |b, l| b.listener(l));
     builder = match (spec.window, spec.count, spec.consecutive) {
         (None, None, None) => builder,
         (Some(window), None, None) => builder.window(window),
@@ -235,16 +257,17 @@ fn limits(
     mut policy: PolicyBuilder,
     name: &str,
     spec: &Spec,
-    runtime: &Runtime,
+    with: &With<'_>,
 ) -> Result<PolicyBuilder, ConfigError> {
     if let Some(spec) = &spec.rate {
-        let mut builder = RateLimiter::builder(name).runtime(runtime);
+        let mut builder = with.heard(RateLimiter::builder(name).runtime(with.runtime), |b, l| b.listener(l));
         builder = builder.rate(spec.cells.unwrap_or(0), spec.per.unwrap_or(Duration::from_secs(1)));
         let limiter = set(builder, spec.burst, |b, burst| b.burst(burst)).build()?;
         policy = policy.limit(LimitSlot::Rate, Arc::new(limiter));
     }
     if let Some(spec) = &spec.adaptive {
-        let mut builder = AdaptiveLimiter::builder(name).runtime(runtime);
+        let mut builder =
+            with.heard(AdaptiveLimiter::builder(name).runtime(with.runtime), |b, l| b.listener(l));
         builder = builder.algorithm(match spec.algorithm.as_deref() {
             None | Some("gradient") => Algorithm::gradient(),
             Some("aimd") => Algorithm::aimd(),
@@ -257,11 +280,12 @@ fn limits(
         policy = policy.limit(LimitSlot::Adaptive, Arc::new(limiter));
     }
     if let Some(longest) = spec.send_rate {
-        let builder = SendRate::builder(name).runtime(runtime);
+        let builder = with.heard(SendRate::builder(name).runtime(with.runtime), |b, l| b.listener(l));
         policy = policy.send_rate(&set(builder, longest, |b, d| b.longest_wait(d)).build()?);
     }
     if let Some(spec) = &spec.throttle {
-        let mut builder = ClientThrottle::builder(name).runtime(runtime);
+        let mut builder =
+            with.heard(ClientThrottle::builder(name).runtime(with.runtime), |b, l| b.listener(l));
         builder = set(builder, spec.k, |b, k| b.k(k));
         builder = set(builder, spec.window, |b, window| b.window(window));
         let throttle = set(builder, spec.trickle, |b, share| b.trickle(share)).build()?;

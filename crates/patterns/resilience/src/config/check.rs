@@ -1,5 +1,6 @@
 //! The rules of [`lint`](crate::lint) over a file.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::Policies;
@@ -42,7 +43,7 @@ fn target(policies: &Policies, name: &str, spec: &Spec) -> Vec<Finding> {
             find(Rule::M5, format!("retry.on contains `{on}`, which the dependency did not do"));
         }
     }
-    if let Some(outer) = nested(policies, spec) {
+    if let Some(outer) = nested(policies, name, spec) {
         find(Rule::M6, format!("retries inside the retries of `{outer}` without one named budget for both"));
     }
     if (spec.attempts() > 1 || spec.hedge.is_some()) && spec.idempotent == Idempotent::Never {
@@ -57,14 +58,24 @@ fn target(policies: &Policies, name: &str, spec: &Spec) -> Vec<Finding> {
     found
 }
 
-/// The target around this one whose retries multiply with its own.
-fn nested<'a>(policies: &Policies, spec: &'a Spec) -> Option<&'a str> {
-    let within = spec.within.as_deref()?;
-    let outer = policies.targets.get(within)?;
-    let multiply = spec.attempts() > 1 && outer.attempts() > 1;
-    let shared =
-        matches!((&spec.budget, &outer.budget), (BudgetUse::Named(a), BudgetUse::Named(b)) if a == b);
-    (multiply && !shared).then_some(within)
+/// The nearest target around this one whose retries multiply with its own. Layers without a retry in between make no
+/// difference.
+fn nested<'a>(policies: &'a Policies, name: &'a str, spec: &'a Spec) -> Option<&'a str> {
+    if spec.attempts() <= 1 {
+        return None;
+    }
+    // Names may lead in a circle.
+    let (mut seen, mut next) = (BTreeSet::from([name]), spec.within.as_deref());
+    while let Some(name) = next.filter(|name| seen.insert(name)) {
+        let outer = policies.targets.get(name)?;
+        let shared =
+            matches!((&spec.budget, &outer.budget), (BudgetUse::Named(a), BudgetUse::Named(b)) if a == b);
+        if outer.attempts() > 1 && !shared {
+            return Some(name);
+        }
+        next = outer.within.as_deref();
+    }
+    None
 }
 
 fn contradictions(spec: &Spec) -> Vec<String> {

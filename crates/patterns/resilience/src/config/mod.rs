@@ -57,6 +57,7 @@
 
 mod build;
 mod check;
+mod keep;
 mod read;
 mod spec;
 
@@ -67,8 +68,12 @@ use std::sync::Arc;
 use mainstay_clock::Runtime;
 
 use crate::lint::Finding;
-use crate::{ConfigError, Policy};
+use crate::{ConfigError, Listener, Policy};
+use build::With;
 use spec::{BudgetSpec, Spec};
+
+/// One policy per target.
+type Built = BTreeMap<Arc<str>, Policy>;
 
 /// The policies of one file, read and not yet built.
 ///
@@ -192,7 +197,8 @@ impl Policies {
     }
 
     /// Builds one policy per target. All or nothing. Policies of two calls share nothing, not even a named budget: keep
-    /// what you built.
+    /// what you built, and [`rebuild`](Self::rebuild) when the file changes. Each part is reached through its policy, as
+    /// [`Policy::breaker`].
     ///
     /// # Errors
     /// [`FileError::Lint`] if anything is found, [`FileError::Config`] for a refused setting.
@@ -213,10 +219,104 @@ impl Policies {
     /// assert_eq!((deadline("search"), deadline("report")), (2, 30));
     /// ```
     pub fn build(&self, runtime: &Runtime) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
+        self.sound()?;
+        build::all(self, &With { runtime, listener: None })
+    }
+
+    /// As [`build`](Self::build); `listener` hears every policy and every part of it that tells anything, by the name of the
+    /// target.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    ///
+    /// ```
+    /// use std::sync::{Arc, Mutex};
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_resilience::config::Policies;
+    /// use mainstay_resilience::{Event, Listener, Source};
+    ///
+    /// #[derive(Debug, Default)]
+    /// struct Log(Mutex<Vec<String>>);
+    ///
+    /// impl Listener for Log {
+    ///     fn event(&self, source: &Source, event: &Event<'_>) {
+    ///         if let Event::Transition(t) = event {
+    ///             self.0.lock().unwrap().push(format!("{} is {}", source.name(), t.to()));
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let log = Arc::new(Log::default());
+    /// let file = Policies::from_toml("[targets.shop]\nattempt_timeout = \"1s\"\nbreaker = {}\n").unwrap();
+    /// let built = file.build_with(&Runtime::system(), log.clone()).unwrap();
+    /// built["shop"].breaker().unwrap().force_open("stocktaking", None);
+    /// assert_eq!(*log.0.lock().unwrap(), ["shop is forced_open"]);
+    /// ```
+    pub fn build_with(
+        &self,
+        runtime: &Runtime,
+        listener: Arc<dyn Listener>,
+    ) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
+        self.sound()?;
+        build::all(self, &With { runtime, listener: Some(&listener) })
+    }
+
+    /// Builds the policies of a file that has changed, and keeps what those know that were `built` from the file
+    /// `before`. All or nothing: when anything is refused, nothing that runs has changed.
+    ///
+    /// | of a target of the same name | is kept |
+    /// |---|---|
+    /// | nothing changed | the policy itself |
+    /// | breaker | window, state and timers, with the new settings; another kind of window begins anew |
+    /// | bulkheads | permits and lines, with the new sizes; with another wait limit, or a line where there was none, they begin anew |
+    /// | limits, send rate, hedge, budget | everything, if its own settings are the same; else it begins anew |
+    /// | what the policy counts itself | nothing, once anything of the target changed |
+    ///
+    /// The old policies go on working and share the parts that were kept, so calls under way end where they began. Parts
+    /// that are kept keep their listener; new ones get `listener`.
+    ///
+    /// # Errors
+    /// As for [`build`](Self::build).
+    ///
+    /// ```
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_resilience::breaker::State;
+    /// use mainstay_resilience::config::Policies;
+    ///
+    /// let file = |deadline: &str, permits: u32| {
+    ///     Policies::from_toml(&format!(
+    ///         "
+    ///         [targets.shop]
+    ///         deadline = \"{deadline}\"
+    ///         attempt_timeout = \"300ms\"
+    ///         breaker = {{ consecutive = 1, permits = {permits} }}
+    ///         "
+    ///     ))
+    ///     .unwrap()
+    /// };
+    /// let runtime = Runtime::system();
+    /// let (old, new) = (file("2s", 3), file("5s", 1));
+    /// let before = old.build(&runtime).unwrap();
+    /// before["shop"].breaker().unwrap().admit().unwrap().failure();
+    /// let after = new.rebuild(&old, &before, &runtime, None).unwrap();
+    /// let breaker = after["shop"].breaker().unwrap();
+    /// assert_eq!((breaker.state(), breaker.config().permits()), (State::Open, 1));
+    /// assert_eq!(after["shop"].snapshot().deadline.unwrap().as_secs(), 5);
+    /// ```
+    pub fn rebuild(
+        &self,
+        before: &Self,
+        built: &BTreeMap<Arc<str>, Policy>,
+        runtime: &Runtime,
+        listener: Option<&Arc<dyn Listener>>,
+    ) -> Result<BTreeMap<Arc<str>, Policy>, FileError> {
+        self.sound()?;
+        keep::rebuild(self, before, built, &With { runtime, listener })
+    }
+
+    /// Refuses a file that composes policies wrongly.
+    fn sound(&self) -> Result<(), FileError> {
         let found = self.lint();
-        if !found.is_empty() {
-            return Err(FileError::Lint(found));
-        }
-        build::all(self, runtime)
+        if found.is_empty() { Ok(()) } else { Err(FileError::Lint(found)) }
     }
 }

@@ -104,7 +104,23 @@ pub(super) fn file(text: &str) -> Result<Policies, FileError> {
         let merged = merge(&defaults, own);
         policies.targets.insert(name.clone(), target(&path, &merged, &policies.budgets)?);
     }
+    known_within(&policies)?;
     Ok(policies)
+}
+
+/// Refuses a target that stands within nobody: a name with a slip in it would switch a rule of the linter off.
+fn known_within(policies: &Policies) -> Result<(), FileError> {
+    for (name, spec) in &policies.targets {
+        let Some(within) = spec.within.as_deref().filter(|name| !policies.targets.contains_key(*name)) else {
+            continue;
+        };
+        let near = nearest(within, policies.targets.keys().map(String::as_str));
+        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        let path = format!("targets.{name}.within");
+        let allowed = format!("a name of [targets]{hint}");
+        return Err(FileError::Value { path, given: format!("{within:?}"), allowed });
+    }
+    Ok(())
 }
 
 /// What a target inherits: everything it does not say itself, slot by slot and key by key.
@@ -141,9 +157,15 @@ fn known_target(path: &str, table: &Table) -> Result<(), FileError> {
 
 fn known(path: &str, table: &Table, keys: &'static [&'static str]) -> Result<(), FileError> {
     let Some(unknown) = table.keys().find(|key| !keys.contains(&key.as_str())) else { return Ok(()) };
-    let near = keys.iter().map(|key| (strsim::jaro_winkler(key, unknown), *key));
-    let best = near.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= SIMILAR);
-    Err(FileError::UnknownKey { path: join(path, unknown), suggestion: best.map(|(_, key)| key) })
+    let suggestion = nearest(unknown, keys.iter().copied());
+    Err(FileError::UnknownKey { path: join(path, unknown), suggestion })
+}
+
+/// The most similar of the known words, if it is similar enough to be meant.
+fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let scored = known.map(|known| (strsim::jaro_winkler(known, word), known));
+    let best = scored.max_by(|a, b| a.0.total_cmp(&b.0)).filter(|(score, _)| *score >= SIMILAR);
+    best.map(|(_, known)| known)
 }
 
 fn join(path: &str, key: &str) -> String {

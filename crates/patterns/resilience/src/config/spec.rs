@@ -22,7 +22,7 @@ pub(super) enum BudgetUse {
     Own,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct BudgetSpec {
     pub(super) ratio: Option<f64>,
     pub(super) floor: Option<f64>,
@@ -33,21 +33,21 @@ pub(super) struct BudgetSpec {
 }
 
 /// Envoy's rule.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct InFlightSpec {
     pub(super) share: Option<f64>,
     pub(super) at_least: Option<u32>,
 }
 
 /// gRPC's rule.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct GrpcSpec {
     pub(super) max: Option<u32>,
     pub(super) ratio: Option<f64>,
 }
 
 /// One target, with the defaults already merged in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Spec {
     pub(super) deadline: Option<Duration>,
     pub(super) attempt_timeout: Option<Duration>,
@@ -71,7 +71,7 @@ pub(super) struct Spec {
     pub(super) throttle: Option<ThrottleSpec>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RetrySpec {
     pub(super) attempts: Option<u32>,
     pub(super) base: Option<Duration>,
@@ -85,7 +85,7 @@ pub(super) struct RetrySpec {
     pub(super) preset: Option<String>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct BreakerSpec {
     pub(super) window: Option<Duration>,
     pub(super) count: Option<u32>,
@@ -108,28 +108,28 @@ pub(super) struct BreakerSpec {
     pub(super) sample_rate: Option<f64>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct BulkheadSpec {
     pub(super) limit: Option<u32>,
     pub(super) queue: Option<u32>,
     pub(super) wait: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct HedgeSpec {
     pub(super) after: Option<Duration>,
     pub(super) percentile: Option<f64>,
     pub(super) window: Option<Duration>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct RateSpec {
     pub(super) cells: Option<u32>,
     pub(super) per: Option<Duration>,
     pub(super) burst: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct AdaptiveSpec {
     pub(super) algorithm: Option<String>,
     pub(super) initial: Option<u32>,
@@ -137,7 +137,7 @@ pub(super) struct AdaptiveSpec {
     pub(super) max: Option<u32>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ThrottleSpec {
     pub(super) k: Option<f64>,
     pub(super) window: Option<Duration>,

@@ -17,10 +17,11 @@ use crate::{CallError, Classify, ConfigError, Verdict};
 #[non_exhaustive]
 pub enum When {
     /// All but those that say nothing about the dependency ([`Verdict::Ignore`]): a "not found" or a
-    /// declined card is an answer, not an outage.
+    /// declined card is an answer, not an outage. A refusal is none, also that of a policy further in
+    /// ([`Classify::is_refusal`]).
     #[default]
     Outage,
-    /// Only local refusals: the operation was not started.
+    /// Only refusals of the call's own policy: the operation was not started.
     Refused,
     /// Every failure.
     Always,
@@ -167,7 +168,7 @@ impl When {
             Self::Always => true,
             Self::Refused => !error.was_started(),
             Self::Outage => match error.inner() {
-                Some(inner) => inner.verdict() != Verdict::Ignore,
+                Some(inner) => inner.verdict() != Verdict::Ignore || inner.is_refusal(),
                 None => true,
             },
         }

@@ -12,9 +12,14 @@
 //!
 //! | conclusion | from | effect |
 //! |---|---|---|
+//! | open | its open time runs, a probe is in flight, or a call was refused within three periods | failing, and one of those who probe |
 //! | failing | a peer's open breaker, or half of at least 3 calls of its last period failed | counts towards the quorum |
 //! | armed | failing peers are at least the quorum's share of those with evidence, and at least its number | thresholds halved for three periods |
 //! | share of probes | the permits, dealt to all nodes whose breakers are open: fewest failed rounds first | the gate lets so many pass |
+//!
+//! A node without traffic stays open until a call asks. It says so no longer than the table allows: its permits serve
+//! others, and what it saw last arms nobody. When calls come back its first probe waits one period, in which the others
+//! hear of it.
 //!
 //! The order in which nodes probe is by rounds and then by a hash of node and dependency: the same on every machine, and
 //! another one for every dependency.
@@ -32,7 +37,7 @@ use mainstay_clock::{Clock, Instant, Runtime, TaskHandle};
 
 pub use transport::{MemoryHub, MemoryTransport, PeerReport, Transport};
 
-use crate::breaker::{BreakerSnapshot, State};
+use crate::breaker::BreakerSnapshot;
 use crate::policy::ProbeGate;
 use crate::sync::Mutex;
 use crate::{Breaker, ConfigError};
@@ -101,6 +106,12 @@ struct Watched {
     judgement: Judgement,
     armed_until: Instant,
     last_probe: Option<Instant>,
+    /// Refusals at the last look.
+    refused: u64,
+    /// Until when what was refused last counts as calls that come.
+    wanted_until: Instant,
+    /// When a call first asked for a probe that nobody in the fleet reckoned with, since the breaker was last closed.
+    woke: Option<Instant>,
 }
 
 /// Settings of a [`Fleet`].
@@ -162,9 +173,12 @@ impl Fleet {
             breaker: breaker.clone(),
             before: totals(&snapshot),
             own,
-            judgement: Judgement { armed: false, share: self.0.settings.permits },
+            judgement: Judgement { armed: false, share: self.0.settings.permits, has_peers: false },
             armed_until: Instant::ZERO,
             last_probe: None,
+            refused: snapshot.lifetime.rejected,
+            wanted_until: Instant::ZERO,
+            woke: None,
         };
         self.0.watched.lock().insert(snapshot.name, watched);
     }
@@ -261,7 +275,13 @@ impl Inner {
     fn due(&self, now: Instant) -> Option<Vec<u8>> {
         let mut watched = self.watched.lock();
         let mut schedule = self.schedule.lock();
-        let moved = watched.values().any(|w| refuses(w.breaker.state()) != w.own.open);
+        let memory = self.period.saturating_mul(EXPIRES);
+        let mut moved = false;
+        for watched in watched.values_mut() {
+            let open = watched.look(now, memory);
+            moved |= open != watched.own.open;
+            watched.own.open = open;
+        }
         if now < schedule.publish_at && !moved {
             return None;
         }
@@ -276,7 +296,6 @@ impl Inner {
             let seen = peers.iter().filter_map(|(peer, reports)| {
                 reports.iter().find(|r| *r.dependency == **name).map(|r| (&**peer, r))
             });
-            watched.own.open = refuses(watched.breaker.state());
             watched.judgement = judge(&self.settings, &self.node, &watched.own, seen);
             if watched.judgement.armed {
                 let ttl = self.period.saturating_mul(EXPIRES);
@@ -289,6 +308,30 @@ impl Inner {
 }
 
 impl Watched {
+    /// Whether the breaker refuses calls that come, or probes; a refused call is remembered for `memory`.
+    fn look(&mut self, now: Instant, memory: Duration) -> bool {
+        let standing = self.breaker.core().standing();
+        if standing.rejected > self.refused {
+            self.wanted_until = now.saturating_add(memory);
+        }
+        self.refused = standing.rejected;
+        if !standing.refuses {
+            self.woke = None;
+        }
+        standing.refuses && (standing.is_waiting || standing.probes > 0 || now < self.wanted_until)
+    }
+
+    /// Whether a call asks for a probe so soon after a time without calls that the others do not reckon with it yet.
+    fn wakes(&mut self, now: Instant, period: Duration) -> bool {
+        if !self.judgement.has_peers {
+            return false;
+        }
+        if self.woke.is_none() && !self.own.open {
+            self.woke = Some(now);
+        }
+        self.woke.is_some_and(|woke| now.saturating_duration_since(woke) < period)
+    }
+
     /// The counters since the last report.
     fn report(&mut self) -> Report {
         let snapshot = self.breaker.snapshot();
@@ -298,7 +341,7 @@ impl Watched {
         self.before = now;
         self.own = Report {
             dependency: self.own.dependency.clone(),
-            open: refuses(snapshot.state),
+            open: self.own.open,
             calls,
             failures: failures.min(calls),
             round: snapshot.round,
@@ -316,10 +359,6 @@ fn totals(snapshot: &BreakerSnapshot) -> (u64, u64) {
     (successes + failures, failures)
 }
 
-fn refuses(state: State) -> bool {
-    matches!(state, State::Open | State::HalfOpen)
-}
-
 /// Asked by a breaker before a probe passes. Holds the fleet weakly: breakers hold their gate.
 struct Gate(Weak<Inner>);
 
@@ -328,11 +367,15 @@ impl ProbeGate for Gate {
         let Some(fleet) = self.0.upgrade() else { return Ok(()) };
         let found = fleet.watched.lock().get(breaker).map(|w| w.breaker.clone());
         let Some(found) = found else { return Ok(()) };
-        // Looked at outside our lock: the breaker has its own.
-        let probes = found.snapshot().probes;
+        // Looked at outside our lock: the breaker has its own. A probe whose lease is over counts no more, or one that hangs
+        // would keep its node from asking again for ever.
+        let probes = found.core().standing().probes;
         let mut watched = fleet.watched.lock();
         let Some(watched) = watched.get_mut(breaker) else { return Ok(()) };
         let gap = watched.last_probe.is_some_and(|last| now.saturating_duration_since(last) < GAP);
+        if watched.wakes(now, fleet.period) {
+            return Err(Some(fleet.period / LOOKS));
+        }
         if watched.judgement.share >= fleet.settings.permits {
             // Nobody else probes: the breaker's own permits are the bound.
             return Ok(());

@@ -27,6 +27,8 @@ pub(crate) struct Judgement {
     pub(crate) armed: bool,
     /// Probes that this node may have in flight.
     pub(crate) share: u32,
+    /// Whether any peer watches the dependency.
+    pub(crate) has_peers: bool,
 }
 
 /// Judges one dependency by the node's own report and those of its peers.
@@ -40,8 +42,9 @@ pub(crate) fn judge<'a>(
     // Everybody who would probe, in the order in which they may: who has failed least goes first, so that a
     // node which cannot reach a healthy dependency does not hold the permit of one that can.
     let mine = (own.round, rank(node, &own.dependency));
-    let (mut before, mut probing) = (0_u32, 1_u32);
+    let (mut before, mut probing, mut has_peers) = (0_u32, 1_u32, false);
     for (peer, report) in peers {
+        has_peers = true;
         if report.open || report.calls >= EVIDENCE {
             evidence += 1;
             failing += u32::from(report.open || is_failing(report));
@@ -53,7 +56,7 @@ pub(crate) fn judge<'a>(
     }
     let quorum = failing >= settings.min_peers && f64::from(failing) >= settings.quorum * f64::from(evidence);
     let extra = u32::from(before < settings.permits % probing);
-    Judgement { armed: quorum, share: settings.permits / probing + extra }
+    Judgement { armed: quorum, share: settings.permits / probing + extra, has_peers }
 }
 
 fn is_failing(report: &Report) -> bool {
@@ -96,6 +99,7 @@ mod tests {
     fn check(own: &Report, peers: &[Report], expected: Judgement) {
         let names: Vec<String> = (0..peers.len()).map(|i| format!("n{i}")).collect();
         let peers = names.iter().map(String::as_str).zip(peers);
+        let expected = Judgement { has_peers: !names.is_empty(), ..expected };
         assert_eq!(judge(&SETTINGS, "me", own, peers), expected);
     }
 
@@ -103,7 +107,7 @@ mod tests {
     fn arming_needs_a_quorum_of_peers_with_evidence() {
         let (good, bad, idle) = (report(false, 100, 1, 1), report(false, 100, 90, 1), report(false, 2, 2, 1));
         let own = good.clone();
-        let armed = |armed| Judgement { armed, share: 3 };
+        let armed = |armed| Judgement { armed, share: 3, has_peers: true };
         check(&own, &[], armed(false));
         check(&own, std::slice::from_ref(&bad), armed(false));
         check(&own, &[bad.clone(), bad.clone()], armed(true));
@@ -134,7 +138,7 @@ mod tests {
     #[test]
     fn who_failed_least_probes_first() {
         let peers: Vec<Report> = (0..5).map(|_| report(true, 0, 0, 2)).collect();
-        check(&report(true, 0, 0, 1), &peers, Judgement { armed: true, share: 1 });
-        check(&report(true, 0, 0, 9), &peers, Judgement { armed: true, share: 0 });
+        check(&report(true, 0, 0, 1), &peers, Judgement { armed: true, share: 1, has_peers: true });
+        check(&report(true, 0, 0, 9), &peers, Judgement { armed: true, share: 0, has_peers: true });
     }
 }

@@ -13,7 +13,8 @@ const LONGEST: usize = 1_024;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Report {
     pub(crate) dependency: String,
-    /// Whether its breaker refuses: open or half-open.
+    /// Whether its breaker refuses and somebody minds: its open time runs, a probe is in flight, or calls were refused
+    /// lately. A node without traffic stays open until a call asks; what it saw last is no news.
     pub(crate) open: bool,
     /// Calls of the last period.
     pub(crate) calls: u32,

@@ -20,6 +20,7 @@ mod throttle;
 
 pub use adaptive::{AdaptiveBuilder, AdaptiveLimiter, AdaptivePermit, AdaptiveSnapshot, Algorithm};
 pub use rate::{KeyedRateLimiter, OverBurst, RateBuilder, RateError, RateLimiter};
+pub(crate) use send::Token;
 pub use send::{SendBuilder, SendRate, SendSnapshot, SendTicket};
 pub use shed::{ShedPermit, Shedder, ShedderBuilder};
 pub use throttle::{ClientThrottle, ThrottleBuilder, ThrottleTicket};

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Instant, Runtime};
 
-use crate::event::{Ear, Event, Kind, Listener};
+use crate::event::{Ear, Kind, Listener};
 use crate::streak::Streak;
 use crate::{Reason, Rejected};
 
@@ -51,8 +51,6 @@ impl Voice {
     pub(super) fn refuse(&self, why: Reason, wait: Option<Duration>, now: Instant) -> Rejected {
         let since = self.streak.hit(now);
         let rejected = Rejected::new(Arc::clone(&self.name), why);
-        let rejected = rejected.with_retry_after(wait).with_since(Some(since));
-        self.ear.tell(&Event::Rejected(&rejected));
-        rejected
+        self.ear.told(rejected.with_retry_after(wait).with_since(Some(since)))
     }
 }

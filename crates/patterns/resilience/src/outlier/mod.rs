@@ -147,7 +147,17 @@ impl OutlierDetector {
         self.0.state.lock().add(endpoint.into())
     }
 
-    /// Forgets an endpoint; returns whether it was known. Results of its calls that are under way count as nothing.
+    /// Forgets an endpoint; returns whether it was known. Results of its calls that are under way count as nothing. If only
+    /// ejected ones are left, the one whose time ends first serves again: an endpoint in doubt is better than none.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Verdict, outlier::OutlierDetector};
+    ///
+    /// let hosts = OutlierDetector::builder("search").endpoints(["a", "b"]).consecutive(1).build().unwrap();
+    /// hosts.record("b", Verdict::RETRYABLE);
+    /// assert!(hosts.remove("a"));
+    /// assert_eq!(&*hosts.pick().unwrap(), "b");
+    /// ```
     pub fn remove(&self, endpoint: &str) -> bool {
         self.0.state.lock().remove(endpoint)
     }

@@ -40,6 +40,13 @@ struct Host {
     ejected: Option<Ejected>,
 }
 
+impl Host {
+    /// Serves again, with a clean slate but for how often it was ejected.
+    fn forgive(&mut self) {
+        *self = Self { times: self.times, ..Self::default() };
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ejected {
     pub(crate) until: Instant,
@@ -68,8 +75,15 @@ impl State {
         fresh
     }
 
+    /// Forgets an endpoint. If that leaves only ejected ones, the one whose ejection ends first serves again.
     pub(crate) fn remove(&mut self, host: &str) -> bool {
-        self.hosts.remove(host).is_some()
+        let known = self.hosts.remove(host).is_some();
+        if self.hosts.values().all(|h| h.ejected.is_some())
+            && let Some(first) = self.hosts.values_mut().min_by_key(|h| h.ejected.map(|e| e.until))
+        {
+            first.forgive();
+        }
+        known
     }
 
     /// Counts a result and returns whether it ejected the endpoint. Results of unknown endpoints, and of calls
@@ -111,7 +125,7 @@ impl State {
             self.back_at = Instant::FAR_FUTURE;
             for host in self.hosts.values_mut() {
                 match host.ejected {
-                    Some(e) if now >= e.until => *host = Host { times: host.times, ..Host::default() },
+                    Some(e) if now >= e.until => host.forgive(),
                     Some(e) => self.back_at = self.back_at.min(e.until),
                     None => {}
                 }

@@ -9,15 +9,16 @@ use super::Core;
 use super::machine::{Held, Machine, Phase, Step, refuse_attempt};
 use super::running::Operation;
 use crate::bulkhead::Wait;
+use crate::limit::Token;
 use crate::{Outcome, Verdict};
 
-/// Places in [`Held::attempts`].
+/// Places in [`Held::attempts`] and [`Held::tokens`].
 pub(super) const PRIMARY: usize = 0;
 pub(super) const RIVAL: usize = 1;
 
 /// What an attempt waits for.
 pub(super) enum Line {
-    /// Its turn at the send rate. It has its token already.
+    /// Its turn at the send rate. Its token has been taken.
     Turn(Sleep),
     /// A permit of the attempts' bulkhead.
     Permit(Wait),
@@ -34,12 +35,18 @@ where
     #[inline(never)]
     pub(super) fn admit(&mut self) -> Step<T, E> {
         let (core, live) = (self.core, &mut *self.live);
+        // What an open breaker will refuse has nothing to wait for.
+        if let Some(rejected) = core.refused_by_breaker(core.clock.now()) {
+            return refuse_attempt(core, rejected, live.first.take(), live.number);
+        }
         if let Some(rate) = &core.send_rate {
             match rate.reserve(core.clock.now(), live.deadline) {
-                Ok(None) => {}
-                Ok(Some(at)) => {
-                    live.phase = Phase::Line(Line::Turn(core.clock.sleep_until(at)));
-                    return Step::Go;
+                Ok(token) => {
+                    live.held.tokens[PRIMARY] = token.is_taken();
+                    if let Token::At(at) = token {
+                        live.phase = Phase::Line(Line::Turn(core.clock.sleep_until(at)));
+                        return Step::Go;
+                    }
                 }
                 Err(rejected) => return refuse_attempt(core, rejected, live.first.take(), live.number),
             }
@@ -115,17 +122,25 @@ impl Held {
                 return false;
             }
         }
-        let admitted = core.send_rate.as_ref().is_none_or(|rate| rate.take(now));
-        if !admitted {
-            self.leave_attempt(core, RIVAL);
+        let token = core.send_rate.as_ref().map_or(Some(Token::Unbound), |rate| rate.take(now));
+        match token {
+            Some(token) => self.tokens[RIVAL] = token.is_taken(),
+            None => self.leave_attempt(core, RIVAL),
         }
-        admitted
+        token.is_some()
     }
 
     /// The second attempt did not start after all.
     pub(super) fn recall_rival(&mut self, core: &Core) {
         self.leave_attempt(core, RIVAL);
-        if let Some(rate) = &core.send_rate {
+        self.return_token(core, RIVAL);
+    }
+
+    /// Gives back the token of an attempt that has not started, if it has one.
+    fn return_token(&mut self, core: &Core, which: usize) {
+        if std::mem::take(&mut self.tokens[which])
+            && let Some(rate) = &core.send_rate
+        {
             rate.give_back();
         }
     }
@@ -141,19 +156,15 @@ impl Held {
     #[cold]
     #[inline(never)]
     pub(super) fn end_attempts(&mut self, core: &Core, phase: &mut Phase, outcome: Outcome) {
-        match phase {
-            Phase::Line(Line::Turn(_)) => core.send_rate.iter().for_each(|rate| rate.give_back()),
-            Phase::Line(Line::Permit(wait)) => {
-                if let Some(bulkhead) = &core.attempt_bulkhead
-                    && let Some(parity) = wait.cancel(bulkhead.core())
-                {
-                    self.attempts[PRIMARY] = Some(parity);
-                }
-            }
-            _ => {}
+        if let (Phase::Line(Line::Permit(wait)), Some(bulkhead)) = (phase, &core.attempt_bulkhead)
+            && let Some(parity) = wait.cancel(bulkhead.core())
+        {
+            self.attempts[PRIMARY] = Some(parity);
         }
-        self.leave_attempt(core, PRIMARY);
-        self.leave_attempt(core, RIVAL);
+        for which in [PRIMARY, RIVAL] {
+            self.leave_attempt(core, which);
+            self.return_token(core, which);
+        }
         if outcome == Outcome::Success {
             core.report(self.epoch, Verdict::Ok);
         }

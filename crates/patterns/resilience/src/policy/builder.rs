@@ -52,6 +52,9 @@ pub struct PolicyBuilder {
 #[derive(Clone, Debug)]
 enum BudgetSlot {
     Default,
+    /// The default one of a policy that was built before.
+    #[cfg(feature = "serde")]
+    Kept(Budget),
     None,
     Own(Budget),
 }
@@ -189,6 +192,13 @@ impl PolicyBuilder {
         self
     }
 
+    /// The default budget, with the credit that it has.
+    #[cfg(feature = "serde")]
+    pub(crate) fn kept_budget(mut self, budget: &Budget) -> Self {
+        self.budget = BudgetSlot::Kept(budget.clone());
+        self
+    }
+
     /// Retries without a budget. Under overload this multiplies the load by the number of attempts, and with nested
     /// layers by their product. For a batch job that is alone on its dependency.
     pub fn without_budget(mut self) -> Self {
@@ -204,7 +214,8 @@ impl PolicyBuilder {
     }
 
     /// Spaces attempts out by what the service throttles: AWS' adaptive mode, see [`SendRate`]. One turn per attempt,
-    /// the first included; the wait counts against the deadline and not against the attempt's timeout. A second
+    /// the first included; the wait counts against the deadline and not against the attempt's timeout. What does not start
+    /// after all gives its turn back. A second
     /// attempt of a hedge does not wait: without a token it does not start.
     pub fn send_rate(mut self, rate: &SendRate) -> Self {
         self.send_rate = Some(rate.clone());
@@ -213,7 +224,7 @@ impl PolicyBuilder {
 
     /// Bounds attempts in flight, as a pool of connections does; [`bulkhead`](Self::bulkhead) bounds whole calls.
     /// The permit is held while the attempt runs and not during backoff. An attempt waits in line as the bulkhead
-    /// says, before the breaker is asked; a refusal ends the call and is never retried. A second attempt of a hedge
+    /// says, before it asks the breaker for its ticket, unless that is open already; a refusal ends the call and is never retried. A second attempt of a hedge
     /// does not wait: without a free permit it does not start.
     ///
     /// ```
@@ -234,7 +245,11 @@ impl PolicyBuilder {
     }
 
     /// Asked once per attempt, hedges included, and told how each ended. An attempt that it refuses ends the call: the
-    /// own breaker's "no" is not retried.
+    /// own breaker's "no" is not retried. Where it is open for longer than a backoff would last, the call ends at once.
+    ///
+    /// Where the breaker's own settings do not say what dropped calls mean, those that ran for half the
+    /// [`attempt_timeout`](Self::attempt_timeout) of this policy count as failures
+    /// ([`Abandoned`](crate::breaker::Abandoned)).
     ///
     /// `build` refuses a breaker whose probe lease is shorter than the attempt timeout: its probes would be void.
     ///
@@ -297,6 +312,8 @@ impl PolicyBuilder {
         let (budget, own_budget) = match self.budget {
             BudgetSlot::Own(budget) => (Some(budget), true),
             BudgetSlot::None => (None, true),
+            #[cfg(feature = "serde")]
+            BudgetSlot::Kept(budget) => (Some(budget), false),
             BudgetSlot::Default if self.retry.is_none() && self.hedge.is_none() => (None, true),
             BudgetSlot::Default => {
                 (Some(Budget::builder(Arc::clone(&self.name)).runtime(&runtime).build()?), false)

@@ -41,6 +41,8 @@ pub(super) struct Held {
     permit: Option<u8>,
     /// Permits of the attempts: the primary's, its rival's.
     pub(super) attempts: [Option<u8>; 2],
+    /// Tokens of the send rate that were taken for attempts which have not started: the primary's, its rival's.
+    pub(super) tokens: [bool; 2],
     /// In which epoch of the send rate the last attempt was sent.
     pub(super) epoch: u32,
     /// Whether the last attempt that ended was refused for load.
@@ -68,6 +70,8 @@ pub(super) struct Live<F, T, E> {
     pub(super) number: u32,
     used: Used,
     paid: Paid,
+    /// While a retry that has been paid for has not started: what had been paid before it.
+    unspent: Option<Paid>,
     pub(super) first: Option<Box<CallError<E>>>,
     /// The primary's end, while its rival still runs.
     ended: Option<Box<Ended<T, E>>>,
@@ -87,6 +91,7 @@ impl<F, T, E> Live<F, T, E> {
             number: 1,
             used: Used::default(),
             paid: Paid::default(),
+            unspent: None,
             first: None,
             ended: None,
             rival: Rival::None,
@@ -138,7 +143,10 @@ impl<O, K, F, T, E> Machine<'_, O, K, F, T, E> {
             live.held.permit = Some(parity);
         }
         let (permit, began) = (live.held.permit.take(), std::mem::take(&mut live.held.began));
-        let paid = std::mem::take(&mut live.paid);
+        let mut paid = std::mem::take(&mut live.paid);
+        if let (Some(before), Some(budget)) = (live.unspent.take(), core.budget_for(self.cx)) {
+            budget.refund(&mut paid, before);
+        }
         core.give_back(permit, core.budget_for(self.cx), paid, began, outcome);
         if core.limited {
             give_back_passes(core, &mut live.held, live.started, outcome);
@@ -193,7 +201,7 @@ where
                 Phase::Line(_) => ready!(self.poll_line(cx)),
                 Phase::Backoff(sleep) => {
                     ready!(sleep.as_mut().poll(cx));
-                    self.attempt()
+                    self.wake()
                 }
             };
             if let Some(result) = self.take(step) {
@@ -289,6 +297,16 @@ where
         }
     }
 
+    /// The backoff is over. Its timer may have come late: a process that was stopped sleeps past its deadline.
+    #[cold]
+    fn wake(&mut self) -> Step<T, E> {
+        let (core, live) = (self.core, &mut *self.live);
+        if core.is_hopeless(core.clock.now(), live.deadline) {
+            return refuse_attempt(core, core.too_late(), live.first.take(), live.number);
+        }
+        self.attempt()
+    }
+
     /// The next attempt: what it needs, then its start.
     fn attempt(&mut self) -> Step<T, E> {
         if self.core.gated { self.admit() } else { self.start() }
@@ -299,15 +317,18 @@ where
         let core = self.core;
         self.live.phase = Phase::Attempt;
         self.live.number += 1;
-        if self.live.number == 1
-            && let Some(budget) = core.budget_for(self.cx)
-        {
-            self.live.held.began = core.feed(budget, self.cx, self.live.started);
-        }
         self.live.rival = Rival::None;
         let start = Start { number: self.live.number, hedge: false, deadline: self.live.deadline };
         match self.live.watch.start(self.op, core, self.cx, start) {
             Ok(operation) => {
+                self.live.held.tokens[admit::PRIMARY] = false;
+                self.live.unspent = None;
+                // What was refused before it began earns nothing.
+                if self.live.number == 1
+                    && let Some(budget) = core.budget_for(self.cx)
+                {
+                    self.live.held.began = core.feed(budget, self.cx, self.live.started);
+                }
                 self.primary.set(Some(operation));
                 Step::Go
             }
@@ -393,9 +414,16 @@ where
         };
         let bounds = Bounds { now, deadline: self.live.deadline, repeatable: core.may_repeat(self.cx) };
         let decision = retry.decide(&failed, &mut self.live.used, bounds, &*core.rng);
+        if let Decision::After(delay) = decision
+            && let Some(rejected) = core.refused_by_breaker(now.saturating_add(delay))
+        {
+            return self.refused_next(ended.result, outcome, rejected);
+        }
+        let before = self.live.paid;
         let decision = pay(decision, budget, &failed, &mut self.live.paid, now);
         match decision {
             Decision::After(delay) => {
+                self.live.unspent = budget.map(|_| before);
                 core.ear.tell(&Event::Retry { attempt: self.live.number, delay });
                 core.stats.retried();
                 if self.live.first.is_none()
@@ -425,12 +453,40 @@ where
         }
     }
 
+    /// The breaker has opened for longer than the backoff would last: there is nothing to wait or to pay for.
+    #[cold]
+    fn refused_next(
+        &mut self,
+        result: Result<T, CallError<E>>,
+        outcome: Outcome,
+        rejected: Rejected,
+    ) -> Step<T, E> {
+        match result {
+            Ok(value) => {
+                self.core.keep(&rejected);
+                Step::end(Ok(value), outcome)
+            }
+            Err(error) => {
+                let first = self.live.first.take().or_else(|| Some(Box::new(error)));
+                refuse_attempt(self.core, rejected, first, self.live.number)
+            }
+        }
+    }
+
     /// Whether a second attempt runs, or can be started right now because the first failed early.
     fn has_rival(&mut self) -> bool {
-        if matches!(self.live.rival, Rival::None | Rival::Due(_)) {
-            self.launch();
+        match self.live.rival {
+            Rival::None if self.planned().is_some() => self.launch(),
+            Rival::Due(_) => self.launch(),
+            _ => {}
         }
         matches!(self.live.rival, Rival::Runs(_))
+    }
+
+    /// After how long the plan wants a second attempt, if it does and there may be one.
+    fn planned(&self) -> Option<Duration> {
+        let hedge = self.core.hedge.as_ref().filter(|_| self.core.may_repeat(self.cx))?;
+        hedge.delay(self.core.tick.read())
     }
 
     /// Starts the second attempt, if it may be repeated, the budget pays and the breaker admits it.
@@ -441,16 +497,19 @@ where
         if !core.may_repeat(self.cx) || core.is_hopeless(now, self.live.deadline) {
             return;
         }
-        if !self.live.held.admit_rival(core, now) {
+        // An open breaker is asked first: what it refuses needs no token, no permit and no money.
+        if core.refused_by_breaker(now).is_some() || !self.live.held.admit_rival(core, now) {
             return;
         }
-        if core.budget_for(self.cx).is_some_and(|budget| !budget.pay(Cost::Hedge, &mut self.live.paid, now)) {
+        let (budget, before) = (core.budget_for(self.cx), self.live.paid);
+        if budget.is_some_and(|budget| !budget.pay(Cost::Hedge, &mut self.live.paid, now)) {
             self.live.held.recall_rival(core);
             return;
         }
         let start = Start { number: self.live.number, hedge: true, deadline: self.live.deadline };
         let mut armed = Armed { core, watch: Watch::idle() };
         if let Ok(operation) = armed.watch.start(self.op, core, self.cx, start) {
+            self.live.held.tokens[admit::RIVAL] = false;
             let watch = std::mem::replace(&mut armed.watch, Watch::idle());
             let running = Running { watch, operation };
             let after = if self.primary.is_some() { self.live.watch.started() } else { now };
@@ -458,6 +517,10 @@ where
             core.stats.hedged();
             self.live.rival = Rival::Runs(Box::pin(running));
         } else {
+            // Half-open, and no probe to spare.
+            if let Some(budget) = budget {
+                budget.refund(&mut self.live.paid, before);
+            }
             self.live.held.recall_rival(core);
         }
     }
@@ -465,10 +528,9 @@ where
     /// The second attempt: due, running, or none.
     fn poll_rival(&mut self, cx: &mut Context<'_>) -> Poll<Step<T, E>> {
         let core = self.core;
-        if let (Rival::None, Some(hedge)) = (&self.live.rival, &core.hedge) {
-            let delay = if core.may_repeat(self.cx) { hedge.delay(core.tick.read()) } else { None };
+        if let Rival::None = self.live.rival {
             let due = |d: Duration| Rival::Due(LazyTimer::at(self.live.watch.started().saturating_add(d)));
-            self.live.rival = delay.map_or(Rival::Done, due);
+            self.live.rival = self.planned().map_or(Rival::Done, due);
         }
         if let Rival::Due(timer) = &mut self.live.rival {
             ready!(timer.poll(&*core.clock, cx));
@@ -545,7 +607,8 @@ fn refuse<T, E>(core: &Core, rejected: Rejected) -> Step<T, E> {
     Step::end(Err(rejected.into()), Outcome::Ignored)
 }
 
-/// A refusal of an attempt: after a failure, that failure is worth keeping.
+/// A refusal of an attempt. A call that has had one is never said not to have been started: its attempts may have had an
+/// effect, also those that were answered and not counted as a success.
 #[cold]
 pub(super) fn refuse_attempt<T, E>(
     core: &Core,
@@ -553,12 +616,13 @@ pub(super) fn refuse_attempt<T, E>(
     first: Option<Box<CallError<E>>>,
     attempts: u32,
 ) -> Step<T, E> {
-    if first.is_none() {
+    if attempts == 0 {
         return refuse(core, rejected);
     }
     core.keep(&rejected);
+    let stop = if *rejected.why() == Reason::Deadline { Stop::Deadline } else { Stop::NotRetryable };
     let last = CallError::Rejected(rejected);
-    Step::end(Err(gave_up(first, last, attempts, Stop::NotRetryable, None)), Outcome::Failure)
+    Step::end(Err(gave_up(first, last, attempts, stop, None)), Outcome::Failure)
 }
 
 #[cold]
@@ -596,6 +660,12 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// What an open breaker will say to an attempt that asks `then`, after it has waited for other things.
+    #[cold]
+    pub(super) fn refused_by_breaker(&self, then: Instant) -> Option<Rejected> {
+        self.breaker.as_ref().and_then(|breaker| breaker.core().refused_at(then))
     }
 
     /// The refusal of what cannot end in time.

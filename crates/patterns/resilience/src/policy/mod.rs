@@ -208,8 +208,8 @@ impl Policy {
     /// - [`CallError::Rejected`]: a part of the policy refused, and the operation was never started.
     /// - [`CallError::Inner`]: the operation's own error, without a retry, or of a kind that is not repeated.
     /// - [`CallError::Timeout`]: without a retry, the attempt was cut off; whether it took effect is unknown.
-    /// - [`CallError::GaveUp`]: with a retry, attempts ended without success; it has the first and the last cause and why
-    ///   there was no further one.
+    /// - [`CallError::GaveUp`]: with a retry, attempts ended without success, or the next one was refused; it has the first
+    ///   and the last cause and why there was no further one.
     ///
     /// # Panics
     /// When `f` or its future does. The panic counts as a failure, permits and tickets come back, and it unwinds on.
@@ -217,8 +217,8 @@ impl Policy {
     /// # Cancel safety
     /// Dropped before its first poll the call has done nothing. Dropped later, at any await, it gives everything back at
     /// once: its place in a queue, permits, passes of limits, a turn at the send rate. A running attempt is dropped with
-    /// it and counts as abandoned for the breaker ([`Abandoned`](crate::breaker::Abandoned)). What the budget has paid is
-    /// not refunded, but by budgets that count what is in flight. Whether a dropped attempt took effect is unknown.
+    /// it and counts as abandoned for the breaker ([`Abandoned`](crate::breaker::Abandoned)). What the budget has paid for
+    /// attempts that started is not refunded, but by budgets that count what is in flight. Whether a dropped attempt took effect is unknown.
     ///
     /// # Examples
     /// The future is `Send` if the operation's is, and needs no box. Where it is put into one all the same (a trait with
@@ -257,8 +257,10 @@ impl Policy {
     }
 
     /// As [`call`](Self::call); `classify` says what a result means, also of an `Ok`: a response with status 503 is no
-    /// success. An `Ok` that counts as a failure is retried like one, and returned as it is when there is no further
-    /// attempt.
+    /// success. An `Ok` that counts as a failure is retried like one, and returned as it is when no further attempt is to
+    /// follow, also because it has opened the breaker. When one was to follow, the `Ok` has been dropped before the backoff
+    /// (a response that is kept keeps its connection): if that attempt is then refused, the call ends with
+    /// [`CallError::GaveUp`], of as many attempts as were made, with the refusal as its last cause.
     ///
     /// # Errors
     /// As for [`call`](Self::call).
@@ -304,7 +306,7 @@ impl Policy {
         Run::new(core, cx, Closure { f, core, cx }, classify)
     }
 
-    #[cfg(feature = "tower")]
+    #[cfg(any(feature = "serde", feature = "tower"))]
     pub(crate) fn core(&self) -> &Arc<Core> {
         &self.0
     }
@@ -313,6 +315,66 @@ impl Policy {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
+    }
+
+    /// The breaker in its slot, to be held, released, reconfigured or watched: the same object, not a copy.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Breaker, CallContext, Policy};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+    /// let policy = Policy::builder("billing").breaker(&Breaker::builder("billing").build().unwrap()).build().unwrap();
+    /// policy.breaker().unwrap().force_open("migration until noon", None);
+    /// let refused = policy.call(&CallContext::new(), |_| async { Ok::<_, std::io::Error>(()) }).await;
+    /// assert_eq!(refused.unwrap_err().code(), "forced_open");
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn breaker(&self) -> Option<&Breaker> {
+        self.0.breaker.as_ref()
+    }
+
+    /// The bulkhead of whole calls in its slot, to be resized: the same object, not a copy.
+    ///
+    /// ```
+    /// use mainstay_resilience::{Bulkhead, Policy};
+    ///
+    /// let policy = Policy::builder("mail").bulkhead(&Bulkhead::builder("mail", 4).build().unwrap()).build().unwrap();
+    /// policy.bulkhead().unwrap().resize(8).unwrap();
+    /// assert_eq!(policy.snapshot().bulkhead.unwrap().limit, 8);
+    /// assert!(policy.attempt_bulkhead().is_none());
+    /// ```
+    #[must_use]
+    pub fn bulkhead(&self) -> Option<&Bulkhead> {
+        self.0.bulkhead.as_ref()
+    }
+
+    /// The bulkhead of attempts in its slot.
+    #[must_use]
+    pub fn attempt_bulkhead(&self) -> Option<&Bulkhead> {
+        self.0.attempt_bulkhead.as_ref()
+    }
+
+    /// The budget that its retries and hedges spend, unless a context brings another one: to pay for what happens outside
+    /// of it ([`Budget::spend`]), or to share it ([`CallContext::with_budget`]).
+    ///
+    /// ```
+    /// use mainstay_resilience::{Policy, Retry, budget::Cost};
+    ///
+    /// let retry = Retry::standard().build().unwrap();
+    /// let policy = Policy::builder("search").idempotent().retry(retry).build().unwrap();
+    /// policy.budget().unwrap().spend(Cost::Probe).unwrap(); // a reconnect, say
+    /// assert!(Policy::builder("bare").build().unwrap().budget().is_none());
+    /// ```
+    #[must_use]
+    pub fn budget(&self) -> Option<&Budget> {
+        self.0.budget.as_ref()
+    }
+
+    /// The send rate in its slot.
+    #[must_use]
+    pub fn send_rate(&self) -> Option<&SendRate> {
+        self.0.send_rate.as_ref()
     }
 
     /// Everything about it at this moment, slot by slot: what is live, not what somebody meant to configure. Takes short

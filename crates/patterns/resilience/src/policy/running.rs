@@ -138,7 +138,10 @@ impl Watch {
         if let Some(breaker) = &core.breaker
             && raw.word != Raw::NONE.word
         {
-            breaker::finish(breaker.core(), raw, end);
+            match end {
+                End::Abandoned => breaker.core().abandon(raw, core.attempt_timeout),
+                end => breaker::finish(breaker.core(), raw, end),
+            }
         }
     }
 

@@ -63,6 +63,7 @@ pin_project_lite::pin_project! {
     struct Bounded<'a, F> {
         clock: &'a dyn Clock,
         started: Instant,
+        kind: TimeoutKind,
         timer: LazyTimer,
         #[pin]
         future: F,
@@ -79,7 +80,7 @@ impl<F: Future> Future for Bounded<'_, F> {
         }
         this.timer.poll(*this.clock, cx).map(|()| {
             let after = this.clock.now().saturating_duration_since(*this.started);
-            Err(Timeout::new(TimeoutKind::Attempt, after))
+            Err(Timeout::new(*this.kind, after))
         })
     }
 }
@@ -88,7 +89,8 @@ impl<F: Future> Future for Bounded<'_, F> {
 /// timer and returns its output even if the deadline is over.
 ///
 /// # Errors
-/// [`Timeout`]; the future has been dropped, and whether it took effect is unknown.
+/// [`Timeout`], which says whether `d` or the deadline came first; the future has been dropped, and whether it took effect
+/// is unknown.
 ///
 /// # Cancel safety
 /// Dropping it drops `future`.
@@ -113,6 +115,8 @@ pub async fn bounded<F: Future>(
     future: F,
 ) -> Result<F::Output, Timeout> {
     let started = clock.now();
-    let timer = LazyTimer::at(deadline.child(started, d).instant());
-    Bounded { clock, started, timer, future }.await
+    let own = started.saturating_add(d);
+    let kind = if own < deadline.instant() { TimeoutKind::Attempt } else { TimeoutKind::Deadline };
+    let timer = LazyTimer::at(own.min(deadline.instant()));
+    Bounded { clock, started, kind, timer, future }.await
 }

@@ -10,10 +10,18 @@ use std::task::{Context, Poll, ready};
 use tower_service::Service;
 
 use crate::policy::{Core, Head, Operation, Run};
-use crate::{CallContext, CallError, Verdict};
+use crate::{Attempt, CallContext, CallError, Verdict};
 
 type Classifier<S, Request> =
     fn(&Result<<S as Service<Request>>::Response, <S as Service<Request>>::Error>) -> Verdict;
+
+type Prepare<Request> = fn(&mut Request, &Attempt<'_>);
+
+/// What a layer was told about requests and results.
+pub(super) struct Calls<S: Service<Request>, Request> {
+    pub(super) classify: Classifier<S, Request>,
+    pub(super) prepare: Prepare<Request>,
+}
 
 type Guarded<S, Request> = Run<
     Arc<Core>,
@@ -53,9 +61,10 @@ where
         cx: CallContext,
         service: S,
         request: Request,
-        classify: Classifier<S, Request>,
+        calls: Calls<S, Request>,
     ) -> Self {
-        Self { run: Run::new(core, Owned(cx), Attempts { service, request }, classify) }
+        let attempts = Attempts { service, request, prepare: calls.prepare };
+        Self { run: Run::new(core, Owned(cx), attempts, calls.classify) }
     }
 }
 
@@ -96,6 +105,7 @@ impl Deref for Owned {
 struct Attempts<S, Request> {
     service: S,
     request: Request,
+    prepare: Prepare<Request>,
 }
 
 impl<S, Request> Operation for Attempts<S, Request>
@@ -107,8 +117,10 @@ where
     type Error = S::Error;
     type Future = Once<S, Request>;
 
-    fn start(&mut self, _head: Head, _core: &Core, _cx: &CallContext) -> Self::Future {
-        Once::Waits { pending: Some((self.service.clone(), self.request.clone())) }
+    fn start(&mut self, head: Head, core: &Core, cx: &CallContext) -> Self::Future {
+        let mut request = self.request.clone();
+        (self.prepare)(&mut request, &Attempt { head, core, cx });
+        Once::Waits { pending: Some((self.service.clone(), request)) }
     }
 }
 

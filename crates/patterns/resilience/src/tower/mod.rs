@@ -15,7 +15,7 @@
 //! |---|---|
 //! | one pattern around a client | `breaker.layer()`, `bulkhead.layer()`, the limiters' `layer()` |
 //! | several of them | `policy.layer()`: the order is fixed; hand-made stacks are what [`lint::stack`](crate::lint::stack) is for |
-//! | deadlines, keys or priorities from requests, failures from `Ok` responses | [`adapt`](PolicyLayer::adapt) with an [`Adapt`] |
+//! | deadlines, keys or priorities from requests and written into them, failures from `Ok` responses | [`adapt`](PolicyLayer::adapt) with an [`Adapt`] |
 //! | to shed load in a server | [`Shedder::layer`](crate::limit::Shedder::layer) with an `Adapt` that reads tenant and priority |
 //!
 //! ```
@@ -51,11 +51,12 @@ use std::task::{Context, Poll};
 use tower_layer::Layer;
 use tower_service::Service;
 
+use future::Calls;
 pub use future::PolicyFuture;
 
 use crate::limit::{AdaptiveLimiter, ClientThrottle, RateLimiter, Shedder};
 use crate::policy::LimitSlot;
-use crate::{Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict};
+use crate::{Attempt, Breaker, Bulkhead, CallContext, CallError, Classify, Policy, Verdict};
 
 /// What a layer has to know about requests and results. Implement it on a marker type for what needs more than
 /// [`ByTrait`]: a deadline from a header, or responses that are failures.
@@ -83,6 +84,34 @@ pub trait Adapt<Request, Response, Error> {
     fn context(request: &Request) -> CallContext {
         let _ = request;
         CallContext::new()
+    }
+
+    /// Prepares the clone of the request that one attempt sends: writes into it what the other side must know. Called
+    /// before each attempt, hedges included.
+    ///
+    /// ```
+    /// use mainstay_resilience::timeout::wire;
+    /// use mainstay_resilience::{Attempt, CallContext, Verdict, tower::Adapt};
+    ///
+    /// #[derive(Clone)]
+    /// struct Request { path: String, headers: Vec<(&'static str, String)> }
+    ///
+    /// struct Http;
+    ///
+    /// impl Adapt<Request, u16, std::io::Error> for Http {
+    ///     fn context(request: &Request) -> CallContext {
+    ///         CallContext::new().with_key(request.path.clone())
+    ///     }
+    ///     fn attempt(request: &mut Request, attempt: &Attempt<'_>) {
+    ///         request.headers.extend(wire::headers(attempt)); // time left, attempt number, idempotency key
+    ///     }
+    ///     fn verdict(result: &Result<u16, std::io::Error>) -> Verdict {
+    ///         result.as_ref().map_or(Verdict::RETRYABLE, |status| Verdict::of_http(*status, None))
+    ///     }
+    /// }
+    /// ```
+    fn attempt(request: &mut Request, attempt: &Attempt<'_>) {
+        let _ = (request, attempt);
     }
 
     /// What a result means.
@@ -157,7 +186,8 @@ where
 
     fn call(&mut self, request: Request) -> Self::Future {
         let cx = A::context(&request);
-        PolicyFuture::new(Arc::clone(self.policy.core()), cx, self.inner.clone(), request, A::verdict)
+        let calls = Calls { classify: A::verdict, prepare: A::attempt };
+        PolicyFuture::new(Arc::clone(self.policy.core()), cx, self.inner.clone(), request, calls)
     }
 }
 

@@ -67,6 +67,13 @@ fn the_future_of_a_call_is_send_when_the_operation_is() {
     });
 }
 
+/// Every guarded call returns a `Result` with room for a refusal: what it grows by, each of them carries around.
+#[test]
+fn a_refusal_does_not_grow() {
+    assert!(size_of::<mainstay_resilience::Rejected>() <= 72);
+    assert!(size_of::<CallError<()>>() <= 72, "{}", size_of::<CallError<()>>());
+}
+
 #[test]
 fn errors_keep_their_type_and_their_chain() {
     use std::error::Error as _;

@@ -130,7 +130,7 @@ fn a_hedge_needs_a_free_permit_and_never_waits_for_one() {
 }
 
 /// The service throttles so many attempts, one after the other, each sent at its turn.
-async fn throttle(rate: &SendRate, times: u32) {
+pub(crate) async fn throttle(rate: &SendRate, times: u32) {
     for _ in 0..times {
         rate.acquire(Deadline::NONE).await.unwrap().report(Verdict::Throttled { after: None });
     }

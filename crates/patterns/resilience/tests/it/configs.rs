@@ -1,10 +1,16 @@
 //! Policies as TOML, and the linter.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use mainstay_clock::Runtime;
-use mainstay_resilience::Budget;
-use mainstay_resilience::breaker::HalfOpen;
+use mainstay_resilience::breaker::{HalfOpen, State};
+use mainstay_resilience::budget::Cost;
 use mainstay_resilience::config::{FileError, Policies};
 use mainstay_resilience::lint::{Layer, Rule, stack};
+use mainstay_resilience::{Budget, CallContext, Policy};
+
+use crate::world::{Heard, Oops, now};
 
 /// A file without any finding; each case spoils one thing.
 const GOOD: &str = r#"
@@ -176,6 +182,141 @@ fn rt12_the_aws_preset_is_three_words_of_a_file() {
     }
 }
 
+/// What a running service has built from a file.
+struct Running {
+    file: Policies,
+    built: BTreeMap<Arc<str>, Policy>,
+}
+
+impl Running {
+    fn of(text: &str) -> Self {
+        let file = Policies::from_toml(text).unwrap();
+        let built = file.build(&Runtime::system()).unwrap();
+        Self { file, built }
+    }
+
+    fn again(&self, text: &str) -> Result<Self, FileError> {
+        let file = Policies::from_toml(text)?;
+        let built = file.rebuild(&self.file, &self.built, &Runtime::system(), None)?;
+        Ok(Self { file, built })
+    }
+}
+
+const FIRST: &str = r#"
+[budgets.shared]
+preset = "aws"
+
+[defaults]
+attempt_timeout = "300ms"
+idempotent = "always"
+budget = "shared"
+[defaults.retry]
+attempts = 2
+
+[targets.shop]
+breaker = { consecutive = 1, open_for = "1h", open_cap = "1h" }
+bulkhead = { limit = 4, queue = 8, wait = "1s" }
+attempt_bulkhead = { limit = 4 }
+send_rate = {}
+hedge = { after = "80ms" }
+[targets.stock]
+breaker = { consecutive = 1, open_for = "1h", open_cap = "1h" }
+budget = "own"
+rate = { cells = 2, per = "1h", burst = 2 }
+[targets.gone]
+"#;
+
+#[test]
+fn a_file_that_changed_keeps_what_its_parts_know() {
+    let first = Running::of(FIRST);
+    let (shop, stock) = (&first.built["shop"], &first.built["stock"]);
+    shop.breaker().unwrap().admit().unwrap().failure();
+    stock.breaker().unwrap().admit().unwrap().failure();
+    let held = shop.bulkhead().unwrap().try_acquire().unwrap();
+    let inside = shop.attempt_bulkhead().unwrap().try_acquire().unwrap();
+    shop.budget().unwrap().spend(Cost::Retry).unwrap();
+    while stock.budget().unwrap().spend(Cost::Retry).is_ok() {}
+    let text = FIRST
+        .replace("attempts = 2", "attempts = 3")
+        .replacen("open_for = \"1h\"", "open_for = \"30m\"", 1)
+        .replace("limit = 4, queue = 8", "limit = 2, queue = 4")
+        .replace("[targets.gone]", "[targets.new]");
+    let second = first.again(&text).unwrap();
+    assert_eq!(second.built.keys().map(|name| &**name).collect::<Vec<_>>(), ["new", "shop", "stock"]);
+    let shop = &second.built["shop"];
+    let snapshot = shop.snapshot();
+    let (breaker, bulkhead) = (snapshot.breaker.unwrap(), snapshot.bulkhead.unwrap());
+    assert_eq!((breaker.state, breaker.config.open_for().as_secs()), (State::Open, 1_800));
+    assert_eq!((bulkhead.limit, bulkhead.max_queue, bulkhead.in_flight), (2, 4, 1));
+    assert_eq!(snapshot.attempt_bulkhead.unwrap().in_flight, 1);
+    assert_eq!((snapshot.max_attempts, shop.budget().unwrap().tokens()), (3, Some(486.0)));
+    let stock = &second.built["stock"];
+    assert_eq!((stock.snapshot().max_attempts, stock.breaker().unwrap().state()), (3, State::Open));
+    assert_eq!(stock.budget().unwrap().snapshot().refused, 1, "its own budget goes on too");
+    drop((held, inside));
+    assert_eq!(shop.bulkhead().unwrap().snapshot().in_flight, 0, "one bulkhead, old handles and new");
+    // Nothing changed: the policy itself, with its counts.
+    let third = second.again(&text).unwrap();
+    third.built["shop"].breaker().unwrap().force_open("stocktaking", None);
+    assert_eq!(second.built["shop"].breaker().unwrap().state(), State::ForcedOpen);
+}
+
+#[test]
+fn what_a_part_cannot_take_begins_anew() {
+    let first = Running::of(FIRST);
+    let shop = &first.built["shop"];
+    shop.breaker().unwrap().admit().unwrap().failure();
+    let _held = shop.bulkhead().unwrap().try_acquire().unwrap();
+    shop.budget().unwrap().spend(Cost::Retry).unwrap();
+    let text = FIRST
+        .replacen("consecutive = 1", "count = 50", 1)
+        .replace("wait = \"1s\"", "wait = \"2s\"")
+        .replace("preset = \"aws\"", "preset = \"aws_legacy\"");
+    let second = first.again(&text).unwrap();
+    let shop = second.built["shop"].snapshot();
+    assert_eq!((shop.breaker.unwrap().state, shop.bulkhead.unwrap().in_flight), (State::Closed, 0));
+    assert_eq!(second.built["shop"].budget().unwrap().tokens(), Some(500.0));
+    // One named budget for all who name it, also for who did not change.
+    let new = |target: &str| second.built[target].budget().unwrap().tokens();
+    second.built["shop"].budget().unwrap().spend(Cost::Retry).unwrap();
+    assert_eq!((new("shop"), new("gone")), (Some(495.0), Some(495.0)));
+}
+
+#[test]
+fn a_file_that_is_refused_changes_nothing_that_runs() {
+    let first = Running::of(FIRST);
+    let breaker = first.built["shop"].breaker().unwrap();
+    let config = breaker.config();
+    // The first target would be taken, the second is refused.
+    let text = FIRST.replacen("open_for = \"1h\"", "open_for = \"30m\"", 1).replace("cells = 2", "cells = 0");
+    let Err(FileError::Config { target, .. }) = first.again(&text).map(drop) else { panic!("refused") };
+    assert_eq!((&*target, breaker.config() == config), ("stock", true));
+    let text = FIRST.replace("idempotent = \"always\"", "");
+    assert!(matches!(first.again(&text), Err(FileError::Lint(_))));
+    assert!(breaker.config() == config);
+}
+
+#[test]
+fn a_listener_hears_every_part_of_a_file() {
+    let heard = Arc::new(Heard::default());
+    let file = Policies::from_toml(FIRST).unwrap();
+    let built = file.build_with(&Runtime::system(), heard.clone()).unwrap();
+    let (shop, stock) = (&built["shop"], &built["stock"]);
+    shop.breaker().unwrap().force_open("stocktaking", None);
+    assert_eq!(heard.take(), ["2 closed->forced_open"]);
+    let _all: Vec<_> = (0..4).map(|_| shop.attempt_bulkhead().unwrap().try_acquire().unwrap()).collect();
+    assert!(shop.attempt_bulkhead().unwrap().try_acquire().is_err());
+    assert_eq!(heard.take(), ["rejected full"]);
+    let cx = CallContext::new();
+    for _ in 0..3 {
+        let _ = now(stock.call(&cx, |_| async { Ok::<_, Oops>(()) }));
+    }
+    let told = heard.take();
+    // The attempt and the call of two; the third is refused by its rate, and by the policy around it.
+    assert_eq!(told.iter().filter(|told| *told == "call Success 1").count(), 4, "{told:?}");
+    assert_eq!(told.iter().filter(|told| *told == "rejected rate").count(), 2, "{told:?}");
+}
+
 #[test]
 fn unknown_keys_are_refused_with_a_suggestion() {
     let refused = |text: &str| match Policies::from_toml(text).unwrap_err() {
@@ -278,6 +419,44 @@ fn pl2_every_miscomposition_is_rejected_with_its_number() {
     }
     let tried: std::collections::BTreeSet<_> = cases.iter().map(|(_, rule)| *rule).collect();
     assert_eq!(tried.len(), Rule::ALL.len(), "every rule has a case");
+}
+
+#[test]
+fn pl2_nested_retries_are_seen_through_layers_without_one() {
+    // a > b > c: b has no retry, so a and c multiply.
+    let text = "
+        [defaults]
+        idempotent = \"always\"
+        [targets.a.retry]
+        [targets.b]
+        within = \"a\"
+        [targets.c]
+        within = \"b\"
+        retry = {}
+    ";
+    let found = Policies::from_toml(text).unwrap().lint();
+    assert_eq!(found.iter().map(|f| (f.target(), f.rule())).collect::<Vec<_>>(), [("c", Rule::M6)]);
+    assert!(found[0].to_string().contains("`a`"), "{}", found[0]);
+    // In a circle, and around itself by the defaults: looked at once.
+    let text = "
+        [defaults]
+        within = \"a\"
+        idempotent = \"always\"
+        [targets.a]
+        within = \"b\"
+        [targets.b]
+    ";
+    assert_eq!(lint(text), []);
+}
+
+#[test]
+fn a_target_within_nobody_is_refused_with_a_suggestion() {
+    let text = "[targets.shop]\n[targets.payments]\nwithin = \"shopp\"\n";
+    let error = Policies::from_toml(text).unwrap_err();
+    let said = "`targets.payments.within` = \"shopp\" is refused; allowed: a name of [targets]; did you mean `shop`?";
+    assert_eq!(error.to_string(), said);
+    let error = Policies::from_toml("[targets.a]\nwithin = \"zzz\"\n").unwrap_err();
+    assert!(error.to_string().ends_with("allowed: a name of [targets]"), "{error}");
 }
 
 #[test]

@@ -72,3 +72,21 @@ async fn it_answers_only_what_it_covers() {
     }
     assert_eq!(Fallback::new("").unwrap_err().field(), "name");
 }
+
+#[tokio::test]
+async fn an_open_breaker_one_policy_further_in_is_an_outage() {
+    type Nested = CallError<CallError<Failure>>;
+    let covers = async |when, error: Nested| {
+        let fallback = Fallback::when("x", when).unwrap();
+        fallback.call(std::future::ready(Err::<(), _>(error)), |_| async { Ok(()) }).await.is_ok()
+    };
+    let open = || CallError::Inner(refused());
+    assert!(covers(When::Outage, open()).await);
+    assert!(!covers(When::Outage, CallError::Inner(CallError::Inner(Failure::NotFound))).await);
+    // The outer operation ran; what it did before the inner refusal nobody knows here.
+    assert!(!covers(When::Refused, open()).await);
+    // Through boxes and references too, and to any depth.
+    let deep: CallError<Box<CallError<Failure>>> = CallError::Inner(Box::new(refused()));
+    assert!(deep.is_refusal() && (&deep).is_refusal() && !Failure::Down.is_refusal());
+    assert_eq!(deep.verdict(), Verdict::Ignore, "and still no evidence");
+}

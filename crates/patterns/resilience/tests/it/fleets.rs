@@ -33,14 +33,23 @@ struct World {
 
 impl World {
     fn new(with_fleet: bool, seed: u64) -> Self {
+        Self::of(NODES, with_fleet, seed)
+    }
+
+    fn of(nodes: u64, with_fleet: bool, seed: u64) -> Self {
         let clock = Manual::new();
         let hub = MemoryHub::new(clock.arc());
-        let nodes = (0..NODES).map(|i| node(&clock, &hub, with_fleet, seed * 1_000 + i)).collect();
+        let nodes = (0..nodes).map(|i| node(&clock, &hub, with_fleet, seed * 1_000 + i)).collect();
         Self { clock, hub, nodes, ms: 0, log: Vec::new(), most_probes: 0 }
     }
 
     /// Runs for `ms`; `fails` says whether a call of a node that starts now will fail. Calls take 80 ms.
     fn run(&mut self, ms: u64, fails: impl Fn(usize) -> bool) {
+        self.run_some(ms, |_| true, fails);
+    }
+
+    /// As [`run`](Self::run), with calls only on nodes that are busy.
+    fn run_some(&mut self, ms: u64, busy: impl Fn(usize) -> bool, fails: impl Fn(usize) -> bool) {
         for _ in 0..ms / STEP_MS {
             self.clock.advance(Duration::from_millis(STEP_MS));
             self.ms += STEP_MS;
@@ -52,6 +61,9 @@ impl World {
                     fleet.step();
                 }
                 end_due(node, self.ms, fails(i));
+                if !busy(i) {
+                    continue;
+                }
                 if let Ok(ticket) = node.breaker.admit_owned() {
                     let probe = node.breaker.state() == State::HalfOpen;
                     node.calls.push_back((self.ms + 80, probe, ticket));
@@ -163,6 +175,78 @@ fn fl3_recovery_traffic_stays_within_the_permits_fleet_wide() {
         alone.run(30_000, |_| false);
         assert!(alone.most_probes > 3, "seed {seed}: without a fleet the bound does not hold by itself");
     }
+}
+
+#[test]
+fn fl3_idle_nodes_do_not_lock_a_busy_one_out_nor_keep_it_armed() {
+    let mut world = World::of(4, true, 3);
+    world.run(12_000, |_| false);
+    world.run(4_000, |_| true);
+    assert_eq!(world.count(|n| n.breaker.state() == State::Closed), 0);
+    // Three have no traffic any more; the fourth's probe fails once, so the others stand before it.
+    world.run_some(10_000, |i| i == 3, |_| true);
+    assert!(world.nodes[3].breaker.snapshot().round > 1);
+    assert_eq!(world.nodes[0].breaker.snapshot().round, 1);
+    world.run_some(60_000, |i| i == 3, |_| false);
+    assert_eq!(world.nodes[3].breaker.state(), State::Closed, "the busy one has recovered");
+    assert!(!world.nodes[3].fleet.as_ref().unwrap().is_armed("db"), "idle nodes are no evidence");
+    // They come back one day, and recover too.
+    world.run(20_000, |_| false);
+    assert_eq!(world.count(|n| n.breaker.state() == State::Closed), 4);
+    assert!(world.most_probes <= 3, "{} probes in flight", world.most_probes);
+}
+
+#[test]
+fn fl3_nodes_that_wake_together_share_the_permits() {
+    for seed in 0..2 {
+        let mut world = World::new(true, seed);
+        world.run(12_000, |_| false);
+        world.run(4_000, |_| true);
+        assert_eq!(world.count(|n| n.breaker.state() == State::Closed), 0);
+        world.run_some(60_000, |_| false, |_| false);
+        assert_eq!(world.count(|n| n.fleet.as_ref().is_some_and(|f| f.is_armed("db"))), 0, "seed {seed}");
+        world.run(60_000, |_| false);
+        assert_eq!(world.count(|n| n.breaker.state() == State::Closed), NODES as usize, "seed {seed}");
+        assert!(world.most_probes <= 3, "seed {seed}: {} probes in flight", world.most_probes);
+    }
+}
+
+#[test]
+fn fl3_one_call_in_ten_seconds_still_recovers() {
+    let mut world = World::of(5, true, 6);
+    world.run(12_000, |_| false);
+    world.run(4_000, |_| true);
+    for _ in 0..12 {
+        world.run_some(10, |_| true, |_| false);
+        world.run_some(9_990, |_| false, |_| false);
+    }
+    assert_eq!(world.count(|n| n.breaker.state() == State::Closed), 5);
+}
+
+#[test]
+fn t14_a_hung_probe_of_a_rationed_node_loses_its_lease() {
+    let mut world = World::of(3, true, 5);
+    world.run(12_000, |_| false);
+    world.run(4_000, |_| true);
+    assert_eq!(world.count(|n| n.breaker.state() == State::Closed), 0);
+    world.run(80, |_| true);
+    assert!(world.nodes[0].calls.is_empty());
+    // On one node every probe hangs: nobody hears of it again.
+    let hung = |world: &mut World, ms: u64| {
+        let mut tickets = Vec::new();
+        for _ in 0..ms / STEP_MS {
+            world.run(STEP_MS, |_| true);
+            tickets.extend(world.nodes[0].calls.drain(..));
+        }
+        tickets
+    };
+    let first = hung(&mut world, 8_000);
+    assert_eq!(first.len(), 1, "one probe was admitted");
+    assert!(world.nodes[0].fleet.as_ref().unwrap().probe_share("db") < 3, "it is rationed");
+    // The lease is 10 s.
+    let second = hung(&mut world, 12_000);
+    assert!(!second.is_empty(), "another one after the lease");
+    drop((first, second));
 }
 
 #[test]

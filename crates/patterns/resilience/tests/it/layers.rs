@@ -59,6 +59,41 @@ impl Service<u32> for Probe {
     }
 }
 
+/// Writes into each attempt's request what the other side must know.
+struct Told;
+
+impl Adapt<(u32, String), String, Down> for Told {
+    fn context(request: &(u32, String)) -> CallContext {
+        CallContext::new().with_key(format!("order-{}", request.0))
+    }
+
+    fn attempt(request: &mut (u32, String), attempt: &mainstay_resilience::Attempt<'_>) {
+        let left = attempt.remaining().map(|d| d.as_millis());
+        request.1 = format!("{} {:?} {:?} {left:?}", attempt.number(), attempt.key(), attempt.cx().depth());
+    }
+
+    fn verdict(result: &Result<String, Down>) -> Verdict {
+        result.as_ref().map_or(Verdict::RETRYABLE, |_| Verdict::Ok)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rt7_each_attempt_writes_its_number_deadline_and_key_into_its_own_request() {
+    let retry = Retry::constant(Duration::from_millis(1)).attempts(2).build().unwrap();
+    let policy = Policy::builder("p").runtime(&runtime()).idempotent_per_call().retry(retry);
+    let policy = policy.attempt_timeout(Duration::from_millis(300)).build().unwrap();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let log = Arc::clone(&seen);
+    let inner = service_fn(move |(_, told): (u32, String)| {
+        log.lock().unwrap().push(told.clone());
+        std::future::ready(if told.starts_with('1') { Err(Down) } else { Ok(told) })
+    });
+    let service = policy.layer().adapt::<Told>().layer(inner);
+    let answer = service.oneshot((17, String::new())).await.unwrap();
+    assert_eq!(answer, "2 Some(\"order-17\") 0 Some(300)");
+    assert_eq!(*seen.lock().unwrap(), ["1 Some(\"order-17\") 0 Some(300)", &answer]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn t18_a_layer_applied_twice_or_per_request_shares_its_state() {
     let breaker = Breaker::builder("x").consecutive(4).runtime(&runtime()).build().unwrap();

@@ -606,6 +606,25 @@ fn throttling_spares_a_service_that_refuses_and_notices_its_recovery() {
 }
 
 #[test]
+fn a_throttle_forgets_an_outage_also_without_calls() {
+    let clock = Manual::new();
+    let throttle = ClientThrottle::builder("x").runtime(&clock.runtime(7)).build().unwrap();
+    let outage = || {
+        (0..1_000).filter_map(|_| throttle.check().ok()).for_each(|ticket| ticket.refused());
+        assert!(throttle.refusal() > 0.9);
+    };
+    outage();
+    // An hour later nothing of the window of two minutes is left, whoever asks first.
+    clock.advance(SECOND * 3_600);
+    assert!(throttle.refusal() <= 0.0);
+    for hour in 0..20 {
+        outage();
+        clock.advance(SECOND * 3_600);
+        assert!(throttle.check().is_ok(), "hour {hour}");
+    }
+}
+
+#[test]
 fn shedding_takes_the_least_important_and_the_heaviest_first() {
     let shedder = Shedder::builder("x").limit(100).runtime(&Manual::new().runtime(3)).build().unwrap();
     let cx = |tenant: &'static str, priority| CallContext::new().with_tenant(tenant).with_priority(priority);

@@ -27,6 +27,8 @@ mod metrics;
 mod outliers;
 mod overload;
 mod policy;
+mod probes;
+mod refusals;
 mod retry;
 mod sketch;
 mod timeout;

@@ -129,6 +129,76 @@ fn the_names_of_resilience4j_are_an_option() {
     assert_eq!(v["resilience4j_bulkhead_max_allowed_concurrent_calls{name=k}"], 3.0);
 }
 
+/// What `f` leaves in the recorder.
+fn recording(f: impl FnOnce(&Values)) {
+    let memory = Memory::default();
+    let values = Arc::clone(&memory.0);
+    metrics::with_local_recorder(&memory, || f(&values));
+}
+
+#[test]
+fn a_refusal_is_counted_once_when_part_and_policy_share_a_name() {
+    let calls = |breaker_heard: bool, policy_heard: bool| {
+        let mut counted = 0.0;
+        recording(|values| {
+            let m = MetricsListener::new();
+            let other = Arc::new(crate::world::Heard::default());
+            let mut breaker = Breaker::builder("shop").listener(other);
+            if breaker_heard {
+                breaker = breaker.listener(m.clone());
+            }
+            let breaker = breaker.build().unwrap();
+            let mut p = Policy::builder("shop").breaker(&breaker);
+            if policy_heard {
+                p = p.listener(m.clone());
+            }
+            let p = p.build().unwrap();
+            breaker.force_open("stocktaking", None);
+            for _ in 0..3 {
+                let cx = CallContext::new();
+                let refused = p.call(&cx, |_| async { Ok::<_, Oops>(()) });
+                assert!(crate::world::now(refused).is_err());
+            }
+            let values = values.lock().unwrap();
+            counted = values["mainstay_rejected_total{name=shop,reason=forced_open}"];
+        });
+        counted
+    };
+    assert_eq!(calls(true, true), 3.0);
+    // Whoever alone has told it is counted, also when the breaker has told somebody else.
+    assert_eq!((calls(true, false), calls(false, true)), (3.0, 3.0));
+}
+
+#[test]
+fn the_state_of_a_registry_is_how_many_keys_are_in_it() {
+    recording(|values| {
+        let m = MetricsListener::new();
+        let hosts = Breaker::builder("up").consecutive(1).listener(m.clone()).keyed(3, secs(60)).unwrap();
+        let states = || {
+            let values = values.lock().unwrap();
+            ["closed", "open", "forced_open"]
+                .map(|s| values[&format!("mainstay_breaker_state{{name=up,state={s}}}")])
+        };
+        for host in ["a", "b", "c"] {
+            hosts.get(host).admit().unwrap().success();
+        }
+        assert_eq!(states(), [3.0, 0.0, 0.0]);
+        hosts.get("a").admit().unwrap().failure();
+        hosts.get("b").force_open("migration", None);
+        assert_eq!(states(), [1.0, 1.0, 1.0]);
+        // A scrape of one key says nothing about all of them.
+        m.breaker(&hosts.get("c").snapshot());
+        assert_eq!(states(), [1.0, 1.0, 1.0]);
+        hosts.get("b").release();
+        assert_eq!(states(), [2.0, 1.0, 0.0]);
+        // The bound forgets a key, and its state with it.
+        let _ = hosts.get("d");
+        assert_eq!(states(), [2.0, 1.0, 0.0]);
+        drop(hosts);
+        assert_eq!(states(), [0.0; 3]);
+    });
+}
+
 #[test]
 fn labels_are_bounded() {
     let memory = Memory::default();

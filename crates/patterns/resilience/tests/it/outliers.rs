@@ -117,6 +117,32 @@ fn endpoints_take_turns_and_may_come_and_go() {
 }
 
 #[test]
+fn what_is_left_when_endpoints_go_is_never_all_ejected() {
+    let clock = Manual::new();
+    let detector = detector(4, &clock).max_share(1.0).build().unwrap();
+    fail(&detector, "h01", 5);
+    clock.advance(secs(1));
+    fail(&detector, "h02", 5);
+    fail(&detector, "h03", 5);
+    assert_eq!(detector.available().len(), 1);
+    assert!(detector.remove("h00"));
+    // The one whose time ends first serves again; the others stay out.
+    assert_eq!(&*detector.pick().unwrap(), "h01");
+    assert_eq!(detector.ejections().len(), 2);
+    assert!(detector.remove("h01"));
+    assert_eq!(&*detector.pick().unwrap(), "h02");
+    // It was forgiven, not forgotten: the next ejection is its second.
+    fail(&detector, "h02", 5);
+    assert!(detector.is_available("h02"), "the last one stays");
+    clock.advance(secs(30));
+    fail(&detector, "h02", 5);
+    clock.advance(secs(59));
+    assert!(!detector.is_available("h02"));
+    clock.advance(secs(1));
+    assert!(detector.is_available("h02"));
+}
+
+#[test]
 fn bad_settings_are_refused() {
     let clock = Manual::new();
     let field = |b: OutlierBuilder| b.build().map(drop).unwrap_err().field();

@@ -140,6 +140,20 @@ fn to3_work_that_expired_in_the_queue_is_not_started() {
 }
 
 #[test]
+fn a_bound_says_which_one_cut() {
+    world(|w| async move {
+        let never = std::future::pending::<()>;
+        for (d, deadline, kind) in [
+            (ms(50), Deadline::NONE, TimeoutKind::Attempt),
+            (ms(50), Deadline::after(w.now(), secs(60)), TimeoutKind::Attempt),
+            (secs(600), Deadline::after(w.now(), secs(60)), TimeoutKind::Deadline),
+        ] {
+            assert_eq!(bounded(&w.clock, d, deadline, never()).await.unwrap_err().kind(), kind);
+        }
+    });
+}
+
+#[test]
 fn the_wire_forms_refuse_garbage() {
     for bad in ["", "5", "S", "123456789S", "-1S", "1.5S", "1s", "1 S", "+1S", "\u{b5}"] {
         assert!(wire::read_grpc(bad).is_err(), "{bad}");

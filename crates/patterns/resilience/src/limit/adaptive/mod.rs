@@ -83,7 +83,8 @@ impl Algorithm {
 /// Guarantees: never more permits out than the limit was when they were given; the limit stays within
 /// `min..=max`; it does not grow while the application itself uses less than half of it; a cancelled call
 /// never feeds the measurement. Does not guarantee: that the limit is right at any instant. It is an estimate
-/// that needs some hundred calls; with fewer than `initial` calls in flight it never interferes.
+/// that needs some hundred calls. While the time without a queue is measured, at the start and now and then later, half as
+/// many may be in flight, but as many as the probe concurrency; AIMD measures none and begins at `initial`.
 ///
 /// ```
 /// use mainstay_resilience::{Reason, limit::{AdaptiveLimiter, Algorithm}};

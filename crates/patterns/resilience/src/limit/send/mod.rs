@@ -107,7 +107,7 @@ impl SendRate {
     /// # Cancel safety
     /// Dropping the future gives the token back; those who wait already keep their turns.
     pub async fn acquire(&self, deadline: Deadline) -> Result<SendTicket<'_>, Rejected> {
-        if let Some(at) = self.reserve(self.0.clock.now(), deadline)? {
+        if let Token::At(at) = self.reserve(self.0.clock.now(), deadline)? {
             let turn = Turn(Some(self));
             self.0.clock.sleep_until(at).await;
             turn.keep();
@@ -126,24 +126,51 @@ impl SendRate {
         self.0.state.lock().epoch()
     }
 
-    /// Takes a token: when it may be used, `None` for now.
-    pub(crate) fn reserve(&self, now: Instant, deadline: Deadline) -> Result<Option<Instant>, Rejected> {
+    /// Takes a token, for now or later.
+    pub(crate) fn reserve(&self, now: Instant, deadline: Deadline) -> Result<Token, Rejected> {
         let left = deadline.remaining(now).unwrap_or(Duration::MAX);
         let reserved = self.0.state.lock().reserve(now, self.0.longest.min(left));
         match reserved {
-            Ok(wait) => Ok((!wait.is_zero()).then(|| now.saturating_add(wait))),
+            Ok(wait) => Ok(Token::of(wait, now)),
             Err(wait) => Err(self.0.voice.refuse(Reason::Rate, Some(wait), now)),
         }
     }
 
     /// Takes a token now or never.
-    pub(crate) fn take(&self, now: Instant) -> bool {
-        self.0.state.lock().reserve(now, Duration::ZERO).is_ok()
+    pub(crate) fn take(&self, now: Instant) -> Option<Token> {
+        let reserved = self.0.state.lock().reserve(now, Duration::ZERO);
+        reserved.ok().map(|wait| Token::of(wait, now))
     }
 
     /// A token that was taken is not used.
     pub(crate) fn give_back(&self) {
         self.0.state.lock().give_back();
+    }
+}
+
+/// What an attempt was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Token {
+    /// One whose turn comes then.
+    At(Instant),
+    /// One that may be used now.
+    Now,
+    /// None: there is no bound.
+    Unbound,
+}
+
+impl Token {
+    fn of(wait: Option<Duration>, now: Instant) -> Self {
+        match wait {
+            None => Self::Unbound,
+            Some(Duration::ZERO) => Self::Now,
+            Some(wait) => Self::At(now.saturating_add(wait)),
+        }
+    }
+
+    /// Whether there is something to give back.
+    pub(crate) fn is_taken(self) -> bool {
+        self != Self::Unbound
     }
 }
 

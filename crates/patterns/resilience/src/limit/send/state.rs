@@ -61,12 +61,13 @@ impl State {
         self.epoch
     }
 
-    /// Takes a token that is there or due within `patience`: how long until it is.
+    /// Takes a token that is there or due within `patience`: how long until it is. `None`: there is no bound, and
+    /// nothing was taken.
     ///
     /// # Errors
     /// When one will be due, beyond the patience; nothing is taken.
-    pub(crate) fn reserve(&mut self, now: Instant, patience: Duration) -> Result<Duration, Duration> {
-        let Some(rate) = self.rate else { return Ok(Duration::ZERO) };
+    pub(crate) fn reserve(&mut self, now: Instant, patience: Duration) -> Result<Option<Duration>, Duration> {
+        let Some(rate) = self.rate else { return Ok(None) };
         self.fill(rate, now);
         let missing = 1.0 - self.tokens;
         let wait = if missing <= DUST { Duration::ZERO } else { seconds(missing / rate) };
@@ -74,7 +75,7 @@ impl State {
             return Err(wait);
         }
         self.tokens -= 1.0;
-        Ok(wait)
+        Ok(Some(wait))
     }
 
     /// A token was not used after all.
@@ -177,7 +178,7 @@ mod tests {
     #[test]
     fn there_is_no_bound_until_the_service_throttles() {
         let mut state = busy(10);
-        assert_eq!((state.rate(), state.reserve(at(10_000), Duration::ZERO)), (None, Ok(Duration::ZERO)));
+        assert_eq!((state.rate(), state.reserve(at(10_000), Duration::ZERO)), (None, Ok(None)));
         state.report(0, true, at(10_000));
         let rate = state.rate().unwrap();
         assert!((rate - 7.0).abs() < 0.1, "{rate}");
@@ -185,8 +186,8 @@ mod tests {
         (0..10).for_each(|_| state.report(0, true, at(10_000)));
         assert_eq!((state.rate(), state.epoch()), (Some(rate), 1));
         // Nothing is saved up yet: the first waits a whole token, the second two.
-        let first = state.reserve(at(10_000), Duration::MAX).unwrap().as_secs_f64();
-        let second = state.reserve(at(10_000), Duration::MAX).unwrap().as_secs_f64();
+        let mut wait = || state.reserve(at(10_000), Duration::MAX).unwrap().unwrap().as_secs_f64();
+        let (first, second) = (wait(), wait());
         assert!((first - 1.0 / rate).abs() < 1e-6 && (second - 2.0 / rate).abs() < 1e-6, "{first} {second}");
         // A third would wait longer than it may, and takes nothing; a token that comes back serves the next.
         assert!(state.reserve(at(10_000), Duration::from_millis(300)).is_err());
@@ -225,7 +226,7 @@ mod tests {
         let mut state = busy(10);
         (0..50).for_each(|i| state.report(state.epoch(), true, at(10_000 + i)));
         assert_eq!(state.rate(), Some(0.5));
-        assert_eq!(state.reserve(at(30_000), Duration::ZERO), Ok(Duration::ZERO));
-        assert_eq!(state.reserve(at(30_000), Duration::from_secs(2)), Ok(Duration::from_secs(2)));
+        assert_eq!(state.reserve(at(30_000), Duration::ZERO), Ok(Some(Duration::ZERO)));
+        assert_eq!(state.reserve(at(30_000), Duration::from_secs(2)), Ok(Some(Duration::from_secs(2))));
     }
 }

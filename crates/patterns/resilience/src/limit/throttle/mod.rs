@@ -49,7 +49,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     window: Mutex<Window>,
-    /// Bits of the share to refuse: read without the lock.
+    /// Bits of the share to refuse when it was last worked out: zero is read without the lock.
     refusal: AtomicU64,
 }
 
@@ -92,7 +92,7 @@ impl ClientThrottle {
     /// The share of requests that is refused now, between 0 and 1 less the trickle.
     #[must_use]
     pub fn refusal(&self) -> f64 {
-        f64::from_bits(self.0.refusal.load(Ordering::Relaxed))
+        self.0.share()
     }
 
     /// Lets a request pass, or refuses it. Tell the ticket what the service did; a dropped ticket counts as
@@ -151,7 +151,7 @@ impl ClientThrottle {
 
 impl Inner {
     fn admit(&self) -> Result<(), Rejected> {
-        let p = f64::from_bits(self.refusal.load(Ordering::Relaxed));
+        let p = self.share();
         if p <= 0.0 || self.rng.unit() >= p {
             return Ok(());
         }
@@ -165,12 +165,24 @@ impl Inner {
         self.count(accepted, self.clock.now());
     }
 
+    /// The share to refuse now. While nothing is refused a load; else worked out anew: what was last counted may have left
+    /// the window since.
+    fn share(&self) -> f64 {
+        let last = f64::from_bits(self.refusal.load(Ordering::Relaxed));
+        if last <= 0.0 { last } else { self.reckon(&self.window.lock(), self.clock.now()) }
+    }
+
     fn count(&self, accepted: bool, now: Instant) {
         let mut window = self.window.lock();
         window.count(now, accepted);
+        self.reckon(&window, now);
+    }
+
+    fn reckon(&self, window: &Window, now: Instant) -> f64 {
         let (requests, accepts) = window.totals(now);
         let p = refusal(requests, accepts, self.k, self.trickle);
         self.refusal.store(p.to_bits(), Ordering::Relaxed);
+        p
     }
 }
 
