@@ -8,6 +8,7 @@ mod dist;
 mod full;
 mod fuzz;
 mod laws;
+mod runs;
 mod servers;
 mod sessions;
 mod sim;
@@ -31,7 +32,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   sessions  `sessions [--reads N] [--failovers N] [--seconds S] [--store NAME]`: kills primaries under sessions; totals add up
   ci        check, test, a minute and a half of sessions, and every benchmark for a moment
   features  every package with no feature, each alone, and all
-  budget    dependencies, size, start, memory and pages against their limits
+  budget    dependencies, size, start, memory, pages, the demo, long lists and an exhausted saga against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
   dist      the binary for users into target/dist, with the list of its dependencies inside and the bill of materials beside it
