@@ -277,7 +277,7 @@ fn random_graphs_are_exhausted() {
     for i in 0..6 {
         let nodes = 2 + usize::try_from(rng.below(5)).unwrap();
         let definition = random_graph(&rng, nodes, 40);
-        let report = show(on_graph(definition).seed(i).most_runs(800).run());
+        let report = show(on_graph(definition).seed(i).most_runs(most(800)).run());
         println!("graph {i} of {nodes} steps: {} runs, {} left out", report.runs, report.left_out);
     }
 }
