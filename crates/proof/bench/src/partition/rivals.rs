@@ -264,7 +264,7 @@ fn others(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
         "rendezvous_hash 0.3.0",
         per_size(sizes, |n| {
             let mut nodes = rendezvous_hash::RendezvousNodes::default();
-            (0..up_to(1_000, n)?).for_each(|i| drop(nodes.insert(rendezvous_hash::IdNode::new(i))));
+            nodes.extend((0..up_to(1_000, n)?).map(rendezvous_hash::IdNode::new));
             Some(nanos(keys, |k| nodes.calc_candidates(k).next().map_or(0, |n| **n as u64)))
         }),
     );
