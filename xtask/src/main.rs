@@ -8,6 +8,7 @@ mod dist;
 mod full;
 mod fuzz;
 mod laws;
+mod runs;
 mod servers;
 mod sessions;
 mod sim;
@@ -31,13 +32,14 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   sessions  `sessions [--reads N] [--failovers N] [--seconds S] [--store NAME]`: kills primaries under sessions; totals add up
   ci        check, test, a minute and a half of sessions, and every benchmark for a moment
   features  every package with no feature, each alone, and all
-  budget    dependencies, size, start, memory and pages against their limits
+  budget    dependencies, size, start, memory, pages, the demo, long lists and an exhausted saga against their limits
   soak      the long runs of ordinary tests: 10^8 calls, 100,000 traces, every brown-out with every seed
   loom      all models of lock-free cores, with loom and shuttle, optimized; `test` runs the small ones
   dist      the binary for users into target/dist, with the list of its dependencies inside and the bill of materials beside it
   fuzz      `fuzz [--seconds N] [TARGET..]`: every fuzz target, or those named; installs cargo-fuzz into target/tools
-  full      ci, features, budget, loom, soak, a minute of each fuzz target, every power cut, 1,000 lost leases, ten minutes
-            of stopped holders, 1,000,000 schedules of the laws, 100,000 seeds of each simulation, 1,000,000 of those of locks
+  full      ci, features, budget, loom, soak, a minute of each fuzz target, every power cut, every exhausted saga, forged
+            edits, 1,000 lost leases, ten minutes of stopped holders, 1,000,000 schedules of the laws, 100,000 seeds of
+            each simulation, 1,000,000 of those of locks; `full [PART..]`: parts by name, a wrong one lists them
   style     sizes, forgotten tests, banned patterns
   arrows    who may depend on whom
   supply    licences, banned crates and sources of every dependency against deny.toml
@@ -56,7 +58,7 @@ fn main() -> ExitCode {
         "check" => check(),
         "ci" => ci(),
         "features" => full::features(),
-        "full" => full::full(),
+        "full" => full::full(&words),
         "dist" => dist::dist(),
         "fuzz" => fuzz::fuzz(&root(), &words),
         "laws" => laws::laws(&words),

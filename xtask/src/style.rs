@@ -38,7 +38,8 @@ pub(crate) fn run(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+/// Every Rust file of ours.
+pub(crate) fn sources(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut open: Vec<PathBuf> = ["crates", "examples", "xtask"].iter().map(|d| root.join(d)).collect();
     while let Some(dir) = open.pop() {

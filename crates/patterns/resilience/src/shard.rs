@@ -80,7 +80,7 @@ impl Hasher for Number {
 }
 
 /// No place.
-#[cfg(not(loom))]
+#[cfg(not(any(loom, shuttle)))]
 pub(crate) const NOWHERE: usize = usize::MAX;
 
 #[cfg(not(any(loom, shuttle)))]
@@ -162,23 +162,23 @@ mod imp {
     }
 }
 
-#[cfg(shuttle)]
-pub(crate) fn place() -> usize {
-    NOWHERE
-}
-
 #[cfg(loom)]
-loom::lazy_static! {
+use loom as model;
+#[cfg(all(shuttle, not(loom)))]
+use shuttle as model;
+
+#[cfg(any(loom, shuttle))]
+model::lazy_static! {
     static ref THREADS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
 }
 
-#[cfg(loom)]
-loom::thread_local! {
+#[cfg(any(loom, shuttle))]
+model::thread_local! {
     static PLACE: usize = THREADS.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
 }
 
 /// The first thread of a model has a place.
-#[cfg(loom)]
+#[cfg(any(loom, shuttle))]
 pub(crate) fn place() -> usize {
     PLACE.with(|place| *place)
 }

@@ -78,6 +78,35 @@ fn m_b1_probes_in_flight_never_exceed_the_permits() {
     );
 }
 
+/// The thread that counts first owns its cells, the others share theirs, and the window turns under all of them.
+#[test]
+fn a_window_that_turns_loses_no_event() {
+    shuttle::check_random(
+        || {
+            let (hand, runtime) = runtime();
+            let b = Breaker::builder("b").runtime(&runtime).build().unwrap();
+            let threads: Vec<_> = (0..3)
+                .map(|_| {
+                    let (b, hand) = (b.clone(), hand.clone());
+                    thread::spawn(move || {
+                        for _ in 0..4 {
+                            b.admit_owned().unwrap().success();
+                            hand.0.fetch_add(1_700_000_000, Ordering::SeqCst);
+                            thread::yield_now();
+                        }
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|t| t.join().unwrap());
+            let after = b.snapshot();
+            assert_eq!(after.lifetime.successes.unwrap() + after.lifetime.late, 12);
+            // About twenty seconds have passed: what is old has left a window of ten.
+            assert!(after.counts.total < 12, "{:?}", after.counts);
+        },
+        RUNS,
+    );
+}
+
 #[test]
 fn m_k1_holders_never_exceed_the_limit() {
     shuttle::check_random(

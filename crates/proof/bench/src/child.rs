@@ -111,6 +111,7 @@ pub(crate) fn serve(mut words: impl Iterator<Item = String>) -> anyhow::Result<(
         "floor" => floor::child(&order)?,
         "saga" => saga::embedded::child(&order)?,
         "http" => saga::http::child(&order)?,
+        "listed" => saga::listed::child(&order)?,
         "recover" => saga::recovery::recover(&order)?,
         _ => bail!("there is no child `{name}`"),
     };

@@ -8,14 +8,20 @@ use std::time::Duration;
 
 use mainstay_clock::{Clock, Rng};
 use mainstay_consistency::session::{CallError, Consistency, Router, Session};
-use mainstay_sim::Sim;
 use mainstay_sim::check::session_guarantees;
 use mainstay_sim::history::Process;
 use mainstay_sim::sim::{Faults, Node, Report, World, seed_lines};
+use mainstay_sim::{Sim, sometimes};
 use mainstay_store::Error;
 use mainstay_store::memory::{MemoryCluster, MemoryNode};
 
 const NODES: usize = 3;
+/// What must have happened in a campaign, or it proves nothing.
+const CUT_OFF: &str = "a replica was cut off";
+const FAILED_OVER: &str = "another node took over";
+const LAGGED: &str = "a replica lagged";
+const LOSS_TOLD: &str = "a session was told of its loss";
+const REACHED: [&str; 4] = [CUT_OFF, FAILED_OVER, LAGGED, LOSS_TOLD];
 
 /// How a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +61,7 @@ impl User {
 
     fn refused(&mut self) {
         if self.session.accept_loss() && self.client != Client::Silent {
+            sometimes!(self.node.world(), LOSS_TOLD);
             self.new_session();
         }
     }
@@ -123,18 +130,30 @@ async fn disturb(world: &World, cluster: &MemoryCluster) {
     while world.elapsed() < Duration::from_secs(10) {
         let node = usize::try_from(rng.below(NODES as u64)).unwrap();
         match rng.below(8) {
-            0 => drop(cluster.fail_over(node)),
-            1 | 2 => cluster.set_cut(node, true).unwrap(),
+            0 if cluster.fail_over(node).is_ok() => sometimes!(world, FAILED_OVER),
+            // It is the primary already.
+            0 => {}
+            1 | 2 => {
+                cluster.set_cut(node, true).unwrap();
+                sometimes!(world, CUT_OFF);
+            }
             3 | 4 => cluster.set_cut(node, false).unwrap(),
             5 => cluster.rejoin(node).unwrap(),
-            _ => cluster.set_lag(node, Duration::from_millis(rng.below(1_500))).unwrap(),
+            _ => {
+                cluster.set_lag(node, Duration::from_millis(rng.below(1_500))).unwrap();
+                sometimes!(world, LAGGED);
+            }
         }
         world.clock().sleep(Duration::from_millis(50 + rng.below(300))).await;
     }
 }
 
 fn campaign(name: &str, client: Client, seeds: std::ops::Range<u64>) -> Report {
-    let sim = Sim::builder(name).seeds(seeds).nodes(2).faults(Faults::none()).build().unwrap();
+    let mut builder = Sim::builder(name).seeds(seeds).nodes(2).faults(Faults::none());
+    if client == Client::Session {
+        builder = REACHED.into_iter().fold(builder, mainstay_sim::sim::SimBuilder::sometimes);
+    }
+    let sim = builder.build().unwrap();
     let campaign = sim.run(move |world| async move {
         let clock: Arc<dyn Clock> = world.clock();
         let cluster = MemoryCluster::new(clock, "db", NODES - 1);

@@ -8,13 +8,17 @@ use std::time::Duration;
 use mainstay_saga::definition::{Definition, DefinitionData, RetryData, StepData};
 use mainstay_saga::engine::{Config, StartOptions};
 use mainstay_saga::{Engine, LocalStep, StepCx, StepError, Told, UndoError};
-use mainstay_sim::Sim;
 use mainstay_sim::check::ledger;
 use mainstay_sim::history::Effect;
 use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World, seed_lines};
+use mainstay_sim::{Sim, sometimes};
 use mainstay_store::journal::{Filter, SagaStatus};
 use mainstay_store::{BoxFuture, Journal};
 use serde_json::{Value, json};
+
+/// What must have happened in a campaign, or it proves nothing.
+const DID: &str = "an undo was told that its action did";
+const MAYBE: &str = "an undo was told that its action may have";
 
 /// Participants with a barrier: by key, by order, by token.
 #[derive(Default)]
@@ -74,7 +78,8 @@ impl LocalStep for Remote {
         })
     }
 
-    fn undo(&self, cx: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+    fn undo(&self, cx: StepCx, told: Told<Value>, _: Value) -> BoxFuture<'_, Result<(), UndoError>> {
+        sometimes!(self.node.world(), if told == Told::Maybe { MAYBE } else { DID });
         let (world, participants) = (self.node.world().clone(), Arc::clone(&self.participants));
         let key = cx.idempotency_key.replace("/undo", "/action");
         let undo = move || -> BoxFuture<'static, mainstay_store::Result<()>> {
@@ -192,6 +197,8 @@ fn campaign(name: &str, kinds: &[FaultKind], seeds: std::ops::Range<u64>) -> Rep
         .seeds(seeds)
         .nodes(2)
         .ops(6)
+        .sometimes(DID)
+        .sometimes(MAYBE)
         .faults(faults)
         .liveness(Duration::from_secs(240))
         .build()

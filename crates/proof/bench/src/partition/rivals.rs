@@ -1,8 +1,9 @@
 //! Crates of others, as their documentation uses them.
 
 use std::collections::hash_map::DefaultHasher;
-use std::hash::BuildHasherDefault;
+use std::hash::{BuildHasherDefault, Hash as _, Hasher as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::measure::{Key, fresh, millis, nanos};
 use super::{Row, name, per_size, table};
@@ -46,10 +47,64 @@ fn consistent_hash_ring(n: usize) -> consistent_hash_ring::Ring<usize> {
     consistent_hash_ring::RingBuilder::default().vnodes(150).nodes(&nodes).build()
 }
 
+fn consistent_hash(
+    n: usize,
+) -> consistent_hash::StaticHashRing<'static, usize, (), consistent_hash::DefaultHash> {
+    let nodes = (0..n).map(|i| consistent_hash::Node::new(i).quantity(150));
+    consistent_hash::StaticHashRing::new(consistent_hash::DefaultHash, nodes)
+}
+
+fn libmemcached(n: usize) -> ketama::Ring {
+    (0..n).fold(ketama::RingBuilder::new(), |ring, i| ring.node(&name(i), 1)).build()
+}
+
+fn lfchring(n: usize) -> lfchring::HashRing<String, impl lfchring::Hasher> {
+    let nodes: Vec<_> = (0..n).map(|i| Arc::new(name(i))).collect();
+    lfchring::HashRing::with_nodes(150, 1, &nodes).expect("the nodes have names of their own")
+}
+
+/// What stands before those that take a number for a key.
+fn number(key: &Key) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    hasher.finish()
+}
+
+/// `SplitMix64`, as the paper of `JumpBack` hands it out.
+struct Split(u64);
+
+impl rand_core_05::RngCore for Split {
+    fn next_u32(&mut self) -> u32 {
+        self.next_u64() as u32
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        for some in bytes.chunks_mut(8) {
+            let next = self.next_u64().to_le_bytes();
+            some.copy_from_slice(&next[..some.len()]);
+        }
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), rand_core_05::Error> {
+        self.fill_bytes(bytes);
+        Ok(())
+    }
+}
+
 pub(super) fn run(sizes: &[usize], keys: &[Key], section: &mut Section) {
     let mut rows = rings(sizes, keys);
+    rows.extend(more_rings(sizes, keys));
     rows.extend(others(sizes, keys));
+    rows.extend(jumps(sizes, keys));
     table(section, "rivals, ns", &rows);
+    section.note("Not measured: consistent-hashing-rs 0.1.0, which names no licence.");
     builds(sizes, section);
 }
 
@@ -115,6 +170,77 @@ fn rings(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
     rows
 }
 
+fn more_rings(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, values| rows.push((name.to_owned(), values));
+    add(
+        "consistent_hash 0.1.4",
+        per_size(sizes, |n| {
+            let ring = consistent_hash(n);
+            Some(nanos(keys, |k| ring.calc_candidates(k).next().map_or(0, |n| n.key as u64)))
+        }),
+    );
+    add(
+        "ketama 0.0.2",
+        per_size(sizes, |n| {
+            let ring = libmemcached(n);
+            Some(nanos(keys, |k| ring.route(k) as u64))
+        }),
+    );
+    add(
+        "lfchring 0.1.3",
+        per_size(sizes, |n| {
+            let ring = lfchring(up_to(1_000, n)?);
+            Some(nanos(keys, |k| ring.virtual_node_for_key(k).map_or(0, |v| v.replica_owners().len() as u64)))
+        }),
+    );
+    add(
+        "mpchash 2.0.10, 21 probes",
+        per_size(sizes, |n| {
+            let ring = mpchash::HashRing::new();
+            (0..n).for_each(|i| ring.add(i));
+            Some(nanos(keys, |k| ring.node(k).map_or(0, |token| *token.node() as u64)))
+        }),
+    );
+    add(
+        "hash-rings 1.1.0, multi-probe, 21 probes",
+        per_size(sizes, |n| {
+            let names: Vec<usize> = (0..n).collect();
+            let mut ring = hash_rings::mpc::Ring::with_hasher(Fast::default(), 21);
+            names.iter().for_each(|i| ring.insert_node(i));
+            Some(nanos(keys, |k| *ring.get_node(k) as u64))
+        }),
+    );
+    rows
+}
+
+fn jumps(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut add = |name: &str, values| rows.push((name.to_owned(), values));
+    add(
+        "jumpch 2.0.0",
+        per_size(sizes, |n| {
+            let hasher = jumpch::JumpHasher::<DefaultHasher>::new(n as u32);
+            Some(nanos(keys, |k| {
+                let mut hasher = hasher.clone();
+                k.hash(&mut hasher);
+                hasher.finish()
+            }))
+        }),
+    );
+    add(
+        "jump-consistent-hash 0.1.0",
+        per_size(sizes, |n| Some(nanos(keys, |k| u64::from(jump_consistent_hash::hash(number(k), n))))),
+    );
+    add(
+        "jump-back-hash 0.1.0",
+        per_size(sizes, |n| {
+            Some(nanos(keys, |k| u64::from(jump_back_hash::bucket(&mut Split(number(k)), n as u32))))
+        }),
+    );
+    rows
+}
+
 fn others(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut add = |name: &str, values| rows.push((name.to_owned(), values));
@@ -132,6 +258,22 @@ fn others(sizes: &[usize], keys: &[Key]) -> Vec<Row> {
             let mut ring = hash_rings::rendezvous::Ring::with_hasher(Fast::default());
             names.iter().for_each(|i| ring.insert_node(i, 1));
             Some(nanos(keys, |k| *ring.get_node(k) as u64))
+        }),
+    );
+    add(
+        "rendezvous_hash 0.3.0",
+        per_size(sizes, |n| {
+            let mut nodes = rendezvous_hash::RendezvousNodes::default();
+            nodes.extend((0..up_to(1_000, n)?).map(rendezvous_hash::IdNode::new));
+            Some(nanos(keys, |k| nodes.calc_candidates(k).next().map_or(0, |n| **n as u64)))
+        }),
+    );
+    add(
+        "hash-rings 1.1.0, maglev",
+        per_size(sizes, |n| {
+            let names: Vec<usize> = (0..up_to(100, n)?).collect();
+            let table = hash_rings::maglev::Ring::with_capacity_hint(names.iter().collect(), 65_537);
+            Some(nanos(keys, |k| *table.get_node(k) as u64))
         }),
     );
     add(
@@ -179,6 +321,9 @@ fn builds(sizes: &[usize], section: &mut Section) {
             per_size(sizes, |n| Some(millis(|| ketama(n, pingora_ketama::Version::V1)))),
         ),
         row("hashring 0.3.6", per_size(sizes, |n| Some(millis(|| hashring(n))))),
+        row("consistent_hash 0.1.4", per_size(sizes, |n| Some(millis(|| consistent_hash(n))))),
+        row("ketama 0.0.2", per_size(sizes, |n| Some(millis(|| libmemcached(n))))),
+        row("lfchring 0.1.3", per_size(sizes, |n| (n <= 1_000).then(|| millis(|| lfchring(n))))),
         row("conhash 0.5.1", per_size(sizes, |n| (n <= 1_000).then(|| millis(|| conhash(n))))),
         row(
             "maglev-hash 0.1.0",

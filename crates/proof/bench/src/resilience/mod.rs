@@ -42,6 +42,9 @@ const PATHS: [(&str, f64); 10] = [
     ("five policies, metrics", 25.0),
 ];
 
+/// Programs of rivals; the second one because it wants a version of tokio that the others cannot have.
+const RIVALS: [&str; 2] = ["resilience", "ninelives"];
+
 /// Most heap of a breaker, in every setting.
 const MOST_HEAP: u64 = 2_048;
 /// Bytes of one line of counters of a time window, and most of them.
@@ -59,9 +62,11 @@ struct Said {
 fn run(options: &Options, section: &mut Section) -> anyhow::Result<()> {
     let mut said = Said::default();
     said.read(&output(options, &Program::own("resilience")?, options.smoke)?)?;
-    match Program::rival(options.rivals.as_deref(), "resilience") {
-        Some(rival) => said.read(&output(options, &rival, options.smoke)?)?,
-        None => said.missing.push("rivals: their program was not built".to_owned()),
+    for name in RIVALS {
+        match Program::rival(options.rivals.as_deref(), name) {
+            Some(rival) => said.read(&output(options, &rival, options.smoke)?)?,
+            None => said.missing.push(format!("rivals: the program rival-{name} was not built")),
+        }
     }
     tables(section, &said.rows);
     gates(section, &said.rows);

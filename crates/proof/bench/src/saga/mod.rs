@@ -3,6 +3,7 @@
 pub(crate) mod block;
 pub(crate) mod embedded;
 pub(crate) mod http;
+pub(crate) mod listed;
 mod postgres;
 pub(crate) mod recovery;
 

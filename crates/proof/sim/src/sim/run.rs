@@ -58,6 +58,12 @@ pub struct Report {
     pub verdict: Verdict,
     /// Runs that failed, the first one minimised.
     pub failures: Vec<Failure>,
+    /// Runs of which nobody can say whether they were right. Few are no news beside others that pass: nothing happened
+    /// in them, or a checker gave up. A run that did not end leaves the whole campaign unknown.
+    pub unknown: u64,
+    /// The first of those, one that did not end before others: its seed, and why.
+    pub first_unknown: Option<(u64, String)>,
+    hung: bool,
     /// What was broken and felt.
     pub coverage: Coverage,
     /// Virtual time simulated.
@@ -72,6 +78,8 @@ pub(super) struct Ran {
     pub(super) verdict: Verdict,
     pub(super) history: Vec<Event>,
     simulated: Duration,
+    /// The scenario came to its end, or panicked.
+    ended: bool,
 }
 
 impl Campaign {
@@ -118,6 +126,9 @@ impl Campaign {
             seeds: 0,
             verdict: Verdict::Unknown("no seed was run".to_owned()),
             failures: Vec::new(),
+            unknown: 0,
+            first_unknown: None,
+            hung: false,
             coverage: Coverage::default(),
             simulated: Duration::ZERO,
             trace: 0xcbf2_9ce4_8422_2325,
@@ -129,7 +140,7 @@ impl Campaign {
             let mut options = self.sim.options.clone();
             options.seed = seed;
             let ran = self.once(&options);
-            report.add(&ran, self.traced);
+            report.add(seed, &ran, self.traced);
             if matches!(ran.verdict, Verdict::Fail(_)) {
                 report.failures.push(self.failure(options, ran));
                 if !self.go_on {
@@ -173,7 +184,7 @@ impl Campaign {
             Ok(runtime) => runtime,
             Err(error) => {
                 let verdict = Verdict::Unknown(format!("there is no runtime: {error}"));
-                return Ran { verdict, history: Vec::new(), simulated: Duration::ZERO };
+                return Ran { verdict, history: Vec::new(), simulated: Duration::ZERO, ended: false };
             }
         };
         let (world, ended, panicked, simulated) = runtime.block_on(async {
@@ -201,7 +212,7 @@ impl Campaign {
             let why = format!("the scenario had not ended after {:?}", options.limit);
             verdict = verdict.and(Verdict::Unknown(why));
         }
-        Ran { verdict, history, simulated }
+        Ran { verdict, history, simulated, ended }
     }
 
     fn verdict(&self, history: &[Event]) -> Verdict {
@@ -224,7 +235,7 @@ impl fmt::Debug for Campaign {
 }
 
 impl Report {
-    fn add(&mut self, ran: &Ran, traced: bool) {
+    fn add(&mut self, seed: u64, ran: &Ran, traced: bool) {
         self.seeds += 1;
         self.simulated += ran.simulated;
         self.coverage.add(Coverage::of(&ran.history));
@@ -234,6 +245,13 @@ impl Report {
             }
         }
         let verdict = ran.verdict.clone();
+        if let Verdict::Unknown(why) = &verdict {
+            self.unknown += 1;
+            if self.first_unknown.is_none() || (!ran.ended && !self.hung) {
+                self.first_unknown = Some((seed, why.clone()));
+            }
+            self.hung |= !ran.ended;
+        }
         if self.seeds == 1 {
             self.verdict = verdict;
             return;
@@ -247,16 +265,23 @@ impl Report {
         };
     }
 
-    /// A campaign in which a declared fault or state never came about proves nothing.
+    /// A campaign in which a declared fault or state never came about proves nothing, nor does one with a run that hung.
     fn close(&mut self, sim: &Sim, partial: bool) {
+        if let Some((seed, why)) = self.first_unknown.clone().filter(|_| self.hung) {
+            self.worsen(Verdict::Unknown(format!("seed {seed}: {why}")));
+        }
         if partial {
             return;
         }
         let kinds = sim.options.faults.kinds.iter().map(|k| FaultKind::name(*k));
         if let Some(why) = self.coverage.vacuous(kinds, sim.sometimes.iter().copied()) {
-            let known = std::mem::replace(&mut self.verdict, Verdict::Unknown(String::new()));
-            self.verdict = known.and(Verdict::Unknown(why));
+            self.worsen(Verdict::Unknown(why));
         }
+    }
+
+    fn worsen(&mut self, other: Verdict) {
+        let known = std::mem::replace(&mut self.verdict, Verdict::Unknown(String::new()));
+        self.verdict = known.and(other);
     }
 
     /// How many runs failed.
@@ -294,6 +319,9 @@ impl fmt::Display for Report {
         writeln!(f, "  {} operations; faults (fired, felt): {:?}", coverage.ops, coverage.kinds)?;
         if !coverage.sometimes.is_empty() {
             writeln!(f, "  reached: {:?}", coverage.sometimes)?;
+        }
+        if let Some((seed, why)) = &self.first_unknown {
+            writeln!(f, "  runs that say nothing: {}; seed {seed}: {why}", self.unknown)?;
         }
         if self.failures.is_empty() {
             return write!(f, "  {verdict}");

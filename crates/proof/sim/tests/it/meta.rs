@@ -12,9 +12,9 @@ use mainstay_sim::sim::{
 };
 use mainstay_sim::verdict::Verdict;
 use mainstay_sim::{Sim, buggify, sometimes};
-use mainstay_store::LeaseStore;
 use mainstay_store::lease::{AcquireRequest, Acquired};
 use mainstay_store::memory::MemoryLeaseStore;
+use mainstay_store::{BoxFuture, LeaseStore};
 
 use crate::{lock, orders, session};
 
@@ -227,6 +227,28 @@ fn a_scenario_that_hangs_is_unknown_and_one_that_panics_fails() {
     });
     let task = task.check(counter).judge();
     assert!(task.verdict.to_string().contains("in a node"), "{task}");
+}
+
+/// One seed of many hangs: the others must not vouch for it. A run in which nothing happened is only counted.
+#[test]
+fn one_run_of_many_that_hangs_leaves_the_campaign_unknown_and_is_named() {
+    let campaign = |name, stray: fn(World) -> BoxFuture<'static, ()>| {
+        let sim = Sim::builder(name).seeds(0..20).limit(Duration::from_secs(60)).build().unwrap();
+        let run = move |world: World| async move {
+            if world.seed() == 7 {
+                return stray(world).await;
+            }
+            world.process().begin("acquire", "k").with(|o| o.epoch = Some(1)).ok();
+        };
+        sim.run(run).check(epochs_grow).judge()
+    };
+    let hung = campaign("hung", |_| Box::pin(std::future::pending()));
+    assert!(matches!(&hung.verdict, Verdict::Unknown(why) if why.contains("seed 7")), "{hung}");
+    assert_eq!(hung.unknown, 1);
+    assert!(hung.to_string().contains("say nothing: 1; seed 7"), "{hung}");
+    let idle = campaign("idle", |_| Box::pin(async {}));
+    assert!(matches!(&idle.verdict, Verdict::Pass(_)), "{idle}");
+    assert_eq!((idle.unknown, idle.first_unknown.map(|(seed, _)| seed)), (1, Some(7)));
 }
 
 #[test]

@@ -6,11 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Rng};
-use mainstay_sim::Sim;
 use mainstay_sim::check::ledger;
 use mainstay_sim::history::Effect;
 use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World};
+use mainstay_sim::{Sim, sometimes};
 use mainstay_store::{DurableCell, Error, Outcome};
+
+/// What must have happened in a campaign, or it proves nothing.
+const CUT_SHORT: &str = "an executor was gone in the middle of a step";
+const MAYBE_UNDONE: &str = "a step that may have happened was undone";
+const REACHED: [&str; 2] = [CUT_SHORT, MAYBE_UNDONE];
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -216,6 +221,9 @@ impl Executor {
 
     async fn unwind(&self, state: &mut State) {
         let last = state.begun - state.clean;
+        if last > state.done {
+            sometimes!(self.node.world(), MAYBE_UNDONE);
+        }
         for step in (0..last).rev() {
             if self.bug == Bug::OnlyLast && step + 1 < last {
                 continue;
@@ -246,6 +254,7 @@ impl Executor {
         };
         // A step begun without an answer: it may have happened.
         if state.begun > state.done && state.unwinding == 0 {
+            sometimes!(self.node.world(), CUT_SHORT);
             state.unwinding = 1;
             self.keep(state).await;
         }
@@ -288,13 +297,12 @@ pub(crate) fn campaign(name: &str, bug: Bug, seeds: std::ops::Range<u64>) -> Rep
         FaultKind::Pause,
     ];
     let faults = Faults::only(&kinds).rate(0.12).healing_after(Duration::from_secs(12));
-    let sim = Sim::builder(name)
-        .seeds(seeds)
-        .nodes(2)
-        .faults(faults)
-        .liveness(Duration::from_secs(60))
-        .build()
-        .unwrap();
+    let mut builder =
+        Sim::builder(name).seeds(seeds).nodes(2).faults(faults).liveness(Duration::from_secs(60));
+    if bug == Bug::None {
+        builder = REACHED.into_iter().fold(builder, mainstay_sim::sim::SimBuilder::sometimes);
+    }
+    let sim = builder.build().unwrap();
     let campaign = sim.run(move |world| scenario(world, bug)).check(ledger);
     if bug == Bug::None { campaign.judge() } else { campaign.as_found().judge() }
 }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Rng};
-use mainstay_sim::Sim;
 use mainstay_sim::check::session_guarantees;
 use mainstay_sim::history::Process;
 use mainstay_sim::sim::{FaultKind, Faults, Node, Report, World};
+use mainstay_sim::{Sim, sometimes};
 use mainstay_store::ReplicatedStore;
 use mainstay_store::memory::{MemoryCluster, MemoryNode};
 use mainstay_store::replicated::{Judgment, Mark, Observed, Position, judge};
@@ -49,6 +49,11 @@ const PLANTED: [Bug; 8] = [
 
 const NODES: usize = 3;
 const KEY: &str = "x";
+/// What must have happened in a campaign, or it proves nothing.
+const BEHIND: &str = "a replica was behind";
+const FAILED_OVER: &str = "another node took over";
+const LOST: &str = "what a session knew was lost";
+const REACHED: [&str; 3] = [BEHIND, FAILED_OVER, LOST];
 
 /// Whether the node is on another history and knows nothing about the wanted one.
 fn unknown(wanted: &Mark, node: &Observed) -> bool {
@@ -148,6 +153,7 @@ impl Client {
         for token in self.token.clone().into_values() {
             let mut judgment = self.judge(&token, &node.observe().await.unwrap());
             if judgment == Judgment::Behind {
+                sometimes!(self.node.world(), BEHIND);
                 let limit = Duration::from_millis(200);
                 judgment = node.wait(&token, limit).await.unwrap();
                 if judgment == Judgment::Behind && self.bug != Bug::ReadsAfterTimeout {
@@ -160,6 +166,7 @@ impl Client {
                 };
             }
             if matches!(judgment, Judgment::Lost | Judgment::Foreign) {
+                sometimes!(self.node.world(), LOST);
                 self.new_session();
                 break;
             }
@@ -196,7 +203,9 @@ async fn disturb(world: &World, cluster: &MemoryCluster) {
     while world.elapsed() < Duration::from_secs(12) {
         let node = usize::try_from(rng.below(NODES as u64)).unwrap();
         match rng.below(8) {
-            0 => drop(cluster.fail_over(node)),
+            0 if cluster.fail_over(node).is_ok() => sometimes!(world, FAILED_OVER),
+            // It is the primary already.
+            0 => {}
             1 | 2 => cluster.set_cut(node, true).unwrap(),
             3 | 4 => cluster.set_cut(node, false).unwrap(),
             5 => cluster.rejoin(node).unwrap(),
@@ -209,7 +218,11 @@ async fn disturb(world: &World, cluster: &MemoryCluster) {
 pub(crate) fn campaign(name: &str, bug: Bug, seeds: std::ops::Range<u64>) -> Report {
     let kinds = [FaultKind::ReplyLost, FaultKind::RequestLost, FaultKind::ErrorReply, FaultKind::Slow];
     let faults = Faults::only(&kinds).healing_after(Duration::from_secs(12));
-    let sim = Sim::builder(name).seeds(seeds).nodes(2).faults(faults).build().unwrap();
+    let mut builder = Sim::builder(name).seeds(seeds).nodes(2).faults(faults);
+    if bug == Bug::None {
+        builder = REACHED.into_iter().fold(builder, mainstay_sim::sim::SimBuilder::sometimes);
+    }
+    let sim = builder.build().unwrap();
     let campaign = sim.run(move |world| async move {
         let clock: Arc<dyn Clock> = world.clock();
         let cluster = MemoryCluster::new(clock, "db", NODES - 1);

@@ -4,9 +4,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
+use circuitbreaker_rs::{BreakerError, DefaultPolicy};
 use failsafe::futures::CircuitBreaker as _;
 use layered::{Execute, Service as _, Stack as _};
 use recloser::{AsyncRecloser, Recloser};
+use resilient::circuit_breaker::{BreakerPolicy, BreakerResult, CircuitBreakerMode};
 use seatbelt::breaker::{Breaker, HalfOpenMode};
 use seatbelt::{RecoveryInfo, ResilienceContext};
 use throttle_net::{CircuitBreaker, Throttle, Trip};
@@ -60,6 +62,36 @@ fn tower_resilience(consecutive: bool) -> CircuitBreakerLayer {
     built.expect("the settings are allowed")
 }
 
+/// What it decides by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    Consecutive,
+    /// The rate of everything since it closed.
+    Rate,
+}
+
+fn circuitbreaker_rs(by: By) -> circuitbreaker_rs::CircuitBreaker<DefaultPolicy, Failed> {
+    let base = circuitbreaker_rs::CircuitBreaker::<DefaultPolicy, Failed>::builder()
+        .cooldown(OPEN)
+        .probe_interval(1)
+        .consecutive_successes(1);
+    // It always looks at both: the one that is not asked for is put out of reach.
+    match by {
+        By::Consecutive => base.consecutive_failures(5).min_throughput(u64::MAX).build(),
+        By::Rate => base.failure_threshold(0.5).min_throughput(10).consecutive_failures(u64::MAX).build(),
+    }
+}
+
+/// By failures in a row, as it is made: its windows are of time, and say little about the last ten calls.
+fn resilient() -> BreakerPolicy {
+    BreakerPolicy::default()
+        .with_mode(CircuitBreakerMode::CountBased)
+        .with_failure_threshold(5)
+        .with_open_timeout(OPEN)
+        .with_half_open_max_calls(1)
+        .with_success_threshold(1)
+}
+
 macro_rules! seatbelt {
     ($operation:expr) => {{
         let context = ResilienceContext::new(tick::Clock::new_tokio());
@@ -109,6 +141,12 @@ pub(crate) fn rows(quick: bool) -> Vec<Row> {
                 black_box(ready(b.execute(())).is_ok());
             },
         ),
+        row(("breaker", "circuitbreaker-rs 0.1.1"), quick, || circuitbreaker_rs(By::Rate), |b| {
+            black_box(ready(b.call_async(operation)).is_ok());
+        }),
+        row(("breaker", "resilient 0.1.0"), quick, resilient, |b| {
+            black_box(ready(b.run(operation)).is_ok());
+        }),
     ]
 }
 
@@ -159,7 +197,39 @@ pub(crate) fn subjects() -> Vec<(&'static str, Make)> {
                 })
             })
         })),
+        ("circuitbreaker-rs 0.1.1, rate of all calls", Box::new(|| counted(By::Rate))),
+        ("circuitbreaker-rs 0.1.1, consecutive", Box::new(|| counted(By::Consecutive))),
+        ("resilient 0.1.0, consecutive", Box::new(monitored)),
     ]
+}
+
+fn counted(by: By) -> Box<dyn Subject> {
+    let breaker = circuitbreaker_rs(by);
+    Box::new(move |script: Script| -> Call {
+        let breaker = breaker.clone();
+        Box::pin(async move {
+            match breaker.call_async(|| script.run()).await {
+                Ok(()) => Some(Ok(())),
+                Err(BreakerError::Operation(failed)) => Some(Err(failed)),
+                Err(_) => None,
+            }
+        })
+    })
+}
+
+/// Through `run`: its `Policy::call` starts what it should refuse.
+fn monitored() -> Box<dyn Subject> {
+    let breaker = resilient();
+    Box::new(move |script: Script| -> Call {
+        let breaker = breaker.clone();
+        Box::pin(async move {
+            match breaker.run(|| script.clone().run()).await {
+                Ok(()) => Some(Ok(())),
+                Err(BreakerResult::Inner(failed)) => Some(Err(failed)),
+                Err(BreakerResult::CircuitOpen { .. }) => None,
+            }
+        })
+    })
 }
 
 fn throttled(trip: Trip) -> Box<dyn Subject> {
