@@ -228,8 +228,11 @@ fn token(n: mainstay_store::FencingToken) -> String {
 }
 
 fn holders(info: &LeaseInfo) -> Value {
-    let holders: Vec<Value> =
-        info.holders.iter().map(|h| with_since(json!({"owner": h.owner, "token": token(h.token)}), h)).collect();
+    let holders: Vec<Value> = info
+        .holders
+        .iter()
+        .map(|h| with_since(json!({"owner": h.owner, "token": token(h.token)}), h))
+        .collect();
     json!({"holders": holders, "waiting": info.waiting, "note": info.note})
 }
 

@@ -192,8 +192,7 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
             let value = reply.bytes(2).unwrap_or_default().to_vec();
             let who = reply.bytes(4).unwrap_or_default();
             let known = holder(who, &value).map(|(h, _)| h);
-            let known =
-                known.or_else(|| sharer(who).filter(|_| value == SHARED.as_bytes()).map(|(_, h)| h));
+            let known = known.or_else(|| sharer(who).filter(|_| value == SHARED.as_bytes()).map(|(_, h)| h));
             let since = known.as_ref().and_then(Holder::since);
             let by = known.map_or_else(|| stranger(&value), |h| h.owner);
             Ok(Asked::Held { value, by, remaining: left(reply.number(3)), since })

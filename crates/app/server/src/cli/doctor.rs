@@ -76,7 +76,8 @@ fn live(server: &ServerArgs) -> Result<Vec<Finding>> {
 fn machine(args: &Args) -> Result<Vec<Finding>> {
     let place = standing(&args.data);
     let mut findings = vec![clock(), port(args), folder(&args.data, &place), sync(&place), sqlite()];
-    let stores = [("the lease store can be used", &args.store), ("the node's lease store can be used", &args.leases)];
+    let stores =
+        [("the lease store can be used", &args.store), ("the node's lease store can be used", &args.leases)];
     for (what, url) in stores {
         // An empty key means the file of the data folder.
         if let Some(url) = url.as_deref().filter(|url| !url.is_empty()) {

@@ -114,9 +114,7 @@ fn name<'a>(args: &Args, lease: &'a LeaseInfo) -> &'a str {
 }
 
 fn row(args: &Args, lease: &LeaseInfo) -> Vec<String> {
-    let lines = |cell: fn(&Holder) -> String| {
-        lease.holders.iter().map(cell).collect::<Vec<_>>().join(", ")
-    };
+    let lines = |cell: fn(&Holder) -> String| lease.holders.iter().map(cell).collect::<Vec<_>>().join(", ");
     vec![
         name(args, lease).to_owned(),
         if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.owner.clone()) },

@@ -129,17 +129,9 @@ fn list(visit: &Visit, console: &Console, rows: &[&LeaseInfo], place: Place) -> 
     let quote = if store.contains(['?', '&', '*', ';']) { "'" } else { "" };
     let command = |verb: &str| format!("mainstay {verb} NAME --store {quote}{store}{quote} -- COMMAND");
     let (none, api, example) = match place {
-        Place::Elections => (
-            "Nobody leads anything.",
-            "PUT /v1/elections/{name}",
-            Some(command("elect")),
-        ),
+        Place::Elections => ("Nobody leads anything.", "PUT /v1/elections/{name}", Some(command("elect"))),
         Place::Members => ("Nobody is in a group.", "PUT /v1/members/{group}/{name}", None),
-        _ => (
-            "Nothing is locked.",
-            "PUT /v1/locks/{name}",
-            Some(command("lock")),
-        ),
+        _ => ("Nothing is locked.", "PUT /v1/locks/{name}", Some(command("lock"))),
     };
     html! {
         @if rows.is_empty() {

@@ -137,7 +137,11 @@ fn a_node_keeps_its_leases_where_it_is_told() {
     let json = run(&["lease", "--store", &store, "inspect", "nightly", "-o", "json"]);
     let shown: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
     let holder = &shown["holders"][0];
-    assert_eq!((holder["owner"].as_str(), holder["since_by"].as_str()), (Some("api"), Some("store")), "{shown}");
+    assert_eq!(
+        (holder["owner"].as_str(), holder["since_by"].as_str()),
+        (Some("api"), Some("store")),
+        "{shown}"
+    );
     assert_eq!(holder["since"], node.get("/v1/locks/nightly").json()["holders"][0]["since"], "{shown}");
     let table = run(&["lease", "--store", &store, "ls"]);
     let (table, since) = (stdout(&table), holder["since"].as_str().unwrap());
@@ -161,7 +165,8 @@ fn a_node_keeps_its_leases_where_it_is_told() {
 fn the_lease_store_of_a_node_is_shown_without_its_password_and_tried_by_the_doctor() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");
-    std::fs::write(&file, "[store]\nleases = \"redis://u:CANARY-42@a,redis://u:CANARY-42@b?durable=true\"\n").unwrap();
+    std::fs::write(&file, "[store]\nleases = \"redis://u:CANARY-42@a,redis://u:CANARY-42@b?durable=true\"\n")
+        .unwrap();
     let mut show = mainstay(&["config", "show", "--origin", "--config", file.to_str().unwrap()]);
     // Those of commands are no keys of a node.
     show.env("MAINSTAY_LEASES", "redis://x").env("MAINSTAY_NAMESPACE", "billing");

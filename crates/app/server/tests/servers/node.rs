@@ -95,7 +95,11 @@ pub(crate) fn serves(store: &str) {
     let token = first["token"].as_str().unwrap().to_owned();
     let (_, shown) = node.ask("GET /v1/locks/api", None, &Value::Null);
     let holder = &shown["holders"][0];
-    assert_eq!((holder["owner"].as_str(), holder["token"].as_str()), (Some("a"), Some(token.as_str())), "{shown}");
+    assert_eq!(
+        (holder["owner"].as_str(), holder["token"].as_str()),
+        (Some("a"), Some(token.as_str())),
+        "{shown}"
+    );
     assert!(holder["since"].is_string() && holder["since_by"].is_string(), "{shown}");
     let refused = run(store, "lock", &["-n", "api", "--", "true"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
@@ -103,7 +107,10 @@ pub(crate) fn serves(store: &str) {
     let (status, held) = node.ask("PUT /v1/locks/api", None, &wanted("b"));
     assert!(status == 409 && held["detail"].as_str().unwrap().contains("held by `a` since 20"), "{held}");
     let (status, page) = node.text("GET /console/locks", None, &Value::Null);
-    assert!(status == 200 && page.contains("held by <strong>a</strong>") && page.contains("since <time"), "{page}");
+    assert!(
+        status == 200 && page.contains("held by <strong>a</strong>") && page.contains("since <time"),
+        "{page}"
+    );
     goes_on(node, store, data.path(), &token);
     let node = Node::start(store, data.path());
     hands_on(&node);
@@ -111,7 +118,8 @@ pub(crate) fn serves(store: &str) {
     let dapr = json!({"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 30});
     let (_, taken) = node.ask("POST /v1.0-alpha1/lock/default", None, &dapr);
     assert_eq!(taken["success"], true, "{taken}");
-    let (_, freed) = node.ask("POST /v1.0-alpha1/unlock/default", None, &json!({"resourceId": "r", "lockOwner": "me"}));
+    let (_, freed) =
+        node.ask("POST /v1.0-alpha1/unlock/default", None, &json!({"resourceId": "r", "lockOwner": "me"}));
     assert_eq!(freed["status"], 0, "{freed}");
     // And the other way: what a command holds keeps the API out.
     let holder = Wrapper::holds(store, "api");
@@ -158,7 +166,11 @@ fn leads(node: &Node) {
     let (status, term) = node.ask("PUT /v1/elections/boss", None, &wanted);
     assert_eq!(status, 200, "{term}");
     let (_, shown) = node.ask("GET /v1/elections/boss", None, &Value::Null);
-    assert_eq!((shown["leader"].as_str(), shown["value"].as_str()), (Some("a"), Some("10.0.0.1:80")), "{shown}");
+    assert_eq!(
+        (shown["leader"].as_str(), shown["value"].as_str()),
+        (Some("a"), Some("10.0.0.1:80")),
+        "{shown}"
+    );
     assert!(shown["since"].is_string(), "{shown}");
     let token = term["token"].as_str();
     let (status, stays) = node.ask("POST /v1/elections/boss/step-down", token, &json!({"to": "nobody"}));

@@ -27,7 +27,9 @@ async fn their_lock(world: World) {
     let mut theirs = Ctl::start(&world.node, &["lock", "--ttl", "60", &format!("{prefix}n")]);
     theirs.holds().await;
     let key = theirs.said().trim().to_owned();
-    let Acquired::Held { by, remaining, since } = store.acquire(ask("n", "ours")).await.unwrap() else { panic!() };
+    let Acquired::Held { by, remaining, since } = store.acquire(ask("n", "ours")).await.unwrap() else {
+        panic!()
+    };
     assert_eq!(since, None, "etcdctl writes nothing of that");
     assert!(key.ends_with(by.strip_prefix("etcd lease ").unwrap()), "{by} {key}");
     assert!(

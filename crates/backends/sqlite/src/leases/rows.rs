@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mainstay_clock::{Clock, Instant, WallTime};
-use mainstay_store::lease::{Share, Since};
 use mainstay_store::lease::table::{Entry, Table};
+use mainstay_store::lease::{Share, Since};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 

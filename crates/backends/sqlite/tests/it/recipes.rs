@@ -197,7 +197,8 @@ impl Drop for Mark<'_> {
 async fn k05_k12_a_leader_that_is_cut_off_stops_before_the_next_one_begins() {
     let w = World::new();
     let cut = Cut::new(w.open());
-    let leading = on(&w, Arc::clone(&cut) as Arc<dyn LeaseStore>, "a").election("boss").ttl(TTL).build().unwrap();
+    let leading =
+        on(&w, Arc::clone(&cut) as Arc<dyn LeaseStore>, "a").election("boss").ttl(TTL).build().unwrap();
     let leader = leading.campaign(within(&w.clock, TTL)).await.unwrap();
     w.clock.sleep(TTL * 5).await;
     leader.check().unwrap();
@@ -255,7 +256,8 @@ async fn k07_a_restarted_node_of_the_same_name_is_a_new_candidate() {
 async fn k08_a_resignation_hands_over_at_once() {
     let w = World::new();
     let store = Arc::new(w.open());
-    let build = |owner| on(&w, Arc::clone(&store) as Arc<dyn LeaseStore>, owner).election("boss").ttl(TTL).build();
+    let build =
+        |owner| on(&w, Arc::clone(&store) as Arc<dyn LeaseStore>, owner).election("boss").ttl(TTL).build();
     let term = build("a").unwrap().campaign(within(&w.clock, TTL)).await.unwrap();
     let follower = build("b").unwrap();
     let resign = async {
@@ -413,7 +415,8 @@ async fn f08_one_of_two_takes_over_what_ran_out() {
     let mut last = FencingToken::ZERO;
     for round in 0..10 {
         let ops = [format!("x{round}"), format!("y{round}"), format!("z{round}")];
-        let asked = futures_util::future::join_all(stores.iter().zip(&ops).map(|(s, op)| s.acquire(ask(op)))).await;
+        let asked =
+            futures_util::future::join_all(stores.iter().zip(&ops).map(|(s, op)| s.acquire(ask(op)))).await;
         let granted: Vec<FencingToken> = asked
             .into_iter()
             .filter_map(|answer| match answer.unwrap() {
@@ -454,7 +457,8 @@ async fn f15_the_end_of_a_dead_holder_is_told_by_nobody_and_found_by_a_timer() {
 async fn f21_the_permit_of_the_dead_comes_back_at_its_own_end() {
     let w = World::new();
     let cut = Cut::new(w.open());
-    let permits = |store: Arc<dyn LeaseStore>, owner| on(&w, store, owner).semaphore("s", 2).ttl(TTL).build().unwrap();
+    let permits =
+        |store: Arc<dyn LeaseStore>, owner| on(&w, store, owner).semaphore("s", 2).ttl(TTL).build().unwrap();
     let ghost = permits(Arc::clone(&cut) as Arc<dyn LeaseStore>, "dead").try_acquire().await.unwrap();
     let alive = permits(Arc::new(w.open()), "alive");
     let _one = alive.try_acquire().await.unwrap();

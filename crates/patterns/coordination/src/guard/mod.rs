@@ -282,7 +282,8 @@ impl Guard {
     /// Refuses to give away a right under which others may work.
     pub(crate) fn alone(&self, what: &str) -> Result<(), Error> {
         if self.is_shared() {
-            let why = format!("`{}` is shared, and whoever shares it may be at work: {what} it alone", self.name());
+            let why =
+                format!("`{}` is shared, and whoever shares it may be at work: {what} it alone", self.name());
             return Err(Error::new(ErrorKind::ApiMisuse, why));
         }
         Ok(())
@@ -458,7 +459,10 @@ impl Guard {
     /// assert_eq!(packed.await.unwrap().unwrap(), 3);
     /// # });
     /// ```
-    pub async fn run_blocking<T>(&self, work: impl FnOnce(SharedGuard) -> T + Send + 'static) -> Result<T, Error>
+    pub async fn run_blocking<T>(
+        &self,
+        work: impl FnOnce(SharedGuard) -> T + Send + 'static,
+    ) -> Result<T, Error>
     where
         T: Send + 'static,
     {
@@ -498,8 +502,11 @@ impl Guard {
             let why = format!("`{}` is a semaphore: a permit is no lock to share", self.name());
             return Err(Error::new(ErrorKind::ApiMisuse, why));
         }
-        let done =
-            self.store().downgrade(&self.inner().held.op_id).await.map_err(|e| Error::store(self.name(), e))?;
+        let done = self
+            .store()
+            .downgrade(&self.inner().held.op_id)
+            .await
+            .map_err(|e| Error::store(self.name(), e))?;
         if done { Ok(()) } else { Err(Error::lost(self.name(), LossReason::TakenOver)) }
     }
 

@@ -212,12 +212,9 @@ mod tests {
 
     #[test]
     fn a_store_that_says_no_ends_the_hold_at_once() {
-        for reason in [
-            LossReason::TakenOver,
-            LossReason::Forced,
-            LossReason::SessionClosed,
-            LossReason::StoreRegressed,
-        ] {
+        for reason in
+            [LossReason::TakenOver, LossReason::Forced, LossReason::SessionClosed, LossReason::StoreRegressed]
+        {
             let mut h = hold();
             h.sent(at(10_000));
             h.answered(at(10_001), Answer::NotOurs(reason), 0.0);

@@ -289,12 +289,11 @@ mod tests {
     #[test]
     fn k17_held_and_unreachable_are_told_apart() {
         let mut a = begin(Patience::None);
-        let contended =
-            Command::Contended {
-                holder: "host-7".to_owned(),
-                remaining: Some(Duration::from_millis(5)),
-                since: Some(Since::store(WallTime::from_unix_millis(7))),
-            };
+        let contended = Command::Contended {
+            holder: "host-7".to_owned(),
+            remaining: Some(Duration::from_millis(5)),
+            since: Some(Since::store(WallTime::from_unix_millis(7))),
+        };
         assert_eq!(a.answered(at(0), at(0), &held(Some(5)), 0.0), contended);
         assert_eq!(a.failed(at(0), Outcome::Unknown, true, 0.0), Command::Fail);
         let mut a = begin(Patience::Until(Deadline::at(at(100))));

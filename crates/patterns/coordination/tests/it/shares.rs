@@ -74,7 +74,8 @@ fn a_right_that_is_shared_is_not_given_away() {
         assert_eq!(*guard.downgrade().await.unwrap_err().kind(), ErrorKind::ApiMisuse);
         drop(share);
         guard.downgrade().await.unwrap();
-        let term = w.node("a").election("boss").ttl(TTL).build().unwrap().campaign(w.within(1)).await.unwrap();
+        let term =
+            w.node("a").election("boss").ttl(TTL).build().unwrap().campaign(w.within(1)).await.unwrap();
         let share = term.share();
         let (term, refused) = term.transfer("b").await.unwrap_err();
         assert_eq!(*refused.kind(), ErrorKind::ApiMisuse);
@@ -91,7 +92,8 @@ fn work_that_blocks_is_told_and_its_late_result_is_a_loss() {
         let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
         let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
         let (token, name) = (guard.token(), std::thread::current().id());
-        let done = guard.run_blocking(move |share| (share.token(), std::thread::current().id() != name)).await;
+        let done =
+            guard.run_blocking(move |share| (share.token(), std::thread::current().id() != name)).await;
         assert_eq!(done.unwrap(), (token, true), "on a thread of its own");
         store.hang_renewals(true);
         let late = guard.run_blocking(|share| {
