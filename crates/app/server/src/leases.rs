@@ -472,7 +472,7 @@ impl Desk {
         match self.store.acquire(again).await? {
             Acquired::Granted(grants) if grants.first().is_some_and(|g| g.token == token) => Ok(true),
             Acquired::Granted(_) => {
-                // It ended in between, and nobody asked for another one.
+                // It ended in between, or a majority counts it anew: nobody asked for another one.
                 self.store.release(&kept.op_id).await?;
                 Ok(false)
             }

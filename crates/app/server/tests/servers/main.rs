@@ -27,7 +27,7 @@ use mainstay_store::lease::{Fencing, Guarantees};
 
 use campaign::{Outcome, campaign};
 use machine::{PATIENCE, finish};
-use node::{refuses, serves};
+use node::{Restart, refuses, serves};
 use worker::Rules;
 
 /// Tests per server.
@@ -144,8 +144,8 @@ fn redis() -> Cover {
                 let kit = RedisKit::new().expect("redis-cli comes with redis-server");
                 let nodes: Vec<Redis> = (0..4).map(|_| kit.primary(&[]).unwrap()).collect();
                 let urls: Vec<String> = nodes.iter().map(Redis::url).collect();
-                serves(&urls[3]);
-                serves(&urls[..3].join(","));
+                serves(&urls[3], Restart::Keeps);
+                serves(&urls[..3].join(","), Restart::MayEnd);
                 Ok(())
             }),
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
@@ -190,7 +190,7 @@ fn postgres() -> Cover {
                 Ok(())
             }),
             Trial::test("a_node_serves_the_locks_of_postgres", move || {
-                serves(&served.url());
+                serves(&served.url(), Restart::Keeps);
                 refuses(&format!("{}?sessions=sqlx", served.url()), "can annotate");
                 Ok(())
             }),
@@ -340,7 +340,7 @@ fn etcd() -> Cover {
                 Ok(())
             }),
             Trial::test("a_node_serves_the_locks_of_etcd", move || {
-                serves(&served.url());
+                serves(&served.url(), Restart::Keeps);
                 Ok(())
             }),
             Trial::test("the_page_says_what_etcd_declares", move || {
@@ -376,7 +376,7 @@ fn nats() -> Cover {
                 Ok(())
             }),
             Trial::test("a_node_serves_the_locks_of_nats", move || {
-                serves(&served.url());
+                serves(&served.url(), Restart::Keeps);
                 Ok(())
             }),
             Trial::test("the_page_says_what_nats_declares", move || {

@@ -85,8 +85,17 @@ fn number(token: &Value) -> u64 {
     token.as_str().unwrap().parse().unwrap()
 }
 
+/// What a node that starts again finds of what its clients hold.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Restart {
+    /// All of it.
+    Keeps,
+    /// Maybe nothing: on a majority the same acquisition may come back under a newer token, and is then given back.
+    MayEnd,
+}
+
 /// Locks, elections and members of a node are on the server of this URL.
-pub(crate) fn serves(store: &str) {
+pub(crate) fn serves(store: &str, restart: Restart) {
     let data = tempfile::tempdir().unwrap();
     let node = Node::start(store, data.path());
     let wanted = |owner: &str| json!({"owner": owner, "ttl": "30s", "note": "nightly"});
@@ -116,8 +125,15 @@ pub(crate) fn serves(store: &str) {
         status == 200 && page.contains("held by <strong>a</strong>") && page.contains("since <time"),
         "{page}"
     );
-    goes_on(node, store, data.path(), &token);
+    match restart {
+        Restart::Keeps => goes_on(node, store, data.path(), &token),
+        Restart::MayEnd => node.kill(),
+    }
     let node = Node::start(store, data.path());
+    // Given back, or it was before: nobody has it then.
+    let (status, released) = node.ask("DELETE /v1/locks/api", Some(&token), &Value::Null);
+    assert_eq!(status, 200, "{released}");
+    until("it is free", || node.ask("GET /v1/locks/api", None, &Value::Null).1["holders"] == json!([]));
     hands_on(&node);
     leads(&node);
     let dapr = json!({"resourceId": "r", "lockOwner": "me", "expiryInSeconds": 30});
