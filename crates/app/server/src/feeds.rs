@@ -14,6 +14,8 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::leases::with_since;
+
 /// Most readers at once: each holds a connection.
 const MAX_READERS: usize = 1_000;
 /// Changes that are kept for readers who come back; whoever missed more gets the whole picture.
@@ -226,15 +228,18 @@ fn token(n: mainstay_store::FencingToken) -> String {
 }
 
 fn holders(info: &LeaseInfo) -> Value {
-    let holders: Vec<Value> =
-        info.holders.iter().map(|(owner, t, _)| json!({"owner": owner, "token": token(*t)})).collect();
+    let holders: Vec<Value> = info
+        .holders
+        .iter()
+        .map(|h| with_since(json!({"owner": h.owner, "token": token(h.token)}), h))
+        .collect();
     json!({"holders": holders, "waiting": info.waiting, "note": info.note})
 }
 
 fn leader(info: &LeaseInfo) -> Value {
     let value = info.annotation.as_deref().map(String::from_utf8_lossy);
     match info.holders.first() {
-        Some((owner, term, _)) => json!({"leader": owner, "term": token(*term), "value": value}),
+        Some(h) => with_since(json!({"leader": h.owner, "term": token(h.token), "value": value}), h),
         None => json!({"leader": null}),
     }
 }

@@ -8,10 +8,14 @@ use std::time::Duration;
 use mainstay_clock::{Instant, Runtime, WallTime};
 use mainstay_coordination::membership::Group;
 use mainstay_coordination::{Coordinator, ErrorKind as RecipeError};
-use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo, Line, Released, Renewed, Transferred};
+use mainstay_store::lease::{
+    AcquireRequest, Acquired, Holder, LeaseInfo, Line, Released, Renewed, Since, ToldBy, Transferred,
+};
 use mainstay_store::{Error, ErrorKind, FencingToken, LeaseStore, PutIf, RecordStore, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
+use crate::api::instant;
 use crate::feeds::Feeds;
 
 /// Longest name, with its namespace.
@@ -90,6 +94,7 @@ pub(crate) enum Refused {
     Held {
         by: String,
         remaining: Option<Duration>,
+        since: Option<Since>,
     },
     /// The token is not that of the holder.
     Gone,
@@ -175,11 +180,28 @@ pub(crate) struct Desk {
     feeds: Feeds,
     rt: Runtime,
     tally: Tally,
+    /// Whether the store keeps a line.
+    lines: bool,
 }
 
 /// The time that is left, as it is told. A key that somebody else made without an end has none.
 pub(crate) fn left(left: Duration) -> Option<Duration> {
     (left != Duration::MAX).then_some(left)
+}
+
+/// What is told of a holder, with since when it is one: null where nobody wrote that down.
+pub(crate) fn with_since(mut told: Value, holder: &Holder) -> Value {
+    told["since"] = holder.since.map_or(Value::Null, |s| instant(s.at).into());
+    told["since_by"] = holder.since.map_or(Value::Null, |s| calendar(s.by).into());
+    told
+}
+
+/// Whose calendar it was.
+pub(crate) fn calendar(by: ToldBy) -> &'static str {
+    match by {
+        ToldBy::Holder => "holder",
+        ToldBy::Store => "store",
+    }
 }
 
 /// How long the record of a grant stays unless it is renewed.
@@ -205,7 +227,8 @@ impl Desk {
             .build()
             .expect("invariant: these names are fixed and good");
         let feeds = Feeds::new(Arc::clone(&store), coordinator.clone(), rt.clone());
-        Self { store, grants, coordinator, feeds, rt, tally: Tally::default() }
+        let lines = store.guarantees().native.contains(&"line");
+        Self { store, grants, coordinator, feeds, rt, tally: Tally::default(), lines }
     }
 
     /// What changes, for readers.
@@ -251,16 +274,19 @@ impl Desk {
     }
 
     async fn try_take(self: &Arc<Self>, ask: &Ask) -> std::result::Result<Taken, Refused> {
-        let least = self.store.guarantees().min_ttl.max(Duration::from_millis(100));
-        if ask.ttl < least || ask.ttl > MAX_TTL {
-            return Err(Refused::Bad(format!("`ttl` is {least:?} to 24 hours")));
+        let guarantees = self.store.guarantees();
+        let least = guarantees.min_ttl.max(Duration::from_millis(100));
+        let most = guarantees.max_ttl.min(MAX_TTL);
+        if ask.ttl < least || ask.ttl > most {
+            let most = humantime::format_duration(most);
+            return Err(Refused::Bad(format!("`ttl` is {least:?} to {most}")));
         }
         if ask.owner.is_empty() || ask.owner.len() > 255 || ask.owner.chars().any(char::is_control) {
             return Err(Refused::Bad("`owner` has 1 to 255 bytes and no control characters".to_owned()));
         }
         let clock = self.rt.clock();
         let until = clock.now().saturating_add(ask.wait);
-        let line = if ask.wait.is_zero() { Line::Try } else { Line::Join };
+        let line = if ask.wait.is_zero() || !self.lines { Line::Try } else { Line::Join };
         let (mut round, mut version) = self.round(ask).await?;
         let mut given_up = GivenUp { desk: Arc::clone(self), ask: None };
         loop {
@@ -288,14 +314,14 @@ impl Desk {
                     given_up.ask = None;
                     return Ok(Taken { owner: ask.owner.clone(), token, ttl: ask.ttl, deadline });
                 }
-                Acquired::Held { by, remaining } => {
+                Acquired::Held { by, remaining, since } => {
                     if line == Line::Try {
                         // It stands nowhere.
                         given_up.ask = None;
                     }
-                    (by, remaining)
+                    (by, remaining, since)
                 }
-                Acquired::Queued { remaining, .. } => (String::new(), remaining),
+                Acquired::Queued { remaining, .. } => (String::new(), remaining, None),
             };
             let now = clock.now();
             if now >= until {
@@ -303,7 +329,7 @@ impl Desk {
             }
             // When a lease is due, to keep the place, and after too long a silence.
             let due = by.1.map_or(Duration::MAX, |left| left.saturating_add(BEHIND));
-            let look = due.min(ask.ttl / 3).min(self.store.guarantees().recheck);
+            let look = due.min(ask.ttl / 3).min(guarantees.recheck);
             tokio::select! {
                 biased;
                 () = hint => {}
@@ -313,13 +339,21 @@ impl Desk {
     }
 
     /// Who is in the way; whoever stands in line was not told.
-    async fn held(&self, ask: &Ask, (by, remaining): (String, Option<Duration>)) -> Result<Refused> {
+    async fn held(
+        &self,
+        ask: &Ask,
+        (by, remaining, since): (String, Option<Duration>, Option<Since>),
+    ) -> Result<Refused> {
         if !by.is_empty() {
-            return Ok(Refused::Held { by, remaining });
+            return Ok(Refused::Held { by, remaining, since });
         }
         let first = self.store.inspect(&ask.name).await?.holders.into_iter().next();
-        let (by, remaining) = first.map_or((by, remaining), |(owner, _, left)| (owner, Some(left)));
-        Ok(Refused::Held { by, remaining })
+        Ok(match first {
+            Some(Holder { owner, remaining, since, .. }) => {
+                Refused::Held { by: owner, remaining: Some(remaining), since }
+            }
+            None => Refused::Held { by, remaining, since },
+        })
     }
 
     /// How far the requests of this key are, and the version of that record.
@@ -413,13 +447,36 @@ impl Desk {
     async fn try_renew(&self, name: &str, token: FencingToken) -> std::result::Result<Taken, Refused> {
         let (kept, version) = self.kept(name, token).await?;
         let sent = self.rt.clock().now();
-        match self.store.renew(&kept.op_id).await? {
-            Renewed::Broken | Renewed::Closed | Renewed::Lost => Err(Refused::Gone),
-            Renewed::Renewed(_) => {
-                let ttl = Duration::from_nanos(kept.ttl_ns);
-                self.keep_on(name, &kept, version).await?;
-                Ok(Taken { owner: kept.owner, token, ttl, deadline: deadline_of(sent, ttl) })
+        let renewed = match self.store.renew(&kept.op_id).await? {
+            Renewed::Renewed(_) => true,
+            Renewed::Lost => self.take_up(name, &kept).await?,
+            Renewed::Broken | Renewed::Closed => false,
+        };
+        if !renewed {
+            return Err(Refused::Gone);
+        }
+        let ttl = Duration::from_nanos(kept.ttl_ns);
+        self.keep_on(name, &kept, version).await?;
+        Ok(Taken { owner: kept.owner, token, ttl, deadline: deadline_of(sent, ttl) })
+    }
+
+    /// Goes on with a lease of before a restart, on a store that knows of an operation only what this process told it:
+    /// asked for again as the same operation, what is still held is held on under the same token, for its ttl from now.
+    async fn take_up(&self, name: &str, kept: &Kept) -> Result<bool> {
+        let token = FencingToken::new(kept.token);
+        if !self.store.inspect(name).await?.holders.iter().any(|h| h.token == token) {
+            return Ok(false);
+        }
+        let ttl = Duration::from_nanos(kept.ttl_ns);
+        let again = AcquireRequest::exclusive(name, &kept.owner, &kept.op_id, ttl);
+        match self.store.acquire(again).await? {
+            Acquired::Granted(grants) if grants.first().is_some_and(|g| g.token == token) => Ok(true),
+            Acquired::Granted(_) => {
+                // It ended in between, or a majority counts it anew: nobody asked for another one.
+                self.store.release(&kept.op_id).await?;
+                Ok(false)
             }
+            Acquired::Held { .. } | Acquired::Queued { .. } => Ok(false),
         }
     }
 
@@ -459,7 +516,10 @@ impl Desk {
         token: FencingToken,
     ) -> std::result::Result<Released, Refused> {
         let (kept, version) = self.kept(name, token).await?;
-        let released = self.store.release(&kept.op_id).await?;
+        let mut released = self.store.release(&kept.op_id).await?;
+        if released == Released::AlreadyGone && self.take_up(name, &kept).await? {
+            released = self.store.release(&kept.op_id).await?;
+        }
         // A repetition is answered for a while; then the name leaves nothing behind. What came in between stays.
         self.grants.put_if(&format!("{GRANTS}{name}"), Some(version), written(&kept)?, Some(FORGET)).await?;
         self.tally.released.one();
@@ -485,19 +545,19 @@ impl Desk {
     }
 
     /// Hands the lease to a candidate in line: that of the holder who shows its token, which the store compares as it
-    /// moves the lease, or of whoever holds it. False: nobody of that name waits, and the holder stays.
+    /// moves the lease, or of whoever holds it. Where it did not move the holder stays.
     pub(crate) async fn transfer(
         &self,
         name: &str,
         shown: Option<FencingToken>,
         to: &str,
-    ) -> std::result::Result<bool, Refused> {
+    ) -> std::result::Result<Transferred, Refused> {
         let token = match shown {
             Some(token) => token,
             None => self.holder(name).await?.ok_or(Refused::Gone)?,
         };
-        let moved = self.store.transfer(name, token, to).await? == Transferred::Moved;
-        if moved {
+        let moved = self.store.transfer(name, token, to).await?;
+        if moved == Transferred::Moved {
             self.tally.handed_on.one();
         } else if shown.is_some() && self.holder(name).await? != shown {
             return Err(Refused::Gone);
@@ -507,7 +567,7 @@ impl Desk {
 
     /// The token of who holds the lease now.
     async fn holder(&self, name: &str) -> Result<Option<FencingToken>> {
-        Ok(self.store.inspect(name).await?.holders.first().map(|(_, token, _)| *token))
+        Ok(self.store.inspect(name).await?.holders.first().map(|h| h.token))
     }
 
     pub(crate) async fn inspect(&self, name: &str) -> Result<LeaseInfo> {
@@ -524,7 +584,9 @@ impl Desk {
             return Ok(());
         }
         let op_id = round.op_id(ask);
-        self.store.leave(&op_id).await?;
+        if self.lines {
+            self.store.leave(&op_id).await?;
+        }
         self.store.release(&op_id).await.map(|_| ())
     }
 
@@ -689,7 +751,7 @@ mod tests {
         gate.add_permits(100);
         let held = desk.inspect(&ask.name).await.unwrap();
         assert_eq!(held.holders.len(), 1);
-        assert_eq!(held.holders[0].1, taken.token);
+        assert_eq!(held.holders[0].token, taken.token);
         assert!(desk.renew(&ask.name, taken.token).await.is_ok());
         // And the other way: who was told keeps it, whatever goes away then.
         drop(GivenUp { desk: Arc::clone(&desk), ask: Some((ask.clone(), Round { n: 1, told: false })) });

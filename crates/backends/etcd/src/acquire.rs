@@ -13,7 +13,7 @@ use prost::Message as _;
 use crate::conn::Repeat;
 use crate::error::Refusal;
 use crate::ops::Op;
-use crate::state::{Entry, View, operation, seconds, token};
+use crate::state::{View, mark_of, operation, seconds, token};
 use crate::store::EtcdLeases;
 use crate::wire::record::{Operation, Place, Share as Kind};
 use crate::wire::{self, Compare, KeyValue, RequestOp, TxnRequest, TxnResponse};
@@ -94,7 +94,7 @@ impl EtcdLeases {
             return self.join(request, lease, views.as_deref().unwrap_or_default()).await;
         }
         self.abandon(&request.op_id, lease).await?;
-        Ok(Acquired::Held { by: "several others who ask at once".to_owned(), remaining: None })
+        Ok(Acquired::Held { by: "several others who ask at once".to_owned(), remaining: None, since: None })
     }
 
     /// Whether the answer is no already: somebody holds what is not waited for, or a requirement is not met.
@@ -112,9 +112,9 @@ impl EtcdLeases {
         let Some(obstacle) = asked().find_map(|v| v.obstacle(request.share, i64::MAX)) else {
             return Ok(None);
         };
-        let (by, lease) = (obstacle.first.owner(), obstacle.first.lease);
+        let (by, lease, since) = (obstacle.first.owner(), obstacle.first.lease, obstacle.first.since);
         let remaining = self.left(lease).await?;
-        Ok(Some(Acquired::Held { by, remaining }))
+        Ok(Some(Acquired::Held { by, remaining, since }))
     }
 
     /// Remembers a new lease, then makes it.
@@ -204,9 +204,14 @@ impl EtcdLeases {
             if self.holder(view, *token).is_some() {
                 return None;
             }
-            let by = view.holders().next().map(Entry::owner).unwrap_or_default();
-            Some(Acquired::Held { by, remaining: None })
+            let (by, since) = view.holders().next().map(|e| (e.owner(), e.since)).unwrap_or_default();
+            Some(Acquired::Held { by, remaining: None, since })
         })
+    }
+
+    /// What is written into a mark.
+    pub(crate) fn mark(&self) -> Vec<u8> {
+        mark_of(self.0.conn.rt.clock().wall())
     }
 
     /// The keys of an acquisition, with the marks of its ownership or without.
@@ -233,7 +238,7 @@ impl EtcdLeases {
             puts.push(wire::put(scheme.lock(name, lease), Vec::new(), lease));
             puts.push(wire::put(scheme.place(name, lease), place.encode_to_vec(), lease));
             if held {
-                puts.push(wire::put(scheme.mark(name, lease), Vec::new(), lease));
+                puts.push(wire::put(scheme.mark(name, lease), self.mark(), lease));
             }
         }
         puts

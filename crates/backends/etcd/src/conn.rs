@@ -240,7 +240,7 @@ impl Conn {
                 "etcd went back from revision {floor} to {}: it was restored or replaced, and grants nothing; raise the base epoch",
                 header.revision
             );
-            return Err(Error::new(ErrorKind::Corrupt, text).with_outcome(Outcome::Unknown));
+            return Err(Error::new(ErrorKind::Regressed, text).with_outcome(Outcome::Unknown));
         }
         self.seen.fetch_max(header.revision, Ordering::SeqCst);
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mainstay_store::Result;
-use mainstay_store::lease::{AcquireRequest, Acquired, Line, Share};
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Share, Since};
 
 use crate::acquire::{Known, LOOKS, lost};
 use crate::conn::Repeat;
@@ -37,7 +37,7 @@ impl EtcdLeases {
             }
             // A requirement ended meanwhile.
             self.abandon(&request.op_id, lease).await?;
-            return Ok(Acquired::Held { by: String::new(), remaining: None });
+            return Ok(Acquired::Held { by: String::new(), remaining: None, since: None });
         }
         let created = wire::revision(answer.header.as_ref());
         self.0.ops.placed(&request.op_id, lease, created, false);
@@ -97,7 +97,7 @@ impl EtcdLeases {
             }
         }
         let by = "somebody who changes the limit all the time".to_owned();
-        let waits = Waits { follows: None, by, revision: created, position: None };
+        let waits = Waits { follows: None, by, since: None, revision: created, position: None };
         Ok(Known::Answer(self.waits(request, lease, created, waits)))
     }
 
@@ -122,7 +122,7 @@ impl EtcdLeases {
         match request.line {
             // The end of a lease deletes its keys, and that is told.
             Line::Join => Acquired::Queued { position: waits.position, remaining: None },
-            Line::Try => Acquired::Held { by: waits.by, remaining: None },
+            Line::Try => Acquired::Held { by: waits.by, remaining: None, since: waits.since },
         }
     }
 
@@ -149,7 +149,8 @@ impl EtcdLeases {
                 return Ok(None);
             }
             let follows = Some(before.key);
-            return Ok(Some(Stand::Waits(Waits { follows, by: String::new(), revision, position: None })));
+            let by = String::new();
+            return Ok(Some(Stand::Waits(Waits { follows, by, since: None, revision, position: None })));
         }
         // Who shares with nobody has no limit that could be another one by then.
         Ok(Some(Stand::Next(revision)))
@@ -175,6 +176,7 @@ impl EtcdLeases {
                 return Ok(Stand::Waits(Waits {
                     follows: obstacle.last.map(|e| e.key.clone()),
                     by: obstacle.first.owner(),
+                    since: obstacle.first.since,
                     revision: view.revision,
                     position: Some(view.position(created)),
                 }));
@@ -212,7 +214,7 @@ impl EtcdLeases {
         }
         // Repeated, it must not move the token.
         compare.extend(names.iter().map(|n| wire::is_created(scheme.mark(n, lease), 0)));
-        let success = names.iter().map(|n| wire::put(scheme.mark(n, lease), Vec::new(), lease)).collect();
+        let success = names.iter().map(|n| wire::put(scheme.mark(n, lease), self.mark(), lease)).collect();
         let txn = TxnRequest { compare, success, failure: self.own(names, lease) };
         let answer = match self.0.conn.txn(Repeat::Harmless, txn).await {
             Ok(answer) => answer.reply,
@@ -293,8 +295,9 @@ enum Stand {
 struct Waits {
     /// The key whose end it waits for, if it is one.
     follows: Option<Vec<u8>>,
-    /// Who stands in the way, for people.
+    /// Who stands in the way, for people, and since when it holds.
     by: String,
+    since: Option<Since>,
     /// When that was seen.
     revision: i64,
     /// How many are before it, if they were counted.

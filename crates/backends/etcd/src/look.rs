@@ -28,7 +28,7 @@ impl EtcdLeases {
         let answer = self.0.conn.txn(Repeat::Harmless, TxnRequest { success, ..TxnRequest::default() }).await;
         answer.map(|a| a.reply).map_err(|failed| match failed.error.kind() {
             // A store that went back is not asked again, whatever this request would have done.
-            ErrorKind::Corrupt => failed.error,
+            ErrorKind::Corrupt | ErrorKind::Regressed => failed.error,
             // Looking changes nothing, so nothing is in doubt.
             _ => failed.error.with_outcome(Outcome::NotApplied),
         })
@@ -102,7 +102,7 @@ impl EtcdLeases {
         for (holder, left) in
             info.holders.iter_mut().zip(times.buffered(LOOKS).try_collect::<Vec<_>>().await?)
         {
-            holder.2 = left;
+            holder.remaining = left;
         }
         Ok(info)
     }
@@ -183,7 +183,7 @@ impl EtcdLeases {
         let mut success = self.deletes(name, holder);
         success.push(wire::delete(scheme.operation(&place.op)));
         if next.place.is_some() {
-            success.push(wire::put(scheme.mark(name, next.lease), Vec::new(), next.lease));
+            success.push(wire::put(scheme.mark(name, next.lease), self.mark(), next.lease));
         }
         let answer =
             self.0.conn.txn(Repeat::Never, TxnRequest { compare, success, failure: Vec::new() }).await?;

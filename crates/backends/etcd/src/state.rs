@@ -4,14 +4,15 @@
 //! room for it. Nobody is overtaken, also not by somebody who could share. Once a key holds it holds until it is
 //! deleted, because keys before it can only go away.
 
-use mainstay_store::lease::{LeaseInfo, Share, mismatch};
+use mainstay_clock::WallTime;
+use mainstay_store::lease::{Holder, LeaseInfo, Share, Since, mismatch};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use prost::Message as _;
 
 use crate::config::EPOCH_SHIFT;
 use crate::keys::{Scheme, last_part};
 use crate::wire::KeyValue;
-use crate::wire::record::{Place, Share as Kind};
+use crate::wire::record::{Mark, Place, Share as Kind};
 
 /// One lock key and what is known about it.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,6 +29,8 @@ pub(crate) struct Entry {
     pub(crate) mark: Option<Vec<u8>>,
     /// The revision that proved it.
     pub(crate) proof: Option<i64>,
+    /// When that was, if its mark says so.
+    pub(crate) since: Option<Since>,
 }
 
 /// A name as it was at one revision.
@@ -93,10 +96,11 @@ impl View {
                 None => None,
             };
             let mark = beside(marks, &mark_under).map(|i| &marks[i]);
+            let since = mark.and_then(|m| dated(&m.value));
             let (proof, mark) = (mark.map(|m| m.create_revision), mark.map(|m| m.key.clone()));
             let part = String::from_utf8_lossy(part).into_owned();
             let KeyValue { key, create_revision: created, lease, value, .. } = kv;
-            entries.push(Entry { key, part, created, lease, value, place, mark, proof });
+            entries.push(Entry { key, part, created, lease, value, place, mark, proof, since });
         }
         entries.sort_by_key(|e| e.created);
         Ok(Self { name: name.to_owned(), entries, revision })
@@ -168,7 +172,8 @@ impl View {
         let mut info = LeaseInfo::free(&self.name, token(epoch, self.revision)?);
         for entry in self.holders() {
             let token = token(epoch, entry.proof.unwrap_or(entry.created))?;
-            info.holders.push((entry.owner(), token, std::time::Duration::ZERO));
+            let holder = Holder::new(entry.owner(), token, std::time::Duration::ZERO);
+            info.holders.push(holder.with_since(entry.since));
             if let Some(place) = &entry.place {
                 info.note.clone_from(&place.note);
             }
@@ -184,6 +189,17 @@ impl View {
 fn damaged(key: &[u8], e: prost::DecodeError) -> Error {
     let text = format!("what is kept under {} cannot be read", key.escape_ascii());
     Error::new(ErrorKind::Corrupt, text).with_source(e)
+}
+
+/// What the mark of a grant of this moment says: etcd shows no clock, so it is that of whoever writes it.
+pub(crate) fn mark_of(now: WallTime) -> Vec<u8> {
+    Mark { since_unix_millis: now.unix_millis() }.encode_to_vec()
+}
+
+/// Since when the holder of a mark holds. An earlier program wrote nothing into it.
+fn dated(mark: &[u8]) -> Option<Since> {
+    let ms = Mark::decode(mark).ok()?.since_unix_millis;
+    (ms != 0).then(|| Since::holder(WallTime::from_unix_millis(ms)))
 }
 
 /// The record of one acquisition.
@@ -249,6 +265,7 @@ mod tests {
                 place,
                 mark: None,
                 proof: None,
+                since: None,
             }
         };
         View {
@@ -321,6 +338,13 @@ mod tests {
         assert_eq!((revision_of(1, raised), revision_of(0, raised)), (Some(5), None));
         assert_eq!(token(0, 1 << 48).unwrap_err().kind(), ErrorKind::TooLarge);
         assert_eq!(token(0, -1).unwrap_err().kind(), ErrorKind::TooLarge);
+    }
+
+    #[test]
+    fn a_mark_says_since_when_and_an_empty_one_says_nothing() {
+        let at = WallTime::from_unix_millis(1_767_225_600_123);
+        assert_eq!(dated(&mark_of(at)), Some(Since::holder(at)));
+        assert_eq!((dated(b""), dated(b"\xff")), (None, None));
     }
 
     #[test]

@@ -142,7 +142,7 @@ impl LeaseStore for EtcdLeases {
         Box::pin(async move {
             self.check(&request)?;
             let answer = self.ask(&request).await;
-            if answer.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corrupt) {
+            if answer.as_ref().is_err_and(|e| matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::Regressed)) {
                 self.undo(&request.op_id).await;
             }
             answer

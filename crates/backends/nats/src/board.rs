@@ -129,6 +129,7 @@ mod tests {
             share: Share::Exclusive,
             note: String::new(),
             number: None,
+            since: None,
         };
         Version { seq, content: Content::Ours(Record { entries: vec![entry], ..Record::default() }) }
     }

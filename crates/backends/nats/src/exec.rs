@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use mainstay_clock::{Instant, Runtime};
+use mainstay_clock::{Instant, Runtime, WallTime};
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Fencing, Grant, LeaseInfo, Line, Released, Renewed, Transferred, check_limit,
-    mismatch,
+    AcquireRequest, Acquired, Fencing, Grant, Holder, LeaseInfo, Line, Released, Renewed, Transferred,
+    check_limit, mismatch,
 };
 use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
 
@@ -73,6 +73,11 @@ impl Core {
         self.rt.clock().now()
     }
 
+    /// For the rules, and for people.
+    fn moment(&self) -> (Instant, WallTime) {
+        (self.now(), self.rt.clock().wall())
+    }
+
     /// What `name` is known by: the key in the bucket.
     pub(crate) fn known<'n>(&self, name: &'n str) -> &'n str {
         self.config.names.known(name)
@@ -120,7 +125,7 @@ impl Core {
             if let Some(op) = op.filter(|_| fresh) {
                 self.ops.stands(op, name, version.seq);
             }
-            let mut loaded = Loaded::new(name, &version, &sight, self.now(), self.config.epoch);
+            let mut loaded = Loaded::new(name, &version, &sight, self.moment(), self.config.epoch);
             let (record, answer) = plan(&mut loaded, &version)?;
             let Some(record) = record else {
                 if fresh {
@@ -233,9 +238,10 @@ impl Core {
     async fn unmet(&self, request: &AcquireRequest, limit: Instant) -> Result<Option<Acquired>> {
         for (name, token) in &request.require {
             let info = self.look(name, limit).await?;
-            if info.holders.iter().all(|(_, t, _)| t != token) {
-                let by = info.holders.into_iter().next().map(|h| h.0).unwrap_or_default();
-                return Ok(Some(Acquired::Held { by, remaining: None }));
+            if info.holders.iter().all(|h| h.token != *token) {
+                let first = info.holders.into_iter().next();
+                let (by, since) = first.map(|h| (h.owner, h.since)).unwrap_or_default();
+                return Ok(Some(Acquired::Held { by, remaining: None, since }));
             }
         }
         Ok(None)
@@ -252,7 +258,7 @@ impl Core {
         }
         let plan = |loaded: &mut Loaded, version: &Version| {
             if let Content::Foreign(by) = &version.content {
-                return Ok((None, Acquired::Held { by: by.clone(), remaining: None }));
+                return Ok((None, Acquired::Held { by: by.clone(), remaining: None, since: None }));
             }
             let before = loaded.has(op);
             let mut answer = loaded.table.acquire(&one)?;
@@ -424,14 +430,14 @@ impl Core {
     async fn look(&self, name: &str, limit: Instant) -> Result<LeaseInfo> {
         let known = self.known(name);
         let Known { version, sight } = self.read(known, limit).await?;
-        let loaded = Loaded::new(known, &version, &sight, self.now(), self.config.epoch);
+        let loaded = Loaded::new(known, &version, &sight, self.moment(), self.config.epoch);
         let mut info = loaded.table.inspect(known);
         name.clone_into(&mut info.name);
-        for (_, _, left) in &mut info.holders {
-            *left = (*left).min(version.longest());
+        for holder in &mut info.holders {
+            holder.remaining = holder.remaining.min(version.longest());
         }
         if let Content::Foreign(by) = &version.content {
-            info.holders.push((by.clone(), FencingToken::ZERO, NO_EXPIRY));
+            info.holders.push(Holder::new(by.clone(), FencingToken::ZERO, NO_EXPIRY));
         }
         Ok(info)
     }

@@ -7,10 +7,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use mainstay_clock::Instant;
+use mainstay_clock::{Instant, WallTime};
 use mainstay_store::FencingToken;
 use mainstay_store::lease::table::{self, Table};
-use mainstay_store::lease::{Grant, Share};
+use mainstay_store::lease::{Grant, Share, Since};
 
 use crate::config::EPOCH_SHIFT;
 
@@ -35,6 +35,8 @@ pub(crate) struct Entry {
     pub(crate) note: String,
     /// Its place in line; none when it holds.
     pub(crate) number: Option<u64>,
+    /// When its client, or whoever handed the lease on, wrote that it holds: by the calendar there.
+    pub(crate) since: Option<WallTime>,
 }
 
 /// Everybody who holds a name or waits for it.
@@ -164,7 +166,13 @@ pub(crate) struct Loaded {
 
 impl Loaded {
     /// Puts a name into the table. Of a foreign value the table knows nothing: ask before.
-    pub(crate) fn new(name: &str, version: &Version, sight: &Sight, now: Instant, epoch: u64) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        version: &Version,
+        sight: &Sight,
+        (now, today): (Instant, WallTime),
+        epoch: u64,
+    ) -> Self {
         let record = match &version.content {
             Content::Ours(record) => record.clone(),
             Content::Free | Content::Foreign(_) => Record::default(),
@@ -183,11 +191,13 @@ impl Loaded {
                 until: e.until(since),
                 note: e.note.clone(),
                 number: e.number,
+                since: e.since.map(Since::holder),
             }
         });
         let note = record.annotation.clone().map(|v| (name.to_owned(), v));
         let mut table = Table::load(floor, record.arrivals, entries, note);
         table.tick(now);
+        table.date(Since::holder(today));
         Self { name: name.to_owned(), record, seq: version.seq, epoch, floor, table }
     }
 
@@ -223,6 +233,7 @@ impl Loaded {
                 share: now.share,
                 note: now.note,
                 number: now.number,
+                since: now.since.map(|since| since.at),
             });
         }
         let annotation = self.table.annotation(&self.name).map(<[u8]>::to_vec);
@@ -256,6 +267,10 @@ mod tests {
         Instant::from_nanos(ms * 1_000_000)
     }
 
+    fn day(ms: u64) -> WallTime {
+        WallTime::from_unix_millis(i64::try_from(ms).unwrap())
+    }
+
     /// One observer: what it knows of one name, and what it sees written.
     struct Eye {
         version: Version,
@@ -268,7 +283,7 @@ mod tests {
         }
 
         fn load(&self, ms: u64) -> Loaded {
-            Loaded::new("n", &self.version, &self.sight, at(ms), 0)
+            Loaded::new("n", &self.version, &self.sight, (at(ms), day(ms)), 0)
         }
 
         fn sees(&mut self, seq: u64, record: Record, ms: u64) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mainstay_clock::WallTime;
 use mainstay_store::FencingToken;
 use mainstay_store::lease::Share;
 use serde::{Deserialize, Serialize};
@@ -37,6 +38,9 @@ struct Place {
     /// Its place in line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     number: Option<u64>,
+    /// Since when it holds, for people: milliseconds since 1970 by the clock of who wrote it. Missing: nobody wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since_ms: Option<i64>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -92,6 +96,7 @@ impl From<&Entry> for Place {
             },
             note: entry.note.clone(),
             number: entry.number,
+            since_ms: entry.since.map(WallTime::unix_millis),
         }
     }
 }
@@ -116,6 +121,7 @@ impl Place {
             },
             note: self.note,
             number: self.number,
+            since: self.since_ms.map(WallTime::from_unix_millis),
         })
     }
 }
@@ -183,6 +189,7 @@ mod tests {
             share: Share::Exclusive,
             note: String::new(),
             number,
+            since: None,
         }
     }
 
@@ -201,6 +208,7 @@ mod tests {
         let mut second = entry("op2", None);
         second.share = Share::Permit { limit: 7, count: 3 };
         second.token = Some(FencingToken::new(u64::MAX >> 1));
+        second.since = Some(WallTime::from_unix_millis(1_767_225_600_123));
         second.epoch = 0;
         let mut reader = entry("op3", None);
         reader.share = Share::Shared;

@@ -79,7 +79,8 @@ impl Tables {
              create table if not exists {place} (
                name text collate \"C\" not null, op_id bytea not null, owner text not null, token int8,
                share int2 not null, permits int8 not null, number int8, expires_at timestamptz not null,
-               ttl int8 not null, note text not null, names int4 not null, primary key (name, op_id));
+               ttl int8 not null, note text not null, names int4 not null, granted_at timestamptz,
+               primary key (name, op_id));
              create index if not exists {index}_place_op on {place} (op_id);
              comment on table {lease} is 'mainstay leases, version {VERSION}';"
         )
@@ -114,6 +115,9 @@ impl Tables {
                 }
             }
             let found = self.version(&lent).await?.flatten();
+            if !sessions && found == Some(VERSION) {
+                self.date_places(&lent).await?;
+            }
             found.ok_or_else(|| {
                 let text = format!("`{}` is a table, but not one of ours", self.lease);
                 Error::new(ErrorKind::Unsupported, text)
@@ -126,6 +130,21 @@ impl Tables {
             return Err(Error::new(ErrorKind::NewerVersion, text));
         }
         Ok(())
+    }
+
+    /// Tables that an earlier program made say nothing of since when a place is held. The column is one that it leaves alone.
+    async fn date_places(&self, lent: &Lent) -> Result<()> {
+        let sql = "select exists (select from pg_attribute where attrelid = to_regclass($1) and attname = 'granted_at'
+                     and not attisdropped)";
+        let row = lent.client().query_typed_one(sql, &[(&self.place, Type::TEXT)]).await;
+        if row.map_err(store_error)?.get(0) {
+            return Ok(());
+        }
+        let add = format!("alter table {} add column if not exists granted_at timestamptz", self.place);
+        lent.client().batch_execute(&add).await.map_err(|e| {
+            let text = format!("the lease tables are of an earlier version; let their owner run `{add}`");
+            Error::new(ErrorKind::Unsupported, text).with_source(e)
+        })
     }
 
     /// The version in the table's comment; none without a table, none inside for a table that is not ours.

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, LeaseInfo, mismatch};
+use mainstay_clock::WallTime;
+use mainstay_store::lease::{self, AcquireRequest, Acquired, Grant, LeaseInfo, Since, mismatch};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use redis::Value;
 use serde::Deserialize;
@@ -45,11 +46,33 @@ pub(crate) struct Holder {
     pub(crate) owner: String,
     #[serde(default)]
     pub(crate) note: String,
+    /// Milliseconds since 1970 by the server's clock; the script that granted wrote it.
+    #[serde(default)]
+    since: Option<i64>,
+    /// The same by the holder's clock, where there are several servers, each with another clock.
+    #[serde(default)]
+    at: Option<i64>,
 }
 
-/// The part of what a holder writes about itself that the client knows; the script adds the time.
-pub(crate) fn about(owner: &str, note: &str) -> Vec<u8> {
-    let mut about = Vec::with_capacity(owner.len() + note.len() + 32);
+impl Holder {
+    fn since(&self) -> Option<Since> {
+        let at = |ms| WallTime::from_unix_millis(ms);
+        self.at.map(|ms| Since::holder(at(ms))).or(self.since.map(|ms| Since::store(at(ms))))
+    }
+
+    fn told(self, token: FencingToken, remaining: Duration) -> lease::Holder {
+        let since = self.since();
+        lease::Holder::new(self.owner, token, remaining).with_since(since)
+    }
+}
+
+/// The part of what a holder writes about itself that the client knows; the script adds the time. Where several servers
+/// would each add their own, `at` is the one that all of them show.
+pub(crate) fn about(owner: &str, note: &str, at: Option<WallTime>) -> Vec<u8> {
+    let mut about = Vec::with_capacity(owner.len() + note.len() + 56);
+    if let Some(at) = at {
+        about.extend_from_slice(format!("\"at\":{},", at.unix_millis()).as_bytes());
+    }
     for (field, text) in [("\"owner\":", owner), (",\"note\":", note)] {
         about.extend_from_slice(field.as_bytes());
         // A buffer takes everything, and every text is JSON.
@@ -101,8 +124,8 @@ pub(crate) enum Asked {
     Cancelled,
     /// The counter of each name.
     Granted(Vec<u64>),
-    /// In the way: the value that holds, who that is, how long it lasts.
-    Held { value: Vec<u8>, by: String, remaining: Option<Duration> },
+    /// In the way: the value that holds, who that is, how long it lasts and since when it is there.
+    Held { value: Vec<u8>, by: String, remaining: Option<Duration>, since: Option<Since> },
 }
 
 /// A reply taken apart.
@@ -169,14 +192,14 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
             let value = reply.bytes(2).unwrap_or_default().to_vec();
             let who = reply.bytes(4).unwrap_or_default();
             let known = holder(who, &value).map(|(h, _)| h);
-            let by = known
-                .or_else(|| sharer(who).filter(|_| value == SHARED.as_bytes()).map(|(_, h)| h))
-                .map_or_else(|| stranger(&value), |h| h.owner);
-            Ok(Asked::Held { value, by, remaining: left(reply.number(3)) })
+            let known = known.or_else(|| sharer(who).filter(|_| value == SHARED.as_bytes()).map(|(_, h)| h));
+            let since = known.as_ref().and_then(Holder::since);
+            let by = known.map_or_else(|| stranger(&value), |h| h.owner);
+            Ok(Asked::Held { value, by, remaining: left(reply.number(3)), since })
         }
         Some("foreign") => {
             let by = foreign(reply.text(2).unwrap_or_default());
-            Ok(Asked::Held { value: Vec::new(), by, remaining: left(reply.number(3)) })
+            Ok(Asked::Held { value: Vec::new(), by, remaining: left(reply.number(3)), since: None })
         }
         Some("mismatch") => {
             Err(mismatch(name(), format_args!("is a semaphore of {} permits", reply.number(2))))
@@ -184,7 +207,7 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
         // Not what was required: nobody has to be in the way.
         Some("unmet") => {
             let value = reply.bytes(2).unwrap_or_default().to_vec();
-            Ok(Asked::Held { by: stranger(&value), value, remaining: None })
+            Ok(Asked::Held { by: stranger(&value), value, remaining: None, since: None })
         }
         Some("range") => {
             let text = format!("`{}`: its counter of fencing tokens ran out; raise the epoch", name());
@@ -202,7 +225,7 @@ impl Asked {
     /// As the contract says it, where nothing was granted.
     pub(crate) fn refusal(self, op_id: &str) -> Result<Acquired> {
         match self {
-            Self::Held { by, remaining, .. } => Ok(Acquired::Held { by, remaining }),
+            Self::Held { by, remaining, since, .. } => Ok(Acquired::Held { by, remaining, since }),
             Self::Cancelled => {
                 let text = format!("op id `{:.8}..` was released: a new acquisition needs a new one", op_id);
                 Err(Error::new(ErrorKind::ApiMisuse, text))
@@ -260,15 +283,17 @@ pub(crate) fn inspected(node: &str, epoch: u64, name: &str, reply: Value) -> Res
     let kind = reply.text(0).ok_or_else(|| reply.garbled())?;
     let value = reply.bytes(1).unwrap_or_default().to_vec();
     let remaining = left(reply.number(2)).unwrap_or(NO_EXPIRY);
+    let mut unknown = |who| info.holders.push(lease::Holder::new(who, FencingToken::ZERO, remaining));
     match (kind, holder(reply.bytes(4).unwrap_or_default(), &value)) {
         ("none", _) => {}
         ("string", Some((holder, annotation))) => {
-            info.holders.push((holder.owner, last, remaining));
-            (info.note, info.annotation) = (holder.note, annotation);
+            info.note.clone_from(&holder.note);
+            info.annotation = annotation;
+            info.holders.push(holder.told(last, remaining));
         }
         ("string", None) if value == SHARED.as_bytes() => shared(&reply, epoch, &mut info),
-        ("string", None) => info.holders.push((stranger(&value), FencingToken::ZERO, remaining)),
-        (other, _) => info.holders.push((foreign(other), FencingToken::ZERO, remaining)),
+        ("string", None) => unknown(stranger(&value)),
+        (other, _) => unknown(foreign(other)),
     }
     Ok(Inspected { info, value, counter })
 }
@@ -289,10 +314,10 @@ fn shared(reply: &Parts<'_>, epoch: u64, info: &mut LeaseInfo) {
         let of = list(5).chunks_exact(2).find(|pair| pair[0] == end[0]);
         let Some((counter, holder)) = of.and_then(|pair| sharer(&bytes(&pair[1]))) else { continue };
         let remaining = Duration::from_millis(number(&end[1]).saturating_sub(now));
-        info.holders.push((holder.owner, token(epoch, counter), remaining));
-        info.note = holder.note;
+        info.note.clone_from(&holder.note);
+        info.holders.push(holder.told(token(epoch, counter), remaining));
     }
-    info.holders.sort_by_key(|(_, token, _)| *token);
+    info.holders.sort_by_key(|h| h.token);
 }
 
 #[cfg(test)]
@@ -320,9 +345,14 @@ mod tests {
 
     #[test]
     fn what_a_holder_wrote_is_read_back_only_as_its_own() {
-        let about = about("host \"7\"", "why\n");
-        let info = [&b"op\n{\"since\":1,"[..], &about, b"\nva\nlue"].concat();
+        let about = |at| about("host \"7\"", "why\n", at);
+        let at = WallTime::from_unix_millis(7);
+        let several = [&b"op\n{\"since\":1767225600123,"[..], &about(Some(at))].concat();
+        assert_eq!(holder(&several, b"op").unwrap().0.since(), Some(Since::holder(at)));
+        let info = [&b"op\n{\"since\":1767225600123,"[..], &about(None), b"\nva\nlue"].concat();
         let (holder_, annotation) = holder(&info, b"op").unwrap();
+        let since = Since::store(WallTime::from_unix_millis(1_767_225_600_123));
+        assert_eq!(holder_.since(), Some(since));
         assert_eq!((holder_.owner.as_str(), holder_.note.as_str()), ("host \"7\"", "why\n"));
         assert_eq!(annotation.as_deref(), Some(&b"va\nlue"[..]));
         assert!(holder(&info, b"o").is_none());

@@ -124,7 +124,7 @@ impl RedisLeases {
             keys: Arc::clone(keys),
             op: request.op_id.clone(),
             millis: millis(request.ttl),
-            about: answer::about(&request.owner, &request.note),
+            about: answer::about(&request.owner, &request.note, None),
         };
         match self.0.crowd.enter(Kind::Acquire, (&self.0.ops, &request.op_id), words) {
             Way::Alone(_one) => self.ask_alone(request, keys).await,
@@ -139,7 +139,7 @@ impl RedisLeases {
     ) -> std::result::Result<Reply, Failure> {
         let node = &self.0.node;
         let op = request.op_id.as_str();
-        let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note));
+        let (ttl, about) = (millis(request.ttl), answer::about(&request.owner, &request.note, None));
         match request.share {
             Share::Exclusive => {
                 let required =

@@ -34,6 +34,8 @@ pub enum ErrorKind {
     NewerVersion,
     /// The store is held by another process.
     Occupied,
+    /// The store knows less than it did: it was restored from a backup, replaced, or lost what it had acknowledged.
+    Regressed,
     /// A value exceeds a limit.
     TooLarge,
     /// The store cannot be reached or is shutting down.
@@ -144,6 +146,7 @@ impl Error {
             ErrorKind::Internal => "store_internal",
             ErrorKind::NewerVersion => "store_newer_version",
             ErrorKind::Occupied => "store_occupied",
+            ErrorKind::Regressed => "store_regressed",
             ErrorKind::TooLarge => "store_too_large",
             ErrorKind::Unavailable => "store_unavailable",
             ErrorKind::Unsupported => "store_unsupported",

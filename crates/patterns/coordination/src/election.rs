@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use mainstay_clock::Deadline;
 use mainstay_store::FencingToken;
-use mainstay_store::lease::{Released, Transferred};
+use mainstay_store::lease::{Released, Since, Transferred};
 
 use crate::coordinator::{Core, LOOK, given};
 use crate::guard::as_its_guard;
@@ -90,6 +90,8 @@ pub struct Leader {
     pub token: FencingToken,
     /// What it [proclaimed](Term::proclaim).
     pub value: Option<Vec<u8>>,
+    /// Since when it leads, if anybody wrote that down: for people.
+    pub since: Option<Since>,
 }
 
 impl Election {
@@ -114,10 +116,11 @@ impl Election {
     pub async fn leader(&self) -> Result<Option<Leader>, Error> {
         let stats = self.lock.stats().await?;
         let info = stats[0].info();
-        Ok(info.holders.first().map(|(owner, token, _)| Leader {
-            owner: owner.clone(),
-            token: *token,
+        Ok(info.holders.first().map(|holder| Leader {
+            owner: holder.owner.clone(),
+            token: holder.token,
             value: info.annotation.clone(),
+            since: holder.since,
         }))
     }
 
@@ -213,17 +216,20 @@ impl Term {
     ///
     /// # Errors
     /// `Contended` when no such candidate waits: this term goes on and is given back in the error's place;
-    /// `Unsupported` on a store that cannot.
+    /// `Unsupported` on a store that cannot; `ApiMisuse` while the term is [shared](Self::share).
     ///
     /// # Cancel safety
     /// A dropped future resigns or has handed over.
     pub async fn transfer(self, to: &str) -> Result<(), (Self, Error)> {
         let name = self.guard.name().to_owned();
+        if let Err(shared) = self.guard.alone("hand over") {
+            return Err((self, shared));
+        }
         match self.guard.store().transfer(&name, self.token(), to).await {
             Ok(Transferred::Moved) => Ok(()),
             Ok(Transferred::NoSuchCandidate) => {
                 let why = format!("`{name}`: no candidate `{to}` waits");
-                let kind = ErrorKind::Contended { holder: to.to_owned(), remaining: None };
+                let kind = ErrorKind::Contended { holder: to.to_owned(), remaining: None, since: None };
                 Err((self, Error::new(kind, why)))
             }
             Ok(Transferred::Unsupported) => {

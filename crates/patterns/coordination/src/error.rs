@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+use mainstay_store::lease::Since;
 use mainstay_store::{Answered, Outcome};
 
 /// Why a right ended while it was held.
@@ -18,6 +19,9 @@ pub enum LossReason {
     HeldTooLong,
     /// It was bound to a session or a connection, and that is over.
     SessionClosed,
+    /// The store lost state: it was restored from a backup or lost a disk, and the newest token that it knows is older
+    /// than this one. What it grants next may be refused by resources that saw this one: raise its epoch.
+    StoreRegressed,
     /// The store says that it is no longer ours: it ran out or was taken over, or was ended by force on a store that does
     /// not remember that.
     TakenOver,
@@ -30,6 +34,7 @@ impl fmt::Display for LossReason {
             Self::Forced => "it was ended by force",
             Self::HeldTooLong => "it was held longer than allowed",
             Self::SessionClosed => "the session that it was bound to is over",
+            Self::StoreRegressed => "the store lost state: all that it knows is older",
             Self::TakenOver => "the store no longer knows it as ours",
         })
     }
@@ -54,15 +59,20 @@ pub enum ErrorKind {
         holder: String,
         /// How long its lease still lasts without renewal, if the store can tell.
         remaining: Option<Duration>,
+        /// Since when it holds it, if it holds it and anybody wrote that down: for people, nothing is decided by it.
+        since: Option<Since>,
     },
     /// The grant arrived so late that its deadline had passed; it was given back.
     Expired,
     /// A right that was held is gone.
     Lost(LossReason),
+    /// The system gave no thread to work on; nothing ran.
+    NoThread,
     /// The store answered, and what it says of itself stands in the way: data that is damaged, written by a newer
     /// version or too large, a full disk, another process that has it, a bug. Only a full one is worth another try.
     Store(mainstay_store::ErrorKind),
-    /// The store granted a smaller token than one that this process had seen before it asked: it lost state.
+    /// The store granted a smaller token than one that this process had seen before it asked, or knows by itself that it
+    /// went back: it lost state.
     StoreRegressed,
     /// The wait ended and somebody else still held it.
     TimedOut {
@@ -98,6 +108,7 @@ impl Error {
         let kind = match source.kind() {
             mainstay_store::ErrorKind::ApiMisuse => ErrorKind::ApiMisuse,
             mainstay_store::ErrorKind::ConfigMismatch => ErrorKind::ConfigMismatch,
+            mainstay_store::ErrorKind::Regressed => ErrorKind::StoreRegressed,
             mainstay_store::ErrorKind::Unsupported => ErrorKind::Unsupported,
             mainstay_store::ErrorKind::Unavailable => ErrorKind::Unreachable,
             other => ErrorKind::Store(other),
@@ -171,6 +182,7 @@ impl Error {
             ErrorKind::Store(mainstay_store::ErrorKind::Occupied) => "lock_store_occupied",
             ErrorKind::Store(mainstay_store::ErrorKind::TooLarge) => "lock_store_too_large",
             ErrorKind::Store(_) => "lock_store_failed",
+            ErrorKind::NoThread => "lock_no_thread",
             ErrorKind::StoreRegressed => "lock_store_regressed",
             ErrorKind::TimedOut { .. } => "lock_timed_out",
             ErrorKind::Unreachable => "lock_unreachable",

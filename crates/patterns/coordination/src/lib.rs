@@ -38,6 +38,6 @@ pub use election::{Election, Leader, Term};
 pub use error::{Error, ErrorKind, LossReason};
 #[cfg(feature = "tower")]
 pub use fencing::{Fencing, FencingFuture, FencingLayer};
-pub use guard::{Fence, Guard};
+pub use guard::{Fence, Guard, SharedGuard};
 pub use lock::{Lock, Stats};
 pub use mainstay_store::ConfigError;

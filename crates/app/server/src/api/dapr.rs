@@ -161,11 +161,11 @@ async fn unlock(
     };
     let released = async {
         let info = app.desk.inspect(&name).await?;
-        let Some((holder, token, _)) = info.holders.first() else { return Ok(NO_LOCK) };
-        if *holder != wanted.lock_owner {
+        let Some(holder) = info.holders.first() else { return Ok(NO_LOCK) };
+        if holder.owner != wanted.lock_owner {
             return Ok(ANOTHERS);
         }
-        match app.desk.give_back(&name, *token).await {
+        match app.desk.give_back(&name, holder.token).await {
             Ok(Released::Clean) => Ok(RELEASED),
             Ok(Released::AlreadyGone) => Ok(NO_LOCK),
             // Held under this owner's name by somebody who does not come by HTTP.

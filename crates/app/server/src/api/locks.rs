@@ -11,7 +11,7 @@ use axum::{Extension, Router};
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_store::FencingToken;
 use mainstay_store::journal::{Audit, Hash};
-use mainstay_store::lease::{LeaseInfo, Released};
+use mainstay_store::lease::{LeaseInfo, Released, Transferred};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -47,12 +47,13 @@ pub(crate) fn problem(refused: Refused) -> Problem {
             let why = "the lease was granted after its own end; it was given back";
             Problem::new(Code::TimedOut, why).retry_after(1)
         }
-        Refused::Held { by, remaining } => {
+        Refused::Held { by, remaining, since } => {
             let remaining = remaining.and_then(leases::left);
             let left = remaining.map_or(String::new(), |d| format!(" for another {} ms", d.as_millis()));
             let seconds =
                 remaining.map_or(1, |d| d.as_secs().saturating_add(u64::from(d.subsec_nanos() > 0)));
-            Problem::new(Code::LeaseHeld, format!("held by `{by}`{left}")).retry_after(seconds.max(1))
+            let since = since.map_or(String::new(), |s| format!(" since {}", instant(s.at)));
+            Problem::new(Code::LeaseHeld, format!("held by `{by}`{since}{left}")).retry_after(seconds.max(1))
         }
         Refused::Store(error) => store_problem(&error),
     }
@@ -153,8 +154,10 @@ fn shown(name: &str, info: &LeaseInfo) -> Value {
     let holders: Vec<Value> = info
         .holders
         .iter()
-        .map(|(owner, token, left)| {
-            json!({"owner": owner, "token": token.get().to_string(), "left_ms": leases::left(*left).map(millis)})
+        .map(|h| {
+            let left = leases::left(h.remaining).map(millis);
+            let told = json!({"owner": h.owner, "token": h.token.get().to_string(), "left_ms": left});
+            leases::with_since(told, h)
         })
         .collect();
     json!({"name": name, "holders": holders, "waiting": info.waiting, "note": info.note})
@@ -242,7 +245,7 @@ async fn show(
     let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
     let response = reply(StatusCode::OK, &shown(&name, &info));
     Ok(match info.holders.first() {
-        Some((_, token, _)) => tagged(response, *token),
+        Some(holder) => tagged(response, holder.token),
         None => response,
     })
 }
@@ -321,7 +324,7 @@ async fn put_line(
         action: action.to_owned(),
         target: lease.name.clone(),
         reason: String::new(),
-        before: lease.holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>().join(", "),
+        before: lease.holders.iter().map(|h| h.owner.as_str()).collect::<Vec<_>>().join(", "),
         after,
         request_id: trace.id().to_owned(),
     };
@@ -395,15 +398,19 @@ async fn leader(
         // Armed before the look, so that a change in between is not slept over.
         let hint = app.desk.hint(&full);
         let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
-        let term = info.holders.first().map(|(_, token, _)| *token);
+        let term = info.holders.first().map(|h| h.token);
         let same = term.map_or("\"0\"".to_owned(), |t| format!("\"{}\"", t.get())) == known;
         if !same || clock.now() >= until || app.drain.is_cancelled() {
             let value = info.annotation.as_deref().map(String::from_utf8_lossy);
             let body = match info.holders.first() {
-                Some((owner, term, left)) => json!({
-                    "name": name, "leader": owner, "term": term.get().to_string(), "value": value,
-                    "left_ms": leases::left(*left).map(millis), "candidates": info.waiting,
-                }),
+                Some(h) => {
+                    let left = leases::left(h.remaining).map(millis);
+                    let told = json!({
+                        "name": name, "leader": h.owner, "term": h.token.get().to_string(), "value": value,
+                        "left_ms": left, "candidates": info.waiting,
+                    });
+                    leases::with_since(told, h)
+                }
                 None => json!({"name": name, "leader": null, "candidates": info.waiting}),
             };
             let mut response = tagged(reply(StatusCode::OK, &body), term.unwrap_or(FencingToken::ZERO));
@@ -483,11 +490,17 @@ async fn step_down(
         return Err(Problem::new(Code::Forbidden, why));
     }
     let before = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
-    if app.desk.transfer(&full, shown, &to).await.map_err(problem)? {
-        if shown.is_none() {
-            put_line(&app, &caller, &trace, "lease.transfer", &before, to.clone()).await?;
+    let stays = |why: String| Err(Problem::new(Code::IllegalAction, format!("{why}; the leader stays")));
+    match app.desk.transfer(&full, shown, &to).await.map_err(problem)? {
+        Transferred::Moved => {
+            if shown.is_none() {
+                put_line(&app, &caller, &trace, "lease.transfer", &before, to.clone()).await?;
+            }
+            Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})))
         }
-        return Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})));
+        Transferred::NoSuchCandidate => stays(format!("no candidate `{to}` waits")),
+        Transferred::Unsupported => {
+            stays(format!("the lease store cannot hand it to `{to}`: to nobody, or to the next in line only"))
+        }
     }
-    Err(Problem::new(Code::IllegalAction, format!("no candidate `{to}` waits; the leader stays")))
 }

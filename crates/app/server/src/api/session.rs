@@ -94,8 +94,8 @@ async fn next(app: &App, bound: &mut Bound) -> Option<String> {
         let hint = bound.desk.hint(&bound.name);
         let now = clock.now();
         let look = match bound.desk.inspect(&bound.name).await {
-            Ok(info) => match info.holders.iter().find(|h| h.1 == bound.token) {
-                Some((_, _, left)) => now.saturating_add(*left).saturating_add(APART),
+            Ok(info) => match info.holders.iter().find(|h| h.token == bound.token) {
+                Some(holder) => now.saturating_add(holder.remaining).saturating_add(APART),
                 None => {
                     bound.lost = true;
                     let token = bound.token.get();

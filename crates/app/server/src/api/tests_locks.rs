@@ -43,6 +43,8 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     assert_eq!((held.status, held.code), (409, Some(Code::LeaseHeld)));
     let shown = bench.get(path).await;
     assert_eq!(shown.body["holders"][0]["owner"], "a");
+    let since = shown.body["holders"][0]["since"].as_str().unwrap();
+    assert_eq!((since.len(), &shown.body["holders"][0]["since_by"]), (24, &json!("store")), "{since}");
     assert_eq!(etag(&shown), etag(&first));
 
     let renewed = with_token(&bench, "PATCH", path, &etag(&first)).await;

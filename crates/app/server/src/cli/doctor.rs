@@ -31,6 +31,9 @@ pub(crate) struct Args {
     // The help would show the variable, and with it a password.
     #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
     store: Vec<String>,
+    /// The store of leases of a node, as `store.leases` of its configuration.
+    #[arg(long, env = "MAINSTAY_STORE__LEASES", hide_env_values = true, value_name = "URL")]
+    leases: Option<String>,
     /// How to print.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
@@ -76,7 +79,11 @@ fn machine(args: &Args) -> Result<Vec<Finding>> {
     let place = standing(&args.data);
     let mut findings = vec![clock(), port(args), folder(&args.data, &place), sync(&place), sqlite()];
     for url in &args.store {
-        findings.extend(store(url)?);
+        findings.extend(store("the lease store can be used", url)?);
+    }
+    // An empty key means the file of the data folder.
+    if let Some(url) = args.leases.as_deref().filter(|url| !url.is_empty()) {
+        findings.extend(store("the node's lease store can be used", url)?);
     }
     Ok(findings)
 }
@@ -189,8 +196,7 @@ fn sqlite() -> Finding {
 }
 
 /// Opening a store checks that its server is reachable and not too old.
-fn store(url: &str) -> Result<Vec<Finding>> {
-    let what = "the lease store can be used";
+fn store(what: &'static str, url: &str) -> Result<Vec<Finding>> {
     if let Some(file) = url.strip_prefix("sqlite:").map(|f| f.strip_prefix("//").unwrap_or(f))
         && !Path::new(file).exists()
     {

@@ -4,13 +4,14 @@ use std::process::ExitCode;
 
 use mainstay_clock::Runtime;
 use mainstay_store::LeaseStore;
-use mainstay_store::lease::LeaseInfo;
+use mainstay_store::lease::{Holder, LeaseInfo};
 use serde_json::{Value, json};
 
 use super::store::{StoreArgs, failed};
+use crate::api::instant;
 use crate::cli::Output;
 use crate::error::{Code, Error, Result};
-use crate::leases::left;
+use crate::leases::{left, with_since};
 
 /// Most leases of one listing.
 const LIMIT: usize = 10_000;
@@ -35,7 +36,7 @@ enum Verb {
         #[arg(default_value = "")]
         prefix: String,
     },
-    /// Show one lease: holders, token, time left, waiters, note.
+    /// Show one lease: holders, token, since when, time left, waiters, note.
     Inspect {
         /// The name; of an election: election/NAME.
         name: String,
@@ -71,13 +72,13 @@ async fn asked(args: &Args) -> Result<ExitCode> {
             let leases = leases.map_err(|e| failed("the leases cannot be listed".to_owned(), e))?;
             let rows = leases.iter().map(|l| row(args, l)).collect();
             let json = leases.iter().map(|l| shown(args, l)).collect();
-            args.output.rows(&["NAME", "HOLDER", "TOKEN", "LEFT", "WAITING", "NOTE"], rows, &json)
+            args.output.rows(&["NAME", "HOLDER", "TOKEN", "SINCE", "LEFT", "WAITING", "NOTE"], rows, &json)
         }
         Verb::Inspect { name } => {
             let lease = store.inspect(&full(name)).await;
             let lease = lease.map_err(|e| failed(format!("`{name}` cannot be inspected"), e))?;
             let row = vec![row(args, &lease)];
-            let head = ["NAME", "HOLDER", "TOKEN", "LEFT", "WAITING", "NOTE"];
+            let head = ["NAME", "HOLDER", "TOKEN", "SINCE", "LEFT", "WAITING", "NOTE"];
             args.output.rows(&head, row, &shown(args, &lease))
         }
         Verb::Break { name, confirm } => {
@@ -113,28 +114,28 @@ fn name<'a>(args: &Args, lease: &'a LeaseInfo) -> &'a str {
 }
 
 fn row(args: &Args, lease: &LeaseInfo) -> Vec<String> {
-    let lines = |cell: fn(&(String, mainstay_store::FencingToken, std::time::Duration)) -> String| {
-        lease.holders.iter().map(cell).collect::<Vec<_>>().join(", ")
-    };
+    let lines = |cell: fn(&Holder) -> String| lease.holders.iter().map(cell).collect::<Vec<_>>().join(", ");
     vec![
         name(args, lease).to_owned(),
-        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.0.clone()) },
-        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.1.get().to_string()) },
-        lines(|h| left(h.2).map_or("no expiry".to_owned(), |d| format!("{:.1} s", d.as_secs_f64()))),
+        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.owner.clone()) },
+        if lease.holders.is_empty() { "-".to_owned() } else { lines(|h| h.token.get().to_string()) },
+        lines(|h| h.since.map_or("unknown".to_owned(), |s| instant(s.at))),
+        lines(|h| left(h.remaining).map_or("no expiry".to_owned(), |d| format!("{:.1} s", d.as_secs_f64()))),
         lease.waiting.to_string(),
         lease.note.clone(),
     ]
 }
 
 /// Tokens are text: a number beyond 2^53 does not survive every reader of JSON. `left_ms` is null where there is no
-/// expiry.
+/// expiry, `since` where nobody wrote it down.
 fn shown(args: &Args, lease: &LeaseInfo) -> Value {
     let holders: Vec<Value> = lease
         .holders
         .iter()
-        .map(|(owner, token, time)| {
-            let left = left(*time).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
-            json!({"owner": owner, "token": token.get().to_string(), "left_ms": left})
+        .map(|h| {
+            let left = left(h.remaining).map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX));
+            let told = json!({"owner": h.owner, "token": h.token.get().to_string(), "left_ms": left});
+            with_since(told, h)
         })
         .collect();
     json!({

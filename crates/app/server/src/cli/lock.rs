@@ -10,6 +10,7 @@ use mainstay_coordination::lock::Builder;
 use mainstay_coordination::{ConfigError, Coordinator, ErrorKind, Lock};
 
 use super::store::{StoreArgs, duration, store_code};
+use crate::api::instant;
 use crate::error::{Code, Error, Result};
 use crate::hold::{OnLost, Plan, Right, Signals};
 
@@ -147,7 +148,7 @@ fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builde
 /// Who holds it, as far as the store says.
 async fn holders(lock: &Lock) -> Vec<String> {
     let stats = lock.stats().await.unwrap_or_default();
-    stats.iter().flat_map(|s| &s.info().holders).map(|(owner, ..)| owner.clone()).collect()
+    stats.iter().flat_map(|s| &s.info().holders).map(|h| h.owner.clone()).collect()
 }
 
 /// Runs `elect`.
@@ -330,7 +331,10 @@ pub(super) fn code(error: &mainstay_coordination::Error) -> Code {
 /// The exit code of a lease that was not got.
 fn refusal(hold: &HoldArgs, error: mainstay_coordination::Error) -> Result<u8> {
     match error.kind() {
-        ErrorKind::Contended { holder, .. } => eprintln!("mainstay: not acquired: held by {holder}"),
+        ErrorKind::Contended { holder, since, .. } => {
+            let since = since.map_or(String::new(), |s| format!(" since {}", instant(s.at)));
+            eprintln!("mainstay: not acquired: held by {holder}{since}");
+        }
         ErrorKind::TimedOut { holder: Some(holder) } => {
             eprintln!("mainstay: not acquired in time: held by {holder}");
         }

@@ -23,6 +23,7 @@ use tracing_subscriber::{EnvFilter, reload};
 
 use super::notify::Notify;
 use super::reload::Reloader;
+use super::store::StoreArgs;
 use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
 use crate::console::{self, Console};
@@ -42,6 +43,9 @@ pub(crate) struct Args {
     /// Folder of the database and the tokens.
     #[arg(long)]
     data: Option<String>,
+    /// Where locks, elections and members are, as `mainstay lock --store`; without it in leases.sqlite of the data folder.
+    #[arg(long, value_name = "URL")]
+    leases: Option<String>,
     /// Address of the API and the console; port 0 picks a free one.
     #[arg(long)]
     listen: Option<String>,
@@ -72,6 +76,7 @@ impl Args {
             flags.extend(value.iter().map(|v| (key, flag, v.clone())));
         };
         put("store.data", "data", &self.data);
+        put("store.leases", "leases", &self.leases);
         put("server.listen", "listen", &self.listen);
         put("saga.definitions", "definitions", &self.definitions);
         put("server.tls_cert", "tls-cert", &self.tls_cert);
@@ -128,7 +133,7 @@ async fn node(
     let hangup = watch_signals(&rt, drain.clone())?;
     let store = Arc::new(open_store(&config, &rt)?);
     let journal = Arc::clone(&store) as Arc<dyn Journal>;
-    let desk = Arc::new(Desk::new(open_leases(&config, &rt)?, Arc::clone(&store) as _, rt.clone()));
+    let desk = Arc::new(Desk::new(open_leases(&config, &rt).await?, Arc::clone(&store) as _, rt.clone()));
     let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let fleet = Fleet::join(&config, &rt).await?;
@@ -264,8 +269,24 @@ fn open_store(config: &Config, rt: &Runtime) -> Result<SqliteStore> {
     SqliteStore::open(SqliteConfig::new(&file), rt).map_err(|e| unusable(&file, e))
 }
 
-/// The lease file of the data folder, which `mainstay lock --store` may share.
-fn open_leases(config: &Config, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+/// What the API and the console ask of a lease store beside locks.
+const ASKED: [&str; 3] = ["annotate", "break_lease", "list"];
+
+/// The lease store of the configuration, or the lease file of the data folder; `mainstay lock --store` may share both.
+async fn open_leases(config: &Config, rt: &Runtime) -> Result<Arc<dyn LeaseStore>> {
+    let url = config.text("store.leases");
+    if !url.is_empty() {
+        let refused = |e: Error| Error::with(e.code(), "`store.leases` cannot be used", e.chain());
+        let leases = StoreArgs::of(url).open(rt).await.map_err(refused)?;
+        let native = leases.guarantees().native;
+        return match ASKED.iter().find(|what| !native.contains(what)) {
+            None => Ok(leases),
+            Some(what) => {
+                let why = format!("`store.leases`: the API and the console need a store that can {what}");
+                Err(Error::new(Code::BadValue, why))
+            }
+        };
+    }
     let file = Path::new(config.text("store.data")).join("leases.sqlite");
     let leases = SqliteLeases::open(&file, Driver::Thread, rt).map_err(|e| unusable(&file, e))?;
     Ok(Arc::new(leases))

@@ -40,14 +40,26 @@ impl Value {
     }
 }
 
-/// A text that may be an address, without the user and the password in it.
+/// A text that may be an address, without the user and the password in it. Of several with commas between them only what
+/// stands behind the last user is shown: a comma may be part of a password.
 fn without_user(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return text.into() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    match rest[..end].rfind('@') {
-        Some(at) => format!("{scheme}://***{}", &rest[at..]).into(),
-        None => text.into(),
+    let (address, query) = rest.split_once('?').map_or((rest, None), |(a, q)| (a, Some(q)));
+    let end = match address.contains(',') {
+        true => address.len(),
+        false => address.find(['/', '#']).unwrap_or(address.len()),
+    };
+    let user = address[..end].rfind('@');
+    let secret = |pair: &&str| pair.split('=').next().is_some_and(|key| key.eq_ignore_ascii_case("password"));
+    if user.is_none() && !query.is_some_and(|q| q.split('&').any(|pair| secret(&pair))) {
+        return text.into();
     }
+    let shown = user.map_or_else(|| address.to_owned(), |at| format!("***{}", &address[at..]));
+    let query = query.map_or_else(String::new, |query| {
+        let pairs = query.split('&').map(|pair| if secret(&pair) { "password=***" } else { pair });
+        format!("?{}", pairs.collect::<Vec<_>>().join("&"))
+    });
+    format!("{scheme}://{shown}{query}").into()
 }
 
 /// A key.
@@ -193,6 +205,12 @@ pub(crate) const KEYS: &[Key] = &[
         "longest time that a client may take to read what is sent to it",
     ),
     key("store.data", Kind::Text, "mainstay-data", "folder of the database and the tokens"),
+    key(
+        "store.leases",
+        Kind::Text,
+        "",
+        "where locks, elections and members are, as `mainstay lock --store`; empty: leases.sqlite of the data folder",
+    ),
 ];
 
 /// Keys whose new values a running node takes over.
@@ -278,9 +296,15 @@ mod tests {
             ("https://u@h", "https://***@h"),
             ("https://h/a@b", "https://h/a@b"),
             ("/a@b", "/a@b"),
+            ("redis://u:p@a,redis://u:p@b?durable=true", "redis://***@b?durable=true"),
+            ("redis://u:p,q@a,b/1@c", "redis://***@c"),
+            ("postgres://h/db?password=p&user=u", "postgres://h/db?password=***&user=u"),
+            ("postgres://u:p@h/db?PASSWORD=p", "postgres://***@h/db?password=***"),
+            ("etcd://a,b,c?epoch=1", "etcd://a,b,c?epoch=1"),
         ] {
             assert_eq!(Value::Text(text.to_owned()).to_toml(), format!("{shown:?}"));
-            assert_eq!(Value::List(vec![text.to_owned()]).to_toml(), format!("[{shown:?}]"));
+            let list = Value::List(vec![text.to_owned()]).to_toml();
+            assert_eq!(list, format!("[{shown:?}]"));
         }
     }
 

@@ -7,7 +7,8 @@ use axum::body::Bytes;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use http::StatusCode;
-use mainstay_store::lease::LeaseInfo;
+use mainstay_clock::WallTime;
+use mainstay_store::lease::{Holder, LeaseInfo, ToldBy};
 use maud::{Markup, html};
 
 use crate::api::json::store_problem;
@@ -96,7 +97,7 @@ async fn page(
         leases.iter().filter(|l| self::place(short(&l.name)) == Some(place)).collect();
     let needed = console.access.needed()?;
     let live = html! {
-        (list(visit, &rows, place))
+        (list(visit, console, &rows, place))
         @if more { p.dim { "Only the first " (LIMIT) " leases are read here; the API takes a prefix." } }
         (parts::command("c-leases", "The same by the API", &parts::curl_get(visit, needed, api)))
     };
@@ -121,32 +122,29 @@ fn advance(token: u64) -> Markup {
     }
 }
 
-fn list(visit: &Visit, rows: &[&LeaseInfo], place: Place) -> Markup {
+fn list(visit: &Visit, console: &Console, rows: &[&LeaseInfo], place: Place) -> Markup {
+    let now = console.app.rt.clock().wall();
+    let store = console.lease_store();
+    // What a shell would read itself is quoted.
+    let quote = if store.contains(['?', '&', '*', ';']) { "'" } else { "" };
+    let command = |verb: &str| format!("mainstay {verb} NAME --store {quote}{store}{quote} -- COMMAND");
     let (none, api, example) = match place {
-        Place::Elections => (
-            "Nobody leads anything.",
-            "PUT /v1/elections/{name}",
-            Some("mainstay elect NAME --store sqlite:DATA/leases.sqlite -- COMMAND"),
-        ),
+        Place::Elections => ("Nobody leads anything.", "PUT /v1/elections/{name}", Some(command("elect"))),
         Place::Members => ("Nobody is in a group.", "PUT /v1/members/{group}/{name}", None),
-        _ => (
-            "Nothing is locked.",
-            "PUT /v1/locks/{name}",
-            Some("mainstay lock NAME --store sqlite:DATA/leases.sqlite -- COMMAND"),
-        ),
+        _ => ("Nothing is locked.", "PUT /v1/locks/{name}", Some(command("lock"))),
     };
     html! {
         @if rows.is_empty() {
             p.empty { (none) " " code { (api) } @if let Some(example) = example { " or " code { (example) } " takes one." } @else { " joins one." } }
         } @else {
             ul.rows {
-                @for lease in rows { (row(visit, lease, place)) }
+                @for lease in rows { (row(visit, now, lease, place)) }
             }
         }
     }
 }
 
-fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
+fn row(visit: &Visit, now: WallTime, lease: &LeaseInfo, place: Place) -> Markup {
     let name = short(&lease.name);
     let shown = name.strip_prefix(ELECTION).or_else(|| name.strip_prefix(MEMBER)).unwrap_or(name);
     let (by, token, press) = match place {
@@ -158,8 +156,8 @@ fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
         li.row {
             div.main {
                 p.lead { strong { (shown) } }
-                @for (owner, number, left) in &lease.holders {
-                    p { (by) strong { (owner) } ", " (token) code { (number.get()) } (lasts(*left)) }
+                @for holder in &lease.holders {
+                    p { (by) strong { (holder.owner) } ", " (token) code { (holder.token.get()) } (since(now, holder)) (lasts(holder.remaining)) }
                 }
                 @if lease.holders.is_empty() { p.dim { "free" } }
                 @if !lease.note.is_empty() { p.why { (lease.note) } }
@@ -171,6 +169,19 @@ fn row(visit: &Visit, lease: &LeaseInfo, place: Place) -> Markup {
                     a.button href={ "leases/break?name=" (words::encode(name)) } { (press) }
                 }
             }
+        }
+    }
+}
+
+/// Since when a holder has it, and by whose calendar unless it is the store's own.
+fn since(now: WallTime, holder: &Holder) -> Markup {
+    html! {
+        @match holder.since {
+            Some(since) => {
+                ", since " (words::moment(since.at)) " (" (words::ago(now, since.at)) ")"
+                @if since.by == ToldBy::Holder { " by its own clock" }
+            }
+            None => ", nobody knows since when"
         }
     }
 }
@@ -221,10 +232,11 @@ async fn form(
     let full = Desk::name(NAMESPACE, name).map_err(problem)?;
     let lease = console.app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
     let (back, place) = home(name);
+    let now = console.app.rt.clock().wall();
     let body = html! {
         div.narrow {
             h1 { "Take away " code { (name) } }
-            @for (owner, token, _) in &lease.holders { p { "Held by " strong { (owner) } " under token " code { (token.get()) } "." } }
+            @for holder in &lease.holders { p { "Held by " strong { (holder.owner) } " under token " code { (holder.token.get()) } (since(now, holder)) "." } }
             @if lease.holders.is_empty() { p { "Nobody holds it now." } }
             p { "The token is burned and the next in line gets a higher one. The old holder notices at its next renewal; until then it goes on." }
             p.notice.bad { strong { "Two may work at once for that time." } " Only a resource that checks tokens refuses the old holder's writes, and only once it knows of a higher one: the page after this one names the burned token for its " code { "advance" } "." }

@@ -78,6 +78,12 @@ impl Console {
         }
     }
 
+    /// How commands find the leases of this node. As the configuration is shown: without passwords.
+    fn lease_store(&self) -> &str {
+        let set = self.settings.iter().find(|s| s.path == "store.leases").map(|s| s.value.trim_matches('"'));
+        set.filter(|url| !url.is_empty()).unwrap_or("sqlite:DATA/leases.sqlite")
+    }
+
     /// Samples what the charts show until the node stops.
     pub(crate) async fn sample(&self) {
         self.activity.run(&self.app).await;

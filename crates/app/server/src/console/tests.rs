@@ -674,6 +674,8 @@ async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_na
     let locks = bench.get("locks").await.body;
     assert!(locks.contains("node &lt;a&gt;") && locks.contains(&token.to_string()), "{locks}");
     assert!(locks.contains("why &lt;b&gt;not&lt;/b&gt;") && !locks.contains("boss"), "{locks}");
+    assert!(locks.contains(", since <time datetime=") && !locks.contains("nobody knows"), "{locks}");
+    assert!(!locks.contains("its own clock"), "the store has one: {locks}");
     bench.hold("default/member/workers/w1", "node-c").await;
     bench.hold("default/left/workers/w2", "17").await;
     let members = bench.get("members").await.body;

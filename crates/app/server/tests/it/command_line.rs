@@ -1,6 +1,7 @@
 //! The command line without a node.
 
-use crate::harness::{Node, mainstay, run, stderr, stdout};
+use crate::harness::{Node, PATIENCE, Request, mainstay, run, stderr, stdout};
+use crate::machine::finish;
 
 #[test]
 fn usage_errors_exit_with_2() {
@@ -117,6 +118,70 @@ fn doctor_looks_at_folders_ports_and_stores_and_makes_nothing() {
     let (fine, seen) = doctor("SQLite", &["--data", &missing]);
     assert!(fine && seen.starts_with("3."), "{seen}");
     assert_eq!(run(&["doctor", "--store", "ftp:x"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_node_keeps_its_leases_where_it_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let store = format!("sqlite:{}", path("shared"));
+    let node = Node::start(&dir.path().join("data"), &["--leases", &store]);
+    let wanted = Request::new("PUT", "/v1/locks/nightly")
+        .header("content-type", "application/json")
+        .body(r#"{"owner": "api", "ttl": "1h", "note": "backup"}"#);
+    let taken = node.send(&wanted);
+    assert_eq!(taken.status, 200, "{}", taken.text());
+    let refused = run(&["lock", "--store", &store, "-n", "nightly", "--", "true"]);
+    assert_eq!(refused.status.code(), Some(124), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("held by api since 20"), "{}", stderr(&refused));
+    let json = run(&["lease", "--store", &store, "inspect", "nightly", "-o", "json"]);
+    let shown: serde_json::Value = serde_json::from_slice(&json.stdout).unwrap();
+    let holder = &shown["holders"][0];
+    assert_eq!(
+        (holder["owner"].as_str(), holder["since_by"].as_str()),
+        (Some("api"), Some("store")),
+        "{shown}"
+    );
+    assert_eq!(holder["since"], node.get("/v1/locks/nightly").json()["holders"][0]["since"], "{shown}");
+    let table = run(&["lease", "--store", &store, "ls"]);
+    let (table, since) = (stdout(&table), holder["since"].as_str().unwrap());
+    assert!(table.contains("SINCE") && table.contains(since) && table.contains("backup"), "{table}");
+    let page = node.get("/console/locks").text();
+    assert!(page.contains("backup") && page.contains(since), "{page}");
+    assert!(!dir.path().join("data/leases.sqlite").exists(), "not in two places");
+    drop(node);
+    let refuses = |url: &str| {
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--data", &path("other"), "--leases", url];
+        let refused = run(&serve);
+        (refused.status.code(), stderr(&refused))
+    };
+    let (code, said) = refuses("ftp:x");
+    assert!(code == Some(2) && said.contains("store.leases"), "{said}");
+    let (code, said) = refuses("redis://user:CANARY-41@127.0.0.1:1");
+    assert!(code != Some(0) && said.contains("store.leases") && !said.contains("CANARY-41"), "{said}");
+}
+
+#[test]
+fn the_lease_store_of_a_node_is_shown_without_its_password_and_tried_by_the_doctor() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.toml");
+    std::fs::write(&file, "[store]\nleases = \"redis://u:CANARY-42@a,redis://u:CANARY-42@b?durable=true\"\n")
+        .unwrap();
+    let mut show = mainstay(&["config", "show", "--origin", "--config", file.to_str().unwrap()]);
+    // Those of commands are no keys of a node.
+    show.env("MAINSTAY_LEASES", "redis://x").env("MAINSTAY_NAMESPACE", "billing");
+    let shown = finish(show, PATIENCE);
+    let text = stdout(&shown);
+    let line = text.lines().find(|line| line.contains("store.leases")).unwrap_or_else(|| panic!("{text}"));
+    assert!(line.contains("redis://***@b?durable=true") && line.contains("m.toml:2"), "{line}");
+    assert!(!text.contains("CANARY-42"), "{text}");
+    let missing = dir.path().join("not/yet").display().to_string();
+    let leases = format!("sqlite:{}", dir.path().join("leases").display());
+    let what = "the node's lease store can be used";
+    let (fine, seen) = doctor(what, &["--data", &missing, "--leases", &leases]);
+    assert!(fine && seen.contains("not there yet"), "{seen}");
+    let (fine, seen) = doctor(what, &["--data", &missing, "--leases", "redis://127.0.0.1:1"]);
+    assert!(!fine && seen.contains("Redis"), "{seen}");
 }
 
 #[test]

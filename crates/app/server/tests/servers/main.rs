@@ -5,6 +5,7 @@
 mod campaign;
 #[path = "../it/machine.rs"]
 mod machine;
+mod node;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -26,12 +27,13 @@ use mainstay_store::lease::{Fencing, Guarantees};
 
 use campaign::{Outcome, campaign};
 use machine::{PATIENCE, finish};
+use node::{Restart, refuses, serves};
 use worker::Rules;
 
 /// Tests per server.
-const TESTS: usize = 2;
+const TESTS: usize = 3;
 /// Redis has the campaign of the holders too.
-const REDIS_TESTS: usize = 5;
+const REDIS_TESTS: usize = 6;
 const PAGE: &str = include_str!("../../../../../docs/lock.md");
 
 fn main() -> ExitCode {
@@ -138,6 +140,14 @@ fn redis() -> Cover {
                 endless(&node.url());
                 Ok(())
             }),
+            Trial::test("a_node_serves_the_locks_of_redis_and_of_a_majority", || {
+                let kit = RedisKit::new().expect("redis-cli comes with redis-server");
+                let nodes: Vec<Redis> = (0..4).map(|_| kit.primary(&[]).unwrap()).collect();
+                let urls: Vec<String> = nodes.iter().map(Redis::url).collect();
+                serves(&urls[3], Restart::Keeps);
+                serves(&urls[..3].join(","), Restart::MayEnd);
+                Ok(())
+            }),
             Trial::test("a_command_runs_under_a_lock_of_a_majority", move || {
                 let _kept = nodes;
                 excludes(&all);
@@ -172,11 +182,16 @@ fn redis() -> Cover {
 fn postgres() -> Cover {
     let trials = PostgresKit::new().unwrap().map(|kit| {
         let primary = Arc::new(kit.primary(&[]).unwrap());
-        let (url, kept) = (primary.url(), Arc::clone(&primary));
+        let (url, kept, served) = (primary.url(), Arc::clone(&primary), Arc::clone(&primary));
         vec![
             Trial::test("a_command_runs_under_a_lock_of_postgres", move || {
                 let _kept = kept;
                 excludes(&url);
+                Ok(())
+            }),
+            Trial::test("a_node_serves_the_locks_of_postgres", move || {
+                serves(&served.url(), Restart::Keeps);
+                refuses(&format!("{}?sessions=sqlx", served.url()), "can annotate");
                 Ok(())
             }),
             Trial::test("replicas_of_postgres_are_listed_with_their_forks", move || {
@@ -276,7 +291,7 @@ fn replicas(kit: &PostgresKit) {
 fn etcd() -> Cover {
     let trials = EtcdKit::new().map(|kit| {
         let node = Arc::new(kit.single().unwrap());
-        let (url, kept) = (node.url(), Arc::clone(&node));
+        let (url, kept, served) = (node.url(), Arc::clone(&node), Arc::clone(&node));
         vec![
             Trial::test("a_command_runs_under_a_lock_of_etcd", move || {
                 excludes(&url);
@@ -324,6 +339,10 @@ fn etcd() -> Cover {
                 }
                 Ok(())
             }),
+            Trial::test("a_node_serves_the_locks_of_etcd", move || {
+                serves(&served.url(), Restart::Keeps);
+                Ok(())
+            }),
             Trial::test("the_page_says_what_etcd_declares", move || {
                 let config = EtcdConfig::builder(&node.url()).build().unwrap();
                 on_a_runtime(async {
@@ -339,7 +358,7 @@ fn etcd() -> Cover {
 fn nats() -> Cover {
     let trials = NatsKit::new().map(|kit| {
         let server = Arc::new(kit.server("").unwrap());
-        let (url, kept) = (server.url(), Arc::clone(&server));
+        let (url, kept, served) = (server.url(), Arc::clone(&server), Arc::clone(&server));
         vec![
             Trial::test("a_command_runs_under_a_lock_of_nats", move || {
                 let _kept = kept;
@@ -354,6 +373,10 @@ fn nats() -> Cover {
                 let first = run(&bare, "lock", &["--namespace", "billing", "z", "-c", &inner]);
                 let text = String::from_utf8_lossy(&first.stdout).into_owned();
                 assert!(text.contains("second 124"), "{text}");
+                Ok(())
+            }),
+            Trial::test("a_node_serves_the_locks_of_nats", move || {
+                serves(&served.url(), Restart::Keeps);
                 Ok(())
             }),
             Trial::test("the_page_says_what_nats_declares", move || {

@@ -119,7 +119,7 @@ async fn killed(world: World) {
     cluster.members[victim].restart().unwrap();
     cluster.members[victim].answers().unwrap();
     let there = opened(direct(&cluster.members[victim])).await;
-    assert_eq!(there.inspect("n").await.unwrap().holders[0].1, token, "it knows");
+    assert_eq!(there.inspect("n").await.unwrap().holders[0].token, token, "it knows");
     assert_eq!(store.release("a").await.unwrap(), Released::Clean);
     assert!(take(&there, "n", "b").await.unwrap() > token);
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use mainstay_chaos::proxy::TcpMode;
 use mainstay_chaos::recipes;
-use mainstay_clock::Runtime;
+use mainstay_clock::{Runtime, SystemClock};
 use mainstay_coordination::Coordinator;
 use mainstay_sim::conformance;
+use mainstay_store::lease::ToldBy;
 use mainstay_store::{ErrorKind, LeaseStore, Outcome, PutIf, RecordStore};
 
 use crate::world::{Patient, TTL, Test, World, direct, open, through, until, within};
@@ -31,6 +32,7 @@ async fn conforms(world: World) {
         ["mutex", "annotate", "break_lease", "line", "list", "permit", "shared", "watch"]
     );
     assert_eq!(sections.refused, ["transfer"], "only the next in line can be moved up (F35)");
+    assert_eq!(conformance::since_when(&store, &SystemClock::new()).await, ToldBy::Holder);
     println!("etcd: {} sections", sections.ran.len() + sections.refused.len());
 }
 

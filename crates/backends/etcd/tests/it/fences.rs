@@ -74,7 +74,7 @@ async fn owners(world: World) {
         matches!(there.acquire(in_line("n", "next")).await.unwrap(), Acquired::Granted(_))
     })
     .await;
-    let next = there.inspect("n").await.unwrap().holders[0].1;
+    let next = there.inspect("n").await.unwrap().holders[0].token;
     let second = there.lock_key("n", next).await.unwrap().unwrap();
     assert!(etcd.put_as_owner(&second, &key, b"second").await.unwrap());
     assert!(!etcd.put_as_owner(&owner, &key, b"late").await.unwrap(), "the paused one comes back");

@@ -78,7 +78,7 @@ async fn given_up(
     let seen = until("it was granted", || async {
         let info = direct.inspect(&request.names[0]).await.unwrap();
         info.holders.first().is_some_and(|h| {
-            *first.lock().unwrap() = h.1;
+            *first.lock().unwrap() = h.token;
             true
         })
     });
@@ -119,7 +119,7 @@ async fn f04_again(world: World) {
         };
         let (answer, ()) = tokio::join!(store.acquire(request.clone()), lose);
         let token = granted(&answer.unwrap()).expect("nobody else wants it");
-        assert_eq!(direct.inspect(&request.names[0]).await.unwrap().holders[0].1, token);
+        assert_eq!(direct.inspect(&request.names[0]).await.unwrap().holders[0].token, token);
         assert!(matches!(store.renew(&request.op_id).await.unwrap(), Renewed::Renewed(_)));
         assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
         until("no lease is left", || async { etcd.ctl(&["lease", "list"]).unwrap().lines().count() == 1 })
@@ -144,7 +144,7 @@ async fn f04_applied(world: World) {
         };
         let (answer, ()) = tokio::join!(store.acquire(request.clone()), lose);
         let token = granted(&answer.unwrap()).expect("nobody else wants it");
-        assert_eq!(direct.inspect(name).await.unwrap().holders[0].1, token);
+        assert_eq!(direct.inspect(name).await.unwrap().holders[0].token, token);
         assert!(matches!(store.renew(&request.op_id).await.unwrap(), Renewed::Renewed(_)));
         assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
         slow.set_mode(TcpMode::Pass);
@@ -322,7 +322,7 @@ async fn f16(world: World) {
         (first, TTL),
         "a lease of etcd does not grow, and that is told"
     );
-    let left = store.inspect("n").await.unwrap().holders[0].2;
+    let left = store.inspect("n").await.unwrap().holders[0].remaining;
     assert!(left <= TTL, "{left:?}");
     let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else { panic!() };
     assert_eq!((renewed[0].token, renewed[0].ttl), (first, TTL));
@@ -338,12 +338,12 @@ async fn f18(world: World) {
     assert_eq!(store.release("a").await.unwrap(), Released::AlreadyGone);
     // Another process that knows the id only.
     assert_eq!(other.release("a").await.unwrap(), Released::AlreadyGone);
-    assert_eq!(store.inspect("n").await.unwrap().holders[0].1, token);
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].token, token);
     // A key of the same name that is newer than the operation is left alone.
     store.break_lease("n").await.unwrap();
     let newer = take(&other, "n", "c").await.unwrap();
     assert_eq!(store.release("b").await.unwrap(), Released::AlreadyGone);
-    assert_eq!(store.inspect("n").await.unwrap().holders[0].1, newer);
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].token, newer);
 }
 
 async fn f18_compacted(world: World) {
@@ -362,7 +362,7 @@ async fn f18_compacted(world: World) {
         here.release("a").await.unwrap();
     };
     let (token, ()) = tokio::join!(wait_for(&there, in_line("n", "b")), work);
-    assert_eq!(here.inspect("n").await.unwrap().holders[0].1, token);
+    assert_eq!(here.inspect("n").await.unwrap().holders[0].token, token);
 }
 
 async fn f19(world: World) {
@@ -384,7 +384,7 @@ async fn f19(world: World) {
             store.release(&op).await.unwrap();
             for name in &request.names {
                 let info = store.inspect(name).await.unwrap();
-                let left: Vec<_> = info.holders.iter().filter(|(owner, ..)| owner != "holder").collect();
+                let left: Vec<_> = info.holders.iter().filter(|h| h.owner != "holder").collect();
                 assert!(left.is_empty() && info.waiting == 0, "{op}: {left:?}, {} wait", info.waiting);
             }
             if ended {
@@ -478,10 +478,13 @@ async fn f26(world: World) {
         take(&store, "n", &format!("op-{n}")).await.unwrap();
         store.release(&format!("op-{n}")).await.unwrap();
     }
+    take(&store, "held", "kept").await.unwrap();
     proxy.set_upstream(Some(after.address()));
     proxy.cut();
     let refused = until_answered(&store).await;
-    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    // Its holder is told the same.
+    assert_eq!(store.renew("kept").await.unwrap_err().kind(), ErrorKind::Regressed);
+    assert_eq!(refused.kind(), ErrorKind::Regressed, "{refused}");
     assert!(refused.to_string().contains("base epoch"), "{refused}");
     assert!(!refused.is_retryable());
     assert!(after.ctl(&["get", "--prefix", ""]).unwrap().is_empty(), "nothing was granted");
@@ -538,7 +541,7 @@ async fn f35(world: World) {
     there.acquire(in_line("n", "c")).await.unwrap();
     assert_eq!(here.transfer("n", token, "c").await.unwrap(), Transferred::Unsupported, "it is not the next");
     assert_eq!(here.transfer("n", token.next(), "b").await.unwrap(), Transferred::Unsupported);
-    assert_eq!(here.inspect("n").await.unwrap().holders[0].1, token, "the leader stays");
+    assert_eq!(here.inspect("n").await.unwrap().holders[0].token, token, "the leader stays");
     assert_eq!(here.transfer("n", token, "b").await.unwrap(), Transferred::Moved);
     assert_eq!(here.renew("a").await.unwrap(), Renewed::Lost);
     assert_eq!(here.release("a").await.unwrap(), Released::AlreadyGone);
@@ -607,9 +610,9 @@ async fn f42(world: World) {
     let prefix = world.prefix();
     let store = open(world.config(&prefix)).await;
     world.node.ctl(&["put", &format!("{prefix}n/by-hand"), "a person"]).unwrap();
-    let Acquired::Held { by, remaining } = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    let Acquired::Held { by, remaining, .. } = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     assert_eq!((by.as_str(), remaining), ("a person", None));
-    assert_eq!(store.inspect("n").await.unwrap().holders[0].2, Duration::MAX, "no end");
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].remaining, Duration::MAX, "no end");
     store.acquire(in_line("n", "b")).await.unwrap();
     sleep(50).await;
     assert!(take(&store, "n", "a").await.is_none(), "a line does not end it either");

@@ -107,11 +107,11 @@ async fn k01(world: World) {
     until("it ran out", || async { store.inspect("n").await.unwrap().holders.is_empty() }).await;
     let token = take(&store, "n", "next").await.unwrap();
     sleep(1_500).await;
-    let before = store.inspect("n").await.unwrap().holders[0].2;
+    let before = store.inspect("n").await.unwrap().holders[0].remaining;
     assert_eq!(store.renew("paused").await.unwrap(), Renewed::Lost);
     let info = store.inspect("n").await.unwrap();
-    assert_eq!(info.holders[0].1, token);
-    assert!(info.holders[0].2 <= before, "nothing was added");
+    assert_eq!(info.holders[0].token, token);
+    assert!(info.holders[0].remaining <= before, "nothing was added");
 }
 
 /// Says that work is there until it is dropped.
@@ -147,7 +147,7 @@ async fn k03(world: World) {
     assert_eq!(first.unwrap(), Released::Clean);
     let long = node(&store, "a").election("boss").ttl(Duration::from_secs(60)).build().unwrap();
     let _term = long.campaign(within(60)).await.unwrap();
-    let left = async || store.inspect("app/election/boss").await.unwrap().holders[0].2;
+    let left = async || store.inspect("app/election/boss").await.unwrap().holders[0].remaining;
     let before = left().await;
     sleep(2_100).await;
     assert!(left().await < before, "nobody renews for the term that ended");
@@ -352,7 +352,7 @@ async fn k17(world: World) {
     store.acquire(ask("app/n", "them")).await.unwrap();
     let lock = node(&store, "a").mutex("n").build().unwrap();
     let held = lock.try_acquire().await.unwrap_err();
-    let ErrorKind::Contended { holder, remaining } = held.kind() else { panic!("{held}") };
+    let ErrorKind::Contended { holder, remaining, .. } = held.kind() else { panic!("{held}") };
     assert!(holder == "them" && remaining.is_some());
     proxy.set_mode(TcpMode::Blackhole);
     assert_eq!(lock.try_acquire().await.unwrap_err().kind(), &ErrorKind::Unreachable);

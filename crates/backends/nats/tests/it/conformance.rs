@@ -8,6 +8,7 @@ use mainstay_clock::{Runtime, SystemClock};
 use mainstay_coordination::Coordinator;
 use mainstay_nats::Expiry;
 use mainstay_sim::conformance;
+use mainstay_store::lease::ToldBy;
 use mainstay_store::{ErrorKind, LeaseStore, Outcome, PutIf, RecordStore};
 
 use crate::Test;
@@ -30,6 +31,7 @@ fn conform() {
         let ended = bucket(&server, "ended", |b| b.expiry(Expiry::Server)).await;
         let (one, two) =
             tokio::join!(conformance::leases(&observed, &clock), conformance::leases(&ended, &clock));
+        assert_eq!(conformance::since_when(&observed, &clock).await, ToldBy::Holder);
         for sections in [one, two] {
             assert_eq!(
                 sections.ran,

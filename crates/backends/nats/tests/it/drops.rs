@@ -69,7 +69,7 @@ fn f19() {
 async fn clean(store: &dyn LeaseStore, names: &[String], op: &str) {
     for name in names {
         let info = store.inspect(name).await.unwrap();
-        let left: Vec<_> = info.holders.iter().filter(|(owner, ..)| owner != "holder").collect();
+        let left: Vec<_> = info.holders.iter().filter(|h| h.owner != "holder").collect();
         assert!(left.is_empty() && info.waiting == 0, "{op}: {name}: {left:?}, {} wait", info.waiting);
     }
 }

@@ -331,7 +331,7 @@ fn sharing() {
         let reader = locks.read("a").ttl(TTL).build().unwrap();
         let readers = [reader.acquire(soon()).await.unwrap(), reader.acquire(soon()).await.unwrap()];
         let writer = locks.write("a").ttl(TTL).build().unwrap();
-        let LockError::Contended { holder, remaining } =
+        let LockError::Contended { holder, remaining, .. } =
             writer.try_acquire().await.unwrap_err().kind().clone()
         else {
             panic!("a writer waits for readers")

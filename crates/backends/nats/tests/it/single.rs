@@ -199,7 +199,7 @@ fn f16() {
             let mut request = ask(&name, &name, ms(60_000));
             request.share = share;
             assert!(matches!(store.acquire(request).await.unwrap(), Acquired::Granted(_)));
-            let left = store.inspect(&name).await.unwrap().holders[0].2;
+            let left = store.inspect(&name).await.unwrap().holders[0].remaining;
             assert!(left > ms(40_000) && left <= ms(60_000), "{share:?}: {left:?}");
             let (_, headers, value) = last(&other, &name).await.unwrap();
             assert!(
@@ -220,7 +220,7 @@ fn f20() {
         until("it is over", async || try_take(&second, "a", "fresh", TTL).await.is_some()).await;
         assert_eq!(first.release("stale").await.unwrap(), Released::AlreadyGone);
         assert_eq!(first.renew("stale").await.unwrap(), Renewed::Lost);
-        assert_eq!(first.inspect("a").await.unwrap().holders[0].0, "fresh");
+        assert_eq!(first.inspect("a").await.unwrap().holders[0].owner, "fresh");
         assert_eq!(second.release("fresh").await.unwrap(), Released::Clean);
     });
 }
@@ -241,9 +241,9 @@ fn f21() {
         assert!(matches!(store.renew("alive").await.unwrap(), Renewed::Renewed(_)));
         assert!(try_take(&store, "a", "alone", TTL).await.is_none());
         let holders = store.inspect("a").await.unwrap().holders;
-        assert_eq!(holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>(), ["alive", "third"]);
+        assert_eq!(holders.iter().map(|h| h.owner.as_str()).collect::<Vec<_>>(), ["alive", "third"]);
         let burned = store.break_lease("a").await.unwrap();
-        assert!(holders.iter().all(|h| h.1 < burned));
+        assert!(holders.iter().all(|h| h.token < burned));
         assert!(try_take(&store, "a", "alone", TTL).await.unwrap().token > burned);
     });
 }
@@ -317,6 +317,8 @@ fn f26() {
         let error = lock.try_acquire().await.unwrap_err();
         assert_eq!(*error.kind(), LockError::StoreRegressed);
         until("it was given back", async || store.inspect("test/a").await.unwrap().holders.is_empty()).await;
+        // A holder whose bucket was made anew can see that all in it is older than its own.
+        assert!(store.inspect("test/a").await.unwrap().last_token < before);
     });
 }
 
@@ -385,7 +387,7 @@ fn f41() {
         let token = take(&raised, "a", "op2", TTL).await;
         assert!(token > before);
         // Whoever still has the old setting sees, and keeps, the holder's own.
-        assert_eq!(plain.inspect("a").await.unwrap().holders[0].1, token);
+        assert_eq!(plain.inspect("a").await.unwrap().holders[0].token, token);
     });
 }
 
@@ -430,9 +432,9 @@ fn f42() {
         let kv = async_nats::jetstream::new(other.clone()).get_key_value("mainstay_leases").await.unwrap();
         kv.create("a", "worker-7".into()).await.unwrap();
         let held = store.acquire(ask("a", "op", TTL)).await.unwrap();
-        let Acquired::Held { by, remaining: None } = held else { panic!("{held:?}") };
+        let Acquired::Held { by, remaining: None, since: None } = held else { panic!("{held:?}") };
         assert_eq!(by, "another client (worker..)");
-        assert_eq!(store.inspect("a").await.unwrap().holders[0].2, Duration::MAX, "no expiry");
+        assert_eq!(store.inspect("a").await.unwrap().holders[0].remaining, Duration::MAX, "no expiry");
         assert_eq!(store.break_lease("a").await.unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(store.list("", 9).await.unwrap().len(), 1);
         kv.delete("a").await.unwrap();
@@ -450,7 +452,7 @@ fn k17() {
         take(&store, "test/a", "them", TTL).await;
         let lock = coordinator(store, "me").mutex("a").build().unwrap();
         let held = lock.try_acquire().await.unwrap_err();
-        let LockError::Contended { holder, remaining } = held.kind() else { panic!("{held}") };
+        let LockError::Contended { holder, remaining, .. } = held.kind() else { panic!("{held}") };
         assert!(holder == "them" && remaining.is_some());
         proxy.set_mode(TcpMode::Blackhole);
         assert_eq!(lock.try_acquire().await.unwrap_err().kind(), &LockError::Unreachable);

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::future::{join3, join5};
-use mainstay_clock::Instant;
+use mainstay_clock::{Instant, WallTime};
 use mainstay_store::lease::table::{Entry, Table};
-use mainstay_store::lease::{Fencing, LeaseInfo, Share};
+use mainstay_store::lease::{Fencing, LeaseInfo, Share, Since};
 use mainstay_store::{FencingToken, Outcome, Result};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 
 use super::PostgresLeases;
-use super::single::{Parameter, duration, micros, settle, token};
+use super::single::{Parameter, dated, duration, micros, settle, token, unix_millis};
 use crate::error::store_error;
 use crate::op::Op;
 use crate::pool::Lent;
@@ -61,6 +61,8 @@ struct LeaseRow {
     names: i32,
     annotation: Option<Vec<u8>>,
     crowd_until: i64,
+    /// Milliseconds since 1970; the server writes it whenever the operation changes.
+    granted: Option<i64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ struct PlaceRow {
     ttl: i64,
     note: String,
     names: i32,
+    /// Milliseconds since 1970.
+    granted: Option<i64>,
 }
 
 /// What never ends, in micros since 1970: past the year 2250, and a day below where nanoseconds overflow.
@@ -124,6 +128,7 @@ impl Loaded {
             names: row.get(8),
             annotation: row.get(9),
             crowd_until: row.get(10),
+            granted: row.get(11),
         };
         let name: String = row.get(0);
         if let Some(op) = lease.op.filter(|_| lease.until > self.now) {
@@ -137,6 +142,7 @@ impl Loaded {
                 ttl: lease.ttl,
                 note: lease.note.clone(),
                 names: lease.names,
+                granted: lease.granted,
             };
             self.entry(&name, op, &place);
         }
@@ -154,6 +160,7 @@ impl Loaded {
             ttl: row.get(8),
             note: row.get(9),
             names: row.get(10),
+            granted: row.get(11),
         };
         let Some(op) = op(row, 1) else { return };
         let name: String = row.get(0);
@@ -173,6 +180,7 @@ impl Loaded {
             until: instant(place.until),
             note: place.note.clone(),
             number: place.number.and_then(|n| u64::try_from(n).ok()),
+            since: dated(place.granted),
         });
         entry.names.insert(name.to_owned(), place.token.map(token));
         entry.until = entry.until.min(instant(place.until));
@@ -207,6 +215,7 @@ impl Loaded {
         let arrivals = u64::try_from(arrivals).unwrap_or(0);
         let mut table = Table::load(last, arrivals, self.entries.values().cloned(), notes);
         table.tick(instant(self.now));
+        table.date(Since::store(WallTime::from_unix_millis(self.now / 1_000)));
         table
     }
 
@@ -265,6 +274,7 @@ fn place_row(entry: &Entry, token: Option<i64>, names: i32) -> PlaceRow {
         ttl: micros(entry.ttl),
         note: entry.note.clone(),
         names,
+        granted: entry.since.map(|since| since.at.unix_millis()),
     }
 }
 
@@ -342,19 +352,21 @@ impl PostgresLeases {
              current_setting('synchronous_commit') <> 'off'"
         );
         let rows = format!(
-            "select name, op_id, owner, token, {until}, ttl, note, released_op, names, annotation, {crowd}
+            "select name, op_id, owner, token, {until}, ttl, note, released_op, names, annotation, {crowd}, {granted}
              from {lease} where name = any($1) order by name {lock}",
             until = us("expires_at"),
             crowd = us("crowd_until"),
+            granted = unix_millis("granted_at"),
         );
         (now, rows)
     }
 
     fn load_places(&self) -> String {
         format!(
-            "select name, op_id, owner, token, share, permits, number, {until}, ttl, note, names
+            "select name, op_id, owner, token, share, permits, number, {until}, ttl, note, names, {granted}
              from {place} where name = any($1)",
             until = us("expires_at"),
+            granted = unix_millis("granted_at"),
             place = self.0.tables.place,
         )
     }
@@ -531,11 +543,12 @@ impl PostgresLeases {
             return Ok(());
         }
         let sql = format!(
-            "insert into {place} (name, op_id, owner, token, share, permits, number, expires_at, ttl, note, names)
-             select name, op, owner, token, share, permits, number, {until}, ttl, note, names
+            "insert into {place} (name, op_id, owner, token, share, permits, number, expires_at, ttl, note, names, granted_at)
+             select name, op, owner, token, share, permits, number, {until}, ttl, note, names,
+               timestamptz 'epoch' + granted * interval '1 millisecond'
              from unnest($1::text[], $2::bytea[], $3::text[], $4::int8[], $5::int2[], $6::int8[], $7::int8[], $8::int8[],
-                         $9::int8[], $10::text[], $11::int4[])
-               as u(name, op, owner, token, share, permits, number, until, ttl, note, names)",
+                         $9::int8[], $10::text[], $11::int4[], $12::int8[])
+               as u(name, op, owner, token, share, permits, number, until, ttl, note, names, granted)",
             place = self.0.tables.place,
             until = at("u.until"),
         );
@@ -550,7 +563,8 @@ impl PostgresLeases {
         let (permits, untils, ttls) = (column(|r| r.permits), column(|r| r.until), column(|r| r.ttl));
         let shares: Vec<i16> = new.iter().map(|(_, row)| row.share).collect();
         let counts: Vec<i32> = new.iter().map(|(_, row)| row.names).collect();
-        let parameters: [Parameter<'_>; 11] = [
+        let granted = some(|r| r.granted);
+        let parameters: [Parameter<'_>; 12] = [
             (&names, Type::TEXT_ARRAY),
             (&ops, Type::BYTEA_ARRAY),
             (&owners, Type::TEXT_ARRAY),
@@ -562,6 +576,7 @@ impl PostgresLeases {
             (&ttls, Type::INT8_ARRAY),
             (&notes, Type::TEXT_ARRAY),
             (&counts, Type::INT4_ARRAY),
+            (&granted, Type::INT8_ARRAY),
         ];
         client.execute_typed(&sql, &parameters).await.map(drop)
     }

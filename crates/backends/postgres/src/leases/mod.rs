@@ -32,6 +32,7 @@ use crate::schema::Tables;
 use crowd::Scope;
 use records::Records;
 use single::{Asked, Texts};
+pub(crate) use single::{dated, unix_millis};
 
 /// Acquisitions whose answer was lost and whose names are remembered. More are forgotten, oldest id first: what
 /// they left then lasts one ttl instead of ending with their release.
@@ -169,8 +170,8 @@ impl PostgresLeases {
                         let grant = mainstay_store::lease::Grant { name, token, ttl: request.ttl };
                         return Ok(Acquired::Granted(vec![grant]));
                     }
-                    Asked::Held { by, remaining } if request.line == Line::Try => {
-                        return Ok(Acquired::Held { by, remaining });
+                    Asked::Held { by, remaining, since } if request.line == Line::Try => {
+                        return Ok(Acquired::Held { by, remaining, since });
                     }
                     Asked::Held { .. } | Asked::Crowd => break,
                     Asked::Freed => {}

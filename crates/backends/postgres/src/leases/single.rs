@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use futures_util::future::join;
-use mainstay_store::lease::{AcquireRequest, Grant, Released, Renewed};
+use mainstay_clock::WallTime;
+use mainstay_store::lease::{AcquireRequest, Grant, Released, Renewed, Since};
 use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
@@ -24,6 +25,7 @@ pub(super) enum Asked {
     Held {
         by: String,
         remaining: Option<Duration>,
+        since: Option<Since>,
     },
 }
 
@@ -42,6 +44,7 @@ impl Texts {
     pub(super) fn new(tables: &Tables) -> Self {
         let (lease, place) = (&tables.lease, &tables.place);
         let (first, next) = (tables.next("0::int8"), tables.next("l.token"));
+        let granted = unix_millis("granted_at");
         Self {
             // `clock_timestamp` is read under the row's lock, `now` would be read before the wait for it.
             acquire: format!(
@@ -61,7 +64,7 @@ impl Texts {
             who: format!(
                 "select owner, case when expires_at <= clock_timestamp() then 0 when isfinite(expires_at)
                           then (extract(epoch from expires_at - clock_timestamp()) * 1000000)::int8 end,
-                        released_op is not distinct from $2, crowd_until > clock_timestamp()
+                        released_op is not distinct from $2, crowd_until > clock_timestamp(), {granted}
                  from {lease} where name = $1"
             ),
             // All names of an acquisition or none: one that was broken loses the others too.
@@ -98,6 +101,16 @@ pub(super) fn micros(ttl: Duration) -> i64 {
 
 pub(super) fn duration(micros: i64) -> Duration {
     Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}
+
+/// A point in time as milliseconds since 1970, none where there is none or it has no number.
+pub(crate) fn unix_millis(column: &str) -> String {
+    format!("case when isfinite({column}) then floor(extract(epoch from {column}) * 1000)::int8 end")
+}
+
+/// When a lease was granted, as [`unix_millis`] told it: by the server's calendar.
+pub(crate) fn dated(millis: Option<i64>) -> Option<Since> {
+    millis.map(|ms| Since::store(WallTime::from_unix_millis(ms)))
 }
 
 pub(super) fn token(n: i64) -> FencingToken {
@@ -250,9 +263,10 @@ impl PostgresLeases {
 
 fn read_who(row: Option<Row>, locked: bool) -> Result<Asked> {
     let Some(row) = row else { return Ok(Asked::Freed) };
+    let since = dated(row.get(4));
     if locked {
         // How long the transaction lasts is not known.
-        return Ok(Asked::Held { by: row.get(0), remaining: None });
+        return Ok(Asked::Held { by: row.get(0), remaining: None, since });
     }
     if row.get(2) {
         let text = "this acquisition was released before it arrived";
@@ -266,5 +280,5 @@ fn read_who(row: Option<Row>, locked: bool) -> Result<Asked> {
     if left.is_some_and(|micros| micros <= 0) {
         return Ok(Asked::Freed);
     }
-    Ok(Asked::Held { by: row.get(0), remaining: left.map(duration) })
+    Ok(Asked::Held { by: row.get(0), remaining: left.map(duration), since })
 }

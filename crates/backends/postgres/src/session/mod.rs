@@ -218,15 +218,15 @@ impl PostgresSessions {
         }
         for (name, token) in &request.require {
             if !self.is_held_with(name, *token).await? {
-                return Ok(Acquired::Held { by: String::new(), remaining: None });
+                return Ok(Acquired::Held { by: String::new(), remaining: None, since: None });
             }
         }
         let lent = self.0.sessions.lend_now().await?;
         if let Some(blocked) = self.try_locks(&lent, &keys).await? {
-            let by = self.holder(&keys[blocked], &request.names[blocked]).await?;
+            let (by, since) = self.holder(&keys[blocked], &request.names[blocked]).await?;
             if request.line == Line::Try {
                 lent.give_back();
-                return Ok(Acquired::Held { by, remaining: None });
+                return Ok(Acquired::Held { by, remaining: None, since });
             }
             return self.stand_in_line(lent, &request, op, keys).await;
         }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use mainstay_store::lease::{AcquireRequest, Fencing, Grant, LeaseInfo};
+use mainstay_store::lease::{AcquireRequest, Fencing, Grant, Holder, LeaseInfo, Since};
 use mainstay_store::{Error, ErrorKind, FencingToken, Outcome, Result};
 use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::{Key, PostgresSessions};
 use crate::error::store_error;
+use crate::leases::{dated, unix_millis};
 use crate::op::Op;
 use crate::pool::Lent;
 use crate::schema::Tables;
@@ -35,6 +36,7 @@ impl Texts {
     pub(super) fn new(tables: &Tables) -> Self {
         let table = &tables.lease;
         let (first, next) = (tables.next("0::int8"), tables.next("l.token"));
+        let granted = unix_millis("l.granted_at");
         let held = format!(
             "exists (select from pg_locks k where {LOCKS} = l.lock and k.pid = l.pid and k.granted and mode = 'ExclusiveLock')"
         );
@@ -54,9 +56,11 @@ impl Texts {
                  on conflict (name) do update set op_id = null, pid = null, token = {next} returning token"
             ),
             held_with: format!("select exists (select from {table} l where name = $1 and token = $2 and {held})"),
-            look: format!("select l.owner, l.token, l.ttl, l.note, {held} from {table} l where name = $1"),
+            look: format!(
+                "select l.owner, l.token, l.ttl, l.note, {held}, {granted} from {table} l where name = $1"
+            ),
             list: format!(
-                "select l.owner, l.token, l.ttl, l.note, true, l.name from {table} l
+                "select l.owner, l.token, l.ttl, l.note, true, {granted}, l.name from {table} l
                  where name >= $1 and starts_with(name, $1) and {held} order by name limit $2"
             ),
         }
@@ -193,18 +197,18 @@ impl PostgresSessions {
         Ok(rows.first().is_some_and(|row| usize::try_from(row.get::<_, i64>(0)) == Ok(keys.len())))
     }
 
-    /// Who has the lock: the owner of our row, or whatever session it is.
-    pub(super) async fn holder(&self, key: &Key, name: &str) -> Result<String> {
+    /// Who has the lock, and since when: the owner of our row, or whatever session it is.
+    pub(super) async fn holder(&self, key: &Key, name: &str) -> Result<(String, Option<Since>)> {
         let info = self.look(name, key).await?;
-        if let Some((owner, ..)) = info.holders.first() {
-            return Ok(owner.clone());
+        if let Some(holder) = info.holders.into_iter().next() {
+            return Ok((holder.owner, holder.since));
         }
         let sql = format!(
             "select coalesce(nullif(a.application_name, ''), 'a session') || ' (pid ' || k.pid || ')'
              from pg_locks k left join pg_stat_activity a using (pid) where {LOCKS} = $1 and granted limit 1"
         );
         let rows = self.control(&sql, &[(&key.text, Type::TEXT)]).await?;
-        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+        Ok((rows.first().map(|row| row.get(0)).unwrap_or_default(), None))
     }
 
     pub(super) async fn is_held_with(&self, name: &str, token: FencingToken) -> Result<bool> {
@@ -232,7 +236,7 @@ impl PostgresSessions {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let rows = self.control(&self.0.texts.list, &[(&prefix, Type::TEXT), (&limit, Type::INT8)]).await?;
         let info = |row: &Row| {
-            let mut info = LeaseInfo::free(row.get(5), FencingToken::ZERO);
+            let mut info = LeaseInfo::free(row.get(6), FencingToken::ZERO);
             fill(&mut info, row);
             info
         };
@@ -257,7 +261,8 @@ fn fill(info: &mut LeaseInfo, row: &Row) {
     if row.get(4) {
         // Its end is that of its connection; what is told is how long it lives without renewal.
         let ttl = Duration::from_micros(u64::try_from(row.get::<_, i64>(2)).unwrap_or(0));
-        info.holders.push((row.get(0), info.last_token, ttl));
+        let holder = Holder::new(row.get::<_, String>(0), info.last_token, ttl);
+        info.holders.push(holder.with_since(dated(row.get(5))));
         info.note = row.get(3);
     }
 }

@@ -2,6 +2,7 @@
 
 use mainstay_postgres::Wake;
 use mainstay_sim::conformance;
+use mainstay_store::lease::ToldBy;
 
 use crate::world::{ServerClock, Test, World, direct, open};
 
@@ -20,6 +21,7 @@ async fn rows_conform(world: World) {
     let sections = conformance::leases(&store, &clock).await;
     assert_eq!(sections.ran, EVERY_SECTION);
     assert!(sections.refused.is_empty());
+    assert_eq!(conformance::since_when(&store, &clock).await, ToldBy::Store);
     assert_eq!(conformance::records(&store, &clock).await, 6);
     println!("postgres, rows: {} sections", sections.ran.len());
 }

@@ -90,7 +90,7 @@ async fn f37(world: World) {
     clock.sleep(2 * TTL).await;
     // By now the lease has run out, and still nobody takes it over.
     let held = other.acquire(ask("n", "b")).await.unwrap();
-    assert!(matches!(&held, Acquired::Held { by, remaining: None } if by == "a"), "{held:?}");
+    assert!(matches!(&held, Acquired::Held { by, remaining: None, .. } if by == "a"), "{held:?}");
     guarded.execute(&format!("insert into {table}_data values ('a')"), &[]).await.unwrap();
     guarded.commit().await.unwrap();
     let later = take(&other, "n", "c").await.expect("after the commit it is free");

@@ -11,7 +11,7 @@ use mainstay_coordination::{Coordinator, ErrorKind, LossReason};
 use mainstay_postgres::{PostgresLeases, Wake};
 use mainstay_sim::servers::Postgres;
 use mainstay_store::LeaseStore;
-use mainstay_store::lease::{Fencing, Released};
+use mainstay_store::lease::{Fencing, Released, Renewed};
 
 use crate::rows::proxied;
 use crate::world::{RENEWED, SILENCE, TTL, Test, World, ask, direct, open, opened, take, until};
@@ -119,6 +119,11 @@ async fn f26(world: World) {
         store.inspect("app/n").await.unwrap().holders.is_empty()
     })
     .await;
+    // And by what a holder is told it can see that all is older than its own.
+    let token = take(&store, "b", "op").await.unwrap();
+    world.primary.sql(&format!("truncate f26_lost.{table}")).unwrap();
+    assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+    assert!(store.inspect("b").await.unwrap().last_token < token);
 }
 
 async fn f27(world: World) {
@@ -137,11 +142,11 @@ async fn k01(world: World) {
     clock.sleep(TTL).await;
     let token = take(&store, "n", "next").await.unwrap();
     clock.sleep(TTL / 2).await;
-    let before = store.inspect("n").await.unwrap().holders[0].2;
+    let before = store.inspect("n").await.unwrap().holders[0].remaining;
     assert_eq!(store.renew("paused").await.unwrap(), mainstay_store::lease::Renewed::Lost);
     let info = store.inspect("n").await.unwrap();
-    assert_eq!(info.holders[0].1, token);
-    assert!(info.holders[0].2 <= before, "nothing was added");
+    assert_eq!(info.holders[0].token, token);
+    assert!(info.holders[0].remaining <= before, "nothing was added");
 }
 
 /// Says that work is there until it is dropped.
@@ -393,7 +398,7 @@ async fn k17(world: World) {
     store.acquire(ask("app/n", "them")).await.unwrap();
     let lock = node(&store, "a").mutex("n").build().unwrap();
     let held = lock.try_acquire().await.unwrap_err();
-    let ErrorKind::Contended { holder, remaining } = held.kind() else { panic!("{held}") };
+    let ErrorKind::Contended { holder, remaining, .. } = held.kind() else { panic!("{held}") };
     assert!(holder == "them" && remaining.is_some());
     proxy.set_mode(TcpMode::Blackhole);
     assert_eq!(lock.try_acquire().await.unwrap_err().kind(), &ErrorKind::Unreachable);

@@ -16,6 +16,7 @@ use mainstay_sim::servers::Postgres;
 use crate::world::{SILENCE, ServerClock, TTL, Test, World, ask, connect, direct, open, opened, take, until};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("tables_of_an_earlier_program_are_given_what_they_lack", |w| Box::pin(earlier(w))),
     ("f04_a_grant_whose_reply_was_lost_is_granted_again_with_its_token", |w| Box::pin(f04(w))),
     ("f05_an_acquisition_that_arrives_after_its_release_leaves_nothing", |w| Box::pin(f05(w))),
     ("f06_connections_are_kept_and_bounded", |w| Box::pin(f06(w))),
@@ -286,7 +287,7 @@ async fn f16(world: World) {
     let longer = AcquireRequest { ttl: 10 * TTL, ..ask("n", "op") };
     let Acquired::Granted(again) = store.acquire(longer).await.unwrap() else { panic!() };
     assert_eq!(again[0].token, first);
-    let left = store.inspect("n").await.unwrap().holders[0].2;
+    let left = store.inspect("n").await.unwrap().holders[0].remaining;
     assert!(left > 5 * TTL, "the new ttl counts: {left:?}");
     let Renewed::Renewed(renewed) = store.renew("op").await.unwrap() else { panic!() };
     assert_eq!((renewed[0].token, renewed[0].ttl), (first, 10 * TTL));
@@ -300,7 +301,7 @@ async fn f18(world: World) {
     assert_eq!(store.release("a").await.unwrap(), Released::Clean);
     let token = take(&store, "n", "b").await.unwrap();
     assert_eq!(store.release("a").await.unwrap(), Released::AlreadyGone);
-    assert_eq!(store.inspect("n").await.unwrap().holders[0].1, token);
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].token, token);
 }
 
 async fn f19(world: World) {
@@ -321,7 +322,7 @@ async fn f19(world: World) {
             store.release(&op).await.unwrap();
             for name in &request.names {
                 let info = store.inspect(name).await.unwrap();
-                let left: Vec<_> = info.holders.iter().filter(|(owner, ..)| owner != "holder").collect();
+                let left: Vec<_> = info.holders.iter().filter(|h| h.owner != "holder").collect();
                 assert!(left.is_empty() && info.waiting == 0, "{op}: {left:?}, {} wait", info.waiting);
             }
             if ended {
@@ -413,7 +414,7 @@ async fn f28(world: World) {
     };
     let (granted, ()) = tokio::join!(waiting, unlock);
     assert!(matches!(granted.unwrap(), Acquired::Granted(_)));
-    let left = store.inspect("n").await.unwrap().holders[0].2;
+    let left = store.inspect("n").await.unwrap().holders[0].remaining;
     assert!(left > TTL / 2, "{left:?}");
 }
 
@@ -466,7 +467,7 @@ async fn f42(world: World) {
         "insert into {table} (name, op_id, owner, token, expires_at) values ('n', '\\x00', 'by hand', 7, 'infinity')"
     );
     world.primary.sql(&foreign).unwrap();
-    let Acquired::Held { by, remaining } = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
+    let Acquired::Held { by, remaining, .. } = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     assert_eq!((by.as_str(), remaining), ("by hand", None));
     let line = AcquireRequest { line: Line::Join, ..ask("n", "b") };
     store.acquire(line).await.unwrap();
@@ -534,4 +535,23 @@ async fn used_up(world: World) {
     let shared = AcquireRequest { share: Share::Shared, ..ask("n", "b") };
     assert_eq!(store.acquire(shared).await.unwrap_err().kind(), ErrorKind::TooLarge);
     assert!(store.inspect("n").await.unwrap().holders.is_empty());
+}
+
+async fn earlier(world: World) {
+    let table = world.table();
+    let config = || direct(&world.primary.url()).table(&table);
+    drop(open(config()).await);
+    world.primary.sql(&format!("alter table {table}_place drop column granted_at")).unwrap();
+    let store = open(config()).await;
+    let read = |op| AcquireRequest { share: Share::Shared, ..ask("n", op) };
+    for op in ["a", "b"] {
+        assert!(matches!(store.acquire(read(op)).await.unwrap(), Acquired::Granted(_)));
+    }
+    world.primary.sql(&format!("update {table}_place set granted_at = null where owner = 'a'")).unwrap();
+    let info = store.inspect("n").await.unwrap();
+    let told: Vec<_> = info.holders.iter().map(|h| (h.owner.as_str(), h.since.is_some())).collect();
+    assert_eq!(told, [("a", false), ("b", true)], "what an earlier program wrote is unknown");
+    // Renewed, it is still what it was.
+    assert!(matches!(store.renew("a").await.unwrap(), Renewed::Renewed(_)));
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].since, None);
 }

@@ -9,7 +9,7 @@ use mainstay_clock::{Clock, Deadline, Instant, Runtime, SeededRng, Sleep, System
 use mainstay_coordination::Coordinator;
 use mainstay_postgres::{AdvisoryKey, KeyProfile, Names, PostgresSessions};
 use mainstay_sim::conformance;
-use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share};
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share, ToldBy};
 use mainstay_store::{ErrorKind, LeaseStore};
 use tokio::sync::watch;
 
@@ -74,6 +74,8 @@ async fn conforms(world: World) {
     let sections = conformance::leases(&store, &suite).await;
     assert_eq!(sections.ran, ["mutex", "break_lease", "line", "list", "watch"]);
     assert_eq!(sections.refused, ["annotate", "permit", "shared", "transfer"]);
+    // The server's calendar, which no clock of the suite moves.
+    assert_eq!(conformance::since_when(&store, &SystemClock::new()).await, ToldBy::Store);
 }
 
 /// A session of `psql` that stays.

@@ -11,7 +11,7 @@ use futures_util::future::{Join, Ready, join, ready};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use mainstay_clock::Instant;
-use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed, Since};
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use redis::Cmd;
 
@@ -42,6 +42,14 @@ struct Asking {
 enum Why {
     Failed(Error),
     Refused(Asked),
+}
+
+/// Who stands in the way on some of the servers.
+struct Seen<'a> {
+    count: usize,
+    by: &'a str,
+    remaining: Option<Duration>,
+    since: Option<Since>,
 }
 
 impl RedisQuorum {
@@ -118,7 +126,7 @@ impl RedisQuorum {
         self.0.nodes[0].scripts().acquire.call(USUAL, |cmd| {
             acquire_keys(cmd, op, keys, required);
             cmd.arg(op).arg(millis(request.ttl)).arg("quorum").arg(keys.len());
-            cmd.arg(answer::about(&request.owner, &request.note));
+            cmd.arg(answer::about(&request.owner, &request.note, Some(self.0.rt.clock().wall())));
             for (_, counter) in required {
                 cmd.arg(counter);
             }
@@ -255,7 +263,7 @@ impl RedisQuorum {
     fn refusal(&self, op_id: &str, round: Round<Why>) -> Result<Acquired> {
         let outcome = self.left_by(op_id);
         let clear = self.is_clear(&round);
-        let mut holders: BTreeMap<&[u8], (usize, &str, Option<Duration>)> = BTreeMap::new();
+        let mut holders: BTreeMap<&[u8], Seen<'_>> = BTreeMap::new();
         let (mut answered, mut cancelled) = (round.grants(), false);
         for why in round.refusals() {
             match why {
@@ -264,23 +272,24 @@ impl RedisQuorum {
                     return Err(Error::new(error.kind(), text).with_outcome(error.outcome()));
                 }
                 Why::Failed(_) => continue,
-                Why::Refused(Asked::Held { value, by, remaining }) => {
-                    let seen = holders.entry(value).or_insert((0, by, *remaining));
-                    seen.0 += 1;
+                Why::Refused(Asked::Held { value, by, remaining, since }) => {
+                    let first = Seen { count: 0, by, remaining: *remaining, since: *since };
+                    let seen = holders.entry(value).or_insert(first);
+                    seen.count += 1;
                     // Free when the last one is; without an expiry nobody knows.
-                    seen.2 = seen.2.zip(*remaining).map(|(a, b)| a.max(b));
+                    seen.remaining = seen.remaining.zip(*remaining).map(|(a, b)| a.max(b));
                 }
                 Why::Refused(_) => cancelled = true,
             }
             answered += 1;
         }
-        match holders.into_values().max_by_key(|(count, ..)| *count) {
-            Some((count, by, remaining)) if clear => {
+        match holders.into_values().max_by_key(|seen| seen.count) {
+            Some(Seen { count, by, remaining, since }) if clear => {
                 // Split: nobody holds it, and those who tried give back what they got.
                 let split = count < self.needed();
                 let pause = || Redlock::default().pause(&**self.0.rt.rng());
-                let remaining = if split { Some(pause()) } else { remaining };
-                Ok(Acquired::Held { by: by.to_owned(), remaining })
+                let (remaining, since) = if split { (Some(pause()), None) } else { (remaining, since) };
+                Ok(Acquired::Held { by: by.to_owned(), remaining, since })
             }
             _ if cancelled => Asked::Cancelled.refusal(op_id),
             _ => {

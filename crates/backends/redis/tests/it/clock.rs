@@ -61,7 +61,7 @@ fn f11() {
         assert!(matches!(second.renew("second").await.unwrap(), Renewed::Renewed(_)));
         std::fs::write(&offset, "-3600s").unwrap();
         until("it sticks", async || {
-            second.inspect("a").await.unwrap().holders.first().is_some_and(|h| h.2 > ms(3_000_000))
+            second.inspect("a").await.unwrap().holders.first().is_some_and(|h| h.remaining > ms(3_000_000))
         })
         .await;
         let burned = second.break_lease("a").await.unwrap();

@@ -2,6 +2,7 @@
 
 use mainstay_clock::SystemClock;
 use mainstay_sim::conformance;
+use mainstay_store::lease::ToldBy;
 
 use crate::Test;
 use crate::quorum::{quorum, servers};
@@ -21,7 +22,10 @@ fn conform() {
         assert_eq!(one.refused, ["line", "transfer"]);
         assert_eq!(many.ran, ["mutex", "annotate", "break_lease", "list", "watch"]);
         assert_eq!(many.refused, ["line", "permit", "shared", "transfer"]);
+        assert_eq!(conformance::since_when(&single, &clock).await, ToldBy::Store);
         assert_eq!(conformance::records(&single, &clock).await, 6);
+        // Each server of several has a calendar of its own.
+        assert_eq!(conformance::since_when(&quorum, &clock).await, ToldBy::Holder);
         println!("redis, one server and a quorum: {} checks each", one.ran.len() + one.refused.len());
     });
 }

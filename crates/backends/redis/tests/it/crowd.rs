@@ -299,7 +299,7 @@ fn contended() {
         let again = token(answers.remove(3));
         token(answers.remove(2));
         match answers.remove(1).unwrap() {
-            Acquired::Held { by, remaining } => {
+            Acquired::Held { by, remaining, .. } => {
                 assert_eq!(by, "one");
                 assert!(remaining.is_some_and(|left| left > ms(30_000) && left <= TTL), "{remaining:?}");
             }

@@ -46,7 +46,8 @@ fn families() {
             // They hold, we wait for them, we do not release them.
             assert_eq!(cli(&server, &["SET", key, value, "NX", "PX", "600000"]), "OK", "{family}");
             let held = store.acquire(ask("job", "ours", TTL)).await.unwrap();
-            let Acquired::Held { by, remaining } = held else { panic!("{family}: {held:?}") };
+            let Acquired::Held { by, remaining, since } = held else { panic!("{family}: {held:?}") };
+            assert_eq!(since, None, "{family}: it writes nothing of that");
             assert!(by.starts_with("another client (") && !by.contains(value), "{by}");
             assert!(remaining.is_some_and(|d| d > ms(300_000) && d <= ms(600_000)));
             assert_eq!(store.release("ours").await.unwrap(), Released::AlreadyGone);
@@ -198,7 +199,7 @@ fn f42() {
         let store = store(&server);
         let held = store.acquire(ask("test/a", "op", TTL)).await.unwrap();
         assert!(matches!(held, Acquired::Held { remaining: None, .. }), "{held:?}");
-        assert_eq!(store.inspect("test/a").await.unwrap().holders[0].2, Duration::MAX, "no expiry");
+        assert_eq!(store.inspect("test/a").await.unwrap().holders[0].remaining, Duration::MAX, "no expiry");
         let lock = coordinator(store, "me").mutex("a").build().unwrap();
         let free = async {
             let start = SystemClock::new().now();

@@ -339,7 +339,7 @@ fn f30() {
             let op = format!("op{round}");
             let token = take(&store, "a", &op, TTL).await;
             assert!(token > last, "{token} after {last}");
-            assert_eq!(store.inspect("a").await.unwrap().holders[0].1, token);
+            assert_eq!(store.inspect("a").await.unwrap().holders[0].token, token);
             assert!(store.annotate("a", token, b"v".to_vec()).await.unwrap());
             last = token;
             until("stragglers were lifted", async || store.in_background() == 0).await;

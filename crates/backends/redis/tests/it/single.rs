@@ -214,7 +214,7 @@ fn f12() {
         number(&mut other, &["PEXPIRE", "test/a", "600000"]).await;
         let store = store(&server);
         let held = store.acquire(ask("test/a", "op", TTL)).await.unwrap();
-        let Acquired::Held { by, remaining } = held else { panic!("{held:?}") };
+        let Acquired::Held { by, remaining, .. } = held else { panic!("{held:?}") };
         assert_eq!(by, "a foreign layout (hash)");
         assert!(remaining.unwrap() > ms(300_000));
         assert_eq!(store.break_lease("test/a").await.unwrap_err().kind(), ErrorKind::Unsupported);
@@ -318,9 +318,9 @@ fn f21() {
         assert!(matches!(store.renew("alive").await.unwrap(), Renewed::Renewed(_)));
         assert!(try_take(&store, "a", "alone", TTL).await.is_none());
         let holders = store.inspect("a").await.unwrap().holders;
-        assert_eq!(holders.iter().map(|h| h.0.as_str()).collect::<Vec<_>>(), ["alive", "third"]);
+        assert_eq!(holders.iter().map(|h| h.owner.as_str()).collect::<Vec<_>>(), ["alive", "third"]);
         let burned = store.break_lease("a").await.unwrap();
-        assert!(holders.iter().all(|h| h.1 < burned));
+        assert!(holders.iter().all(|h| h.token < burned));
         assert!(try_take(&store, "a", "alone", TTL).await.unwrap().token > burned);
     });
 }
@@ -350,6 +350,12 @@ fn f26() {
         let error = lock.try_acquire().await.unwrap_err();
         assert_eq!(*error.kind(), LockError::StoreRegressed);
         until("it was given back", async || !exists(&mut other.clone(), "test/a").await).await;
+        // And by what a holder is told it can see that all is older than its own.
+        let store = store(&server);
+        let token = take(&store, "b", "op", TTL).await;
+        text(&mut other, &["FLUSHALL"]).await;
+        assert_eq!(store.renew("op").await.unwrap(), Renewed::Lost);
+        assert!(store.inspect("b").await.unwrap().last_token < token);
     });
 }
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use mainstay_clock::{Clock, Instant};
-use mainstay_store::lease::Share;
+use mainstay_clock::{Clock, Instant, WallTime};
 use mainstay_store::lease::table::{Entry, Table};
+use mainstay_store::lease::{Share, Since};
 use mainstay_store::{Error, ErrorKind, FencingToken, Result};
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -34,6 +34,9 @@ commit;
 const RECORDS: &str = "create table if not exists kv (
   key text primary key, version integer not null, value blob, expires integer, sum blob) without rowid;
 create index if not exists kv_expires on kv (expires) where expires is not null;";
+
+/// Since when a lease is held, in milliseconds since the epoch; programs that know nothing of it leave it unknown.
+const SINCE: &str = "alter table op add column since integer";
 
 /// What changed last, for watchers in other processes; programs that know nothing of it tell nobody, and their changes
 /// are found by the watchers' timers.
@@ -84,6 +87,13 @@ pub(super) fn prepare(conn: &Connection, now: Instant) -> Result<()> {
     }
     let boot = boot_id()?;
     let graced = conn.execute_batch("begin immediate").and_then(|()| {
+        // Looked at under the lock: another process may be making it.
+        let dated = conn
+            .query_row("select 1 from pragma_table_info('op') where name = 'since'", [], |_| Ok(()))
+            .optional()?;
+        if dated.is_none() {
+            conn.execute_batch(SINCE)?;
+        }
         let known: Option<String> = conn.query_row("select boot from meta", [], |r| r.get(0)).optional()?;
         if known.is_none() {
             conn.execute("insert into meta values (1, ?1, 0, 0, 0)", [&boot])?;
@@ -197,6 +207,7 @@ impl<'a> Session<'a> {
         let entries = before.values().flatten().cloned();
         let mut table = Table::load(self.token, self.arrivals, entries, notes.clone());
         table.tick(self.now);
+        table.date(Since::store(WallTime::from_unix_millis(self.wall)));
         let result = work(&mut table);
         for (op_id, old) in &before {
             let new = table.entry(op_id);
@@ -300,7 +311,7 @@ impl<'a> Session<'a> {
         let entry = self
             .conn
             .prepare_cached(
-                "select owner, share, permits, ttl, until, note, number from op where op_id = ?1",
+                "select owner, share, permits, ttl, until, note, number, since from op where op_id = ?1",
             )?
             .query_row([op_id], |r| {
                 let share = Share::of_columns(r.get(1)?, r.get(2)?);
@@ -313,6 +324,7 @@ impl<'a> Session<'a> {
                     until: Instant::from_nanos(natural(r.get(4)?)),
                     note: r.get(5)?,
                     number: r.get::<_, Option<i64>>(6)?.map(natural),
+                    since: r.get::<_, Option<i64>>(7)?.map(|ms| Since::store(WallTime::from_unix_millis(ms))),
                 })
             })
             .optional()?;
@@ -336,8 +348,8 @@ impl<'a> Session<'a> {
         let ttl = i64::try_from(entry.ttl.as_nanos()).unwrap_or(i64::MAX);
         self.conn
             .prepare_cached(
-                "insert or replace into op (op_id, owner, share, permits, ttl, until, note, number)
-                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "insert or replace into op (op_id, owner, share, permits, ttl, until, note, number, since)
+                 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             )?
             .execute(params![
                 op_id,
@@ -347,7 +359,8 @@ impl<'a> Session<'a> {
                 ttl,
                 number(entry.until.as_nanos()),
                 entry.note,
-                entry.number.map(number)
+                entry.number.map(number),
+                entry.since.map(|since| since.at.unix_millis())
             ])?;
         let mut name =
             self.conn.prepare_cached("insert into op_name (name, op_id, token) values (?1, ?2, ?3)")?;

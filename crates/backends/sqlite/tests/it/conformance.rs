@@ -8,6 +8,7 @@ use mainstay_clock::{Clock, Instant, Runtime, SeededRng, Sleep, Tick, WallTime};
 use mainstay_sim::conformance;
 use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
 use mainstay_store::Journal;
+use mainstay_store::lease::ToldBy;
 
 /// Of the lease contract.
 const EVERY_SECTION: [&str; 9] =
@@ -41,6 +42,7 @@ async fn inline_store_conforms() {
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1)));
     let leases = SqliteLeases::open(files.fresh(), Driver::Inline, &runtime).unwrap();
     let sections = conformance::leases(&leases, &clock).await;
+    assert_eq!(conformance::since_when(&leases, &clock).await, ToldBy::Store);
     assert_eq!(sections.ran, EVERY_SECTION);
     checks += sections.ran.len() + sections.refused.len();
     checks += conformance::records(&inline(&files, &clock), &clock).await;
@@ -88,6 +90,7 @@ async fn threaded_store_conforms() {
     let runtime = Runtime::on_tokio(clock.clone(), Arc::new(SeededRng::new(1)));
     let leases = SqliteLeases::open(files.fresh(), Driver::Thread, &runtime).unwrap();
     let sections = conformance::leases(&leases, &*clock).await;
+    assert_eq!(conformance::since_when(&leases, &*clock).await, ToldBy::Store);
     checks += sections.ran.len() + sections.refused.len();
     checks += conformance::records(&open(), &*clock).await;
     checks += conformance::cell(&open().cell("hlc")).await;

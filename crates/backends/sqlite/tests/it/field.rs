@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::virtual_time::VirtualClock;
@@ -14,20 +15,27 @@ use crate::conformance::Files;
 
 const TTL: Duration = Duration::from_secs(5);
 
-struct World {
+pub(crate) struct World {
     _files: Files,
-    file: PathBuf,
-    clock: VirtualClock,
+    pub(crate) file: PathBuf,
+    pub(crate) clock: VirtualClock,
+    /// Every process draws other numbers.
+    seeds: AtomicU64,
 }
 
 impl World {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let files = Files::new();
-        Self { file: files.fresh(), _files: files, clock: VirtualClock::new() }
+        let seeds = AtomicU64::new(1);
+        Self { file: files.fresh(), _files: files, clock: VirtualClock::new(), seeds }
     }
 
-    fn open(&self) -> SqliteLeases {
-        let rt = Runtime::on_tokio(Arc::new(self.clock.clone()), Arc::new(SeededRng::new(1)));
+    pub(crate) fn seed(&self) -> u64 {
+        self.seeds.fetch_add(1, Ordering::Relaxed) << 32
+    }
+
+    pub(crate) fn open(&self) -> SqliteLeases {
+        let rt = Runtime::on_tokio(Arc::new(self.clock.clone()), Arc::new(SeededRng::new(self.seed())));
         SqliteLeases::open(&self.file, Driver::Inline, &rt).unwrap()
     }
 }
@@ -66,7 +74,7 @@ async fn f18_f20_f22_a_stale_run_of_the_same_name_releases_and_renews_nothing() 
     for _ in 0..2 {
         assert_eq!(store.release("old").await.unwrap(), Released::AlreadyGone);
     }
-    assert_eq!(store.inspect("n").await.unwrap().holders[0].1, token);
+    assert_eq!(store.inspect("n").await.unwrap().holders[0].token, token);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Runtime, SeededRng};
 use mainstay_sqlite::{Driver, SqliteLeases};
 use mainstay_store::LeaseStore;
-use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released};
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Since};
 
 use crate::conformance::Files;
 
@@ -57,6 +57,30 @@ async fn f11_a_wall_clock_that_jumps_frees_nothing_and_tokens_still_grow() {
     store.release("a").await.unwrap();
     let Acquired::Granted(second) = store.acquire(ask("n", "b")).await.unwrap() else { panic!() };
     assert!(second[0].token > first[0].token);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_earlier_program_wrote_has_no_since_and_is_not_given_one() {
+    let (files, clock) = (Files::new(), VirtualClock::new());
+    let file = files.fresh();
+    let open = || SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    drop(open());
+    let raw = rusqlite::Connection::open(&file).unwrap();
+    // As its table was.
+    raw.execute_batch("alter table op drop column since").unwrap();
+    let store = open();
+    let since = async |name: &str| store.inspect(name).await.unwrap().holders[0].since;
+    store.acquire(ask("n", "a")).await.unwrap();
+    assert_eq!(since("n").await, Some(Since::store(clock.wall())), "the column is made");
+    raw.execute(
+        "insert or replace into op (op_id, owner, share, permits, ttl, until, note, number)
+         select op_id, owner, share, permits, ttl, until, note, number from op",
+        [],
+    )
+    .unwrap();
+    assert_eq!(since("n").await, None, "it knew nothing of that");
+    store.renew("a").await.unwrap();
+    assert_eq!(since("n").await, None);
 }
 
 #[tokio::test(start_paused = true)]

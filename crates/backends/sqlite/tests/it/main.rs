@@ -11,3 +11,4 @@ mod durability;
 mod field;
 mod leases;
 mod power;
+mod recipes;

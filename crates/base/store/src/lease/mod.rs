@@ -7,6 +7,8 @@ mod watchers;
 use std::fmt;
 use std::time::Duration;
 
+use mainstay_clock::WallTime;
+
 pub use names::Names;
 pub use watchers::Watchers;
 
@@ -176,6 +178,8 @@ pub enum Acquired {
         by: String,
         /// How long it is until the way would be free if nobody renewed, if the store can tell.
         remaining: Option<Duration>,
+        /// Since when that owner holds it, if it holds it and anybody wrote that down.
+        since: Option<Since>,
     },
     /// In line.
     Queued {
@@ -223,14 +227,105 @@ pub enum Transferred {
     Unsupported,
 }
 
+/// Whose calendar it was that told since when somebody holds a lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_enums, reason = "a store has a clock or has none")]
+pub enum ToldBy {
+    /// The holder's own, or that of whoever handed the lease on: the store has no clock that it shows.
+    Holder,
+    /// The store's: one for all its holders.
+    Store,
+}
+
+/// Since when a lease is held without a break, for people. Renewals do not move it.
+///
+/// A calendar may be wrong and may jump, so nothing is decided by it: who holds is decided by the store, and for how long
+/// by boot time. A holder that other clients wrote has none: it is unknown, never guessed.
+///
+/// ```
+/// use mainstay_clock::WallTime;
+/// use mainstay_store::lease::{Since, ToldBy};
+/// use std::time::Duration;
+///
+/// let since = Since { at: WallTime::from_unix_millis(60_000), by: ToldBy::Store };
+/// assert_eq!(since.ago(WallTime::from_unix_millis(90_000)), Duration::from_secs(30));
+/// assert_eq!(since.ago(WallTime::from_unix_millis(5)), Duration::ZERO, "two calendars may differ");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(clippy::exhaustive_structs, reason = "a time and whose it is")]
+pub struct Since {
+    /// When it was granted.
+    pub at: WallTime,
+    /// By whose calendar.
+    pub by: ToldBy,
+}
+
+impl Since {
+    /// By the store's calendar.
+    #[must_use]
+    pub const fn store(at: WallTime) -> Self {
+        Self { at, by: ToldBy::Store }
+    }
+
+    /// By the holder's calendar.
+    #[must_use]
+    pub const fn holder(at: WallTime) -> Self {
+        Self { at, by: ToldBy::Holder }
+    }
+
+    /// How long that is at `now`; nothing where `now`, of another calendar, is earlier.
+    #[must_use]
+    pub fn ago(self, now: WallTime) -> Duration {
+        now.saturating_duration_since(self.at)
+    }
+}
+
+/// One of those who hold a lease.
+///
+/// ```
+/// use mainstay_store::FencingToken;
+/// use mainstay_store::lease::Holder;
+/// use std::time::Duration;
+///
+/// let stranger = Holder::new("another client", FencingToken::ZERO, Duration::MAX);
+/// assert_eq!(stranger.since, None, "it wrote down nothing of that");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Holder {
+    /// Who.
+    pub owner: String,
+    /// Under which token; zero for a client that has none.
+    pub token: FencingToken,
+    /// How long it lasts without renewal; `Duration::MAX` without an end.
+    pub remaining: Duration,
+    /// Since when; none where nobody wrote it down.
+    pub since: Option<Since>,
+}
+
+impl Holder {
+    /// One of whom it is not known since when.
+    #[must_use]
+    pub fn new(owner: impl Into<String>, token: FencingToken, remaining: Duration) -> Self {
+        Self { owner: owner.into(), token, remaining, since: None }
+    }
+
+    /// The same with what is known of since when.
+    #[must_use]
+    pub fn with_since(mut self, since: Option<Since>) -> Self {
+        self.since = since;
+        self
+    }
+}
+
 /// What a store knows about one lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LeaseInfo {
     /// Its name.
     pub name: String,
-    /// Holders: owner, token, remaining time.
-    pub holders: Vec<(String, FencingToken, Duration)>,
+    /// Who holds it, smallest token first.
+    pub holders: Vec<Holder>,
     /// The largest token ever handed out or burned.
     pub last_token: FencingToken,
     /// The holder's note.

@@ -10,8 +10,8 @@ use std::time::Duration;
 use mainstay_clock::Instant;
 
 use crate::lease::{
-    AcquireRequest, Acquired, Grant, LeaseInfo, Line, Released, Renewed, Share, Transferred, check_limit,
-    mismatch,
+    AcquireRequest, Acquired, Grant, Holder, LeaseInfo, Line, Released, Renewed, Share, Since, Transferred,
+    check_limit, mismatch,
 };
 use crate::{Error, ErrorKind, FencingToken, Result};
 
@@ -39,6 +39,8 @@ pub struct Entry {
     pub note: String,
     /// Its place in line; none when it holds.
     pub number: Option<u64>,
+    /// Since when it holds, if that is known.
+    pub since: Option<Since>,
 }
 
 /// One acquisition: it waits, or it holds all its names.
@@ -52,6 +54,8 @@ struct Op {
     until: Instant,
     note: String,
     place: Place,
+    /// Since when it holds, for people.
+    since: Option<Since>,
 }
 
 #[derive(Clone, Debug)]
@@ -65,6 +69,7 @@ enum Place {
 struct Obstacle {
     by: String,
     remaining: Duration,
+    since: Option<Since>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -97,6 +102,8 @@ struct Name {
 #[derive(Clone, Debug, Default)]
 pub struct Table {
     now: Instant,
+    /// What a grant of this moment is dated with.
+    today: Option<Since>,
     last_token: FencingToken,
     arrivals: u64,
     ops: BTreeMap<String, Op>,
@@ -129,7 +136,7 @@ impl Table {
     }
 
     fn insert(&mut self, entry: Entry) {
-        let Entry { op_id, owner, names, share, ttl, until, note, number } = entry;
+        let Entry { op_id, owner, names, share, ttl, until, note, number, since } = entry;
         let place = match number {
             Some(number) => Place::Waiting(number),
             None => Place::Holding(names.iter().filter_map(|(n, t)| Some((n.clone(), (*t)?))).collect()),
@@ -147,7 +154,7 @@ impl Table {
         }
         self.ends.insert((until, op_id.clone()));
         let names = names.into_keys().collect();
-        self.ops.insert(op_id, Op { owner, names, share, ttl, until, note, place });
+        self.ops.insert(op_id, Op { owner, names, share, ttl, until, note, place, since });
     }
 
     /// The operation as it is to be written, if it holds or waits.
@@ -168,6 +175,7 @@ impl Table {
             until: op.until,
             note: op.note.clone(),
             number,
+            since: op.since,
         })
     }
 
@@ -192,6 +200,11 @@ impl Table {
     #[must_use]
     pub fn arrivals(&self) -> u64 {
         self.arrivals
+    }
+
+    /// Says what day it is: what is granted from now on is dated so. Without it nobody knows since when they hold.
+    pub fn date(&mut self, today: Since) {
+        self.today = Some(today);
     }
 
     /// Time never goes back; what ended by itself is forgotten.
@@ -282,7 +295,8 @@ impl Table {
         }
         let unmet = |(name, token): &&(String, FencingToken)| !self.is_held_with(name, *token);
         if let Some((name, _)) = request.require.iter().find(unmet) {
-            return Ok(Acquired::Held { by: self.holder_of(name), remaining: None });
+            let (by, since) = self.holder_of(name);
+            return Ok(Acquired::Held { by, remaining: None, since });
         }
         let number = self.number(&request.op_id);
         // Its semaphore may have been given another limit while it waited.
@@ -304,8 +318,8 @@ impl Table {
         }
         match (in_the_way, request.line) {
             (None, _) => Ok(self.grant(request, until)),
-            (Some(Obstacle { by, remaining }), Line::Try) => {
-                Ok(Acquired::Held { by, remaining: Some(remaining) })
+            (Some(Obstacle { by, remaining, since }), Line::Try) => {
+                Ok(Acquired::Held { by, remaining: Some(remaining), since })
             }
             (Some(Obstacle { remaining, .. }), Line::Join) => self.join(request, number, until, remaining),
         }
@@ -336,9 +350,9 @@ impl Table {
         })
     }
 
-    fn holder_of(&self, name: &str) -> String {
+    fn holder_of(&self, name: &str) -> (String, Option<Since>) {
         let first = self.names.get(name).and_then(|n| n.holders.first());
-        first.and_then(|op| self.ops.get(op)).map(|op| op.owner.clone()).unwrap_or_default()
+        first.and_then(|op| self.ops.get(op)).map(|op| (op.owner.clone(), op.since)).unwrap_or_default()
     }
 
     /// Who stands in the way of `request` at `name`: holders, and whoever came before it. Nobody is
@@ -370,26 +384,26 @@ impl Table {
                         ));
                     }
                     taken += u64::from(count);
-                    some.push((self.left(op), u64::from(count), &op.owner));
+                    some.push((self.left(op), u64::from(count), op));
                 }
                 _ => {
-                    by.get_or_insert(&op.owner);
+                    by.get_or_insert(op);
                     all = all.max(self.left(op));
                 }
             }
         }
         // So many permits must come back before there is room.
         let mut missing = (taken + count).saturating_sub(limit);
-        some.sort_unstable();
-        for (left, count, owner) in some {
+        some.sort_by(|(a, n, x), (b, m, y)| (a, n, &x.owner).cmp(&(b, m, &y.owner)));
+        for (left, count, op) in some {
             if missing == 0 {
                 break;
             }
-            by.get_or_insert(owner);
+            by.get_or_insert(op);
             all = all.max(left);
             missing = missing.saturating_sub(count);
         }
-        Ok(by.map(|by| Obstacle { by: by.clone(), remaining: all }))
+        Ok(by.map(|op| Obstacle { by: op.owner.clone(), remaining: all, since: op.since }))
     }
 
     fn grant(&mut self, request: &AcquireRequest, until: Instant) -> Acquired {
@@ -409,6 +423,7 @@ impl Table {
             until,
             note: request.note.clone(),
             place: Place::Holding(tokens),
+            since: self.today,
         };
         let grants = Self::grants(&op).unwrap_or_default();
         self.ends.insert((until, request.op_id.clone()));
@@ -445,6 +460,7 @@ impl Table {
                     until,
                     note: request.note.clone(),
                     place: Place::Waiting(number),
+                    since: None,
                 };
                 self.ends.insert((until, request.op_id.clone()));
                 self.ops.insert(request.op_id.clone(), op);
@@ -583,11 +599,12 @@ impl Table {
             if let Place::Holding(tokens) = &op.place
                 && let Some(token) = tokens.get(name)
             {
-                info.holders.push((op.owner.clone(), *token, self.left(op)));
+                let holder = Holder::new(op.owner.clone(), *token, self.left(op));
+                info.holders.push(holder.with_since(op.since));
                 info.note.clone_from(&op.note);
             }
         }
-        info.holders.sort_by_key(|(_, token, _)| *token);
+        info.holders.sort_by_key(|h| h.token);
         info.annotation.clone_from(&entry.annotation);
         info.waiting = u32::try_from(entry.line.len()).unwrap_or(u32::MAX);
         info
@@ -634,6 +651,6 @@ mod tests {
         let mut after = loaded(&["b", "c"]);
         assert!(matches!(after.acquire(&join("b")).unwrap(), Acquired::Granted(_)));
         let info = after.inspect("n");
-        assert_eq!((info.holders[0].0.as_str(), info.waiting, info.annotation), ("b", 1, None));
+        assert_eq!((info.holders[0].owner.as_str(), info.waiting, info.annotation), ("b", 1, None));
     }
 }

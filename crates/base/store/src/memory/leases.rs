@@ -8,8 +8,8 @@ use mainstay_clock::Clock;
 
 use crate::lease::table::Table;
 use crate::lease::{
-    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Transferred,
-    Watchers,
+    AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Released, Renewed, Since,
+    Transferred, Watchers,
 };
 use crate::{BoxFuture, FencingToken, Result};
 
@@ -69,10 +69,11 @@ impl MemoryLeaseStore {
     /// Applied when the future is first polled, as for a store that is asked.
     fn ask<'a, T: Send + 'a>(&'a self, f: impl FnOnce(&mut Table) -> T + Send + 'a) -> BoxFuture<'a, T> {
         Box::pin(async move {
-            let now = self.0.clock.now();
+            let (now, today) = (self.0.clock.now(), Since::store(self.0.clock.wall()));
             let (result, changed) = {
                 let mut state = self.lock();
                 state.tick(now);
+                state.date(today);
                 (f(&mut state), state.take_changed())
             };
             changed.iter().for_each(|name| self.0.watchers.fire(name));

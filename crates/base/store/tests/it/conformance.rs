@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_sim::conformance::{self, Cluster};
-use mainstay_store::lease::{AcquireRequest, Acquired, Fencing, Line, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Fencing, Line, Renewed, ToldBy};
 use mainstay_store::memory::{
     MemoryCell, MemoryCluster, MemoryJournal, MemoryLeaseStore, MemoryNode, MemoryRecordStore,
 };
@@ -27,6 +27,7 @@ async fn memory_leases_conform_in_every_section() {
     let clock = VirtualClock::new();
     let store = MemoryLeaseStore::new(Arc::new(clock.clone()));
     let sections = conformance::leases(&store, &clock).await;
+    assert_eq!(conformance::since_when(&store, &clock).await, ToldBy::Store);
     println!("memory leases: {sections:?}");
     assert_eq!((sections.ran.len(), sections.refused.len()), (9, 0));
     assert_eq!(store.guarantees().fencing, Fencing::WhileStateSurvives);

@@ -230,7 +230,8 @@ impl Inner {
         }
         let lives = |(id, token): &Member| {
             found.iter().any(|info| {
-                info.name.strip_prefix(&self.prefix) == Some(id) && info.holders.iter().any(|h| h.1 == *token)
+                info.name.strip_prefix(&self.prefix) == Some(id)
+                    && info.holders.iter().any(|h| h.token == *token)
             })
         };
         Ok(barrier.expected().into_iter().partition(lives))

@@ -373,7 +373,7 @@ impl Job {
         let (inner, core) = (&self.0, &self.0.record.core);
         if inner.at_least.is_zero() {
             let info = core.store.inspect(&inner.kept).await.map_err(|e| Error::store(&inner.kept, e))?;
-            return Ok(info.holders.into_iter().next().map(|(_, _, remaining)| remaining));
+            return Ok(info.holders.into_iter().next().map(|h| h.remaining));
         }
         let ttl = inner.at_least.max(core.store.guarantees().min_ttl);
         let request = AcquireRequest::exclusive(&inner.kept, &core.owner, &core.op_id(), ttl);

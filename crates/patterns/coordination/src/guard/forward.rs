@@ -40,6 +40,29 @@ macro_rules! as_its_guard {
                 self.guard.renewed(known).await
             }
 
+            /// Another hold on the same right; see [`Guard::share`](crate::Guard::share).
+            pub fn share(&self) -> $crate::SharedGuard {
+                self.guard.share()
+            }
+
+            /// Runs `work` on a thread of its own, and waits for its end; see
+            /// [`Guard::run_blocking`](crate::Guard::run_blocking).
+            ///
+            /// # Errors
+            /// `Lost` when the right was gone by the time the work was done, `NoThread` when nothing ran.
+            ///
+            /// # Cancel safety
+            /// Dropping the future stops nothing: the work goes on, and keeps the right until its end.
+            pub async fn run_blocking<T>(
+                &self,
+                work: impl FnOnce($crate::SharedGuard) -> T + Send + 'static,
+            ) -> Result<T, $crate::Error>
+            where
+                T: Send + 'static,
+            {
+                self.guard.run_blocking(work).await
+            }
+
             /// Runs `work` for as long as the right is there; see [`Guard::run`](crate::Guard::run).
             ///
             /// # Errors

@@ -24,6 +24,11 @@ pub(crate) fn deadline_of(sent: Instant, ttl: Duration) -> Instant {
     sent.saturating_add(ttl.saturating_sub(ttl / DRIFT_DIVISOR).saturating_sub(DRIFT_FLOOR))
 }
 
+/// How long a loss may wait to learn its reason: no longer than clocks are allowed to differ.
+pub(crate) fn why_patience(ttl: Duration) -> Duration {
+    ttl / DRIFT_DIVISOR + DRIFT_FLOOR
+}
+
 /// How long before the deadline work is stopped.
 pub(crate) fn margin_of(ttl: Duration) -> Duration {
     (ttl / MARGIN_DIVISOR).clamp(MARGIN_MIN, MARGIN_MAX)
@@ -207,7 +212,9 @@ mod tests {
 
     #[test]
     fn a_store_that_says_no_ends_the_hold_at_once() {
-        for reason in [LossReason::TakenOver, LossReason::Forced, LossReason::SessionClosed] {
+        for reason in
+            [LossReason::TakenOver, LossReason::Forced, LossReason::SessionClosed, LossReason::StoreRegressed]
+        {
             let mut h = hold();
             h.sent(at(10_000));
             h.answered(at(10_001), Answer::NotOurs(reason), 0.0);

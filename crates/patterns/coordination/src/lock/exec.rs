@@ -190,10 +190,10 @@ impl Attempt {
     fn give_up(&self, command: Command, last: Option<mainstay_store::Error>) -> Error {
         let name = &self.held.want.names[0];
         match command {
-            Command::Contended { holder, remaining } => {
+            Command::Contended { holder, remaining, since } => {
                 let left = remaining.map_or_else(String::new, |d| format!(" for {d:?} more without renewal"));
                 let why = format!("`{name}` is held by {holder}{left}");
-                Error::new(ErrorKind::Contended { holder, remaining }, why)
+                Error::new(ErrorKind::Contended { holder, remaining, since }, why)
             }
             Command::Expired => {
                 let why =

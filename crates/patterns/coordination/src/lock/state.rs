@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Deadline, Instant};
 use mainstay_store::Outcome;
-use mainstay_store::lease::Acquired;
+use mainstay_store::lease::{Acquired, Since};
 
 use crate::guard::deadline_of;
 
@@ -33,6 +33,8 @@ pub(crate) enum Command {
         holder: String,
         /// How long its lease lasts without renewal.
         remaining: Option<Duration>,
+        /// Since when it is there.
+        since: Option<Since>,
     },
     /// Give up: the grant came too late to be used.
     Expired,
@@ -127,10 +129,12 @@ impl Acquisition {
         match answer {
             Acquired::Granted(_) if now < deadline_of(sent, self.ttl) => Command::Take,
             Acquired::Granted(_) => Command::Expired,
-            Acquired::Held { by, remaining } => {
+            Acquired::Held { by, remaining, since } => {
                 self.holder = Some(by.clone());
                 match self.patience {
-                    Patience::None => Command::Contended { holder: by.clone(), remaining: *remaining },
+                    Patience::None => {
+                        Command::Contended { holder: by.clone(), remaining: *remaining, since: *since }
+                    }
                     Patience::Until(_) => {
                         let pause = match remaining {
                             Some(left) => self.due(*left, unit),
@@ -142,7 +146,9 @@ impl Acquisition {
             }
             // In line: the store remembers us, so giving up has to leave the line. The place is kept as a lease is.
             Acquired::Queued { remaining, .. } => match self.patience {
-                Patience::None => Command::Contended { holder: String::new(), remaining: *remaining },
+                Patience::None => {
+                    Command::Contended { holder: String::new(), remaining: *remaining, since: None }
+                }
                 Patience::Until(_) => {
                     let pause = self.due(remaining.unwrap_or(Duration::MAX), unit);
                     self.wait(now, pause.min(self.ttl / 3))
@@ -221,6 +227,7 @@ fn half_to_all(d: Duration, unit: f64) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_clock::WallTime;
     use mainstay_store::lease::{UNWATCHED, WATCHED};
 
     use super::*;
@@ -232,7 +239,11 @@ mod tests {
     const TTL: Duration = Duration::from_secs(10);
 
     fn held(ms: Option<u64>) -> Acquired {
-        Acquired::Held { by: "host-7".to_owned(), remaining: ms.map(Duration::from_millis) }
+        Acquired::Held {
+            by: "host-7".to_owned(),
+            remaining: ms.map(Duration::from_millis),
+            since: Some(Since::store(WallTime::from_unix_millis(7))),
+        }
     }
 
     fn queued(ms: Option<u64>) -> Acquired {
@@ -278,8 +289,11 @@ mod tests {
     #[test]
     fn k17_held_and_unreachable_are_told_apart() {
         let mut a = begin(Patience::None);
-        let contended =
-            Command::Contended { holder: "host-7".to_owned(), remaining: Some(Duration::from_millis(5)) };
+        let contended = Command::Contended {
+            holder: "host-7".to_owned(),
+            remaining: Some(Duration::from_millis(5)),
+            since: Some(Since::store(WallTime::from_unix_millis(7))),
+        };
         assert_eq!(a.answered(at(0), at(0), &held(Some(5)), 0.0), contended);
         assert_eq!(a.failed(at(0), Outcome::Unknown, true, 0.0), Command::Fail);
         let mut a = begin(Patience::Until(Deadline::at(at(100))));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use mainstay_clock::Deadline;
 use mainstay_store::FencingToken;
-use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo, Released};
+use mainstay_store::lease::{AcquireRequest, Acquired, Holder, LeaseInfo, Released};
 
 use crate::coordinator::{Core, LOOK, given, part};
 use crate::lock::{self, Lock};
@@ -176,8 +176,8 @@ impl Inner {
     /// Who has said nothing about itself yet is still joining.
     fn entry(&self, info: LeaseInfo) -> Option<Entry> {
         let name = info.name.strip_prefix(&self.prefix)?.to_owned();
-        let (owner, incarnation, remaining) = info.holders.into_iter().next()?;
-        let member = Member { name, owner, incarnation, meta: info.annotation? };
+        let Holder { owner, token, remaining, .. } = info.holders.into_iter().next()?;
+        let member = Member { name, owner, incarnation: token, meta: info.annotation? };
         Some(Entry { member, remaining })
     }
 
@@ -186,7 +186,7 @@ impl Inner {
         let found = self.listed(&self.left).await?;
         let one = |info: LeaseInfo| {
             let name = info.name.strip_prefix(&self.left)?.to_owned();
-            let incarnation = info.holders.first()?.0.parse().ok()?;
+            let incarnation = info.holders.first()?.owner.parse().ok()?;
             Some((name, FencingToken::new(incarnation)))
         };
         Ok(found.into_iter().filter_map(one).collect())

@@ -67,7 +67,7 @@ async fn pictures(world: &World, shared: &Shared) {
     let found = world.leases().list(&prefix, 100).await.unwrap();
     let entry = |info: mainstay_store::lease::LeaseInfo| {
         let name = info.name.strip_prefix(&prefix)?.to_owned();
-        let incarnation = info.holders.first()?.1.get();
+        let incarnation = info.holders.first()?.token.get();
         Some((name, (incarnation, String::from_utf8(info.annotation?).ok()?)))
     };
     let truth: Picture = found.into_iter().filter_map(entry).collect();

@@ -18,7 +18,7 @@ fn a_lock_passes_on_with_a_larger_token_and_without_waiting_for_the_ttl() {
         let first = w.held("a", "n").await;
         let refused = w.lock("b", "n").try_acquire().await.unwrap_err();
         assert!(
-            matches!(refused.kind(), ErrorKind::Contended { holder, remaining: Some(_) } if holder == "a")
+            matches!(refused.kind(), ErrorKind::Contended { holder, remaining: Some(_), .. } if holder == "a")
         );
         assert_eq!(refused.outcome(), Outcome::NotApplied);
         assert!(refused.is_retryable() && refused.retry_after().is_some());

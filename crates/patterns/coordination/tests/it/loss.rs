@@ -8,9 +8,10 @@ use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_coordination::{ErrorKind, LossReason};
 use mainstay_store::LeaseStore;
-use mainstay_store::lease::Released;
+use mainstay_store::lease::{AcquireRequest, Acquired, Released};
+use mainstay_store::memory::MemoryLeaseStore;
 
-use crate::faulty::{Fault, Faulty};
+use crate::faulty::{Fault, Faulty, Swap};
 use crate::world::{TTL, virtually};
 
 /// Counts how often work went on, and when it was dropped.
@@ -116,6 +117,46 @@ fn f40_a_broken_lease_is_noticed_at_the_next_renewal() {
         assert_eq!(guard.check().unwrap_err().to_string(), "`test/n` is lost: it was ended by force");
         let noticed = w.clock.now().saturating_duration_since(start);
         assert!(noticed <= TTL / 3 + Duration::from_millis(10), "{noticed:?}");
+    });
+}
+
+#[test]
+fn f26_a_guard_is_told_that_its_store_went_back() {
+    virtually(|w| async move {
+        let (young, empty) = (w.store.snapshot(), MemoryLeaseStore::new(Arc::new(w.clock.clone())));
+        for back in [young, empty] {
+            let swap = Swap::new(w.store.clone());
+            let node = w.node_on(Arc::clone(&swap) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+            let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+            swap.replace(back);
+            let start = w.clock.now();
+            let lost = guard.run(|_| std::future::pending::<()>()).await.unwrap_err();
+            assert_eq!(*lost.kind(), ErrorKind::Lost(LossReason::StoreRegressed), "{lost}");
+            let noticed = w.clock.now().saturating_duration_since(start);
+            assert!(noticed <= TTL / 3 + Duration::from_millis(10), "by the next renewal: {noticed:?}");
+            w.store.break_lease("test/n").await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_store_that_lost_the_lease_alone_did_not_go_back() {
+    virtually(|w| async move {
+        let swap = Swap::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&swap) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let guard = node.mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        // Its tokens are as new as ours: whoever comes next outranks us.
+        let without = w.store.snapshot();
+        for op in 0..3 {
+            let request = AcquireRequest::exclusive("test/other", "b", &format!("op{op}"), TTL);
+            without.acquire(request).await.unwrap();
+        }
+        without.break_lease("test/n").await.unwrap();
+        w.clock.sleep(TTL / 10).await;
+        let next = AcquireRequest::exclusive("test/n", "b", "next", TTL);
+        assert!(matches!(without.acquire(next).await.unwrap(), Acquired::Granted(_)));
+        swap.replace(without);
+        assert_ne!(guard.lost().await, LossReason::StoreRegressed);
     });
 }
 

@@ -27,6 +27,7 @@ mod round;
 mod runner;
 mod seeds;
 mod semaphores;
+mod shares;
 mod slots;
 mod stores;
 mod twisted;

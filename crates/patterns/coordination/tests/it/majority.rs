@@ -237,7 +237,7 @@ impl Client {
             }
         }
         match held {
-            Some((by, remaining)) => Ok(Acquired::Held { by, remaining: Some(remaining) }),
+            Some((by, remaining)) => Ok(Acquired::Held { by, remaining: Some(remaining), since: None }),
             None => Err(unknown("no majority answered")),
         }
     }

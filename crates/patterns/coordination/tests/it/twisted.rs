@@ -64,7 +64,7 @@ impl LeaseStore for Twisted {
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
         let name = name.to_owned();
         Box::pin(async move {
-            let holder = self.inner.inspect(&name).await?.holders.first().map(|(_, token, _)| *token);
+            let holder = self.inner.inspect(&name).await?.holders.first().map(|h| h.token);
             let anybody = self.twist == Twist::AnybodyAnnotates;
             self.inner.annotate(&name, holder.filter(|_| anybody).unwrap_or(token), value).await
         })

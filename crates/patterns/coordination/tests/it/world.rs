@@ -73,7 +73,7 @@ impl World {
     /// The owner that the store names, empty when it is free.
     pub(crate) async fn holder(&self, name: &str) -> String {
         let info = self.store.inspect(&format!("test/{name}")).await.unwrap();
-        info.holders.first().map(|(owner, ..)| owner.clone()).unwrap_or_default()
+        info.holders.first().map(|h| h.owner.clone()).unwrap_or_default()
     }
 
     /// Waits until nobody holds `name`, for at most a minute.

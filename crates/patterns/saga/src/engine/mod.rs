@@ -17,7 +17,7 @@ mod registry;
 mod start;
 mod suspects;
 mod time;
-mod watch;
+mod warnings;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -35,7 +35,7 @@ pub use attention::{ActionRequest, Attention};
 pub use config::Config;
 pub use handle::{Handle, Outcome};
 pub use start::StartOptions;
-pub use watch::Warnings;
+pub use warnings::Warnings;
 
 use crate::definition::Definition;
 use crate::fold::Refusal;
@@ -44,7 +44,7 @@ use crate::step::LocalStep;
 use crate::{Error, ErrorKind};
 use registry::Registry;
 use time::Time;
-use watch::Watch;
+use warnings::Watch;
 
 /// Drives sagas. Clones share it.
 ///

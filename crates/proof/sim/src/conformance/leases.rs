@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_store::lease::{
-    AcquireRequest, Acquired, Grant, Line, MAX_TEXT, MAX_TTL, Released, Renewed, Share, Transferred,
+    AcquireRequest, Acquired, Grant, Line, MAX_TEXT, MAX_TTL, Released, Renewed, Share, Since, ToldBy,
+    Transferred,
 };
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 
@@ -13,6 +14,8 @@ use mainstay_store::{ErrorKind, FencingToken, LeaseStore};
 const SHORT: Duration = Duration::from_secs(5);
 /// Of everything else, so that a machine that stands still ends nothing: the longest that every store takes.
 const LONG: Duration = Duration::from_secs(30);
+/// Between two moments that a calendar tells apart.
+const APART: Duration = Duration::from_millis(20);
 /// How often a look that has to be quick is tried before the machine is said to be too slow for it.
 const TRIES: u32 = 10;
 
@@ -74,6 +77,97 @@ pub async fn leases(store: &dyn LeaseStore, clock: &dyn Clock) -> Sections {
     let unknown: Vec<&&str> = native.iter().filter(|n| !sections.ran.contains(n)).collect();
     assert!(unknown.is_empty(), "declared, but there is no section for it: {unknown:?}");
     sections
+}
+
+/// What a store with one calendar says of since when each holder holds, whatever the share; whose calendar it is. Servers
+/// that have one each differ by as much as their clocks do.
+///
+/// # Panics
+/// When it says nothing, or when it moves while somebody holds.
+pub async fn since_when(store: &dyn LeaseStore, clock: &dyn Clock) -> ToldBy {
+    let native: BTreeSet<&str> = store.guarantees().native.iter().copied().collect();
+    let name = "since";
+    take(store, name, "since-1").await.unwrap();
+    let first = since_of(store, name, "since-1").await;
+    // A calendar counts in milliseconds.
+    clock.sleep(APART).await;
+    assert!(matches!(store.renew("since-1").await.unwrap(), Renewed::Renewed(_)));
+    take(store, name, "since-1").await.unwrap();
+    assert_eq!(since_of(store, name, "since-1").await, first, "neither a renewal nor a repetition moves it");
+    let held = store.acquire(AcquireRequest::exclusive(name, "me", "since-2", LONG)).await.unwrap();
+    let Acquired::Held { since, .. } = held else { panic!("{held:?}") };
+    assert_eq!(since, Some(first), "whoever is refused is told, too");
+    if native.contains("list") {
+        let listed = store.list(name, 10).await.unwrap();
+        let told: Vec<_> = listed.iter().flat_map(|info| &info.holders).map(|h| h.since).collect();
+        assert_eq!(told, [Some(first)]);
+    }
+    if native.contains("transfer") && native.contains("line") {
+        assert!(matches!(
+            ask(store, name, "since-3", Share::Exclusive, Line::Join).await,
+            Acquired::Queued { .. }
+        ));
+        let token = store.inspect(name).await.unwrap().holders[0].token;
+        assert_eq!(store.transfer(name, token, "since-3").await.unwrap(), Transferred::Moved);
+        let moved = since_of(store, name, "since-3").await;
+        assert_ne!(moved.at, first.at, "it holds since it was handed over");
+        store.release("since-3").await.unwrap();
+    } else {
+        store.release("since-1").await.unwrap();
+    }
+    if native.contains("line") {
+        since_in_line(store, clock).await;
+    }
+    if native.contains("shared") {
+        since_shared(store, clock).await;
+    }
+    first.by
+}
+
+/// Whoever waited holds since its turn came, not since it came.
+async fn since_in_line(store: &dyn LeaseStore, clock: &dyn Clock) {
+    take(store, "since-line", "since-l1").await.unwrap();
+    ask(store, "since-line", "since-l2", Share::Exclusive, Line::Join).await;
+    let first = since_of(store, "since-line", "since-l1").await;
+    clock.sleep(APART).await;
+    store.release("since-l1").await.unwrap();
+    let mut turn = ask(store, "since-line", "since-l2", Share::Exclusive, Line::Join).await;
+    while granted(&turn).is_none() {
+        clock.sleep(APART).await;
+        turn = ask(store, "since-line", "since-l2", Share::Exclusive, Line::Join).await;
+    }
+    assert_ne!(since_of(store, "since-line", "since-l2").await.at, first.at);
+    store.release("since-l2").await.unwrap();
+}
+
+/// Each reader has its own; a writer who only reads from now on keeps it.
+async fn since_shared(store: &dyn LeaseStore, clock: &dyn Clock) {
+    let name = "since-shared";
+    take(store, name, "since-s1").await.unwrap();
+    let mut first = since_of(store, name, "since-s1").await;
+    clock.sleep(APART).await;
+    match store.downgrade("since-s1").await {
+        Ok(done) => assert!(done),
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            store.release("since-s1").await.unwrap();
+            assert!(granted(&ask(store, name, "since-s1", Share::Shared, Line::Try).await).is_some());
+            first = since_of(store, name, "since-s1").await;
+            clock.sleep(APART).await;
+        }
+    }
+    assert!(granted(&ask(store, name, "since-s2", Share::Shared, Line::Try).await).is_some());
+    assert_eq!(since_of(store, name, "since-s1").await, first, "it held all the time");
+    assert_ne!(since_of(store, name, "since-s2").await.at, first.at);
+    for op in ["since-s1", "since-s2"] {
+        store.release(op).await.unwrap();
+    }
+}
+
+async fn since_of(store: &dyn LeaseStore, name: &str, owner: &str) -> Since {
+    let info = store.inspect(name).await.unwrap();
+    let holder = info.holders.iter().find(|h| h.owner == owner);
+    holder.and_then(|h| h.since).unwrap_or_else(|| panic!("`{owner}` holds since when? {info:?}"))
 }
 
 async fn refused(store: &dyn LeaseStore, what: &str) {
@@ -175,14 +269,14 @@ async fn shared(store: &dyn LeaseStore) {
 
 /// Of a store that can; `w` holds `name` alone.
 async fn downgrading(store: &dyn LeaseStore, name: &str) {
-    let token = store.inspect(name).await.unwrap().holders[0].1;
+    let token = store.inspect(name).await.unwrap().holders[0].token;
     match store.downgrade("w").await {
         Err(e) => return assert_eq!(e.kind(), ErrorKind::Unsupported),
         Ok(done) => assert!(done, "a writer becomes a reader"),
     }
     assert!(store.downgrade("w").await.unwrap(), "repeated after a lost answer");
     assert!(!store.downgrade("nobody").await.unwrap());
-    assert_eq!(store.inspect(name).await.unwrap().holders[0].1, token, "its token stays");
+    assert_eq!(store.inspect(name).await.unwrap().holders[0].token, token, "its token stays");
     let reader = ask(store, name, "r4", Share::Shared, Line::Try).await;
     assert!(granted(&reader).is_some_and(|g| g.token > token), "other readers come in");
     assert!(take(store, name, "w2").await.is_none(), "no writer does");
@@ -363,7 +457,7 @@ async fn exclusive_and_idempotent(store: &dyn LeaseStore) {
     let token = take(store, "a", "op1").await.unwrap();
     assert_eq!(take(store, "a", "op1").await, Some(token), "a repeated request keeps its token");
     let held = store.acquire(AcquireRequest::exclusive("a", "me", "op2", LONG)).await.unwrap();
-    let Acquired::Held { by, remaining } = held else { panic!("{held:?}") };
+    let Acquired::Held { by, remaining, .. } = held else { panic!("{held:?}") };
     assert_eq!(by, "op1");
     assert!(remaining.is_none_or(|r| r <= LONG));
     assert_eq!(store.release("op2").await.unwrap(), Released::AlreadyGone, "others release nothing");

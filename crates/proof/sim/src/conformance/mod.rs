@@ -9,6 +9,6 @@ mod records;
 mod replicated;
 
 pub use journal::journal;
-pub use leases::{Sections, leases, mutex};
+pub use leases::{Sections, leases, mutex, since_when};
 pub use records::{cell, records};
 pub use replicated::{Cluster, replicated};

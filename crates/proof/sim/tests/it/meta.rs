@@ -366,7 +366,7 @@ fn m_l7_an_acquisition_dropped_at_any_poll_leaks_nothing_that_a_release_does_not
 }
 
 async fn held(store: &MemoryLeaseStore) -> Vec<String> {
-    store.inspect("k").await.unwrap().holders.into_iter().map(|(owner, ..)| owner).collect()
+    store.inspect("k").await.unwrap().holders.into_iter().map(|h| h.owner).collect()
 }
 
 #[test]
