@@ -105,6 +105,10 @@ pub(crate) fn full() -> anyhow::Result<()> {
     run(cargo()
         .args(["test", "-p", "mainstay-sqlite", "--test", "it", "power::"])
         .env("MAINSTAY_FULL", "1"))?;
+    // Every fault at every step of every saga of the test kit, each cut at every append, with nothing sampled.
+    run(cargo()
+        .args(["test", "--release", "-p", "mainstay-saga", "--test", "it", "exhaust::"])
+        .env("MAINSTAY_FULL", "1"))?;
     // A thousand wrappers stopped or killed while another one waits.
     run(cargo()
         .args(["test", "-p", "mainstay-server", "--test", "it", "if_w6_a_stopped"])

@@ -6,6 +6,7 @@
 
 mod check;
 mod data;
+mod lint;
 mod template;
 
 use std::time::Duration;
@@ -15,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 pub use check::{DefinitionError, Problem};
 pub use data::{DefinitionData, RetryData, StepData};
+pub use lint::Lint;
 pub use template::Template;
 
 /// Most steps of one definition: a readable history; larger work is sub-sagas.
@@ -109,6 +111,8 @@ pub struct Step {
     pub undo: Undo,
     /// An address to ask whether an unknown action happened.
     pub status: Option<String>,
+    /// A closure is asked that.
+    pub local_status: bool,
     /// How its input is made from the saga's input and earlier outputs.
     pub input: Template,
     /// Longest time of one attempt.
@@ -121,6 +125,8 @@ pub struct Step {
     pub undo_retry: RetrySpec,
     /// What spent attempts with an unknown effect mean.
     pub on_unknown: OnUnknown,
+    /// Name of the policy that guards its attempts.
+    pub policy: Option<String>,
     /// Text for whoever has to act.
     pub runbook: Option<String>,
 }
@@ -224,7 +230,7 @@ impl Definition {
         self.deadline
     }
 
-    /// Hash of the graph: names, kinds, edges, inputs, which steps have an undo. Timeouts, retries and
+    /// Hash of the graph: names, kinds, edges, inputs, which steps have an undo. Timeouts, retries, policies and
     /// addresses are not in it: they may be tuned under sagas in flight.
     #[must_use]
     pub fn hash(&self) -> Hash {

@@ -3,7 +3,7 @@
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use mainstay_store::journal::{MAX_ID_BYTES, Posted, Uid};
+use mainstay_store::journal::{MAX_ID_BYTES, Posted, SagaStatus, Uid};
 use tokio::sync::oneshot;
 
 use super::Engine;
@@ -60,6 +60,8 @@ impl Engine {
 impl Attention {
     /// Acts on a saga and waits until the action is on its log, accepted or refused. Both are audited.
     ///
+    /// A cancel may be repeated: one of a saga that is being cancelled, or that a cancel ended, is accepted and changes nothing.
+    ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the saga's state does not allow it or changed since it was looked at;
     /// [`ErrorKind::ApiMisuse`] without a reason; [`ErrorKind::TooLarge`]; [`ErrorKind::NotFound`];
@@ -74,6 +76,7 @@ impl Attention {
         check_size(&request)?;
         let inner = &self.engine.0;
         let message = request.message.unwrap_or_else(|| inner.new_uid().to_string());
+        let cancels = request.operation == Operation::Cancel;
         let action = Action {
             message: message.clone(),
             who: request.who,
@@ -88,9 +91,15 @@ impl Attention {
             Posted::Posted => {}
             // It may be on the log already; then the log has the answer.
             Posted::Duplicate => {
-                if let Some(answer) = self.engine.settled(uid, &message).await? {
+                if let Some(answer) = self.engine.settled(uid, &message, cancels).await? {
                     return answer;
                 }
+            }
+            // Cancelled before, and that came true: whoever cancels has what they want.
+            Posted::Final(SagaStatus::Compensated)
+                if cancels && matches!(self.engine.settled(uid, &message, cancels).await?, Some(Ok(()))) =>
+            {
+                return Ok(());
             }
             Posted::Final(status) => return Err(refused(&Refusal::Finished(status))),
             Posted::NoSuchSaga => {
@@ -168,11 +177,21 @@ impl Engine {
         }
     }
 
-    /// What the log says of an action that was posted as `message`.
-    async fn settled(&self, uid: &Uid, message: &str) -> Result<Option<Result<(), Error>>, Error> {
+    /// What the log says of an action that was posted as `message`; `cancels`: of a cancel.
+    async fn settled(
+        &self,
+        uid: &Uid,
+        message: &str,
+        cancels: bool,
+    ) -> Result<Option<Result<(), Error>>, Error> {
         let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
+        let mut cancelled = false;
         let on_log = loaded.records.iter().find_map(|record| match wire::decode(record) {
             Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
+            Ok(Fact::Action(action)) => {
+                cancelled |= action.operation == Operation::Cancel;
+                None
+            }
             Ok(Fact::ActionRefused(refused)) if refused.message == message => {
                 Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
             }
@@ -180,6 +199,10 @@ impl Engine {
         });
         // Taken up without a trace: a log keeps no end of refusals.
         let waits = loaded.posts.iter().any(|p| p.message == message);
+        // One that repeated another is no action of its own.
+        if on_log.is_none() && !waits && cancels && cancelled {
+            return Ok(Some(Ok(())));
+        }
         let refused = || Err(Error::new(ErrorKind::Conflict, "the action was refused before"));
         Ok(on_log.or_else(|| (!waits).then(refused)))
     }

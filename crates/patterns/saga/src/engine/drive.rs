@@ -16,11 +16,12 @@ use super::attention::answer_key;
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
 use super::leave::{Aside, Leave, last_of, leave_memory, quarantine};
+use super::policies::Half;
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next, refuse_undo};
 use crate::row::row;
 use crate::wire::{
     self, Action, ActionRefused, AttemptRef, Completed, Completion, Fact, Finished, Note, Operation, Overdue,
@@ -297,7 +298,10 @@ impl Drive {
                     interrupted: true,
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
-                self.record(Fact::StepEnded(end))?;
+                match self.ask_first(&end) {
+                    Some(question) => self.make(&end.at, question),
+                    None => self.record(Fact::StepEnded(end))?,
+                }
             }
             if let Some(at) = self.state.nodes[i].undoing.clone() {
                 let jitter = self.inner.runtime.rng().unit();
@@ -455,7 +459,18 @@ impl Drive {
             CallResult::Stale => return Some(Leave::Lost),
             CallResult::Reported => return None,
             CallResult::Step(verdict, advice) => {
-                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, advice))
+                let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
+                if let Some(question) = self.ask_first(&end) {
+                    self.make(&end.at, question);
+                    return None;
+                }
+                Fact::StepEnded(end)
+            }
+            CallResult::Known(verdict) => {
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
+            }
+            CallResult::UndoRefused(reason) => {
+                Fact::UndoEnded(refuse_undo(&definition, &self.state, end.at, reason))
             }
             CallResult::Undo(verdict, advice) => {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
@@ -561,8 +576,13 @@ impl Drive {
         // A person who saw the row before the facts of this very append is not late.
         let before = self.state.status(&definition);
         let fact = Fact::Action(action.clone());
-        let allowed =
-            self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation, &fact));
+        let repeats = self.state.repeats(&definition, &action);
+        let allowed = match repeats {
+            true => Ok(()),
+            false => {
+                self.state.allows(&definition, &action).and_then(|()| self.has_room(&action.operation, &fact))
+            }
+        };
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =
@@ -570,6 +590,7 @@ impl Drive {
         let target = cut(target, MAX_REMARK);
         let reason = action.reason.clone();
         match &allowed {
+            Ok(()) if repeats => self.note(format!("cancelled again by {who}: {reason}"))?,
             Ok(()) => self.record(fact)?,
             Err(why) => {
                 let refused = ActionRefused {
@@ -721,25 +742,37 @@ impl Drive {
 
     fn start_calls(&mut self) {
         for launch in std::mem::take(&mut self.plan.launches) {
-            let (step, at, call) = match launch {
-                Launch::Act(at) => (at.step.clone(), at.clone(), self.action(at)),
-                Launch::Undo(at) => (at.step.clone(), at.clone(), self.undo(at)),
-            };
-            let remote = self.registered.definition.index(&step);
-            if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
-                self.calls.push(call);
-                continue;
-            }
-            let (stop, stopped) = oneshot::channel();
-            self.stops.insert(step, stop);
-            self.calls.push(Box::pin(async move {
-                tokio::select! {
-                    biased;
-                    end = call => end,
-                    // A sender that is gone reports nothing.
-                    Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
+            let (at, call) = match launch {
+                Launch::Act(at) => {
+                    let call = self.action(at.clone());
+                    (at.clone(), self.guarded(Half::Action, &at, call))
                 }
-            }));
+                Launch::Undo(at) => {
+                    let call = self.undo(at.clone());
+                    (at.clone(), self.guarded(Half::Undo, &at, call))
+                }
+            };
+            self.make(&at, call);
         }
+    }
+
+    /// Makes a call of an attempt. A report of a remote participant ends it.
+    fn make(&mut self, at: &AttemptRef, call: BoxFuture<'static, CallEnd>) {
+        let remote = self.registered.definition.index(&at.step);
+        if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
+            self.calls.push(call);
+            return;
+        }
+        let (stop, stopped) = oneshot::channel();
+        self.stops.insert(at.step.clone(), stop);
+        let at = at.clone();
+        self.calls.push(Box::pin(async move {
+            tokio::select! {
+                biased;
+                end = call => end,
+                // A sender that is gone reports nothing.
+                Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
+            }
+        }));
     }
 }

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
 mod bounds;
+mod builder;
+mod cancel;
 mod claims;
 mod definition;
 #[cfg(feature = "http")]
@@ -12,12 +14,15 @@ mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
 mod inbox;
+mod known;
 mod lossy;
 mod oracle;
 mod order;
 mod people;
+mod policies;
 mod remote;
 mod room;
 mod simulated;
+mod undo;
 mod vanished;
 mod world;
