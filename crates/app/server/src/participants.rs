@@ -8,6 +8,7 @@ use std::time::Duration;
 use mainstay_clock::{Clock, Instant, Runtime};
 use mainstay_resilience::breaker::{BreakerSnapshot, State};
 use mainstay_resilience::bulkhead::BulkheadSnapshot;
+use mainstay_resilience::config::Policies;
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant, origin};
@@ -15,7 +16,7 @@ use mainstay_saga::participant::{Guarded, Participant, Reply, Request};
 use mainstay_saga::signature::Secret;
 use mainstay_store::BoxFuture;
 
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::durations::{Called, Durations};
 use crate::error::{Code, Error, Result};
 
@@ -23,6 +24,8 @@ use crate::error::{Code, Error, Result};
 const MAX_SECRETS: usize = 4;
 /// Largest secrets file.
 const MAX_FILE: u64 = 16 * 1024;
+/// Largest file of policies.
+const MAX_POLICIES: u64 = 1024 * 1024;
 
 /// Calls that wait for a place at a participant, per participant: as many as there are sagas in memory by default.
 const QUEUE: u32 = 10_000;
@@ -36,6 +39,13 @@ struct Guard {
     places: Option<Bulkhead>,
 }
 
+/// The policies that steps name, and the text that they were built from.
+#[derive(Debug, Default)]
+struct Named {
+    text: String,
+    all: BTreeMap<Arc<str>, Policy>,
+}
+
 /// A caller of participants with what guards its calls.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
@@ -45,6 +55,7 @@ pub(crate) struct Caller {
     guards: Arc<BTreeMap<String, Guard>>,
     /// Most calls of one origin at once; 0 where nothing counts them.
     most: u32,
+    named: Arc<Named>,
 }
 
 impl Caller {
@@ -52,6 +63,28 @@ impl Caller {
     pub(crate) fn violations(&self, definition: &Definition) -> Vec<(String, String)> {
         let found = self.http.policy().violations(definition);
         found.into_iter().map(|(step, why)| (step, why.to_string())).collect()
+    }
+
+    /// The policies that steps name.
+    pub(crate) fn policies(&self) -> Vec<Policy> {
+        self.named.all.values().cloned().collect()
+    }
+
+    /// Refuses a definition whose steps name a policy that is not there.
+    ///
+    /// # Errors
+    /// With the step, and the policy that was most likely meant.
+    pub(crate) fn knows_policies_of(&self, definition: &Definition) -> Result<()> {
+        for step in definition.steps() {
+            let missing = |name: &&str| !self.named.all.contains_key(*name);
+            let Some(name) = step.policy.as_deref().filter(missing) else { continue };
+            let hint = nearest(self.named.all.keys().map(|k| &**k), name);
+            let hint = hint.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+            let (step, saga) = (&step.name, definition.name());
+            let why = format!("`{saga}`: step `{step}` names the policy `{name}`, which is not there{hint}");
+            return Err(Error::new(Code::BadDefinition, why));
+        }
+        Ok(())
     }
 }
 
@@ -69,7 +102,7 @@ impl Participants {
     /// # Errors
     /// When an origin, a network or a secret cannot be read.
     pub(crate) fn open(config: &Config, rt: &Runtime) -> Result<Self> {
-        Ok(Self::with(build(config, rt, &BTreeMap::new())?, Arc::clone(rt.clock())))
+        Ok(Self::with(build(config, rt, None)?, Arc::clone(rt.clock())))
     }
 
     /// This caller, unguarded.
@@ -78,7 +111,7 @@ impl Participants {
         let http = Arc::new(caller);
         let guarded = Arc::clone(&http) as Arc<dyn Participant>;
         let clock = Arc::new(mainstay_clock::SystemClock::new());
-        Self::with(Caller { http, guarded, guards: Arc::default(), most: 0 }, clock)
+        Self::with(Caller { http, guarded, guards: Arc::default(), most: 0, named: Arc::default() }, clock)
     }
 
     fn with(caller: Caller, clock: Arc<dyn Clock>) -> Self {
@@ -102,14 +135,26 @@ impl Participants {
         &self.durations
     }
 
-    /// The breakers in force, as they are now.
-    pub(crate) fn breakers(&self) -> Vec<BreakerSnapshot> {
-        self.current().guards.values().filter_map(|g| g.breaker.as_ref().map(Breaker::snapshot)).collect()
+    /// The policies in force that steps name.
+    pub(crate) fn policies(&self) -> Vec<Policy> {
+        self.current().policies()
     }
 
-    /// The places in force, as they are now.
+    /// The breakers in force, of origins and of policies, as they are now.
+    pub(crate) fn breakers(&self) -> Vec<BreakerSnapshot> {
+        let current = self.current();
+        let origins = current.guards.values().filter_map(|g| g.breaker.as_ref().map(Breaker::snapshot));
+        let named = current.named.all.values().filter_map(|p| p.snapshot().breaker);
+        origins.chain(named).collect()
+    }
+
+    /// The places in force, of origins and of policies, as they are now.
     pub(crate) fn places(&self) -> Vec<BulkheadSnapshot> {
-        self.current().guards.values().filter_map(|g| g.places.as_ref().map(Bulkhead::snapshot)).collect()
+        let current = self.current();
+        let origins = current.guards.values().filter_map(|g| g.places.as_ref().map(Bulkhead::snapshot));
+        let named = current.named.all.values().map(Policy::snapshot);
+        let named = named.flat_map(|p| [p.bulkhead, p.attempt_bulkhead]).flatten();
+        origins.chain(named).collect()
     }
 
     /// As [`Caller::violations`].
@@ -118,12 +163,13 @@ impl Participants {
     }
 
     /// The caller that `config` asks for. Breakers and places of origins that stay are those in force, with what they
-    /// know: an open breaker stays open, and calls under way are counted on. Calls that nothing counted are not.
+    /// know: an open breaker stays open, and calls under way are counted on. Calls that nothing counted are not. Policies of a
+    /// file that says the same stay as well.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub(crate) fn rebuilt(&self, config: &Config, rt: &Runtime) -> Result<Caller> {
-        build(config, rt, &self.current().guards)
+        build(config, rt, Some(&self.current()))
     }
 
     /// From the next call on, `caller` makes the calls; the one that made them before.
@@ -159,7 +205,7 @@ impl Participant for Participants {
 ///
 /// # Errors
 /// As [`Participants::open`].
-fn build(config: &Config, rt: &Runtime, before: &BTreeMap<String, Guard>) -> Result<Caller> {
+fn build(config: &Config, rt: &Runtime, before: Option<&Caller>) -> Result<Caller> {
     let refused = |e| Error::with(Code::BadValue, "participants", e);
     let mut policy = AddressPolicy::only(config.list("participants.allow")).map_err(refused)?;
     for network in config.list("participants.allow_network") {
@@ -174,9 +220,42 @@ fn build(config: &Config, rt: &Runtime, before: &BTreeMap<String, Guard>) -> Res
     }
     let http = Arc::new(builder.max_reply(config.count("participants.max_reply")).build().map_err(refused)?);
     let most = u32::try_from(config.count("participants.max_in_flight")).unwrap_or(u32::MAX);
-    let guards = guards(config, most, rt, before)?;
+    let none = BTreeMap::new();
+    let guards = guards(config, most, rt, before.map_or(&none, |b| &*b.guards))?;
     let guarded = guarded(&http, &guards, rt)?;
-    Ok(Caller { http, guarded, guards: Arc::new(guards), most })
+    let named = named(config.text("participants.policies"), rt, before.map(|b| &b.named))?;
+    Ok(Caller { http, guarded, guards: Arc::new(guards), most, named })
+}
+
+/// The policies of a file. Those that were built from the same text go on, with what they know.
+fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Named>> {
+    if file.is_empty() {
+        return Ok(Arc::default());
+    }
+    let place = || format!("participants.policies: {file}");
+    let text = text_of(Path::new(file), MAX_POLICIES, &place)?;
+    if let Some(before) = before.filter(|b| b.text == text) {
+        return Ok(Arc::clone(before));
+    }
+    let refused = |e| Error::with(Code::BadValue, place(), e);
+    let all = Policies::from_toml(&text).and_then(|p| p.build(rt)).map_err(refused)?;
+    for (name, policy) in &all {
+        let snapshot = policy.snapshot();
+        if snapshot.max_attempts > 1 || snapshot.hedged {
+            let why = "a saga repeats its steps itself: no retry and no hedge here";
+            return Err(Error::new(Code::BadValue, format!("{}: `{name}`: {why}", place())));
+        }
+    }
+    Ok(Arc::new(Named { text, all }))
+}
+
+/// The text of a file of at most so many bytes.
+fn text_of(file: &Path, most: u64, place: &dyn Fn() -> String) -> Result<String> {
+    let unreadable = |e: std::io::Error| Error::with(Code::BadValue, place(), e);
+    if std::fs::metadata(file).map_err(unreadable)?.len() > most {
+        return Err(Error::new(Code::BadValue, format!("{}: larger than {} KiB", place(), most / 1024)));
+    }
+    std::fs::read_to_string(file).map_err(unreadable)
 }
 
 /// What is switched on, for each allowed origin; what was there `before` goes on.
@@ -243,11 +322,7 @@ fn guarded(
 /// The secrets of a file. Their text is never repeated.
 fn secrets(file: &Path) -> Result<Vec<Secret>> {
     let place = || format!("participants.sign: {}", file.display());
-    let unreadable = |e: std::io::Error| Error::with(Code::BadValue, place(), e);
-    if std::fs::metadata(file).map_err(unreadable)?.len() > MAX_FILE {
-        return Err(Error::new(Code::BadValue, format!("{}: larger than 16 KiB", place())));
-    }
-    let text = std::fs::read_to_string(file).map_err(unreadable)?;
+    let text = text_of(file, MAX_FILE, &place)?;
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let found: std::result::Result<Vec<Secret>, _> = lines.map(Secret::parse).collect();
     let found = found.map_err(|e| Error::with(Code::BadValue, place(), e))?;

@@ -26,5 +26,7 @@ pub mod wire;
 
 pub use engine::{Engine, Handle, Outcome};
 pub use error::{Error, ErrorKind};
-pub use step::{LocalStep, StepCx, StepError, Told, UndoError};
-pub use typed::{ForwardBuilder, Inputs, Node, Saga, SagaBuilder, StepBuilder};
+pub use step::{Known, LocalStep, StepCx, StepError, Told, UndoError};
+pub use typed::{
+    ForwardBuilder, Inputs, Node, PivotBuilder, RetriableBuilder, Saga, SagaBuilder, StepBuilder,
+};

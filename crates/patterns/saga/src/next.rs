@@ -280,6 +280,14 @@ pub fn end_undo(
     UndoEnded { at, verdict, interrupted: false, retry_at, item }
 }
 
+/// What follows from an undo that its participant refuses for good: an answer that says nothing of the kind that an undo may be
+/// answered with, such as "not found", will be the same the next time. A person is asked at once.
+#[must_use]
+pub fn refuse_undo(definition: &Definition, state: &State, at: AttemptRef, reason: String) -> UndoEnded {
+    let verdict = UndoVerdict::Refused { reason: short(definition, state, reason) };
+    UndoEnded { at, verdict, interrupted: false, retry_at: None, item: Some(ItemKind::UndoFailed) }
+}
+
 /// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when that
 /// happened as often as an undo may fail, a person. An undo is what makes a saga whole: a node that restarts a few times in
 /// a row is no reason to wake anybody, and one undo that ends every process is tried so often and no more.

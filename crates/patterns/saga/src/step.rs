@@ -109,24 +109,49 @@ impl<E: StdError> From<E> for StepError {
     }
 }
 
+/// What a step's status says about an action of which nobody knows whether it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(clippy::exhaustive_enums, reason = "it did, it never will, or nobody can say")]
+pub enum Known<T> {
+    /// It happened, with this output.
+    Did(T),
+    /// It did not happen, and never will: a late attempt under this key is refused.
+    Never,
+    /// Nobody can say, or it may still happen.
+    Unclear,
+}
+
 /// Why an undo failed.
 #[derive(Debug)]
 pub struct UndoError {
     pub(crate) reason: String,
-    pub(crate) refused: bool,
+    pub(crate) failure: UndoFailure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UndoFailure {
+    Failed,
+    Refused,
+    RefusedForGood,
 }
 
 impl UndoError {
     /// The participant refuses: after the retries a person is asked.
     #[must_use]
     pub fn refused(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), refused: true }
+        Self { reason: reason.to_string(), failure: UndoFailure::Refused }
+    }
+
+    /// The participant refuses and will refuse every time: a person is asked at once.
+    #[must_use]
+    pub fn refused_for_good(reason: impl fmt::Display) -> Self {
+        Self { reason: reason.to_string(), failure: UndoFailure::RefusedForGood }
     }
 
     /// It failed; repeating may help.
     #[must_use]
     pub fn failed(reason: impl fmt::Display) -> Self {
-        Self { reason: reason.to_string(), refused: false }
+        Self { reason: reason.to_string(), failure: UndoFailure::Failed }
     }
 }
 
@@ -148,7 +173,8 @@ pub trait LocalStep: Send + Sync {
     /// The future is dropped at its deadline and when the claim is lost; that counts as unknown.
     fn act(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Result<Value, StepError>>;
 
-    /// Reverses the action. Must accept [`Told::Maybe`] and must be idempotent.
+    /// Reverses the action. Must accept [`Told::Maybe`] and must be idempotent. `input` is what the action was given under this key,
+    /// or what a person gave the undo when they retried it with another input.
     ///
     /// # Errors
     /// [`UndoError`] when it did not work.
@@ -156,4 +182,15 @@ pub trait LocalStep: Send + Sync {
     /// # Cancel safety
     /// The future is dropped at its deadline and when the claim is lost; it is then repeated.
     fn undo(&self, cx: StepCx, effect: Told<Value>, input: Value) -> BoxFuture<'_, Result<(), UndoError>>;
+
+    /// Says whether the action happened, of which nobody knows: asked of steps that say
+    /// [`local_status`](crate::definition::StepData::local_status), with the key of the action, before a `Maybe` is undone and
+    /// before a person is asked. Must change nothing. The default cannot say.
+    ///
+    /// # Cancel safety
+    /// The future is dropped at its deadline and when the claim is lost; that says nothing.
+    fn status(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Known<Value>> {
+        let _ = (cx, input);
+        Box::pin(async { Known::Unclear })
+    }
 }

@@ -135,7 +135,12 @@ fn of_participants(text: &mut String, participants: &Participants, unnamed: usiz
     head(text, name, "histogram", "Calls of participants, refused and unanswered ones included");
     durations.write(text, name, label);
     let breakers = participants.breakers();
-    head(text, "mainstay_breaker_state", "gauge", "1 for the state that the breaker of an origin is in");
+    head(
+        text,
+        "mainstay_breaker_state",
+        "gauge",
+        "1 for the state that the breaker of an origin or of a policy is in",
+    );
     for one in breakers.iter().take(MAX_LABELS) {
         for state in STATES {
             let (name, is) = (label(&one.name), u8::from(one.state == state));
@@ -147,7 +152,7 @@ fn of_participants(text: &mut String, participants: &Participants, unnamed: usiz
         text,
         "mainstay_breaker_calls_total",
         "counter",
-        "Calls by how the breaker of their origin counted them",
+        "Calls by how the breaker of their origin or their policy counted them",
     );
     for one in breakers.iter().take(MAX_LABELS) {
         let (name, life) = (label(&one.name), &one.lifetime);
@@ -168,9 +173,11 @@ fn of_participants(text: &mut String, participants: &Participants, unnamed: usiz
     let places = participants.places();
     type Read = fn(&BulkheadSnapshot) -> u32;
     let gauges: [(&str, &str, Read); 3] = [
-        ("mainstay_bulkhead_in_flight", "Calls of an origin under way", |s| s.in_flight),
-        ("mainstay_bulkhead_limit", "Most calls of an origin at once", |s| s.limit),
-        ("mainstay_bulkhead_queued", "Calls of an origin that wait for a place", |s| s.queued),
+        ("mainstay_bulkhead_in_flight", "Calls of an origin or through a policy under way", |s| s.in_flight),
+        ("mainstay_bulkhead_limit", "Most calls of an origin or through a policy at once", |s| s.limit),
+        ("mainstay_bulkhead_queued", "Calls of an origin or through a policy that wait for a place", |s| {
+            s.queued
+        }),
     ];
     for (metric, help, read) in gauges {
         head(text, metric, "gauge", help);

@@ -1,8 +1,10 @@
 //! `HUP`: takes over what a running node can, all or nothing as far as the journal stands by, with a line in the audit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use mainstay_clock::Runtime;
+use mainstay_resilience::Policy;
 use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_store::Journal;
@@ -78,9 +80,22 @@ impl Reloader {
         for definition in &definitions {
             self.admit(definition, &caller)?;
         }
+        let replaces =
+            |d: &Definition| definitions.iter().any(|f| (f.name(), f.version()) == (d.name(), d.version()));
+        for known in self.engine.definitions().iter().filter(|d| !replaces(d)) {
+            caller.knows_policies_of(known)?;
+        }
         // From the old place: another one needs a restart.
         let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
         let filter = parse_filter(fresh.text("log.filter"))?;
+        // Old and new ones, until no definition names the old ones.
+        let fresh_policies = caller.policies();
+        let mut policies: BTreeMap<String, Policy> = BTreeMap::new();
+        for policy in self.participants.policies().into_iter().chain(fresh_policies.iter().cloned()) {
+            policies.insert(policy.name().to_owned(), policy);
+        }
+        let failed = |e| Error::with(Code::BadValue, "participants.policies", e);
+        self.engine.set_policies(policies.into_values()).map_err(failed)?;
         // Definitions may call what only the new one may.
         let old = self.participants.replace(caller);
         let mut lines: Vec<String> = Vec::new();
@@ -89,6 +104,7 @@ impl Reloader {
                 Ok(line) => lines.extend(line),
                 Err(error) => {
                     if lines.is_empty() {
+                        self.engine.set_policies(old.policies()).map_err(failed)?;
                         self.participants.replace(old);
                     }
                     return Err(Halt { applied: lines, error });
@@ -101,6 +117,7 @@ impl Reloader {
         if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
             fleet.set_keys(keys);
         }
+        self.engine.set_policies(fresh_policies).map_err(failed)?;
         for (path, old, new) in diff {
             let when = if is_reloaded(path) { "" } else { " (after a restart)" };
             lines.push(format!("{path}: {old} -> {new}{when}"));
@@ -119,6 +136,7 @@ impl Reloader {
         if let Some((step, why)) = caller.violations(definition).into_iter().next() {
             return Err(Error::new(Code::BadDefinition, format!("`{name}`: step `{step}`: {why}")));
         }
+        caller.knows_policies_of(definition)?;
         match self.engine.definition(name, Some(version)) {
             Some(known) if known.hash() != definition.hash() => {
                 let diff = known.diff(definition).join("; ");

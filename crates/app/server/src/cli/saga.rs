@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use mainstay_saga::definition::{Definition, DefinitionError};
+use mainstay_saga::definition::{Definition, DefinitionError, Lint};
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, ServerArgs, segment};
@@ -164,10 +164,13 @@ enum Verb {
         /// The saga's uid.
         uid: String,
     },
-    /// Check a definition file offline.
+    /// Check a definition file offline: what refuses it, and what is suspicious about it.
     Check {
         /// The file, TOML or JSON.
         file: PathBuf,
+        /// Fail on what is suspicious too.
+        #[arg(long)]
+        strict: bool,
     },
 }
 
@@ -199,8 +202,8 @@ enum Resolved {
 
 /// Runs `saga`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    if let Verb::Check { file } = &args.verb {
-        return check(file, args.output);
+    if let Verb::Check { file, strict } = &args.verb {
+        return check(file, *strict, args.output);
     }
     let client = Client::new(&args.server)?;
     match &args.verb {
@@ -493,18 +496,27 @@ pub(crate) fn read_definition(file: &Path) -> Result<Definition> {
     parse_definition(file)?.map_err(refused)
 }
 
-fn check(file: &Path, output: Output) -> Result<ExitCode> {
+fn check(file: &Path, strict: bool, output: Output) -> Result<ExitCode> {
     match parse_definition(file)? {
         Ok(definition) => {
             let (name, version) = (definition.name(), definition.version());
             let row = vec![format!("{name} version {version}"), definition.steps().len().to_string()];
-            let json = json!({"ok": true, "name": name, "version": version, "problems": []});
-            output.rows(&["DEFINITION", "STEPS"], vec![row], &json)
+            let lints = definition.lints();
+            let warning = |l: &Lint| json!({"code": l.code(), "step": l.step(), "message": l.to_string()});
+            let warnings: Vec<Value> = lints.iter().map(warning).collect();
+            let json =
+                json!({"ok": true, "name": name, "version": version, "problems": [], "warnings": warnings});
+            output.rows(&["DEFINITION", "STEPS"], vec![row], &json)?;
+            if output == Output::Table && !lints.is_empty() {
+                let rows = lints.iter().map(|l| vec![l.to_string()]).collect();
+                output.rows(&["WARNING"], rows, &Value::Null)?;
+            }
+            Ok(if strict && !lints.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
         }
         Err(error) => {
             let found: Vec<String> = error.problems().iter().map(ToString::to_string).collect();
             let rows = found.iter().map(|p| vec![p.clone()]).collect();
-            output.rows(&["PROBLEM"], rows, &json!({"ok": false, "problems": found}))?;
+            output.rows(&["PROBLEM"], rows, &json!({"ok": false, "problems": found, "warnings": []}))?;
             Ok(ExitCode::FAILURE)
         }
     }

@@ -314,7 +314,8 @@ async fn open_engine(
     let most = NonZeroUsize::new(config.count("saga.max_running"));
     options.max_in_flight = most.unwrap_or(NonZeroUsize::MIN);
     let participant = Arc::clone(participants) as Arc<dyn Participant>;
-    let mut builder = Engine::builder(journal, rt.clone()).config(options).participant(participant);
+    let builder = Engine::builder(journal, rt.clone()).config(options).participant(participant);
+    let mut builder = builder.policies(participants.policies());
     for definition in read_definitions(config.text("saga.definitions"))? {
         builder = builder.definition(definition, []);
     }

@@ -138,6 +138,12 @@ pub(crate) const KEYS: &[Key] = &[
         "largest reply body of a participant, in bytes",
     ),
     key(
+        "participants.policies",
+        Kind::Text,
+        "",
+        "file (TOML) of resilience policies, `[targets.NAME]` each, that steps of definitions name",
+    ),
+    key(
         "participants.sign",
         Kind::List,
         "",
@@ -221,6 +227,7 @@ const RELOADED: &[&str] = &[
     "participants.breaker",
     "participants.max_in_flight",
     "participants.max_reply",
+    "participants.policies",
     "participants.sign",
     "saga.definitions",
 ];

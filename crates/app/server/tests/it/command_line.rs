@@ -199,6 +199,47 @@ fn saga_check_lists_every_problem_of_a_file() {
     assert!(found["problems"][0].as_str().unwrap().contains("zzz"), "{found}");
 }
 
+/// What is suspicious is said and refuses nothing, unless it shall.
+#[test]
+fn saga_check_says_what_is_suspicious_and_refuses_it_only_when_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ship.toml");
+    let check = |text: &str, more: &[&str]| {
+        std::fs::write(&file, text).unwrap();
+        run(&[&["saga", "check", file.to_str().unwrap()], more].concat())
+    };
+    let calm = "timeout = \"2s\"\nstatus = \"http://127.0.0.1:1/status\"\nrunbook = \"Ask the carrier.\"\n";
+    let output = check(&format!("{SHIP}{calm}"), &["--strict", "-o", "json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{found}");
+    assert_eq!(found["warnings"], serde_json::json!([]));
+    let output = check(SHIP, &["-o", "json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let codes: Vec<&str> =
+        found["warnings"].as_array().unwrap().iter().filter_map(|w| w["code"].as_str()).collect();
+    assert_eq!(codes, ["no_status_address", "no_runbook", "longer_than_deadline"], "{found}");
+    assert_eq!((found["ok"].as_bool(), found["warnings"][1]["step"].as_str()), (Some(true), Some("ship")));
+    let output = check(SHIP, &["--strict"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stdout(&output).contains("WARNING") && stdout(&output).contains("`runbook`"),
+        "{}",
+        stdout(&output)
+    );
+}
+
+const SHIP: &str = r#"
+name = "ship"
+version = 1
+deadline = "20s"
+
+[[steps]]
+name = "ship"
+kind = "pivot"
+action = "http://127.0.0.1:1/a"
+"#;
+
 const GOOD: &str = r#"
 name = "two"
 version = 1

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::harness::{Node, Request, mainstay, run, stderr, stdout};
+use crate::harness::{Node, Request, eventually, mainstay, run, stderr, stdout};
 use crate::ledger::Ledger;
-use crate::recorder::{Recorder, header};
+use crate::recorder::{Recorder, header, reply};
 
 /// How long the command line waits for a saga: less than [`PATIENCE`](crate::harness::PATIENCE).
 pub(crate) const WAIT: &str = "80s";
@@ -171,4 +171,55 @@ fn if_a09_a_redirect_is_not_followed_and_a_forbidden_address_is_refused_at_start
     let evil = definition.replace(&origin, "http://169.254.169.254").replace("moved", "evil");
     let answer = node.send(&put.body(evil));
     assert_eq!((answer.status, answer.problem().as_str()), (422, "MS0011"));
+}
+
+/// A cancel that is said again, by whoever did not hear the answer: on the command line and over HTTP.
+#[test]
+fn a_cancel_said_twice_is_no_mistake_and_one_of_what_is_completed_is() {
+    let dir = tempfile::tempdir().unwrap();
+    // The step never answers well, and its undo not before it is told to.
+    let undoes = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let told = std::sync::Arc::clone(&undoes);
+    let service = Recorder::start(move |head| {
+        let fine = head.starts_with("POST /fine") || told.load(std::sync::atomic::Ordering::SeqCst);
+        reply(if fine { "200 OK" } else { "503 Service Unavailable" }, "", "{}")
+    });
+    let origin = &service.origin;
+    let slow = "{ attempts = 20, base = \"1h\", cap = \"1h\" }";
+    let definition = format!(
+        "name = \"it\"\nversion = 1\nno_deadline = true\nretry = {slow}\nundo_retry = {slow}\n\
+         [[steps]]\nname = \"a\"\naction = \"{origin}/a\"\nundo = \"{origin}/u\"\n"
+    );
+    let node = node(dir.path(), origin, &definition);
+    let put = Request::new("PUT", "/v1/definitions/fine").header("content-type", "application/toml");
+    let fine =
+        definition.replace("\"it\"", "\"fine\"").replace(&format!("{origin}/a"), &format!("{origin}/fine"));
+    assert_eq!(node.send(&put.body(fine)).status, 201);
+    let (_, begun) = saga(&node, &["run", "it"]);
+    let uid = begun["uid"].as_str().unwrap();
+    let cancel = ["cancel", uid, "--reason", "the customer left"];
+    for _ in 0..2 {
+        let (done, shown) = saga(&node, &cancel);
+        assert!(done && shown["status"] == "compensating", "{shown}");
+        assert!(!shown["actions"].as_array().unwrap().iter().any(|a| a == "cancel"), "{shown}");
+    }
+    let post = |uid: &str, action: &str| {
+        let seen = node.get(&format!("/v1/sagas/{uid}"));
+        let post = Request::new("POST", &format!("/v1/sagas/{uid}/actions"));
+        let post = post.header("if-match", seen.header("etag").unwrap());
+        node.send(&post.body(format!("{{{action},\"reason\":\"again\"}}")))
+    };
+    let cancels = "\"action\":\"cancel\"";
+    undoes.store(true, std::sync::atomic::Ordering::SeqCst);
+    // Not while an undo is in flight.
+    let retries = "\"action\":\"retry\",\"step\":\"a\"";
+    eventually("the undo is brought forward", || (post(uid, retries).status == 200).then_some(()));
+    assert_eq!(node.settled(uid)["status"], "compensated");
+    assert_eq!(post(uid, cancels).status, 200, "it came true");
+    let (done, shown) = saga(&node, &cancel);
+    assert!(done && shown["status"] == "compensated", "{shown}");
+    let (_, completed) = saga(&node, &["run", "fine", "--wait", WAIT]);
+    assert_eq!(completed["status"], "completed", "{completed}");
+    let refused = post(completed["uid"].as_str().unwrap(), cancels);
+    assert_eq!(refused.status, 409, "{}", refused.text());
 }

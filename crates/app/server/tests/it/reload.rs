@@ -225,3 +225,73 @@ fn a_participant_gets_no_more_calls_at_once_than_configured() {
         assert_eq!(service.seen().len(), sent, "{most} at once");
     }
 }
+
+/// The policy of a step, from a file: one call at a time of what names it, whatever else its participant is sent.
+#[test]
+fn a_step_is_guarded_by_the_policy_that_it_names_and_a_reload_keeps_what_it_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Recorder::start(|_| Vec::new());
+    let (config, policies) = (dir.path().join("m.toml"), dir.path().join("policies.toml"));
+    let one = "[targets.payments.bulkhead]\nlimit = 1\n";
+    std::fs::write(&policies, one).unwrap();
+    let file = policies.display();
+    let text = format!("[participants]\nallow = [\"{}\"]\npolicies = \"{file}\"\n", service.origin);
+    std::fs::write(&config, &text).unwrap();
+    let node = start(dir.path(), &config);
+    let long = order(&service.origin).replace("timeout = \"60s\"", "timeout = \"30m\"");
+    let long = long.replace("attempts = 20", "attempts = 1");
+    let named = |name: &str, policy: &str| {
+        let text = long.replace("name = \"order\"", &format!("name = \"{name}\""));
+        text.replace("name = \"reserve\"", &format!("name = \"reserve\"\npolicy = \"{policy}\""))
+    };
+    let put = |name: &str, text: String| {
+        let put = Request::new("PUT", &format!("/v1/definitions/{name}"));
+        node.send(&put.header("content-type", "application/toml").body(text))
+    };
+    let refused = put("order", named("order", "payment"));
+    assert_eq!((refused.status, refused.problem().as_str()), (422, "MS0011"), "{}", refused.text());
+    assert!(refused.text().contains("did you mean `payments`?"), "{}", refused.text());
+    assert_eq!(node.get("/v1/definitions/order").status, 404);
+    assert_eq!(put("order", named("order", "payments")).status, 201);
+    assert_eq!(put("free", long.replace("name = \"order\"", "name = \"free\"")).status, 201);
+    let begin = |name: &str, key: &str| {
+        let post = Request::new("POST", "/v1/sagas").header("idempotency-key", key);
+        let started = node.send(&post.body(format!("{{\"definition\":\"{name}\"}}")));
+        started.json()["uid"].as_str().unwrap().to_owned()
+    };
+    begin("order", "first");
+    eventually("the place is taken", || (service.seen().len() == 1).then_some(()));
+    let turned_away = |key: &str| {
+        let ended = node.settled(&begin("order", key));
+        assert_eq!(ended["status"], "compensated", "{ended}");
+        let error = ended["steps"][0]["last_error"].as_str().unwrap();
+        assert!(error.contains("`payments`") && error.contains("full"), "{error}");
+    };
+    turned_away("second");
+    assert_eq!(service.seen().len(), 1, "nothing of it was sent");
+    begin("free", "third");
+    eventually("what names no policy is sent", || (service.seen().len() == 2).then_some(()));
+    let metrics = node.get("/metrics").text();
+    assert!(metrics.contains("mainstay_bulkhead_in_flight{name=\"payments\"} 1\n"), "{metrics}");
+    // The same text again forgets no call that is under way; a mistake, or a policy that is still named, changes nothing.
+    assert_eq!(reload(&node)["after"], "applied");
+    turned_away("fourth");
+    for (wrong, says) in [
+        ("[targets.other.bulkhead]\nlimit = 1\n", "MS0011"),
+        ("[targets.payments.bulkhead]\nlimits = 1\n", "MS0002"),
+        ("[targets.payments]\nidempotent = \"always\"\nattempt_timeout = \"1s\"\nretry = {}\n", "MS0002"),
+    ] {
+        std::fs::write(&policies, wrong).unwrap();
+        let before = node.log().len();
+        let line = reload(&node);
+        assert!(line["after"].as_str().unwrap().starts_with("refused"), "{wrong}: {line}");
+        eventually(&format!("{says} is in the log"), || node.log()[before..].contains(says).then_some(()));
+        turned_away(wrong);
+    }
+    // Another text is a policy anew, and definitions of the folder that come along may name what comes along.
+    std::fs::write(&policies, one.replace("limit = 1", "limit = 2")).unwrap();
+    assert_eq!(reload(&node)["after"], "applied");
+    let sent = service.seen().len();
+    begin("order", "last");
+    eventually("there is room again", || (service.seen().len() == sent + 1).then_some(()));
+}

@@ -261,6 +261,10 @@ fn build_step(
     if step.kind != StepKind::Compensable && matches!(undo, Undo::Call(_)) {
         problems.push(Problem::UndoAfterPivot { step: step.name.clone() });
     }
+    if step.status.is_some() && step.local_status {
+        let name = format!("steps.{}.status", step.name);
+        problems.push(field(&name, &"given beside `local_status`", "one of both"));
+    }
     if step.kind == StepKind::Retriable && !step.idempotent {
         problems.push(Problem::NotIdempotent { step: step.name.clone() });
     }
@@ -283,12 +287,14 @@ fn build_step(
         action: call(&step.action),
         undo,
         status: step.status.clone(),
+        local_status: step.local_status,
         input: step.input.clone().map_or_else(Template::input, Template::new),
         timeout,
         undo_timeout,
         retry: retry(step, "retry", [step.retry, data.retry], RetrySpec::ACTION, problems),
         undo_retry: retry(step, "undo_retry", [step.undo_retry, data.undo_retry], RetrySpec::UNDO, problems),
         on_unknown: step.on_unknown,
+        policy: step.policy.clone(),
         runbook: step.runbook.clone(),
     }
 }

@@ -62,11 +62,15 @@ pub struct StepData {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_undo: Option<String>,
     /// Address to ask whether an unknown action happened, by `GET` with the headers of the action: before a
-    /// `Maybe` is undone. It answers `{"state": "done", "output": ..}`, and the undo is told that output; or
-    /// `{"state": "none", "effect": "none"}`, which promises that the action did not happen and never will, and
-    /// no undo is sent; anything else leaves the undo with `Maybe`.
+    /// `Maybe` is undone, and before a person is asked. It answers `{"state": "done", "output": ..}`: the step is done, or its undo
+    /// is told that output; or
+    /// `{"state": "none", "effect": "none"}`, which promises that the action did not happen and never will: the step is rejected,
+    /// or no undo is sent; anything else says nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<String>,
+    /// A closure is asked whether an unknown action happened.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub local_status: bool,
     /// Its input; default `"$input"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input: Option<Value>,
@@ -88,6 +92,9 @@ pub struct StepData {
     /// `compensate` (default) or `ask`.
     #[serde(default, skip_serializing_if = "is_default")]
     pub on_unknown: OnUnknown,
+    /// Name of the resilience policy that guards its attempts and those of its undo, beside what guards its participant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Text for whoever has to act.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runbook: Option<String>,
@@ -106,6 +113,7 @@ impl StepData {
             local_undo: false,
             no_undo: None,
             status: None,
+            local_status: false,
             input: None,
             idempotent: true,
             timeout: None,
@@ -113,6 +121,7 @@ impl StepData {
             retry: None,
             undo_retry: None,
             on_unknown: OnUnknown::Compensate,
+            policy: None,
             runbook: None,
         }
     }

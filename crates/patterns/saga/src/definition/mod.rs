@@ -6,6 +6,7 @@
 
 mod check;
 mod data;
+mod lint;
 mod template;
 
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde_json::Value;
 
 pub use check::{DefinitionError, Problem};
 pub use data::{DefinitionData, RetryData, StepData};
+pub use lint::Lint;
 pub use template::Template;
 
 /// Most steps of one definition: a readable history; larger work is sub-sagas.
@@ -136,6 +138,8 @@ pub struct Step {
     pub undo: Undo,
     /// An address to ask whether an unknown action happened.
     pub status: Option<String>,
+    /// A closure is asked that.
+    pub local_status: bool,
     /// How its input is made from the saga's input and earlier outputs.
     pub input: Template,
     /// Longest time of one attempt.
@@ -148,6 +152,8 @@ pub struct Step {
     pub undo_retry: RetrySpec,
     /// What spent attempts with an unknown effect mean.
     pub on_unknown: OnUnknown,
+    /// Name of the policy that guards its attempts.
+    pub policy: Option<String>,
     /// Text for whoever has to act.
     pub runbook: Option<String>,
 }
@@ -251,7 +257,7 @@ impl Definition {
         self.deadline
     }
 
-    /// Hash of the graph: names, kinds, edges, inputs, which steps have an undo. Timeouts, retries and
+    /// Hash of the graph: names, kinds, edges, inputs, which steps have an undo. Timeouts, retries, policies and
     /// addresses are not in it: they may be tuned under sagas in flight.
     #[must_use]
     pub fn hash(&self) -> Hash {

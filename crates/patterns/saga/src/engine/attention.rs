@@ -58,11 +58,20 @@ impl Engine {
     }
 }
 
+/// What a log is searched for, when it says nothing of an action's message.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Abandon,
+    Cancel,
+    Other,
+}
+
 impl Attention {
     /// Acts on a saga and waits until the action is on its log, accepted or refused. Both are audited.
     ///
     /// A saga that is set aside, because its log or its definition cannot be read here, takes [`Operation::TakeUp`], which
     /// is refused when it ends in the same way, and [`Operation::Abandon`], which closes it whatever its log says.
+    /// A cancel may be repeated: one of a saga that is being cancelled, or that a cancel ended, is accepted and changes nothing.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the saga's state does not allow it or changed since it was looked at;
@@ -78,6 +87,11 @@ impl Attention {
         check_size(&request)?;
         let inner = &self.engine.0;
         let message = request.message.unwrap_or_else(|| inner.new_uid().to_string());
+        let asked = match request.operation {
+            Operation::Cancel => Asked::Cancel,
+            Operation::Abandon => Asked::Abandon,
+            _ => Asked::Other,
+        };
         let action = Action {
             message: message.clone(),
             who: request.who,
@@ -85,7 +99,6 @@ impl Attention {
             expected_seq: request.expected_seq,
             operation: request.operation,
         };
-        let is_abandon = action.operation == Operation::Abandon;
         let bytes = serde_json::to_vec(&action)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("an action cannot be written: {e}")))?;
         let waiting = self.engine.waiting(uid, &message);
@@ -93,9 +106,16 @@ impl Attention {
             Posted::Posted => {}
             // It may be on the log already; then the log has the answer.
             Posted::Duplicate => {
-                if let Some(answer) = self.engine.settled(uid, &message, is_abandon).await? {
+                if let Some(answer) = self.engine.settled(uid, &message, asked).await? {
                     return answer;
                 }
+            }
+            // Cancelled before, and that came true: whoever cancels has what they want.
+            Posted::Final(SagaStatus::Compensated)
+                if asked == Asked::Cancel
+                    && matches!(self.engine.settled(uid, &message, asked).await?, Some(Ok(()))) =>
+            {
+                return Ok(());
             }
             Posted::Final(status) => return Err(refused(&Refusal::Finished(status))),
             Posted::NoSuchSaga => {
@@ -180,12 +200,17 @@ impl Engine {
         &self,
         uid: &Uid,
         message: &str,
-        is_abandon: bool,
+        asked: Asked,
     ) -> Result<Option<Result<(), Error>>, Error> {
         let Some(loaded) = self.load_or_row(uid).await? else { return Ok(None) };
+        let mut cancelled = false;
         let on_log = loaded.records.iter().find_map(|record| match wire::decode(record) {
             Ok(Fact::Action(action)) if action.message == message => Some(Ok(())),
             Ok(Fact::Closed(closed)) if closed.message == message => Some(Ok(())),
+            Ok(Fact::Action(action)) => {
+                cancelled |= action.operation == Operation::Cancel;
+                None
+            }
             Ok(Fact::ActionRefused(refused)) if refused.message == message => {
                 Some(Err(Error::new(ErrorKind::Conflict, refused.why)))
             }
@@ -193,10 +218,15 @@ impl Engine {
         });
         // Taken up without a trace: a log keeps no end of refusals.
         let waits = loaded.posts.iter().any(|p| p.message == message);
-        // A log that is damaged or full does not say who closed its saga.
-        let closed = is_abandon && loaded.summary.row.status == SagaStatus::Abandoned;
+        // A log that is damaged or full does not say who closed its saga. A cancel that repeated another is no action of its
+        // own.
+        let done = match asked {
+            Asked::Abandon => loaded.summary.row.status == SagaStatus::Abandoned,
+            Asked::Cancel => cancelled,
+            Asked::Other => false,
+        };
         let refused = || Error::new(ErrorKind::Conflict, "the action was refused before");
-        Ok(on_log.or_else(|| (!waits).then(|| if closed { Ok(()) } else { Err(refused()) })))
+        Ok(on_log.or_else(|| (!waits).then(|| if done { Ok(()) } else { Err(refused()) })))
     }
 
     /// A saga; one whose log is damaged without its records.

@@ -14,8 +14,8 @@ use super::drive::Drive;
 use crate::definition::{Call, Step, Undo, payload_fault};
 use crate::fold::Effect;
 use crate::participant::{Kind, Participant, Request, Verdict as Answer, judge};
-use crate::step::{LocalStep, StepCx, StepError, StepFailure, Told, UndoError};
-use crate::wire::{AttemptRef, UndoVerdict, Verdict};
+use crate::step::{Known, LocalStep, StepCx, StepError, StepFailure, Told, UndoError, UndoFailure};
+use crate::wire::{AttemptRef, ItemKind, StepEnded, UndoVerdict, Verdict};
 
 /// Pause before asking again when a participant says "in progress" without saying when.
 const ASK_AGAIN: Duration = Duration::from_millis(200);
@@ -33,13 +33,44 @@ pub(super) enum CallResult {
     /// The participant has seen a larger fencing token: this node no longer owns the saga.
     Stale,
     Step(Verdict, Option<Duration>),
+    /// The verdict of an action after the question what became of it: nobody asks again.
+    Known(Verdict),
     /// The participant reported the end by itself: it is on the log already.
     Reported,
     Undo(UndoVerdict, Option<Duration>),
+    /// The undo will be refused however often it is repeated.
+    UndoRefused(String),
+}
+
+/// Where to ask whether an action happened.
+enum Question {
+    Local(Arc<dyn LocalStep>, StepCx, Value),
+    Remote(Arc<dyn Participant>, Request),
+}
+
+impl Question {
+    /// The answer, until `until`. None at all is [`Known::Unclear`].
+    async fn ask(self, clock: &dyn Clock, until: Instant) -> Known<Value> {
+        match self {
+            Self::Local(step, cx, input) => {
+                let known = bounded(async { step.status(cx, input).await }, clock, until).await;
+                known.unwrap_or(Known::Unclear)
+            }
+            Self::Remote(caller, request) => match ask(&*caller, request, clock, until).await {
+                (Answer::Done(answer), _) => match answer["state"].as_str() {
+                    Some("done") => Known::Did(answer["output"].clone()),
+                    // Only a promise that it never will: a late action would stay.
+                    Some("none") if answer["effect"] == "none" => Known::Never,
+                    _ => Known::Unclear,
+                },
+                _ => Known::Unclear,
+            },
+        }
+    }
 }
 
 impl Drive {
-    fn step(&self, at: &AttemptRef) -> (usize, &Step) {
+    pub(super) fn step(&self, at: &AttemptRef) -> (usize, &Step) {
         let definition = &self.registered.definition;
         let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
         (i, &definition.steps()[i])
@@ -127,7 +158,42 @@ impl Drive {
         }
     }
 
-    /// Makes an attempt of an undo. A `Maybe` with a status address is asked about first.
+    /// The question what became of an action, if its step can be asked.
+    fn question(&self, at: &AttemptRef, deadline: Instant) -> Option<Question> {
+        let (i, step) = self.step(at);
+        let action = Op::Action { generation: at.generation };
+        let cx = self.cx(at, &action, deadline);
+        if step.local_status {
+            let local = Arc::clone(&self.registered.steps[&step.name]);
+            return Some(Question::Local(local, cx, self.input_of(i, at.generation)));
+        }
+        let (url, caller) = (step.status.as_ref()?, self.inner.participant.clone()?);
+        let request = Request { kind: Kind::Status, ..self.request(&cx, action, url, &Value::Null) };
+        Some(Question::Remote(caller, request))
+    }
+
+    /// Before a person is asked what became of an action, its step is. The attempt counts as in flight until then; it has as much
+    /// time for the question as for the action. `None`: there is nothing to ask, or nobody.
+    pub(super) fn ask_first(&self, end: &StepEnded) -> Option<BoxFuture<'static, CallEnd>> {
+        if end.item != Some(ItemKind::UnknownOutcome) {
+            return None;
+        }
+        let (at, otherwise) = (end.at.clone(), end.verdict.clone());
+        let clock = Arc::clone(self.inner.runtime.clock());
+        let deadline = clock.now().saturating_add(self.step(&at).1.timeout);
+        let question = self.question(&at, deadline)?;
+        let inner = Arc::clone(&self.inner);
+        Some(Box::pin(async move {
+            let result = if inner.holds_claims() {
+                CallResult::Known(known(question.ask(&*clock, deadline).await, otherwise))
+            } else {
+                CallResult::Stale
+            };
+            CallEnd { at, result }
+        }))
+    }
+
+    /// Makes an attempt of an undo. A `Maybe` that can be asked about is asked about first.
     pub(super) fn undo(&self, at: AttemptRef) -> BoxFuture<'static, CallEnd> {
         let (i, step) = self.step(&at);
         let generation = &self.state.nodes[i].generations[at.generation as usize - 1];
@@ -141,19 +207,20 @@ impl Drive {
         let op = Op::Undo { generation: at.generation };
         let cx = self.cx(&at, &op, deadline);
         let inner = Arc::clone(&self.inner);
+        let question = if told == Told::Maybe { self.question(&at, deadline) } else { None };
         match &step.undo {
             Undo::Call(Call::Http(url)) => {
                 let request = self.request(&cx, op, url, &Value::Null);
-                let status = step.status.as_ref().filter(|_| told == Told::Maybe).map(|status| {
-                    let action = Op::Action { generation: at.generation };
-                    let cx = self.cx(&at, &action, deadline);
-                    Request { kind: Kind::Status, ..self.request(&cx, action, status, &Value::Null) }
-                });
                 let caller = inner.participant.clone();
                 Box::pin(async move {
                     let result = match caller {
                         Some(caller) if inner.holds_claims() => {
-                            undo_remote(&*caller, request, status, told, input, &*clock, deadline).await
+                            match learn(told, question, &*clock, deadline).await {
+                                Some(told) => {
+                                    undo_remote(&*caller, request, told, input, &*clock, deadline).await
+                                }
+                                None => CallResult::Undo(UndoVerdict::Undone, None),
+                            }
                         }
                         _ => CallResult::Stale,
                     };
@@ -164,7 +231,10 @@ impl Drive {
                 let local = Arc::clone(&self.registered.steps[&step.name]);
                 Box::pin(async move {
                     let result = if inner.holds_claims() {
-                        undo_local(&*local, cx, told, input, &*clock, deadline).await
+                        match learn(told, question, &*clock, deadline).await {
+                            Some(told) => undo_local(&*local, cx, told, input, &*clock, deadline).await,
+                            None => CallResult::Undo(UndoVerdict::Undone, None),
+                        }
                     } else {
                         CallResult::Stale
                     };
@@ -231,8 +301,12 @@ async fn undo_local(
 ) -> CallResult {
     let verdict = match bounded(async { local.undo(cx, told, input).await }, clock, deadline).await {
         Ok(Ok(())) => UndoVerdict::Undone,
-        Ok(Err(UndoError { reason, refused: true })) => UndoVerdict::Refused { reason: cut(reason) },
-        Ok(Err(UndoError { reason, .. })) | Err(reason) => UndoVerdict::Failed { reason: cut(reason) },
+        Ok(Err(UndoError { reason, failure })) => match failure {
+            UndoFailure::Failed => UndoVerdict::Failed { reason: cut(reason) },
+            UndoFailure::Refused => UndoVerdict::Refused { reason: cut(reason) },
+            UndoFailure::RefusedForGood => return CallResult::UndoRefused(cut(reason)),
+        },
+        Err(reason) => UndoVerdict::Failed { reason: cut(reason) },
     };
     CallResult::Undo(verdict, None)
 }
@@ -293,31 +367,52 @@ fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
     CallResult::Step(verdict, advice)
 }
 
+/// The verdict of an action after somebody was asked what became of it; `otherwise`: what was known before.
+fn known(answer: Known<Value>, otherwise: Verdict) -> Verdict {
+    match answer {
+        Known::Did(output) if payload_fault(&output).is_some() => Verdict::Done { output: None },
+        Known::Did(output) => Verdict::Done { output: Some(output) },
+        Known::Never => {
+            let reason = match otherwise {
+                Verdict::ContractBroken { reason }
+                | Verdict::NotSent { reason }
+                | Verdict::Rejected { reason, .. }
+                | Verdict::Unknown { reason, .. } => reason,
+                Verdict::Done { .. } => "its output is lost".to_owned(),
+            };
+            let reason = cut(format!("{reason}; its status says that it did not happen and never will"));
+            Verdict::Rejected { reason, is_final: true }
+        }
+        Known::Unclear => otherwise,
+    }
+}
+
+/// What an undo is told after the question what became of the action; `None`: there is nothing to undo. An answer that says nothing
+/// leaves `Maybe`, which every undo must accept.
+async fn learn(
+    told: Told<Value>,
+    question: Option<Question>,
+    clock: &dyn Clock,
+    deadline: Instant,
+) -> Option<Told<Value>> {
+    let Some(question) = question else { return Some(told) };
+    // Half of the time is the undo's own: a status that stays "in progress" must not use it up.
+    let left = deadline.saturating_duration_since(clock.now());
+    match question.ask(clock, clock.now().saturating_add(left / 2)).await {
+        Known::Did(output) => Some(Told::Did(output)),
+        Known::Never => None,
+        Known::Unclear => Some(told),
+    }
+}
+
 async fn undo_remote(
     caller: &dyn Participant,
     mut request: Request,
-    status: Option<Request>,
-    mut told: Told<Value>,
+    told: Told<Value>,
     input: Value,
     clock: &dyn Clock,
     deadline: Instant,
 ) -> CallResult {
-    if let Some(status) = status {
-        // Half of the time is the undo's own: a status that stays "in progress" must not use it up.
-        let left = deadline.saturating_duration_since(clock.now());
-        let half = clock.now().saturating_add(left / 2);
-        // An answer that says nothing leaves `Maybe`, which every undo must accept.
-        if let (Answer::Done(answer), _) = ask(caller, status, clock, half).await {
-            match answer["state"].as_str() {
-                Some("done") => told = Told::Did(answer["output"].clone()),
-                // Only a promise that it never will makes the undo needless: a late action would stay.
-                Some("none") if answer["effect"] == "none" => {
-                    return CallResult::Undo(UndoVerdict::Undone, None);
-                }
-                _ => {}
-            }
-        }
-    }
     let body = match told {
         Told::Did(output) => json!({"effect": "did", "input": input, "output": output}),
         Told::Maybe => json!({"effect": "maybe", "input": input, "output": null}),
@@ -327,7 +422,9 @@ async fn undo_remote(
     let verdict = match answer {
         Answer::StaleToken => return CallResult::Stale,
         Answer::Done(_) => UndoVerdict::Undone,
-        Answer::Refused(reason) | Answer::Rejected { reason, .. } | Answer::ContractBroken(reason) => {
+        // "Not found", a redirect: no answer to an undo, and the same the next time.
+        Answer::ContractBroken(reason) => return CallResult::UndoRefused(cut(reason)),
+        Answer::Refused(reason) | Answer::Rejected { reason, .. } => {
             UndoVerdict::Refused { reason: cut(reason) }
         }
         Answer::NotSent(reason) | Answer::Unknown { reason, .. } => {

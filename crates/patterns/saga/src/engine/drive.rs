@@ -18,15 +18,15 @@ use super::aside::{self, Aside, last_of};
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
 use super::leave::{Leave, leave_memory};
+use super::policies::Half;
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, fits_the_end, next};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo};
 use crate::row::row;
 use crate::wire::{
-    self, Action, ActionRefused, AttemptRef, Closed, Completed, Completion, Fact, Finished, Note, Operation,
-    Overdue, Stopped, UndoVerdict, Verdict, decode, encode,
+    self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
@@ -38,7 +38,7 @@ const MAX_REMARKS: u64 = 500;
 /// node, of which its owner hears nothing, finds it within a poll.
 const STAY_POLLS: u32 = 10;
 /// Longest text of a remark: names in it are what somebody sent.
-const MAX_REMARK: usize = 500;
+pub(super) const MAX_REMARK: usize = 500;
 
 /// A call to make once its start is on the log.
 pub(super) enum Launch {
@@ -118,10 +118,10 @@ pub(super) struct Drive {
     posts: Vec<Post>,
     /// The newest post that was read.
     seen: u64,
-    records: Vec<NewRecord>,
+    pub(super) records: Vec<NewRecord>,
     drain: Vec<u64>,
-    audit: Vec<Audit>,
-    answers: Vec<(String, Result<(), Refusal>)>,
+    pub(super) audit: Vec<Audit>,
+    pub(super) answers: Vec<(String, Result<(), Refusal>)>,
     /// Ends the call in flight of a step that reports by itself, by step.
     stops: BTreeMap<String, oneshot::Sender<()>>,
     active: Arc<Active>,
@@ -130,9 +130,9 @@ pub(super) struct Drive {
     /// When to look again after the inbox could not be read.
     look_at: Option<Instant>,
     /// Why it was set aside, until its first append: a person may close it as it is.
-    was_aside: Option<String>,
+    pub(super) was_aside: Option<String>,
     /// Where it was when it was taken up, until the first action: whoever saw that saw it as it is.
-    taken_at: Option<u64>,
+    pub(super) taken_at: Option<u64>,
 }
 
 /// Takes up a claimed saga in the background.
@@ -314,7 +314,10 @@ impl Drive {
                     interrupted: true,
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
-                self.record(Fact::StepEnded(end))?;
+                match self.ask_first(&end) {
+                    Some(question) => self.make(&end.at, question),
+                    None => self.record(Fact::StepEnded(end))?,
+                }
             }
             if let Some(at) = self.state.nodes[i].undoing.clone() {
                 let jitter = self.inner.runtime.rng().unit();
@@ -325,7 +328,7 @@ impl Drive {
         Ok(())
     }
 
-    fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
+    pub(super) fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
         write(&self.registered.definition, &mut self.state, &fact, &mut self.records)
     }
 
@@ -335,12 +338,12 @@ impl Drive {
     }
 
     /// Records what changes nothing, within bounds.
-    fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
+    pub(super) fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
         let room = fits(&self.registered.definition, &self.state, 1, encode(&fact).bytes.len());
         if room && self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
     }
 
-    fn note(&mut self, text: String) -> Result<(), Illegal> {
+    pub(super) fn note(&mut self, text: String) -> Result<(), Illegal> {
         self.remark(Fact::Note(Note { text: cut(text, MAX_REMARK) }))
     }
 
@@ -482,7 +485,18 @@ impl Drive {
             CallResult::Stale => return Some(Leave::Lost),
             CallResult::Reported => return None,
             CallResult::Step(verdict, advice) => {
-                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, advice))
+                let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
+                if let Some(question) = self.ask_first(&end) {
+                    self.make(&end.at, question);
+                    return None;
+                }
+                Fact::StepEnded(end)
+            }
+            CallResult::Known(verdict) => {
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
+            }
+            CallResult::UndoRefused(reason) => {
+                Fact::UndoEnded(refuse_undo(&definition, &self.state, end.at, reason))
             }
             CallResult::Undo(verdict, advice) => {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
@@ -581,87 +595,6 @@ impl Drive {
         }
         self.answers.push((report.message, Ok(())));
         Ok(())
-    }
-
-    fn act(&mut self, mut action: Action) -> Result<(), Illegal> {
-        let definition = Arc::clone(&self.registered.definition);
-        if self.taken_at.take().is_some_and(|seen| action.expected_seq == Some(seen)) {
-            // What a crash cut short was noted just now, because of this very action.
-            action.expected_seq = Some(self.state.seq + 1);
-        }
-        // A person who saw the row before the facts of this very append is not late.
-        let before = self.state.status(&definition);
-        let fact = self.fact_of(&action);
-        let allowed = match &fact {
-            Fact::Closed(_) => self.state.is_current(&action),
-            _ => self.state.allows(&definition, &action),
-        };
-        let allowed = allowed.and_then(|()| self.has_room(&action.operation, &fact));
-        let message = action.message.clone();
-        let (who, name) = (action.who.clone(), action.operation.name());
-        let target =
-            action.operation.step().map_or_else(|| self.uid.to_string(), |s| format!("{}/{s}", self.uid));
-        let target = cut(target, MAX_REMARK);
-        let reason = action.reason.clone();
-        match &allowed {
-            Ok(()) => self.record(fact)?,
-            Err(why) => {
-                let refused = ActionRefused {
-                    message: message.clone(),
-                    who: cut(who.clone(), MAX_REMARK),
-                    action: name.to_owned(),
-                    why: cut(why.to_string(), MAX_REMARK),
-                };
-                self.remark(Fact::ActionRefused(refused))?;
-            }
-        }
-        let after = match &allowed {
-            Ok(()) => self.state.status(&definition).to_string(),
-            Err(why) => format!("refused: {why}"),
-        };
-        self.audit.push(Audit {
-            who,
-            action: name.to_owned(),
-            target,
-            reason,
-            before: before.to_string(),
-            after,
-            request_id: message.clone(),
-        });
-        self.answers.push((message, allowed));
-        Ok(())
-    }
-
-    /// What an action puts on the log. One that gives up a saga that was set aside closes it, whatever the rules say of it.
-    fn fact_of(&self, action: &Action) -> Fact {
-        let asks = self.state.nodes.iter().any(|n| n.item.is_some());
-        match (&action.operation, &self.was_aside) {
-            (Operation::Abandon, Some(why)) if !asks => Fact::Closed(Closed {
-                message: action.message.clone(),
-                who: action.who.clone(),
-                reason: action.reason.clone(),
-                why: why.clone(),
-            }),
-            _ => Fact::Action(action.clone()),
-        }
-    }
-
-    /// Whether the log has room for the action, and for what must still follow.
-    fn has_room(&self, operation: &Operation, fact: &Fact) -> Result<(), Refusal> {
-        let (definition, bytes) = (&self.registered.definition, encode(fact).bytes.len());
-        let no = |why| Err(Refusal::NotLegal { action: operation.name(), why });
-        match operation {
-            Operation::Pause | Operation::Retry { .. } if !fits(definition, &self.state, 1, bytes) => {
-                no("the saga's log is nearly full, and the rest is for what ends it")
-            }
-            Operation::TakeUp if self.was_aside.is_none() => no("the saga is not set aside; name the step"),
-            // Nothing follows.
-            Operation::Abandon => Ok(()),
-            _ if !fits_the_end(definition, &self.state, bytes) => {
-                no("the saga's log is nearly full: say less, or abandon the saga")
-            }
-            _ => Ok(()),
-        }
     }
 
     /// Decides, appends, then acts. `Some` when the saga leaves memory.
@@ -777,25 +710,37 @@ impl Drive {
 
     fn start_calls(&mut self) {
         for launch in std::mem::take(&mut self.plan.launches) {
-            let (step, at, call) = match launch {
-                Launch::Act(at) => (at.step.clone(), at.clone(), self.action(at)),
-                Launch::Undo(at) => (at.step.clone(), at.clone(), self.undo(at)),
-            };
-            let remote = self.registered.definition.index(&step);
-            if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
-                self.calls.push(call);
-                continue;
-            }
-            let (stop, stopped) = oneshot::channel();
-            self.stops.insert(step, stop);
-            self.calls.push(Box::pin(async move {
-                tokio::select! {
-                    biased;
-                    end = call => end,
-                    // A sender that is gone reports nothing.
-                    Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
+            let (at, call) = match launch {
+                Launch::Act(at) => {
+                    let call = self.action(at.clone());
+                    (at.clone(), self.guarded(Half::Action, &at, call))
                 }
-            }));
+                Launch::Undo(at) => {
+                    let call = self.undo(at.clone());
+                    (at.clone(), self.guarded(Half::Undo, &at, call))
+                }
+            };
+            self.make(&at, call);
         }
+    }
+
+    /// Makes a call of an attempt. A report of a remote participant ends it.
+    fn make(&mut self, at: &AttemptRef, call: BoxFuture<'static, CallEnd>) {
+        let remote = self.registered.definition.index(&at.step);
+        if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
+            self.calls.push(call);
+            return;
+        }
+        let (stop, stopped) = oneshot::channel();
+        self.stops.insert(at.step.clone(), stop);
+        let at = at.clone();
+        self.calls.push(Box::pin(async move {
+            tokio::select! {
+                biased;
+                end = call => end,
+                // A sender that is gone reports nothing.
+                Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
+            }
+        }));
     }
 }

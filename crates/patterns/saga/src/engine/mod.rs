@@ -3,6 +3,7 @@
 //! Every decision is made by the pure `fold` and `next`; the engine appends facts before it acts on them
 //! and drops whatever it no longer owns.
 
+mod acted;
 mod again;
 mod aside;
 mod attention;
@@ -13,6 +14,7 @@ mod config;
 mod drive;
 mod handle;
 mod leave;
+mod policies;
 mod registry;
 mod start;
 mod suspects;
@@ -22,10 +24,11 @@ mod warnings;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use mainstay_clock::{Runtime, TaskHandle};
+use mainstay_resilience::Policy;
 use mainstay_store::Journal;
 use mainstay_store::journal::{Claimant, Uid};
 use tokio::sync::{Notify, oneshot, watch};
@@ -42,6 +45,7 @@ use crate::fold::Refusal;
 use crate::participant::Participant;
 use crate::step::LocalStep;
 use crate::{Error, ErrorKind};
+use policies::Policies;
 use registry::Registry;
 use time::Time;
 use warnings::Watch;
@@ -62,6 +66,8 @@ pub(crate) struct Inner {
     incarnation: u64,
     registry: Registry,
     participant: Option<Arc<dyn Participant>>,
+    /// What steps name.
+    policies: RwLock<Policies>,
     active: Mutex<HashMap<Uid, Arc<Active>>>,
     /// Whoever waits for the answer to a message, by saga and message id.
     waiting: Mutex<HashMap<String, Vec<Waiter>>>,
@@ -114,6 +120,7 @@ pub struct EngineBuilder {
     config: Config,
     participant: Option<Arc<dyn Participant>>,
     definitions: Vec<(Definition, Steps)>,
+    policies: Vec<Policy>,
     #[cfg(feature = "test-util")]
     observer: Option<Observer>,
 }
@@ -154,7 +161,8 @@ impl EngineBuilder {
     /// starts the background tasks.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] for refused options and for definitions that lack a closure or changed under
+    /// [`ErrorKind::Config`] for refused options and policies, and for definitions that lack a closure, name a policy
+    /// that is not there or changed under
     /// their version; [`ErrorKind::Store`] when the journal fails.
     ///
     /// # Cancel safety
@@ -171,6 +179,7 @@ impl EngineBuilder {
             config: self.config,
             registry: Registry::default(),
             participant: self.participant,
+            policies: RwLock::new(policies::by_name(self.policies)?),
             active: Mutex::default(),
             waiting: Mutex::default(),
             lost: Mutex::default(),
@@ -211,6 +220,7 @@ impl Engine {
             config: Config::default(),
             participant: None,
             definitions: Vec::new(),
+            policies: Vec::new(),
             #[cfg(feature = "test-util")]
             observer: None,
         }
@@ -251,7 +261,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`ErrorKind::InputConflict`] when this version exists with another graph, with the difference;
-    /// [`ErrorKind::Config`] when it has closures.
+    /// [`ErrorKind::Config`] when it has closures or names a policy that is not there.
     ///
     /// # Cancel safety
     /// A dropped future may have stored it; repeating is safe.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_store::journal::{Filter, PutDefinition, SagaStatus, StoredDefinition, Summary};
 
-use super::Inner;
-use crate::definition::{Call, Definition, Undo};
+use super::{Inner, policies};
+use crate::definition::{Call, Definition, Step, Undo};
 use crate::step::LocalStep;
 use crate::wire;
 use crate::{Error, ErrorKind};
@@ -38,9 +38,14 @@ impl Registry {
     }
 }
 
+/// Whether a step has a closure.
+fn is_local(step: &Step) -> bool {
+    step.action == Call::Local || step.undo == Undo::Call(Call::Local) || step.local_status
+}
+
 /// Whether every step is a remote call.
 fn is_remote(definition: &Definition) -> bool {
-    definition.steps().iter().all(|s| s.action != Call::Local && s.undo != Undo::Call(Call::Local))
+    !definition.steps().iter().any(is_local)
 }
 
 impl Inner {
@@ -49,6 +54,12 @@ impl Inner {
     pub(super) fn adopt(&self, stored: &StoredDefinition) {
         match Definition::from_json(&stored.bytes) {
             Ok(definition) if is_remote(&definition) && self.participant.is_some() => {
+                let known = self.policies.read().unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = policies::check(&definition, &known) {
+                    tracing::error!(target: "mainstay::saga", version = stored.version, %error,
+                        "a stored definition cannot be driven; its sagas are parked");
+                    return;
+                }
                 self.registry.insert(Registered { definition: Arc::new(definition), steps: BTreeMap::new() });
             }
             Ok(_) => {}
@@ -66,7 +77,7 @@ impl Inner {
     ) -> Result<(), Error> {
         let config = |text: String| Err(Error::new(ErrorKind::Config, text));
         for step in definition.steps() {
-            let local = step.action == Call::Local || step.undo == Undo::Call(Call::Local);
+            let local = is_local(step);
             let remote =
                 matches!(step.action, Call::Http(_)) || matches!(step.undo, Undo::Call(Call::Http(_)));
             if local && !steps.contains_key(&step.name) {
@@ -87,6 +98,7 @@ impl Inner {
                 }
             }
         }
+        policies::check(&definition, &self.policies.read().unwrap_or_else(PoisonError::into_inner))?;
         let bytes = serde_json::to_vec(definition.data())
             .map_err(|e| Error::new(ErrorKind::Internal, format!("a definition cannot be written: {e}")))?;
         let stored = StoredDefinition {
@@ -98,6 +110,9 @@ impl Inner {
         if let PutDefinition::Conflict { .. } = self.journal.put_definition(stored).await? {
             return Err(self.changed(&definition).await?);
         }
+        let known = self.policies.read().unwrap_or_else(PoisonError::into_inner);
+        // Somebody may have changed them while it was stored.
+        policies::check(&definition, &known)?;
         self.registry.insert(Registered { definition: Arc::new(definition), steps });
         Ok(())
     }

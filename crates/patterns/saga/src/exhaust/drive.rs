@@ -24,7 +24,7 @@ use crate::engine::{ActionRequest, Config, Observer, StartOptions};
 use crate::fold::State;
 use crate::step::LocalStep;
 use crate::wire::{Operation, decode};
-use crate::{Engine, Error, ErrorKind, Outcome};
+use crate::{Engine, Error, ErrorKind, Handle, Outcome};
 
 /// A saga that has not ended after a virtual year never will.
 const LONGEST: Duration = Duration::from_secs(86_400 * 365);
@@ -190,7 +190,14 @@ impl Run {
         let handle =
             engine.start(name, self.input.clone(), StartOptions::id(ID)).await.map_err(|e| Self::fail(&e))?;
         for _ in 0..MOST_REPAIRS {
-            let outcome = handle.outcome().await.map_err(|e| Self::fail(&e))?;
+            let outcome = tokio::select! {
+                biased;
+                outcome = handle.outcome() => outcome.map_err(|e| Self::fail(&e))?,
+                () = self.control.cancel.notified() => {
+                    self.cancel(engine, &handle).await?;
+                    handle.outcome().await.map_err(|e| Self::fail(&e))?
+                }
+            };
             let Outcome::NeedsAttention { steps } = &outcome else { return Ok(outcome) };
             if !self.control.case.person {
                 return Err(format!("a person is needed at {steps:?}, though nothing failed for ever"));
@@ -209,6 +216,15 @@ impl Run {
             self.clock.sleep(LOOK_AGAIN).await;
         }
         Err(format!("{MOST_REPAIRS} repairs did not end it"))
+    }
+
+    async fn cancel(&self, engine: &Engine, handle: &Handle) -> Result<(), String> {
+        let request = ActionRequest::new("exhaust", "cancelled", Operation::Cancel);
+        match engine.attention().act(handle.uid(), request).await {
+            // Too late to turn back, or in the inbox of whoever owns it next.
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Overloaded) => Ok(()),
+            result => result.map_err(|e| Self::fail(&e)),
+        }
     }
 
     async fn to_the_end(&self) -> Result<Outcome, String> {

@@ -4,7 +4,7 @@
 //!
 //! 1. undisturbed;
 //! 2. each step rejected, not sent, unknown before and after its effect, panicking and timing out before and
-//!    after it, output lost;
+//!    after it, output lost, and the saga cancelled while it is in flight;
 //! 3. each action and each undo executed twice;
 //! 4. each undo failing once, for ever and refused for ever; a person then retries it;
 //! 5. each delivery repeated after the end, and each action arriving only after its undo;
@@ -98,7 +98,8 @@ use crate::typed::Saga;
 use drive::{Ran, run_one};
 use plan::{Case, Stop, cases};
 
-pub use lint::{Lint, lint};
+pub use crate::definition::Lint;
+pub use lint::lint;
 pub use tap::{Tap, TapJournal, Write};
 
 /// Most runs of one kit; more are sampled by seed. A ten-step saga needs about ten thousand.

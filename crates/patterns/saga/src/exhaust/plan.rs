@@ -36,10 +36,12 @@ pub(super) enum Fault {
     Redelivered,
     /// The action arrives after the saga has ended.
     Delayed,
+    /// Somebody cancels the saga while the step is in flight.
+    Cancelled,
 }
 
 impl Fault {
-    const ALL: [Self; 18] = [
+    const ALL: [Self; 19] = [
         Self::Rejected,
         Self::NotSent,
         Self::UnknownBefore,
@@ -58,6 +60,7 @@ impl Fault {
         Self::UndoTimeoutAfterOnce,
         Self::Redelivered,
         Self::Delayed,
+        Self::Cancelled,
     ];
 
     fn name(self) -> &'static str {
@@ -80,6 +83,7 @@ impl Fault {
             Self::UndoTimeoutAfterOnce => "undo_timeout_after_once",
             Self::Redelivered => "redelivered",
             Self::Delayed => "delayed",
+            Self::Cancelled => "cancelled",
         }
     }
 

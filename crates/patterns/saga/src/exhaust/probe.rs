@@ -13,7 +13,7 @@ use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::plan::{Case, Fault, Stop};
-use crate::step::{LocalStep, StepCx, StepError, Told, UndoError};
+use crate::step::{Known, LocalStep, StepCx, StepError, Told, UndoError};
 
 /// Something that arrives after the end.
 #[derive(Clone)]
@@ -32,6 +32,8 @@ pub(super) struct Control {
     pub(super) was_cut: AtomicBool,
     pub(super) appends: AtomicU64,
     pub(super) calls: AtomicU64,
+    /// Somebody wants to cancel the saga.
+    pub(super) cancel: Notify,
     /// Faults that last for ever end here: a person repaired what was broken.
     pub(super) healed: AtomicBool,
     state: Mutex<State>,
@@ -57,6 +59,7 @@ impl Control {
             was_cut: AtomicBool::new(false),
             appends: AtomicU64::new(0),
             calls: AtomicU64::new(0),
+            cancel: Notify::new(),
             healed: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -135,6 +138,11 @@ impl LocalStep for Probe {
             self.enter("").await;
             self.rank().await;
             let hit = |fault| self.control.suffers(self.index, fault);
+            if self.control.suffers_once(self.index, Fault::Cancelled) {
+                self.control.cancel.notify_one();
+                // In flight until that is on the log.
+                self.control.clock.sleep(Duration::from_millis(10)).await;
+            }
             if hit(Fault::Redelivered) {
                 self.remember(Delivery::Act(cx.clone(), input.clone()));
             }
@@ -199,6 +207,13 @@ impl LocalStep for Probe {
                 std::future::pending::<()>().await;
             }
             result
+        })
+    }
+
+    fn status(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Known<Value>> {
+        Box::pin(async move {
+            self.enter("status ").await;
+            self.inner.status(cx, input).await
         })
     }
 }

@@ -68,6 +68,16 @@ impl State {
         }
     }
 
+    /// Whether the action says what was said and taken before: a saga that is being cancelled is cancelled again, as a caller does
+    /// who lost the answer. It changes nothing, and its record would say nothing.
+    #[must_use]
+    pub fn repeats(&self, definition: &Definition, action: &Action) -> bool {
+        let seen = action.expected_seq.is_none_or(|expected| expected == self.seq + 1);
+        let past = definition.pivot().is_some_and(|p| self.nodes[p].done);
+        let cancelled = matches!(self.stop, Some(Cause::Cancelled { .. }));
+        action.operation == Operation::Cancel && cancelled && self.finished.is_none() && seen && !past
+    }
+
     fn allows_operation(&self, definition: &Definition, operation: &Operation) -> Result<(), Refusal> {
         let no = |why| Err(Refusal::NotLegal { action: operation.name(), why });
         if let Some(step) = operation.step() {

@@ -583,7 +583,7 @@ async fn a_retry_with_edited_input_is_a_new_key_generation() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancel_turns_back_and_is_refused_after_the_end() {
+async fn cancel_turns_back() {
     let world = World::new();
     world.script("charge", &[Act::Hang]);
     let definition = order();
@@ -597,7 +597,6 @@ async fn cancel_turns_back_and_is_refused_after_the_end() {
         "{outcome:?}"
     );
     assert!(world.nothing_left());
-    assert_eq!(engine.attention().act(handle.uid(), cancel()).await.unwrap_err().kind(), ErrorKind::Conflict);
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use mainstay_clock::{Clock as _, Rng, SeededRng, SystemClock};
 use mainstay_saga::definition::{Definition, DefinitionData, StepData};
 use mainstay_saga::exhaust::{Exhaust, ExhaustReport, exhaust, exhaust_data};
-use mainstay_saga::{LocalStep, Outcome, Saga, StepCx, StepError, Told, UndoError};
+use mainstay_saga::{Known, LocalStep, Outcome, Saga, StepCx, StepError, Told, UndoError};
 use mainstay_store::barrier::Op;
 use mainstay_store::{BoxFuture, FencingToken};
 use serde_json::{Value, json};
@@ -89,6 +89,19 @@ impl World {
         entry.undone = true;
     }
 
+    /// Whether an action happened. One that did not never will: it is blocked like one that was undone.
+    fn known(&self, cx: &StepCx) -> Option<bool> {
+        let mut state = self.state.lock().unwrap();
+        let (entries, _, seen) = &mut *state;
+        if cx.fence < *seen {
+            return None;
+        }
+        *seen = cx.fence;
+        let entry = entries.entry(cx.idempotency_key.clone()).or_default();
+        entry.undone |= !entry.acted;
+        Some(entry.acted && !entry.undone)
+    }
+
     /// All or nothing, as the outcome says.
     fn balanced(&self, steps: usize, outcome: &Outcome) -> Result<(), String> {
         let state = self.state.lock().unwrap();
@@ -102,17 +115,16 @@ impl World {
 
 /// reserve -> charge -> ship, with typed closures.
 fn order(world: &Arc<World>) -> Saga<u32> {
-    type Fut<T, E> = BoxFuture<'static, Result<T, E>>;
     let act = |world: &Arc<World>| {
         let world = Arc::clone(world);
-        move |cx: StepCx, n: u32| -> Fut<u32, StepError> {
+        move |cx: StepCx, n: u32| -> Fut<Result<u32, StepError>> {
             let result = world.act(&cx).map(|()| n + 1);
             Box::pin(async move { result })
         }
     };
     let undo = |world: &Arc<World>| {
         let world = Arc::clone(world);
-        move |cx: StepCx, told: Told<u32>| -> Fut<(), UndoError> {
+        move |cx: StepCx, told: Told<u32>| -> Fut<Result<(), UndoError>> {
             world.undo(&cx, told == Told::Maybe);
             Box::pin(async { Ok(()) })
         }
@@ -122,6 +134,77 @@ fn order(world: &Arc<World>) -> Saga<u32> {
     let charge = b.step("charge", &reserve, act(world)).undo(undo(world)).add();
     b.step("ship", &charge, act(world)).undo(undo(world)).add();
     b.no_deadline().build().unwrap()
+}
+
+type Fut<T> = BoxFuture<'static, T>;
+
+/// reserve and charge side by side -> ship, the point of no return -> label and mail side by side. `asked`: what became of a step
+/// may be asked.
+fn parcel(world: &Arc<World>, asked: bool) -> Saga<u32> {
+    let act = || {
+        let world = Arc::clone(world);
+        move |cx: StepCx, n: u32| -> Fut<Result<u32, StepError>> {
+            let result = world.act(&cx).map(|()| n + 1);
+            Box::pin(async move { result })
+        }
+    };
+    let undo = || {
+        let world = Arc::clone(world);
+        move |cx: StepCx, told: Told<u32>| -> Fut<Result<(), UndoError>> {
+            world.undo(&cx, told == Told::Maybe);
+            Box::pin(async { Ok(()) })
+        }
+    };
+    let status = || {
+        let world = Arc::clone(world);
+        move |cx: StepCx, n: u32| -> Fut<Known<u32>> {
+            let known = match world.known(&cx) {
+                Some(true) => Known::Did(n + 1),
+                Some(false) => Known::Never,
+                None => Known::Unclear,
+            };
+            Box::pin(async { known })
+        }
+    };
+    let mut b = Saga::<u32>::builder("parcel", 1);
+    let reserve = b.step("reserve", b.input(), act()).undo(undo());
+    let reserve = if asked { reserve.status(status()) } else { reserve }.add();
+    let charge = b.step("charge", b.input(), act()).undo(undo());
+    let charge = if asked { charge.ask_when_unknown().status(status()) } else { charge }.add();
+    let both = act();
+    let ship = b.pivot("ship", (&reserve, &charge), move |cx: StepCx, (r, _): (u32, u32)| both(cx, r));
+    let look = status();
+    let ship = if asked { ship.status(move |cx: StepCx, (r, _): (u32, u32)| look(cx, r)) } else { ship };
+    let (ship, mut forward) = ship.add();
+    let label = forward.retriable("label", &ship, act());
+    let label = if asked { label.status(status()) } else { label };
+    label.add();
+    forward.retriable("mail", &ship, act()).add();
+    forward.no_deadline().build().unwrap()
+}
+
+/// A pivot, and what must happen after it: every fault at every step, with a crash at every append.
+#[test]
+fn sg_s10_a_saga_with_a_point_of_no_return_is_exhausted() {
+    for asked in [false, true] {
+        let kit = exhaust(|| World::new(Bug::None), move |w| parcel(w, asked), &1);
+        let kit = kit.invariant(|w, outcome| w.balanced(5, outcome));
+        let report = show(kit.most_runs(most(3_000)).run());
+        println!("{report}");
+        assert!(report.cases > 75 && report.runs >= 3_000, "{report}");
+        assert!(["reserve", "charge"].iter().all(|s| report.undos[*s] > 20), "{:?}", report.undos);
+    }
+}
+
+/// A kit that crosses a pivot finds what is wrong with it: a participant that forgets its keys, and one whose undo is needless.
+#[test]
+fn a_bug_around_a_point_of_no_return_is_found() {
+    for bug in [Bug::ForgetsKeys, Bug::NullUndo, Bug::LateAction] {
+        let kit = exhaust(move || World::new(bug), |w| parcel(w, false), &1);
+        let kit = kit.invariant(|w, outcome| w.balanced(5, outcome));
+        let error = kit.most_runs(500).run().expect_err("the bug must be found");
+        assert!(!error.0.failures.is_empty(), "{bug:?}");
+    }
 }
 
 fn kit(bug: Bug) -> Exhaust<Arc<World>> {

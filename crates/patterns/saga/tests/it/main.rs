@@ -4,6 +4,8 @@
 
 mod aside;
 mod bounds;
+mod builder;
+mod cancel;
 mod claims;
 mod definition;
 #[cfg(feature = "http")]
@@ -13,13 +15,16 @@ mod exhaust;
 #[cfg(feature = "tower")]
 mod inbound;
 mod inbox;
+mod known;
 mod lossy;
 mod oracle;
 mod order;
 mod people;
+mod policies;
 mod remote;
 mod room;
 mod seal;
 mod simulated;
+mod undo;
 mod vanished;
 mod world;

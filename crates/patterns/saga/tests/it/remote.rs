@@ -8,7 +8,7 @@ use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
-use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
+use mainstay_saga::engine::{ActionRequest, StartOptions};
 use mainstay_saga::exhaust::{Tap, TapJournal};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
 use mainstay_saga::wire::{
@@ -25,37 +25,43 @@ use crate::world::World;
 
 /// What one address answers, call by call; the last goes on for ever.
 #[derive(Clone, Debug)]
-enum Say {
+pub(crate) enum Say {
     Status(u16, Vec<(&'static str, &'static str)>, Value),
     NotSent,
     Unknown,
     Never,
 }
 
-fn ok(body: Value) -> Say {
+pub(crate) fn ok(body: Value) -> Say {
     Say::Status(200, Vec::new(), body)
 }
 
-fn say(status: u16) -> Say {
+pub(crate) fn say(status: u16) -> Say {
     Say::Status(status, Vec::new(), Value::Null)
 }
 
 #[derive(Debug, Default)]
-struct Remote {
+pub(crate) struct Remote {
     script: Mutex<BTreeMap<String, Vec<Say>>>,
     calls: Mutex<Vec<Request>>,
 }
 
 impl Remote {
-    fn script(&self, url: &str, says: &[Say]) {
+    pub(crate) fn script(&self, url: &str, says: &[Say]) {
         self.script.lock().unwrap().insert(format!("http://p/{url}"), says.to_vec());
     }
 
     /// The calls so far as `GET status`, in order.
-    fn calls(&self) -> Vec<String> {
+    pub(crate) fn calls(&self) -> Vec<String> {
         let calls = self.calls.lock().unwrap();
         let verb = |kind| if kind == Kind::Act { "POST" } else { "GET" };
         calls.iter().map(|r| format!("{} {}", verb(r.kind), r.url.trim_start_matches("http://p/"))).collect()
+    }
+
+    /// All requests to an address, in order.
+    pub(crate) fn all(&self, url: &str) -> Vec<Request> {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|r| r.url == format!("http://p/{url}")).cloned().collect()
     }
 
     fn last(&self, url: &str) -> Request {
@@ -101,10 +107,11 @@ fn narrow(world: &World) -> Policy {
     policy.breaker(&breaker).bulkhead(&bulkhead).build().unwrap()
 }
 
-struct Bench {
-    world: World,
-    remote: Arc<Remote>,
-    engine: Engine,
+pub(crate) struct Bench {
+    pub(crate) world: World,
+    pub(crate) remote: Arc<Remote>,
+    pub(crate) engine: Engine,
+    definition: Definition,
 }
 
 fn definition() -> Definition {
@@ -121,19 +128,37 @@ fn definition() -> Definition {
 
 impl Bench {
     async fn new() -> Self {
-        let (world, remote) = (World::new(), Arc::new(Remote::default()));
-        let engine = Self::engine(&world, &remote).await;
-        Self { world, remote, engine }
+        Self::of(definition()).await
     }
 
-    async fn engine(world: &World, remote: &Arc<Remote>) -> Engine {
+    /// With a definition of one's own, called `remote`.
+    pub(crate) async fn of(definition: Definition) -> Self {
+        let (world, remote) = (World::new(), Arc::new(Remote::default()));
+        let engine = Self::engine_of(&world, &remote, definition.clone()).await;
+        Self { world, remote, engine, definition }
+    }
+
+    pub(crate) fn with(world: World, remote: Arc<Remote>, engine: Engine, definition: Definition) -> Self {
+        Self { world, remote, engine, definition }
+    }
+
+    async fn engine_of(world: &World, remote: &Arc<Remote>, definition: Definition) -> Engine {
         Engine::builder(Arc::clone(&world.journal), world.runtime())
-            .config(Config::default())
             .participant(Arc::clone(remote) as Arc<dyn Participant>)
-            .definition(definition(), [])
+            .definition(definition, [])
             .open()
             .await
             .unwrap()
+    }
+
+    /// Stops the engine where it is, and starts another one.
+    pub(crate) async fn restart(&mut self) {
+        self.engine.shutdown(Duration::ZERO).await;
+        self.engine = Self::engine_of(&self.world, &self.remote, self.definition.clone()).await;
+    }
+
+    async fn engine(world: &World, remote: &Arc<Remote>) -> Engine {
+        Self::engine_of(world, remote, definition()).await
     }
 
     /// An engine whose calls of `charge` go through a policy.
@@ -148,24 +173,24 @@ impl Bench {
             .open()
             .await
             .unwrap();
-        Self { world, remote, engine }
+        Self { world, remote, engine, definition: definition() }
     }
 
-    async fn start(&self) -> Handle {
+    pub(crate) async fn start(&self) -> Handle {
         self.engine.start("remote", json!({"n": 1}), StartOptions::id("one")).await.unwrap()
     }
 
-    async fn run(&self) -> Outcome {
+    pub(crate) async fn run(&self) -> Outcome {
         self.start().await.outcome().await.unwrap()
     }
 
-    async fn facts(&self, handle: &Handle) -> Vec<Fact> {
+    pub(crate) async fn facts(&self, handle: &Handle) -> Vec<Fact> {
         let loaded = self.world.journal.load(handle.uid()).await.unwrap().unwrap();
         loaded.records.iter().map(|r| decode(r).unwrap()).collect()
     }
 
     /// Waits until an address was called so often.
-    async fn called(&self, url: &str, times: usize) {
+    pub(crate) async fn called(&self, url: &str, times: usize) {
         for _ in 0..1_000 {
             let calls = self.remote.calls().iter().filter(|c| c.ends_with(&format!(" {url}"))).count();
             if calls >= times {
@@ -177,7 +202,7 @@ impl Bench {
     }
 }
 
-fn at(step: &str, attempt: u32) -> AttemptRef {
+pub(crate) fn at(step: &str, attempt: u32) -> AttemptRef {
     AttemptRef { step: step.to_owned(), attempt, generation: 1 }
 }
 
@@ -297,7 +322,6 @@ async fn sg_f16_a_late_result_of_attempt_1_cannot_complete_attempt_2() {
 /// A no to a step after the pivot is no end, also when somebody asked too late to turn back: it is repeated.
 #[tokio::test(start_paused = true)]
 async fn a_no_reported_after_the_pivot_sets_nothing_aside_when_a_cancel_came_too_late() {
-    let (world, remote) = (World::new(), Arc::new(Remote::default()));
     let data = json!({
         "name": "remote", "version": 1, "deadline": "1h", "timeout": "10s",
         "retry": {"attempts": 2, "base": "10ms", "cap": "10ms"},
@@ -306,13 +330,7 @@ async fn a_no_reported_after_the_pivot_sets_nothing_aside_when_a_cancel_came_too
             {"name": "email", "kind": "retriable", "after": ["ship"], "action": "http://p/email"},
         ],
     });
-    let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
-        .participant(Arc::clone(&remote) as Arc<dyn Participant>)
-        .definition(Definition::from_json(data.to_string().as_bytes()).unwrap(), [])
-        .open()
-        .await
-        .unwrap();
-    let bench = Bench { world, remote, engine };
+    let bench = Bench::of(Definition::from_json(data.to_string().as_bytes()).unwrap()).await;
     bench.remote.script("ship", &[Say::Never]);
     bench.remote.script("email", &[Say::Never, ok(json!({}))]);
     let handle = bench.start().await;
@@ -355,7 +373,7 @@ async fn an_undo_that_a_fence_refuses_again_and_again_needs_a_person() {
     remote.script("ship", &[say(409)]);
     remote.script("refund", &[say(412)]);
     let engine = Bench::engine(&world, &remote).await;
-    let bench = Bench { world, remote, engine };
+    let bench = Bench { world, remote, engine, definition: definition() };
     let handle = bench.start().await;
     bench.world.clock.sleep(Duration::from_secs(100)).await;
     is_calm(&looks, 100);

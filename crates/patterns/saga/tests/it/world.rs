@@ -32,6 +32,7 @@ pub(crate) enum Act {
     UndoFails,
     UndoHangs,
     UndoRefused,
+    UndoRefusedForGood,
 }
 
 #[derive(Default, Debug)]
@@ -111,6 +112,7 @@ impl LocalStep for Scripted {
             match act {
                 Act::UndoFails => return Err(UndoError::failed("undo reset")),
                 Act::UndoRefused => return Err(UndoError::refused("undo no")),
+                Act::UndoRefusedForGood => return Err(UndoError::refused_for_good("undo never")),
                 Act::Panic => {
                     drop(ledger);
                     panic!("scripted undo");

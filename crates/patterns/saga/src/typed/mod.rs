@@ -1,21 +1,23 @@
 //! The typed builder: a definition and its closures in one value.
 
+mod steps;
+
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_store::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::definition::{
-    Definition, DefinitionData, DefinitionError, OnUnknown, RetryData, StepData, StepKind,
-};
+use crate::definition::{Definition, DefinitionData, DefinitionError, RetryData, StepKind};
 use crate::engine::{Engine, EngineBuilder, Handle, StartOptions};
-use crate::step::{LocalStep, StepCx, StepError, Told, UndoError};
+use crate::step::{LocalStep, StepCx, StepError};
 use crate::{Error, ErrorKind};
+use steps::Draft;
+
+pub use steps::{PivotBuilder, RetriableBuilder, StepBuilder};
 
 /// The future output of a step, or the saga's input.
 #[derive(Debug)]
@@ -95,8 +97,22 @@ impl<A: Inputs, B: Inputs, C: Inputs> Inputs for (A, B, C) {
 ///
 /// let b = Saga::<u32>::builder("order", 1);
 /// let input = b.input();
-/// let (shipped, mut forward) = b.pivot("ship", input, |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) });
+/// let ship = |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) };
+/// let (shipped, mut forward) = b.pivot("ship", input, ship).add();
 /// forward.step("charge", &shipped, |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) });
+/// ```
+///
+/// Nor may what has to be done be undone.
+///
+/// ```compile_fail
+/// use mainstay_saga::{Saga, StepCx, StepError, Told, UndoError};
+///
+/// let b = Saga::<u32>::builder("order", 1);
+/// let input = b.input();
+/// let ship = |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) };
+/// let (shipped, mut forward) = b.pivot("ship", input, ship).add();
+/// let mail = forward.retriable("mail", &shipped, |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) });
+/// mail.undo(|_: StepCx, _: Told<u32>| async { Ok::<(), UndoError>(()) }).add();
 /// ```
 pub struct Saga<In> {
     definition: Definition,
@@ -174,6 +190,13 @@ struct Parts {
 }
 
 impl Parts {
+    fn add(&mut self, draft: Draft) -> String {
+        let name = draft.data.name.clone();
+        self.steps.push((name.clone(), Arc::new(draft.closures)));
+        self.data.steps.push(draft.data);
+        name
+    }
+
     fn build<In>(self) -> Result<Saga<In>, DefinitionError> {
         let definition = Definition::from_data(self.data)?;
         Ok(Saga { definition, steps: self.steps, input: PhantomData })
@@ -181,56 +204,80 @@ impl Parts {
 }
 
 /// Builds the part of a saga before its pivot.
+///
+/// What a definition says as data can be said here, with three exceptions. The address of a step: what comes over a wire
+/// has no type that a compiler checks, so steps over HTTP are data, and a program may give closures to the other steps of
+/// that data ([`EngineBuilder::definition`]). `idempotent`: a closure is given the key, and a retriable one must honor
+/// it. Templates of inputs: a step takes nodes or tuples of them; implement [`Inputs`] for another shape.
 pub struct SagaBuilder<In> {
     parts: Parts,
     input: PhantomData<fn(In)>,
+}
+
+fn input_node<In>() -> Node<In> {
+    Node { name: "input".to_owned(), output: PhantomData }
 }
 
 impl<In: DeserializeOwned + Send + 'static> SagaBuilder<In> {
     /// The saga's input, for steps that take it.
     #[must_use]
     pub fn input(&self) -> Node<In> {
-        Node { name: "input".to_owned(), output: PhantomData }
+        input_node()
     }
 
     /// Adds a compensable step. It needs `undo` or `no_undo`, and takes effect with `add`.
-    pub fn step<I, T, F, Fut>(&mut self, name: &str, input: I, action: F) -> StepBuilder<'_, T>
+    pub fn step<I, T, F, Fut>(
+        &mut self,
+        name: &str,
+        input: I,
+        action: F,
+    ) -> StepBuilder<'_, fn(I::Value) -> T>
     where
         I: Inputs,
         T: Serialize + DeserializeOwned + Send + 'static,
         F: Fn(StepCx, I::Value) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, StepError>> + Send + 'static,
     {
-        let mut data = StepData::new(name);
-        data.input = Some(input.reference());
-        StepBuilder {
-            parts: &mut self.parts,
-            data,
-            action: erase::<I, T, F, Fut>(action),
-            undo: None,
-            output: PhantomData,
-        }
+        StepBuilder::new(&mut self.parts, Draft::new(StepKind::Compensable, name, &input, action))
     }
 
-    /// Adds the point of no return; it waits for every step so far. After it the saga only goes forward.
-    pub fn pivot<I, T, F, Fut>(self, name: &str, input: I, action: F) -> (Node<T>, ForwardBuilder<In>)
+    /// Adds the point of no return, with `add`; it waits for every step so far. After it the saga only goes forward.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_saga::definition::StepKind;
+    /// use mainstay_saga::{Saga, StepCx, StepError};
+    ///
+    /// async fn ship(_: StepCx, order: u32) -> Result<String, StepError> {
+    ///     Ok(format!("parcel-{order}"))
+    /// }
+    /// async fn mail(_: StepCx, parcel: String) -> Result<(), StepError> {
+    ///     assert!(!parcel.is_empty());
+    ///     Ok(())
+    /// }
+    ///
+    /// let b = Saga::<u32>::builder("order", 1);
+    /// let order = b.input();
+    /// let ship = b.pivot("ship", order, ship).timeout(Duration::from_secs(5)).runbook("Ask the carrier.");
+    /// let (parcel, mut forward) = ship.add();
+    /// let seconds = Duration::from_secs;
+    /// forward.retriable("mail", &parcel, mail).retry(20, seconds(1), seconds(60)).add();
+    /// let saga = forward.deadline(seconds(60)).build()?;
+    /// let steps = saga.definition().steps();
+    /// assert_eq!((steps[0].kind, steps[1].kind), (StepKind::Pivot, StepKind::Retriable));
+    /// assert_eq!(steps[0].runbook.as_deref(), Some("Ask the carrier."));
+    /// # Ok::<(), mainstay_saga::definition::DefinitionError>(())
+    /// ```
+    pub fn pivot<I, T, F, Fut>(self, name: &str, input: I, action: F) -> PivotBuilder<(In, fn(I::Value) -> T)>
     where
         I: Inputs,
         T: Serialize + DeserializeOwned + Send + 'static,
         F: Fn(StepCx, I::Value) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, StepError>> + Send + 'static,
     {
-        let mut parts = self.parts;
-        let mut data = StepData::new(name);
-        data.kind = StepKind::Pivot;
-        data.input = Some(input.reference());
-        data.after = parts.data.steps.iter().map(|s| s.name.clone()).collect();
-        parts
-            .steps
-            .push((name.to_owned(), Arc::new(Closure { action: erase::<I, T, F, Fut>(action), undo: None })));
-        parts.data.steps.push(data);
-        let node = Node { name: name.to_owned(), output: PhantomData };
-        (node, ForwardBuilder { parts, pivot: name.to_owned(), input: PhantomData })
+        let mut draft = Draft::new(StepKind::Pivot, name, &input, action);
+        draft.data.after = self.parts.data.steps.iter().map(|s| s.name.clone()).collect();
+        PivotBuilder::new(self.parts, draft)
     }
 
     /// How long the saga may go forward.
@@ -244,6 +291,46 @@ impl<In: DeserializeOwned + Send + 'static> SagaBuilder<In> {
     #[must_use]
     pub fn no_deadline(mut self) -> Self {
         self.parts.data.no_deadline = true;
+        self
+    }
+
+    /// Longest time of one attempt of each step that says nothing else, before and after the pivot.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use mainstay_saga::{Saga, StepCx, StepError};
+    ///
+    /// let short = Duration::from_millis(50);
+    /// let mut b = Saga::<u32>::builder("order", 1)
+    ///     .timeout(Duration::from_secs(2))
+    ///     .retry(3, short, short)
+    ///     .undo_retry(9, short, short);
+    /// let act = |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) };
+    /// b.step("plain", b.input(), act).no_undo("an example").add();
+    /// b.step("slow", b.input(), act).no_undo("an example").timeout(Duration::from_secs(9)).add();
+    /// let saga = b.no_deadline().build()?;
+    /// let [plain, slow] = saga.definition().steps() else { unreachable!() };
+    /// assert_eq!((plain.timeout.as_secs(), slow.timeout.as_secs()), (2, 9));
+    /// assert_eq!((plain.retry.attempts, plain.undo_retry.attempts), (3, 9));
+    /// # Ok::<(), mainstay_saga::definition::DefinitionError>(())
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, d: Duration) -> Self {
+        self.parts.data.timeout = Some(d);
+        self
+    }
+
+    /// Attempts of the action of each step that says nothing else, the first included, with the first and the largest delay.
+    #[must_use]
+    pub fn retry(mut self, attempts: u32, base: Duration, cap: Duration) -> Self {
+        self.parts.data.retry = Some(RetryData::new(attempts, base, cap));
+        self
+    }
+
+    /// The same of undos, before a person is asked.
+    #[must_use]
+    pub fn undo_retry(mut self, attempts: u32, base: Duration, cap: Duration) -> Self {
+        self.parts.data.undo_retry = Some(RetryData::new(attempts, base, cap));
         self
     }
 
@@ -264,22 +351,28 @@ pub struct ForwardBuilder<In> {
 }
 
 impl<In> ForwardBuilder<In> {
-    /// Adds a retriable step. Its participant must honor the idempotency key.
-    pub fn retriable<I, T, F, Fut>(&mut self, name: &str, input: I, action: F) -> Node<T>
+    /// The saga's input, for steps that take it.
+    #[must_use]
+    pub fn input(&self) -> Node<In> {
+        input_node()
+    }
+
+    /// Adds a retriable step, with `add`. Its participant must honor the idempotency key.
+    pub fn retriable<I, T, F, Fut>(
+        &mut self,
+        name: &str,
+        input: I,
+        action: F,
+    ) -> RetriableBuilder<'_, fn(I::Value) -> T>
     where
         I: Inputs,
         T: Serialize + DeserializeOwned + Send + 'static,
         F: Fn(StepCx, I::Value) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<T, StepError>> + Send + 'static,
     {
-        let mut data = StepData::new(name);
-        data.kind = StepKind::Retriable;
-        data.input = Some(input.reference());
-        data.after = vec![self.pivot.clone()];
-        let closure = Closure { action: erase::<I, T, F, Fut>(action), undo: None };
-        self.parts.steps.push((name.to_owned(), Arc::new(closure)));
-        self.parts.data.steps.push(data);
-        Node { name: name.to_owned(), output: PhantomData }
+        let mut draft = Draft::new(StepKind::Retriable, name, &input, action);
+        draft.data.after = vec![self.pivot.clone()];
+        RetriableBuilder::new(&mut self.parts, draft)
     }
 
     /// How long the saga may go forward before its pivot is done.
@@ -302,126 +395,5 @@ impl<In> ForwardBuilder<In> {
     /// [`DefinitionError`] with every problem found.
     pub fn build(self) -> Result<Saga<In>, DefinitionError> {
         self.parts.build()
-    }
-}
-
-/// Sets up one compensable step.
-#[must_use = "a step takes effect with `add`"]
-pub struct StepBuilder<'b, T> {
-    parts: &'b mut Parts,
-    data: StepData,
-    action: Action,
-    undo: Option<UndoFn>,
-    output: PhantomData<fn() -> T>,
-}
-
-impl<T: DeserializeOwned + Send + 'static> StepBuilder<'_, T> {
-    /// How it is reversed. Must accept [`Told::Maybe`] and must be idempotent.
-    pub fn undo<F, Fut>(mut self, undo: F) -> Self
-    where
-        F: Fn(StepCx, Told<T>) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<(), UndoError>> + Send + 'static,
-    {
-        self.data.local_undo = true;
-        self.undo = Some(Box::new(move |cx, told| {
-            let told = match told {
-                // An output that cannot be read back is as good as lost.
-                Told::Did(value) => serde_json::from_value(value).map_or(Told::Maybe, Told::Did),
-                Told::Maybe => Told::Maybe,
-            };
-            Box::pin(undo(cx, told))
-        }));
-        self
-    }
-
-    /// Why it needs no undo.
-    pub fn no_undo(mut self, reason: &str) -> Self {
-        self.data.no_undo = Some(reason.to_owned());
-        self
-    }
-
-    /// Waits for `node` without taking its output.
-    pub fn after<U>(mut self, node: &Node<U>) -> Self {
-        self.data.after.push(node.name.clone());
-        self
-    }
-
-    /// Longest time of one attempt, and of one undo attempt.
-    pub fn timeout(mut self, d: Duration) -> Self {
-        self.data.timeout = Some(d);
-        self
-    }
-
-    /// Attempts of the action, the first included, with the first and the largest delay.
-    pub fn retry(mut self, attempts: u32, base: Duration, cap: Duration) -> Self {
-        self.data.retry = Some(RetryData::new(attempts, base, cap));
-        self
-    }
-
-    /// Attempts of the undo before a person is asked, with the first and the largest delay.
-    pub fn undo_retry(mut self, attempts: u32, base: Duration, cap: Duration) -> Self {
-        self.data.undo_retry = Some(RetryData::new(attempts, base, cap));
-        self
-    }
-
-    /// Asks a person instead of undoing a step of which nobody knows whether it happened.
-    pub fn ask_when_unknown(mut self) -> Self {
-        self.data.on_unknown = OnUnknown::Ask;
-        self
-    }
-
-    /// Adds the step.
-    pub fn add(self) -> Node<T> {
-        let name = self.data.name.clone();
-        let closure = Closure { action: self.action, undo: self.undo };
-        self.parts.steps.push((name.clone(), Arc::new(closure)));
-        self.parts.data.steps.push(self.data);
-        Node { name, output: PhantomData }
-    }
-}
-
-type Action = Box<dyn Fn(StepCx, Value) -> BoxFuture<'static, Result<Value, StepError>> + Send + Sync>;
-type UndoFn = Box<dyn Fn(StepCx, Told<Value>) -> BoxFuture<'static, Result<(), UndoError>> + Send + Sync>;
-
-struct Closure {
-    action: Action,
-    undo: Option<UndoFn>,
-}
-
-fn erase<I, T, F, Fut>(action: F) -> Action
-where
-    I: Inputs,
-    T: Serialize + 'static,
-    F: Fn(StepCx, I::Value) -> Fut + Send + Sync + 'static,
-    Fut: Future<Output = Result<T, StepError>> + Send + 'static,
-{
-    Box::new(move |cx, input| {
-        match serde_json::from_value(input) {
-            // Never called: certainly no effect.
-            Err(e) => {
-                let text = format!("the input does not fit the step: {e}");
-                Box::pin(async move { Err(StepError::rejected(text)) })
-            }
-            Ok(input) => {
-                let work = action(cx, input);
-                Box::pin(async move {
-                    let output = work.await?;
-                    serde_json::to_value(output).map_err(|_| StepError::output_lost())
-                })
-            }
-        }
-    })
-}
-
-impl LocalStep for Closure {
-    fn act(&self, cx: StepCx, input: Value) -> BoxFuture<'_, Result<Value, StepError>> {
-        (self.action)(cx, input)
-    }
-
-    fn undo(&self, cx: StepCx, effect: Told<Value>, _input: Value) -> BoxFuture<'_, Result<(), UndoError>> {
-        match &self.undo {
-            Some(undo) => undo(cx, effect),
-            None => Box::pin(async { Ok(()) }),
-        }
     }
 }

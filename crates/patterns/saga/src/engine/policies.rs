@@ -1,0 +1,246 @@
+//! Policies that steps name: a breaker, a bulkhead, a rate around each attempt of a step and of its undo.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::sync::{Arc, PoisonError};
+
+use mainstay_clock::{Deadline, Instant};
+use mainstay_resilience::{Attempt, CallContext, CallError, Policy, Verdict as Health};
+use mainstay_store::BoxFuture;
+
+use super::calls::{CallEnd, CallResult, cut};
+use super::drive::Drive;
+use super::{Engine, EngineBuilder, Inner};
+use crate::definition::Definition;
+use crate::wire::{AttemptRef, UndoVerdict, Verdict};
+use crate::{Error, ErrorKind};
+
+/// Policies by name.
+pub(super) type Policies = BTreeMap<Arc<str>, Policy>;
+
+/// The half of a step that an attempt is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Half {
+    Action,
+    Undo,
+}
+
+impl EngineBuilder {
+    /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own name. What one
+    /// refuses was never sent: no effect, worth repeating. An undo is guarded like its action.
+    ///
+    /// A policy must make one attempt of one: repetitions of a saga are durable, and each is on the log before it is made.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_clock::{Runtime, SystemClock};
+    /// use mainstay_resilience::{Bulkhead, Policy};
+    /// use mainstay_saga::{Engine, ErrorKind, Saga, StepCx, StepError, Told, UndoError};
+    /// use mainstay_store::memory::MemoryJournal;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let mut b = Saga::<u32>::builder("order", 1);
+    /// b.step("charge", b.input(), |_: StepCx, n: u32| async move { Ok::<_, StepError>(n) })
+    ///     .undo(|_: StepCx, _: Told<u32>| async { Ok::<(), UndoError>(()) })
+    ///     .policy("payments")
+    ///     .add();
+    /// let saga = b.no_deadline().build().unwrap();
+    /// let journal = Arc::new(MemoryJournal::new(Arc::new(SystemClock::new())));
+    /// let builder = || Engine::builder(journal.clone(), Runtime::system()).register(&saga);
+    ///
+    /// let places = Bulkhead::builder("payments", 8).build().unwrap();
+    /// let named = |name: &str| Policy::builder(name).bulkhead(&places).build().unwrap();
+    /// let error = builder().policies([named("payment")]).open().await.unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Config);
+    /// assert!(error.to_string().contains("did you mean `payment`?"), "{error}");
+    /// assert!(builder().policies([named("payments")]).open().await.is_ok());
+    /// # });
+    /// ```
+    #[must_use]
+    pub fn policies(mut self, policies: impl IntoIterator<Item = Policy>) -> Self {
+        self.policies.extend(policies);
+        self
+    }
+}
+
+/// Policies by name, each of which makes one attempt of one.
+///
+/// # Errors
+/// [`ErrorKind::Config`] for one that repeats, and for two of one name.
+pub(super) fn by_name(policies: impl IntoIterator<Item = Policy>) -> Result<Policies, Error> {
+    let mut all = Policies::new();
+    for policy in policies {
+        let (name, snapshot) = (Arc::from(policy.name()), policy.snapshot());
+        if snapshot.max_attempts > 1 || snapshot.hedged {
+            let why = "repeats calls; a saga repeats its steps itself, so give it neither retry nor hedge";
+            return Err(Error::new(ErrorKind::Config, format!("policy `{name}` {why}")));
+        }
+        if let Some(twice) = all.insert(name, policy) {
+            let why = format!("there are two policies called `{}`", twice.name());
+            return Err(Error::new(ErrorKind::Config, why));
+        }
+    }
+    Ok(all)
+}
+
+/// Refuses a definition whose steps name a policy that is not there.
+///
+/// # Errors
+/// [`ErrorKind::Config`] with the policy that was most likely meant.
+pub(super) fn check(definition: &Definition, policies: &Policies) -> Result<(), Error> {
+    for step in definition.steps() {
+        let Some(name) = step.policy.as_deref().filter(|n| !policies.contains_key(*n)) else { continue };
+        let hint = nearest(policies.keys().map(|k| &**k), name);
+        let hint = hint.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
+        let (step, saga) = (&step.name, definition.name());
+        let why = format!("step `{step}` of `{saga}` names the policy `{name}`, which nobody knows{hint}");
+        return Err(Error::new(ErrorKind::Config, why));
+    }
+    Ok(())
+}
+
+/// The one of `known` that `name` most likely means: a third of its letters may be wrong.
+fn nearest<'k>(known: impl Iterator<Item = &'k str>, name: &str) -> Option<&'k str> {
+    let most = name.chars().count().div_ceil(3);
+    known.map(|k| (distance(k, name), k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
+}
+
+/// How many letters must be put in, taken out or exchanged to make `b` of `a` (Levenshtein).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let exchanged = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = exchanged.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[row.len() - 1]
+}
+
+impl Engine {
+    /// Puts other policies in the place of those that steps name. Attempts under way end with what they began with. A policy that is
+    /// given again keeps what it knows.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Config`] when a registered definition names one that is not among them, and as for
+    /// [`EngineBuilder::policies`]; nothing changes.
+    pub fn set_policies(&self, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
+        let fresh = by_name(policies)?;
+        // Held while it is looked at: a definition that comes meanwhile is checked against what is in force then.
+        let mut current = self.0.policies.write().unwrap_or_else(PoisonError::into_inner);
+        for definition in self.0.registry.all() {
+            check(&definition, &fresh)?;
+        }
+        *current = fresh;
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn policy(&self, name: &str) -> Option<Policy> {
+        self.policies.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
+    }
+}
+
+impl Drive {
+    /// A call through the policy that its step names.
+    pub(super) fn guarded(
+        &self,
+        half: Half,
+        at: &AttemptRef,
+        call: BoxFuture<'static, CallEnd>,
+    ) -> BoxFuture<'static, CallEnd> {
+        let step = self.step(at).1;
+        let Some(name) = &step.policy else { return call };
+        let (at, timeout) = match half {
+            Half::Action => (at.clone(), step.timeout),
+            Half::Undo => (at.clone(), step.undo_timeout),
+        };
+        let Some(policy) = self.inner.policy(name) else {
+            // No definition is registered whose policies are not there.
+            let why = format!("the policy `{name}` is not there");
+            return Box::pin(async move { CallEnd { at, result: unsent(half, why) } });
+        };
+        let deadline = self.inner.runtime.clock().now().saturating_add(timeout);
+        Box::pin(async move {
+            match through(&policy, &context(deadline), call).await {
+                Ok(end) => end,
+                Err(error) => CallEnd { at, result: ended(half, &error) },
+            }
+        })
+    }
+}
+
+fn context(deadline: Instant) -> CallContext {
+    CallContext::default().with_deadline(Deadline::at(deadline))
+}
+
+/// One call through `policy`. Boxed here, where the lifetime has a name: the compiler cannot see otherwise that it is `Send`.
+fn through<'a>(
+    policy: &'a Policy,
+    cx: &'a CallContext,
+    call: BoxFuture<'static, CallEnd>,
+) -> BoxFuture<'a, Result<CallEnd, CallError<Infallible>>> {
+    let mut call = Some(call);
+    let once = move |_: Attempt<'_>| -> BoxFuture<'a, Result<CallEnd, Infallible>> {
+        let call = call.take().expect("invariant: a policy that repeats was refused");
+        Box::pin(async move { Ok(call.await) })
+    };
+    Box::pin(policy.call_with(cx, judge, once))
+}
+
+/// What the end of an attempt says about the health of what it called. A business no blames nobody.
+fn judge(end: &Result<CallEnd, Infallible>) -> Health {
+    let result = match end {
+        Ok(end) => &end.result,
+        Err(never) => match *never {},
+    };
+    match result {
+        CallResult::Step(Verdict::Done { .. }, _) | CallResult::Undo(UndoVerdict::Undone, _) => Health::Ok,
+        CallResult::Step(Verdict::NotSent { .. } | Verdict::Unknown { .. }, _)
+        | CallResult::Undo(UndoVerdict::Failed { .. }, _) => Health::RETRYABLE,
+        _ => Health::Ignore,
+    }
+}
+
+/// What the saga is told when the policy ended the call.
+fn ended(half: Half, error: &CallError<Infallible>) -> CallResult {
+    let why = match error.last() {
+        CallError::Rejected(rejected) => rejected.to_string(),
+        CallError::Timeout(timeout) => timeout.to_string(),
+        _ => "the policy ended the call".to_owned(),
+    };
+    match half {
+        Half::Action if error.was_started() => {
+            CallResult::Step(Verdict::Unknown { reason: cut(why), interrupted: false }, None)
+        }
+        _ => unsent(half, why),
+    }
+}
+
+/// An attempt that was not made. An undo is repeated whether or not it was.
+fn unsent(half: Half, why: String) -> CallResult {
+    match half {
+        Half::Action => CallResult::Step(Verdict::NotSent { reason: cut(why) }, None),
+        Half::Undo => CallResult::Undo(UndoVerdict::Failed { reason: cut(why) }, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_name_is_suggested_and_a_far_one_is_not() {
+        let known = ["payments", "stock", "mail"];
+        let nearest = |name| nearest(known.into_iter(), name);
+        assert_eq!(nearest("payment"), Some("payments"));
+        assert_eq!(nearest("paiments"), Some("payments"));
+        assert_eq!(nearest("stokc"), Some("stock"));
+        assert_eq!(nearest("warehouse"), None);
+        assert_eq!((distance("", "ab"), distance("ab", ""), distance("kitten", "sitting")), (2, 2, 3));
+    }
+}

@@ -1,0 +1,239 @@
+//! Before a person is asked what became of an action, its participant is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mainstay_saga::definition::Definition;
+use mainstay_saga::engine::{ActionRequest, StartOptions};
+use mainstay_saga::wire::{Cause, Completed, Operation, Verdict};
+use mainstay_saga::{Engine, Known, Outcome, Saga, StepCx, StepError, Told, UndoError};
+use serde_json::{Value, json};
+
+use crate::remote::{Bench, Say, at, ok, say};
+use crate::world::World;
+
+/// reserve -> ship, which may be asked about -> email.
+fn order(ship: &Value) -> Definition {
+    let mut step =
+        json!({"name": "ship", "after": ["reserve"], "action": "http://p/ship", "status": "http://p/status"});
+    for (name, value) in ship.as_object().unwrap() {
+        step[name] = value.clone();
+    }
+    let mut steps =
+        vec![json!({"name": "reserve", "action": "http://p/reserve", "undo": "http://p/release"}), step];
+    if ship["kind"] == "pivot" {
+        steps.push(
+            json!({"name": "email", "kind": "retriable", "after": ["ship"], "action": "http://p/email"}),
+        );
+    }
+    let retry = json!({"attempts": 2, "base": "10ms", "cap": "10ms"});
+    let data = json!({"name": "remote", "version": 1, "deadline": "1h", "timeout": "10s", "retry": retry, "steps": steps});
+    Definition::from_json(data.to_string().as_bytes()).unwrap()
+}
+
+fn pivot() -> Definition {
+    order(&json!({"kind": "pivot"}))
+}
+
+fn needs_ship() -> Outcome {
+    Outcome::NeedsAttention { steps: vec!["ship".to_owned()] }
+}
+
+fn failed_at_ship(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { step, reason }), .. }
+        if step == "ship" && reason.contains("its status says"))
+}
+
+/// Nobody asked it: a lost answer of a pivot went straight to a person.
+#[tokio::test(start_paused = true)]
+async fn a_pivot_of_which_nobody_knows_is_asked_about_before_a_person_is() {
+    let done = || ok(json!({"state": "done", "output": {"parcel": 7}}));
+    for definition in [pivot(), order(&json!({"undo": "http://p/recall", "on_unknown": "ask"}))] {
+        let pivot = definition.pivot().is_some();
+        let bench = Bench::of(definition.clone()).await;
+        bench.remote.script("ship", &[Say::Unknown]);
+        bench.remote.script("status", &[done()]);
+        let outcome = bench.run().await;
+        let Outcome::Completed { outputs } = &outcome else { panic!("{outcome:?}") };
+        assert_eq!(outputs[1].1, json!({"parcel": 7}));
+        let mut calls = vec!["POST reserve", "POST ship", "POST ship", "GET status"];
+        calls.extend(pivot.then_some("POST email"));
+        assert_eq!(bench.remote.calls(), calls, "after the last attempt, and once");
+        assert!(bench.remote.all("status")[0].idempotency_key.ends_with("/ship/action"));
+
+        // It promises that it never will: there is a way back.
+        let bench = Bench::of(definition.clone()).await;
+        bench.remote.script("ship", &[Say::Unknown]);
+        bench.remote.script("status", &[ok(json!({"state": "none", "effect": "none"}))]);
+        let outcome = bench.run().await;
+        assert!(failed_at_ship(&outcome), "{outcome:?}");
+        assert_eq!(bench.remote.calls().last().unwrap(), "POST release");
+        assert!(bench.remote.all("recall").is_empty());
+
+        // What says nothing leaves it to a person.
+        let promises_nothing = ok(json!({"state": "none"}));
+        for status in [promises_nothing, say(404), say(500), say(202), Say::Unknown, Say::Never] {
+            let bench = Bench::of(definition.clone()).await;
+            bench.remote.script("ship", &[say(503)]);
+            bench.remote.script("status", std::slice::from_ref(&status));
+            let handle = bench.start().await;
+            assert_eq!(handle.outcome().await.unwrap(), needs_ship(), "{status:?}");
+            let row = bench.world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+            assert!(
+                row.error.unwrap().contains("503"),
+                "{status:?}: the answer to the action, not to the question"
+            );
+            // Their retry asks again, when it ends as before.
+            let asked = bench.remote.all("status").len();
+            bench.remote.script("status", &[done()]);
+            let retry = Operation::Retry { step: "ship".to_owned(), input: None };
+            let retry = ActionRequest::new("ann", "the carrier is back", retry);
+            bench.engine.attention().act(handle.uid(), retry).await.unwrap();
+            assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }), "{status:?}");
+            assert_eq!(bench.remote.all("status").len(), asked + 1);
+        }
+    }
+}
+
+/// What certainly happened or certainly did not is not asked about, nor what a person is not asked about.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_where_nobody_would_be() {
+    let bench = Bench::of(pivot()).await;
+    bench.remote.script("ship", &[Say::Unknown, ok(json!({}))]);
+    assert!(matches!(bench.run().await, Outcome::Completed { .. }));
+    assert!(bench.remote.all("status").is_empty());
+    for no in [say(409), Say::NotSent] {
+        let bench = Bench::of(pivot()).await;
+        bench.remote.script("ship", std::slice::from_ref(&no));
+        assert!(matches!(bench.run().await, Outcome::Compensated { .. }), "{no:?}");
+        assert!(bench.remote.all("status").is_empty(), "{no:?}");
+    }
+}
+
+/// Its answer came too late to be sent, and so did the cancel: what the question says decides which way the saga goes.
+#[tokio::test(start_paused = true)]
+async fn a_pivot_in_flight_when_the_saga_is_cancelled_is_asked_about() {
+    let done = ok(json!({"state": "done", "output": {}}));
+    let never = ok(json!({"state": "none", "effect": "none"}));
+    for (status, completes) in [(done, true), (never, false)] {
+        let bench = Bench::of(pivot()).await;
+        bench.remote.script("ship", &[Say::Never]);
+        bench.remote.script("status", std::slice::from_ref(&status));
+        let handle = bench.start().await;
+        bench.called("ship", 1).await;
+        let cancel = ActionRequest::new("ann", "changed my mind", Operation::Cancel);
+        bench.engine.attention().act(handle.uid(), cancel).await.unwrap();
+        let outcome = handle.outcome().await.unwrap();
+        match completes {
+            true => assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}"),
+            false => {
+                let cancelled = |c: &Cause| matches!(c, Cause::Cancelled { by, .. } if by == "ann");
+                assert!(
+                    matches!(&outcome, Outcome::Compensated { cause: Some(c), .. } if cancelled(c)),
+                    "{outcome:?}"
+                );
+            }
+        }
+        assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (1, 1));
+    }
+}
+
+/// A node that dies with it again and again leaves nothing else to ask.
+#[tokio::test(start_paused = true)]
+async fn a_pivot_that_was_cut_short_too_often_is_asked_about() {
+    let mut bench = Bench::of(pivot()).await;
+    bench.remote.script("ship", &[Say::Never]);
+    // The first answer to the question is lost with its node, too.
+    bench.remote.script("status", &[Say::Never, ok(json!({"state": "done", "output": {"parcel": 7}}))]);
+    let handle = bench.start().await;
+    for lives in 1..=3 {
+        bench.called("ship", lives).await;
+        bench.restart().await;
+    }
+    bench.called("status", 1).await;
+    bench.restart().await;
+    let outcome = bench.engine.outcome(handle.uid()).await.unwrap();
+    let Outcome::Completed { outputs } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(outputs[1].1, json!({"parcel": 7}));
+    assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (3, 2));
+}
+
+/// The attempt counts as in flight until the question is answered: who reports meanwhile is heard.
+#[tokio::test(start_paused = true)]
+async fn a_participant_may_report_while_it_is_asked() {
+    let bench = Bench::of(pivot()).await;
+    bench.remote.script("ship", &[Say::Unknown]);
+    bench.remote.script("status", &[Say::Never]);
+    let handle = bench.start().await;
+    bench.called("status", 1).await;
+    let done = Completed::Action(Verdict::Done { output: Some(json!({"parcel": 9})) });
+    bench.engine.complete(handle.uid(), at("ship", 2), done).await.unwrap();
+    let outcome = handle.outcome().await.unwrap();
+    let Outcome::Completed { outputs } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(outputs[1].1, json!({"parcel": 9}));
+}
+
+/// The same for closures: before a person, and before an undo.
+#[tokio::test(start_paused = true)]
+async fn a_closure_says_what_became_of_its_action() {
+    let cases = [(Known::Did(7), true, 0), (Known::Never, false, 0), (Known::Unclear, false, 1)];
+    for pivots in [false, true] {
+        for (known, did, undone_as_maybe) in cases.clone() {
+            let (maybes, dids) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+            let (maybe, done) = (Arc::clone(&maybes), Arc::clone(&dids));
+            let world = World::new();
+            let ship = |_: StepCx, _: u32| async { Err::<u32, _>(StepError::unknown("no answer")) };
+            let says = known.clone();
+            let look_up = move |cx: StepCx, order: u32| {
+                assert!(cx.idempotency_key.ends_with("/ship/action") && order == 5);
+                let says = says.clone();
+                async move { says }
+            };
+            let instant = Duration::from_millis(1);
+            let mut b = Saga::<u32>::builder("order", 1).retry(1, instant, instant);
+            let saga = if pivots {
+                let input = b.input();
+                let (_, forward) = b.pivot("ship", input, ship).status(look_up).add();
+                forward.no_deadline().build().unwrap()
+            } else {
+                let undo = move |_: StepCx, told: Told<u32>| {
+                    let count = if told == Told::Maybe { &maybe } else { &done };
+                    count.fetch_add(1, Ordering::SeqCst);
+                    async { Ok::<(), UndoError>(()) }
+                };
+                b.step("ship", b.input(), ship).undo(undo).status(look_up).add();
+                b.no_deadline().build().unwrap()
+            };
+            let builder = Engine::builder(Arc::clone(&world.journal), world.runtime()).register(&saga);
+            let engine = builder.open().await.unwrap();
+            let handle = engine.start_saga(&saga, &5, StartOptions::id("one")).await.unwrap();
+            let outcome = handle.outcome().await.unwrap();
+            match (pivots, &known) {
+                (true, Known::Did(_)) => assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}"),
+                (true, Known::Unclear) => assert_eq!(outcome, needs_ship()),
+                _ => assert!(matches!(outcome, Outcome::Compensated { .. }), "{outcome:?}"),
+            }
+            if !pivots {
+                let seen = (dids.load(Ordering::SeqCst), maybes.load(Ordering::SeqCst));
+                assert_eq!(seen, (u32::from(did), undone_as_maybe), "{known:?}");
+            }
+        }
+    }
+}
+
+/// A step that is done, and whose output is lost, says what it was.
+#[tokio::test(start_paused = true)]
+async fn a_lost_output_of_a_pivot_is_asked_for() {
+    let world = World::new();
+    let b = Saga::<u32>::builder("order", 1);
+    let input = b.input();
+    let ship = |_: StepCx, _: u32| async { Err::<u32, _>(StepError::output_lost()) };
+    let (_, forward) = b.pivot("ship", input, ship).status(|_: StepCx, _: u32| async { Known::Did(7) }).add();
+    let saga = forward.no_deadline().build().unwrap();
+    let builder = Engine::builder(Arc::clone(&world.journal), world.runtime()).register(&saga);
+    let engine = builder.open().await.unwrap();
+    let handle = engine.start_saga(&saga, &5, StartOptions::id("one")).await.unwrap();
+    let outputs = vec![("ship".to_owned(), json!(7))];
+    assert_eq!(handle.outcome().await.unwrap(), Outcome::Completed { outputs });
+}
