@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::load::{Figures, Order};
-use crate::{coordination, floor, resilience, saga};
+use crate::{coordination, floor, saga};
 
 /// A program that measures one system: ourselves, or a rival's.
 #[derive(Clone, Debug)]
@@ -20,6 +20,12 @@ impl Program {
     pub(crate) fn own(name: &str) -> anyhow::Result<Self> {
         let file = std::env::current_exe().context("this program has no path")?;
         Ok(Self { file, first: vec!["child".to_owned(), name.to_owned()] })
+    }
+
+    /// A program of this package that is built beside this one.
+    pub(crate) fn beside(name: &str) -> anyhow::Result<Self> {
+        let file = std::env::current_exe().context("this program has no path")?.with_file_name(name);
+        Ok(Self { file, first: Vec::new() })
     }
 
     /// A rival's program, if it was built.
@@ -99,9 +105,6 @@ pub(crate) fn serve(mut words: impl Iterator<Item = String>) -> anyhow::Result<(
     }
     if name == "hold" {
         return coordination::failover::child(words);
-    }
-    if name == "resilience" {
-        return resilience::child(words);
     }
     let order = Order::read(words).map_err(anyhow::Error::msg)?;
     if name == "fill" {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
 use mainstay_saga::definition::Definition;
-use mainstay_saga::engine::{ActionRequest, StartOptions};
+use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
 use mainstay_saga::exhaust::{Tap, TapJournal};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
 use mainstay_saga::wire::{

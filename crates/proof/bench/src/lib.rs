@@ -105,7 +105,9 @@ fn suite_names() -> String {
     SUITES.iter().map(|s| s.name).collect::<Vec<_>>().join(", ")
 }
 
-fn main() -> ExitCode {
+/// The program `mainstay-bench`: runs the suites.
+#[must_use]
+pub fn main() -> ExitCode {
     match run() {
         Ok(0) => ExitCode::SUCCESS,
         Ok(missed) => {
@@ -144,4 +146,16 @@ fn run() -> anyhow::Result<usize> {
         }
     }
     Ok(missed)
+}
+
+/// The program `mainstay-bench-calls`: our guarded calls, one line per way to make one.
+#[must_use]
+pub fn calls() -> ExitCode {
+    match resilience::calls(std::env::args().skip(1)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,0 +1,5 @@
+//! Measures our guarded calls, as the rivals' program measures theirs.
+
+fn main() -> std::process::ExitCode {
+    mainstay_bench::calls()
+}

@@ -1,0 +1,5 @@
+//! Runs the suites.
+
+fn main() -> std::process::ExitCode {
+    mainstay_bench::main()
+}
