@@ -316,8 +316,8 @@ fn with_loads_nodes_hold_their_share_of_the_load_and_too_hot_slots_are_named() {
     assert_eq!((budgeted.lower_bound(), budgeted.certified_bound()), (bound, 0));
     assert!(!budgeted.within_tolerance() && !budgeted.is_minimal());
     assert!(plan.within_tolerance() && plan.certified_bound() == bound);
-    let all = vec![true; 4096];
-    let pinned = Planner::new(&map).load(&load).tolerance(0.05).pinned(&all).solve().unwrap();
+    let every = vec![true; 4096];
+    let pinned = Planner::new(&map).load(&load).tolerance(0.05).pinned(&every).solve().unwrap();
     assert_eq!((pinned.moves().len(), pinned.certified_bound(), pinned.is_minimal()), (0, 0, false));
     assert!(budgeted.notes().iter().any(|n| matches!(n, Note::Overloaded { .. })));
     load[77] = all;

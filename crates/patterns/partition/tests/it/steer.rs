@@ -121,7 +121,9 @@ fn m_h4_what_the_rules_demand_keeps_the_budget_and_no_replica_is_given_up() {
         let Action::Move(plan) = steer(2).observe(&broken, &hot(&broken), at(1)).unwrap() else {
             panic!("{crowded} fit")
         };
-        assert_eq!((plan.moves().len(), plan.removals().len()), (30, 0), "{crowded} demanded");
+        // A move that only trades two replicas of a crowded slot is paid for and copies nothing.
+        assert!((20..=30).contains(&plan.moves().len()), "{} moves, {crowded} demanded", plan.moves().len());
+        assert!(plan.removals().is_empty());
         let repaired = plan.moves().iter().filter(|m| m.slot < crowded).count();
         assert!(repaired >= crowded, "{repaired} of {crowded}");
     }
