@@ -523,19 +523,19 @@ mod tests {
     /// Two ramps that overlap must not leave a sum that lacks one of them: it would stay wrong for good.
     #[test]
     fn ramps_of_two_threads_leave_the_sum_of_the_weights() {
-        let ring = Ring::builder().nodes(["a", "b"].map(Node::new)).build().unwrap();
+        // Many nodes, so that a sum takes long enough to be overtaken.
+        let ring =
+            Ring::builder().points(1).nodes((0..2000).map(|i| Node::new(i.to_string()))).build().unwrap();
         let bounded = Bounded::new(ring, Load::default()).unwrap();
         let (start, wrong) = (Barrier::new(2), AtomicBool::new(false));
         let value = |cell: &AtomicU64| f64::from_bits(cell.load(Ordering::Acquire));
         let ramp = |node: u32| {
-            for round in 0..20_000_u32 {
+            for round in 0..1000_u32 {
+                start.wait();
                 bounded.ramp(NodeIdx::new(node), f64::from(1 + (round + node) % 8) / 8.0).unwrap();
-                if round % 100 == 0 {
-                    start.wait();
-                    let weights: f64 = bounded.weights.iter().map(value).sum();
-                    wrong.fetch_or(value(&bounded.sum) != weights, Ordering::AcqRel);
-                    start.wait();
-                }
+                start.wait();
+                let weights: f64 = bounded.weights.iter().map(value).sum();
+                wrong.fetch_or(value(&bounded.sum) != weights, Ordering::AcqRel);
             }
         };
         std::thread::scope(|scope| {
