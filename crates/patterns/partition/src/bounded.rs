@@ -1,8 +1,8 @@
 //! Bounded loads: a hot node passes keys on to their next owners.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
 use crate::hash::mix64;
@@ -176,7 +176,10 @@ pub struct Bounded<P> {
     place: P,
     load: Load,
     counters: Counters,
-    /// Weights after ramps, as the bits of f64, and their sum.
+    /// The part of its weight that each node takes. Whoever changes weights and sum holds it.
+    parts: Mutex<Vec<f64>>,
+    /// Weights after ramps, as the bits of f64, and their sum. A call that reads the sum before the weights never
+    /// sees too small a share, but for a ramp down in between.
     weights: Vec<AtomicU64>,
     sum: AtomicU64,
 }
@@ -191,20 +194,20 @@ impl<P: Place> Bounded<P> {
         let cells = if load.hot_keys_stay { 0 } else { CELLS };
         let keys = (0..cells).map(|_| AtomicU64::new(0)).collect();
         let fleet = Arc::new(Fleet { total: AtomicU64::new(0), keys });
-        Self::with(place, load, Counters { fleet, of })
+        let parts = vec![1.0; place.nodes().len()];
+        Self::with(place, load, Counters { fleet, of }, parts)
     }
 
-    fn with(place: P, load: Load, counters: Counters) -> Result<Self, ConfigError> {
+    fn with(place: P, load: Load, counters: Counters, parts: Vec<f64>) -> Result<Self, ConfigError> {
         load.check()?;
-        let weights =
-            place.nodes().as_slice().iter().map(|n| AtomicU64::new(bits(f64::from(n.weight)))).collect();
-        let bounded = Self { place, load, counters, weights, sum: AtomicU64::new(0) };
-        bounded.resum();
-        Ok(bounded)
+        let sum = AtomicU64::new(ramped(place.nodes(), &parts).sum::<f64>().to_bits());
+        let weights = ramped(place.nodes(), &parts).map(|weight| AtomicU64::new(weight.to_bits())).collect();
+        Ok(Self { place, load, counters, parts: Mutex::new(parts), weights, sum })
     }
 
     /// The same bounds over another set of nodes. Nodes known by the same id keep their count, so leases taken
-    /// before are still counted, and given back, where they belong.
+    /// before are still counted, and given back, where they belong; they keep the part of their weight too that
+    /// [`Bounded::ramp`] gave them, so that a slow start goes on.
     /// ```
     /// use mainstay_partition::{Bounded, Load, Node, Ring};
     ///
@@ -224,7 +227,12 @@ impl<P: Place> Bounded<P> {
         let old = self.place.nodes();
         let keep = |id: &str| old.find(id).map(|i| Arc::clone(&self.counters.of[i.as_usize()]));
         let of = place.nodes().as_slice().iter().map(|n| keep(n.id.as_str()).unwrap_or_default()).collect();
-        Self::with(place, self.load.clone(), Counters { fleet: Arc::clone(&self.counters.fleet), of })
+        let parts = {
+            let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+            let part = |id: &str| old.find(id).map_or(1.0, |i| parts[i.as_usize()]);
+            place.nodes().as_slice().iter().map(|n| part(n.id.as_str())).collect()
+        };
+        Self::with(place, self.load.clone(), Counters { fleet: Arc::clone(&self.counters.fleet), of }, parts)
     }
 
     /// The placement below.
@@ -273,15 +281,18 @@ impl<P: Place> Bounded<P> {
             let allowed = format!("below {}", self.weights.len());
             return Err(ConfigError::new(ConfigErrorKind::Unknown, "node", node.get(), allowed));
         };
-        self.weights[node.as_usize()].store(bits(f64::from(known.weight) * part), Ordering::Release);
-        self.resum();
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts[node.as_usize()] = part;
+        let weight = f64::from(known.weight) * part;
+        let sum: f64 = ramped(self.nodes(), &parts).sum();
+        let (cell, grows) = (&self.weights[node.as_usize()], weight > self.weight(node));
+        // In this order no share is too small meanwhile: no call is refused that has room.
+        if grows {
+            cell.store(weight.to_bits(), Ordering::Release);
+        }
+        self.sum.store(sum.to_bits(), Ordering::Release);
+        cell.store(weight.to_bits(), Ordering::Release);
         Ok(())
-    }
-
-    /// Two ramps at once may each see half of the other; the last one to finish sums all.
-    fn resum(&self) {
-        let sum: f64 = self.weights.iter().map(|w| f64::from_bits(w.load(Ordering::Acquire))).sum();
-        self.sum.store(bits(sum), Ordering::Release);
     }
 
     /// Takes room on the first owner of the key that has some.
@@ -322,13 +333,17 @@ impl<P: Place> Bounded<P> {
         let hash = self.place.hash_of(key);
         // Counted first: the sum over nodes never passes the total that caps are computed from.
         let entry = Entry::new(&self.counters.fleet, hash);
-        let all = entry.all;
-        let mut sum = f64::from_bits(self.sum.load(Ordering::Acquire));
-        // Bounds by the weight of all nodes are the lower ones: whoever has room by them has room.
-        let mut exact = all_up;
+        let mut all = entry.all;
         let mut least: Option<(f64, NodeIdx, usize)> = None;
         for walk in 0..WALKS {
             least = None;
+            if walk > 0 {
+                // Others filled the nodes during the walk before: they raise the bounds that they filled them to.
+                all = entry.others();
+            }
+            let mut sum = f64::from_bits(self.sum.load(Ordering::Acquire));
+            // Bounds by the weight of all nodes are the lower ones: whoever has room by them has room.
+            let mut exact = all_up;
             let owners = self.place.owners_of_hash(hash).healthy(&up);
             for (probe, node) in owners.take(self.load.max_probes).enumerate() {
                 let weight = self.weight(node);
@@ -377,8 +392,9 @@ impl<P: Place> Bounded<P> {
     }
 }
 
-fn bits(weight: f64) -> u64 {
-    weight.to_bits()
+/// What is left of the weights after ramps.
+fn ramped<'a>(nodes: &'a Nodes, parts: &'a [f64]) -> impl Iterator<Item = f64> + 'a {
+    nodes.as_slice().iter().zip(parts).map(|(node, part)| f64::from(node.weight) * part)
 }
 
 impl<P: fmt::Debug> fmt::Debug for Bounded<P> {
@@ -427,6 +443,11 @@ impl Entry {
         let all = fleet.total.fetch_add(1, Ordering::AcqRel);
         let of_key = fleet.keys.get(cell).map_or(0, |calls| calls.fetch_add(1, Ordering::AcqRel));
         Self { fleet: Arc::clone(fleet), cell, all, of_key }
+    }
+
+    /// Calls beside this one now.
+    fn others(&self) -> u64 {
+        self.fleet.total.load(Ordering::Acquire).saturating_sub(1)
     }
 }
 
@@ -487,5 +508,40 @@ impl fmt::Debug for Lease {
             .field("node", &self.node)
             .field("spilled", &self.probe)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+    use super::{Bounded, Load};
+    use crate::node::{Node, NodeIdx};
+    use crate::ring::Ring;
+
+    /// Two ramps that overlap must not leave a sum that lacks one of them: it would stay wrong for good.
+    #[test]
+    fn ramps_of_two_threads_leave_the_sum_of_the_weights() {
+        // Many nodes, so that a sum takes long enough to be overtaken.
+        let ring =
+            Ring::builder().points(1).nodes((0..2000).map(|i| Node::new(i.to_string()))).build().unwrap();
+        let bounded = Bounded::new(ring, Load::default()).unwrap();
+        let (start, wrong) = (Barrier::new(2), AtomicBool::new(false));
+        let value = |cell: &AtomicU64| f64::from_bits(cell.load(Ordering::Acquire));
+        let ramp = |node: u32| {
+            for round in 0..1000_u32 {
+                start.wait();
+                bounded.ramp(NodeIdx::new(node), f64::from(1 + (round + node) % 8) / 8.0).unwrap();
+                start.wait();
+                let weights: f64 = bounded.weights.iter().map(value).sum();
+                wrong.fetch_or(value(&bounded.sum) != weights, Ordering::AcqRel);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| ramp(0));
+            ramp(1);
+        });
+        assert!(!wrong.into_inner(), "a sum without one of the two ramps");
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::golden::golden;
 use crate::harness::{run, stderr, stdout};
@@ -14,7 +14,7 @@ fn ok(args: &[&str]) -> String {
     stdout(&output)
 }
 
-fn json(args: &[&str]) -> Value {
+fn asked(args: &[&str]) -> Value {
     let mut args = args.to_vec();
     args.extend(["-o", "json"]);
     serde_json::from_str(&ok(&args)).unwrap()
@@ -44,19 +44,27 @@ fn a_map_is_planned_written_changed_compared_and_asked() {
     let dry = ok(&["ring", "plan", "--map", &one, "--target", "a,b,c,d,e,f,g"]);
     assert!(dry.contains("9361 of 16384 replicas move, at least 9361 must: proven minimal"), "{dry}");
     assert!(dry.contains("a dry run: nothing was written") && dry.contains("and 9341 more"), "{dry}");
-    let plan = json(&["ring", "plan", "--map", &one, "--target", "a,b,c,d,e,f,g", "--write", &two]);
+    let plan = asked(&["ring", "plan", "--map", &one, "--target", "a,b,c,d,e,f,g", "--write", &two]);
     assert_eq!((&plan["lower_bound"], &plan["minimal"]), (&Value::from(9361), &Value::from(true)));
     assert_eq!(plan["moves"].as_array().unwrap().len(), 9361);
     assert_eq!(plan["waves"], 781);
-    let diff = json(&["ring", "diff", &one, &two]);
+    let diff = asked(&["ring", "diff", &one, &two]);
     assert_eq!((&diff["moved"], &diff["epoch"]["new"]), (&Value::from(9361), &Value::from(2)));
     assert_eq!(diff["fingerprint"]["new"], plan["fingerprint"]["to"]);
     let table = ok(&["ring", "diff", &one, &two]);
     assert!(table.trim_start().starts_with("FROM") && table.contains("57.14%"), "{table}");
-    let found = json(&["ring", "where", "user:17", "--map", &two]);
+    let found = asked(&["ring", "where", "user:17", "--map", &two]);
     assert_eq!(found["owners"].as_array().unwrap().len(), 1);
     assert!(found["slot"].is_u64());
-    let whole = json(&["ring", "verify", "--map", &two, "--against", &one]);
+    let newer = asked(&["ring", "verify", "--map", &one, "--against", &two]);
+    assert_eq!(
+        (&newer["against"]["is"], &newer["against"]["epoch"]),
+        (&Value::from("newer"), &Value::from(2))
+    );
+    let same = asked(&["ring", "verify", "--map", &one, "--against", &one]);
+    assert_eq!(same["against"]["is"], "the same");
+    let whole = asked(&["ring", "verify", "--map", &two, "--against", &one]);
+    assert_eq!(whole["against"]["is"], "older");
     assert_eq!((&whole["moves_to_repair"], &whole["short_slots"]), (&Value::from(0), &Value::from(0)));
 }
 
@@ -78,9 +86,23 @@ fn zones_drains_and_skew_show_in_a_plan() {
         text.contains("note: the rules give b in zone y 4096.0 replicas; its weight asks for 3072.0"),
         "{text}"
     );
-    let held = json(&["ring", "where", "k", "--map", &map]);
+    let held = asked(&["ring", "where", "k", "--map", &map]);
     assert_eq!(held["owners"].as_array().unwrap().len(), 3);
-    let drain = json(&[
+    // Without --rf and --target nothing is given up and nothing moves.
+    let repair = asked(&["ring", "plan", "--map", &map, "--zones", "hard:3"]);
+    assert_eq!((&repair["moves"], &repair["removals"]), (&json!([]), &json!([])), "{repair}");
+    ok(&["ring", "verify", "--map", &map, "--zones", "hard:3"]);
+    // A map that crowds two replicas into one zone fails under the rule that it breaks.
+    let crowded = path(dir.path(), "crowded.json");
+    let nodes = "a@x,b@x,c@y,d@y";
+    ok(&["ring", "plan", "--target", nodes, "--rf", "2", "--slots", "4096", "--write", &crowded]);
+    for (zones, exit) in [("any", 0), ("prefer:2", 0), ("hard:2", 1)] {
+        let output = run(&["ring", "verify", "--map", &crowded, "--zones", zones, "-o", "json"]);
+        assert_eq!(output.status.code(), Some(exit), "{zones}: {}", stderr(&output));
+        let said: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(said["crowded_slots"].as_u64().unwrap() > 0, zones != "any", "{zones}: {said}");
+    }
+    let drain = asked(&[
         "ring",
         "plan",
         "--map",
@@ -131,9 +153,9 @@ fn simulation_draws_bars_and_a_picture_and_counts_what_moves() {
     let picture = std::fs::read_to_string(&svg).unwrap();
     assert!(picture.starts_with("<svg ") && picture.matches("<rect").count() == 23, "{picture}");
     let maglev =
-        json(&["ring", "simulate", "--kind", "maglev", "--nodes", "100", "--to", "101", "--keys", "50000"]);
+        asked(&["ring", "simulate", "--kind", "maglev", "--nodes", "100", "--to", "101", "--keys", "50000"]);
     assert!(maglev["change"]["multiple"].as_f64().unwrap() > 1.2, "{maglev}");
-    let slots = json(&["ring", "simulate", "--kind", "slots", "--nodes", "7"]);
+    let slots = asked(&["ring", "simulate", "--kind", "slots", "--nodes", "7"]);
     assert!(slots["max_over_mean"].as_f64().unwrap() < 1.001 && slots["change"].is_null(), "{slots}");
     refused(
         &["ring", "simulate", "--kind", "maglev", "--table", "65536", "--nodes", "3"],
@@ -154,9 +176,9 @@ fn advice_names_reasons_limits_and_what_was_rejected() {
     assert!(text.starts_with("take slots, 16384\n\nbecause\n  - nodes own data"), "{text}");
     assert!(text.contains("and not\n  - ring: "), "{text}");
     let answer =
-        json(&["ring", "advise", "--purpose", "cache", "--nodes", "300", "--hot-keys", "--no-shared-map"]);
+        asked(&["ring", "advise", "--purpose", "cache", "--nodes", "300", "--hot-keys", "--no-shared-map"]);
     assert_eq!(answer["recommendation"], "ring, 160 points under bounded loads");
-    let redis = json(&["ring", "advise", "--purpose", "cache", "--nodes", "3", "--agree-with", "redis"]);
+    let redis = asked(&["ring", "advise", "--purpose", "cache", "--nodes", "3", "--agree-with", "redis"]);
     assert_eq!(redis["profile"], "compat::redis_slots");
     refused(
         &["ring", "advise", "--purpose", "cache", "--nodes", "2", "--replicas", "3"],
@@ -229,7 +251,7 @@ fn where_and_verify_agree_with_another_systems_answers_or_say_where_not() {
         "MS0301",
         "no answers",
     );
-    let two = json(&[
+    let two = asked(&[
         "ring",
         "where",
         "k",
@@ -264,9 +286,22 @@ fn maps_that_are_damaged_or_in_conflict_are_named() {
     std::fs::write(&two, &text[..text.len() / 2]).unwrap();
     refused(&["ring", "diff", &one, &two], 2, "MS0301", "2.json");
     refused(&["ring", "diff", &one, "/nowhere.json"], 2, "MS0301", "cannot read /nowhere.json");
+    refused(
+        &["ring", "plan", "--target", "a,b", "--slots", "4096", "--redis"],
+        2,
+        "MS0301",
+        "slots is `4096`; allowed: 16384 with the hash of a Redis Cluster",
+    );
     let loads = path(dir.path(), "loads.json");
     std::fs::write(&loads, "[1.0, 2.0]").unwrap();
     refused(&["ring", "plan", "--map", &one, "--load", &loads], 2, "MS0301", "load is `2 values`");
+    // One slot is more than a node may hold: the goal is out of reach, and no bound is claimed for what is done.
+    std::fs::write(&loads, format!("[5000{}]", ",1".repeat(4095))).unwrap();
+    let text = ok(&["ring", "plan", "--map", &one, "--load", &loads]);
+    assert!(text.contains("are needed to reach the tolerance, and it is not reached"), "{text}");
+    assert!(text.contains("lower bound of loads") && !text.contains(" must: "), "{text}");
+    let plan = asked(&["ring", "plan", "--map", &one, "--load", &loads]);
+    assert_eq!((&plan["within_tolerance"], &plan["minimal"]), (&json!(false), &json!(false)));
     std::fs::write(&loads, "[\"NaN\"]").unwrap();
     refused(&["ring", "plan", "--map", &one, "--load", &loads], 2, "MS0301", "loads.json");
 }

@@ -9,6 +9,9 @@ mod simulate;
 use std::fmt;
 
 use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::node::MAX_NODES;
+use crate::ring::MAX_POINTS;
+use crate::slots::{DEFAULT_SLOTS, MAX_SLOTS};
 
 pub use simulate::{Choice, Simulation, simulate};
 
@@ -197,8 +200,8 @@ impl Constraints {
         let bad = |field, value: usize, allowed: String| {
             Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed).into())
         };
-        if self.nodes == 0 {
-            return bad("nodes", 0, "at least 1".into());
+        if !(1..=MAX_NODES).contains(&self.nodes) {
+            return bad("nodes", self.nodes, format!("1 to {MAX_NODES}"));
         }
         if self.replicas == 0 || self.replicas > self.nodes {
             return bad("replicas", self.replicas, format!("1 to {}, the number of nodes", self.nodes));
@@ -253,7 +256,7 @@ const MANY_NODES: usize = 10_000;
 /// Answers from the decision table of the manual.
 ///
 /// # Errors
-/// No nodes, more replicas than nodes, more zones than replicas.
+/// No nodes or more than [`MAX_NODES`], more replicas than nodes, more zones than replicas.
 ///
 /// ```
 /// use mainstay_partition::advise::{Choice, Constraints, Purpose, advise};
@@ -356,8 +359,12 @@ fn choose(c: &Constraints, answer: &mut Recommendation) -> Choice {
         return Choice::Maglev { table: maglev_table(c.nodes) };
     }
     why("only a list of names and many nodes: 2 to 10 ns and no key moves without need");
-    let points = if c.nodes > MANY_NODES { 40 } else { 160 };
-    answer.limits.push("shares deviate by about 8% at 160 points; max/mean 1.1 to 1.4".into());
+    let points = ring_points(c.nodes);
+    answer.limits.push(if c.nodes > MANY_NODES {
+        format!("shares deviate by about {:.0}% at {points} points", 100.0 / f64::from(points).sqrt())
+    } else {
+        format!("shares deviate by about 8% at {points} points; max/mean 1.1 to 1.4")
+    });
     if c.nodes > MANY_NODES {
         answer
             .limits
@@ -408,9 +415,17 @@ fn reject(c: &Constraints, choice: &Choice, answer: &mut Recommendation) {
     no("modulo", "one more node moves nearly everything");
 }
 
+/// The default, fewer for large fleets, and never more than a ring takes in total.
+fn ring_points(nodes: usize) -> u32 {
+    if nodes <= MANY_NODES {
+        return 160;
+    }
+    u32::try_from(MAX_POINTS / nodes).unwrap_or(u32::MAX).clamp(1, 40)
+}
+
 /// At least 16 slots per node where that is possible, so that rounding stays within some percent.
 fn slots_for(nodes: usize) -> usize {
-    nodes.saturating_mul(16).next_power_of_two().clamp(crate::slots::DEFAULT_SLOTS, crate::slots::MAX_SLOTS)
+    nodes.min(MAX_SLOTS).saturating_mul(16).next_power_of_two().clamp(DEFAULT_SLOTS, MAX_SLOTS)
 }
 
 /// The usual prime up to 655 nodes, then at least 100 entries per node.

@@ -18,6 +18,8 @@ pub const MIN_SLOTS: usize = 1 << 12;
 pub const MAX_SLOTS: usize = 1 << 16;
 /// Slots unless told otherwise: the number of Redis Cluster, 16 per node at 1,000 nodes.
 pub const DEFAULT_SLOTS: usize = 1 << 14;
+/// Slots of a Redis Cluster: its hash has no others.
+const REDIS_SLOTS: usize = 1 << 14;
 /// No primary.
 const NONE: u32 = u32::MAX;
 
@@ -38,7 +40,7 @@ const NONE: u32 = u32::MAX;
 pub enum SlotHash {
     /// The low bits of a mixed 64-bit hash.
     Mixed(Hash),
-    /// CRC16 with hash tags, as Redis Cluster does.
+    /// CRC16 with hash tags, as Redis Cluster does. Only for maps with its 16384 slots.
     Redis,
 }
 
@@ -279,8 +281,8 @@ impl SlotMapBuilder {
     /// Checks everything.
     ///
     /// # Errors
-    /// A number of slots that is no power of two or out of range, a list that names an unknown node or one
-    /// node twice, a refused set of nodes.
+    /// A number of slots that is no power of two or out of range, another one than 16384 with
+    /// [`SlotHash::Redis`], a list that names an unknown node or one node twice, a refused set of nodes.
     ///
     /// # Examples
     /// ```
@@ -321,8 +323,8 @@ impl SlotMap {
     /// A map from lists of indexes into `nodes`, one per slot.
     ///
     /// # Errors
-    /// A number of slots that is no power of two or out of range or differs from the number of lists, an
-    /// index beyond the nodes, one node twice in a list.
+    /// A number of slots that is no power of two or out of range or differs from the number of lists, another
+    /// one than 16384 with [`SlotHash::Redis`], an index beyond the nodes, one node twice in a list.
     pub fn from_lists(
         nodes: Nodes,
         hash: SlotHash,
@@ -334,6 +336,11 @@ impl SlotMap {
             let value = if lists.len() == slots { slots } else { lists.len() };
             let allowed = format!("a power of two from {MIN_SLOTS} to {MAX_SLOTS}, and one list per slot");
             return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "slots", value, allowed));
+        }
+        // CRC16 reaches a quarter of 65536 slots and folds what a cluster tells apart into fewer than its own.
+        if hash == SlotHash::Redis && slots != REDIS_SLOTS {
+            let allowed = format!("{REDIS_SLOTS} with the hash of a Redis Cluster");
+            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "slots", slots, allowed));
         }
         let mut map = Self {
             nodes,

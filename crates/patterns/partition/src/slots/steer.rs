@@ -22,7 +22,7 @@ use crate::place::Place as _;
 /// | `smoothing` | 0.3 | weight of the newest observation |
 /// | `moves_per_minute` | 60 | churn that a cache or a disk survives |
 /// | `rest` | 10 min | a slot that moved stays, so that no slot goes to and fro |
-/// | `rf`, `zones` | 1, [`Spread::Any`] | the rules of the map |
+/// | `rf`, `zones` | 1, [`Spread::Any`] | the rules of the map; one with more replicas is refused |
 #[derive(Clone, Debug, PartialEq)]
 pub struct SteerConfig {
     trigger: f64,
@@ -103,7 +103,8 @@ impl SteerConfig {
         self
     }
 
-    /// The rules of the map.
+    /// The rules of the map. Load moves within them; what breaks them is not mended beyond the budget,
+    /// see [`Action::Repair`].
     #[must_use]
     pub fn rules(mut self, rf: usize, zones: Spread) -> Self {
         (self.rf, self.zones) = (rf, zones);
@@ -157,6 +158,12 @@ pub enum Action {
     Rest,
     /// Carry this out and hand the map at its end to the next observation.
     Move(Box<Plan>),
+    /// The map breaks its own rules, and mending it takes more than the budget or moves a slot that rests. Nothing moves
+    /// until somebody repairs it with a [`Planner`].
+    Repair {
+        /// Replicas that are missing or may not stay where they are.
+        replicas: u64,
+    },
     /// Moving cannot help: these slots are more than a node should hold. [`SlotMap::split`] halves them.
     Split(Vec<usize>),
     /// Neither can splitting: the map has as many slots as there can be.
@@ -166,8 +173,9 @@ pub enum Action {
 /// Decides, from loads per slot, whether slots should move. Pure: the time goes in, an [`Action`] comes out.
 ///
 /// Guaranteed: at most the budget moves per minute (and one minute's savings), no slot moves twice within
-/// its rest, and nothing moves before the trigger was passed `hold` times in a row. Not guaranteed: fewest
-/// moves; see [`Planner::load`].
+/// its rest, and nothing moves before the trigger was passed `hold` times in a row. That holds for what the rules
+/// demand too: what is more is left to [`Action::Repair`]. No replica is given up. Not guaranteed: fewest moves; see
+/// [`Planner::load`].
 ///
 /// The idea is that of Adya et al.: "Slicer: Auto-Sharding for Datacenter Applications", OSDI 2016.
 ///
@@ -219,8 +227,8 @@ impl Steer {
     /// Takes in the load of every slot since the last observation.
     ///
     /// # Errors
-    /// Loads that are negative, no numbers or of another length than the slots; whatever
-    /// [`Planner::solve`] refuses.
+    /// Loads that are negative, no numbers or of another length than the slots; a slot with more replicas than
+    /// [`SteerConfig::rules`] says, of which all but so many would be given up; whatever [`Planner::solve`] refuses.
     ///
     /// # Examples
     /// A spike moves nothing; what lasts does.
@@ -247,6 +255,11 @@ impl Steer {
             return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "load", value, allowed).into());
         }
         check_loads(load)?;
+        let rf = self.config.rf;
+        if let Some(slot) = (0..map.slots()).find(|slot| map.replicas(*slot).len() > rf) {
+            let allowed = format!("at least {}, the replicas of slot {slot}", map.replicas(slot).len());
+            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "rf", rf, allowed).into());
+        }
         self.take_in(load, now);
         let worst = worst_of(map, &self.smoothed);
         // The newest observation must say so too: smoothing alone remembers a spike that is over.
@@ -266,15 +279,22 @@ impl Steer {
             .iter()
             .map(|at| at.is_some_and(|at| now.saturating_duration_since(at) < self.config.rest))
             .collect();
-        let plan = Planner::new(map)
-            .rf(self.config.rf)
+        // A budget is at most a u32.
+        let budget = budget as u64;
+        let planner = Planner::new(map)
+            .rf(rf)
             .zones(self.config.zones)
             .load(&self.smoothed)
             .tolerance(self.config.goal - 1.0)
-            // A budget is at most a u32.
-            .budget(budget as u64)
-            .pinned(&resting)
-            .solve()?;
+            .pinned(&resting);
+        let mut plan = planner.clone().budget(budget).solve()?;
+        let replicas = plan.demanded();
+        if (1..=budget).contains(&replicas) {
+            plan = planner.budget(budget - replicas).solve()?;
+        }
+        if replicas > budget || plan.moves().iter().any(|m| resting[m.slot]) {
+            return Ok(Action::Repair { replicas });
+        }
         Ok(self.act(map, plan, now))
     }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use mainstay_store::{FenceCheck, FencingToken};
+
 use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
 use crate::node::{NodeId, NodeIdx};
 use crate::place::Place;
@@ -49,15 +51,27 @@ pub enum Verdict {
 /// a key that it will lose, and the change commits only when every member acknowledged or its lease ended. So
 /// when the new owner accepts its first write, the old one has refused them for a while.
 ///
+/// Every message of a coordinator carries its fencing token, and names the change by epoch and fingerprint: one that
+/// comes late, from a coordinator that has a successor or about a change that is no longer the one prepared, decides
+/// nothing. Only messages of one coordinator about one change look alike. When it offers a change again that it
+/// aborted, it first waits for the answers to its abort.
+///
+/// It is the state of one process. What was prepared is lost with it: a member that starts anew gets the epoch in force
+/// and installs it before it takes a write.
+///
 /// ```
 /// use std::sync::Arc;
-/// use mainstay_partition::{Node, Place, Ring, topology::{Member, Verdict}};
+/// use mainstay_partition::{ErrorKind, Node, Place, Ring, topology::{Member, Verdict}};
+/// use mainstay_store::FencingToken;
 ///
-/// let ring = |ids: &[&str]| Ring::builder().nodes(ids.iter().map(|id| Node::new(*id))).build();
-/// let mut a = Member::new("a".into(), 1, Arc::new(ring(&["a"])?));
-/// a.prepare(2, Arc::new(ring(&["b"])?))?;
+/// let ring = |ids: &[&str]| Ring::builder().nodes(ids.iter().map(|id| Node::new(*id))).build().map(Arc::new);
+/// let (next, token) = (ring(&["b"])?, FencingToken::new(7));
+/// let mut a = Member::new("a".into(), 1, ring(&["a"])?);
+/// a.prepare(2, token, Arc::clone(&next))?;
 /// assert_eq!(a.write(b"user:17", 1), Verdict::Frozen { epoch: 2 });
-/// a.commit(2)?;
+/// let late = a.abort(2, FencingToken::new(6), next.fingerprint()).unwrap_err();
+/// assert_eq!(late.kind(), ErrorKind::StaleToken);
+/// a.commit(2, token, next.fingerprint())?;
 /// assert_eq!(a.write(b"user:17", 2), Verdict::Moved { epoch: 2, node: "b".into() });
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -66,16 +80,34 @@ pub struct Member<P: ?Sized> {
     id: NodeId,
     epoch: u64,
     place: Arc<P>,
-    prepared: Option<(u64, Arc<P>)>,
-    /// The placement before, until its data has arrived here.
-    before: Option<Arc<P>>,
+    /// The highest token of a coordinator that was seen.
+    highest: FencingToken,
+    prepared: Option<Prepared<P>>,
+    before: Option<Before<P>>,
+}
+
+/// A change that this member has frozen for.
+#[derive(Debug)]
+struct Prepared<P: ?Sized> {
+    epoch: u64,
+    token: FencingToken,
+    fingerprint: u128,
+    place: Arc<P>,
+}
+
+/// The placement before, while its data is on the way.
+#[derive(Debug)]
+struct Before<P: ?Sized> {
+    /// Nothing is still to come here.
+    arrived: bool,
+    place: Arc<P>,
 }
 
 impl<P: Place + ?Sized> Member<P> {
     /// A member that knows one epoch.
     #[must_use]
     pub fn new(id: NodeId, epoch: u64, place: Arc<P>) -> Self {
-        Self { id, epoch, place, prepared: None, before: None }
+        Self { id, epoch, place, highest: FencingToken::ZERO, prepared: None, before: None }
     }
 
     /// The epoch in force here.
@@ -86,52 +118,74 @@ impl<P: Place + ?Sized> Member<P> {
 
     /// Freezes what this member will lose; on `Ok` it may acknowledge.
     ///
+    /// A coordinator with a higher token replaces what its predecessor prepared for the epoch: that it prepares says that
+    /// nothing was committed.
+    ///
     /// # Errors
-    /// `StaleEpoch` unless `epoch` is above the one in force, `Conflict` when another change of this epoch is
-    /// prepared.
-    pub fn prepare(&mut self, epoch: u64, next: Arc<P>) -> Result<(), Error> {
+    /// `StaleToken` below a token that was seen here, `StaleEpoch` unless `epoch` is above the one in force,
+    /// `Conflict` when this coordinator has prepared another change of this epoch, `InProgress` when a change of
+    /// another epoch is prepared here: fetch how that ended and [`Member::install`] it, or abort it.
+    pub fn prepare(&mut self, epoch: u64, token: FencingToken, next: Arc<P>) -> Result<(), Error> {
+        self.fence(token)?;
         if epoch <= self.epoch {
             return Err(self.stale(epoch));
         }
-        if let Some((at, place)) = &self.prepared
-            && *at == epoch
-            && place.fingerprint() != next.fingerprint()
-        {
-            return Err(Error::new(ErrorKind::Conflict, format!("two changes claim epoch {epoch}")));
+        let fingerprint = next.fingerprint();
+        if let Some(prepared) = &self.prepared {
+            if prepared.epoch != epoch {
+                let text = format!("epoch {} is prepared here and not decided", prepared.epoch);
+                return Err(Error::new(ErrorKind::InProgress, text));
+            }
+            if prepared.fingerprint != fingerprint && prepared.token == token {
+                return Err(prepared.conflict(fingerprint));
+            }
         }
-        self.prepared = Some((epoch, next));
+        self.prepared = Some(Prepared { epoch, token, fingerprint, place: next });
         Ok(())
     }
 
     /// The change is the truth.
     ///
     /// # Errors
-    /// `StaleEpoch` for an epoch that is over, `ApiMisuse` for one that was not prepared here: fetch it and
-    /// [`Member::install`] it.
-    pub fn commit(&mut self, epoch: u64) -> Result<(), Error> {
+    /// `StaleToken` below a token that was seen here, `StaleEpoch` for an epoch that is over, `Conflict` when another
+    /// change of this epoch is prepared or in force here, `ApiMisuse` for an epoch that was not prepared here: fetch it
+    /// and [`Member::install`] it.
+    pub fn commit(&mut self, epoch: u64, token: FencingToken, fingerprint: u128) -> Result<(), Error> {
+        self.fence(token)?;
         if epoch < self.epoch {
             return Err(self.stale(epoch));
         }
         if epoch == self.epoch {
-            return Ok(());
+            let here = self.place.fingerprint();
+            return if here == fingerprint { Ok(()) } else { Err(conflict(epoch, here, fingerprint)) };
         }
-        match self.prepared.take() {
-            Some((at, place)) if at == epoch => {
+        match &self.prepared {
+            Some(prepared) if prepared.epoch == epoch => {
+                if prepared.fingerprint != fingerprint {
+                    return Err(prepared.conflict(fingerprint));
+                }
+                let place = Arc::clone(&prepared.place);
                 self.install(epoch, place);
                 Ok(())
             }
-            other => {
-                self.prepared = other;
-                Err(Error::new(ErrorKind::ApiMisuse, format!("epoch {epoch} was not prepared here")))
-            }
+            _ => Err(Error::new(ErrorKind::ApiMisuse, format!("epoch {epoch} was not prepared here"))),
         }
     }
 
-    /// The change was dropped: writes go on.
-    pub fn abort(&mut self, epoch: u64) {
-        if self.prepared.as_ref().is_some_and(|(at, _)| *at == epoch) {
+    /// The change was dropped: writes go on. A change that is not prepared here is dropped already.
+    ///
+    /// # Errors
+    /// `StaleToken` below a token that was seen here, `Conflict` when another change of this epoch is prepared here;
+    /// it stays prepared.
+    pub fn abort(&mut self, epoch: u64, token: FencingToken, fingerprint: u128) -> Result<(), Error> {
+        self.fence(token)?;
+        if let Some(prepared) = self.prepared.as_ref().filter(|p| p.epoch == epoch) {
+            if prepared.fingerprint != fingerprint {
+                return Err(prepared.conflict(fingerprint));
+            }
             self.prepared = None;
         }
+        Ok(())
     }
 
     /// Puts a committed placement in force; lower epochs are ignored.
@@ -140,14 +194,26 @@ impl<P: Place + ?Sized> Member<P> {
     /// placement that it had, which may be several epochs old.
     pub fn install(&mut self, epoch: u64, place: Arc<P>) {
         if epoch > self.epoch {
-            self.before = Some(std::mem::replace(&mut self.place, place));
+            let before = std::mem::replace(&mut self.place, place);
+            self.before = Some(Before { arrived: false, place: before });
             self.epoch = epoch;
-            self.prepared = self.prepared.take().filter(|(at, _)| *at > epoch);
+            self.prepared = self.prepared.take().filter(|prepared| prepared.epoch > epoch);
         }
     }
 
-    /// All data has arrived: no more [`Verdict::Ask`].
+    /// All data that this member gained has arrived: no more [`Verdict::Ask`]. What it lost it still answers for,
+    /// see [`Member::read_asked`].
     pub fn arrived(&mut self) {
+        if let Some(before) = &mut self.before {
+            before.arrived = true;
+        }
+    }
+
+    /// The change is over for all: every former owner has handed over, as [`Topology::handoff_done`] told the last one,
+    /// and nobody is asked for what was here before. The next change says so too.
+    ///
+    /// [`Topology::handoff_done`]: super::Topology::handoff_done
+    pub fn handed_over(&mut self) {
         self.before = None;
     }
 
@@ -158,16 +224,18 @@ impl<P: Place + ?Sized> Member<P> {
     ///
     /// ```
     /// use std::sync::Arc;
-    /// use mainstay_partition::{Node, Ring, topology::{Member, Verdict}};
+    /// use mainstay_partition::{Node, Place, Ring, topology::{Member, Verdict}};
+    /// use mainstay_store::FencingToken;
     ///
     /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
     /// let mut a = Member::new("a".into(), 5, ring("a")?);
     /// assert_eq!(a.write(b"k", 5), Verdict::Accept);
     /// assert_eq!(a.write(b"k", 4), Verdict::StaleEpoch { seen: 5 });
     /// assert_eq!(a.write(b"k", 6), Verdict::Behind { epoch: 5 });
-    /// a.prepare(6, ring("b")?)?;
+    /// let (next, token) = (ring("b")?, FencingToken::new(1));
+    /// a.prepare(6, token, Arc::clone(&next))?;
     /// assert_eq!(a.write(b"k", 5), Verdict::Frozen { epoch: 6 });
-    /// a.abort(6);
+    /// a.abort(6, token, next.fingerprint())?;
     /// assert_eq!(a.write(b"k", 5), Verdict::Accept, "nothing was decided, so it goes on");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -184,8 +252,8 @@ impl<P: Place + ?Sized> Member<P> {
             return Verdict::StaleEpoch { seen: self.epoch };
         }
         match &self.prepared {
-            Some((epoch, next)) if self.owner(&**next, key).as_ref() != Some(&self.id) => {
-                Verdict::Frozen { epoch: *epoch }
+            Some(next) if self.owner(&*next.place, key).as_ref() != Some(&self.id) => {
+                Verdict::Frozen { epoch: next.epoch }
             }
             _ => Verdict::Accept,
         }
@@ -215,22 +283,55 @@ impl<P: Place + ?Sized> Member<P> {
         if owner != self.id {
             return Verdict::Moved { epoch: self.epoch, node: owner };
         }
-        match self.before.as_ref().and_then(|before| self.owner(&**before, key)) {
+        let coming = self.before.as_ref().filter(|before| !before.arrived);
+        match coming.and_then(|before| self.owner(&*before.place, key)) {
             Some(before) if !has && before != self.id => Verdict::Ask { node: before },
             _ => Verdict::Accept,
         }
     }
 
     /// Whether to answer a read that the owner sent here with [`Verdict::Ask`]: yes, when this member had the
-    /// key before the change.
+    /// key before the change. That lasts until [`Member::handed_over`] or the next change, whatever has arrived here
+    /// meanwhile: the owner asks until its own data has.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use mainstay_partition::{Node, Ring, topology::{Member, Verdict}};
+    ///
+    /// let ring = |id: &str| Ring::builder().nodes([Node::new(id)]).build().map(Arc::new);
+    /// let mut a = Member::new("a".into(), 1, ring("a")?);
+    /// a.install(2, ring("b")?);
+    /// a.arrived();
+    /// assert_eq!(a.read_asked(b"k"), Verdict::Accept, "b may still lack it");
+    /// a.handed_over();
+    /// assert_eq!(a.read_asked(b"k"), Verdict::Moved { epoch: 2, node: "b".into() });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     #[must_use]
     pub fn read_asked(&self, key: &[u8]) -> Verdict {
-        let had = self.before.as_ref().and_then(|before| self.owner(&**before, key));
+        let had = self.before.as_ref().and_then(|before| self.owner(&*before.place, key));
         match self.owner(&*self.place, key) {
             _ if had.as_ref() == Some(&self.id) => Verdict::Accept,
             Some(owner) if owner == self.id => Verdict::Accept,
             Some(node) => Verdict::Moved { epoch: self.epoch, node },
             None => Verdict::Nobody,
+        }
+    }
+
+    /// A coordinator that has a successor decides nothing here.
+    fn fence(&mut self, token: FencingToken) -> Result<(), Error> {
+        match token.check(self.highest) {
+            FenceCheck::Pass => {
+                self.highest = token;
+                Ok(())
+            }
+            FenceCheck::Stale { .. } => {
+                let text = format!(
+                    "token {token} is stale: {} was seen; another coordinator took over",
+                    self.highest
+                );
+                Err(Error::new(ErrorKind::StaleToken, text))
+            }
         }
     }
 
@@ -242,6 +343,17 @@ impl<P: Place + ?Sized> Member<P> {
         let seen = self.epoch;
         Error::new(ErrorKind::StaleEpoch { seen, got }, format!("epoch {got} is over: {seen} is in force"))
     }
+}
+
+impl<P: ?Sized> Prepared<P> {
+    fn conflict(&self, fingerprint: u128) -> Error {
+        conflict(self.epoch, self.fingerprint, fingerprint)
+    }
+}
+
+fn conflict(epoch: u64, here: u128, there: u128) -> Error {
+    let text = format!("two changes claim epoch {epoch}: {here:032x} here, {there:032x} there");
+    Error::new(ErrorKind::Conflict, text)
 }
 
 /// The fence of a store: per slot (or any other unit) it refuses an epoch below one that it has seen. It is

@@ -28,7 +28,7 @@ pub use view::{Reader, Routed, View};
 /// # Defaults
 /// | option | default | why |
 /// |---|---|---|
-/// | `max_shrink` | 0.5 | a discovery that lost more than half of the fleet is usually broken itself |
+/// | `max_shrink` | 0.5 | a discovery that lost more than half of the fleet is usually broken itself; others in place of the lost do not count |
 /// | `hold` | 3 | seen three times in a row, it is the truth |
 /// | `force` | false | a person's decision |
 /// | `timeout` | 5 min | a prepared change freezes writes of moving keys; nobody may forget it |
@@ -53,7 +53,8 @@ impl Guard {
         Self::default()
     }
 
-    /// The part of the nodes, and of the weight, that a change may drop at once: 0 to 1.
+    /// The part of the nodes, and of the weight, that a change may drop at once: 0 to 1. New nodes make up for none that
+    /// left.
     #[must_use]
     pub fn max_shrink(mut self, part: f64) -> Self {
         self.max_shrink = part;
@@ -256,7 +257,8 @@ impl<P: Place + ?Sized> Topology<P> {
     /// given up. True when it was the last one: lookups name no previous owner any more.
     ///
     /// # Errors
-    /// `StaleEpoch` for an epoch that is over, `ApiMisuse` for one to come or when nothing moves.
+    /// `StaleEpoch` for an epoch that is over, `ApiMisuse` for one to come or when nothing moves, `Config` for a
+    /// member of neither fleet.
     pub fn handoff_done(&self, epoch: u64, member: &str) -> Result<bool, Error> {
         self.0.state.with(|(state, _)| {
             let last = state.handoff_done(epoch, member)?;

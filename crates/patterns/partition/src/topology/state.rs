@@ -1,7 +1,7 @@
 //! The protocol of a change, without readers, threads or clocks: events and the time go in, verdicts come
 //! out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use mainstay_clock::Instant;
 use mainstay_store::{FenceCheck, FencingToken};
@@ -13,26 +13,56 @@ use crate::node::{NodeId, Nodes};
 /// What the protocol needs to know of a placement.
 #[derive(Clone, Debug)]
 pub(super) struct Summary {
-    pub(super) members: BTreeSet<NodeId>,
-    /// Nodes that have a weight.
-    pub(super) live: usize,
-    pub(super) weight: u64,
-    pub(super) fingerprint: u128,
+    /// The weight of every node; 0 is drained.
+    members: BTreeMap<NodeId, u32>,
+    fingerprint: u128,
 }
 
 impl Summary {
     pub(super) fn of(nodes: &Nodes, fingerprint: u128) -> Self {
-        let live = nodes.as_slice().iter().filter(|n| n.weight > 0).count();
-        let members = nodes.as_slice().iter().map(|n| n.id.clone()).collect();
-        Self { members, live, weight: nodes.total_weight(), fingerprint }
+        let members = nodes.as_slice().iter().map(|n| (n.id.clone(), n.weight)).collect();
+        Self { members, fingerprint }
+    }
+
+    /// Which part of the nodes that have a weight, and of their weight, is still there in `next`. Others in their
+    /// place do not count: they have none of the data.
+    fn kept(&self, next: &Self) -> (f64, f64) {
+        let (mut nodes, mut weight, mut live, mut all) = (0_u64, 0_u64, 0_u64, 0_u64);
+        for (id, had) in self.members.iter().filter(|(_, had)| **had > 0) {
+            let has = next.members.get(id).copied().unwrap_or(0);
+            live += 1;
+            all += u64::from(*had);
+            nodes += u64::from(has > 0);
+            weight += u64::from(has.min(*had));
+        }
+        let part = |kept: u64, of: u64| if of > 0 { kept as f64 / of as f64 } else { 1.0 };
+        (part(nodes, live), part(weight, all))
+    }
+
+    /// Who may have something to hand over after the next change: nobody has yet.
+    fn former(self) -> BTreeMap<NodeId, bool> {
+        self.members.into_keys().map(|m| (m, false)).collect()
     }
 }
 
 #[derive(Debug)]
 enum Phase {
     Stable,
-    Prepared { next: Summary, acked: BTreeMap<NodeId, bool>, until: Instant, change: u64 },
-    Moving { pending: BTreeSet<NodeId> },
+    Prepared {
+        next: Summary,
+        acked: BTreeMap<NodeId, bool>,
+        until: Instant,
+        change: u64,
+    },
+    /// The former owners, and whether they have handed over.
+    Moving {
+        former: BTreeMap<NodeId, bool>,
+    },
+}
+
+/// Those who have not answered yet.
+fn open(answers: &BTreeMap<NodeId, bool>) -> Vec<NodeId> {
+    answers.iter().filter(|(_, answered)| !**answered).map(|(m, _)| m.clone()).collect()
 }
 
 /// Where a topology stands, for people and consoles.
@@ -85,11 +115,8 @@ impl State {
     pub(super) fn stage(&self) -> Stage {
         match &self.phase {
             Phase::Stable => Stage::Stable,
-            Phase::Prepared { acked, .. } => {
-                let missing = acked.iter().filter(|(_, a)| !**a).map(|(m, _)| m.clone()).collect();
-                Stage::Prepared { epoch: self.epoch + 1, missing }
-            }
-            Phase::Moving { pending } => Stage::Moving { pending: pending.iter().cloned().collect() },
+            Phase::Prepared { acked, .. } => Stage::Prepared { epoch: self.epoch + 1, missing: open(acked) },
+            Phase::Moving { former } => Stage::Moving { pending: open(former) },
         }
     }
 
@@ -102,6 +129,8 @@ impl State {
             return Err(Error::new(ErrorKind::InProgress, text));
         }
         if next.fingerprint == self.current.fingerprint {
+            // The whole fleet was seen, so a shrunken one is no longer seen in a row.
+            self.held_back = None;
             return Err(misuse("the candidate is what is in force; there is nothing to change"));
         }
         if self.epoch == u64::MAX {
@@ -109,8 +138,8 @@ impl State {
             return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "epoch", self.epoch, allowed).into());
         }
         self.pass(&next, guard)?;
-        let members: BTreeSet<&NodeId> = self.current.members.iter().chain(&next.members).collect();
-        let acked = members.into_iter().map(|m| (m.clone(), false)).collect();
+        let members = self.current.members.keys().chain(next.members.keys());
+        let acked = members.map(|m| (m.clone(), false)).collect();
         self.change += 1;
         let until = now.saturating_add(guard.timeout);
         self.phase = Phase::Prepared { next, acked, until, change: self.change };
@@ -119,9 +148,7 @@ impl State {
 
     /// The guard against a discovery that lost most of the fleet.
     fn pass(&mut self, next: &Summary, guard: &Guard) -> Result<(), Error> {
-        let kept = |now: f64, then: f64| if now > 0.0 { then / now } else { 1.0 };
-        let nodes = kept(self.current.live as f64, next.live as f64);
-        let weight = kept(self.current.weight as f64, next.weight as f64);
+        let (nodes, weight) = self.current.kept(next);
         let least = 1.0 - guard.max_shrink;
         if guard.force || nodes.min(weight) >= least {
             self.held_back = None;
@@ -193,10 +220,13 @@ impl State {
         };
         let old = std::mem::replace(&mut self.current, next);
         self.epoch += 1;
-        if !old.members.is_empty() {
-            self.phase = Phase::Moving { pending: old.members };
-        }
+        self.begin_handoff(old);
         Ok(())
+    }
+
+    fn begin_handoff(&mut self, old: Summary) {
+        let former = old.former();
+        self.phase = if former.is_empty() { Phase::Stable } else { Phase::Moving { former } };
     }
 
     /// Drops the prepared change. A handle that is void aborts nothing.
@@ -254,15 +284,23 @@ impl State {
     /// A former owner has nothing left to hand over. True when it was the last one.
     pub(super) fn handoff_done(&mut self, epoch: u64, member: &str) -> Result<bool, Error> {
         self.fresh(epoch)?;
-        let Phase::Moving { pending } = &mut self.phase else {
+        let Phase::Moving { former } = &mut self.phase else {
             return Err(misuse("no handoff is under way"));
         };
-        pending.retain(|m| m.as_str() != member);
-        if pending.is_empty() {
-            self.phase = Phase::Stable;
-            return Ok(true);
+        match former.iter_mut().find(|(id, _)| id.as_str() == member) {
+            Some((_, done)) => *done = true,
+            // A new node had nothing: there is nothing to wait for.
+            None if self.current.members.keys().any(|id| id.as_str() == member) => {}
+            None => {
+                let allowed = "a node of the old or the new fleet";
+                return Err(ConfigError::new(ConfigErrorKind::Unknown, "member", member, allowed).into());
+            }
         }
-        Ok(false)
+        let last = former.values().all(|done| *done);
+        if last {
+            self.phase = Phase::Stable;
+        }
+        Ok(last)
     }
 
     /// Whether an epoch is the current one.
@@ -299,10 +337,11 @@ impl State {
         }
         let old = std::mem::replace(&mut self.current, next);
         self.epoch = epoch;
-        // A change prepared here was overtaken: its handle is void.
+        // A change prepared here was overtaken: its handle is void. So is a row of candidates: they shrank the
+        // fleet before.
         self.change += 1;
-        self.phase =
-            if old.members.is_empty() { Phase::Stable } else { Phase::Moving { pending: old.members } };
+        self.held_back = None;
+        self.begin_handoff(old);
         Ok(true)
     }
 }

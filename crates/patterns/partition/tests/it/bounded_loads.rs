@@ -276,3 +276,35 @@ fn l12_threads_never_pass_the_bound_and_leave_nothing() {
     assert!(watcher.join().unwrap() <= 8);
     assert_eq!((b.total_in_flight(), loads(&b)), (0, vec![0; 5]));
 }
+
+#[test]
+fn f12_calls_that_come_during_a_walk_raise_its_bounds() {
+    // Others take their room while this call looks for its own: the fleet has room for all of them.
+    let b = bounded(2, Load::default());
+    let others = std::cell::RefCell::new(Vec::new());
+    let mine = b.acquire_healthy(b"mine", |_| {
+        if others.borrow().is_empty() {
+            let taken: Vec<_> = (0..20).map(|i| b.acquire(&key(i)).unwrap()).collect();
+            *others.borrow_mut() = taken;
+        }
+        true
+    });
+    assert!(loads(&b).iter().sum::<u64>() == 21 && mine.is_ok(), "{mine:?} at {:?}", loads(&b));
+}
+
+#[test]
+fn f12_u6_a_slow_start_goes_on_over_a_change_of_nodes() {
+    let before = bounded(4, Load::default());
+    before.ramp(NodeIdx::new(1), 0.1).unwrap();
+    before.ramp(NodeIdx::new(2), 0.0).unwrap();
+    let after = before.moved_to(ring(nodes(5))).unwrap();
+    let _held: Vec<_> = (0..410).map(|_| after.acquire(b"hot").unwrap()).collect();
+    assert_eq!(after.in_flight(NodeIdx::new(2)), 0, "it was left out");
+    let cap = (1.25 * 410.0 * 0.1 / 3.1_f64).ceil() as u64 + 1;
+    assert!((1..=cap).contains(&after.in_flight(NodeIdx::new(1))), "{:?}", loads(&after));
+    assert!(after.in_flight(NodeIdx::new(4)) > 50, "a new node takes all of its weight: {:?}", loads(&after));
+    // The end of the slow start counts on the new nodes: the others have no room for all of these.
+    after.ramp(NodeIdx::new(1), 1.0).unwrap();
+    let _more: Vec<_> = (0..100).map(|_| after.acquire(b"hot").unwrap()).collect();
+    assert!(after.in_flight(NodeIdx::new(1)) > cap, "{:?}", loads(&after));
+}

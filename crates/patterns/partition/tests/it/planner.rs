@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_partition::slots::{MAX_RF, Note, Plan, Planner, SlotHash, SlotMap};
-use mainstay_partition::{ConfigError, ErrorKind, Hash, Node, NodeIdx, Nodes, Place as _, Spread};
+use mainstay_partition::{
+    ConfigError, ConfigErrorKind, ErrorKind, Hash, Node, NodeIdx, Nodes, Place as _, Spread,
+};
 use proptest::prelude::*;
 
 fn fleet(n: usize) -> Vec<Node> {
@@ -229,7 +231,7 @@ fn zone_violations_are_repaired_and_the_gap_to_the_counts_is_explained() {
     let nodes = Nodes::new(zoned(4, 2)).unwrap();
     let lists: Vec<Vec<NodeIdx>> =
         (0..4096).map(|s| vec![NodeIdx::new(s % 2), NodeIdx::new(s % 2 + 2)]).collect();
-    let map = SlotMap::from_lists(nodes, SlotHash::Redis, 5, 4096, &lists).unwrap();
+    let map = SlotMap::from_lists(nodes, SlotHash::Mixed(Hash::default()), 5, 4096, &lists).unwrap();
     let plan = Planner::new(&map).rf(2).zones(Spread::Hard { min: 2 }).solve().unwrap();
     check(&plan, 2, 2);
     assert_eq!((plan.lower_bound(), plan.certified_bound(), plan.moves().len()), (0, 4096, 4096));
@@ -310,10 +312,63 @@ fn with_loads_nodes_hold_their_share_of_the_load_and_too_hot_slots_are_named() {
     assert!(bound > 0 && moves >= bound && moves <= bound + bound / 2, "{moves} against at least {bound}");
     let budgeted = Planner::new(&map).load(&load).tolerance(0.05).budget(10).solve().unwrap();
     assert_eq!(budgeted.moves().len(), 10);
+    // Ten moves are fewer than the goal needs, which they do not reach; a bound on what they did they would break.
+    assert_eq!((budgeted.lower_bound(), budgeted.certified_bound()), (bound, 0));
+    assert!(!budgeted.within_tolerance() && !budgeted.is_minimal());
+    assert!(plan.within_tolerance() && plan.certified_bound() == bound);
+    let every = vec![true; 4096];
+    let pinned = Planner::new(&map).load(&load).tolerance(0.05).pinned(&every).solve().unwrap();
+    assert_eq!((pinned.moves().len(), pinned.certified_bound(), pinned.is_minimal()), (0, 0, false));
     assert!(budgeted.notes().iter().any(|n| matches!(n, Note::Overloaded { .. })));
     load[77] = all;
     let plan = Planner::new(&map).load(&load).solve().unwrap();
     assert!(plan.notes().contains(&Note::TooHot { slots: vec![77] }), "{:?}", plan.notes());
+}
+
+#[test]
+fn with_loads_what_the_rules_move_anyway_is_no_reason_to_move_more() {
+    // A node is gone; where its slots land is free, so a bound that counts them as given away would be too high.
+    let map = fresh(4096, fleet(4), 1, Spread::Any);
+    let load: Vec<f64> = (0..4096).map(|s| 1.0 + f64::from(s % 7)).collect();
+    let plan = Planner::new(&map).target(fleet(3)).load(&load).solve().unwrap();
+    let gone = (0..4096).filter(|s| map.replicas(*s)[0].get() == 3).count() as u64;
+    assert!(
+        plan.within_tolerance() && plan.certified_bound() == gone,
+        "{} of {gone}",
+        plan.certified_bound()
+    );
+    assert!(plan.moves().len() as u64 >= plan.certified_bound());
+}
+
+#[test]
+fn a_plan_that_only_changes_roles_ends_one_epoch_later() {
+    let nodes = Nodes::new(fleet(2)).unwrap();
+    let both = vec![vec![NodeIdx::new(0), NodeIdx::new(1)]; 4096];
+    let map = SlotMap::from_lists(nodes, SlotHash::Mixed(Hash::default()), 7, 4096, &both).unwrap();
+    let plan = Planner::new(&map).rf(2).solve().unwrap();
+    assert_eq!((plan.waves(), plan.role_changes().len()), (0, 2048));
+    assert_eq!(
+        (plan.after(0).unwrap().epoch(), plan.after(0).unwrap().fingerprint()),
+        (7, map.fingerprint())
+    );
+    for wave in [1, 9] {
+        let after = plan.after(wave).unwrap();
+        assert_eq!(
+            (after.epoch(), after.fingerprint()),
+            (8, plan.next().fingerprint()),
+            "another map, another epoch"
+        );
+    }
+}
+
+#[test]
+fn the_hash_of_a_redis_cluster_has_its_slots_and_no_others() {
+    for slots in [4096, 8192, 32_768, 65_536] {
+        let error = SlotMap::builder(1).slots(slots).hash(SlotHash::Redis).build().unwrap_err();
+        assert_eq!((error.kind(), error.field()), (ConfigErrorKind::OutOfRange, "slots"));
+        assert_eq!(error.value(), slots.to_string());
+    }
+    assert!(SlotMap::builder(1).hash(SlotHash::Redis).build().is_ok());
 }
 
 #[track_caller]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_clock::{Instant, Rng, SeededRng};
 use mainstay_partition::advise::{Choice, Constraints, Purpose, System, advise, simulate};
 use mainstay_partition::slots::{Action, Planner, SlotHash, SlotMap, Steer, SteerConfig};
-use mainstay_partition::{ErrorKind, Node, Place as _, Spread};
+use mainstay_partition::{ErrorKind, MAX_NODES, MAX_POINTS, Node, Place as _, Spread};
 
 fn fleet(n: usize) -> Vec<Node> {
     (0..n).map(|i| Node::new(format!("n{i:04}"))).collect()
@@ -84,6 +84,55 @@ fn m_h4_a_spike_moves_nothing_and_a_lasting_load_is_evened_out_and_then_left_alo
     // Half of the load is on one node, whose share is a quarter: a good part of it must go, once.
     assert!((300..700).contains(&moved), "{moved}");
     assert!(quiet > 100, "and then it rests");
+}
+
+#[test]
+fn m_h4_what_the_rules_demand_keeps_the_budget_and_no_replica_is_given_up() {
+    let zoned = || (0..4).map(|i| Node::new(format!("n{i:04}")).zone(format!("z{}", i % 2)));
+    // All replicas of the first slots stand in one zone, and one node is hot.
+    let with = |crowded: usize| {
+        SlotMap::builder(1)
+            .slots(4096)
+            .nodes(zoned())
+            .replicas(|slot| {
+                let other = if slot < crowded { slot + 2 } else { slot + 1 };
+                [slot % 4, other % 4].map(|n| format!("n{n:04}").into()).to_vec()
+            })
+            .build()
+            .unwrap()
+    };
+    let hot = |map: &SlotMap| -> Vec<f64> {
+        let holds = |s: usize| map.replicas(s).iter().any(|n| n.get() == 0);
+        (0..4096).map(|s| if holds(s) { 5.0 } else { 1.0 }).collect()
+    };
+    let steer = |rf| {
+        let config = SteerConfig::new().hold(1).rules(rf, Spread::Hard { min: rf }).moves_per_minute(30);
+        Steer::new(config).unwrap()
+    };
+    // More than the budget is nobody's to move behind a person's back.
+    let broken = with(100);
+    match steer(2).observe(&broken, &hot(&broken), at(1)).unwrap() {
+        Action::Repair { replicas } => assert_eq!(replicas, 100),
+        other => panic!("{other:?}"),
+    }
+    // What fits is part of the budget.
+    for crowded in [10, 30] {
+        let broken = with(crowded);
+        let Action::Move(plan) = steer(2).observe(&broken, &hot(&broken), at(1)).unwrap() else {
+            panic!("{crowded} fit")
+        };
+        // A move that only trades two replicas of a crowded slot is paid for and copies nothing.
+        assert!((20..=30).contains(&plan.moves().len()), "{} moves, {crowded} demanded", plan.moves().len());
+        assert!(plan.removals().is_empty());
+        let repaired = plan.moves().iter().filter(|m| m.slot < crowded).count();
+        assert!(repaired >= crowded, "{repaired} of {crowded}");
+    }
+    // With fewer replicas than the map has, the others would go.
+    let whole = with(0);
+    let error = steer(1).observe(&whole, &hot(&whole), at(1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    let text = std::error::Error::source(&error).unwrap().to_string();
+    assert!(text.contains("rf is `1`; allowed: at least 2, the replicas of slot 0"), "{text}");
 }
 
 #[test]
@@ -188,6 +237,23 @@ fn advice_follows_the_decision_table_and_says_why() {
 /// Enough nodes to build it with.
 fn constraints_nodes(choice: &Choice) -> usize {
     if matches!(choice, Choice::Slots { .. }) { 12 } else { 60 }
+}
+
+#[test]
+fn advice_can_be_built_for_any_fleet_or_is_refused() {
+    for nodes in [10_001, 104_857, 104_858, 300_000] {
+        let answer = advise(&Constraints::new(Purpose::Cache, nodes).no_shared_map()).unwrap();
+        let Some(Choice::Ring { points }) = answer.choice else { panic!("{answer:?}") };
+        assert!(points as usize * nodes <= MAX_POINTS && points > 0, "{points} points for {nodes} nodes");
+        assert!(answer.limits[0].ends_with(&format!("at {points} points")), "{:?}", answer.limits);
+    }
+    let choice = advise(&Constraints::new(Purpose::Cache, 104_858).no_shared_map()).unwrap().choice.unwrap();
+    assert!(choice.build(&fleet(104_858)).is_ok());
+    for purpose in [Purpose::OwnData, Purpose::Cache, Purpose::Traffic] {
+        let error = advise(&Constraints::new(purpose, usize::MAX)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(advise(&Constraints::new(purpose, MAX_NODES)).is_ok());
+    }
 }
 
 #[test]

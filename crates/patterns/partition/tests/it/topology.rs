@@ -149,6 +149,61 @@ fn u8_a_mass_shrunken_fleet_is_held_back_until_it_is_seen_three_times_in_a_row()
 }
 
 #[test]
+fn u8_a_whole_fleet_seen_in_between_breaks_the_row() {
+    let (topology, _) = topology(numbered(100));
+    let held = |n: usize| topology.prepare(numbered(n), &Guard::new()).unwrap_err().kind();
+    // A discovery that flaps between a tenth of the fleet and all of it.
+    for _ in 0..5 {
+        assert_eq!(held(10), ErrorKind::Guarded { seen: 1, hold: 3 });
+        assert_eq!(held(100), ErrorKind::ApiMisuse, "that is in force");
+    }
+    assert_eq!(held(10), ErrorKind::Guarded { seen: 1, hold: 3 });
+    assert_eq!(held(10), ErrorKind::Guarded { seen: 2, hold: 3 });
+    // What another coordinator committed is another fleet to shrink.
+    assert!(topology.observe(2, numbered(90)).unwrap());
+    settle(&topology);
+    assert_eq!(held(10), ErrorKind::Guarded { seen: 1, hold: 3 });
+}
+
+#[test]
+fn u8_new_nodes_do_not_make_up_for_those_that_are_gone() {
+    let (topology, _) = topology(numbered(10));
+    let guard = Guard::new();
+    let mixed = |kept: usize| {
+        let names = (0..kept).map(|i| format!("n{i:03}")).chain((kept..10).map(|i| format!("x{i:03}")));
+        Arc::new(Ring::builder().nodes(names.map(Node::new)).build().unwrap())
+    };
+    let error = topology.prepare(mixed(0), &guard).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Guarded { seen: 1, hold: 3 });
+    assert!(error.to_string().contains("0% of the nodes and 0% of the weight"), "{error}");
+    assert_eq!(
+        topology.prepare(mixed(4), &guard).unwrap_err().kind(),
+        ErrorKind::Guarded { seen: 1, hold: 3 }
+    );
+    drop(topology.prepare(mixed(5), &guard).unwrap());
+    // Nor does more weight elsewhere.
+    let shifted =
+        (0..10).map(|i| Node::new(format!("n{i:03}")).weight(if i == 0 { 100 } else { u32::from(i < 4) }));
+    let shifted = Arc::new(Ring::builder().nodes(shifted).build().unwrap());
+    let error = topology.prepare(shifted, &guard).unwrap_err();
+    assert!(error.to_string().contains("40% of the weight"), "{error}");
+}
+
+#[test]
+fn a_handoff_is_confirmed_by_members_and_by_nobody_else() {
+    let (topology, _) = topology(ring(&["a", "b"]));
+    topology.observe(2, ring(&["a", "c"])).unwrap();
+    let unknown = topology.handoff_done(2, "z").unwrap_err();
+    assert_eq!(unknown.kind(), ErrorKind::Config);
+    let text = std::error::Error::source(&unknown).unwrap().to_string();
+    assert!(text.contains("member is `z`"), "{text}");
+    assert!(!topology.handoff_done(2, "c").unwrap(), "a new node had nothing");
+    assert!(!topology.handoff_done(2, "a").unwrap());
+    assert!(!topology.handoff_done(2, "a").unwrap(), "it said so already");
+    assert!(topology.handoff_done(2, "b").unwrap());
+}
+
+#[test]
 fn dropping_a_change_aborts_it_and_a_second_one_waits() {
     let (topology, clock) = topology(ring(&["a", "b"]));
     let change = topology.prepare(ring(&["a", "b", "c"]), &Guard::new()).unwrap();
@@ -340,25 +395,40 @@ fn handoff_under_chance(seed: u64) {
     let mut taken = 0;
     for (step, next) in places.iter().enumerate().skip(1) {
         let epoch = step as u64 + 1;
+        let (stale, token) = (FencingToken::new(2 * epoch - 1), FencingToken::new(2 * epoch));
+        // A coordinator that lost its lease prepared the same and something else; its aborts are still on their way.
+        let lost = [next, &places[step - 1]].map(|place| (Arc::clone(place), place.fingerprint()));
+        for member in &mut members {
+            member.prepare(epoch, stale, Arc::clone(&lost[pick(2)].0)).unwrap();
+        }
         let mut change = topology.prepare(Arc::clone(next), &Guard::new().force()).unwrap();
         let mut waiting: Vec<usize> = (0..names.len()).collect();
         let mut told: Vec<usize> = Vec::new();
         let mut committed = false;
         for _ in 0..200 {
-            match pick(4) {
+            match pick(5) {
+                4 => {
+                    let late = members[pick(names.len())].abort(epoch, stale, lost[pick(2)].1);
+                    assert!(
+                        late.is_ok()
+                            || late.is_err_and(
+                                |e| e.kind() == ErrorKind::StaleToken || e.kind() == ErrorKind::Conflict
+                            )
+                    );
+                }
                 0 if !waiting.is_empty() => {
                     let m = waiting.swap_remove(pick(waiting.len()));
-                    members[m].prepare(epoch, Arc::clone(next)).unwrap();
+                    members[m].prepare(epoch, token, Arc::clone(next)).unwrap();
                     // A node of neither fleet has nothing to say.
                     let _ = change.ack(names[m]);
                 }
                 1 if waiting.is_empty() && !committed => {
-                    committed = change.commit(FencingToken::new(epoch)).is_ok();
+                    committed = change.commit(token).is_ok();
                     told = (0..names.len()).collect();
                 }
-                2 if committed && !told.is_empty() => {
-                    members[told.swap_remove(pick(told.len()))].commit(epoch).unwrap()
-                }
+                2 if committed && !told.is_empty() => members[told.swap_remove(pick(told.len()))]
+                    .commit(epoch, token, next.fingerprint())
+                    .unwrap(),
                 _ => {
                     let (client, k) = (pick(2), pick(keys.len()));
                     if pick(3) == 0 {
@@ -381,14 +451,14 @@ fn handoff_under_chance(seed: u64) {
         }
         // Whatever chance left undone is done now.
         for m in waiting {
-            members[m].prepare(epoch, Arc::clone(next)).unwrap();
+            members[m].prepare(epoch, token, Arc::clone(next)).unwrap();
             let _ = change.ack(names[m]);
         }
         if !committed {
-            change.commit(FencingToken::new(epoch)).unwrap();
+            change.commit(token).unwrap();
             told = (0..names.len()).collect();
         }
-        told.into_iter().for_each(|m| members[m].commit(epoch).unwrap());
+        told.into_iter().for_each(|m| members[m].commit(epoch, token, next.fingerprint()).unwrap());
         members.iter_mut().for_each(Member::arrived);
         settle(&topology);
     }
@@ -400,31 +470,101 @@ fn f16_reads_find_the_data_before_the_handoff_ends_and_late_writes_are_refused()
     let (old, new) = (ring(&["a"]), ring(&["b"]));
     let mut a = Member::new("a".into(), 1, Arc::clone(&old));
     let mut b = Member::new("b".into(), 1, Arc::clone(&old));
+    let (token, fingerprint) = (FencingToken::new(1), new.fingerprint());
     assert_eq!(a.write(b"k", 1), Verdict::Accept);
     assert_eq!(b.write(b"k", 1), Verdict::Moved { epoch: 1, node: "a".into() });
-    a.prepare(2, Arc::clone(&new)).unwrap();
-    b.prepare(2, Arc::clone(&new)).unwrap();
+    a.prepare(2, token, Arc::clone(&new)).unwrap();
+    b.prepare(2, token, Arc::clone(&new)).unwrap();
     assert_eq!(a.write(b"k", 1), Verdict::Frozen { epoch: 2 }, "acknowledged: no write to a key that leaves");
     assert_eq!(a.read(b"k", true), Verdict::Accept, "reads go on");
-    a.abort(2);
+    a.abort(2, token, fingerprint).unwrap();
     assert_eq!(a.write(b"k", 1), Verdict::Accept, "an abort takes the freeze back");
-    a.prepare(2, Arc::clone(&new)).unwrap();
-    b.commit(2).unwrap();
+    a.prepare(2, token, Arc::clone(&new)).unwrap();
+    b.commit(2, token, fingerprint).unwrap();
     assert_eq!(b.write(b"k", 2), Verdict::Accept);
     assert_eq!(b.write(b"k", 1), Verdict::StaleEpoch { seen: 2 });
     assert_eq!(b.read(b"k", false), Verdict::Ask { node: "a".into() }, "its data is still on the way");
     assert_eq!(a.write(b"k", 2), Verdict::Behind { epoch: 1 }, "a has not heard of the commit");
-    a.commit(2).unwrap();
+    a.commit(2, token, fingerprint).unwrap();
     assert_eq!(a.read_asked(b"k"), Verdict::Accept, "sent here by the owner");
     assert_eq!(a.read(b"k", true), Verdict::Moved { epoch: 2, node: "b".into() }, "routed here by mistake");
     assert_eq!(a.write(b"k", 1), Verdict::Moved { epoch: 2, node: "b".into() });
     b.arrived();
     assert_eq!(b.read(b"k", false), Verdict::Accept, "there is nothing under this key");
-    assert_eq!(a.prepare(2, ring(&["c"])).unwrap_err().kind(), ErrorKind::StaleEpoch { seen: 2, got: 2 });
-    a.prepare(3, ring(&["c"])).unwrap();
-    assert_eq!(a.prepare(3, ring(&["d"])).unwrap_err().kind(), ErrorKind::Conflict);
-    assert_eq!(a.commit(4).unwrap_err().kind(), ErrorKind::ApiMisuse);
-    assert_eq!(a.commit(1).unwrap_err().kind(), ErrorKind::StaleEpoch { seen: 2, got: 1 });
+    assert_eq!(
+        a.prepare(2, token, ring(&["c"])).unwrap_err().kind(),
+        ErrorKind::StaleEpoch { seen: 2, got: 2 }
+    );
+    a.prepare(3, token, ring(&["c"])).unwrap();
+    assert_eq!(a.prepare(3, token, ring(&["d"])).unwrap_err().kind(), ErrorKind::Conflict);
+    assert_eq!(a.commit(4, token, fingerprint).unwrap_err().kind(), ErrorKind::ApiMisuse);
+    assert_eq!(
+        a.commit(1, token, fingerprint).unwrap_err().kind(),
+        ErrorKind::StaleEpoch { seen: 2, got: 1 }
+    );
+}
+
+#[test]
+fn f16_whoever_had_a_key_answers_for_it_until_the_change_is_over() {
+    // a gives its half to b and gets nothing; b waits for all of it.
+    let (mut a, mut b) = (Member::new("a".into(), 1, ring(&["a"])), Member::new("b".into(), 1, ring(&["a"])));
+    a.install(2, ring(&["b"]));
+    b.install(2, ring(&["b"]));
+    a.arrived();
+    assert_eq!(b.read(b"k", false), Verdict::Ask { node: "a".into() });
+    assert_eq!(a.read_asked(b"k"), Verdict::Accept, "nothing comes to a any more, and b still asks");
+    b.arrived();
+    assert_eq!(b.read(b"k", false), Verdict::Accept);
+    a.handed_over();
+    assert_eq!(a.read_asked(b"k"), Verdict::Moved { epoch: 2, node: "b".into() });
+    // The next change ends it too, and begins anew.
+    a.install(3, ring(&["a"]));
+    assert_eq!(a.read(b"k", false), Verdict::Ask { node: "b".into() });
+    assert_eq!(b.read_asked(b"k"), Verdict::Accept);
+}
+
+#[test]
+fn a_coordinator_with_a_successor_decides_nothing_at_a_member() {
+    let (first, second) = (ring(&["b"]), ring(&["c"]));
+    let (old, new) = (FencingToken::new(5), FencingToken::new(6));
+    let kind = |result: Result<(), mainstay_partition::Error>| result.unwrap_err().kind();
+    let mut a = Member::new("a".into(), 1, ring(&["a"]));
+    a.prepare(2, old, Arc::clone(&first)).unwrap();
+    assert_eq!(
+        kind(a.prepare(2, old, Arc::clone(&second))),
+        ErrorKind::Conflict,
+        "one coordinator, two changes"
+    );
+    a.prepare(2, new, Arc::clone(&second)).unwrap();
+    // What the first one still says comes too late: a stays frozen for the change that its successor prepared.
+    assert_eq!(kind(a.abort(2, old, first.fingerprint())), ErrorKind::StaleToken);
+    assert_eq!(kind(a.abort(2, old, second.fingerprint())), ErrorKind::StaleToken);
+    assert_eq!(kind(a.commit(2, old, first.fingerprint())), ErrorKind::StaleToken);
+    assert_eq!(kind(a.prepare(2, old, Arc::clone(&first))), ErrorKind::StaleToken);
+    assert_eq!(a.write(b"k", 1), Verdict::Frozen { epoch: 2 });
+    // So does what names another change, whoever says it.
+    assert_eq!(kind(a.abort(2, new, first.fingerprint())), ErrorKind::Conflict);
+    assert_eq!(kind(a.commit(2, new, first.fingerprint())), ErrorKind::Conflict);
+    assert_eq!((a.epoch(), a.write(b"k", 1)), (1, Verdict::Frozen { epoch: 2 }));
+    assert_eq!(
+        kind(a.prepare(3, new, Arc::clone(&first))),
+        ErrorKind::InProgress,
+        "it missed how epoch 2 ended"
+    );
+    a.commit(2, new, second.fingerprint()).unwrap();
+    assert_eq!(a.write(b"k", 2), Verdict::Moved { epoch: 2, node: "c".into() });
+    a.commit(2, new, second.fingerprint()).unwrap();
+    assert_eq!(
+        kind(a.commit(2, new, first.fingerprint())),
+        ErrorKind::Conflict,
+        "another epoch 2 is in force"
+    );
+    // A successor may also finish or drop what was begun.
+    a.prepare(3, new, Arc::clone(&first)).unwrap();
+    a.prepare(3, FencingToken::new(7), Arc::clone(&first)).unwrap();
+    a.abort(3, FencingToken::new(7), first.fingerprint()).unwrap();
+    a.abort(3, FencingToken::new(7), first.fingerprint()).unwrap();
+    assert_eq!(kind(a.commit(3, FencingToken::new(7), first.fingerprint())), ErrorKind::ApiMisuse);
 }
 
 fn at(seconds: u64) -> Instant {

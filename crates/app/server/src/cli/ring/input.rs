@@ -147,6 +147,11 @@ pub(super) fn map(path: &Path) -> Result<SlotMap> {
     SlotMap::from_lists(nodes, hash, file.epoch, lists.len(), &lists).map_err(refused)
 }
 
+/// Replicas per slot: as many as given, otherwise what the slots of the map have. A new map gets one.
+pub(super) fn rf(given: Option<usize>, map: &SlotMap) -> usize {
+    given.unwrap_or_else(|| (0..map.slots()).map(|s| map.replicas(s).len()).max().unwrap_or(0).max(1))
+}
+
 /// Writes a slot map beside its place and moves it there, so that no reader sees half of it.
 pub(super) fn write_map(path: &Path, map: &SlotMap) -> Result<()> {
     let hash = match map.slot_hash() {

@@ -25,9 +25,9 @@ pub(super) struct Args {
     /// Weight 0 drains a node; a node that is missing counts as gone. Without it: a repair.
     #[arg(long)]
     target: Option<String>,
-    /// Replicas per slot.
-    #[arg(long, default_value_t = 1)]
-    rf: usize,
+    /// Replicas per slot. Without it: as many as the map has, one for a new map.
+    #[arg(long)]
+    rf: Option<usize>,
     /// any, hard:ZONES or prefer:ZONES.
     #[arg(long, default_value = "any", value_parser = input::spread)]
     zones: Spread,
@@ -69,7 +69,8 @@ pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     };
     let bytes: Option<Vec<u64>> = input::numbers(args.bytes.as_deref())?;
     let load: Option<Vec<f64>> = input::numbers(args.load.as_deref())?;
-    let mut planner = Planner::new(&map).rf(args.rf).zones(args.zones).max_parallel(args.max_parallel);
+    let rf = input::rf(args.rf, &map);
+    let mut planner = Planner::new(&map).rf(rf).zones(args.zones).max_parallel(args.max_parallel);
     if let Some(target) = &args.target {
         planner = planner.target(input::nodes(target)?);
     }
@@ -86,7 +87,7 @@ pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
     }
     match output {
         Output::Json => print(&format!("{:#}\n", to_json(&plan))),
-        Output::Table => print(&to_text(&plan, args)),
+        Output::Table => print(&to_text(&plan, args, rf)),
     }
 }
 
@@ -94,19 +95,23 @@ fn name(id: Option<&NodeId>) -> String {
     id.map_or_else(|| "-".to_owned(), |id| plain(id.as_str()))
 }
 
-fn to_text(plan: &Plan, args: &Args) -> String {
+fn to_text(plan: &Plan, args: &Args, rf: usize) -> String {
     let moves = plan.moves();
-    let proof = if plan.is_minimal() { "proven minimal" } else { "not proven minimal" };
+    let (least, proof) = match (plan.within_tolerance(), plan.is_minimal()) {
+        (false, _) => (plan.lower_bound(), "are needed to reach the tolerance, and it is not reached"),
+        (true, true) => (plan.certified_bound(), "must: proven minimal"),
+        (true, false) => (plan.certified_bound(), "must: not proven minimal"),
+    };
     let mut text = format!(
-        "epoch {} -> {}: {} of {} replicas move, at least {} must: {proof}\n",
+        "epoch {} -> {}: {} of {} replicas move, at least {least} {proof}\n",
         plan.base().epoch(),
         plan.next().epoch(),
         moves.len(),
-        plan.next().slots() * args.rf,
-        plan.certified_bound(),
+        plan.next().slots() * rf,
     );
     text += &format!(
-        "lower bound of counts {}, waves {} (at least {}), role changes {}, removals {}, bytes {}\n",
+        "lower bound of {} {}, waves {} (at least {}), role changes {}, removals {}, bytes {}\n",
+        if args.load.is_some() { "loads" } else { "counts" },
         plan.lower_bound(),
         plan.waves(),
         plan.fewest_waves(),
@@ -209,6 +214,7 @@ fn to_json(plan: &Plan) -> Value {
         "lower_bound": plan.lower_bound(),
         "certified_bound": plan.certified_bound(),
         "minimal": plan.is_minimal(),
+        "within_tolerance": plan.within_tolerance(),
         "prices": prices,
         "waves": plan.waves(),
         "fewest_waves": plan.fewest_waves(),

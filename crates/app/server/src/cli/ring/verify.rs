@@ -1,12 +1,14 @@
 //! `ring verify`: is this map whole, do two agree, does a profile answer like the system it stands for?
 
-use std::path::PathBuf;
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::ValueEnum;
 use mainstay_partition::compat::{self, HaproxyFunction, HaproxyHash, KetamaMode};
 use mainstay_partition::slots::{Planner, SlotMap};
-use mainstay_partition::{Node, Place, Spread};
+use mainstay_partition::{Node, NodeIdx, Place, Spread};
 use serde_json::json;
 
 use super::{input, percent, refused};
@@ -23,13 +25,13 @@ pub(super) struct Args {
     /// A slot map to check.
     #[arg(long)]
     map: Option<PathBuf>,
-    /// Replicas that every slot must have, with --map.
-    #[arg(long, default_value_t = 1)]
-    rf: usize,
+    /// Replicas that every slot must have, with --map. Without it: as many as the fullest slot has.
+    #[arg(long)]
+    rf: Option<usize>,
     /// The zone rule that every slot must keep, with --map.
     #[arg(long, default_value = "any", value_parser = input::spread)]
     zones: Spread,
-    /// Another map, or another client's copy: epochs and fingerprints are compared.
+    /// Another map, or another client's copy: which is newer, and whether two of one epoch are the same.
     #[arg(long, requires = "map")]
     against: Option<PathBuf>,
     /// A profile to compare with the answers of the system it stands for.
@@ -75,40 +77,80 @@ pub(super) fn run(args: &Args, output: Output) -> Result<ExitCode> {
 }
 
 fn maps(args: &Args, map: &SlotMap, output: Output) -> Result<ExitCode> {
-    if let Some(path) = &args.against {
-        let other = input::map(path)?;
-        let (a, b) = (map.fingerprint(), other.fingerprint());
-        if map.epoch() == other.epoch() && a != b {
-            let why = format!("both maps claim epoch {}; fingerprints {a:032x} and {b:032x}", map.epoch());
-            return Err(Error::new(Code::PlacementConflict, why));
-        }
-    }
-    let repair = Planner::new(map).rf(args.rf).zones(args.zones).solve().map_err(refused)?;
-    let short = (0..map.slots()).filter(|s| map.replicas(*s).len() < args.rf).count();
+    let other = args.against.as_deref().map(|path| against(map, path)).transpose()?;
+    let rf = input::rf(args.rf, map);
+    let repair = Planner::new(map).rf(rf).zones(args.zones).solve().map_err(refused)?;
+    let short = (0..map.slots()).filter(|s| map.replicas(*s).len() < rf).count();
+    let crowded = crowded(map, rf, args.zones);
     let shares = map.shares();
-    let json = json!({
+    let mut json = json!({
         "epoch": map.epoch(),
         "fingerprint": format!("{:032x}", map.fingerprint()),
         "slots": map.slots(),
         "nodes": map.nodes().len(),
         "short_slots": short,
+        "crowded_slots": crowded,
         "moves_to_repair": repair.moves().len(),
         "max_over_mean": shares.max_over_mean(),
         "min_over_mean": shares.min_over_mean(),
     });
-    let rows = [
+    let mut rows = vec![
         ("epoch", map.epoch().to_string()),
         ("fingerprint", format!("{:032x}", map.fingerprint())),
         ("slots", map.slots().to_string()),
         ("nodes", map.nodes().len().to_string()),
         ("slots with too few replicas", short.to_string()),
+        ("slots in too few zones", crowded.to_string()),
         ("moves to keep rules and shares", repair.moves().len().to_string()),
         ("primaries, max/mean", format!("{:.3}", shares.max_over_mean())),
         ("primaries, min/mean", format!("{:.3}", shares.min_over_mean())),
     ];
+    if let Some(Against { epoch, fingerprint, is }) = other {
+        json["against"] = json!({"epoch": epoch, "fingerprint": fingerprint, "is": is});
+        rows.push(("the other map", format!("{is}, epoch {epoch}, fingerprint {fingerprint}")));
+    }
     let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
     output.rows(&["WHAT", "VALUE"], rows, &json)?;
-    Ok(if short == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let kept = short == 0 && (crowded == 0 || !matches!(args.zones, Spread::Hard { .. }));
+    Ok(if kept { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The other map, seen from the first.
+struct Against {
+    epoch: u64,
+    fingerprint: String,
+    is: &'static str,
+}
+
+fn against(map: &SlotMap, path: &Path) -> Result<Against> {
+    let other = input::map(path)?;
+    let (a, b) = (map.fingerprint(), other.fingerprint());
+    let is = match other.epoch().cmp(&map.epoch()) {
+        Ordering::Less => "older",
+        Ordering::Greater => "newer",
+        Ordering::Equal if a == b => "the same",
+        Ordering::Equal => {
+            let why = format!("both maps claim epoch {}; fingerprints {a:032x} and {b:032x}", map.epoch());
+            return Err(Error::new(Code::PlacementConflict, why));
+        }
+    };
+    Ok(Against { epoch: other.epoch(), fingerprint: format!("{b:032x}"), is })
+}
+
+/// Slots whose replicas are in fewer zones than the rule asks for. One that is only preferred asks for no more than
+/// there are.
+fn crowded(map: &SlotMap, rf: usize, rule: Spread) -> usize {
+    let nodes = map.nodes();
+    let zones = |list: &[NodeIdx]| list.iter().map(|n| nodes.zone_of(*n)).collect::<BTreeSet<_>>().len();
+    let live: Vec<NodeIdx> = nodes.iter().filter(|(_, n)| n.weight > 0).map(|(idx, _)| idx).collect();
+    let least = match rule {
+        Spread::Hard { min } => min,
+        Spread::Prefer { min } => min.min(rf).min(zones(&live)),
+        _ => 1,
+    };
+    // A slot without replicas is short, and counted there.
+    let lists = (0..map.slots()).map(|s| map.replicas(s)).filter(|list| !list.is_empty());
+    lists.filter(|list| zones(list) < least).count()
 }
 
 /// `host:port` of a memcached server.

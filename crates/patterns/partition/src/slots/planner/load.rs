@@ -3,7 +3,7 @@
 //! Fewest moves under a load bound is bin packing, so this is a heuristic with a bound beside it: the hottest
 //! replica that fits moves first, from the node that passes its share most to the one that lacks most.
 
-use super::replicas::{allows_swap, keep};
+use super::replicas::{allows_swap, demanded, keep};
 use super::sets::Solved;
 use super::{Lists, Shape};
 
@@ -11,8 +11,8 @@ use super::{Lists, Shape};
 pub(super) struct Balanced {
     /// `rf` nodes per slot.
     pub(super) sets: Vec<u32>,
-    /// No plan within the tolerance moves less.
-    pub(super) bound: u64,
+    /// No plan that ends within the tolerance moves less.
+    pub(super) needed: u64,
     /// Nodes that stay above the tolerance.
     pub(super) over: Vec<u32>,
     /// Slots so hot that no node can hold them within the tolerance.
@@ -62,7 +62,7 @@ pub(super) fn balance(shape: &Shape, current: &Lists, solved: &Solved, goal: &Go
     for list in &mut state.entries {
         list.sort_by(|a, b| load(b).total_cmp(&load(a)).then(a.cmp(b)));
     }
-    let bound = state.bound();
+    let needed = state.needed(current);
     let mut left = goal.budget;
     // A replica that is new anyway costs nothing more when it lands elsewhere.
     let fresh = |sets: &[u32], e: u32| !current.of(e as usize / shape.rf).contains(&sets[e as usize]);
@@ -79,7 +79,7 @@ pub(super) fn balance(shape: &Shape, current: &Lists, solved: &Solved, goal: &Go
     let over = (0_u32..).zip(&stuck).filter(|(_, s)| **s).map(|(v, _)| v).collect();
     let most = (0..n).map(|v| state.ceiling(v)).fold(0.0, f64::max);
     let too_hot = (0_u32..).zip(goal.load).filter(|(_, l)| **l > most).map(|(s, _)| s).collect();
-    Balanced { sets: state.sets, bound, over, too_hot }
+    Balanced { sets: state.sets, needed, over, too_hot }
 }
 
 impl State<'_> {
@@ -132,20 +132,31 @@ impl State<'_> {
         self.moved[entry as usize] = true;
     }
 
-    /// Every node above its ceiling must at least give away its hottest replicas until it is below.
-    fn bound(&self) -> u64 {
-        let over = (0..self.held.len()).map(|v| {
-            let mut held = self.held[v];
-            let mut count = 0_u64;
-            for entry in &self.entries[v] {
-                if held <= self.ceiling(v) {
-                    break;
-                }
-                held -= self.goal.load[*entry as usize / self.shape.rf];
-                count += 1;
-            }
-            count
-        });
-        over.sum()
+    /// Computed from the map as it is and not from what was decided: every node above its ceiling must at least give
+    /// away its hottest replicas until it is below. Whatever leaves a slot is replaced, and what it lacks is added.
+    fn needed(&self, current: &Lists) -> u64 {
+        let mut loads: Vec<Vec<f64>> = vec![Vec::new(); self.held.len()];
+        for (slot, load) in self.goal.load.iter().enumerate() {
+            current.of(slot).iter().for_each(|v| loads[*v as usize].push(*load));
+        }
+        // Sums of floats depend on their order: what is above by no more than that counts as below.
+        let slack = self.goal.load.iter().sum::<f64>() * 1e-9;
+        let given: usize = loads
+            .iter_mut()
+            .enumerate()
+            .map(|(v, loads)| {
+                loads.sort_by(|a, b| b.total_cmp(a));
+                let mut held: f64 = loads.iter().sum();
+                let goes = |load: &&f64| {
+                    let above = held > self.ceiling(v) + slack;
+                    held -= **load;
+                    above
+                };
+                loads.iter().take_while(goes).count()
+            })
+            .sum();
+        let shape = self.shape;
+        let moves = (shape.slots * shape.rf + given).saturating_sub(current.items.len());
+        demanded(shape, current).max(moves as u64)
     }
 }

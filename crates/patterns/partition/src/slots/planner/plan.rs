@@ -7,9 +7,9 @@ use super::load::Balanced;
 use super::rehearsal::{self, Rehearsal};
 use super::sets::Solved;
 use super::waves::{self, Copy};
-use super::{Now, Shape, out_of_range, roles, sets};
+use super::{Now, Shape, out_of_range, replicas, roles, sets};
 use crate::error::{Error, ErrorKind};
-use crate::node::{NodeId, NodeIdx, Nodes, Zone};
+use crate::node::{Node, NodeId, NodeIdx, Nodes, Zone};
 use crate::place::Place as _;
 use crate::slots::SlotMap;
 
@@ -184,6 +184,8 @@ pub struct Plan {
     notes: Vec<Note>,
     lower_bound: u64,
     certified: u64,
+    demanded: u64,
+    within_tolerance: bool,
     prices: Vec<(NodeId, i64)>,
     max_parallel: u32,
     waves: usize,
@@ -215,8 +217,8 @@ impl Plan {
         &self.notes
     }
 
-    /// What the counts alone prove: every node below its share must receive the difference. With loads, what
-    /// nodes above the tolerance must give away.
+    /// What the counts alone prove: every node below its share must receive the difference. With loads, what it
+    /// takes to bring every node within the tolerance; a plan that [does not](Plan::within_tolerance) may move less.
     #[must_use]
     pub fn lower_bound(&self) -> u64 {
         self.lower_bound
@@ -224,22 +226,51 @@ impl Plan {
 
     /// The best bound that is proven: [`Plan::lower_bound`], or more where rules force more. It is computed
     /// from the map, the target and [`Plan::prices`] alone.
+    ///
+    /// With loads, no plan that ends within the tolerance moves less. Where this one does not end there, because of its
+    /// budget, of pinned slots or of a slot that is too hot, it is what the rules alone demand.
     #[must_use]
     pub fn certified_bound(&self) -> u64 {
         self.certified
     }
 
-    /// Whether no plan for this target moves less: moves equal the certified bound.
+    /// Whether no plan for this target moves less: moves equal the certified bound, and the goal is reached.
     ///
     /// False with [`Planner::load`](super::Planner::load) as a rule: fewest moves under a bound on load is bin packing, and
     /// the bound beside it is not always reached.
     #[must_use]
     pub fn is_minimal(&self) -> bool {
-        self.moves.len() as u64 == self.certified
+        self.within_tolerance && self.moves.len() as u64 == self.certified
+    }
+
+    /// Whether every node ends within the tolerance of [`Planner::load`](super::Planner::load). Without loads there
+    /// is none to miss.
+    ///
+    /// ```
+    /// use mainstay_partition::{Node, slots::{Planner, SlotMap}};
+    ///
+    /// let empty = SlotMap::builder(1).slots(4096).build()?;
+    /// let map = Planner::new(&empty).target(["a", "b"].map(Node::new)).solve()?.next().clone();
+    /// let load: Vec<f64> = (0..4096).map(|s| if map.replicas(s)[0].get() == 0 { 3.0 } else { 1.0 }).collect();
+    /// let some = Planner::new(&map).load(&load).budget(10).solve()?;
+    /// assert!(!some.within_tolerance() && !some.is_minimal());
+    /// assert_eq!((some.moves().len(), some.lower_bound(), some.certified_bound()), (10, 547, 0));
+    /// let all = Planner::new(&map).load(&load).solve()?;
+    /// assert!(all.within_tolerance() && all.certified_bound() == 547);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[must_use]
+    pub fn within_tolerance(&self) -> bool {
+        self.within_tolerance
+    }
+
+    /// The moves that the rules demand, whatever the loads are.
+    pub(crate) fn demanded(&self) -> u64 {
+        self.demanded
     }
 
     /// The prices behind [`Plan::certified_bound`]: whatever they are, slots cannot be placed cheaper than
-    /// the bound (Lagrangian duality). All zero where counts suffice.
+    /// the bound (Lagrangian duality). All zero where counts suffice, and with loads.
     #[must_use]
     pub fn prices(&self) -> &[(NodeId, i64)] {
         &self.prices
@@ -350,7 +381,7 @@ impl Plan {
 
     /// The map after a wave, with everything moved so far and the roles of the end where they are possible.
     /// Its epoch is the base's plus the wave, so that every wave can be published; its nodes are those of
-    /// both fleets until the last wave.
+    /// both fleets until the last wave. Of a plan that copies nothing, everything comes with wave 1.
     ///
     /// # Errors
     /// An epoch that cannot be counted on.
@@ -416,12 +447,17 @@ impl Draft<'_> {
         }
         let notes = self.notes(&moves, left);
         let waves = moves.iter().map(|m| m.wave).chain(removals.iter().map(|r| r.wave)).max().unwrap_or(0);
-        let (lower_bound, certified) = match &self.balanced {
-            Some(balanced) => (balanced.bound, balanced.bound),
-            None => (self.solved.lower_bound, self.solved.certified),
+        let demanded = replicas::demanded(shape, &self.now.lists);
+        let (lower_bound, certified, within_tolerance) = match &self.balanced {
+            Some(Balanced { needed, over, .. }) if over.is_empty() => (*needed, *needed, true),
+            Some(Balanced { needed, .. }) => (*needed, demanded, false),
+            None => (self.solved.lower_bound, self.solved.certified, true),
         };
-        let prices =
-            self.nodes.as_slice().iter().map(|n| n.id.clone()).zip(self.solved.prices.iter().copied());
+        // Prices prove nothing about loads.
+        let price = |(node, price): (&Node, &i64)| {
+            (node.id.clone(), if self.balanced.is_some() { 0 } else { *price })
+        };
+        let prices = self.nodes.as_slice().iter().zip(&self.solved.prices).map(price);
         Ok(Plan {
             role_changes: self.role_changes(&next),
             prices: prices.collect(),
@@ -432,6 +468,8 @@ impl Draft<'_> {
             notes,
             lower_bound,
             certified,
+            demanded,
+            within_tolerance,
             max_parallel: self.max_parallel,
             waves,
             fewest_waves,
@@ -545,7 +583,7 @@ impl Draft<'_> {
         let repairs: usize = (0..shape.slots)
             .map(|s| {
                 let has = self.now.lists.of(s);
-                has.len().min(shape.rf) - super::replicas::keepable(shape, has)
+                has.len().min(shape.rf) - replicas::keepable(shape, has)
             })
             .sum();
         if repairs > 0 {

@@ -140,7 +140,8 @@ pub(super) fn map_after(plan: &Plan, wave: usize) -> Result<SlotMap, Error> {
     let find = |n: &NodeId| nodes.find(n.as_str()).ok_or_else(|| broken(format!("{n} is in no map")));
     let indexes: Vec<Vec<_>> =
         live.iter().map(|l| l.iter().map(find).collect::<Result<_, _>>()).collect::<Result<_, _>>()?;
-    let wave = u64::try_from(wave.min(plan.waves())).unwrap_or(u64::MAX);
+    // A plan that changes roles alone has no wave, and its map is another one all the same.
+    let wave = u64::try_from(wave.min(plan.waves().max(1))).unwrap_or(u64::MAX);
     let epoch = plan.base().epoch().checked_add(wave).ok_or_else(|| {
         Error::from(out_of_range("epoch", plan.base().epoch(), "below 2^64 less the number of waves"))
     })?;

@@ -126,6 +126,11 @@ pub(super) fn keepable(shape: &Shape, has: &[u32]) -> usize {
     set.len()
 }
 
+/// The moves that the rules demand, whatever the shares are: replicas that are missing or may not stay.
+pub(super) fn demanded(shape: &Shape, current: &Lists) -> u64 {
+    (0..shape.slots).map(|slot| (shape.rf - keepable(shape, current.of(slot))) as u64).sum()
+}
+
 /// The sets that keep what every slot has as far as the rules let it, filled up from `spare` sets.
 pub(super) fn keep(shape: &Shape, current: &Lists, spare: &[u32]) -> Vec<u32> {
     let mut sets = Vec::with_capacity(spare.len());
