@@ -87,6 +87,8 @@ pub(super) struct Got {
     pub(super) headers: HeaderMap,
     pub(super) body: Value,
     pub(super) code: Option<Code>,
+    /// What a refusal says.
+    pub(super) detail: String,
 }
 
 pub(super) async fn bench() -> Bench {
@@ -181,11 +183,12 @@ impl Bench {
         body: Vec<u8>,
     ) -> Got {
         let response = self.raw(method, path, headers, body).await;
-        let code = response.extensions().get::<Problem>().map(Problem::code);
+        let problem = response.extensions().get::<Problem>();
+        let (code, detail) = (problem.map(Problem::code), problem.map_or("", Problem::detail).to_owned());
         let (parts, body) = response.into_parts();
         let bytes = to_bytes(body, 1 << 24).await.unwrap();
         let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-        Got { status: parts.status.as_u16(), headers: parts.headers, body, code }
+        Got { status: parts.status.as_u16(), headers: parts.headers, body, code, detail }
     }
 
     pub(super) async fn get(&self, path: &str) -> Got {
@@ -503,7 +506,9 @@ async fn a_saga_with_a_damaged_log_is_closed_by_a_person_and_its_log_stays_as_it
     );
     assert_eq!(db.execute(&spoil, [&bad]).unwrap(), 1);
     let rows = || -> (i64, i64) {
-        let sql = format!("select count(*), sum(length(records)) from log where rid = {rid}");
+        let sql = format!(
+            "select count(*), sum(length(records)) from log where rid = {rid} and length(records) > 0"
+        );
         db.query_row(&sql, [&bad], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
     };
     let before = rows();
@@ -518,7 +523,7 @@ async fn a_saga_with_a_damaged_log_is_closed_by_a_person_and_its_log_stays_as_it
     };
     let retry = send(&etag, "k1", json!({"action": "retry", "reason": "was it mended?"})).await;
     assert_eq!((retry.status, retry.code), (409, Some(Code::IllegalAction)), "{}", retry.body);
-    assert!(retry.body["detail"].as_str().unwrap().contains("checksum"), "{}", retry.body);
+    assert!(retry.detail.contains("damaged"), "{}", retry.detail);
     let closes = json!({"action": "abandon", "reason": "the ledgers were put right by hand, OPS-7"});
     for time in ["once", "and again, as if the answer was lost"] {
         let closed = send(&etag, "k2", closes.clone()).await;
@@ -532,11 +537,7 @@ async fn a_saga_with_a_damaged_log_is_closed_by_a_person_and_its_log_stays_as_it
     }
     assert_eq!(rows(), before, "what is left of the log is evidence");
     let late = send(&etag, "k3", json!({"action": "retry", "reason": "x"})).await;
-    assert!(
-        late.status == 409 && late.body["detail"].as_str().unwrap().contains("abandoned already"),
-        "{}",
-        late.body
-    );
+    assert!(late.status == 409 && late.detail.contains("abandoned already"), "{}", late.detail);
     assert_eq!(bench.get("/v1/attention").await.body["total"], 0);
     let audit = bench.get("/v1/audit").await.body;
     let lines: Vec<_> =
@@ -586,7 +587,7 @@ async fn a_saga_without_its_definition_is_retried_or_abandoned_by_the_api() {
     assert_eq!((input.status, input.code), (400, Some(Code::BadRequest)), "an input is for a step");
     let retry = bench.act("u-gone", &etag, json!({"action": "retry", "reason": "is it there?"})).await;
     assert_eq!((retry.status, retry.code), (409, Some(Code::IllegalAction)), "{}", retry.body);
-    assert!(retry.body["detail"].as_str().unwrap().contains(why), "{}", retry.body);
+    assert!(retry.detail.contains(why), "{}", retry.detail);
     let bulk = json!({"filter": {"attention": true}, "action": "abandon", "reason": "x", "dry_run": true});
     let count = bench.send("POST", "/v1/sagas/actions", &[], bulk.to_string().into_bytes()).await;
     assert_eq!(count.body["total"], 1, "{}", count.body);

@@ -23,7 +23,7 @@ use crate::error::Code;
 use crate::http::Problem;
 
 /// Sagas of a page: each is loaded whole.
-pub(super) const SAGAS: usize = 20;
+pub(super) const SAGAS: usize = 16;
 
 /// `GET attention`.
 pub(super) async fn show(

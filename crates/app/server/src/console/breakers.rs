@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(seen(), "", "nothing while all are closed");
         (0..2).for_each(|_| open.admit().unwrap().failure());
         held.force_open("moving the <database>", Some(Duration::from_secs(600)));
-        clock.sleep(Duration::from_secs(20)).await;
+        clock.sleep(Duration::from_millis(19_900)).await;
         let html = seen();
         for said in ["http://pay&lt;b&gt;", "2 calls in a row failed", "since ", "next try", "in 40 s"] {
             assert!(html.contains(said), "{said}: {html}");

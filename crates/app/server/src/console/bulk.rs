@@ -34,7 +34,7 @@ pub(super) fn pick(row: &Summary) -> Markup {
     html! {
         span.pick {
             input type="checkbox" form="bulk" id={ "p-" (uid) } name={ (PICK) (uid) } value=(row.next_seq);
-            label.sr for={ "p-" (uid) } { "Choose " (row.id) }
+            label for={ "p-" (uid) } class="sr" { "Choose " (row.id) }
         }
     }
 }

@@ -286,7 +286,7 @@ fn a_step_is_guarded_by_the_policy_that_it_names_and_a_reload_keeps_what_it_know
         let line = reload(&node);
         assert!(line["after"].as_str().unwrap().starts_with("refused"), "{wrong}: {line}");
         eventually(&format!("{says} is in the log"), || node.log()[before..].contains(says).then_some(()));
-        turned_away(wrong);
+        turned_away(&format!("wrong-{}", wrong.len()));
     }
     // Another text is a policy anew, and definitions of the folder that come along may name what comes along.
     std::fs::write(&policies, one.replace("limit = 1", "limit = 2")).unwrap();

@@ -174,6 +174,8 @@ impl Browser {
         let gone = ["stale element reference", "no such element"];
         eventually(&format!("{deed} {css}"), || {
             let id = self.element(css);
+            // By itself the driver brings it into the view by its edge, where what it clicks on may be another element.
+            self.run(&format!("document.querySelector({})?.scrollIntoView({{block: 'center'}})", json!(css)));
             let answer = self.call("POST", &format!("/element/{id}/{deed}"), body);
             match answer {
                 Err(why) if gone.iter().any(|word| why.contains(word)) => None,

@@ -26,8 +26,8 @@ impl Drive {
             Fact::Closed(_) => self.state.is_current(&action),
             _ => self.state.allows(&definition, &action),
         };
-        let allowed = allowed
-            .and_then(|()| if repeats { Ok(()) } else { self.has_room(&action.operation, &fact) });
+        let allowed =
+            allowed.and_then(|()| if repeats { Ok(()) } else { self.has_room(&action.operation, &fact) });
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =

@@ -26,7 +26,8 @@ use crate::fold::{Illegal, Refusal, State};
 use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo};
 use crate::row::row;
 use crate::wire::{
-    self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict, decode, encode,
+    self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict,
+    decode, encode,
 };
 
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.

@@ -111,14 +111,15 @@ async fn nothing_is_asked_where_nobody_would_be() {
     }
 }
 
-/// Its answer came too late to be sent, and so did the cancel: what the question says decides which way the saga goes.
+/// It may have happened before the cancel, so it is tried again under its key; when that says nothing either, it is asked
+/// about, once, and what it says decides which way the saga goes.
 #[tokio::test(start_paused = true)]
 async fn a_pivot_in_flight_when_the_saga_is_cancelled_is_asked_about() {
     let done = ok(json!({"state": "done", "output": {}}));
     let never = ok(json!({"state": "none", "effect": "none"}));
     for (status, completes) in [(done, true), (never, false)] {
         let bench = Bench::of(pivot()).await;
-        bench.remote.script("ship", &[Say::Never]);
+        bench.remote.script("ship", &vec![Say::Never; 8]);
         bench.remote.script("status", std::slice::from_ref(&status));
         let handle = bench.start().await;
         bench.called("ship", 1).await;
@@ -135,7 +136,7 @@ async fn a_pivot_in_flight_when_the_saga_is_cancelled_is_asked_about() {
                 );
             }
         }
-        assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (1, 1));
+        assert_eq!(bench.remote.all("status").len(), 1);
     }
 }
 

@@ -274,6 +274,6 @@ async fn a_seal_that_is_away_is_a_store_that_is_away() {
     let engine = world.engine_on(Arc::new(journal), &order()).await;
     let refused = engine.start("order", json!({}), StartOptions::id("one")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Store);
-    assert!(refused.is_retryable() && refused.to_string().contains("not at hand"), "{refused}");
+    assert!(refused.is_retryable() && format!("{refused:?}").contains("not at hand"), "{refused:?}");
     assert!(world.journal.find("order", "one").await.unwrap().is_none());
 }
