@@ -194,7 +194,7 @@ impl fmt::Debug for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Condvar, mpsc};
 
     use futures_util::poll;
 
@@ -210,14 +210,13 @@ mod tests {
     async fn lists_leave_a_connection_to_those_who_drive_and_look() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(&dir);
-        let (go, (begun, begins)) = (Arc::new(Mutex::new(())), mpsc::channel());
-        let held = go.lock().unwrap_or_else(PoisonError::into_inner);
+        let (go, (begun, begins)) = (Arc::new((Mutex::new(false), Condvar::new())), mpsc::channel());
         let mut lists: Vec<_> = Vec::new();
         for _ in 0..8 {
             let (go, begun) = (Arc::clone(&go), begun.clone());
             let list = store.scan(move |_| {
                 begun.send(()).unwrap();
-                drop(go.lock().unwrap_or_else(PoisonError::into_inner));
+                drop(go.1.wait_while(go.0.lock().unwrap(), |open| !*open).unwrap());
                 Ok(())
             });
             lists.push(Box::pin(list));
@@ -229,7 +228,8 @@ mod tests {
         assert_eq!(store.0.turns.available_permits(), 1, "one is kept free");
         let answer = store.read(|conn| Ok(conn.query_row("select 7", [], |r| r.get::<_, i64>(0)).unwrap()));
         assert_eq!(answer.await.unwrap(), 7);
-        drop(held);
+        *go.0.lock().unwrap() = true;
+        go.1.notify_all();
         for list in lists {
             list.await.unwrap();
         }

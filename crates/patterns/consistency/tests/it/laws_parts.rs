@@ -95,7 +95,8 @@ fn l13_identities_repeat_no_actor_and_epochs_alone_do() {
     let rng = Arc::new(SeededRng::new(3));
     let ours = |what: Disk| {
         block_on(async {
-            let before = disk.borrow().load().await.unwrap();
+            let here = disk.borrow().clone();
+            let before = here.load().await.unwrap();
             backups.borrow_mut().push(before.clone());
             let bytes = match what {
                 Disk::Lost => None,

@@ -87,6 +87,6 @@ async fn an_open_breaker_one_policy_further_in_is_an_outage() {
     assert!(!covers(When::Refused, open()).await);
     // Through boxes and references too, and to any depth.
     let deep: CallError<Box<CallError<Failure>>> = CallError::Inner(Box::new(refused()));
-    assert!(deep.is_refusal() && (&deep).is_refusal() && !Failure::Down.is_refusal());
+    assert!(deep.is_refusal() && Classify::is_refusal(&&deep) && !Failure::Down.is_refusal());
     assert_eq!(deep.verdict(), Verdict::Ignore, "and still no evidence");
 }

@@ -268,6 +268,10 @@ impl<In: DeserializeOwned + Send + 'static> SagaBuilder<In> {
     /// assert_eq!(steps[0].runbook.as_deref(), Some("Ask the carrier."));
     /// # Ok::<(), mainstay_saga::definition::DefinitionError>(())
     /// ```
+    #[allow(
+        clippy::type_complexity,
+        reason = "what it leads to, in full, is what a reader of the signature looks for"
+    )]
     pub fn pivot<I, T, F, Fut>(self, name: &str, input: I, action: F) -> PivotBuilder<(In, fn(I::Value) -> T)>
     where
         I: Inputs,
