@@ -1,7 +1,7 @@
 //! Side-by-side benchmarks: ours, the floor, and the rivals, in one run.
 //!
 //! `cargo xtask bench [NAME] [--smoke]` builds and runs this program. A suite is a module with a `SUITE`;
-//! it gets [`Options`] and fills a [`Section`].
+//! it gets its options and fills a section.
 
 mod child;
 mod consistency;

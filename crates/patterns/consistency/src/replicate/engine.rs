@@ -32,14 +32,12 @@ const OVERHEAD: usize = 64;
 ///
 /// ```
 /// use mainstay_clock::Instant;
-/// use mainstay_consistency::{Actor, ActorId, crdt::AwSet};
-/// use mainstay_consistency::replicate::{AntiEntropy, AntiEntropyConfig, DigestKey};
+/// use mainstay_consistency::{Actor, ActorId, crdt::AwSet, replicate::{AntiEntropy, AntiEntropyConfig, DigestKey}};
 ///
 /// let node = |me: u64| {
 ///     AntiEntropyConfig::builder(me, 100 + me, DigestKey::new([7; 16])).members([1, 2]).build(AwSet::<String>::new())
 /// };
-/// let (mut one, mut two) = (node(1)?, node(2)?);
-/// let mut actor = Actor::new(ActorId::new(1, 1, 0));
+/// let (mut one, mut two, mut actor) = (node(1)?, node(2)?, Actor::new(ActorId::new(1, 1, 0)));
 /// one.change(|set| set.add(&mut actor, "hello".into()))?;
 ///
 /// for (_, message) in one.on_tick(Instant::ZERO) {
