@@ -181,14 +181,17 @@ impl SealedJournal {
         posts.into_iter().map(open).collect()
     }
 
-    fn open_event(&self, page: &mut EventPage, event: JournalEvent) {
+    /// A record that cannot be opened is passed over, as a damaged one is; not while its key is only not at hand.
+    fn open_event(&self, page: &mut EventPage, event: JournalEvent) -> Result<()> {
         let JournalEvent { cursor, saga, id, definition, record, status } = event;
         match self.open_record(&saga, record) {
             Ok(record) => page.events.push(JournalEvent { cursor, saga, id, definition, record, status }),
+            Err(error) if error.is_retryable() => return Err(error),
             Err(error) => {
                 page.unreadable.push(Unreadable { cursor, saga, id, definition, why: error.to_string() });
             }
         }
+        Ok(())
     }
 }
 
@@ -373,7 +376,7 @@ impl Journal for SealedJournal {
         Box::pin(async move {
             let mut page = self.inner.events(after.as_ref(), limit).await?;
             for event in std::mem::take(&mut page.events) {
-                self.open_event(&mut page, event);
+                self.open_event(&mut page, event)?;
             }
             page.unreadable.sort_by_key(|u| u.cursor);
             Ok(page)

@@ -21,13 +21,15 @@ impl Drive {
         let before = self.state.status(&definition);
         let fact = self.fact_of(&action);
         let repeats = self.state.repeats(&definition, &action);
-        let allowed = match &fact {
+        let legal = match &fact {
             _ if repeats => Ok(()),
             Fact::Closed(_) => self.state.is_current(&action),
             _ => self.state.allows(&definition, &action),
         };
-        let allowed =
-            allowed.and_then(|()| if repeats { Ok(()) } else { self.has_room(&action.operation, &fact) });
+        let allowed = match legal {
+            Ok(()) if !repeats => self.has_room(&action.operation, &fact),
+            legal => legal,
+        };
         let message = action.message.clone();
         let (who, name) = (action.who.clone(), action.operation.name());
         let target =

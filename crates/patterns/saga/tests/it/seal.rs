@@ -276,4 +276,12 @@ async fn a_seal_that_is_away_is_a_store_that_is_away() {
     assert_eq!(refused.kind(), ErrorKind::Store);
     assert!(refused.is_retryable() && format!("{refused:?}").contains("not at hand"), "{refused:?}");
     assert!(world.journal.find("order", "one").await.unwrap().is_none());
+
+    // Nor is anything of a stream passed over: what is sealed can be read when the key is back.
+    let engine = world.engine_on(Arc::new(sealed(&world, 9)), &order()).await;
+    engine.start("order", json!({}), StartOptions::id("two")).await.unwrap();
+    let stream = SealedJournal::new(Arc::clone(&world.journal), Arc::new(Away));
+    let refused = stream.events(None, 1_000).await.unwrap_err();
+    assert!(refused.is_retryable(), "{refused}");
+    assert!(sealed(&world, 9).events(None, 1_000).await.unwrap().unreadable.is_empty());
 }
