@@ -1,5 +1,6 @@
 //! Every snippet of the documents, compiled and run.
 
+#[cfg(feature = "sqlite")]
 #[doc = include_str!("../../../../README.md")]
 struct Readme;
 
@@ -13,6 +14,7 @@ struct Sagas;
 struct Console;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[cfg(feature = "redis")]
 #[doc = include_str!("../../../../docs/redis.md")]
 struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
@@ -37,6 +39,7 @@ struct OnEtcd;
 #[cfg(feature = "nats")]
 #[doc = include_str!("../../../../docs/nats.md")]
 struct OnNats;
+#[cfg(feature = "gossip")]
 #[doc = include_str!("../../../../docs/gossip.md")]
 struct OverGossip;
 #[cfg(feature = "postgres")]
@@ -79,6 +82,6 @@ struct Conflicts;
 #[cfg(feature = "documents")]
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
-#[cfg(all(feature = "postgres", feature = "tokens"))]
+#[cfg(all(feature = "mysql", feature = "postgres", feature = "redis", feature = "tokens"))]
 #[doc = include_str!("../../../../docs/sessions.md")]
 struct Sessions;
