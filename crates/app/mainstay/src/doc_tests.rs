@@ -10,8 +10,12 @@ struct PlannedChange;
 #[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
+#[doc = include_str!("../../../../docs/api.md")]
+struct Api;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
+#[doc = include_str!("../../../../docs/operations.md")]
+struct Operations;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
 #[cfg(feature = "redis")]
