@@ -12,10 +12,18 @@ struct PlannedChange;
 struct Sagas;
 #[doc = include_str!("../../../../docs/api.md")]
 struct Api;
+#[doc = include_str!("../../../../docs/README.md")]
+struct Contents;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
 #[doc = include_str!("../../../../docs/operations.md")]
 struct Operations;
+#[doc = include_str!("../../../../docs/participant.md")]
+struct Participants;
+#[doc = include_str!("../../../../docs/terms.md")]
+struct Terms;
+#[doc = include_str!("../../../../docs/failures.md")]
+struct Failures;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
 #[cfg(feature = "redis")]
