@@ -14,6 +14,8 @@ struct Sagas;
 struct Api;
 #[doc = include_str!("../../../../docs/README.md")]
 struct Contents;
+#[doc = include_str!("../../../../docs/backend.md")]
+struct Backends;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
 #[doc = include_str!("../../../../docs/operations.md")]
