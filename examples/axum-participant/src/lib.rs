@@ -1,6 +1,6 @@
 //! A payment service as a participant of sagas: an axum router over one SQLite file.
 //!
-//! What makes it safe is one line, [`perform`]: the fence, the barrier, the charge and the stored reply are one
+//! What makes a repeated delivery harmless is one line, [`perform`]: the fence, the barrier, the charge and the stored reply are one
 //! transaction, committed before the answer.
 
 use std::path::Path;

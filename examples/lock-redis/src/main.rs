@@ -1,7 +1,8 @@
 //! A fenced lock on a quorum of Redis.
 //!
 //! Three servers of our own are started, one of them is killed while the lock is held, an operator breaks the
-//! lock, and what its former holder writes afterwards is refused where the data lives.
+//! lock, and what its former holder writes afterwards is refused where the data lives. `redis-server` must be installed
+//! (`apt-get install redis-server`); without it this says so and ends.
 
 use std::sync::Arc;
 use std::time::Duration;

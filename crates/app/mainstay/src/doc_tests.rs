@@ -1,5 +1,6 @@
 //! Every snippet of the documents, compiled and run.
 
+#[cfg(feature = "sqlite")]
 #[doc = include_str!("../../../../README.md")]
 struct Readme;
 
@@ -9,10 +10,25 @@ struct PlannedChange;
 #[cfg(feature = "definitions")]
 #[doc = include_str!("../../../../docs/saga.md")]
 struct Sagas;
+#[doc = include_str!("../../../../docs/api.md")]
+struct Api;
+#[doc = include_str!("../../../../docs/README.md")]
+struct Contents;
+#[doc = include_str!("../../../../docs/backend.md")]
+struct Backends;
 #[doc = include_str!("../../../../docs/console.md")]
 struct Console;
+#[doc = include_str!("../../../../docs/operations.md")]
+struct Operations;
+#[doc = include_str!("../../../../docs/participant.md")]
+struct Participants;
+#[doc = include_str!("../../../../docs/terms.md")]
+struct Terms;
+#[doc = include_str!("../../../../docs/failures.md")]
+struct Failures;
 #[doc = include_str!("../../../../docs/partition.md")]
 struct Placement;
+#[cfg(feature = "redis")]
 #[doc = include_str!("../../../../docs/redis.md")]
 struct OnRedis;
 #[doc = include_str!("../../../../DESIGN.md")]
@@ -37,6 +53,7 @@ struct OnEtcd;
 #[cfg(feature = "nats")]
 #[doc = include_str!("../../../../docs/nats.md")]
 struct OnNats;
+#[cfg(feature = "gossip")]
 #[doc = include_str!("../../../../docs/gossip.md")]
 struct OverGossip;
 #[cfg(feature = "postgres")]
@@ -79,6 +96,6 @@ struct Conflicts;
 #[cfg(feature = "documents")]
 #[doc = include_str!("../../../../docs/crdt.md")]
 struct ReplicatedTypes;
-#[cfg(all(feature = "postgres", feature = "tokens"))]
+#[cfg(all(feature = "mysql", feature = "postgres", feature = "redis", feature = "tokens"))]
 #[doc = include_str!("../../../../docs/sessions.md")]
 struct Sessions;

@@ -18,10 +18,19 @@
 //! - `gossip` (feature): replicated values over sealed datagrams, with membership.
 //! - `postgres` (feature): leases, session locks and fences on PostgreSQL.
 //! - `sqlite` (feature): the embedded store.
-//! - `definitions` (feature): saga definitions written in TOML.
-//! - `simd` (feature): vectors chosen at run time for rendezvous hashing.
-//! - `http` (feature): the caller of HTTP participants, in [`saga`].
-//! - `tower` (feature): the participant's half as middleware, in [`saga`].
+//!
+//! Features add, and change nothing that compiled without them. Beside one for each backend there are:
+//!
+//! - `definitions`: saga definitions written in TOML.
+//! - `documents`: texts, lists and maps that several people edit at once, in [`consistency`].
+//! - `http`: the caller of HTTP participants, in [`saga`].
+//! - `laws`: the laws of replicated data, to be run over types and merge functions of yours, in [`consistency`].
+//! - `metrics`: the listener of policies that speaks to the facade `metrics`, in [`resilience`].
+//! - `policies`: policies as TOML, with their linter, in [`resilience`].
+//! - `simd`: vectors chosen at run time for rendezvous hashing, in [`partition`].
+//! - `tokens`: session tokens as sealed text, in [`consistency`].
+//! - `tower`: policies as layers, the participant's half of a saga, session tokens in headers and cookies, and the check
+//!   of fencing tokens.
 
 pub use mainstay_clock as clock;
 pub use mainstay_consistency as consistency;

@@ -11,7 +11,8 @@
 //!   somebody new.
 //!
 //! For control planes: flags, addresses, breakers, counts, up to about a million elements in memory. Not a database, no
-//! consensus, no order between nodes, and no promise of how soon.
+//! consensus, no order between nodes, and no promise of how soon. The page `docs/gossip.md` says how it works and what it
+//! needs.
 
 pub mod config;
 mod error;

@@ -6,7 +6,7 @@
 //! - [`gtid`]: reading and writing the texts of global transaction ids.
 //!
 //! Run against MariaDB 10.11; for MySQL 8 the rules are checked by documented examples of GTID sets, and nothing was
-//! run.
+//! run. The page `docs/sessions.md` says what is promised.
 
 mod config;
 mod conn;

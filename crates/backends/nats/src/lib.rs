@@ -6,7 +6,8 @@
 //!   latches.
 //! - [`fence`]: the check of that token where the data lives, if it lives in a stream too.
 //!
-//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
+//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type. The page
+//! `docs/nats.md` has the table of what goes wrong and what follows.
 
 mod api;
 mod board;

@@ -8,7 +8,8 @@
 //! - [`RedisReplicas`]: a primary and its replicas, for sessions that read their own writes from any of them.
 //! - [`fence`]: the check of that token where the data lives.
 //!
-//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type.
+//! What a store here promises is in its `guarantees()`; what it does not is in the documentation of its type. The page
+//! `docs/redis.md` has both side by side, with the keys; `docs/sessions.md` is about replicas.
 
 mod answer;
 mod check;

@@ -4,6 +4,13 @@
 //! is answered for itself. WAL with `synchronous=FULL`, read back on every connection: an answered write
 //! survives power loss, as far as the disk honors a sync. Readers have their own connections and never wait
 //! for the writer. A sync that fails stops the store; a log that was damaged is refused, not read in part.
+//!
+//! - [`SqliteStore`]: one engine per file. A [`Journal`](mainstay_store::Journal), and what stands beside it in the file.
+//! - [`SqliteLeases`]: a [`LeaseStore`](mainstay_store::LeaseStore) in a file of its own, which the processes of one machine
+//!   share.
+//!
+//! Both need a local disk. The page `docs/operations.md` says how to back the files up and what each failure of a disk
+//! leads to.
 
 pub mod barrier;
 mod config;

@@ -17,6 +17,8 @@
 //!
 //! What this is not: a database or consensus. A replica holds everything in memory, up to about a million
 //! elements; no invariant holds across replicas except that of [`crdt::BoundedCounter`].
+//!
+//! How to use it: `docs/sessions.md`, `docs/conflict-resolution.md` and `docs/crdt.md`.
 
 mod actor;
 pub mod crdt;

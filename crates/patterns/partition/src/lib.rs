@@ -25,6 +25,8 @@
 //! | stand behind hot keys or long streams | [`Bounded`] over any of them |
 //! | must agree with clients of another system | [`compat`] |
 //!
+//! How to use them: `docs/partition.md`, and `docs/planned-change.md` for changes of a fleet.
+//!
 //! What a profile answers is frozen: another default, seed or tie rule is a new profile with another fingerprint. A
 //! node that is down is a filter on the owners and never a change of the placement, so nobody else's keys move:
 //!

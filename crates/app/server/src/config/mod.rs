@@ -14,12 +14,17 @@ use toml::de::{DeTable, DeValue};
 
 use crate::error::{Code, Error, Result};
 
-/// Variables of other parts of the binary, which are no keys.
+/// Variables of other parts of the binary, which are no keys; those too that commands under a lease find.
 const NOT_KEYS: &[&str] = &[
     "MAINSTAY_CA",
     "MAINSTAY_CONFIG",
+    "MAINSTAY_CRON_SLOT",
+    "MAINSTAY_FENCING_TOKEN",
     "MAINSTAY_IDENTITY",
+    "MAINSTAY_LEADER_TERM",
     "MAINSTAY_LEASES",
+    "MAINSTAY_LEASE_DEADLINE",
+    "MAINSTAY_LOCK_NAME",
     "MAINSTAY_NAMESPACE",
     "MAINSTAY_SERVER_URL",
     "MAINSTAY_TOKEN",
@@ -279,6 +284,20 @@ mod tests {
         let error = Config::load(None, vars, &[]).unwrap_err();
         assert_eq!(error.code(), Code::UnknownKey);
         assert!(error.chain().contains("did you mean `server.listen`?"), "{error}");
+    }
+
+    /// `mainstay elect node -- mainstay serve`: what the wrapper tells its command was refused as unknown keys.
+    #[test]
+    fn a_node_reads_its_configuration_under_a_lease_of_the_command_line() {
+        let told = [
+            "MAINSTAY_CRON_SLOT",
+            "MAINSTAY_FENCING_TOKEN",
+            "MAINSTAY_LEADER_TERM",
+            "MAINSTAY_LEASE_DEADLINE",
+            "MAINSTAY_LOCK_NAME",
+        ];
+        let config = Config::load(None, env(&told.map(|name| (name, "7"))), &[]).unwrap();
+        assert!(config.entries().all(|(_, _, origin)| *origin == Origin::Default));
     }
 
     #[test]

@@ -82,8 +82,8 @@ pub(crate) enum Repeat {
 /// - An operation is repeated only if it was declared repeatable, and only as often as the budget pays for.
 /// - Local refusals are no evidence for the breaker, are never retried and cost no budget.
 /// - A call that is dropped or panics gives every permit, ticket and pass back.
-/// - A call that succeeds at once takes no lock, allocates nothing and arms no timer; a live percentile, a count window
-///   and a send rate, where they are set, take a short lock each.
+/// - A call that succeeds at once takes no lock, allocates nothing and arms no timer; a live percentile, a count window,
+///   a send rate, and limits that learn or count by key, where they are set, take a short lock each.
 ///
 /// Not guaranteed: that an attempt that was cut off had no effect. Nobody on this side can know; see
 /// [`CallError::was_started`].
