@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(gone(&mut all, idle), ["k06"], "a person holds it");
         all.leaving.clear();
         let rest = gone(&mut all, Duration::from_nanos(950));
-        assert_eq!((rest.len(), rest[0].as_str()), (44, "k02"), "all that were idle, open or not");
+        assert_eq!((rest.len(), rest[0].as_str()), (45, "k02"), "all that were idle, open or not");
         assert!(all.breakers.contains_key("k05") && all.breakers.contains_key("k01"));
     }
 
