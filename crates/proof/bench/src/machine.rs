@@ -32,7 +32,8 @@ fn describe() -> String {
     let kernel = read("/proc/sys/kernel/osrelease");
     let load = load();
     format!(
-        "{cores} cores of {model}, {} GiB, Linux {}, load {load} at the end",
+        "{cores} {} of {model}, {} GiB, Linux {}, load {load} at the end",
+        if cores == 1 { "core" } else { "cores" },
         memory / 1024 / 1024,
         kernel.trim()
     )
