@@ -327,6 +327,24 @@ fn if_w6_the_command_is_told_before_it_is_killed() {
     assert_eq!(holder.code(), Some(75), "although the command ended with 0");
 }
 
+/// A file that was lost or restored gave smaller tokens than before, and nothing could be done about it.
+#[test]
+fn the_epoch_of_a_lease_file_is_in_its_url() {
+    let mut place = Place::new();
+    let file = place.store.clone();
+    let mut token = |setting: &str| -> u64 {
+        place.store = format!("{file}{setting}");
+        let held = place.output("lock", &["x", "-c", "echo $MAINSTAY_FENCING_TOKEN"]);
+        stdout(&held).trim().parse().unwrap_or_else(|_| panic!("{setting}: {}", stderr(&held)))
+    };
+    assert_eq!(token("") >> 48, 0);
+    let raised = token("?epoch=1000");
+    assert_eq!(raised >> 48, 1_000);
+    assert!(token("") > raised, "whoever has no such setting goes on from there");
+    place.store = format!("{file}?epoch=32768");
+    assert_eq!(place.code("lock", &["x", "--", "true"]), 2);
+}
+
 #[test]
 fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let place = Place::new();
