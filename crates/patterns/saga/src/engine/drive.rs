@@ -443,7 +443,7 @@ impl Drive {
         tokio::select! {
             biased;
             Some(end) = self.calls.next(), if !self.calls.is_empty() => {
-                if let Some(leave) = self.ended(end) {
+                if let Some(leave) = self.ended(end).await {
                     return Some(leave);
                 }
             }
@@ -471,7 +471,7 @@ impl Drive {
             () = timer => {}
         }
         while let Some(Some(end)) = self.calls.next().now_or_never() {
-            if let Some(leave) = self.ended(end) {
+            if let Some(leave) = self.ended(end).await {
                 return Some(leave);
             }
         }
@@ -479,11 +479,12 @@ impl Drive {
     }
 
     /// Turns the end of a call into a fact.
-    fn ended(&mut self, end: CallEnd) -> Option<Leave> {
+    async fn ended(&mut self, end: CallEnd) -> Option<Leave> {
         let definition = Arc::clone(&self.registered.definition);
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let fact = match end.result {
             CallResult::Stale => return Some(Leave::Lost),
+            CallResult::Fenced => return Some(self.fenced(&end.at.step).await),
             CallResult::Reported => return None,
             CallResult::Step(verdict, advice) => {
                 let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
@@ -504,6 +505,22 @@ impl Drive {
             }
         };
         self.apply_end(fact).err().map(|illegal| self.aside(&illegal))
+    }
+
+    /// A participant has seen a later claim: somebody else owns the saga. Where the journal knows of no later one it is not
+    /// the journal that the participant heard of, and none of its claims is taken: a person has to look.
+    async fn fenced(&mut self, step: &str) -> Leave {
+        let ours = self.inner.journal.summary(&self.uid).await;
+        if !ours.is_ok_and(|summary| summary.is_some_and(|s| s.epoch == self.epoch)) {
+            return Leave::Lost;
+        }
+        let why = format!(
+            "the participant of step `{step}` has seen a larger fencing token than {}, and this journal has not: it was \
+             restored from a copy, or a copy of it is driven elsewhere; raise the epoch of its store, then read the \
+             saga anew",
+            self.epoch
+        );
+        Leave::Quarantine(Aside::of(why, self.seen))
     }
 
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
