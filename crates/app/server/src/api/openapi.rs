@@ -26,7 +26,11 @@ struct Operation {
 /// What any route may answer: limits, authentication, overload, stopping.
 const ANYWHERE: &[u16] = &[400, 401, 403, 404, 405, 408, 413, 414, 429, 431, 500, 503];
 
+/// An attribute of a saga by its name, which is the caller's.
+const ATTR: &str = "attr.NAME";
+
 const FILTERS: &[&str] = &[
+    ATTR,
     "attention",
     "attempt_gte",
     "attempt_lte",
@@ -138,7 +142,20 @@ fn describe(operation: &Operation) -> Value {
         parameters.push(json!({"name": part, "in": "path", "required": true, "schema": {"type": "string"}}));
     }
     for name in operation.query {
-        parameters.push(json!({"name": name, "in": "query", "schema": {"type": "string"}}));
+        let schema = match *name {
+            // Of an object in this form every property is a parameter.
+            ATTR => json!({
+                "type": "object",
+                "propertyNames": {"pattern": "^attr\\."},
+                "additionalProperties": {"type": "string"},
+            }),
+            _ => json!({"type": "string"}),
+        };
+        let mut parameter = json!({"name": name, "in": "query", "schema": schema});
+        if *name == ATTR {
+            (parameter["style"], parameter["explode"]) = (json!("form"), json!(true));
+        }
+        parameters.push(parameter);
     }
     for name in operation.headers {
         parameters.push(json!({"name": name, "in": "header", "schema": {"type": "string"}}));
@@ -315,6 +332,18 @@ mod tests {
         let listed: BTreeSet<String> = OPERATIONS.iter().map(|o| o.path.to_owned()).collect();
         assert_eq!(routed, listed);
         assert_eq!(document()["paths"].as_object().unwrap().len(), listed.len());
+    }
+
+    #[test]
+    fn if_a10_sagas_are_filtered_by_attributes_of_any_name() {
+        for path in ["/v1/sagas", "/v1/attention"] {
+            let parameters = document()["paths"][path]["get"]["parameters"].clone();
+            let found = parameters.as_array().unwrap().iter().find(|p| p["name"] == "attr.NAME").cloned();
+            let attr = found.unwrap_or_else(|| panic!("{path}: {parameters}"));
+            // Each property of an object in this form is a parameter of its own.
+            assert_eq!((&attr["style"], &attr["explode"]), (&json!("form"), &json!(true)));
+            assert_eq!(attr["schema"]["propertyNames"]["pattern"], "^attr\\.");
+        }
     }
 
     #[test]
