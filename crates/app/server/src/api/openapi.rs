@@ -80,13 +80,13 @@ operations! {
     "get" "/v1/locks/{name}" "A lock: holder, waiters, note" &[], &[], &[200];
     "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
-    "delete" "/v1/locks/{name}" "Release; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/locks/{name}" "Release; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
     "get" "/v1/members/{group}" "Who is in a group; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
     "get" "/v1/members/{group}/{name}" "A member" &[], &[], &[200];
     "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/members/{group}/{name}" "Renew, and replace the metadata" &[], &["If-Match"], &[200, 412, 428];
-    "delete" "/v1/members/{group}/{name}" "Leave; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/members/{group}/{name}" "Leave; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/observe/elections/{name}" "Server-sent events: the leader, whenever it changes" &["after"], &["Last-Event-ID"], &[200];
     "get" "/v1/observe/locks/{name}" "Server-sent events: the holders, whenever they change" &["after"], &["Last-Event-ID"], &[200];
     "get" "/v1/observe/members/{group}" "Server-sent events: a snapshot of a group, then every change" &["after"], &["Last-Event-ID"], &[200];
@@ -249,7 +249,11 @@ fn member_schema() -> Value {
 }
 
 fn step_down_schema() -> Value {
-    json!({"type": "object", "additionalProperties": false, "properties": {"to": {"type": "string"}}})
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {"to": {"type": "string"}, "reason": {"type": "string"}},
+    })
 }
 
 fn dapr_schema() -> Value {
