@@ -14,7 +14,7 @@ use mainstay_store::journal::{Audit, Hash};
 use serde_json::{Value, json};
 
 use crate::api::App;
-use crate::api::json::{engine_problem, reply, store_problem};
+use crate::api::json::{engine_problem, if_match, reply, store_problem};
 use crate::api::query::Query;
 use crate::error::Code;
 use crate::http::{Caller, Fault, Problem, Trace};
@@ -72,9 +72,13 @@ fn answer(status: StatusCode, definition: &Definition) -> Response {
 }
 
 /// The version of what may change under a version of a definition: timeouts, retries, addresses.
-fn etag(definition: &Definition) -> String {
+fn version_tag(definition: &Definition) -> String {
     let text = serde_json::to_value(definition.data()).unwrap_or(Value::Null).to_string();
-    format!("\"{}\"", Hash::of(text.as_bytes()))
+    Hash::of(text.as_bytes()).to_string()
+}
+
+fn etag(definition: &Definition) -> String {
+    format!("\"{}\"", version_tag(definition))
 }
 
 /// Refuses to overwrite what the caller has not seen. The same content again changes nothing.
@@ -82,8 +86,8 @@ fn seen(headers: &HeaderMap, known: Option<&Definition>, new: &Definition) -> Re
     let Some(known) = known.filter(|k| k.hash() == new.hash() && k.data() != new.data()) else {
         return Ok(());
     };
-    match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or("").trim()) {
-        Some(tag) if tag == etag(known) => Ok(()),
+    match if_match(headers) {
+        Some(tag) if tag == version_tag(known) => Ok(()),
         Some(_) => Err(Problem::new(Code::PreconditionFailed, "the definition is another one by now")),
         None => {
             let why =

@@ -15,7 +15,7 @@ use mainstay_store::lease::{LeaseInfo, Released, Transferred};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::json::{parse, reply, store_problem};
+use crate::api::json::{if_match_number, parse, reply, store_problem};
 use crate::api::operation::check_reason;
 use crate::api::query::Query;
 use crate::api::start::idempotency_key;
@@ -102,11 +102,9 @@ pub(super) struct How {
 
 /// The token in `If-Match`.
 pub(super) fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
-    let missing = || Problem::new(Code::PreconditionRequired, "send the token as `If-Match: \"TOKEN\"`");
-    let text = headers.get(header::IF_MATCH).ok_or_else(missing)?.to_str().unwrap_or("").trim();
-    let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-    let number = bare.parse().ok().filter(|_| bare.bytes().all(|b| b.is_ascii_digit()));
-    number.map(FencingToken::new).ok_or_else(|| Problem::new(Code::LeaseGone, "`If-Match` is no token"))
+    let other = Problem::new(Code::LeaseGone, "`If-Match` is no token");
+    let number = if_match_number(headers, "send the token as `If-Match: \"TOKEN\"`", other);
+    number.map(FencingToken::new)
 }
 
 pub(super) fn tagged(mut response: Response, token: FencingToken) -> Response {
