@@ -112,8 +112,9 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Definition, Problem> {
 }
 
 fn refused(error: &DefinitionError) -> Problem {
-    let faults = error.problems().iter();
-    let faults = faults.map(|p| Fault { pointer: String::new(), reason: p.to_string() }).collect();
+    let faults = error.problems().iter().zip(error.pointers());
+    let faults =
+        faults.map(|(problem, at)| Fault { pointer: at.clone(), reason: problem.to_string() }).collect();
     Problem::new(Code::BadDefinition, "the definition is refused; nothing was stored").faults(faults)
 }
 
@@ -134,7 +135,11 @@ async fn put(
         let after = format!("refused: step `{step}`: {why}");
         audit(&app, &caller, &trace, format!("{name}/{}", definition.version()), (String::new(), after))
             .await?;
-        let fault = |(step, why)| Fault { pointer: String::new(), reason: format!("step `{step}`: {why}") };
+        let at = |step: &str| definition.index(step).map_or("/steps".to_owned(), |i| format!("/steps/{i}"));
+        let fault = |(step, why): (String, String)| Fault {
+            pointer: at(&step),
+            reason: format!("step `{step}`: {why}"),
+        };
         let faults = forbidden.into_iter().map(fault).collect();
         let why = "the definition calls an address that is not allowed; nothing was stored";
         return Err(Problem::new(Code::BadDefinition, why).faults(faults));
