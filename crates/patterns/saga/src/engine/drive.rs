@@ -305,10 +305,19 @@ impl Drive {
         active.keep(task);
     }
 
-    /// Turns attempts that a crash cut short into facts.
+    /// Turns attempts that a crash cut short into facts. One that was in flight when a fence refused the claim is made
+    /// again as it is: however often that happens, it spends nothing.
     fn interrupt(&mut self) -> Result<(), Illegal> {
         let now = self.inner.time.now();
+        let fenced = self.was_aside.as_ref().is_some_and(|why| why.starts_with(aside::FENCED));
         for i in 0..self.state.nodes.len() {
+            if fenced {
+                let node = &self.state.nodes[i];
+                let (acts, undoes) =
+                    (node.running.clone().map(Launch::Act), node.undoing.clone().map(Launch::Undo));
+                acts.into_iter().chain(undoes).for_each(|launch| self.start_call(launch));
+                continue;
+            }
             if let Some(at) = self.state.nodes[i].running.clone() {
                 let verdict = Verdict::Unknown {
                     reason: "the process ended during the attempt".to_owned(),
@@ -515,9 +524,10 @@ impl Drive {
             return Leave::Lost;
         }
         let why = format!(
-            "the participant of step `{step}` has seen a larger fencing token than {}, and this journal has not: it was \
-             restored from a copy, or a copy of it is driven elsewhere; raise the epoch of its store, then read the \
-             saga anew",
+            "{}the participant of step `{step}` has seen a larger fencing token than {}, and this journal has not: it \
+             was restored from a copy, or a copy of it is driven elsewhere; raise the epoch of its store, then read \
+             the saga anew",
+            aside::FENCED,
             self.epoch
         );
         Leave::Quarantine(Aside::of(why, self.seen))
@@ -727,19 +737,21 @@ impl Drive {
     }
 
     fn start_calls(&mut self) {
-        for launch in std::mem::take(&mut self.plan.launches) {
-            let (at, call) = match launch {
-                Launch::Act(at) => {
-                    let call = self.action(at.clone());
-                    (at.clone(), self.guarded(Half::Action, &at, call))
-                }
-                Launch::Undo(at) => {
-                    let call = self.undo(at.clone());
-                    (at.clone(), self.guarded(Half::Undo, &at, call))
-                }
-            };
-            self.make(&at, call);
-        }
+        std::mem::take(&mut self.plan.launches).into_iter().for_each(|launch| self.start_call(launch));
+    }
+
+    fn start_call(&mut self, launch: Launch) {
+        let (at, call) = match launch {
+            Launch::Act(at) => {
+                let call = self.action(at.clone());
+                (at.clone(), self.guarded(Half::Action, &at, call))
+            }
+            Launch::Undo(at) => {
+                let call = self.undo(at.clone());
+                (at.clone(), self.guarded(Half::Undo, &at, call))
+            }
+        };
+        self.make(&at, call);
     }
 
     /// Makes a call of an attempt. A report of a remote participant ends it.
