@@ -21,6 +21,7 @@ pub enum Driver {
 /// | `driver` | a thread | group commit |
 /// | `readers` | 2 connections | one for lists and counts, which may take long, one that they leave to those who drive sagas and look at single ones; more reads at once wait in line |
 /// | `max_pages` | none | the disk is the limit |
+/// | `base_epoch` | 0 | raise it when the file was restored from an older copy |
 /// | `max_wal_bytes` | 64 MiB | long enough that checkpoints stay beside the commits, short enough to read back after a crash in a moment |
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -36,6 +37,10 @@ pub struct SqliteConfig {
     /// Length at which the write-ahead log starts over, at least 64 KiB. A reader that stays in it longer
     /// than that can make it grow to more; this is reported.
     pub max_wal_bytes: u64,
+    /// Claims of sagas, and with them the fencing tokens that participants see, are above this many times 2^32, 0 to
+    /// 32767. Larger by one after each restore of the file, every saga is claimed above what it was before. Never
+    /// lower it.
+    pub base_epoch: u16,
 }
 
 impl SqliteConfig {
@@ -48,6 +53,7 @@ impl SqliteConfig {
             readers: 2,
             max_pages: None,
             max_wal_bytes: 64 * 1024 * 1024,
+            base_epoch: 0,
         }
     }
 
@@ -62,6 +68,13 @@ impl SqliteConfig {
     #[must_use]
     pub fn with_max_wal_bytes(mut self, bytes: u64) -> Self {
         self.max_wal_bytes = bytes;
+        self
+    }
+
+    /// The same with claims above those of before a restore.
+    #[must_use]
+    pub fn with_base_epoch(mut self, epoch: u16) -> Self {
+        self.base_epoch = epoch;
         self
     }
 

@@ -498,7 +498,11 @@ const CLAIMABLE: [&str; 3] = [
      order by due limit ?4",
 ];
 
-fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
+/// Bits of a claim epoch below the base: no saga is claimed as often, and a participant that reads its fencing token as a
+/// double still tells one from the next.
+const CLAIM_BITS: u32 = 32;
+
+fn claim(pen: &mut Pen, c: &ClaimRequest, base_epoch: u16) -> Write<Vec<Claimed>> {
     let (conn, now, me) = (&pen.conn, pen.now, &c.claimant);
     extend_node(conn, &me.node, me.incarnation, me.ttl, now)?;
     let mut due = Vec::new();
@@ -512,13 +516,15 @@ fn claim(pen: &mut Pen, c: &ClaimRequest) -> Write<Vec<Claimed>> {
             due.push(row?);
         }
     }
+    let floor = i64::from(base_epoch) << CLAIM_BITS;
     let mut claimed = Vec::with_capacity(due.len());
     for (rid, uid, epoch, strikes) in due {
+        let epoch = epoch.max(floor) + 1;
         conn.prepare_cached(
             "update saga set epoch = ?2, owner = ?3, incarnation = ?4, strikes = ?5, due = ?6 where rid = ?1",
         )?
-        .execute(params![rid, epoch + 1, me.node, int(me.incarnation), strikes + 1, now])?;
-        let epoch = u64::try_from(epoch + 1).unwrap_or(0);
+        .execute(params![rid, epoch, me.node, int(me.incarnation), strikes + 1, now])?;
+        let epoch = u64::try_from(epoch).unwrap_or(0);
         let saga = Uid::new(uid);
         pen.desk.forget(&saga);
         claimed.push(Claimed { saga, epoch, strikes: strikes + 1 });
@@ -640,7 +646,8 @@ impl Journal for SqliteStore {
     }
 
     fn claim(&self, c: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
-        Box::pin(self.0.writer.work(0, move |pen| claim(pen, &c)))
+        let base = self.0.config.base_epoch;
+        Box::pin(self.0.writer.work(0, move |pen| claim(pen, &c, base)))
     }
 
     fn renew_node(&self, node: &str, incarnation: u64, ttl: Duration) -> BoxFuture<'_, Result<bool>> {

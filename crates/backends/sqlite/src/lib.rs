@@ -29,6 +29,6 @@ mod writer;
 
 pub use config::{Driver, SqliteConfig};
 pub use journal::tx;
-pub use leases::SqliteLeases;
+pub use leases::{LeasesBuilder, SqliteLeases};
 pub use store::SqliteStore;
 pub use writer::Writes;

@@ -16,6 +16,8 @@ use crate::{log, open, schema};
 
 /// A shorter log would start over with every few commits.
 const MIN_WAL_BYTES: u64 = 64 * 1024;
+/// As that of lease stores.
+const MAX_BASE_EPOCH: u16 = (1 << 15) - 1;
 /// Steps of SQLite's machine after which a scan looks whether anybody still waits for it: a millisecond or less.
 const LOOK_UP: i32 = 20_000;
 
@@ -49,7 +51,7 @@ pub(crate) struct Shared {
     turns: Arc<Semaphore>,
     /// One less: reads that may look at every saga leave a connection to the others.
     scans: Arc<Semaphore>,
-    config: SqliteConfig,
+    pub(crate) config: SqliteConfig,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
 }
@@ -69,6 +71,10 @@ impl SqliteStore {
         if config.max_wal_bytes < MIN_WAL_BYTES {
             let text =
                 format!("`max_wal_bytes` is {}; allowed: {MIN_WAL_BYTES} or more", config.max_wal_bytes);
+            return Err(Error::new(ErrorKind::ApiMisuse, text));
+        }
+        if config.base_epoch > MAX_BASE_EPOCH {
+            let text = format!("`base_epoch` is {}; allowed: 0 to {MAX_BASE_EPOCH}", config.base_epoch);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
         let lock = LockFile::take(&config.file)?;

@@ -7,14 +7,14 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::routing::post;
 use axum::{Extension, Router};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use mainstay_saga::ErrorKind;
 use mainstay_saga::engine::{ActionRequest, RunAgain, StartOptions};
 use mainstay_saga::wire::{Fact, Operation, decode};
 use mainstay_store::journal::{Hash, Loaded, Uid};
 use serde_json::Value;
 
-use crate::api::json::{engine_problem, parse};
+use crate::api::json::{engine_problem, if_match_number, parse};
 use crate::api::operation::Body;
 use crate::api::start::{accepted, idempotency_key, replay};
 use crate::api::{App, sagas};
@@ -27,11 +27,8 @@ pub(super) fn routes() -> Router<Arc<App>> {
 
 /// The version in `If-Match`.
 fn seen(headers: &HeaderMap) -> Result<u64, Problem> {
-    let missing = || Problem::new(Code::PreconditionRequired, "send the ETag of the saga as `If-Match`");
-    let value = headers.get(header::IF_MATCH).ok_or_else(missing)?;
-    let text = value.to_str().unwrap_or("").trim();
-    let number = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).and_then(|t| t.parse().ok());
-    number.ok_or_else(|| Problem::new(Code::PreconditionFailed, "`If-Match` is no version of this saga"))
+    let other = Problem::new(Code::PreconditionFailed, "`If-Match` is no version of this saga");
+    if_match_number(headers, "send the ETag of the saga as `If-Match`", other)
 }
 
 async fn act(

@@ -14,7 +14,7 @@ use mainstay_store::journal::{Audit, Hash};
 use serde_json::{Value, json};
 
 use crate::api::App;
-use crate::api::json::{engine_problem, reply, store_problem};
+use crate::api::json::{engine_problem, if_match, reply, store_problem};
 use crate::api::query::Query;
 use crate::error::Code;
 use crate::http::{Caller, Fault, Problem, Trace};
@@ -72,9 +72,13 @@ fn answer(status: StatusCode, definition: &Definition) -> Response {
 }
 
 /// The version of what may change under a version of a definition: timeouts, retries, addresses.
-fn etag(definition: &Definition) -> String {
+fn version_tag(definition: &Definition) -> String {
     let text = serde_json::to_value(definition.data()).unwrap_or(Value::Null).to_string();
-    format!("\"{}\"", Hash::of(text.as_bytes()))
+    Hash::of(text.as_bytes()).to_string()
+}
+
+fn etag(definition: &Definition) -> String {
+    format!("\"{}\"", version_tag(definition))
 }
 
 /// Refuses to overwrite what the caller has not seen. The same content again changes nothing.
@@ -82,8 +86,8 @@ fn seen(headers: &HeaderMap, known: Option<&Definition>, new: &Definition) -> Re
     let Some(known) = known.filter(|k| k.hash() == new.hash() && k.data() != new.data()) else {
         return Ok(());
     };
-    match headers.get(header::IF_MATCH).map(|v| v.to_str().unwrap_or("").trim()) {
-        Some(tag) if tag == etag(known) => Ok(()),
+    match if_match(headers) {
+        Some(tag) if tag == version_tag(known) => Ok(()),
         Some(_) => Err(Problem::new(Code::PreconditionFailed, "the definition is another one by now")),
         None => {
             let why =
@@ -108,8 +112,9 @@ fn read(headers: &HeaderMap, body: &[u8]) -> Result<Definition, Problem> {
 }
 
 fn refused(error: &DefinitionError) -> Problem {
-    let faults = error.problems().iter();
-    let faults = faults.map(|p| Fault { pointer: String::new(), reason: p.to_string() }).collect();
+    let faults = error.problems().iter().zip(error.pointers());
+    let faults =
+        faults.map(|(problem, at)| Fault { pointer: at.clone(), reason: problem.to_string() }).collect();
     Problem::new(Code::BadDefinition, "the definition is refused; nothing was stored").faults(faults)
 }
 
@@ -130,7 +135,11 @@ async fn put(
         let after = format!("refused: step `{step}`: {why}");
         audit(&app, &caller, &trace, format!("{name}/{}", definition.version()), (String::new(), after))
             .await?;
-        let fault = |(step, why)| Fault { pointer: String::new(), reason: format!("step `{step}`: {why}") };
+        let at = |step: &str| definition.index(step).map_or("/steps".to_owned(), |i| format!("/steps/{i}"));
+        let fault = |(step, why): (String, String)| Fault {
+            pointer: at(&step),
+            reason: format!("step `{step}`: {why}"),
+        };
         let faults = forbidden.into_iter().map(fault).collect();
         let why = "the definition calls an address that is not allowed; nothing was stored";
         return Err(Problem::new(Code::BadDefinition, why).faults(faults));

@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use mainstay_clock::WallTime;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -35,6 +35,22 @@ pub(crate) fn bytes(status: StatusCode, kind: &'static str, body: impl Into<Body
 /// 400 naming the place: syntax, types, unknown and missing fields.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(body).map_err(|e| Problem::new(Code::BadRequest, e.to_string()))
+}
+
+/// The tag in `If-Match`: in quotes, as RFC 9110 has it and `ETag` shows it, or without. A weak one is none that was given
+/// out here, so it matches nothing.
+pub(crate) fn if_match(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get(header::IF_MATCH)?.to_str().unwrap_or("").trim();
+    Some(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text))
+}
+
+/// The number in `If-Match`.
+///
+/// # Errors
+/// 428 with `missing` when there is no such header, `other` when it has no number.
+pub(crate) fn if_match_number(headers: &HeaderMap, missing: &str, other: Problem) -> Result<u64, Problem> {
+    let tag = if_match(headers).ok_or_else(|| Problem::new(Code::PreconditionRequired, missing))?;
+    tag.parse().ok().filter(|_| tag.bytes().all(|b| b.is_ascii_digit())).ok_or(other)
 }
 
 /// A problem for an error of the engine.

@@ -15,7 +15,8 @@ use mainstay_store::lease::{LeaseInfo, Released, Transferred};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::json::{parse, reply, store_problem};
+use crate::api::json::{if_match_number, parse, reply, store_problem};
+use crate::api::operation::check_reason;
 use crate::api::query::Query;
 use crate::api::start::idempotency_key;
 use crate::api::wait::Wait;
@@ -101,11 +102,9 @@ pub(super) struct How {
 
 /// The token in `If-Match`.
 pub(super) fn token(headers: &HeaderMap) -> Result<FencingToken, Problem> {
-    let missing = || Problem::new(Code::PreconditionRequired, "send the token as `If-Match: \"TOKEN\"`");
-    let text = headers.get(header::IF_MATCH).ok_or_else(missing)?.to_str().unwrap_or("").trim();
-    let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
-    let number = bare.parse().ok().filter(|_| bare.bytes().all(|b| b.is_ascii_digit()));
-    number.map(FencingToken::new).ok_or_else(|| Problem::new(Code::LeaseGone, "`If-Match` is no token"))
+    let other = Problem::new(Code::LeaseGone, "`If-Match` is no token");
+    let number = if_match_number(headers, "send the token as `If-Match: \"TOKEN\"`", other);
+    number.map(FencingToken::new)
 }
 
 pub(super) fn tagged(mut response: Response, token: FencingToken) -> Response {
@@ -268,17 +267,23 @@ async fn release(
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut query = Query::parse(raw.as_deref())?;
-    let force = query.take("force");
-    query.end()?;
+    let force = forced(raw.as_deref())?;
     let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
-    match force.as_deref() {
-        None => give_back(&app, &full, &headers).await,
-        Some("true") => {
-            let token = force_release(&app, &caller, &trace, &full).await?;
-            Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})))
-        }
-        Some(_) => Err(Problem::new(Code::BadQuery, "`force` is true or absent")),
+    let Some(reason) = force else { return give_back(&app, &full, &headers).await };
+    let token = force_release(&app, &caller, &trace, &full, reason).await?;
+    Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})))
+}
+
+/// Why a lease is taken away, if it is: `force=true&reason=WHY`.
+pub(super) fn forced(raw: Option<&str>) -> Result<Option<String>, Problem> {
+    let mut query = Query::parse(raw)?;
+    let (force, reason) = (query.take("force"), query.take("reason"));
+    query.end()?;
+    match (force.as_deref(), reason) {
+        (None, None) => Ok(None),
+        (Some("true"), reason) => Ok(Some(reason.unwrap_or_default())),
+        (None, Some(_)) => Err(Problem::new(Code::BadQuery, "`reason` goes with `force=true`")),
+        (Some(_), _) => Err(Problem::new(Code::BadQuery, "`force` is true or absent")),
     }
 }
 
@@ -291,22 +296,24 @@ pub(super) async fn give_back(app: &App, full: &str, headers: &HeaderMap) -> Res
     Ok(reply(StatusCode::OK, &json!({"released": word})))
 }
 
-/// A person takes a lease away: needs the scope `admin`, and leaves a line in the audit.
+/// A person takes a lease away: needs the scope `admin` and a reason, and leaves a line in the audit.
 ///
 /// # Errors
-/// 403, or what the store says.
+/// 403, 400 without a reason, or what the store says.
 pub(crate) async fn force_release(
     app: &App,
     caller: &Caller,
     trace: &Trace,
     full: &str,
+    reason: String,
 ) -> Result<FencingToken, Problem> {
     if caller.scope < Scope::Admin {
         return Err(Problem::new(Code::Forbidden, "taking a lease away needs scope admin"));
     }
+    check_reason(&reason)?;
     let before = app.desk.inspect(full).await.map_err(|e| store_problem(&e))?;
     let token = app.desk.force(full).await.map_err(|e| store_problem(&e))?;
-    put_line(app, caller, trace, "lease.break", &before, token.get().to_string()).await?;
+    put_line(app, caller, trace, ("lease.break", reason), &before, token.get().to_string()).await?;
     Ok(token)
 }
 
@@ -315,7 +322,7 @@ async fn put_line(
     app: &App,
     caller: &Caller,
     trace: &Trace,
-    action: &str,
+    (action, reason): (&str, String),
     lease: &LeaseInfo,
     after: String,
 ) -> Result<(), Problem> {
@@ -323,7 +330,7 @@ async fn put_line(
         who: caller.name.clone(),
         action: action.to_owned(),
         target: lease.name.clone(),
-        reason: String::new(),
+        reason,
         before: lease.holders.iter().map(|h| h.owner.as_str()).collect::<Vec<_>>().join(", "),
         after,
         request_id: trace.id().to_owned(),
@@ -466,10 +473,12 @@ async fn resign(
 struct StepDown {
     #[serde(default)]
     to: Option<String>,
+    #[serde(default)]
+    reason: String,
 }
 
 /// Hands leadership to a candidate that waits, or takes it from whoever has it. The leader shows its token; anybody else
-/// needs the scope `admin`, and leaves a line in the audit.
+/// needs the scope `admin` and a reason, and leaves a line in the audit.
 async fn step_down(
     State(app): State<Arc<App>>,
     Extension(caller): Extension<Caller>,
@@ -481,7 +490,7 @@ async fn step_down(
     let asked: StepDown = if body.is_empty() { StepDown::default() } else { parse(&body)? };
     let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
     let Some(to) = asked.to else {
-        let token = force_release(&app, &caller, &trace, &full).await?;
+        let token = force_release(&app, &caller, &trace, &full, asked.reason).await?;
         return Ok(reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()})));
     };
     let shown = headers.contains_key(header::IF_MATCH).then(|| token(&headers)).transpose()?;
@@ -489,12 +498,16 @@ async fn step_down(
         let why = "the leader hands over with its token in `If-Match`; without it this needs scope admin";
         return Err(Problem::new(Code::Forbidden, why));
     }
+    if shown.is_none() {
+        check_reason(&asked.reason)?;
+    }
     let before = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
     let stays = |why: String| Err(Problem::new(Code::IllegalAction, format!("{why}; the leader stays")));
     match app.desk.transfer(&full, shown, &to).await.map_err(problem)? {
         Transferred::Moved => {
             if shown.is_none() {
-                put_line(&app, &caller, &trace, "lease.transfer", &before, to.clone()).await?;
+                let what = ("lease.transfer", asked.reason);
+                put_line(&app, &caller, &trace, what, &before, to.clone()).await?;
             }
             Ok(reply(StatusCode::OK, &json!({"moved": true, "to": to})))
         }

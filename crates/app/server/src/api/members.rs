@@ -187,23 +187,20 @@ async fn leave(
     RawQuery(raw): RawQuery,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let mut query = Query::parse(raw.as_deref())?;
-    let force = query.take("force");
-    query.end()?;
+    let force = locks::forced(raw.as_deref())?;
     let of = app.desk.group(&group).map_err(problem)?;
     let full = of.lease(&name).map_err(failed)?;
-    let response = match force.as_deref() {
+    let response = match force {
         None => {
             let incarnation = token(&headers)?;
             app.desk.holds(&full, incarnation).await.map_err(problem)?;
             of.goodbye(&name, incarnation).await.map_err(failed)?;
             locks::give_back(&app, &full, &headers).await?
         }
-        Some("true") => {
-            let token = force_release(&app, &caller, &trace, &full).await?;
+        Some(reason) => {
+            let token = force_release(&app, &caller, &trace, &full, reason).await?;
             reply(StatusCode::OK, &json!({"released": "forced", "token": token.get().to_string()}))
         }
-        Some(_) => return Err(Problem::new(Code::BadQuery, "`force` is true or absent")),
     };
     of.announce();
     Ok(response)

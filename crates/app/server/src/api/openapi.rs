@@ -26,7 +26,11 @@ struct Operation {
 /// What any route may answer: limits, authentication, overload, stopping.
 const ANYWHERE: &[u16] = &[400, 401, 403, 404, 405, 408, 413, 414, 429, 431, 500, 503];
 
+/// An attribute of a saga by its name, which is the caller's.
+const ATTR: &str = "attr.NAME";
+
 const FILTERS: &[&str] = &[
+    ATTR,
     "attention",
     "attempt_gte",
     "attempt_lte",
@@ -76,13 +80,13 @@ operations! {
     "get" "/v1/locks/{name}" "A lock: holder, waiters, note" &[], &[], &[200];
     "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
-    "delete" "/v1/locks/{name}" "Release; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/locks/{name}" "Release; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
     "get" "/v1/members/{group}" "Who is in a group; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
     "get" "/v1/members/{group}/{name}" "A member" &[], &[], &[200];
     "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
     "patch" "/v1/members/{group}/{name}" "Renew, and replace the metadata" &[], &["If-Match"], &[200, 412, 428];
-    "delete" "/v1/members/{group}/{name}" "Leave; with force, take away" &["force"], &["If-Match"], &[200, 412, 428];
+    "delete" "/v1/members/{group}/{name}" "Leave; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/observe/elections/{name}" "Server-sent events: the leader, whenever it changes" &["after"], &["Last-Event-ID"], &[200];
     "get" "/v1/observe/locks/{name}" "Server-sent events: the holders, whenever they change" &["after"], &["Last-Event-ID"], &[200];
     "get" "/v1/observe/members/{group}" "Server-sent events: a snapshot of a group, then every change" &["after"], &["Last-Event-ID"], &[200];
@@ -138,7 +142,20 @@ fn describe(operation: &Operation) -> Value {
         parameters.push(json!({"name": part, "in": "path", "required": true, "schema": {"type": "string"}}));
     }
     for name in operation.query {
-        parameters.push(json!({"name": name, "in": "query", "schema": {"type": "string"}}));
+        let schema = match *name {
+            // Of an object in this form every property is a parameter.
+            ATTR => json!({
+                "type": "object",
+                "propertyNames": {"pattern": "^attr\\."},
+                "additionalProperties": {"type": "string"},
+            }),
+            _ => json!({"type": "string"}),
+        };
+        let mut parameter = json!({"name": name, "in": "query", "schema": schema});
+        if *name == ATTR {
+            (parameter["style"], parameter["explode"]) = (json!("form"), json!(true));
+        }
+        parameters.push(parameter);
     }
     for name in operation.headers {
         parameters.push(json!({"name": name, "in": "header", "schema": {"type": "string"}}));
@@ -232,7 +249,11 @@ fn member_schema() -> Value {
 }
 
 fn step_down_schema() -> Value {
-    json!({"type": "object", "additionalProperties": false, "properties": {"to": {"type": "string"}}})
+    json!({
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {"to": {"type": "string"}, "reason": {"type": "string"}},
+    })
 }
 
 fn dapr_schema() -> Value {
@@ -315,6 +336,18 @@ mod tests {
         let listed: BTreeSet<String> = OPERATIONS.iter().map(|o| o.path.to_owned()).collect();
         assert_eq!(routed, listed);
         assert_eq!(document()["paths"].as_object().unwrap().len(), listed.len());
+    }
+
+    #[test]
+    fn if_a10_sagas_are_filtered_by_attributes_of_any_name() {
+        for path in ["/v1/sagas", "/v1/attention"] {
+            let parameters = document()["paths"][path]["get"]["parameters"].clone();
+            let found = parameters.as_array().unwrap().iter().find(|p| p["name"] == "attr.NAME").cloned();
+            let attr = found.unwrap_or_else(|| panic!("{path}: {parameters}"));
+            // Each property of an object in this form is a parameter of its own.
+            assert_eq!((&attr["style"], &attr["explode"]), (&json!("form"), &json!(true)));
+            assert_eq!(attr["schema"]["propertyNames"]["pattern"], "^attr\\.");
+        }
     }
 
     #[test]

@@ -11,6 +11,17 @@ use crate::redact::Redact;
 /// Longest reason: it stands in the audit for ever.
 pub(crate) const MAX_REASON: usize = 4_096;
 
+/// Refuses what says nothing, and more than the audit takes.
+///
+/// # Errors
+/// 400 naming the field.
+pub(crate) fn check_reason(reason: &str) -> Result<(), Problem> {
+    if reason.trim().is_empty() || reason.len() > MAX_REASON {
+        return Err(Problem::new(Code::BadRequest, "`reason` has 1 to 4096 bytes"));
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Name {
@@ -67,9 +78,7 @@ impl Body {
         if [&self.input, &self.output].into_iter().flatten().any(|payload| redact.has_hidden(payload)) {
             return bad("the payload has a value that is hidden from you as `[hidden]`: send the real one");
         }
-        if self.reason.trim().is_empty() || self.reason.len() > MAX_REASON {
-            return bad("`reason` has 1 to 4096 bytes");
-        }
+        check_reason(&self.reason)?;
         let on_step = matches!(self.action, Name::Resolve | Name::Retry | Name::Skip);
         // A saga that is set aside as a whole is retried as a whole.
         let whole = self.action == Name::Retry && self.input.is_none();

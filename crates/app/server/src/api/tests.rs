@@ -268,7 +268,10 @@ async fn if_a03_a_stale_if_match_changes_nothing() {
     let illegal = bench.act(&uid, &etag, json!({"action": "skip", "step": "nope", "reason": "x"})).await;
     assert_eq!((illegal.status, illegal.code), (409, Some(Code::IllegalAction)));
     let now = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
-    let done = bench.act(&uid, &now, body()).await;
+    let weak = bench.act(&uid, &format!("W/{now}"), body()).await;
+    assert_eq!((weak.status, weak.code), (412, Some(Code::PreconditionFailed)));
+    // As the token of a lease, it may come without its quotes.
+    let done = bench.act(&uid, &now.replace('"', ""), body()).await;
     assert_eq!(done.status, 200, "{:?} {}", done.code, done.body);
     assert_eq!(bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await.body["status"], "completed");
     let audit = bench.get("/v1/audit").await.body;
@@ -701,9 +704,20 @@ async fn a_refused_definition_lists_its_problems_and_stores_nothing() {
     assert_eq!((name.status, name.code), (400, Some(Code::BadRequest)));
     let evil = r#"{"name": "evil", "version": 1, "deadline": "1h", "steps": [
         {"name": "a", "action": "http://169.254.169.254/latest", "no_undo": "reads"}]}"#;
-    let evil = bench.send("PUT", "/v1/definitions/evil", &[], evil.into()).await;
-    assert_eq!((evil.status, evil.code), (422, Some(Code::BadDefinition)));
+    let refused = bench.send("PUT", "/v1/definitions/evil", &[], evil.into()).await;
+    assert_eq!((refused.status, refused.code), (422, Some(Code::BadDefinition)));
     assert_eq!(bench.get("/v1/definitions/evil").await.status, 404);
+    let two =
+        r#"{"name": "evil", "version": 1, "steps": [{"name": "a", "after": ["b"], "no_undo": "reads"}]}"#;
+    for (body, pointers) in [(evil, &["/steps/0"][..]), (two, &["/deadline", "/steps/0/after/0"])] {
+        let response = bench.raw("PUT", "/v1/definitions/evil", &[], body.into()).await;
+        let trace = Trace::of(&HeaderMap::new(), bench.engine.runtime().rng().as_ref());
+        let rendered = response.extensions().get::<Problem>().unwrap().render("/", &trace);
+        let shown = to_bytes(rendered.into_body(), 1 << 20).await.unwrap();
+        let shown: Value = serde_json::from_slice(&shown).unwrap();
+        let errors = shown["errors"].as_array().unwrap();
+        assert_eq!(errors.iter().map(|e| e["pointer"].as_str().unwrap()).collect::<Vec<_>>(), pointers);
+    }
 }
 
 #[tokio::test]

@@ -51,7 +51,10 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     assert_eq!((renewed.status, etag(&renewed)), (200, etag(&first)));
     let missing = bench.send("PATCH", path, &[], Vec::new()).await;
     assert_eq!((missing.status, missing.code), (428, Some(Code::PreconditionRequired)));
-    for wrong in ["\"99999\"", "\"x\"", "\"-1\"", "\"+1\"", ""] {
+    let bare = etag(&first).replace('"', "");
+    let weak = format!("W/{}", etag(&first));
+    assert_eq!(with_token(&bench, "PATCH", path, &bare).await.status, 200, "without its quotes");
+    for wrong in ["\"99999\"", "\"x\"", "\"-1\"", "\"+1\"", "", &weak] {
         let refused = with_token(&bench, "DELETE", path, wrong).await;
         assert_eq!((refused.status, refused.code), (412, Some(Code::LeaseGone)), "{wrong}");
     }
@@ -169,16 +172,26 @@ async fn bad_leases_are_refused_by_name() {
 async fn a_lease_taken_away_burns_its_token_and_is_in_the_audit() {
     let bench = bench().await;
     let held = put(&bench, "/v1/locks/x", &[], ask("a", "2000s")).await;
-    let forced = bench.send("DELETE", "/v1/locks/x?force=true", &[], Vec::new()).await;
-    assert_eq!((forced.status, &forced.body["released"]), (200, &json!("forced")));
+    for (query, code) in [
+        ("force=true", Code::BadRequest),
+        ("force=true&reason=%20", Code::BadRequest),
+        ("reason=gone", Code::BadQuery),
+        ("force=false&reason=gone", Code::BadQuery),
+    ] {
+        let refused = bench.send("DELETE", &format!("/v1/locks/x?{query}"), &[], Vec::new()).await;
+        assert_eq!((refused.status, refused.code), (400, Some(code)), "sec_22 {query}: {}", refused.body);
+    }
+    assert_eq!(bench.get("/v1/locks/x").await.body["holders"][0]["owner"], "a", "nothing was taken away");
+    let forced = bench.send("DELETE", "/v1/locks/x?force=true&reason=host-7%20died", &[], Vec::new()).await;
+    assert_eq!((forced.status, &forced.body["released"]), (200, &json!("forced")), "{}", forced.body);
     let lost = with_token(&bench, "PATCH", "/v1/locks/x", &etag(&held)).await;
     assert_eq!(lost.status, 412);
     let next = put(&bench, "/v1/locks/x", &[], ask("b", "2000s")).await;
     let number = |v: &Value| v.as_str().unwrap().parse::<u64>().unwrap();
     assert!(number(&next.body["token"]) > number(&forced.body["token"]), "{}", next.body);
     let audit = bench.get("/v1/audit").await.body;
-    let line = audit["items"].as_array().unwrap().iter().find(|l| l["action"] == "lease.break");
-    assert_eq!(line.unwrap()["before"], "a", "{audit}");
+    let line = audit["items"].as_array().unwrap().iter().find(|l| l["action"] == "lease.break").unwrap();
+    assert_eq!((&line["before"], &line["reason"]), (&json!("a"), &json!("host-7 died")), "{audit}");
     let list = bench.get("/v1/locks").await.body;
     assert_eq!(list["items"][0]["name"], "x");
 }
@@ -202,7 +215,7 @@ async fn a_leader_is_seen_replaced_and_handed_over() {
     assert_eq!(kept.status, 200, "{}", kept.body);
     assert_eq!(bench.get(path).await.body["value"], "http://n1:2");
 
-    let step = |to: &str| json!({"to": to}).to_string().into_bytes();
+    let step = |to: &str| json!({"to": to, "reason": "n1 is slow"}).to_string().into_bytes();
     let none = bench.send("POST", "/v1/elections/scheduler/step-down", &[], step("n2")).await;
     assert_eq!((none.status, none.code), (409, Some(Code::IllegalAction)), "the leader stays");
     let candidate = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n2", "2000s"));
@@ -244,15 +257,20 @@ async fn if_c12_leadership_is_handed_on_by_the_leader_or_an_admin_only() {
     let third = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n3", "2000s"));
     let taken = async {
         until("one waits", async || bench.get(path).await.body["candidates"] == 1).await;
-        bench.send("POST", step, &[], json!({"to": "n3"}).to_string().into_bytes()).await
+        for silent in [json!({"to": "n3"}), json!({"to": "n3", "reason": ""}), json!({})] {
+            let refused = bench.send("POST", step, &[], silent.to_string().into_bytes()).await;
+            assert_eq!((refused.status, refused.code), (400, Some(Code::BadRequest)), "sec_22 {silent}");
+        }
+        let asked = json!({"to": "n3", "reason": "n2 is slow"});
+        bench.send("POST", step, &[], asked.to_string().into_bytes()).await
     };
     let (third, taken) = tokio::join!(third, taken);
     assert_eq!((third.status, taken.status), (200, 200), "{}", taken.body);
     let audit = bench.get("/v1/audit").await.body;
     assert_eq!(lines(audit.clone()), 1, "{audit}");
     assert_eq!(
-        (&audit["items"][0]["action"], &audit["items"][0]["before"]),
-        (&json!("lease.transfer"), &json!("n2"))
+        (&audit["items"][0]["action"], &audit["items"][0]["before"], &audit["items"][0]["reason"]),
+        (&json!("lease.transfer"), &json!("n2"), &json!("n2 is slow"))
     );
 }
 

@@ -1,4 +1,4 @@
-//! `config check` and `config show`.
+//! `config check`, `config schema` and `config show`.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use clap::Subcommand;
 use serde_json::{Map, json};
 
 use crate::cli::{Output, print};
-use crate::config::{Config, KEYS};
+use crate::config::{Config, KEYS, schema};
 use crate::error::Result;
 
 /// Arguments of `config`.
@@ -24,6 +24,8 @@ pub(crate) struct Args {
 enum Verb {
     /// Check the file and the environment; nothing is started.
     Check,
+    /// Print the JSON Schema of the file, for editors and for checks before a deploy.
+    Schema,
     /// Show every key with its value.
     Show {
         /// Also where each value comes from.
@@ -37,10 +39,15 @@ enum Verb {
 
 /// Runs `config`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
-    let config = Config::load(args.config.as_deref(), std::env::vars(), &[])?;
+    let load = || Config::load(args.config.as_deref(), std::env::vars(), &[]);
     match &args.verb {
-        Verb::Check => print("the configuration is valid\n"),
+        Verb::Check => {
+            load()?;
+            print("the configuration is valid\n")
+        }
+        Verb::Schema => print(&format!("{:#}\n", schema())),
         Verb::Show { origin, output } => {
+            let config = load()?;
             let mut all = Map::new();
             let mut rows = Vec::new();
             for (key, (path, value, from)) in KEYS.iter().zip(config.entries()) {

@@ -49,6 +49,9 @@ enum Verb {
         /// The name again: nobody breaks a lease by accident.
         #[arg(long, value_name = "NAME")]
         confirm: String,
+        /// Why; it is printed with the burned token.
+        #[arg(long, value_name = "WHY")]
+        reason: String,
     },
 }
 
@@ -81,17 +84,25 @@ async fn asked(args: &Args) -> Result<ExitCode> {
             let head = ["NAME", "HOLDER", "TOKEN", "SINCE", "LEFT", "WAITING", "NOTE"];
             args.output.rows(&head, row, &shown(args, &lease))
         }
-        Verb::Break { name, confirm } => {
+        Verb::Break { name, confirm, reason } => {
             if confirm != name {
                 let why = format!("--confirm `{confirm}` is not the name `{name}`: nothing was broken");
                 return Err(Error::new(Code::BadValue, why));
             }
-            broken(args, store.as_ref(), &full(name), name).await
+            if reason.trim().is_empty() {
+                return Err(Error::new(Code::BadValue, "--reason is empty: nothing was broken"));
+            }
+            broken(args, store.as_ref(), &full(name), (name, reason)).await
         }
     }
 }
 
-async fn broken(args: &Args, store: &dyn LeaseStore, full: &str, name: &str) -> Result<ExitCode> {
+async fn broken(
+    args: &Args,
+    store: &dyn LeaseStore,
+    full: &str,
+    (name, reason): (&str, &str),
+) -> Result<ExitCode> {
     let broken = store.break_lease(full).await;
     let token = broken.map_err(|e| failed(format!("`{name}` cannot be broken"), e))?.get().to_string();
     eprintln!(
@@ -99,11 +110,9 @@ async fn broken(args: &Args, store: &dyn LeaseStore, full: &str, name: &str) -> 
          is refused before somebody else writes"
     );
     args.output.rows(
-        &["NAME", "TOKEN"],
-        vec![vec![name.to_owned(), token.clone()]],
-        &json!({
-            "name": name, "token": token,
-        }),
+        &["NAME", "TOKEN", "REASON"],
+        vec![vec![name.to_owned(), token.clone(), reason.to_owned()]],
+        &json!({"name": name, "token": token, "reason": reason}),
     )
 }
 

@@ -13,7 +13,7 @@ use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
 use mainstay_saga::participant::Participant;
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
+use mainstay_sqlite::{SqliteConfig, SqliteLeases, SqliteStore};
 use mainstay_store::{ErrorKind, Journal, LeaseStore};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,10 @@ pub(crate) struct Args {
     /// Folder of the database and the tokens.
     #[arg(long)]
     data: Option<String>,
+    /// Raise by 1000 after the files of the data folder were restored or lost: fencing tokens of sagas and of leases in it
+    /// go on above those of before. Never lower it.
+    #[arg(long, value_name = "N")]
+    epoch: Option<u16>,
     /// Where locks, elections and members are, as `mainstay lock --store`; without it in leases.sqlite of the data folder.
     #[arg(long, value_name = "URL")]
     leases: Option<String>,
@@ -76,6 +80,7 @@ impl Args {
             flags.extend(value.iter().map(|v| (key, flag, v.clone())));
         };
         put("store.data", "data", &self.data);
+        put("store.epoch", "epoch", &self.epoch.map(|n| n.to_string()));
         put("store.leases", "leases", &self.leases);
         put("server.listen", "listen", &self.listen);
         put("saga.definitions", "definitions", &self.definitions);
@@ -266,7 +271,13 @@ fn announce(api: &str, fleet: Option<&Fleet>) {
 /// The store of the data folder; one process at a time.
 fn open_store(config: &Config, rt: &Runtime) -> Result<SqliteStore> {
     let file = Path::new(config.text("store.data")).join("mainstay.db");
-    SqliteStore::open(SqliteConfig::new(&file), rt).map_err(|e| unusable(&file, e))
+    let store = SqliteConfig::new(&file).with_base_epoch(base_epoch(config));
+    SqliteStore::open(store, rt).map_err(|e| unusable(&file, e))
+}
+
+/// Of the files in the data folder.
+fn base_epoch(config: &Config) -> u16 {
+    u16::try_from(config.count("store.epoch")).unwrap_or(u16::MAX)
 }
 
 /// What the API and the console ask of a lease store beside locks.
@@ -288,8 +299,8 @@ async fn open_leases(config: &Config, rt: &Runtime) -> Result<Arc<dyn LeaseStore
         };
     }
     let file = Path::new(config.text("store.data")).join("leases.sqlite");
-    let leases = SqliteLeases::open(&file, Driver::Thread, rt).map_err(|e| unusable(&file, e))?;
-    Ok(Arc::new(leases))
+    let leases = SqliteLeases::builder(&file).base_epoch(base_epoch(config)).open(rt);
+    Ok(Arc::new(leases.map_err(|e| unusable(&file, e))?))
 }
 
 fn unusable(file: &Path, error: mainstay_store::Error) -> Error {

@@ -212,6 +212,12 @@ pub(crate) const KEYS: &[Key] = &[
     ),
     key("store.data", Kind::Text, "mainstay-data", "folder of the database and the tokens"),
     key(
+        "store.epoch",
+        Kind::Count(0, 32_767),
+        "0",
+        "raise by 1000 after the files of the data folder were restored or lost: fencing tokens go on above those of before",
+    ),
+    key(
         "store.leases",
         Kind::Text,
         "",

@@ -3,6 +3,7 @@
 //! An unknown key is refused: a misspelled one would silently keep its default.
 
 mod keys;
+mod schema;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub(crate) use keys::{KEYS, Value, is_reloaded, nearest};
+pub(crate) use schema::schema;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Code, Error, Result};

@@ -13,6 +13,7 @@ use maud::{Markup, html};
 
 use crate::api::json::store_problem;
 use crate::api::locks::{ELECTION, NAMESPACE, force_release, problem, short};
+use crate::api::operation::{MAX_REASON, check_reason};
 use crate::api::query::Query;
 use crate::console::page::{Page, Place};
 use crate::console::visit::Visit;
@@ -220,13 +221,14 @@ pub(super) async fn ask(
     let mut query = Query::parse(raw.as_deref())?;
     let name = query.take("name").ok_or_else(|| Problem::new(Code::BadQuery, "`name` is missing"))?;
     query.end()?;
-    form(&console, &visit, &name, None).await
+    form(&console, &visit, &name, "", None).await
 }
 
 async fn form(
     console: &Console,
     visit: &Visit,
     name: &str,
+    reason: &str,
     wrong: Option<&str>,
 ) -> Result<Response, Problem> {
     let full = Desk::name(NAMESPACE, name).map_err(problem)?;
@@ -244,6 +246,9 @@ async fn form(
             form.stack method="post" action="break" data-once {
                 (parts::form_token(visit))
                 input type="hidden" name="lease" value=(name);
+                label for="reason" { "Reason" }
+                textarea #reason name="reason" rows="3" required maxlength="4000" aria-describedby="asks" { (reason) }
+                p.dim #asks { "Why the holder may not keep it. It stands in the audit." }
                 label for="name" { "Type its name: " code { (name) } }
                 input #name name="name" required autocomplete="off" spellcheck="false";
                 div.go {
@@ -269,12 +274,17 @@ pub(super) async fn submit(
     let mut query = login::fields(&visit.form, &body)?;
     let name = query.take("lease").ok_or_else(|| Problem::new(Code::BadQuery, "`lease` is missing"))?;
     let typed = query.take("name").unwrap_or_default();
+    let reason = query.take("reason").unwrap_or_default();
     query.end()?;
-    if typed.trim() != name {
-        let wrong = format!("Type the name, {name}, to show that you mean it.");
-        return form(&console, &visit, &name, Some(&wrong)).await;
+    let wrong = match check_reason(&reason) {
+        _ if typed.trim() != name => Some(format!("Type the name, {name}, to show that you mean it.")),
+        Err(_) => Some(format!("Say why, in at most {MAX_REASON} bytes.")),
+        Ok(()) => None,
+    };
+    if let Some(wrong) = wrong {
+        return form(&console, &visit, &name, &reason, Some(&wrong)).await;
     }
     let full = Desk::name(NAMESPACE, &name).map_err(problem)?;
-    let burned = force_release(&console.app, &visit.caller, &trace, &full).await?.get();
+    let burned = force_release(&console.app, &visit.caller, &trace, &full, reason).await?.get();
     Ok(see_other(&format!("../{}?did={}&burned={burned}", home(&name).0, words::encode(&name))))
 }

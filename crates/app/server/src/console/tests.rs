@@ -702,7 +702,13 @@ async fn locks_and_elections_show_who_holds_and_are_taken_away_by_their_typed_na
     let mut forged = fields.clone();
     forged.insert("form".to_owned(), "forged".to_owned());
     assert_eq!(bench.submit(&path, &forged).await.status, 403);
+    for silent in ["", "  "] {
+        fields.insert("reason".to_owned(), silent.to_owned());
+        let wrong = bench.submit(&path, &fields).await;
+        assert!(wrong.status == 422 && wrong.body.contains("Say why"), "sec_22: {}", wrong.body);
+    }
     assert!(bench.get("locks").await.body.contains(&token.to_string()), "nothing was taken away");
+    fields.insert("reason".to_owned(), "host-7 died".to_owned());
     let done = bench.submit(&path, &fields).await;
     assert_eq!((done.status, done.location.starts_with("../locks?did=")), (303, true), "{}", done.location);
     let told = done.location.trim_start_matches("../");

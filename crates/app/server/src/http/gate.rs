@@ -17,6 +17,7 @@ use mainstay_clock::Runtime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
+use tracing::Instrument as _;
 
 use crate::error::Code;
 use crate::http::{Access, Problem, Trace, guard, preferred_wait};
@@ -113,7 +114,9 @@ impl Gate {
         let uri = request.uri().clone();
         let page = (self.pages.is_page)(&uri, request.headers());
         let method = request.method().clone();
-        let answer = match self.pass(peer, request, &trace).await {
+        // Whatever is logged on the way, deep below too, is found by the trace that the caller was told.
+        let span = tracing::error_span!("request", trace = trace.id());
+        let answer = match self.pass(peer, request, &trace).instrument(span).await {
             Ok(response) => response,
             Err(problem) => problem.into_response(),
         };

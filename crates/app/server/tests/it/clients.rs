@@ -119,7 +119,7 @@ fn sec_05_a_certificate_is_an_actor_with_the_scope_it_is_bound_to() {
         assert_eq!(status(&mut other, "/version", &bearer), "200");
     }
     // Who did it, in the audit; read by the command line, which presents a certificate too.
-    let taken = "DELETE /v1/locks/x?force=true";
+    let taken = "DELETE /v1/locks/x?force=true&reason=tried";
     assert_eq!(ask(&mut ops, taken, "").unwrap().0, "200");
     assert_eq!(ask(&mut as_client(Some("other.example")), taken, &bearer).unwrap().0, "200");
     let server = format!("https://localhost:{}", node.address.rsplit(':').next().unwrap());

@@ -153,6 +153,31 @@ fn the_time_of_a_run_is_kept_after_its_end_though_nobody_lives_to_keep_it() {
     assert_eq!(place.text("log"), "ran\n");
 }
 
+/// Only with `--once` was it said that a slot was not run: a schedule whose runs took too long lost every other slot without
+/// a word.
+#[test]
+fn a_scheduler_says_which_slots_it_drops_and_why() {
+    let start = |place: &Place, words: &[&str], name: &str| {
+        let said = std::fs::File::create(place.0.path().join(name)).unwrap();
+        let mut command = place.cron(&[&["--every", "200ms", "--ttl", "2m"], words].concat());
+        Running(command.stdout(Stdio::null()).stderr(said).spawn().unwrap())
+    };
+    let says = |place: &Place, names: &[&str], text: &str| {
+        eventually(text, || names.iter().map(|name| place.text(name)).find(|said| said.contains(text)))
+    };
+    let kept = Place::new();
+    let _alone = start(&kept, &["--at-least", "1h", "-c", "echo ran >> log"], "said");
+    let said = says(&kept, &["said"], "is kept for another");
+    assert!(said.contains("mainstay: not run for ") && said.contains("it is dropped"), "{said}");
+    assert_eq!(kept.text("log"), "ran\n");
+
+    let long = Place::new();
+    let until_told = "while [ ! -e stop ]; do sleep 0.01; done";
+    let _both = ["one", "two"].map(|name| start(&long, &["-c", until_told], name));
+    says(&long, &["one", "two"], "an earlier run goes on at ");
+    std::fs::write(long.0.path().join("stop"), "").unwrap();
+}
+
 #[test]
 fn what_cannot_hold_is_a_usage_error() {
     let place = Place::new();

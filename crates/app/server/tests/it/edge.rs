@@ -63,6 +63,23 @@ fn if_h08_a_trace_is_taken_over_and_a_malformed_one_replaced() {
     assert_ne!(answer.json()["trace_id"], trace);
 }
 
+/// Problems said "see the log for the trace id", and the lines of the log had none.
+#[test]
+fn if_h08_what_failed_is_in_the_log_under_the_trace_of_its_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start(dir.path(), &[]);
+    let db = rusqlite::Connection::open(dir.path().join("mainstay.db")).unwrap();
+    db.busy_timeout(PATIENCE).unwrap();
+    db.execute_batch("alter table audit rename to gone").unwrap();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let given = format!("00-{trace}-00f067aa0ba902b7-01");
+    let failed = node.send(&Request::new("GET", "/v1/audit").header("traceparent", &given));
+    assert_eq!((failed.status, failed.json()["trace_id"].as_str()), (503, Some(trace)), "{}", failed.text());
+    let found = || node.log().lines().find(|l| l.contains("the journal failed")).map(str::to_owned);
+    let line = eventually("the failure is logged", found);
+    assert!(line.contains(trace) && line.contains("no such table"), "{line}");
+}
+
 #[test]
 fn a_stop_by_signal_is_quick_also_with_a_silent_client() {
     let dir = tempfile::tempdir().unwrap();

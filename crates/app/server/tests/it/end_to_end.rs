@@ -223,3 +223,41 @@ fn a_cancel_said_twice_is_no_mistake_and_one_of_what_is_completed_is() {
     let refused = post(completed["uid"].as_str().unwrap(), cancels);
     assert_eq!(refused.status, 409, "{}", refused.text());
 }
+
+/// A folder that was restored from a copy: its participants had seen later claims. Sagas turned back then.
+#[test]
+fn a_saga_of_a_restored_folder_waits_until_the_epoch_is_raised() {
+    let dir = tempfile::tempdir().unwrap();
+    let token = |head: &str| -> u64 { header(head, "fencing-token").unwrap().parse().unwrap() };
+    let service = Recorder::start(move |head| match token(head) > 7 << 32 {
+        true => reply("200 OK", "", "{\"ok\":true}"),
+        false => reply("412 Precondition Failed", "", ""),
+    });
+    let definition = order(&service.origin);
+    let mut before = node(dir.path(), &service.origin, &definition);
+    let lock = |node: &Node, name: &str| -> u64 {
+        let put = Request::new("PUT", &format!("/v1/locks/{name}"));
+        let held = node.send(&put.body("{\"owner\": \"a\", \"ttl\": \"1h\"}"));
+        held.json()["token"].as_str().unwrap_or_else(|| panic!("{}", held.text())).parse().unwrap()
+    };
+    let first = lock(&before, "x");
+    let post = Request::new("POST", "/v1/sagas").header("idempotency-key", "k");
+    let uid =
+        before.send(&post.body("{\"definition\": \"order\"}")).json()["uid"].as_str().unwrap().to_owned();
+    let waits = before.settled(&uid);
+    let why = waits["error"].as_str().unwrap_or_default();
+    assert!(waits["status"] == "needs_attention" && why.contains("raise the epoch"), "{waits}");
+    assert_eq!(service.seen().len(), 1, "nothing is repeated, nothing is turned back");
+    before.stop();
+
+    let mut command = serve(dir.path(), &service.origin, &definition);
+    command.args(["--epoch", "7"]);
+    let node = Node::spawn(command);
+    assert!(lock(&node, "y") >= first + (7 << 48), "tokens of leases are above those of before too");
+    // As the page of operations says it.
+    let all = ["status=needs_attention", "error~=fenced:", "--reason", "the epoch is raised", "--yes"];
+    let (fine, said) = saga(&node, &[&["bulk", "retry"][..], &all].concat());
+    assert!(fine && said["done"] == 1, "{said}");
+    assert_eq!(node.settled(&uid)["status"], "completed");
+    assert!(service.seen().iter().skip(1).all(|(head, _)| token(head) == (7 << 32) + 1));
+}

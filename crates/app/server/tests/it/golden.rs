@@ -81,6 +81,7 @@ fn the_description_of_the_api() {
 #[test]
 fn the_keys_of_the_configuration_and_the_codes() {
     golden("config.json", &stdout(&run(&["config", "show", "--origin", "-o", "json"])));
+    golden("config-schema.json", &stdout(&run(&["config", "schema"])));
     golden("codes.txt", &stdout(&run(&["explain"])));
 }
 

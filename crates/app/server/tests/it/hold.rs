@@ -327,6 +327,24 @@ fn if_w6_the_command_is_told_before_it_is_killed() {
     assert_eq!(holder.code(), Some(75), "although the command ended with 0");
 }
 
+/// A file that was lost or restored gave smaller tokens than before, and nothing could be done about it.
+#[test]
+fn the_epoch_of_a_lease_file_is_in_its_url() {
+    let mut place = Place::new();
+    let file = place.store.clone();
+    let mut token = |setting: &str| -> u64 {
+        place.store = format!("{file}{setting}");
+        let held = place.output("lock", &["x", "-c", "echo $MAINSTAY_FENCING_TOKEN"]);
+        stdout(&held).trim().parse().unwrap_or_else(|_| panic!("{setting}: {}", stderr(&held)))
+    };
+    assert_eq!(token("") >> 48, 0);
+    let raised = token("?epoch=1000");
+    assert_eq!(raised >> 48, 1_000);
+    assert!(token("") > raised, "whoever has no such setting goes on from there");
+    place.store = format!("{file}?epoch=32768");
+    assert_eq!(place.code("lock", &["x", "--", "true"]), 2);
+}
+
 #[test]
 fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let place = Place::new();
@@ -335,9 +353,11 @@ fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let words = [&renews[..], &["x", "-c", "echo up > up; exec sleep 1000"]].concat();
     let holder = place.wrapper("lock", &words);
     place.wait_for("up");
-    let broken = place.output("lease", &["break", "x", "--confirm", "x", "-o", "json"]);
+    let broken =
+        place.output("lease", &["break", "x", "--confirm", "x", "--reason", "host-7 died", "-o", "json"]);
     let shown: serde_json::Value = serde_json::from_slice(&broken.stdout).unwrap();
     assert!(shown["token"].as_str().unwrap().parse::<u64>().unwrap() > 0, "{shown}");
+    assert_eq!(shown["reason"], "host-7 died");
     let said = holder.stderr();
     assert!(said.contains("lost") && said.contains("ended by force"), "{said}");
 
@@ -345,7 +365,7 @@ fn if_w6_a_broken_lease_ends_the_job_and_on_lost_none_lets_it_go_on() {
     let words = [&renews[..], &["--on-lost", "none", "y", "-c", job]].concat();
     let mut holder = place.wrapper("lock", &words);
     place.wait_for("up2");
-    assert_eq!(place.code("lease", &["break", "y", "--confirm", "y"]), 0);
+    assert_eq!(place.code("lease", &["break", "y", "--confirm", "y", "--reason", "tried"]), 0);
     // Held by another while the first job goes on: what the option says.
     assert_eq!(place.code("lock", &["y", "--", "true"]), 0);
     std::fs::write(place.file("go"), "").unwrap();
@@ -548,7 +568,13 @@ fn a_lease_is_listed_inspected_and_broken_only_by_its_name() {
     assert!(shown[0]["holders"][0]["left_ms"].as_u64().unwrap() > 0, "{shown}");
     let table = stdout(&place.output("lease", &["inspect", "backup"]));
     assert!(table.contains("backup") && table.contains("nightly"), "{table}");
-    assert_eq!(place.code("lease", &["break", "backup", "--confirm", "bakcup"]), 2);
+    for silent in [
+        &["--confirm", "bakcup", "--reason", "x"][..],
+        &["--confirm", "backup"],
+        &["--confirm", "backup", "--reason", " "],
+    ] {
+        assert_eq!(place.code("lease", &[&["break", "backup"], silent].concat()), 2, "sec_22 {silent:?}");
+    }
     assert_eq!(place.code("lock", &["-n", "backup", "--", "true"]), 124, "nothing was broken");
     assert_eq!(
         place.code("lock", &["-n", "--namespace", "other", "backup", "--", "true"]),

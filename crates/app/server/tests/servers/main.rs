@@ -446,7 +446,7 @@ fn meets(store: &str, nodes: &[Redis], key: &str) {
     // A majority is enough for us; the rest follows.
     until("it is on every server", || all(&["EXISTS", key]) == same("1"));
     assert_eq!(all(&["SET", key, "theirs", "NX", "PX", "60000"]), same(""), "{store}: ours holds it");
-    let broken = run(store, "lease", &["break", "job", "--confirm", "job"]);
+    let broken = run(store, "lease", &["break", "job", "--confirm", "job", "--reason", "tried"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
     assert_eq!(holder.code(), Some(75));
 }
@@ -489,7 +489,7 @@ fn excludes(store: &str) {
     let third = run(store, "lock", &["-n", "x", "-c", "echo $FENCING_TOKEN"]);
     assert!(token(&third) > token(&first), "free again at once, and outranked");
     let holder = Wrapper::holds(store, "x");
-    let broken = run(store, "lease", &["break", "x", "--confirm", "x"]);
+    let broken = run(store, "lease", &["break", "x", "--confirm", "x", "--reason", "tried"]);
     assert!(broken.status.success(), "{}", String::from_utf8_lossy(&broken.stderr));
     assert_eq!(holder.code(), Some(75), "the job of a broken lease is ended");
 }

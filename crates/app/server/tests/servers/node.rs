@@ -145,7 +145,7 @@ pub(crate) fn serves(store: &str, restart: Restart) {
     // And the other way: what a command holds keeps the API out.
     let holder = Wrapper::holds(store, "api");
     assert_eq!(node.ask("PUT /v1/locks/api", None, &wanted("a")).0, 409);
-    let (status, freed) = node.ask("DELETE /v1/locks/api?force=true", None, &Value::Null);
+    let (status, freed) = node.ask("DELETE /v1/locks/api?force=true&reason=tried", None, &Value::Null);
     assert!(status == 200 && number(&freed["token"]) > 0, "{freed}");
     assert_eq!(holder.code(), Some(75));
 }

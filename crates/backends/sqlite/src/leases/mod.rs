@@ -37,7 +37,8 @@ use scout::Scout;
 /// in every token and the epoch of the next boot keep them growing. Waiters are served in the order in which
 /// they came, across processes. After a sync that failed this handle refuses everything: nobody knows what the
 /// file holds until it is opened again. Not guaranteed: anything on a network file system; that damage to the
-/// file's log is told from its end (a [`SqliteStore`](crate::SqliteStore) looks: it alone writes its file).
+/// file's log is told from its end (a [`SqliteStore`](crate::SqliteStore) looks: it alone writes its file); that tokens
+/// grow over a file that was lost or restored from a copy, without a larger [`base_epoch`](LeasesBuilder::base_epoch).
 ///
 /// ```
 /// use mainstay_clock::Runtime;
@@ -65,22 +66,78 @@ struct Shared {
     scout: Scout,
 }
 
+/// Opens a lease file with other settings.
+///
+/// # Defaults
+/// | setting | default | why |
+/// |---|---|---|
+/// | `driver` | a thread | callers that come together share a sync |
+/// | `base_epoch` | 0 | raise it after the file was lost or restored from an older copy, or when names move here from another store |
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct LeasesBuilder {
+    file: PathBuf,
+    driver: Driver,
+    base_epoch: u16,
+}
+
+impl LeasesBuilder {
+    /// Who runs the transactions. The inline driver is for virtual time.
+    pub fn driver(mut self, driver: Driver) -> Self {
+        self.driver = driver;
+        self
+    }
+
+    /// Added to the number of boots in the epoch of every token, its upper 15 bits. The file counts boots from when it
+    /// was made, so raise this by more than there may have been: by 1000 each time, say. Never lower it.
+    pub fn base_epoch(mut self, epoch: u16) -> Self {
+        self.base_epoch = epoch;
+        self
+    }
+
+    /// Opens or creates the file; its folder must exist.
+    ///
+    /// # Errors
+    /// As [`SqliteLeases::open`], and `ApiMisuse` when base and boots are more than 32767 together.
+    pub fn open(self, rt: &Runtime) -> Result<SqliteLeases> {
+        let Self { file, driver, base_epoch } = self;
+        let conn = open::open(&file, true)?;
+        // Checkpoints are ours: a commit that makes one hides whether its sync failed.
+        conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
+        let clock = Arc::clone(rt.clock());
+        rows::prepare(&conn, clock.now(), base_epoch)?;
+        let origin = rt.rng().next_u64().cast_signed();
+        let combiner = Combiner::new(conn, driver, clock, origin, base_epoch);
+        let scout = Scout::new(origin);
+        Ok(SqliteLeases(Arc::new(Shared { file, combiner, rt: rt.clone(), scout })))
+    }
+}
+
 impl SqliteLeases {
+    /// Settings for a lease file.
+    ///
+    /// ```
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_sqlite::SqliteLeases;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let (dir, rt) = (tempfile::tempdir().unwrap(), Runtime::system());
+    /// let restored = SqliteLeases::builder(dir.path().join("leases.db")).base_epoch(1_000);
+    /// restored.open(&rt).unwrap();
+    /// let refused = SqliteLeases::builder(dir.path().join("other.db")).base_epoch(40_000).open(&rt);
+    /// assert_eq!(refused.unwrap_err().kind(), mainstay_store::ErrorKind::ApiMisuse);
+    /// # });
+    /// ```
+    pub fn builder(file: impl AsRef<Path>) -> LeasesBuilder {
+        LeasesBuilder { file: file.as_ref().to_owned(), driver: Driver::Thread, base_epoch: 0 }
+    }
+
     /// Opens or creates the file; its folder must exist. The inline driver is for virtual time.
     ///
     /// # Errors
     /// `NewerVersion`, `Corrupt`, `Unsupported` when SQLite does not take the durable settings, `Unavailable` and `Full`.
     pub fn open(file: impl AsRef<Path>, driver: Driver, rt: &Runtime) -> Result<Self> {
-        let file = file.as_ref().to_owned();
-        let conn = open::open(&file, true)?;
-        // Checkpoints are ours: a commit that makes one hides whether its sync failed.
-        conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
-        let clock = Arc::clone(rt.clock());
-        rows::prepare(&conn, clock.now())?;
-        let origin = rt.rng().next_u64().cast_signed();
-        let combiner = Combiner::new(conn, driver, clock, origin);
-        let scout = Scout::new(origin);
-        Ok(Self(Arc::new(Shared { file, combiner, rt: rt.clone(), scout })))
+        Self::builder(file).driver(driver).open(rt)
     }
 
     /// One transaction over the operations in `scope`.

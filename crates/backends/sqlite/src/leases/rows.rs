@@ -49,6 +49,8 @@ const KEPT: i64 = 1_024;
 const SWEEP: i64 = 64;
 /// Bits of a token below its epoch.
 const COUNTER_BITS: u32 = 48;
+/// Largest epoch: a token is a positive number of 64 bits.
+const MAX_EPOCH: i64 = (1 << 15) - 1;
 
 /// The kernel's name of this boot of the machine.
 fn boot_id() -> Result<String> {
@@ -59,8 +61,8 @@ fn boot_id() -> Result<String> {
     std::fs::read_to_string("/proc/sys/kernel/random/boot_id").map_err(unknown).map(|id| id.trim().to_owned())
 }
 
-/// Makes the tables, and gives what another boot left a full ttl of grace.
-pub(super) fn prepare(conn: &Connection, now: Instant) -> Result<()> {
+/// Makes the tables, and gives what another boot left a full ttl of grace. The epoch of tokens is `base` and the boots.
+pub(super) fn prepare(conn: &Connection, now: Instant, base: u16) -> Result<()> {
     let version: i64 = conn.query_row("pragma user_version", [], |r| r.get(0)).map_err(store_error)?;
     if version > VERSION {
         let text = format!("the lease file has schema version {version}; this program knows up to {VERSION}");
@@ -107,7 +109,15 @@ pub(super) fn prepare(conn: &Connection, now: Instant) -> Result<()> {
         // Nothing was changed, or the commit failed and says so.
         let _ = conn.execute_batch("rollback");
         store_error(e)
-    })
+    })?;
+    let boots: i64 = conn.query_row("select epoch from meta", [], |r| r.get(0)).map_err(store_error)?;
+    if boots.saturating_add(base.into()) > MAX_EPOCH {
+        let text = format!(
+            "`base_epoch` is {base} and the file knows of {boots} boots; allowed: {MAX_EPOCH} together"
+        );
+        return Err(Error::new(ErrorKind::ApiMisuse, text));
+    }
+    Ok(())
 }
 
 /// Which operations a request may see and change: those that share a name with it.
@@ -174,14 +184,16 @@ fn natural(n: i64) -> u64 {
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn begin(conn: &'a Connection, clock: &dyn Clock) -> rusqlite::Result<Self> {
+    /// `base` is added to the epoch of the file.
+    pub(super) fn begin(conn: &'a Connection, clock: &dyn Clock, base: u16) -> rusqlite::Result<Self> {
         let (epoch, token, arrivals): (i64, i64, i64) = conn
             .prepare_cached("select epoch, token, arrivals from meta")?
             .query_row([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))?;
         // A clock that went back costs nothing: the stored token is the floor then.
         let wall = clock.wall().unix_millis();
         let micros = natural(wall).saturating_mul(1_000);
-        let floor = (natural(epoch) << COUNTER_BITS) | ((micros / 16) & ((1 << COUNTER_BITS) - 1));
+        let floor = ((natural(epoch) + u64::from(base)) << COUNTER_BITS)
+            | ((micros / 16) & ((1 << COUNTER_BITS) - 1));
         let token = FencingToken::new(natural(token).max(floor));
         Ok(Self {
             conn,

@@ -12,3 +12,4 @@ mod field;
 mod leases;
 mod power;
 mod recipes;
+mod restore;

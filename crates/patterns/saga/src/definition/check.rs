@@ -107,17 +107,38 @@ pub enum Problem {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DefinitionError {
     problems: Vec<Problem>,
+    pointers: Vec<String>,
 }
 
 impl DefinitionError {
     pub(super) fn one(problem: Problem) -> Self {
-        Self { problems: vec![problem] }
+        Self { problems: vec![problem], pointers: vec![String::new()] }
+    }
+
+    fn add(&mut self, pointer: String, problem: Problem) {
+        self.problems.push(problem);
+        self.pointers.push(pointer);
     }
 
     /// The problems.
     #[must_use]
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// Where each of them is: JSON pointers (RFC 6901) into the definition, in the order of the problems. Empty, which is
+    /// all of it, for a text that cannot be read.
+    ///
+    /// ```
+    /// use mainstay_saga::definition::Definition;
+    ///
+    /// let text = r#"{"name": "order", "version": 1, "no_deadline": true, "steps": [{"name": "pay", "after": ["cart"]}]}"#;
+    /// let refused = Definition::from_json(text.as_bytes()).unwrap_err();
+    /// assert_eq!(refused.pointers(), ["/steps/0/after/0", "/steps/0/undo"]);
+    /// ```
+    #[must_use]
+    pub fn pointers(&self) -> &[String] {
+        &self.pointers
     }
 }
 
@@ -137,26 +158,28 @@ impl From<DefinitionError> for crate::Error {
 }
 
 pub(super) fn build(data: DefinitionData) -> Result<Definition, DefinitionError> {
-    let mut problems = Vec::new();
-    check_head(&data, &mut problems);
-    let index = check_names(&data, &mut problems);
-    let after = edges(&data, &index, &mut problems);
+    let mut found = DefinitionError { problems: Vec::new(), pointers: Vec::new() };
+    check_head(&data, &mut found);
+    let index = check_names(&data, &mut found);
+    let after = edges(&data, &index, &mut found);
     let steps = data
         .steps
         .iter()
         .enumerate()
-        .map(|(i, step)| build_step(&data, step, &after, i, &mut problems))
+        .map(|(i, step)| build_step(&data, step, &after, i, &mut found))
         .collect::<Vec<_>>();
-    if problems.is_empty() {
+    if found.problems.is_empty() {
         match cycle(&after) {
-            Some(path) => problems.push(Problem::Cycle {
-                steps: path.into_iter().map(|i| data.steps[i].name.clone()).collect(),
-            }),
-            None => check_kinds(&steps, &after, &mut problems),
+            Some(path) => {
+                let pointer = path.first().map_or("/steps".to_owned(), |i| format!("/steps/{i}/after"));
+                let steps = path.into_iter().map(|i| data.steps[i].name.clone()).collect();
+                found.add(pointer, Problem::Cycle { steps });
+            }
+            None => check_kinds(&steps, &after, &mut found),
         }
     }
-    if !problems.is_empty() {
-        return Err(DefinitionError { problems });
+    if !found.problems.is_empty() {
+        return Err(found);
     }
     let hash = graph_hash(&data.name, &steps);
     Ok(Definition {
@@ -169,21 +192,22 @@ pub(super) fn build(data: DefinitionData) -> Result<Definition, DefinitionError>
     })
 }
 
-fn check_head(data: &DefinitionData, problems: &mut Vec<Problem>) {
+fn check_head(data: &DefinitionData, found: &mut DefinitionError) {
+    let mut refuse = |name: &str, problem| found.add(format!("/{name}"), problem);
     if data.name.is_empty() || data.name.len() > 255 || data.name.chars().any(char::is_control) {
-        problems.push(field("name", &data.name, "1 to 255 bytes without control characters"));
+        refuse("name", field("name", &data.name, "1 to 255 bytes without control characters"));
     }
     if data.version == 0 {
-        problems.push(field("version", &data.version, "1 or more"));
+        refuse("version", field("version", &data.version, "1 or more"));
     }
     if data.deadline.is_some() == data.no_deadline {
-        problems.push(Problem::Deadline);
+        refuse("deadline", Problem::Deadline);
     }
     if data.deadline.is_some_and(|d| d.is_zero()) {
-        problems.push(field("deadline", &"0s", "more than 0s"));
+        refuse("deadline", field("deadline", &"0s", "more than 0s"));
     }
     if data.steps.is_empty() || data.steps.len() > MAX_STEPS {
-        problems.push(field("steps", &data.steps.len(), "1 to 1,000 steps"));
+        refuse("steps", field("steps", &data.steps.len(), "1 to 1,000 steps"));
     }
 }
 
@@ -191,9 +215,10 @@ fn field(name: &str, value: &dyn fmt::Display, allowed: &'static str) -> Problem
     Problem::Field { field: name.to_owned(), value: value.to_string(), allowed }
 }
 
-fn check_names(data: &DefinitionData, problems: &mut Vec<Problem>) -> BTreeMap<String, usize> {
+fn check_names(data: &DefinitionData, found: &mut DefinitionError) -> BTreeMap<String, usize> {
     let mut index = BTreeMap::new();
     for (i, step) in data.steps.iter().enumerate() {
+        let pointer = || format!("/steps/{i}/name");
         let fine = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         if step.name.is_empty()
             || step.name.len() > 100
@@ -201,10 +226,10 @@ fn check_names(data: &DefinitionData, problems: &mut Vec<Problem>) -> BTreeMap<S
             || step.name == "input"
         {
             let name = format!("steps[{i}].name");
-            problems.push(field(&name, &step.name, "1 to 100 of a-z A-Z 0-9 _ -, not `input`"));
+            found.add(pointer(), field(&name, &step.name, "1 to 100 of a-z A-Z 0-9 _ -, not `input`"));
         }
         if index.insert(step.name.clone(), i).is_some() {
-            problems.push(Problem::DuplicateStep { step: step.name.clone() });
+            found.add(pointer(), Problem::DuplicateStep { step: step.name.clone() });
         }
     }
     index
@@ -213,16 +238,17 @@ fn check_names(data: &DefinitionData, problems: &mut Vec<Problem>) -> BTreeMap<S
 fn edges(
     data: &DefinitionData,
     index: &BTreeMap<String, usize>,
-    problems: &mut Vec<Problem>,
+    found: &mut DefinitionError,
 ) -> Vec<BTreeSet<usize>> {
     let mut after = Vec::with_capacity(data.steps.len());
-    for step in &data.steps {
+    for (at, step) in data.steps.iter().enumerate() {
         let mut set = BTreeSet::new();
-        for name in &step.after {
+        for (nth, name) in step.after.iter().enumerate() {
             match index.get(name) {
                 Some(i) => drop(set.insert(*i)),
                 None => {
-                    problems.push(Problem::UnknownStep { step: step.name.clone(), reference: name.clone() })
+                    let unknown = Problem::UnknownStep { step: step.name.clone(), reference: name.clone() };
+                    found.add(format!("/steps/{at}/after/{nth}"), unknown);
                 }
             }
         }
@@ -230,7 +256,10 @@ fn edges(
         for name in step.input.clone().map_or_else(BTreeSet::new, |v| Template::new(v).steps()) {
             match index.get(&name) {
                 Some(i) => drop(set.insert(*i)),
-                None => problems.push(Problem::UnknownReference { step: step.name.clone(), reference: name }),
+                None => {
+                    let unknown = Problem::UnknownReference { step: step.name.clone(), reference: name };
+                    found.add(format!("/steps/{at}/input"), unknown);
+                }
             }
         }
         after.push(set);
@@ -243,9 +272,10 @@ fn build_step(
     step: &StepData,
     after: &[BTreeSet<usize>],
     i: usize,
-    problems: &mut Vec<Problem>,
+    found: &mut DefinitionError,
 ) -> Step {
     let call = |url: &Option<String>| url.clone().map_or(Call::Local, Call::Http);
+    let pointer = |what: &str| format!("/steps/{i}/{what}");
     let undo = match (&step.undo, step.local_undo, &step.no_undo) {
         (Some(url), false, None) => Undo::Call(Call::Http(url.clone())),
         (None, true, None) => Undo::Call(Call::Local),
@@ -254,31 +284,31 @@ fn build_step(
             Undo::None("after the point of no return".to_owned())
         }
         _ => {
-            problems.push(Problem::MissingUndo { step: step.name.clone() });
+            found.add(pointer("undo"), Problem::MissingUndo { step: step.name.clone() });
             Undo::None(String::new())
         }
     };
     if step.kind != StepKind::Compensable && matches!(undo, Undo::Call(_)) {
-        problems.push(Problem::UndoAfterPivot { step: step.name.clone() });
+        let what = if step.local_undo { "local_undo" } else { "undo" };
+        found.add(pointer(what), Problem::UndoAfterPivot { step: step.name.clone() });
     }
     if step.status.is_some() && step.local_status {
         let name = format!("steps.{}.status", step.name);
-        problems.push(field(&name, &"given beside `local_status`", "one of both"));
+        found.add(pointer("status"), field(&name, &"given beside `local_status`", "one of both"));
     }
     if step.kind == StepKind::Retriable && !step.idempotent {
-        problems.push(Problem::NotIdempotent { step: step.name.clone() });
+        found.add(pointer("idempotent"), Problem::NotIdempotent { step: step.name.clone() });
     }
     for (what, url) in [("action", &step.action), ("undo", &step.undo), ("status", &step.status)] {
-        if let Some(url) = url {
-            check_url(&format!("steps.{}.{what}", step.name), url, problems);
+        if let Some(url) = url.as_ref().filter(|url| !is_url(url)) {
+            let allowed = "an http:// or https:// address of at most 2,048 bytes";
+            found.add(pointer(what), field(&format!("steps.{}.{what}", step.name), url, allowed));
         }
     }
-    let timeout =
-        positive(step, "timeout", step.timeout.or(data.timeout).unwrap_or(DEFAULT_TIMEOUT), problems);
-    let undo_timeout = match step.undo_timeout {
-        Some(d) => positive(step, "undo_timeout", d, problems),
-        None => timeout,
-    };
+    let mut place = Place { i, step, found };
+    let own = step.timeout;
+    let timeout = place.positive("timeout", own.is_some(), own.or(data.timeout).unwrap_or(DEFAULT_TIMEOUT));
+    let undo_timeout = step.undo_timeout.map_or(timeout, |d| place.positive("undo_timeout", true, d));
     Step {
         name: step.name.clone(),
         kind: step.kind,
@@ -291,56 +321,62 @@ fn build_step(
         input: step.input.clone().map_or_else(Template::input, Template::new),
         timeout,
         undo_timeout,
-        retry: retry(step, "retry", [step.retry, data.retry], RetrySpec::ACTION, problems),
-        undo_retry: retry(step, "undo_retry", [step.undo_retry, data.undo_retry], RetrySpec::UNDO, problems),
+        retry: place.retry("retry", [step.retry, data.retry], RetrySpec::ACTION),
+        undo_retry: place.retry("undo_retry", [step.undo_retry, data.undo_retry], RetrySpec::UNDO),
         on_unknown: step.on_unknown,
         policy: step.policy.clone(),
         runbook: step.runbook.clone(),
     }
 }
 
-fn check_url(name: &str, url: &str, problems: &mut Vec<Problem>) {
+fn is_url(url: &str) -> bool {
     let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let fine = rest.is_some_and(|r| !r.is_empty() && !r.starts_with('/'))
+    rest.is_some_and(|r| !r.is_empty() && !r.starts_with('/'))
         && url.len() <= 2_048
-        && !url.chars().any(|c| c.is_control() || c == ' ');
-    if !fine {
-        problems.push(field(name, &url, "an http:// or https:// address of at most 2,048 bytes"));
-    }
+        && !url.chars().any(|c| c.is_control() || c == ' ')
 }
 
-fn positive(step: &StepData, what: &str, d: Duration, problems: &mut Vec<Problem>) -> Duration {
-    if d.is_zero() || d > Duration::from_secs(86_400) {
-        let name = format!("steps.{}.{what}", step.name);
-        problems.push(field(&name, &humantime::format_duration(d), "more than 0s, at most 1day"));
-    }
-    d
+/// A step whose values are looked at; what it does not say itself stands in the head.
+struct Place<'a> {
+    i: usize,
+    step: &'a StepData,
+    found: &'a mut DefinitionError,
 }
 
-fn retry(
-    step: &StepData,
-    what: &str,
-    given: [Option<RetryData>; 2],
-    default: RetrySpec,
-    problems: &mut Vec<Problem>,
-) -> RetrySpec {
-    let pick = given.into_iter().flatten().next().unwrap_or_default();
-    // A cap below the default base asks for a base no larger than it.
-    let cap = pick.cap.unwrap_or(default.cap);
-    let spec = RetrySpec {
-        attempts: pick.attempts.unwrap_or(default.attempts),
-        base: pick.base.unwrap_or(default.base.min(cap)),
-        cap: cap.max(pick.base.filter(|_| pick.cap.is_none()).unwrap_or(Duration::ZERO)),
-    };
-    let name = format!("steps.{}.{what}", step.name);
-    if spec.attempts == 0 {
-        problems.push(field(&format!("{name}.attempts"), &0, "1 or more; the first attempt counts"));
+impl Place<'_> {
+    fn refuse(&mut self, what: &str, is_own: bool, value: &dyn fmt::Display, allowed: &'static str) {
+        let pointer = what.replace('.', "/");
+        let pointer = if is_own { format!("/steps/{}/{pointer}", self.i) } else { format!("/{pointer}") };
+        self.found.add(pointer, field(&format!("steps.{}.{what}", self.step.name), value, allowed));
     }
-    if spec.base.is_zero() || spec.base > spec.cap {
-        let base = humantime::format_duration(spec.base);
-        problems.push(field(&format!("{name}.base"), &base, "more than 0s, at most `cap`"));
+
+    fn positive(&mut self, what: &str, is_own: bool, d: Duration) -> Duration {
+        if d.is_zero() || d > Duration::from_secs(86_400) {
+            self.refuse(what, is_own, &humantime::format_duration(d), "more than 0s, at most 1day");
+        }
+        d
     }
-    spec
+
+    fn retry(&mut self, what: &str, given: [Option<RetryData>; 2], default: RetrySpec) -> RetrySpec {
+        let is_own = given[0].is_some();
+        let pick = given.into_iter().flatten().next().unwrap_or_default();
+        // A cap below the default base asks for a base no larger than it.
+        let cap = pick.cap.unwrap_or(default.cap);
+        let spec = RetrySpec {
+            attempts: pick.attempts.unwrap_or(default.attempts),
+            base: pick.base.unwrap_or(default.base.min(cap)),
+            cap: cap.max(pick.base.filter(|_| pick.cap.is_none()).unwrap_or(Duration::ZERO)),
+        };
+        if spec.attempts == 0 {
+            let allowed = "1 or more; the first attempt counts";
+            self.refuse(&format!("{what}.attempts"), is_own, &0, allowed);
+        }
+        if spec.base.is_zero() || spec.base > spec.cap {
+            let base = humantime::format_duration(spec.base);
+            self.refuse(&format!("{what}.base"), is_own, &base, "more than 0s, at most `cap`");
+        }
+        spec
+    }
 }
 
 /// A circle in the graph, if there is one.
@@ -378,29 +414,29 @@ fn cycle(after: &[BTreeSet<usize>]) -> Option<Vec<usize>> {
     None
 }
 
-fn check_kinds(steps: &[Step], after: &[BTreeSet<usize>], problems: &mut Vec<Problem>) {
+fn check_kinds(steps: &[Step], after: &[BTreeSet<usize>], found: &mut DefinitionError) {
     let mut pivots = (0..steps.len()).filter(|i| steps[*i].kind == StepKind::Pivot);
     let pivot = pivots.next();
     if let (Some(first), Some(second)) = (pivot, pivots.next()) {
+        let pointer = format!("/steps/{second}/kind");
         let (first, second) = (steps[first].name.clone(), steps[second].name.clone());
-        problems.push(Problem::TwoPivots { first, second });
+        found.add(pointer, Problem::TwoPivots { first, second });
         return;
     }
     let before_pivot = pivot.map(|p| ancestors(p, after)).unwrap_or_default();
     for (i, step) in steps.iter().enumerate() {
-        match (step.kind, pivot) {
+        let name = || step.name.clone();
+        let problem = match (step.kind, pivot) {
             (StepKind::Compensable, Some(p)) if !before_pivot.contains(&i) => {
-                let pivot = steps[p].name.clone();
-                problems.push(Problem::BesidePivot { step: step.name.clone(), pivot });
+                Problem::BesidePivot { step: name(), pivot: steps[p].name.clone() }
             }
-            (StepKind::Retriable, None) => {
-                problems.push(Problem::RetriableBeforePivot { step: step.name.clone() });
-            }
+            (StepKind::Retriable, None) => Problem::RetriableBeforePivot { step: name() },
             (StepKind::Retriable, Some(p)) if !ancestors(i, after).contains(&p) => {
-                problems.push(Problem::RetriableBeforePivot { step: step.name.clone() });
+                Problem::RetriableBeforePivot { step: name() }
             }
-            _ => {}
-        }
+            _ => continue,
+        };
+        found.add(format!("/steps/{i}/kind"), problem);
     }
 }
 

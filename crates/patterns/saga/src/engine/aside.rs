@@ -17,6 +17,9 @@ use crate::wire::{self, Action, Closed, Fact, Operation, encode};
 /// Begins the error of a saga that waits for its definition.
 pub(super) const PARKED: &str = "parked: ";
 
+/// Begins the error of a saga whose participants know of later claims than the journal.
+pub(super) const FENCED: &str = "fenced: ";
+
 /// Longest reason on a row and in an answer.
 const MAX_WHY: usize = 1_000;
 

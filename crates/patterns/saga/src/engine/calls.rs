@@ -30,7 +30,9 @@ pub(super) struct CallEnd {
 
 /// What it came to, with the participant's advice when to come back.
 pub(super) enum CallResult {
-    /// The participant has seen a larger fencing token: this node no longer owns the saga.
+    /// The participant has seen a larger fencing token.
+    Fenced,
+    /// Nothing was sent: this node no longer owns the saga.
     Stale,
     Step(Verdict, Option<Duration>),
     /// The verdict of an action after the question what became of it: nobody asks again.
@@ -355,7 +357,7 @@ async fn ask(
 
 fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
     let verdict = match answer {
-        Answer::StaleToken => return CallResult::Stale,
+        Answer::StaleToken => return CallResult::Fenced,
         Answer::Done(output) if payload_fault(&output).is_some() => Verdict::Done { output: None },
         Answer::Done(output) => Verdict::Done { output: Some(output) },
         Answer::Rejected { reason, is_final } => Verdict::Rejected { reason: cut(reason), is_final },
@@ -420,7 +422,7 @@ async fn undo_remote(
     request.body = body.to_string().into_bytes();
     let (answer, advice) = ask(caller, request, clock, deadline).await;
     let verdict = match answer {
-        Answer::StaleToken => return CallResult::Stale,
+        Answer::StaleToken => return CallResult::Fenced,
         Answer::Done(_) => UndoVerdict::Undone,
         // "Not found", a redirect: no answer to an undo, and the same the next time.
         Answer::ContractBroken(reason) => return CallResult::UndoRefused(cut(reason)),

@@ -305,10 +305,19 @@ impl Drive {
         active.keep(task);
     }
 
-    /// Turns attempts that a crash cut short into facts.
+    /// Turns attempts that a crash cut short into facts. One that was in flight when a fence refused the claim is made
+    /// again as it is: however often that happens, it spends nothing.
     fn interrupt(&mut self) -> Result<(), Illegal> {
         let now = self.inner.time.now();
+        let fenced = self.was_aside.as_ref().is_some_and(|why| why.starts_with(aside::FENCED));
         for i in 0..self.state.nodes.len() {
+            if fenced {
+                let node = &self.state.nodes[i];
+                let (acts, undoes) =
+                    (node.running.clone().map(Launch::Act), node.undoing.clone().map(Launch::Undo));
+                acts.into_iter().chain(undoes).for_each(|launch| self.start_call(launch));
+                continue;
+            }
             if let Some(at) = self.state.nodes[i].running.clone() {
                 let verdict = Verdict::Unknown {
                     reason: "the process ended during the attempt".to_owned(),
@@ -443,7 +452,7 @@ impl Drive {
         tokio::select! {
             biased;
             Some(end) = self.calls.next(), if !self.calls.is_empty() => {
-                if let Some(leave) = self.ended(end) {
+                if let Some(leave) = self.ended(end).await {
                     return Some(leave);
                 }
             }
@@ -471,7 +480,7 @@ impl Drive {
             () = timer => {}
         }
         while let Some(Some(end)) = self.calls.next().now_or_never() {
-            if let Some(leave) = self.ended(end) {
+            if let Some(leave) = self.ended(end).await {
                 return Some(leave);
             }
         }
@@ -479,11 +488,12 @@ impl Drive {
     }
 
     /// Turns the end of a call into a fact.
-    fn ended(&mut self, end: CallEnd) -> Option<Leave> {
+    async fn ended(&mut self, end: CallEnd) -> Option<Leave> {
         let definition = Arc::clone(&self.registered.definition);
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let fact = match end.result {
             CallResult::Stale => return Some(Leave::Lost),
+            CallResult::Fenced => return Some(self.fenced(&end.at.step).await),
             CallResult::Reported => return None,
             CallResult::Step(verdict, advice) => {
                 let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
@@ -504,6 +514,23 @@ impl Drive {
             }
         };
         self.apply_end(fact).err().map(|illegal| self.aside(&illegal))
+    }
+
+    /// A participant has seen a later claim: somebody else owns the saga. Where the journal knows of no later one it is not
+    /// the journal that the participant heard of, and none of its claims is taken: a person has to look.
+    async fn fenced(&mut self, step: &str) -> Leave {
+        let ours = self.inner.journal.summary(&self.uid).await;
+        if !ours.is_ok_and(|summary| summary.is_some_and(|s| s.epoch == self.epoch)) {
+            return Leave::Lost;
+        }
+        let why = format!(
+            "{}the participant of step `{step}` has seen a larger fencing token than {}, and this journal has not: it \
+             was restored from a copy, or a copy of it is driven elsewhere; raise the epoch of its store, then read \
+             the saga anew",
+            aside::FENCED,
+            self.epoch
+        );
+        Leave::Quarantine(Aside::of(why, self.seen))
     }
 
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
@@ -710,19 +737,21 @@ impl Drive {
     }
 
     fn start_calls(&mut self) {
-        for launch in std::mem::take(&mut self.plan.launches) {
-            let (at, call) = match launch {
-                Launch::Act(at) => {
-                    let call = self.action(at.clone());
-                    (at.clone(), self.guarded(Half::Action, &at, call))
-                }
-                Launch::Undo(at) => {
-                    let call = self.undo(at.clone());
-                    (at.clone(), self.guarded(Half::Undo, &at, call))
-                }
-            };
-            self.make(&at, call);
-        }
+        std::mem::take(&mut self.plan.launches).into_iter().for_each(|launch| self.start_call(launch));
+    }
+
+    fn start_call(&mut self, launch: Launch) {
+        let (at, call) = match launch {
+            Launch::Act(at) => {
+                let call = self.action(at.clone());
+                (at.clone(), self.guarded(Half::Action, &at, call))
+            }
+            Launch::Undo(at) => {
+                let call = self.undo(at.clone());
+                (at.clone(), self.guarded(Half::Undo, &at, call))
+            }
+        };
+        self.make(&at, call);
     }
 
     /// Makes a call of an attempt. A report of a remote participant ends it.

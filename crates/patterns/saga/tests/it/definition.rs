@@ -113,3 +113,53 @@ fn a_definition_survives_its_own_json_and_toml() {
     let json = serde_json::to_vec(built.data()).unwrap();
     assert_eq!(Definition::from_json(&json).unwrap(), built);
 }
+
+/// Problems of a definition that was stored over HTTP had no pointer.
+#[test]
+fn every_problem_says_where_it_is() {
+    let at = |text: &str| {
+        let refused = Definition::from_json(text.as_bytes()).unwrap_err();
+        assert_eq!(refused.pointers().len(), refused.problems().len());
+        refused.pointers().to_vec()
+    };
+    let head = r#""name": "n", "version": 1, "no_deadline": true"#;
+    let of = |steps: &str| at(&format!("{{{head}, \"steps\": [{steps}]}}"));
+    assert_eq!(
+        at(r#"{"name": "", "version": 0, "steps": []}"#),
+        ["/name", "/version", "/deadline", "/steps"]
+    );
+    assert_eq!(at(r#"{"name": "n""#), [""]);
+    let a = r#"{"name": "a", "no_undo": "x"}"#;
+    assert_eq!(
+        of(&format!(r#"{a}, {a}, {{"name": "in put", "no_undo": "x"}}"#)),
+        ["/steps/1/name", "/steps/2/name"]
+    );
+    assert_eq!(
+        of(&format!(r#"{a}, {{"name": "b", "after": ["a", "c"], "input": "$d", "no_undo": "x"}}"#)),
+        ["/steps/1/after/1", "/steps/1/input"]
+    );
+    assert_eq!(
+        of(r#"{"name": "a"}, {"name": "b", "kind": "pivot", "local_undo": true}"#),
+        ["/steps/0/undo", "/steps/1/local_undo"]
+    );
+    assert_eq!(
+        of(
+            r#"{"name": "a", "action": "ftp://p/a", "undo": "p", "status": "http:///s", "timeout": "0s", "undo_timeout": "2days",
+            "retry": {"attempts": 0}, "undo_retry": {"base": "0s"}}"#
+        ),
+        ["action", "undo", "status", "timeout", "undo_timeout", "retry/attempts", "undo_retry/base"]
+            .map(|what| format!("/steps/0/{what}"))
+    );
+    // What a step has from the head is wrong there.
+    let inherits = format!(r#"{{{head}, "timeout": "0s", "retry": {{"attempts": 0}}, "steps": [{a}]}}"#);
+    assert_eq!(at(&inherits), ["/timeout", "/retry/attempts"]);
+    let circle =
+        r#"{"name": "a", "after": ["b"], "no_undo": "x"}, {"name": "b", "after": ["a"], "no_undo": "x"}"#;
+    assert!(["/steps/0/after", "/steps/1/after"].contains(&of(circle)[0].as_str()));
+    let pivot = r#"{"name": "p", "kind": "pivot"}"#;
+    assert_eq!(
+        of(&format!(r#"{pivot}, {a}, {{"name": "r", "kind": "retriable"}}"#)),
+        ["/steps/1/kind", "/steps/2/kind"]
+    );
+    assert_eq!(of(&format!(r#"{pivot}, {{"name": "q", "kind": "pivot"}}"#)), ["/steps/1/kind"]);
+}

@@ -192,24 +192,25 @@ impl<'a> Scheduler<'a> {
             code = self.signals.fatal() => return Ok(Some(code)),
             started = self.job.start(slot, Deadline::NONE) => started,
         };
-        let why = match started {
+        let (dropped, why) = match started {
             Ok(Start::Go(turn)) => return self.command(slot, Right::Turn(turn)).await,
-            Ok(Start::Taken | Start::Superseded) => "another one took it".to_owned(),
-            Ok(Start::Overlapped { holder }) => format!("an earlier run goes on at {holder}; it is dropped"),
-            Ok(Start::Kept { remaining }) => {
-                format!(
-                    "the time of an earlier run is kept for another {} ms; it is dropped",
-                    remaining.as_millis()
-                )
+            Ok(Start::Taken) => (false, "another one took it".to_owned()),
+            Ok(Start::Superseded) => (true, "a later slot was taken meanwhile; it is dropped".to_owned()),
+            Ok(Start::Overlapped { holder }) => {
+                (true, format!("an earlier run goes on at {holder}; it is dropped"))
             }
-            Ok(_) => "it cannot be run".to_owned(),
+            Ok(Start::Kept { remaining }) => {
+                let left = remaining.as_millis();
+                (true, format!("the time of an earlier run is kept for another {left} ms; it is dropped"))
+            }
+            Ok(_) => (true, "it cannot be run".to_owned()),
             Err(error) => return self.trouble(error).await,
         };
-        if self.args.once {
+        // Of those who share a job one alone drops a slot: nobody else would tell.
+        if dropped || self.args.once {
             eprintln!("mainstay: not run for {}: {why}", instant(slot));
-            return Ok(Some(self.not_run()));
         }
-        Ok(None)
+        Ok(self.args.once.then(|| self.not_run()))
     }
 
     async fn command(&mut self, slot: WallTime, right: Right) -> Result<Option<u8>> {

@@ -12,7 +12,7 @@ use mainstay_etcd::{EtcdConfig, EtcdLeases};
 use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{PostgresConfig, PostgresLeases, PostgresSessions};
 use mainstay_redis::{KeyProfile, RedisLeases, RedisQuorum};
-use mainstay_sqlite::{Driver, SqliteLeases};
+use mainstay_sqlite::SqliteLeases;
 use mainstay_store::{ErrorKind, FencingToken, LeaseStore, RecordStore};
 
 use crate::error::{Code, Error, Result};
@@ -28,9 +28,9 @@ pub(crate) struct StoreArgs {
     /// Encrypted: rediss://, etcds:// and tls:// (NATS), and behind them ?ca=FILE, or ?ca=FILE&cert=FILE&key=FILE with a
     /// certificate of one's own; postgres:// with ?sslmode=verify-full, and &sslrootcert=FILE, &sslcert=FILE&sslkey=FILE.
     /// Settings of the store stand there too, behind the last server: names=bare (the key is the name without its
-    /// namespace, as clients of other make have it) and epoch=N on all servers; prefix=TEXT before every key on Redis and
-    /// etcd; durable=true and max_ttl=DURATION for a majority of Redis; bucket=NAME on NATS; sessions=PROFILE for session
-    /// locks of PostgreSQL.
+    /// namespace, as clients of other make have it) on all servers; epoch=N on all servers and behind FILE; prefix=TEXT
+    /// before every key on Redis and etcd; durable=true and max_ttl=DURATION for a majority of Redis; bucket=NAME on NATS;
+    /// sessions=PROFILE for session locks of PostgreSQL.
     /// Default: a file of the user, leases.sqlite in $XDG_STATE_HOME/mainstay or ~/.local/state/mainstay.
     // The help would show the variable, and with it a password.
     #[arg(long, env = "MAINSTAY_LEASES", hide_env_values = true, value_name = "URL")]
@@ -60,8 +60,11 @@ impl StoreArgs {
     /// As [`open`](Self::open).
     pub(super) async fn open_with_records(&self, rt: &Runtime) -> Result<Opened> {
         match self.store.as_deref().map(|url| (url, url.split_once(':').map_or("", |(scheme, _)| scheme))) {
-            None => file(&users_file()?, rt),
-            Some((url, "sqlite")) => file(&PathBuf::from(sqlite_file(url)?), rt),
+            None => file(&users_file()?, 0, rt),
+            Some((url, "sqlite")) => {
+                let (url, params) = Params::split(url, params::SQLITE)?;
+                file(&PathBuf::from(sqlite_file(&url)?), params.epoch, rt)
+            }
             Some((url, "redis" | "rediss")) => redis(url, rt).await,
             Some((url, "postgres" | "postgresql")) => postgres(url, rt).await,
             Some((url, "etcd" | "etcds")) => Ok(both(etcd(url, rt).await?)),
@@ -124,10 +127,9 @@ fn both<S: LeaseStore + RecordStore + 'static>(store: S) -> Opened {
     (Arc::clone(&store) as Arc<dyn LeaseStore>, Some(store))
 }
 
-fn file(file: &Path, rt: &Runtime) -> Result<Opened> {
-    let leases = SqliteLeases::open(file, Driver::Thread, rt)
-        .map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?;
-    Ok(both(leases))
+fn file(file: &Path, epoch: u16, rt: &Runtime) -> Result<Opened> {
+    let leases = SqliteLeases::builder(file).base_epoch(epoch).open(rt);
+    Ok(both(leases.map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?))
 }
 
 /// Leases in rows, or bound to connections.

@@ -61,6 +61,7 @@ pub(super) const NATS: Known = known(&["bucket", "epoch", "names"], TLS);
 pub(super) const POSTGRES: Known = known(&["epoch", "names", "sessions"], LIBPQ);
 pub(super) const REDIS: Known =
     Known { elsewhere: (&["durable", "max_ttl"], ALONE), ..known(&["epoch", "names", "prefix"], TLS) };
+pub(super) const SQLITE: Known = known(&["epoch"], &[]);
 /// A majority of Redis, behind its last server.
 pub(super) const MAJORITY: Known = known(&["durable", "epoch", "max_ttl", "names", "prefix"], TLS);
 /// Of a majority, behind one of the servers before the last.
@@ -208,6 +209,8 @@ mod tests {
         );
         assert_eq!(Params::split("etcd://h", ETCD).unwrap(), ("etcd://h".to_owned(), Params::default()));
         assert_eq!(Params::split("nats://h?bucket=b", NATS).unwrap().1.bucket.as_deref(), Some("b"));
+        let (url, params) = Params::split("sqlite:/a/b?epoch=1000", SQLITE).unwrap();
+        assert_eq!((url.as_str(), params.epoch), ("sqlite:/a/b", 1_000));
     }
 
     #[test]
