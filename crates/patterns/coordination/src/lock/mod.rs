@@ -223,7 +223,7 @@ impl Lock {
         Arc::clone(&self.want.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until it is held, or until `limit`.
+    /// Waits until it is held, or until `limit`. When that is over already it is asked once.
     ///
     /// # Errors
     /// `TimedOut` when somebody else held it to the end, `Unreachable` when the store did not answer to the
