@@ -18,6 +18,7 @@ use mainstay_clock::Deadline;
 use mainstay_store::lease::{Fencing, LeaseInfo, Line, MAX_PERMITS, Share};
 
 use crate::coordinator::Core;
+use crate::guard::is_too_short;
 use crate::{ConfigError, Error, ErrorKind, Guard};
 use state::Patience;
 
@@ -121,12 +122,16 @@ impl Builder {
     ///
     /// # Errors
     /// A name that is empty, too long, repeated or has control characters; a ttl under the store's
-    /// shortest or over its longest; a limit of zero; more fencing than the store declares; readers, permits or a
+    /// shortest or over its longest, or one that the margin before its end would use up; a limit of zero; more fencing than the store declares; readers, permits or a
     /// place in line where the store has none.
     pub fn build(self) -> Result<Lock, ConfigError> {
         let declared = self.core.store.guarantees();
         if self.ttl < declared.min_ttl || self.ttl > declared.max_ttl {
             let allowed = format!("{:?} to {:?} on this store", declared.min_ttl, declared.max_ttl);
+            return Err(ConfigError::new("ttl", self.ttl, allowed));
+        }
+        if is_too_short(self.ttl) {
+            let allowed = "more than 8 ms: of less, too little is left to work in";
             return Err(ConfigError::new("ttl", self.ttl, allowed));
         }
         if let Some((field, what)) = self.unsupported(declared.native) {

@@ -246,6 +246,9 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
         assert_eq!(field(node.mutex(&"n".repeat(1_024))), "name");
         assert_eq!(field(node.mutex("a\nb")), "name");
         assert_eq!(field(node.mutex("n").ttl(Duration::ZERO)), "ttl");
+        // F6: all of it would be drift and margin.
+        assert_eq!(field(node.mutex("n").ttl(Duration::from_millis(8))), "ttl");
+        assert!(node.mutex("n").ttl(Duration::from_millis(9)).build().is_ok());
         assert_eq!(field(node.mutex("n").ttl(Duration::from_secs(86_400 * 31))), "ttl");
         assert_eq!(field(node.mutex("n").require(Fencing::Strict)), "require");
         assert_eq!(field(node.mutex("n").max_hold(Duration::ZERO)), "max_hold");
