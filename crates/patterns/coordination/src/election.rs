@@ -215,15 +215,16 @@ impl Term {
     /// Hands leadership to a candidate that waits in line, and ends this term. The work must have stopped.
     ///
     /// # Errors
-    /// `Contended` when no such candidate waits: this term goes on and is given back in the error's place;
-    /// `Unsupported` on a store that cannot; `ApiMisuse` while the term is [shared](Self::share).
+    /// With each of them the term comes back. `Contended` when no such candidate waits, and `Unsupported` on a store that
+    /// cannot: it goes on; `Lost` when it was over; `ApiMisuse` while it is [shared](Self::share). When the store fails, and
+    /// [`outcome`](Error::outcome) does not say that nothing happened, somebody else may lead already: do not begin anew.
     ///
     /// # Cancel safety
     /// A dropped future resigns or has handed over.
     pub async fn transfer(self, to: &str) -> Result<(), (Self, Error)> {
         let name = self.guard.name().to_owned();
-        if let Err(shared) = self.guard.alone("hand over") {
-            return Err((self, shared));
+        if let Err(refused) = self.check().and_then(|()| self.guard.alone("hand over")) {
+            return Err((self, refused));
         }
         match self.guard.store().transfer(&name, self.token(), to).await {
             Ok(Transferred::Moved) => Ok(()),
