@@ -226,10 +226,14 @@ impl Core {
         self.rt.spawn("recipe-bell", async move { core.ring(&bell).await });
     }
 
-    /// A hint that something may have changed, armed from now on; never, where the store cannot say.
-    pub(crate) fn hint(&self, name: &str) -> impl Future<Output = ()> + Send + use<'_> {
+    /// A hint that something may have changed, armed from now on; never, where the store cannot say. Hints may be spurious:
+    /// after so many `vain` ones in a row it comes a little later.
+    pub(crate) fn hint(&self, name: &str, vain: u32) -> impl Future<Output = ()> + Send + use<'_> {
         let hint = self.store.watch(name);
-        async {
+        async move {
+            if vain > 0 {
+                self.clock().sleep(lock::deaf(vain)).await;
+            }
             if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }

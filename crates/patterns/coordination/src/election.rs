@@ -140,9 +140,10 @@ impl Election {
     /// Changes nothing.
     pub async fn changed(&self, known: Option<&Leader>) -> Result<Option<Leader>, Error> {
         let core = &self.lock.core;
+        let mut vain = 0;
         loop {
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.hint(&self.lock.want().names[0]);
+            let hint = core.hint(&self.lock.want().names[0], vain);
             let now = self.leader().await?;
             if now.as_ref() != known {
                 return Ok(now);
@@ -150,8 +151,8 @@ impl Election {
             let look = core.clock().sleep(LOOK);
             tokio::select! {
                 biased;
-                () = hint => {}
-                () = look => {}
+                () = hint => vain += 1,
+                () = look => vain = 0,
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::coordinator::Core;
 use crate::guard::is_too_short;
 use crate::{ConfigError, Error, ErrorKind, Guard};
 use state::Patience;
+pub(crate) use state::deaf;
 
 /// Lease of a lock that was told nothing else: two renewals may fail and the third still comes in time.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
