@@ -80,9 +80,12 @@ pub(crate) const INFO: &str = "info";
 const BROKEN: &str = "broken";
 const CHANNEL: &str = "ch";
 const FENCE: &str = "fence";
-const SHARERS: &str = "sharers";
+
 /// The op follows.
 const TOMBSTONE: &str = "t:";
+
+/// The name of the key of who shares it.
+pub(crate) const SHARERS: &str = "sharers";
 
 /// The name of the key of a record.
 pub(crate) const RECORD: &str = "rec";

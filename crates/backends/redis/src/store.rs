@@ -17,6 +17,7 @@ use crate::config::{Builder, Options};
 use crate::crowd::{Crowd, Kind, Way, Words, may_join};
 use crate::health::Health;
 use crate::keys::Keys;
+use crate::node::ears::Known;
 use crate::node::{Failure, Node, Purpose, Reply};
 use crate::ops::{Op, Ops};
 use crate::scan;
@@ -483,7 +484,9 @@ impl LeaseStore for RedisLeases {
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         let keys = self.0.options.keys(name);
-        Box::pin(async move { self.0.node.ears().changed(&keys?).await })
+        // Now, not when it is polled: what changes until then is told.
+        let known = keys.as_ref().map_or_else(|_| Known::default(), |keys| self.0.node.ears().known(keys));
+        Box::pin(async move { self.0.node.ears().changed(&keys?, known).await })
     }
 
     fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
