@@ -167,8 +167,8 @@ pub(super) fn refused(error: ConfigError) -> Error {
 
 type Asked = std::result::Result<Right, mainstay_coordination::Error>;
 
-/// Says who stands in the way when the wait is long enough to be noticed, and when it was in vain: who stands in line is
-/// told its place, not who is in front.
+/// Says who stands in the way when the wait is long enough to be noticed, and when it was in vain: who stands in line
+/// is told its place, not who is in front.
 async fn announced<T>(
     who: impl AsyncFn() -> Vec<String>,
     ask: impl Future<Output = std::result::Result<T, mainstay_coordination::Error>>,

@@ -110,8 +110,8 @@ impl Acquisition {
         matches!(self.patience, Patience::Until(_))
     }
 
-    /// How long the answer to a question of `now` is waited for, `most` at the longest: no wait outlives the caller's, but who
-    /// asks though that is over asks once, as whoever does not wait.
+    /// How long the answer to a question of `now` is waited for, `most` at the longest: no wait outlives the caller's,
+    /// but who asks though that is over asks once, as whoever does not wait.
     pub(crate) fn patience(&self, now: Instant, most: Duration) -> Duration {
         let most = most.min(self.ttl / 2);
         match self.patience {
