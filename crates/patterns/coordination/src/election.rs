@@ -64,7 +64,7 @@ impl Builder {
         let mut builder = lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive)
             .ttl(self.ttl)
             .note(&self.note);
-        if self.core.store.guarantees().fair {
+        if self.core.store.guarantees().native.contains(&"line") {
             builder = builder.fair();
         }
         if let Some(limit) = self.max_term {

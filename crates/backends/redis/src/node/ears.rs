@@ -16,18 +16,19 @@ use tokio::sync::watch;
 use super::locked;
 use crate::answer::SHARED;
 use crate::error;
-use crate::keys::{INFO, Keys, SHARERS, lock_of_side};
+use crate::keys::{INFO, Keys, LINE, SHARERS, lock_of_side};
 
 /// Leases whose last look is kept though nobody waits for them now, at least: whoever waits for a lease asks again and
 /// again, and goes on from there. From twice as many as are waited for on, the others are forgotten.
 const KEPT: usize = 1_024;
 
-/// What a look at a lease saw: the lock's value and what is known of its holder, and who shares it.
+/// What a look at a lease saw: the lock's value and what is known of its holder, who shares it, and who waits first.
 #[derive(Clone, Debug, PartialEq)]
 struct Look {
     exists: bool,
     values: Value,
     sharers: Value,
+    first: Value,
 }
 
 impl Look {
@@ -41,8 +42,8 @@ impl Look {
 type Seen = (u64, Look);
 
 /// Whether a look tells something to whoever has seen `before`. Renewals touch what is held and change nothing of it;
-/// whatever touches what is free was taken and given back. Who has seen nothing yet, and comes because somebody holds it
-/// alone, waits for the end of that; of anything else it cannot know what it missed.
+/// whatever touches what is free was taken and given back. Who has seen nothing yet, and comes because somebody holds
+/// it alone, waits for the end of that; of anything else it cannot know what it missed.
 fn is_news(before: Option<&Seen>, rung: u64, now: &Look) -> bool {
     match before {
         None => !now.exists || now.is_shared(),
@@ -102,7 +103,8 @@ impl Shared {
                             Value::SimpleString(text) => text,
                             _ => continue,
                         };
-                        let beside = [INFO, SHARERS].into_iter().filter_map(|side| lock_of_side(key, side));
+                        let beside =
+                            [INFO, LINE, SHARERS].into_iter().filter_map(|side| lock_of_side(key, side));
                         for topic in beside.chain([key]).filter_map(|lock| topics.by_lock.get(lock)) {
                             topic.bell.send_modify(|n| *n += 1);
                         }
@@ -169,14 +171,14 @@ impl Ears {
         Ok(Self { client, node, timeout, connecting: tokio::sync::Mutex::new(()), shared: Arc::default() })
     }
 
-    /// What was seen of the lease so far: what changes from now on is told by [`changed`](Self::changed), also before that is
-    /// polled.
+    /// What was seen of the lease so far: what changes from now on is told by [`changed`](Self::changed), also before
+    /// that is polled.
     pub(crate) fn known(&self, keys: &Keys) -> Known {
         self.shared.known(&keys.lock)
     }
 
-    /// Resolves when the lease is another than it is known, whoever changed it. Of one that nobody has looked at yet it is
-    /// not known what was missed, so it resolves at once unless somebody holds it alone. Renewals are no change.
+    /// Resolves when the lease is another than it is known, whoever changed it. Of one that nobody has looked at yet it
+    /// is not known what was missed, so it resolves at once unless somebody holds it alone. Renewals are no change.
     pub(crate) async fn changed(&self, keys: &Keys, known: Known) -> Result<()> {
         let (topic, mut before) = match known.0 {
             Some((topic, seen)) => (topic, Some(seen)),
@@ -202,8 +204,8 @@ impl Ears {
         let mut pipe = redis::pipe();
         // A lock of a foreign layout reads as nothing, but it exists.
         pipe.cmd("EXISTS").arg(&keys.lock).cmd("MGET").arg(&keys.lock).arg(keys.info());
-        pipe.cmd("HGETALL").arg(keys.sharers());
-        let (exists, values, sharers): (bool, Value, Value) =
+        pipe.cmd("HGETALL").arg(keys.sharers()).cmd("ZRANGE").arg(keys.line()).arg(0).arg(0);
+        let (exists, values, sharers, first): (bool, Value, Value, Value) =
             match pipe.query_async(&mut link.connection).await {
                 Ok(all) => all,
                 Err(e) => {
@@ -213,7 +215,7 @@ impl Ears {
                     return Err(error::unreachable(&self.node, e));
                 }
             };
-        Ok(Look { exists, values, sharers })
+        Ok(Look { exists, values, sharers, first })
     }
 
     async fn link(&self) -> Result<Link> {
@@ -255,7 +257,8 @@ mod tests {
     fn look(lock: Option<&str>, sharers: &[&str]) -> Look {
         let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
         let values = Value::Array(vec![lock.as_ref().map_or(Value::Nil, text), Value::Nil]);
-        Look { exists: lock.is_some(), values, sharers: Value::Array(sharers.iter().map(text).collect()) }
+        let sharers = Value::Array(sharers.iter().map(text).collect());
+        Look { exists: lock.is_some(), values, sharers, first: Value::Array(Vec::new()) }
     }
 
     #[test]
@@ -280,11 +283,13 @@ mod tests {
         let keys = crate::keys::KeyProfile::Verbatim.keys("a", "a").unwrap();
         let topic = shared.topic("a");
         topic.saw(0, &look(None, &[]));
-        for (n, key) in [keys.lock.clone(), keys.info(), keys.sharers(), keys.fence()].into_iter().enumerate()
+        for (n, key) in [keys.lock.clone(), keys.info(), keys.sharers(), keys.line(), keys.fence()]
+            .into_iter()
+            .enumerate()
         {
             let data = vec![Value::Array(vec![Value::BulkString(key.into_bytes())])];
             shared.heard(&PushInfo { kind: PushKind::Invalidate, data });
-            assert_eq!(*topic.bell.borrow(), n.min(2) as u64 + 1, "the fence is not looked at");
+            assert_eq!(*topic.bell.borrow(), n.min(3) as u64 + 1, "the fence is not looked at");
         }
         topic.saw(7, &look(Some("x"), &[]));
         topic.saw(3, &look(None, &[]));

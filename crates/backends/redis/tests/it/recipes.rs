@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mainstay_chaos::proxy::TcpMode;
-use mainstay_clock::{Clock as _, SystemClock};
+use mainstay_clock::{Clock as _, Deadline, SystemClock};
 use mainstay_coordination::cron::Ran;
 use mainstay_coordination::membership::{Change, Departure, Event};
 use mainstay_coordination::{Coordinator, ErrorKind as LockError, LossReason};
@@ -44,6 +44,9 @@ pub(crate) const TESTS: &[Test] = &[
     ("what_changed_before_a_watch_is_polled_is_told", armed),
     ("what_is_free_is_watched_without_a_loop", quiet),
     ("several_names_are_waited_for_without_polling", several),
+    ("f35_a_leader_hands_over_to_a_candidate_that_waits", hand_over),
+    ("a_waiting_writer_stops_new_readers", writer),
+    ("f19_who_gives_up_waiting_leaves_no_place", given_up),
 ];
 
 const TTL: Duration = Duration::from_secs(30);
@@ -447,8 +450,8 @@ fn permit() {
     let server = redis(&[]);
     run(async {
         let (here, there) = (coordinator(store(&server), "a"), coordinator(store(&server), "b"));
-        let of = |locks: &Coordinator| locks.semaphore("s", 2).ttl(TTL).build().unwrap();
-        let (ours, theirs) = (of(&here), of(&there));
+        let of = |locks: &Coordinator| locks.semaphore("s", 2).ttl(TTL);
+        let (ours, theirs) = (of(&here).build().unwrap(), of(&there).fair().build().unwrap());
         let held = [ours.acquire(soon()).await.unwrap(), ours.acquire(soon()).await.unwrap()];
         let [first, second] = held;
         let clock = SystemClock::new();
@@ -462,7 +465,17 @@ fn permit() {
         let third = third.unwrap();
         let waited = clock.now().saturating_duration_since(given);
         assert!(waited < WOKEN, "woken by no timer: {waited:?}");
-        for guard in [second, third] {
+        // A larger semaphore has room, too, for whoever waits in its line.
+        let more = async {
+            pause(ms(500)).await;
+            let at = clock.now();
+            ours.resize(3).await.unwrap();
+            at
+        };
+        let (fourth, given) = tokio::join!(theirs.acquire(soon()), more);
+        let waited = clock.now().saturating_duration_since(given);
+        assert!(waited < WOKEN, "woken by no timer: {waited:?}");
+        for guard in [second, third, fourth.unwrap()] {
             assert_eq!(guard.release().await.unwrap(), Released::Clean);
         }
     });
@@ -568,5 +581,91 @@ fn several() {
             assert!(ran <= 6, "{ran} questions in two seconds in which nothing changed");
             assert_eq!(guard.unwrap().release().await.unwrap(), Released::Clean);
         }
+    });
+}
+
+/// Waits until so many stand in line.
+async fn stand(store: &dyn LeaseStore, name: &str, count: u32) {
+    let waiting = async || store.inspect(name).await.unwrap().waiting == count;
+    until("they stand in line", waiting).await;
+}
+
+fn hand_over() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let election =
+            |owner: &str| coordinator(store(&server), owner).election("boss").ttl(TTL).build().unwrap();
+        let (first, second, third) = (election("a"), election("b"), election("c"));
+        let term = first.campaign(soon()).await.unwrap();
+        let (nobody, refused) = term.transfer("b").await.unwrap_err();
+        assert!(matches!(refused.kind(), LockError::Contended { .. }), "{refused}");
+        let old = nobody.token();
+        let lead = async {
+            stand(&look, "test/election/boss", 1).await;
+            let next = third.campaign(soon()).await.unwrap();
+            assert!(next.token() > old);
+            next.resign().await.unwrap();
+        };
+        let hand = async {
+            stand(&look, "test/election/boss", 2).await;
+            nobody.transfer("c").await.map_err(|(_, error)| error).unwrap();
+        };
+        let (after, (), ()) = tokio::join!(second.campaign(soon()), lead, hand);
+        let after = after.unwrap();
+        assert_eq!(
+            second.leader().await.unwrap().unwrap().owner,
+            "b",
+            "it came before, and was passed over once"
+        );
+        after.resign().await.unwrap();
+        assert_eq!(look.inspect("test/election/boss").await.unwrap().waiting, 0);
+    });
+}
+
+fn writer() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let of = |owner: &str| coordinator(store(&server), owner);
+        let reading = of("a").read("r").ttl(TTL).build().unwrap().acquire(soon()).await.unwrap();
+        let writer = of("b").write("r").ttl(TTL).fair().build().unwrap();
+        let newcomer = of("c").read("r").ttl(TTL).build().unwrap();
+        let come = async {
+            stand(&look, "test/r", 1).await;
+            let refused = newcomer.try_acquire().await.unwrap_err();
+            let LockError::Contended { holder, .. } = refused.kind() else { panic!("{refused}") };
+            assert_eq!(holder, "b", "whoever waits is in the way");
+            reading.release().await.unwrap();
+        };
+        let (written, ()) = tokio::join!(writer.acquire(soon()), come);
+        assert_eq!(written.unwrap().release().await.unwrap(), Released::Clean);
+        newcomer.try_acquire().await.unwrap().release().await.unwrap();
+    });
+}
+
+fn given_up() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let holder = coordinator(store(&server), "a").mutex("n").ttl(TTL).build().unwrap();
+        let held = holder.acquire(soon()).await.unwrap();
+        let locks = coordinator(store(&server), "b");
+        let lock = locks.mutex("n").ttl(TTL).fair().build().unwrap();
+        tokio::select! {
+            biased;
+            got = lock.acquire(soon()) => panic!("{got:?}"),
+            () = stand(&look, "test/n", 1) => {}
+        }
+        until("it is out", async || locks.in_background() == 0).await;
+        assert_eq!(look.inspect("test/n").await.unwrap().waiting, 0);
+        let mut raw = other(&server).await;
+        assert!(!exists(&mut raw, "{test/n}:line").await && !exists(&mut raw, "{test/n}:places").await);
+        let late = lock.acquire(Deadline::after(SystemClock::new().now(), ms(500))).await.unwrap_err();
+        assert!(matches!(late.kind(), LockError::TimedOut { .. }), "{late}");
+        until("it is out", async || locks.in_background() == 0).await;
+        assert!(!exists(&mut raw, "{test/n}:line").await);
+        held.release().await.unwrap();
+        assert_eq!(holder.try_acquire().await.unwrap().release().await.unwrap(), Released::Clean);
     });
 }

@@ -257,8 +257,7 @@ impl Lock {
     /// Waits until `count` permits of a semaphore are held together, or until `limit`: all of them or none, so two who
     /// want many cannot each hold what the other waits for. The guard gives them back together.
     ///
-    /// Where the store keeps a line it is stood in, so that whoever wants few does not overtake; elsewhere (Redis) those
-    /// who want few may keep it waiting for as long as they come.
+    /// Where the store keeps a line it is stood in, so that whoever wants few does not overtake.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire); `ConfigMismatch` when others use the semaphore with another size, or when it has
