@@ -3,7 +3,9 @@
 -- ARGV: op, ttl in ms, 'clock' or 'quorum' or, for one name, 'join', number of names, rest of the info; per
 -- requirement the counter. On a quorum nobody stands in line.
 local op, ttl, n = ARGV[1], ARGV[2], tonumber(ARGV[4])
-if redis.call('EXISTS', KEYS[1]) == 1 then return {'cancelled'} end
+-- Nearly always there is neither a mark nor a line: one question for both.
+local quiet = redis.call('EXISTS', KEYS[1], KEYS[6]) == 0
+if not quiet and redis.call('EXISTS', KEYS[1]) == 1 then return {'cancelled'} end
 for r = 1, #ARGV - 5 do
   local at = 2 * r + 6 * n
   local v = redis.pcall('GET', KEYS[at])
@@ -24,7 +26,7 @@ for i = 1, n do
   mine[i] = v == op
   -- Nobody who waits is overtaken.
   local before, last = {}, 0
-  if not mine[i] and ARGV[3] ~= 'quorum' and redis.call('EXISTS', KEYS[6 * i]) == 1 then
+  if not (quiet and i == 1 or mine[i] or ARGV[3] == 'quorum') and redis.call('EXISTS', KEYS[6 * i]) == 1 then
     before, last = ahead(KEYS[6 * i], KEYS[6 * i + 1], op, now)
   end
   if not mine[i] and (v or #before > 0) then
