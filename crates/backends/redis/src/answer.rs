@@ -126,6 +126,8 @@ pub(crate) enum Asked {
     Granted(Vec<u64>),
     /// In the way: the value that holds, who that is, how long it lasts and since when it is there.
     Held { value: Vec<u8>, by: String, remaining: Option<Duration>, since: Option<Since> },
+    /// In line.
+    Queued { position: Option<u32>, remaining: Option<Duration> },
 }
 
 /// A reply taken apart.
@@ -197,6 +199,15 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
             let by = known.map_or_else(|| stranger(&value), |h| h.owner);
             Ok(Asked::Held { value, by, remaining: left(reply.number(3)), since })
         }
+        Some("queued") => {
+            Ok(Asked::Queued { position: reply.number(1).try_into().ok(), remaining: left(reply.number(2)) })
+        }
+        // Free, and somebody came before.
+        Some("waits") => {
+            let first = sharer(reply.bytes(2).unwrap_or_default());
+            let by = first.map_or_else(String::new, |(_, holder)| holder.owner);
+            Ok(Asked::Held { value: Vec::new(), by, remaining: left(reply.number(3)), since: None })
+        }
         Some("foreign") => {
             let by = foreign(reply.text(2).unwrap_or_default());
             Ok(Asked::Held { value: Vec::new(), by, remaining: left(reply.number(3)), since: None })
@@ -209,10 +220,7 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
             let value = reply.bytes(2).unwrap_or_default().to_vec();
             Ok(Asked::Held { by: stranger(&value), value, remaining: None, since: None })
         }
-        Some("range") => {
-            let text = format!("`{}`: its counter of fencing tokens ran out; raise the epoch", name());
-            Err(Error::new(ErrorKind::TooLarge, text))
-        }
+        Some("range") => Err(ran_out(name())),
         Some("corrupt") => {
             let text = format!("`{}`: what should be its counter of fencing tokens is no number", name());
             Err(Error::new(ErrorKind::Corrupt, text))
@@ -221,11 +229,18 @@ pub(crate) fn asked(node: &str, keys: &[Keys], reply: Value) -> Result<Asked> {
     }
 }
 
+/// No larger token is left.
+pub(crate) fn ran_out(name: &str) -> Error {
+    let text = format!("`{name}`: its counter of fencing tokens ran out; raise the epoch");
+    Error::new(ErrorKind::TooLarge, text)
+}
+
 impl Asked {
     /// As the contract says it, where nothing was granted.
     pub(crate) fn refusal(self, op_id: &str) -> Result<Acquired> {
         match self {
             Self::Held { by, remaining, since, .. } => Ok(Acquired::Held { by, remaining, since }),
+            Self::Queued { position, remaining } => Ok(Acquired::Queued { position, remaining }),
             Self::Cancelled => {
                 let text = format!("op id `{:.8}..` was released: a new acquisition needs a new one", op_id);
                 Err(Error::new(ErrorKind::ApiMisuse, text))
@@ -280,6 +295,7 @@ pub(crate) fn inspected(node: &str, epoch: u64, name: &str, reply: Value) -> Res
     let counter = reply.text(3).and_then(|t| t.parse().ok()).unwrap_or(0);
     let last = if counter == 0 { FencingToken::ZERO } else { token(epoch, counter) };
     let mut info = LeaseInfo::free(name, last);
+    info.waiting = reply.number(8).try_into().unwrap_or(0);
     let kind = reply.text(0).ok_or_else(|| reply.garbled())?;
     let value = reply.bytes(1).unwrap_or_default().to_vec();
     let remaining = left(reply.number(2)).unwrap_or(NO_EXPIRY);

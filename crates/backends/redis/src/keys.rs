@@ -80,9 +80,16 @@ pub(crate) const INFO: &str = "info";
 const BROKEN: &str = "broken";
 const CHANNEL: &str = "ch";
 const FENCE: &str = "fence";
-const SHARERS: &str = "sharers";
+const PLACES: &str = "places";
+
 /// The op follows.
 const TOMBSTONE: &str = "t:";
+
+/// The name of the key of who shares it.
+pub(crate) const SHARERS: &str = "sharers";
+
+/// The name of the key of the line of those who wait.
+pub(crate) const LINE: &str = "line";
 
 /// The name of the key of a record.
 pub(crate) const RECORD: &str = "rec";
@@ -121,12 +128,12 @@ impl Keys {
         self.put(cmd, [TOMBSTONE, op]);
     }
 
-    /// Adds what an acquisition needs: lock, fence, info, sharers.
+    /// Adds what an acquisition needs: lock, fence, info, sharers, line, places.
     pub(crate) fn put_acquired(&self, cmd: &mut Cmd) {
         self.put_lock(cmd);
-        self.put(cmd, [FENCE, ""]);
-        self.put(cmd, [INFO, ""]);
-        self.put(cmd, [SHARERS, ""]);
+        for side in [FENCE, INFO, SHARERS, LINE, PLACES] {
+            self.put(cmd, [side, ""]);
+        }
     }
 
     /// Adds what a release needs: lock, info, channel.
@@ -159,6 +166,16 @@ impl Keys {
     /// Who shares it.
     pub(crate) fn sharers(&self) -> String {
         self.side(SHARERS)
+    }
+
+    /// Who waits, in the order in which they came.
+    pub(crate) fn line(&self) -> String {
+        self.side(LINE)
+    }
+
+    /// What each of those who wait says.
+    pub(crate) fn places(&self) -> String {
+        self.side(PLACES)
     }
 
     /// When each share ends.
@@ -215,6 +232,7 @@ mod tests {
         keys.put_acquired(&mut put);
         keys.put_released(&mut put);
         said.arg(keys.tombstone("op")).arg(&keys.lock).arg(keys.fence()).arg(keys.info()).arg(keys.sharers());
+        said.arg(keys.line()).arg(keys.places());
         said.arg(&keys.lock).arg(keys.info()).arg(keys.channel());
         assert_eq!(put.get_packed_command(), said.get_packed_command());
     }

@@ -25,6 +25,8 @@ pub(crate) struct Op {
     pub(crate) grants: Vec<Grant>,
     /// Requests per server whose fate is not known: each may still take effect.
     pub(crate) open: Vec<u32>,
+    /// It may have a place in line.
+    pub(crate) waits: bool,
     until: Instant,
 }
 
@@ -75,6 +77,7 @@ impl Ops {
             share,
             grants: Vec::new(),
             open: vec![0; self.servers],
+            waits: false,
             until,
         });
         if op.keys != *keys {
@@ -97,6 +100,14 @@ impl Ops {
     pub(crate) fn granted(&self, op_id: &str, grants: &[Grant]) {
         if let Some(op) = locked(&self.map).ops.get_mut(op_id) {
             grants.clone_into(&mut op.grants);
+            op.waits = false;
+        }
+    }
+
+    /// Whether it may have a place in line.
+    pub(crate) fn waits(&self, op_id: &str, waits: bool) {
+        if let Some(op) = locked(&self.map).ops.get_mut(op_id) {
+            op.waits = waits;
         }
     }
 
@@ -117,10 +128,10 @@ impl Ops {
         locked(&self.map).ops.get(op_id).cloned()
     }
 
-    /// Nothing was granted: forgets it, unless it holds or something may still take effect.
+    /// Nothing was granted: forgets it, unless it holds or waits, or something may still take effect.
     pub(crate) fn refused(&self, op_id: &str) {
         let mut map = locked(&self.map);
-        if map.ops.get(op_id).is_some_and(|op| op.grants.is_empty() && !op.in_doubt()) {
+        if map.ops.get(op_id).is_some_and(|op| op.grants.is_empty() && !op.waits && !op.in_doubt()) {
             map.ops.remove(op_id);
         }
     }

@@ -6,7 +6,7 @@ use mainstay_store::Result;
 
 use crate::config::Options;
 use crate::error::garbled;
-use crate::keys::{INFO, KeyProfile, lock_of_side};
+use crate::keys::{INFO, KeyProfile, SHARERS, lock_of_side};
 use crate::node::Node;
 
 /// Keys looked at in one step: some hundred microseconds of a server's time.
@@ -17,7 +17,7 @@ const STEP: usize = 1_000;
 /// What is held throughout is found; what comes or goes meanwhile may be.
 pub(crate) async fn names(node: &Node, options: &Options, prefix: &str) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    for side in [INFO, "sharers"] {
+    for side in [INFO, SHARERS] {
         let known = with_side(node, &options.profile, side).await?;
         found.extend(known.iter().filter_map(|known| options.names.listed(prefix, known)));
     }

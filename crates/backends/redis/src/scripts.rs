@@ -5,6 +5,7 @@ use redis::{Arg, Cmd};
 /// The script for several callers runs the one for a single caller wherever they do not share their reads, so
 /// that both mean the same.
 const ACQUIRE_ALL: &str = concat!(
+    include_str!("lua/line.lua"),
     "local function one(KEYS, ARGV)\n",
     include_str!("lua/acquire.lua"),
     "end\n",
@@ -66,6 +67,7 @@ pub(crate) struct Scripts {
     pub(crate) break_lease: Script,
     pub(crate) downgrade: Script,
     pub(crate) inspect: Script,
+    pub(crate) leave: Script,
     pub(crate) raise: Script,
     pub(crate) record_delete: Script,
     pub(crate) record_put: Script,
@@ -76,17 +78,19 @@ pub(crate) struct Scripts {
     pub(crate) share: Script,
     pub(crate) share_release: Script,
     pub(crate) share_renew: Script,
+    pub(crate) transfer: Script,
 }
 
 impl Scripts {
     pub(crate) fn new() -> Self {
         Self {
-            acquire: Script::new(include_str!("lua/acquire.lua")),
+            acquire: Script::new(concat!(include_str!("lua/line.lua"), include_str!("lua/acquire.lua"))),
             acquire_all: Script::new(ACQUIRE_ALL),
             annotate: Script::new(include_str!("lua/annotate.lua")),
             break_lease: Script::new(include_str!("lua/break.lua")),
             downgrade: Script::new(include_str!("lua/downgrade.lua")),
             inspect: Script::new(include_str!("lua/inspect.lua")),
+            leave: Script::new(include_str!("lua/leave.lua")),
             raise: Script::new(include_str!("lua/raise.lua")),
             record_delete: Script::new(include_str!("lua/record_delete.lua")),
             record_put: Script::new(include_str!("lua/record_put.lua")),
@@ -94,13 +98,14 @@ impl Scripts {
             release_all: Script::new(include_str!("lua/release_all.lua")),
             renew: Script::new(include_str!("lua/renew.lua")),
             resize: Script::new(include_str!("lua/resize.lua")),
-            share: Script::new(include_str!("lua/share.lua")),
+            share: Script::new(concat!(include_str!("lua/line.lua"), include_str!("lua/share.lua"))),
             share_release: Script::new(include_str!("lua/share_release.lua")),
             share_renew: Script::new(include_str!("lua/share_renew.lua")),
+            transfer: Script::new(include_str!("lua/transfer.lua")),
         }
     }
 
-    pub(crate) fn all(&self) -> [&Script; 16] {
+    pub(crate) fn all(&self) -> [&Script; 18] {
         [
             &self.acquire,
             &self.acquire_all,
@@ -108,6 +113,7 @@ impl Scripts {
             &self.break_lease,
             &self.downgrade,
             &self.inspect,
+            &self.leave,
             &self.raise,
             &self.record_delete,
             &self.record_put,
@@ -118,6 +124,7 @@ impl Scripts {
             &self.share,
             &self.share_release,
             &self.share_renew,
+            &self.transfer,
         ]
     }
 }

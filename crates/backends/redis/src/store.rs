@@ -6,7 +6,7 @@ use std::time::Duration;
 use mainstay_clock::Runtime;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, Line, Released, Renewed, Server, Share,
-    WATCHED, check_limit, mismatch,
+    Transferred, WATCHED, check_limit, mismatch,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
 use redis::Cmd;
@@ -17,6 +17,7 @@ use crate::config::{Builder, Options};
 use crate::crowd::{Crowd, Kind, Way, Words, may_join};
 use crate::health::Health;
 use crate::keys::Keys;
+use crate::node::ears::Known;
 use crate::node::{Failure, Node, Purpose, Reply};
 use crate::ops::{Op, Ops};
 use crate::scan;
@@ -29,12 +30,14 @@ use crate::scan;
 /// expires and never falls behind the server's clock, so tokens also grow over a lost data set as long as
 /// that clock did not go back. Every decision is one script; only the server's time is used. A request whose
 /// answer was lost can be repeated, and a release leaves a mark that refuses what is still on its way.
+/// Whoever stands in line is overtaken by nobody who comes through this store, whatever the share; a place ends one ttl
+/// after it was last asked for. Several names are tried, never put in line.
 /// Existing clients of the string family ([`KeyProfile`](crate::KeyProfile)) and this store exclude each
 /// other on the same key.
 ///
-/// Not guaranteed: that a lease survives a failover, a restart without an append-only file or an eviction;
-/// that it lasts as long as promised when the server's clock jumps. Check tokens at the resource
-/// ([`fence`](crate::fence)). Only what was acquired through this value or a clone can be renewed and
+/// Not guaranteed: that clients of other make, who know no line, overtake nobody; that a lease survives a failover, a
+/// restart without an append-only file or an eviction; that it lasts as long as promised when the server's clock jumps.
+/// Check tokens at the resource ([`fence`](crate::fence)). Only what was acquired through this value or a clone can be renewed and
 /// released. Leases of clients of other make are seen by [`inspect`](LeaseStore::inspect), not by
 /// [`list`](LeaseStore::list), which walks the whole key space.
 ///
@@ -117,7 +120,8 @@ impl RedisLeases {
 
     /// Alone, or with others who ask at the same time.
     async fn ask(&self, request: &AcquireRequest, keys: &Arc<[Keys]>) -> std::result::Result<Reply, Failure> {
-        if request.share != Share::Exclusive || !request.require.is_empty() || !may_join(keys) {
+        let plain = request.share == Share::Exclusive && request.require.is_empty() && !joins(request);
+        if !plain || !may_join(keys) {
             return self.ask_alone(request, keys).await;
         }
         let words = || Words {
@@ -146,7 +150,8 @@ impl RedisLeases {
                     required(&self.0.options, request).map_err(|error| Failure { error, doubt: false })?;
                 let fill = |cmd: &mut Cmd| {
                     acquire_keys(cmd, op, keys, &required);
-                    cmd.arg(op).arg(ttl).arg("clock").arg(keys.len()).arg(&about);
+                    let how = if joins(request) { "join" } else { "clock" };
+                    cmd.arg(op).arg(ttl).arg(how).arg(keys.len()).arg(&about);
                     for (_, counter) in &required {
                         cmd.arg(counter);
                     }
@@ -160,9 +165,10 @@ impl RedisLeases {
                 };
                 let key = &keys[0];
                 let fill = |cmd: &mut Cmd| {
-                    cmd.arg(6).arg(key.tombstone(op)).arg(&key.lock).arg(key.fence()).arg(key.sharers());
-                    cmd.arg(key.ends()).arg(key.info());
+                    cmd.arg(8).arg(key.tombstone(op)).arg(&key.lock).arg(key.fence()).arg(key.sharers());
+                    cmd.arg(key.ends()).arg(key.info()).arg(key.line()).arg(key.places());
                     cmd.arg(op).arg(ttl).arg(limit).arg(&about).arg(SHARED).arg(count);
+                    cmd.arg(if joins(request) { "join" } else { "try" });
                 };
                 node.eval(&node.scripts().share, Purpose::Grant, self.patience(), fill).await
             }
@@ -178,7 +184,12 @@ impl RedisLeases {
             let text = format!("op id `{op:.8}..` already stands for other names");
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
-        // Dropped from here on, the request stays open: a release then leaves a tombstone.
+        // Dropped from here on, the request stays open: a release then leaves a tombstone, and leaves the line.
+        let joins = joins(&request);
+        let was_in_line = joins && ops.get(op).is_some_and(|op| op.waits);
+        if joins {
+            ops.waits(op, true);
+        }
         let answered = match self.ask(&request, &keys).await {
             Ok(reply) => {
                 if !reply.doubt {
@@ -200,10 +211,17 @@ impl RedisLeases {
                 Ok(Acquired::Granted(grants))
             }
             Ok(other) => {
+                if joins && !matches!(other, Asked::Queued { .. }) {
+                    ops.waits(op, was_in_line);
+                }
                 ops.refused(op);
                 other.refusal(op)
             }
             Err(error) => {
+                // What may still land may stand in line.
+                if joins && error.outcome() == Outcome::NotApplied {
+                    ops.waits(op, was_in_line);
+                }
                 ops.refused(op);
                 Err(error)
             }
@@ -253,10 +271,51 @@ impl RedisLeases {
             node.eval(&node.scripts().share_release, Purpose::Other, self.patience(), fill).await
         };
         let freed = answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)?;
+        if op.waits {
+            // Behind the mark: nothing comes in between any more.
+            self.step_out(op_id, &op.keys[0]).await?;
+        }
         self.0.ops.released(op_id);
         // A name that was broken or taken over makes the whole hold a doubtful one.
         let all = usize::try_from(freed).is_ok_and(|n| n == op.keys.len());
         Ok(if all { Released::Clean } else { Released::AlreadyGone })
+    }
+
+    async fn step_out(&self, op_id: &str, key: &Keys) -> Result<()> {
+        let node = &self.0.node;
+        let fill = |cmd: &mut Cmd| {
+            cmd.arg(2).arg(key.line()).arg(key.places()).arg(op_id);
+        };
+        let reply = node.eval(&node.scripts().leave, Purpose::Other, self.patience(), fill).await;
+        answer::count(node.name(), reply.map_err(|failure| failure.error)?.value).map(drop)
+    }
+
+    async fn leave_line(&self, op_id: &str) -> Result<()> {
+        let Some(op) = self.0.ops.get(op_id).filter(|op| op.waits) else { return Ok(()) };
+        self.step_out(op_id, &op.keys[0]).await?;
+        // What may still be on its way would stand there again, until it is released.
+        if !op.in_doubt() {
+            self.0.ops.waits(op_id, false);
+            self.0.ops.refused(op_id);
+        }
+        Ok(())
+    }
+
+    async fn hand_over(&self, name: &str, token: FencingToken, to: &str) -> Result<Transferred> {
+        let (node, key) = (&self.0.node, self.0.options.keys(name)?);
+        let Some(counter) = answer::counter(self.0.options.epoch, token) else {
+            return Ok(Transferred::NoSuchCandidate);
+        };
+        let fill = |cmd: &mut Cmd| {
+            cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.line()).arg(key.places());
+            cmd.arg(counter).arg(to);
+        };
+        let reply = node.eval(&node.scripts().transfer, Purpose::Other, self.patience(), fill).await;
+        match answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? {
+            1 => Ok(Transferred::Moved),
+            0 => Ok(Transferred::NoSuchCandidate),
+            _ => Err(answer::ran_out(name)),
+        }
     }
 
     /// Alone, or with others who free something at the same time.
@@ -301,7 +360,8 @@ impl RedisLeases {
         check_limit(limit)?;
         let (node, key) = (&self.0.node, self.0.options.keys(name)?);
         let fill = |cmd: &mut Cmd| {
-            cmd.arg(3).arg(&key.lock).arg(key.sharers()).arg(key.channel()).arg(limit).arg(SHARED);
+            cmd.arg(4).arg(&key.lock).arg(key.sharers()).arg(key.places()).arg(key.channel());
+            cmd.arg(limit).arg(SHARED);
         };
         let reply = node.eval(&node.scripts().resize, Purpose::Other, self.patience(), fill).await;
         match answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? {
@@ -323,7 +383,9 @@ impl RedisLeases {
                 let text = format!("`{name}` is held by {by}, which only its own client can read and end");
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
-            Asked::Cancelled => Err(Error::new(ErrorKind::Internal, "a break cannot be cancelled")),
+            Asked::Cancelled | Asked::Queued { .. } => {
+                Err(Error::new(ErrorKind::Internal, "a break neither waits nor is it cancelled"))
+            }
         }
     }
 
@@ -349,7 +411,8 @@ pub(crate) async fn look(
 ) -> Result<answer::Inspected> {
     let key = options.keys(name)?;
     let fill = |cmd: &mut Cmd| {
-        cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+        cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.sharers()).arg(key.ends());
+        cmd.arg(key.places());
     };
     let reply = node.eval(&node.scripts().inspect, Purpose::Other, patience, fill).await;
     // Looking changes nothing, so nothing is in doubt.
@@ -373,7 +436,7 @@ pub(crate) fn mark(op: &Op, in_doubt: bool, patience: Duration) -> u64 {
 }
 
 pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(Keys, String)]) {
-    cmd.arg(1 + 4 * keys.len() + 2 * required.len());
+    cmd.arg(1 + 6 * keys.len() + 2 * required.len());
     keys[0].put_tombstone(cmd, op);
     for key in keys {
         key.put_acquired(cmd);
@@ -409,11 +472,14 @@ pub(crate) fn annotate_args(cmd: &mut Cmd, key: &Keys, counter: u64, value: &[u8
     cmd.arg(3).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(counter).arg(value);
 }
 
+/// Whether it stands in line: who stood first in one line and last in another would hold up both, so several names are
+/// tried.
+fn joins(request: &AcquireRequest) -> bool {
+    request.line == Line::Join && request.names.len() == 1
+}
+
 fn supported(request: &AcquireRequest) -> Result<()> {
     let refuse = |text: &str| Err(Error::new(ErrorKind::Unsupported, text));
-    if request.line == Line::Join {
-        return refuse("this lease store keeps no line of waiters");
-    }
     if request.share == Share::Exclusive {
         return Ok(());
     }
@@ -446,6 +512,16 @@ impl LeaseStore for RedisLeases {
     fn resize(&self, name: &str, limit: u32) -> BoxFuture<'_, Result<()>> {
         let name = name.to_owned();
         Box::pin(async move { self.give_limit(&name, limit).await })
+    }
+
+    fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
+        let op = op_id.to_owned();
+        Box::pin(async move { self.leave_line(&op).await })
+    }
+
+    fn transfer(&self, name: &str, token: FencingToken, to: &str) -> BoxFuture<'_, Result<Transferred>> {
+        let (name, to) = (name.to_owned(), to.to_owned());
+        Box::pin(async move { self.hand_over(&name, token, &to).await })
     }
 
     fn annotate(&self, name: &str, token: FencingToken, value: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
@@ -483,7 +559,9 @@ impl LeaseStore for RedisLeases {
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         let keys = self.0.options.keys(name);
-        Box::pin(async move { self.0.node.ears().changed(&keys?).await })
+        // Now, not when it is polled: what changes until then is told.
+        let known = keys.as_ref().map_or_else(|_| Known::default(), |keys| self.0.node.ears().known(keys));
+        Box::pin(async move { self.0.node.ears().changed(&keys?, known).await })
     }
 
     fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {
@@ -495,9 +573,11 @@ impl LeaseStore for RedisLeases {
                         lease may be gone; tokens grow unless the clock went back";
         let mut guarantees =
             Guarantees::new(Fencing::WhileStateSurvives, "wall clock of the server", failover);
+        guarantees.fair = true;
         guarantees.min_ttl = Duration::from_millis(100);
         guarantees.recheck = WATCHED;
-        guarantees.native = &["annotate", "break_lease", "list", "permit", "shared", "watch"];
+        guarantees.native =
+            &["annotate", "break_lease", "line", "list", "permit", "shared", "transfer", "watch"];
         guarantees
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -75,9 +75,34 @@ pub(crate) struct Core {
     pub(crate) owner: String,
     namespace: String,
     seen: Mutex<BTreeMap<String, FencingToken>>,
-    lines: Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>,
+    lines: Mutex<HashMap<String, Weak<Line>>>,
     /// Releases and reconciliations that go on in the background.
     background: AtomicU64,
+}
+
+/// The waiters of this process for one name.
+#[derive(Debug, Default)]
+pub(crate) struct Line {
+    turns: tokio::sync::Mutex<()>,
+    /// The last question of those whose turn it was got no answer.
+    silent: AtomicBool,
+}
+
+impl Line {
+    /// Waits for those who came before.
+    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.turns.lock().await
+    }
+
+    /// Whether a question was answered.
+    pub(crate) fn heard(&self, answered: bool) {
+        self.silent.store(!answered, Ordering::Relaxed);
+    }
+
+    /// Whether nobody knows if somebody stands in the way.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -103,7 +128,7 @@ impl Core {
     }
 
     /// The line of waiters of this process for `name`: one of them talks to the store.
-    pub(crate) fn line(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+    pub(crate) fn line(&self, name: &str) -> Arc<Line> {
         let mut lines = locked(&self.lines);
         if let Some(line) = lines.get(name).and_then(Weak::upgrade) {
             return line;
@@ -112,7 +137,7 @@ impl Core {
         if lines.len().is_power_of_two() {
             lines.retain(|_, line| line.strong_count() > 0);
         }
-        let line = Arc::new(tokio::sync::Mutex::new(()));
+        let line = Arc::new(Line::default());
         lines.insert(name.to_owned(), Arc::downgrade(&line));
         line
     }
@@ -201,10 +226,14 @@ impl Core {
         self.rt.spawn("recipe-bell", async move { core.ring(&bell).await });
     }
 
-    /// A hint that something may have changed, armed from now on; never, where the store cannot say.
-    pub(crate) fn hint(&self, name: &str) -> impl Future<Output = ()> + Send + use<'_> {
+    /// A hint that something may have changed, armed from now on; never, where the store cannot say. Hints may be spurious:
+    /// after so many `vain` ones in a row it comes a little later.
+    pub(crate) fn hint(&self, name: &str, vain: u32) -> impl Future<Output = ()> + Send + use<'_> {
         let hint = self.store.watch(name);
-        async {
+        async move {
+            if vain > 0 {
+                self.clock().sleep(lock::deaf(vain)).await;
+            }
             if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }

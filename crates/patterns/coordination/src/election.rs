@@ -64,7 +64,7 @@ impl Builder {
         let mut builder = lock::Builder::new(Arc::clone(&self.core), vec![name], lock::Kind::Exclusive)
             .ttl(self.ttl)
             .note(&self.note);
-        if self.core.store.guarantees().fair {
+        if self.core.store.guarantees().native.contains(&"line") {
             builder = builder.fair();
         }
         if let Some(limit) = self.max_term {
@@ -140,9 +140,10 @@ impl Election {
     /// Changes nothing.
     pub async fn changed(&self, known: Option<&Leader>) -> Result<Option<Leader>, Error> {
         let core = &self.lock.core;
+        let mut vain = 0;
         loop {
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.hint(&self.lock.want().names[0]);
+            let hint = core.hint(&self.lock.want().names[0], vain);
             let now = self.leader().await?;
             if now.as_ref() != known {
                 return Ok(now);
@@ -150,8 +151,8 @@ impl Election {
             let look = core.clock().sleep(LOOK);
             tokio::select! {
                 biased;
-                () = hint => {}
-                () = look => {}
+                () = hint => vain += 1,
+                () = look => vain = 0,
             }
         }
     }
@@ -215,15 +216,16 @@ impl Term {
     /// Hands leadership to a candidate that waits in line, and ends this term. The work must have stopped.
     ///
     /// # Errors
-    /// `Contended` when no such candidate waits: this term goes on and is given back in the error's place;
-    /// `Unsupported` on a store that cannot; `ApiMisuse` while the term is [shared](Self::share).
+    /// With each of them the term comes back. `Contended` when no such candidate waits, and `Unsupported` on a store that
+    /// cannot: it goes on; `Lost` when it was over; `ApiMisuse` while it is [shared](Self::share). When the store fails, and
+    /// [`outcome`](Error::outcome) does not say that nothing happened, somebody else may lead already: do not begin anew.
     ///
     /// # Cancel safety
     /// A dropped future resigns or has handed over.
     pub async fn transfer(self, to: &str) -> Result<(), (Self, Error)> {
         let name = self.guard.name().to_owned();
-        if let Err(shared) = self.guard.alone("hand over") {
-            return Err((self, shared));
+        if let Err(refused) = self.check().and_then(|()| self.guard.alone("hand over")) {
+            return Err((self, refused));
         }
         match self.guard.store().transfer(&name, self.token(), to).await {
             Ok(Transferred::Moved) => Ok(()),

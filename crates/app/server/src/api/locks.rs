@@ -350,20 +350,33 @@ async fn campaign(
     checked(wanted.value.as_deref())?;
     let request = Request { caller: &caller, name: &name, raw: raw.as_deref(), headers: &headers };
     let (held, how) = take(&app, request, &wanted).await?;
-    let mut untold =
-        Untold { desk: &app.desk, name: Desk::name(NAMESPACE, &name).map_err(problem)?, token: None };
-    untold.token = wanted.value.as_ref().map(|_| held.token);
+    let untold = match wanted.value {
+        Some(_) => Some(Untold::new(&app.desk, Desk::name(NAMESPACE, &name).map_err(problem)?, held.token)),
+        None => None,
+    };
     proclaim(&app, &name, held.token, wanted.value.as_deref()).await?;
-    untold.token = None;
+    if let Some(untold) = untold {
+        untold.told();
+    }
     granted(&app, &name, &held, &how)
 }
 
-/// A term whose value is not told yet: it is given back when telling fails, or when nobody waits for the answer any
-/// more, so that nobody leads without the value that others look for.
-struct Untold<'a> {
+/// A lease whose value is not told yet: it is given back when telling fails, or when nobody waits for the answer any
+/// more, so that nobody leads, or keeps a name, without the value that others look for.
+pub(super) struct Untold<'a> {
     desk: &'a Arc<Desk>,
     name: String,
     token: Option<FencingToken>,
+}
+
+impl<'a> Untold<'a> {
+    pub(super) fn new(desk: &'a Arc<Desk>, name: String, token: FencingToken) -> Self {
+        Self { desk, name, token: Some(token) }
+    }
+
+    pub(super) fn told(mut self) {
+        self.token = None;
+    }
 }
 
 impl Drop for Untold<'_> {

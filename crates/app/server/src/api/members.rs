@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::api::App;
 use crate::api::json::{parse, reply};
-use crate::api::locks::{self, Request, Wanted, force_release, problem, token};
+use crate::api::locks::{self, Request, Untold, Wanted, force_release, problem, token};
 use crate::api::query::Query;
 use crate::api::session;
 use crate::api::wait::Wait;
@@ -116,12 +116,11 @@ async fn join(
     let request = Request { caller: &caller, name: &lease, raw: raw.as_deref(), headers: &headers };
     let (held, how) = locks::take(&app, request, &asked).await?;
     let full = of.lease(&name).map_err(failed)?;
-    let said = app.desk.annotate(&full, held.token, wanted.meta.as_deref().unwrap_or_default()).await;
-    if let Err(refused) = said {
-        // Who has said nothing about itself is no member.
-        app.desk.give_back_later(&full, held.token);
-        return Err(problem(refused));
-    }
+    // Who has said nothing about itself is no member.
+    let untold = Untold::new(&app.desk, full.clone(), held.token);
+    let meta = wanted.meta.as_deref().unwrap_or_default();
+    app.desk.annotate(&full, held.token, meta).await.map_err(problem)?;
+    untold.told();
     of.announce();
     let mut body = locks::body(&app, &name, &held);
     body["group"] = group.into();

@@ -1,6 +1,7 @@
 //! Locks, elections and the routes of Dapr over leases in memory.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mainstay_clock::SystemClock;
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Line, Released, Renewed};
@@ -319,42 +320,59 @@ async fn a_token_of_a_term_that_is_over_hands_nothing_on() {
 
 /// Leases whose values cannot be written.
 #[derive(Debug)]
-struct Mute(MemoryLeaseStore);
+struct Mute {
+    leases: MemoryLeaseStore,
+    /// It does not even say so.
+    hangs: bool,
+    asked: AtomicBool,
+}
+
+impl Mute {
+    fn new(leases: &MemoryLeaseStore, hangs: bool) -> Arc<Self> {
+        Arc::new(Self { leases: leases.clone(), hangs, asked: AtomicBool::new(false) })
+    }
+}
 
 impl LeaseStore for Mute {
     fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
-        self.0.acquire(request)
+        self.leases.acquire(request)
     }
 
     fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
-        self.0.renew(op_id)
+        self.leases.renew(op_id)
     }
 
     fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
-        self.0.release(op_id)
+        self.leases.release(op_id)
     }
 
     fn annotate(&self, _: &str, _: FencingToken, _: Vec<u8>) -> BoxFuture<'_, Result<bool>> {
-        Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "no value can be written")) })
+        self.asked.store(true, Ordering::Relaxed);
+        Box::pin(async {
+            if self.hangs {
+                std::future::pending::<()>().await;
+            }
+            Err(Error::new(ErrorKind::Unavailable, "no value can be written"))
+        })
     }
 
     fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
-        self.0.inspect(name)
+        self.leases.inspect(name)
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        self.0.watch(name)
+        self.leases.watch(name)
     }
 
     fn guarantees(&self) -> Guarantees {
-        self.0.guarantees()
+        self.leases.guarantees()
     }
 }
 
 #[tokio::test]
 async fn nobody_leads_whose_value_could_not_be_told() {
     let store = MemoryLeaseStore::new(Arc::new(SystemClock::new()));
-    let bench = bench_on(Arc::new(Mute(store.clone()))).await;
+    let bench = bench_on(Mute::new(&store, false)).await;
     let path = "/v1/elections/scheduler";
     let untold = put(&bench, path, &[], json!({"owner": "n1", "ttl": "600s", "value": "http://n1"})).await;
     assert!(untold.status >= 500, "{} {}", untold.status, untold.body);
@@ -362,6 +380,20 @@ async fn nobody_leads_whose_value_could_not_be_told() {
     let next = put(&bench, "/v1/elections/scheduler?wait=60s", &[], ask("n2", "2000s")).await;
     assert_eq!(next.status, 200, "{}", next.body);
     assert_eq!(bench.get(path).await.body["leader"], "n2");
+}
+
+#[tokio::test]
+async fn f19_a_member_whose_client_goes_away_before_it_has_said_anything_keeps_no_name() {
+    let store = MemoryLeaseStore::new(Arc::new(SystemClock::new()));
+    let mute = Mute::new(&store, true);
+    let bench = bench_on(mute.clone()).await;
+    tokio::select! {
+        biased;
+        got = put(&bench, "/v1/members/workers/w1", &[], ask("n1", "600s")) => panic!("{}", got.body),
+        () = until("its value is written", async || mute.asked.load(Ordering::Relaxed)) => {}
+    }
+    let holders = async || store.inspect("default/member/workers/w1").await.unwrap().holders.len();
+    until("it is given back, long before it would end", async || holders().await == 0).await;
 }
 
 async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {

@@ -134,14 +134,8 @@ fn under_lock(name: &str, hold: &HoldArgs, kind: impl Fn(&Coordinator) -> Builde
         if hold.no_wait {
             return Ok(lock.try_acquire().await.map(Right::Lock));
         }
-        let asked = announced(&lock, lock.acquire(hold.until(&Runtime::system()))).await;
-        // Who stands in line is told its place, not who is in front.
-        if asked.as_ref().is_err_and(|e| *e.kind() == ErrorKind::TimedOut { holder: None }) {
-            for owner in holders(&lock).await {
-                eprintln!("mainstay: held by {owner}");
-            }
-        }
-        Ok(asked.map(Right::Lock))
+        let asked = lock.acquire(hold.until(&Runtime::system()));
+        Ok(announced(async || holders(&lock).await, asked).await.map(Right::Lock))
     })
 }
 
@@ -159,7 +153,11 @@ pub(crate) fn elect(args: &ElectArgs) -> Result<ExitCode> {
         let election = election.build().map_err(refused)?;
         let limit = if hold.no_wait { Duration::ZERO } else { hold.wait.unwrap_or(Duration::MAX) };
         let limit = Deadline::after(Runtime::system().clock().now(), limit);
-        Ok(election.campaign(limit).await.map(Right::Term))
+        let leader = async || {
+            let leader = election.leader().await.ok().flatten();
+            leader.map(|leader| leader.owner).into_iter().collect::<Vec<_>>()
+        };
+        Ok(announced(leader, election.campaign(limit)).await.map(Right::Term))
     })
 }
 
@@ -169,19 +167,42 @@ pub(super) fn refused(error: ConfigError) -> Error {
 
 type Asked = std::result::Result<Right, mainstay_coordination::Error>;
 
-/// Says who stands in the way when the wait is long enough to be noticed.
-async fn announced<T>(lock: &Lock, ask: impl Future<Output = T>) -> T {
+/// Says who stands in the way when the wait is long enough to be noticed, and when it was in vain: who stands in line
+/// is told its place, not who is in front.
+async fn announced<T>(
+    who: impl AsyncFn() -> Vec<String>,
+    ask: impl Future<Output = std::result::Result<T, mainstay_coordination::Error>>,
+) -> std::result::Result<T, mainstay_coordination::Error> {
     let mut ask = std::pin::pin!(ask);
     let quiet = Runtime::system().clock().sleep(QUIET);
-    tokio::select! {
+    let at_once = tokio::select! {
         biased;
-        asked = &mut ask => return asked,
-        () = quiet => {}
+        asked = &mut ask => Some(asked),
+        () = quiet => None,
+    };
+    let asked = match at_once {
+        Some(asked) => asked,
+        None => {
+            // Beside the wait, which a store that answers slowly does not make longer.
+            let told = async {
+                for owner in who().await {
+                    eprintln!("mainstay: waiting for {owner}");
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                biased;
+                asked = &mut ask => asked,
+                never = told => never,
+            }
+        }
+    };
+    if asked.as_ref().is_err_and(|e| *e.kind() == ErrorKind::TimedOut { holder: None }) {
+        for owner in who().await {
+            eprintln!("mainstay: held by {owner}");
+        }
     }
-    for owner in holders(lock).await {
-        eprintln!("mainstay: waiting for {owner}");
-    }
-    ask.await
+    asked
 }
 
 impl HoldArgs {
@@ -248,7 +269,12 @@ where
     let rt = Runtime::system();
     let mut signals = Signals::listen()?;
     let ready = plan.prepare()?;
-    let store = hold.job.store.open(&rt).await?;
+    // A store that does not answer keeps nobody from going away.
+    let store = tokio::select! {
+        biased;
+        code = signals.fatal() => return Ok(code),
+        store = hold.job.store.open(&rt) => store?,
+    };
     let builder = Coordinator::builder(store, rt.clone()).namespace(&hold.job.store.namespace);
     let coordinator = builder.owner(&owner()).build().map_err(refused)?;
     let asked = tokio::select! {

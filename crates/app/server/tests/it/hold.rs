@@ -6,7 +6,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{PATIENCE, eventually, line, mainstay, quick_dir, run, stderr, stdout, within};
+use crate::harness::{PATIENCE, bounded, eventually, line, mainstay, quick_dir, run, stderr, stdout, within};
 use crate::machine::finish;
 
 /// A folder with a lease file and what the jobs write.
@@ -202,6 +202,26 @@ fn if_w2_a_signal_while_waiting_is_obeyed_and_nobody_stands_in_line_any_more() {
 }
 
 #[test]
+fn if_w2_a_signal_is_obeyed_while_the_store_does_not_answer() {
+    let place = Place::new();
+    // It takes connections and says nothing.
+    let silent = std::sync::Arc::new(std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    let address = silent.local_addr().unwrap();
+    for (scheme, path) in [("etcd", ""), ("nats", ""), ("postgres", "/db?sslmode=disable"), ("redis", "")] {
+        let store = format!("{scheme}://{}{address}{path}", if scheme == "postgres" { "me@" } else { "" });
+        for words in [&["lock", "x"][..], &["cron", "x", "--every", "1h"]] {
+            let mut command = mainstay(&[words, &["--store", &store, "--", "true"][..]].concat());
+            command.current_dir(place.dir.path()).stdout(Stdio::null());
+            let mut waiter = Wrapper(command.spawn().unwrap());
+            let at = std::sync::Arc::clone(&silent);
+            let _stream = bounded("the wrapper connects", move || at.accept().unwrap());
+            waiter.signal(Signal::INT);
+            assert_eq!(waiter.code(), Some(130), "{words:?} on {scheme}");
+        }
+    }
+}
+
+#[test]
 fn those_who_wait_get_the_lock_in_the_order_in_which_they_came() {
     let place = Place::new();
     for (verb, more) in [("lock", &[][..]), ("rwlock", &["--write"]), ("sem", &["--limit", "1"])] {
@@ -237,13 +257,18 @@ fn those_who_wait_get_the_lock_in_the_order_in_which_they_came() {
 #[test]
 fn who_waited_in_vain_is_told_who_holds_it() {
     let place = Place::new();
-    let _holder = place.wrapper("lock", &["x", "-c", "echo up > up; while :; do sleep 0.01; done"]);
-    place.wait_for("up");
-    let late = place.command("lock", &["--wait", "300ms", "x", "--", "true"]).output().unwrap();
-    assert_eq!(late.status.code(), Some(124), "{}", stderr(&late));
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    assert!(stderr(&late).contains(&format!("held by {host}:")), "{}", stderr(&late));
-    assert!(stderr(&late).contains("not acquired in time"), "{}", stderr(&late));
+    for verb in ["lock", "elect"] {
+        let line = format!("echo up > {verb}.up; while :; do sleep 0.01; done");
+        let _holder = place.wrapper(verb, &["x", "-c", &line]);
+        place.wait_for(&format!("{verb}.up"));
+        let late = place.command(verb, &["--wait", "1s", "x", "--", "true"]).output().unwrap();
+        assert_eq!(late.status.code(), Some(124), "{}", stderr(&late));
+        for said in ["waiting for", "held by"] {
+            assert!(stderr(&late).contains(&format!("{said} {host}:")), "{verb}: {}", stderr(&late));
+        }
+        assert!(stderr(&late).contains("not acquired in time"), "{}", stderr(&late));
+    }
 }
 
 #[test]
@@ -407,7 +432,7 @@ fn if_w8_every_refusal_has_its_own_code() {
     let held = place.output("lock", &["-n", "x", "--", "true"]);
     assert_eq!(held.status.code(), Some(124));
     assert!(stderr(&held).contains("held by"), "{}", stderr(&held));
-    assert_eq!(place.code("lock", &["--wait", "50ms", "x", "--", "true"]), 124);
+    assert_eq!(place.code("lock", &["--wait", "500ms", "x", "--", "true"]), 124);
     assert_eq!(place.code("lock", &["-n", "-E", "33", "x", "--", "true"]), 33);
     assert_eq!(place.code("lock", &["y", "--", "no-such-command"]), 127);
     assert_eq!(place.code("lock", &["y", "--", "/etc/passwd"]), 126);

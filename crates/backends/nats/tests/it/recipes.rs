@@ -12,11 +12,12 @@ use mainstay_store::lease::{Fencing, Released, Renewed};
 
 use crate::Test;
 use crate::world::{
-    RENEWED, coordinator, last, ms, nats, other, pause, proxied, publish, run, soon, store, take, until,
-    written,
+    ANSWER, RENEWED, coordinator, last, ms, nats, other, pause, proxied, publish, run, soon, store, take,
+    until, written,
 };
 
 pub(crate) const TESTS: &[Test] = &[
+    ("f03_a_grant_that_comes_too_late_is_given_back", f03),
     ("f27_a_dropped_guard_is_given_back_behind_its_owners_back", f27),
     ("k01_a_lease_of_somebody_else_is_never_extended", k01),
     ("k02_k15_a_loss_is_told_and_ends_the_work", k02),
@@ -40,6 +41,23 @@ const SHORT: Duration = Duration::from_secs(1);
 
 fn within(d: Duration) -> Deadline {
     Deadline::after(mainstay_clock::Clock::now(&SystemClock::new()), d)
+}
+
+fn f03() {
+    let server = nats();
+    run(async {
+        let (proxy, through) = proxied(&server, ANSWER).await;
+        let locks = coordinator(through, "me");
+        let lock = locks.mutex("a").ttl(SHORT).build().unwrap();
+        // To look and to write takes longer than the lease is waited for.
+        proxy.set_mode(TcpMode::Latency { least: ms(400), jitter: Duration::ZERO });
+        let late = lock.try_acquire().await.unwrap_err();
+        assert!(matches!(late.kind(), LockError::Expired | LockError::Unreachable), "{late}");
+        proxy.set_mode(TcpMode::Pass);
+        until("it was given back", async || locks.in_background() == 0).await;
+        let direct = store(&server).await;
+        until("nobody holds", async || direct.inspect("test/a").await.unwrap().holders.is_empty()).await;
+    });
 }
 
 fn f27() {

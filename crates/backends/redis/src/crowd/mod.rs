@@ -239,7 +239,7 @@ impl Carrier {
         };
         let mut doubt = false;
         while !words.is_empty() {
-            let call = script.call(8 * words.len(), |cmd| fill(cmd, kind, &words));
+            let call = script.call(10 * words.len(), |cmd| fill(cmd, kind, &words));
             match node.once(&call, purpose, patience).await {
                 Once::Answered(value) => return deliver(node.name(), callers, value, doubt),
                 Once::Broken(_) if !doubt => {
@@ -269,7 +269,7 @@ async fn once_around() {
 
 fn fill(cmd: &mut Cmd, kind: Kind, all: &[Words]) {
     let keys_of_one = match kind {
-        Kind::Acquire => 5,
+        Kind::Acquire => 7,
         Kind::Release => 4,
     };
     cmd.arg(keys_of_one * all.len());

@@ -1,16 +1,17 @@
 -- Grants one name to each of several callers, in their order, each exactly as acquire.lua does: that one's text comes
 -- before this one's, as the function `one`.
--- KEYS: per caller tombstone, lock, fence, info, sharers. ARGV: per caller op, ttl in ms, rest of the info.
+-- KEYS: per caller tombstone, lock, fence, info, sharers, line, places. ARGV: per caller op, ttl in ms, rest of the
+-- info.
 -- One answer per caller: the token where it is granted, what acquire.lua says where it is not.
 local n = #ARGV / 3
 local answers, busy, fences, seen, plain = {}, {}, {}, {}, true
 for i = 1, n do
-  local k = KEYS[5 * i - 3]
+  local k = KEYS[7 * i - 5]
   if seen[k] then plain = false end
   seen[k] = true
-  busy[2 * i - 1], busy[2 * i], fences[i] = KEYS[5 * i - 4], k, KEYS[5 * i - 2]
+  busy[3 * i - 2], busy[3 * i - 1], busy[3 * i], fences[i] = KEYS[7 * i - 6], k, KEYS[7 * i - 1], KEYS[7 * i - 4]
 end
--- Nearly always every name is another one and free: then the callers share the reads.
+-- Nearly always every name is another one and free, and nobody waits for it: then the callers share the reads.
 plain = plain and redis.call('EXISTS', unpack(busy)) == 0
 if plain then
   local time = redis.call('TIME')
@@ -36,14 +37,15 @@ if plain then
     local since = '\n{"since":' .. string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000)) .. ','
     for i = 1, n do
       local op, ttl = ARGV[3 * i - 2], ARGV[3 * i - 1]
-      redis.call('SET', KEYS[5 * i - 3], op, 'PX', ttl)
-      redis.call('SET', KEYS[5 * i - 1], op .. since .. ARGV[3 * i], 'PX', ttl)
+      redis.call('SET', KEYS[7 * i - 5], op, 'PX', ttl)
+      redis.call('SET', KEYS[7 * i - 3], op .. since .. ARGV[3 * i], 'PX', ttl)
     end
     return answers
   end
 end
 for i = 1, n do
-  local keys = {KEYS[5 * i - 4], KEYS[5 * i - 3], KEYS[5 * i - 2], KEYS[5 * i - 1], KEYS[5 * i]}
+  local keys = {}
+  for j = 1, 7 do keys[j] = KEYS[7 * i - 7 + j] end
   local done, answer = pcall(one, keys, {ARGV[3 * i - 2], ARGV[3 * i - 1], 'clock', '1', ARGV[3 * i]})
   if not done then
     -- Its own error and nobody else's. Some versions give a text, some a table.

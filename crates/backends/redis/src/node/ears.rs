@@ -14,21 +14,64 @@ use redis::{AsyncConnectionConfig, Client, ProtocolVersion, PushInfo, PushKind, 
 use tokio::sync::watch;
 
 use super::locked;
+use crate::answer::SHARED;
 use crate::error;
-use crate::keys::Keys;
+use crate::keys::{INFO, Keys, LINE, SHARERS, lock_of_side};
 
-/// What a look at a lease saw: the lock's value, and what is known of its holder.
+/// Leases whose last look is kept though nobody waits for them now, at least: whoever waits for a lease asks again and
+/// again, and goes on from there. From twice as many as are waited for on, the others are forgotten.
+const KEPT: usize = 1_024;
+
+/// What a look at a lease saw: the lock's value and what is known of its holder, who shares it, and who waits first.
 #[derive(Clone, Debug, PartialEq)]
 struct Look {
     exists: bool,
     values: Value,
+    sharers: Value,
+    first: Value,
 }
 
+impl Look {
+    fn is_shared(&self) -> bool {
+        let Value::Array(values) = &self.values else { return false };
+        matches!(values.first(), Some(Value::BulkString(lock)) if lock == SHARED.as_bytes())
+    }
+}
+
+/// A look, and how often the bell had rung before it.
+type Seen = (u64, Look);
+
+/// Whether a look tells something to whoever has seen `before`. Renewals touch what is held and change nothing of it;
+/// whatever touches what is free was taken and given back. Who has seen nothing yet, and comes because somebody holds
+/// it alone, waits for the end of that; of anything else it cannot know what it missed.
+fn is_news(before: Option<&Seen>, rung: u64, now: &Look) -> bool {
+    match before {
+        None => !now.exists || now.is_shared(),
+        Some((at, before)) => before != now || (!before.exists && *at != rung),
+    }
+}
+
+/// One lease that somebody waits for, or did.
 #[derive(Debug)]
 struct Topic {
-    watchers: usize,
+    /// Rung when one of its keys is touched.
     bell: watch::Sender<u64>,
+    seen: Mutex<Option<Seen>>,
 }
+
+impl Topic {
+    /// Keeps the latest look.
+    fn saw(&self, rung: u64, look: &Look) {
+        let mut seen = locked(&self.seen);
+        if seen.as_ref().is_none_or(|(at, _)| *at <= rung) {
+            *seen = Some((rung, look.clone()));
+        }
+    }
+}
+
+/// What this process has seen of a lease so far.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Option<(Arc<Topic>, Seen)>);
 
 #[derive(Clone)]
 struct Link {
@@ -36,9 +79,15 @@ struct Link {
 }
 
 #[derive(Default)]
+struct Topics {
+    by_lock: HashMap<String, Arc<Topic>>,
+    /// With so many, those that nobody waits for are forgotten.
+    sweep_at: usize,
+}
+
+#[derive(Default)]
 struct Shared {
-    /// By key: both keys of a lease ring one bell.
-    topics: Mutex<HashMap<String, Topic>>,
+    topics: Mutex<Topics>,
     live: Mutex<Option<Link>>,
 }
 
@@ -54,7 +103,9 @@ impl Shared {
                             Value::SimpleString(text) => text,
                             _ => continue,
                         };
-                        if let Some(topic) = topics.get(key) {
+                        let beside =
+                            [INFO, LINE, SHARERS].into_iter().filter_map(|side| lock_of_side(key, side));
+                        for topic in beside.chain([key]).filter_map(|lock| topics.by_lock.get(lock)) {
                             topic.bell.send_modify(|n| *n += 1);
                         }
                     }
@@ -71,40 +122,31 @@ impl Shared {
     }
 
     fn ring_all(&self) {
-        for topic in locked(&self.topics).values() {
+        for topic in locked(&self.topics).by_lock.values() {
             topic.bell.send_modify(|n| *n += 1);
         }
     }
-}
 
-/// A watcher of one key; gone, nobody is told any more.
-struct Listening<'a> {
-    shared: &'a Shared,
-    key: String,
-    bell: watch::Receiver<u64>,
-}
-
-impl<'a> Listening<'a> {
-    fn new(shared: &'a Shared, key: String) -> Self {
-        let mut topics = locked(&shared.topics);
-        let topic =
-            topics.entry(key.clone()).or_insert_with(|| Topic { watchers: 0, bell: watch::Sender::new(0) });
-        topic.watchers += 1;
-        let bell = topic.bell.subscribe();
-        drop(topics);
-        Self { shared, key, bell }
+    fn known(&self, lock: &str) -> Known {
+        let topic = locked(&self.topics).by_lock.get(lock).cloned();
+        Known(topic.and_then(|topic| {
+            let seen = locked(&topic.seen).clone()?;
+            Some((topic, seen))
+        }))
     }
-}
 
-impl Drop for Listening<'_> {
-    fn drop(&mut self) {
-        let mut topics = locked(&self.shared.topics);
-        if let Some(topic) = topics.get_mut(&self.key) {
-            topic.watchers -= 1;
-            if topic.watchers == 0 {
-                topics.remove(&self.key);
-            }
+    fn topic(&self, lock: &str) -> Arc<Topic> {
+        let mut topics = locked(&self.topics);
+        if let Some(topic) = topics.by_lock.get(lock) {
+            return Arc::clone(topic);
         }
+        if topics.by_lock.len() >= topics.sweep_at {
+            topics.by_lock.retain(|_, topic| Arc::strong_count(topic) > 1);
+            topics.sweep_at = (topics.by_lock.len() * 2).max(KEPT);
+        }
+        let topic = Arc::new(Topic { bell: watch::Sender::new(0), seen: Mutex::default() });
+        topics.by_lock.insert(lock.to_owned(), Arc::clone(&topic));
+        topic
     }
 }
 
@@ -129,25 +171,31 @@ impl Ears {
         Ok(Self { client, node, timeout, connecting: tokio::sync::Mutex::new(()), shared: Arc::default() })
     }
 
-    /// Resolves when the lease is free, or changed since the first poll. Renewals are no change.
-    pub(crate) async fn changed(&self, keys: &Keys) -> Result<()> {
-        let mut lock = Listening::new(&self.shared, keys.lock.clone());
-        let mut info = Listening::new(&self.shared, keys.info());
-        let mut known = None;
+    /// What was seen of the lease so far: what changes from now on is told by [`changed`](Self::changed), also before
+    /// that is polled.
+    pub(crate) fn known(&self, keys: &Keys) -> Known {
+        self.shared.known(&keys.lock)
+    }
+
+    /// Resolves when the lease is another than it is known, whoever changed it. Of one that nobody has looked at yet it
+    /// is not known what was missed, so it resolves at once unless somebody holds it alone. Renewals are no change.
+    pub(crate) async fn changed(&self, keys: &Keys, known: Known) -> Result<()> {
+        let (topic, mut before) = match known.0 {
+            Some((topic, seen)) => (topic, Some(seen)),
+            None => (self.shared.topic(&keys.lock), None),
+        };
+        let mut bell = topic.bell.subscribe();
         loop {
             // Before the look, so that a change in between rings.
-            lock.bell.mark_unchanged();
-            info.bell.mark_unchanged();
+            let rung = *bell.borrow_and_update();
             let now = self.look(keys).await?;
-            if !now.exists || known.as_ref().is_some_and(|k| *k != now) {
+            topic.saw(rung, &now);
+            if is_news(before.as_ref(), rung, &now) {
                 return Ok(());
             }
-            known = Some(now);
-            tokio::select! {
-                biased;
-                _ = lock.bell.changed() => {}
-                _ = info.bell.changed() => {}
-            }
+            before = Some((rung, now));
+            // The sender lives in the topic.
+            let _ = bell.changed().await;
         }
     }
 
@@ -156,14 +204,18 @@ impl Ears {
         let mut pipe = redis::pipe();
         // A lock of a foreign layout reads as nothing, but it exists.
         pipe.cmd("EXISTS").arg(&keys.lock).cmd("MGET").arg(&keys.lock).arg(keys.info());
-        let (exists, values): (bool, Value) = match pipe.query_async(&mut link.connection).await {
-            Ok(both) => both,
-            Err(e) => {
-                *locked(&self.shared.live) = None;
-                return Err(error::unreachable(&self.node, e));
-            }
-        };
-        Ok(Look { exists, values })
+        pipe.cmd("HGETALL").arg(keys.sharers()).cmd("ZRANGE").arg(keys.line()).arg(0).arg(0);
+        let (exists, values, sharers, first): (bool, Value, Value, Value) =
+            match pipe.query_async(&mut link.connection).await {
+                Ok(all) => all,
+                Err(e) => {
+                    *locked(&self.shared.live) = None;
+                    // Nobody is told anything over that connection any more.
+                    self.shared.ring_all();
+                    return Err(error::unreachable(&self.node, e));
+                }
+            };
+        Ok(Look { exists, values, sharers, first })
     }
 
     async fn link(&self) -> Result<Link> {
@@ -195,5 +247,58 @@ impl Ears {
         let link = Link { connection };
         *locked(&self.shared.live) = Some(link.clone());
         Ok(link)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn look(lock: Option<&str>, sharers: &[&str]) -> Look {
+        let text = |text: &&str| Value::BulkString(text.as_bytes().to_vec());
+        let values = Value::Array(vec![lock.as_ref().map_or(Value::Nil, text), Value::Nil]);
+        let sharers = Value::Array(sharers.iter().map(text).collect());
+        Look { exists: lock.is_some(), values, sharers, first: Value::Array(Vec::new()) }
+    }
+
+    #[test]
+    fn what_is_news_to_whom() {
+        let (free, alone, next) = (look(None, &[]), look(Some("a"), &[]), look(Some("b"), &[]));
+        let (full, room) = (look(Some(SHARED), &["a", "b"]), look(Some(SHARED), &["b"]));
+        let check = |before: Option<(u64, &Look)>, rung: u64, now: &Look| {
+            is_news(before.map(|(at, look)| (at, look.clone())).as_ref(), rung, now)
+        };
+        assert!(check(None, 0, &free) && check(None, 0, &full), "something may have been missed");
+        assert!(!check(None, 0, &alone), "whoever came because of that waits for its end");
+        assert!(check(Some((0, &alone)), 1, &free) && check(Some((0, &alone)), 1, &next));
+        assert!(!check(Some((0, &alone)), 1, &alone) && !check(Some((0, &full)), 1, &full), "renewed");
+        assert!(check(Some((0, &full)), 1, &room), "a permit came back");
+        assert!(!check(Some((0, &free)), 0, &free), "nobody was there");
+        assert!(check(Some((0, &free)), 1, &free), "taken and given back in between");
+    }
+
+    #[test]
+    fn all_keys_of_a_lease_ring_and_those_that_nobody_waits_for_are_forgotten() {
+        let shared = Shared::default();
+        let keys = crate::keys::KeyProfile::Verbatim.keys("a", "a").unwrap();
+        let topic = shared.topic("a");
+        topic.saw(0, &look(None, &[]));
+        for (n, key) in [keys.lock.clone(), keys.info(), keys.sharers(), keys.line(), keys.fence()]
+            .into_iter()
+            .enumerate()
+        {
+            let data = vec![Value::Array(vec![Value::BulkString(key.into_bytes())])];
+            shared.heard(&PushInfo { kind: PushKind::Invalidate, data });
+            assert_eq!(*topic.bell.borrow(), n.min(3) as u64 + 1, "the fence is not looked at");
+        }
+        topic.saw(7, &look(Some("x"), &[]));
+        topic.saw(3, &look(None, &[]));
+        assert!(shared.known("a").0.is_some_and(|(_, (at, look))| at == 7 && look.exists), "the latest look");
+        for n in 0..3 * KEPT {
+            shared.topic(&format!("n{n}")).saw(0, &look(None, &[]));
+        }
+        assert!(locked(&shared.topics).by_lock.len() <= KEPT + 1);
+        assert!(shared.known("a").0.is_some(), "somebody still waits for it");
+        assert!(shared.known("n0").0.is_none());
     }
 }

@@ -235,8 +235,13 @@ impl LeaseStore for RedisQuorum {
     }
 
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
-        let name = name.to_owned();
-        Box::pin(async move { self.changed(&name).await })
+        let keys = self.0.options.keys(name);
+        // Now, not when it is polled: what changes until then is told.
+        let known = keys.as_ref().map_or_else(
+            |_| Vec::new(),
+            |keys| self.0.nodes.iter().map(|node| node.ears().known(keys)).collect(),
+        );
+        Box::pin(async move { self.changed(&keys?, known).await })
     }
 
     fn servers(&self) -> BoxFuture<'_, Result<Vec<Server>>> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
 use mainstay_store::lease::{AcquireRequest, Acquired, LeaseInfo};
 use mainstay_store::{Error, ErrorKind, FencingToken, LeaseStore as _, Outcome, Result};
 use redis::Cmd;
@@ -12,7 +13,8 @@ use redis::Cmd;
 use super::RedisQuorum;
 use crate::answer::{self, Inspected};
 use crate::keys::Keys;
-use crate::node::Purpose;
+use crate::node::ears::Known;
+use crate::node::{Node, Purpose};
 use crate::scan;
 use crate::store::{annotate_args, break_args, look};
 
@@ -179,15 +181,15 @@ impl RedisQuorum {
         Ok(found)
     }
 
-    /// Resolves when a majority of servers saw a change.
-    pub(super) async fn changed(&self, name: &str) -> Result<()> {
-        let keys = self.0.options.keys(name)?;
-        let mut pending = self.all(|own, at| {
-            let keys = keys.clone();
-            async move { own.0.nodes[at].ears().changed(&keys).await }
-        });
+    /// Resolves when a majority of servers saw a change since `known`, which is of each server.
+    pub(super) async fn changed(&self, keys: &Keys, known: Vec<Known>) -> Result<()> {
+        let one = |(node, known): (&Node, Known)| {
+            let (node, keys) = (node.clone(), keys.clone());
+            async move { node.ears().changed(&keys, known).await }
+        };
+        let mut pending: FuturesUnordered<_> = self.0.nodes.iter().zip(known).map(one).collect();
         let (mut changed, mut last) = (0, None);
-        while let Some((_, answer)) = pending.next().await {
+        while let Some(answer) = pending.next().await {
             match answer {
                 Ok(()) => changed += 1,
                 Err(error) => last = Some(error),

@@ -5,21 +5,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use mainstay_chaos::proxy::TcpMode;
+use mainstay_clock::{Clock as _, Deadline, SystemClock};
 use mainstay_coordination::cron::Ran;
 use mainstay_coordination::membership::{Change, Departure, Event};
 use mainstay_coordination::{Coordinator, ErrorKind as LockError, LossReason};
+use mainstay_sim::servers::Server;
 use mainstay_store::LeaseStore;
-use mainstay_store::lease::{Fencing, Released, Renewed};
+use mainstay_store::lease::{AcquireRequest, Acquired, Fencing, Released, Renewed, Share};
 
 use crate::Test;
 use crate::quorum::{quorum, servers};
+use crate::single::proxied;
 use crate::world::{
-    coordinator, exists, ms, number, other, pause, redis, run, scripts_run, soon, store, store_within, take,
-    text, until,
+    ANSWER, coordinator, exists, ms, number, other, pause, redis, run, scripts_run, soon, store,
+    store_within, take, text, until,
 };
 
 pub(crate) const TESTS: &[Test] = &[
     ("k03_f17_nothing_is_sent_after_the_release", f17),
+    ("f03_a_grant_that_comes_too_late_is_given_back", f03),
     ("f27_a_dropped_guard_is_given_back_behind_its_owners_back", f27),
     ("k01_a_lease_of_somebody_else_is_never_extended", k01),
     ("k02_k15_a_loss_is_told_and_ends_the_work", k02),
@@ -35,6 +40,13 @@ pub(crate) const TESTS: &[Test] = &[
     ("members_are_seen_and_told_apart_also_on_a_quorum", members),
     ("a_slot_is_run_once_and_barriers_and_latches_open", recorded),
     ("readers_and_permits_share_and_a_writer_waits_for_both", sharing),
+    ("a_permit_that_comes_back_wakes_who_waits", permit),
+    ("what_changed_before_a_watch_is_polled_is_told", armed),
+    ("what_is_free_is_watched_without_a_loop", quiet),
+    ("several_names_are_waited_for_without_polling", several),
+    ("f35_a_leader_hands_over_to_a_candidate_that_waits", hand_over),
+    ("a_waiting_writer_stops_new_readers", writer),
+    ("f19_who_gives_up_waiting_leaves_no_place", given_up),
 ];
 
 const TTL: Duration = Duration::from_secs(30);
@@ -54,6 +66,21 @@ fn f17() {
         let after = scripts_run(&mut other).await;
         pause(RENEWED / 2).await;
         assert_eq!(scripts_run(&mut other).await, after);
+    });
+}
+
+fn f03() {
+    let server = redis(&[]);
+    run(async {
+        let (proxy, store) = proxied(&server, ANSWER).await;
+        let locks = coordinator(store, "me");
+        let lock = locks.mutex("a").ttl(ms(200)).build().unwrap();
+        proxy.set_mode(TcpMode::Latency { least: ms(250), jitter: Duration::ZERO });
+        let late = lock.try_acquire().await.unwrap_err();
+        assert!(matches!(late.kind(), LockError::Expired | LockError::Unreachable), "{late}");
+        proxy.set_mode(TcpMode::Pass);
+        until("it was given back", async || locks.in_background() == 0).await;
+        assert!(!exists(&mut other(&server).await, "test/a").await);
     });
 }
 
@@ -413,5 +440,232 @@ fn recorded() {
         };
         let (waited, counted) = tokio::join!(x.wait(soon()), count);
         assert_eq!(waited.unwrap(), counted);
+    });
+}
+
+/// Less than half of the longest silence that a waiter believes, which is the least that a timer would take.
+const WOKEN: Duration = Duration::from_secs(14);
+
+fn permit() {
+    let server = redis(&[]);
+    run(async {
+        let (here, there) = (coordinator(store(&server), "a"), coordinator(store(&server), "b"));
+        let of = |locks: &Coordinator| locks.semaphore("s", 2).ttl(TTL);
+        let (ours, theirs) = (of(&here).build().unwrap(), of(&there).fair().build().unwrap());
+        let held = [ours.acquire(soon()).await.unwrap(), ours.acquire(soon()).await.unwrap()];
+        let [first, second] = held;
+        let clock = SystemClock::new();
+        let give = async {
+            pause(ms(500)).await;
+            let at = clock.now();
+            first.release().await.unwrap();
+            at
+        };
+        let (third, given) = tokio::join!(theirs.acquire(soon()), give);
+        let third = third.unwrap();
+        let waited = clock.now().saturating_duration_since(given);
+        assert!(waited < WOKEN, "woken by no timer: {waited:?}");
+        // A larger semaphore has room, too, for whoever waits in its line.
+        let more = async {
+            pause(ms(500)).await;
+            let at = clock.now();
+            ours.resize(3).await.unwrap();
+            at
+        };
+        let (fourth, given) = tokio::join!(theirs.acquire(soon()), more);
+        let waited = clock.now().saturating_duration_since(given);
+        assert!(waited < WOKEN, "woken by no timer: {waited:?}");
+        for guard in [second, third, fourth.unwrap()] {
+            assert_eq!(guard.release().await.unwrap(), Released::Clean);
+        }
+    });
+}
+
+/// Whether the hint comes before a timer would.
+async fn told(hint: impl Future<Output = mainstay_store::Result<()>>) -> bool {
+    tokio::select! {
+        biased;
+        told = hint => told.map(|()| true).unwrap(),
+        () = pause(WOKEN) => false,
+    }
+}
+
+fn armed() {
+    let server = redis(&[]);
+    run(async {
+        let (ours, theirs) = (store(&server), store(&server));
+        let permit = |op: &str| AcquireRequest {
+            share: Share::Permit { limit: 2, count: 1 },
+            ..AcquireRequest::exclusive("s", op, op, TTL)
+        };
+        for op in ["p1", "p2"] {
+            assert!(matches!(ours.acquire(permit(op)).await.unwrap(), Acquired::Granted(_)));
+        }
+        assert!(told(theirs.watch("s")).await, "nobody has looked yet, and something may have been missed");
+        let hint = theirs.watch("s");
+        ours.release("p1").await.unwrap();
+        assert!(told(hint).await, "a permit came back after the watch was made");
+        // A bell is rung by taking and giving back what is free.
+        assert!(told(theirs.watch("bell")).await);
+        let hint = theirs.watch("bell");
+        take(&ours, "bell", "ring", TTL).await;
+        ours.release("ring").await.unwrap();
+        assert!(told(hint).await, "it was rung after the watch was made");
+    });
+}
+
+/// How many commands a server ran so far.
+async fn commands_run(server: &Server) -> i64 {
+    let info: String = redis::cmd("INFO").arg("stats").query_async(&mut other(server).await).await.unwrap();
+    let line = info.lines().find_map(|l| l.strip_prefix("total_commands_processed:"));
+    line.unwrap().trim().parse().unwrap()
+}
+
+fn quiet() {
+    let (server, three) = (redis(&[]), servers(3));
+    run(async {
+        let one = Coordinator::builder(Arc::new(store(&server)), mainstay_clock::Runtime::system())
+            .records(Arc::new(store(&server)))
+            .namespace("test")
+            .owner("a")
+            .build()
+            .unwrap();
+        for (locks, asked) in [(one, &server), (coordinator(quorum(&three), "a"), &three[0])] {
+            let election = locks.election("boss").ttl(TTL).build().unwrap();
+            let mut members = locks.group("workers").ttl(TTL).build().unwrap().watch();
+            members.next().await.unwrap();
+            let latch = locks.latch("loaded", 2);
+            let opened = async {
+                match &latch {
+                    Ok(latch) => drop(latch.wait(soon()).await),
+                    // A majority keeps no records.
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            let before = commands_run(asked).await;
+            tokio::select! {
+                biased;
+                leader = election.changed(None) => panic!("{leader:?}"),
+                member = members.next() => panic!("{member:?}"),
+                () = opened => panic!("nobody counted"),
+                () = pause(Duration::from_secs(2)) => {}
+            }
+            let ran = commands_run(asked).await - before;
+            // Each looks once a second, and once more when it begins.
+            assert!(ran < 400, "{ran} commands of three watchers in two seconds");
+        }
+    });
+}
+
+fn several() {
+    let (server, three) = (redis(&[]), servers(3));
+    run(async {
+        let of = |kind: usize, owner: &str| match kind {
+            0 => (coordinator(store(&server), owner), &server),
+            _ => (coordinator(quorum(&three), owner), &three[0]),
+        };
+        for kind in 0..2 {
+            let ((here, asked), (there, _)) = (of(kind, "a"), of(kind, "b"));
+            let held = here.mutex("y").ttl(TTL).build().unwrap().acquire(soon()).await.unwrap();
+            let both = there.multi(["x", "y"]).ttl(TTL).build().unwrap();
+            let mut raw = other(asked).await;
+            let give = async {
+                pause(ms(500)).await;
+                let before = scripts_run(&mut raw).await;
+                pause(Duration::from_secs(2)).await;
+                let ran = scripts_run(&mut raw).await - before;
+                held.release().await.unwrap();
+                ran
+            };
+            let (guard, ran) = tokio::join!(both.acquire(soon()), give);
+            assert!(ran <= 6, "{ran} questions in two seconds in which nothing changed");
+            assert_eq!(guard.unwrap().release().await.unwrap(), Released::Clean);
+        }
+    });
+}
+
+/// Waits until so many stand in line.
+async fn stand(store: &dyn LeaseStore, name: &str, count: u32) {
+    let waiting = async || store.inspect(name).await.unwrap().waiting == count;
+    until("they stand in line", waiting).await;
+}
+
+fn hand_over() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let election =
+            |owner: &str| coordinator(store(&server), owner).election("boss").ttl(TTL).build().unwrap();
+        let (first, second, third) = (election("a"), election("b"), election("c"));
+        let term = first.campaign(soon()).await.unwrap();
+        let (nobody, refused) = term.transfer("b").await.unwrap_err();
+        assert!(matches!(refused.kind(), LockError::Contended { .. }), "{refused}");
+        let old = nobody.token();
+        let lead = async {
+            stand(&look, "test/election/boss", 1).await;
+            let next = third.campaign(soon()).await.unwrap();
+            assert!(next.token() > old);
+            next.resign().await.unwrap();
+        };
+        let hand = async {
+            stand(&look, "test/election/boss", 2).await;
+            nobody.transfer("c").await.map_err(|(_, error)| error).unwrap();
+        };
+        let (after, (), ()) = tokio::join!(second.campaign(soon()), lead, hand);
+        let after = after.unwrap();
+        assert_eq!(
+            second.leader().await.unwrap().unwrap().owner,
+            "b",
+            "it came before, and was passed over once"
+        );
+        after.resign().await.unwrap();
+        assert_eq!(look.inspect("test/election/boss").await.unwrap().waiting, 0);
+    });
+}
+
+fn writer() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let of = |owner: &str| coordinator(store(&server), owner);
+        let reading = of("a").read("r").ttl(TTL).build().unwrap().acquire(soon()).await.unwrap();
+        let writer = of("b").write("r").ttl(TTL).fair().build().unwrap();
+        let newcomer = of("c").read("r").ttl(TTL).build().unwrap();
+        let come = async {
+            stand(&look, "test/r", 1).await;
+            let refused = newcomer.try_acquire().await.unwrap_err();
+            let LockError::Contended { holder, .. } = refused.kind() else { panic!("{refused}") };
+            assert_eq!(holder, "b", "whoever waits is in the way");
+            reading.release().await.unwrap();
+        };
+        let (written, ()) = tokio::join!(writer.acquire(soon()), come);
+        assert_eq!(written.unwrap().release().await.unwrap(), Released::Clean);
+        newcomer.try_acquire().await.unwrap().release().await.unwrap();
+    });
+}
+
+fn given_up() {
+    let server = redis(&[]);
+    run(async {
+        let look = store(&server);
+        let holder = coordinator(store(&server), "a").mutex("n").ttl(TTL).build().unwrap();
+        let held = holder.acquire(soon()).await.unwrap();
+        let locks = coordinator(store(&server), "b");
+        let lock = locks.mutex("n").ttl(TTL).fair().build().unwrap();
+        tokio::select! {
+            biased;
+            got = lock.acquire(soon()) => panic!("{got:?}"),
+            () = stand(&look, "test/n", 1) => {}
+        }
+        until("it is out", async || locks.in_background() == 0).await;
+        assert_eq!(look.inspect("test/n").await.unwrap().waiting, 0);
+        let mut raw = other(&server).await;
+        assert!(!exists(&mut raw, "{test/n}:line").await && !exists(&mut raw, "{test/n}:places").await);
+        let late = lock.acquire(Deadline::after(SystemClock::new().now(), ms(500))).await.unwrap_err();
+        assert!(matches!(late.kind(), LockError::TimedOut { .. }), "{late}");
+        until("it is out", async || locks.in_background() == 0).await;
+        assert!(!exists(&mut raw, "{test/n}:line").await);
+        held.release().await.unwrap();
+        assert_eq!(holder.try_acquire().await.unwrap().release().await.unwrap(), Released::Clean);
     });
 }

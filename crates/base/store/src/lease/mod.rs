@@ -195,7 +195,8 @@ pub enum Acquired {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_enums, reason = "there are two answers")]
 pub enum Released {
-    /// It had ended before: work done under it may have overlapped with another holder's.
+    /// It had ended before: work done under it may have overlapped with another holder's. Also what a release is told
+    /// that is repeated because its answer was lost, where the store cannot tell who ended it.
     AlreadyGone,
     /// It was held until now.
     Clean,

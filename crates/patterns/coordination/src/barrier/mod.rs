@@ -191,9 +191,10 @@ impl Inner {
         done: impl Fn(&state::Barrier) -> Option<T>,
     ) -> Result<Option<T>, Error> {
         let core = &self.core;
+        let mut vain = 0;
         loop {
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.hint(&self.bell);
+            let hint = core.hint(&self.bell, vain);
             let mut barrier = self.look(kind).await?;
             if done(&barrier).is_none() {
                 let (live, dead) = self.leases(&barrier).await?;
@@ -211,9 +212,9 @@ impl Inner {
             }
             tokio::select! {
                 biased;
-                () = hint => {}
+                () = hint => vain += 1,
                 _ = place.guard.lost() => {}
-                () = core.clock().sleep_until(now.saturating_add(LOOK).min(limit.instant())) => {}
+                () = core.clock().sleep_until(now.saturating_add(LOOK).min(limit.instant())) => vain = 0,
             }
         }
     }

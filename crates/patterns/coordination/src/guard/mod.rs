@@ -17,8 +17,8 @@ use mainstay_store::{FencingToken, LeaseStore};
 use tokio::sync::{oneshot, watch};
 
 pub(crate) use forward::as_its_guard;
-pub(crate) use state::deadline_of;
 use state::{Answer, Hold, Next, why_patience};
+pub(crate) use state::{deadline_of, is_too_short};
 
 use crate::coordinator::Core;
 use crate::lock::Want;

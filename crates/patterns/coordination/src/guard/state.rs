@@ -34,6 +34,11 @@ pub(crate) fn margin_of(ttl: Duration) -> Duration {
     (ttl / MARGIN_DIVISOR).clamp(MARGIN_MIN, MARGIN_MAX)
 }
 
+/// Whether the margin would leave too little of a lease: a quarter of it or more.
+pub(crate) fn is_too_short(ttl: Duration) -> bool {
+    margin_of(ttl) >= ttl / 4
+}
+
 /// What the holder's task does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {

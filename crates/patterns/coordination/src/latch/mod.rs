@@ -172,10 +172,10 @@ impl Latch {
     /// Changes nothing.
     pub async fn wait(&self, limit: Deadline) -> Result<Progress, Error> {
         let core = &self.0.core;
-        let mut waits = None;
+        let (mut waits, mut vain) = (None, 0);
         loop {
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.hint(&self.0.bell);
+            let hint = core.hint(&self.0.bell, vain);
             let count = self.decoded(self.0.record.get().await?.as_deref())?;
             if count.size != self.0.size {
                 return Err(self.refused(Refused::Size(count.size)));
@@ -192,8 +192,8 @@ impl Latch {
             }
             tokio::select! {
                 biased;
-                () = hint => {}
-                () = core.clock().sleep_until(now.saturating_add(LOOK).min(limit.instant())) => {}
+                () = hint => vain += 1,
+                () = core.clock().sleep_until(now.saturating_add(LOOK).min(limit.instant())) => vain = 0,
             }
         }
     }

@@ -6,13 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 
 use mainstay_clock::Instant;
-use mainstay_store::lease::{AcquireRequest, Acquired, Grant, Line, Share};
+use mainstay_store::lease::{self, AcquireRequest, Acquired, Grant, Share};
 use mainstay_store::{BoxFuture, FencingToken, LeaseStore};
 use tokio::sync::oneshot;
 
 use super::Want;
 use super::state::{Acquisition, Command, Patience, WAIT_MAX};
-use crate::coordinator::Core;
+use crate::coordinator::{Core, Line};
 use crate::guard::{Held, Verdict, keep};
 use crate::{Error, ErrorKind, Guard};
 
@@ -31,11 +31,8 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
             let end = core.clock().sleep_until(limit.instant());
             tokio::select! {
                 biased;
-                turn = line.lock() => Some(turn),
-                () = end => {
-                    let why = format!("`{}` was not acquired in time; others of this process wait for it", want.names[0]);
-                    return Err(Error::new(ErrorKind::TimedOut { holder: Some(core.owner.clone()) }, why));
-                }
+                turn = line.turn() => Some(turn),
+                () = end => return Err(out_of_time(core, &want.names[0], &line)),
             }
         }
     };
@@ -43,7 +40,23 @@ pub(crate) async fn acquire(core: &Arc<Core>, want: &Arc<Want>, patience: Patien
     let (verdict, told) = oneshot::channel();
     core.rt.spawn("lease-keeper", keep(Arc::clone(&held), told));
     let state = Acquisition::new(want.ttl, patience, core.store.guarantees().recheck);
-    Attempt { held, state, floor: None, verdict: Some(verdict) }.run().await
+    Attempt { held, state, line: Arc::clone(&line), floor: None, verdict: Some(verdict) }.run().await
+}
+
+fn unanswered() -> mainstay_store::Error {
+    let text = "the lease store did not answer in time";
+    mainstay_store::Error::new(mainstay_store::ErrorKind::Unavailable, text)
+        .with_outcome(mainstay_store::Outcome::Unknown)
+}
+
+/// The wait ended in the line of this process.
+fn out_of_time(core: &Core, name: &str, line: &Line) -> Error {
+    if line.is_silent() {
+        let why = format!("`{name}`: the lease store does not answer those of this process who ask for it");
+        return Error::new(ErrorKind::Unreachable, why);
+    }
+    let why = format!("`{name}` was not acquired in time; others of this process wait for it");
+    Error::new(ErrorKind::TimedOut { holder: Some(core.owner.clone()) }, why)
 }
 
 /// The first word about any of `names`: the one that is held may be none but the last.
@@ -65,6 +78,8 @@ fn any_of<'a>(store: &'a dyn LeaseStore, names: &[String]) -> Hint<'a> {
 struct Attempt {
     held: Arc<Held>,
     state: Acquisition,
+    /// Where others of this process wait.
+    line: Arc<Line>,
     /// For whoever shares its one name: the highest token before the question that may have been granted.
     floor: Option<FencingToken>,
     verdict: Option<oneshot::Sender<Verdict>>,
@@ -101,19 +116,28 @@ impl Attempt {
                     }
                     self.state.asked();
                     let sent = self.held.core.now();
-                    match self.ask().await {
-                        Ok(answer) => {
-                            let now = self.held.core.now();
-                            let next = self.state.answered(sent, now, &answer, self.held.core.unit());
-                            if let (Command::Take, Acquired::Granted(grants)) = (&next, answer) {
-                                return self.take(sent, grants);
+                    let asked = self.ask(self.state.patience(sent, MAX_PATIENCE)).await;
+                    let now = self.held.core.now();
+                    if asked.is_none() && self.state.is_over(now) {
+                        last = Some(unanswered());
+                        self.state.cut_off()
+                    } else {
+                        let asked = asked.unwrap_or_else(|| Err(unanswered()));
+                        // What the store says of itself is an answer, too.
+                        self.line.heard(asked.as_ref().map_or_else(|e| !e.is_retryable(), |_| true));
+                        match asked {
+                            Ok(answer) => {
+                                let next = self.state.answered(sent, now, &answer, self.held.core.unit());
+                                if let (Command::Take, Acquired::Granted(grants)) = (&next, answer) {
+                                    return self.take(sent, grants);
+                                }
+                                next
                             }
-                            next
-                        }
-                        Err(e) => {
-                            let (outcome, retry) = (e.outcome(), e.is_retryable());
-                            last = Some(e);
-                            self.state.failed(self.held.core.now(), outcome, retry, self.held.core.unit())
+                            Err(e) => {
+                                let (outcome, retry) = (e.outcome(), e.is_retryable());
+                                last = Some(e);
+                                self.state.failed(now, outcome, retry, self.held.core.unit())
+                            }
                         }
                     }
                 }
@@ -126,7 +150,8 @@ impl Attempt {
         }
     }
 
-    async fn ask(&self) -> mainstay_store::Result<Acquired> {
+    /// One question; none when it got no answer in this time, and may still be applied.
+    async fn ask(&self, patience: Duration) -> Option<mainstay_store::Result<Acquired>> {
         let want = &self.held.want;
         let request = AcquireRequest {
             names: want.names.clone(),
@@ -134,19 +159,15 @@ impl Attempt {
             op_id: self.held.op_id.clone(),
             ttl: want.ttl,
             share: want.share,
-            line: if self.state.waits() { want.line } else { Line::Try },
+            line: if self.state.waits() { want.line } else { lease::Line::Try },
             note: want.note.clone(),
             require: Vec::new(),
         };
-        let late = self.held.core.clock().sleep((want.ttl / 2).min(MAX_PATIENCE));
+        let late = self.held.core.clock().sleep(patience);
         tokio::select! {
             biased;
-            answer = self.held.core.store.acquire(request) => answer,
-            () = late => Err(mainstay_store::Error::new(
-                mainstay_store::ErrorKind::Unavailable,
-                "the lease store did not answer in time",
-            )
-            .with_outcome(mainstay_store::Outcome::Unknown)),
+            answer = self.held.core.store.acquire(request) => Some(answer),
+            () = late => None,
         }
     }
 

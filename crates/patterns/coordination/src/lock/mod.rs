@@ -18,8 +18,10 @@ use mainstay_clock::Deadline;
 use mainstay_store::lease::{Fencing, LeaseInfo, Line, MAX_PERMITS, Share};
 
 use crate::coordinator::Core;
+use crate::guard::is_too_short;
 use crate::{ConfigError, Error, ErrorKind, Guard};
 use state::Patience;
+pub(crate) use state::deaf;
 
 /// Lease of a lock that was told nothing else: two renewals may fail and the third still comes in time.
 pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
@@ -121,12 +123,16 @@ impl Builder {
     ///
     /// # Errors
     /// A name that is empty, too long, repeated or has control characters; a ttl under the store's
-    /// shortest or over its longest; a limit of zero; more fencing than the store declares; readers, permits or a
+    /// shortest or over its longest, or one that the margin before its end would use up; a limit of zero; more fencing than the store declares; readers, permits or a
     /// place in line where the store has none.
     pub fn build(self) -> Result<Lock, ConfigError> {
         let declared = self.core.store.guarantees();
         if self.ttl < declared.min_ttl || self.ttl > declared.max_ttl {
             let allowed = format!("{:?} to {:?} on this store", declared.min_ttl, declared.max_ttl);
+            return Err(ConfigError::new("ttl", self.ttl, allowed));
+        }
+        if is_too_short(self.ttl) {
+            let allowed = "more than 8 ms: of less, too little is left to work in";
             return Err(ConfigError::new("ttl", self.ttl, allowed));
         }
         if let Some((field, what)) = self.unsupported(declared.native) {
@@ -223,7 +229,7 @@ impl Lock {
         Arc::clone(&self.want.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Waits until it is held, or until `limit`.
+    /// Waits until it is held, or until `limit`. When that is over already it is asked once.
     ///
     /// # Errors
     /// `TimedOut` when somebody else held it to the end, `Unreachable` when the store did not answer to the
@@ -251,8 +257,7 @@ impl Lock {
     /// Waits until `count` permits of a semaphore are held together, or until `limit`: all of them or none, so two who
     /// want many cannot each hold what the other waits for. The guard gives them back together.
     ///
-    /// Where the store keeps a line it is stood in, so that whoever wants few does not overtake; elsewhere (Redis) those
-    /// who want few may keep it waiting for as long as they come.
+    /// Where the store keeps a line it is stood in, so that whoever wants few does not overtake.
     ///
     /// # Errors
     /// As [`acquire`](Self::acquire); `ConfigMismatch` when others use the semaphore with another size, or when it has

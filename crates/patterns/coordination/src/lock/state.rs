@@ -110,6 +110,18 @@ impl Acquisition {
         matches!(self.patience, Patience::Until(_))
     }
 
+    /// How long the answer to a question of `now` is waited for, `most` at the longest: no wait outlives the caller's,
+    /// but who asks though that is over asks once, as whoever does not wait.
+    pub(crate) fn patience(&self, now: Instant, most: Duration) -> Duration {
+        let most = most.min(self.ttl / 2);
+        match self.patience {
+            Patience::Until(limit) if limit.is_some() && now < limit.instant() => {
+                most.min(limit.instant().saturating_duration_since(now))
+            }
+            _ => most,
+        }
+    }
+
     /// Whether the store may hold something of ours now or later, so that giving up has to tell it.
     pub(crate) fn maybe_held(&self) -> bool {
         self.asking || self.unknown || self.queued
@@ -179,10 +191,17 @@ impl Acquisition {
         } else {
             self.hints = 0;
         }
-        if self.over(now) { self.give_up() } else { Command::Ask }
+        if self.is_over(now) { self.give_up() } else { Command::Ask }
     }
 
-    fn over(&self, now: Instant) -> bool {
+    /// The caller's wait ended before the last question was answered: what was heard before that stands.
+    pub(crate) fn cut_off(&mut self) -> Command {
+        (self.asking, self.unknown) = (false, true);
+        self.give_up()
+    }
+
+    /// Whether the caller's wait has ended.
+    pub(crate) fn is_over(&self, now: Instant) -> bool {
         matches!(self.patience, Patience::Until(d) if d.is_some() && now >= d.instant())
     }
 
@@ -203,7 +222,7 @@ impl Acquisition {
     }
 
     fn wait(&self, now: Instant, pause: Duration) -> Command {
-        if self.over(now) {
+        if self.is_over(now) {
             return self.give_up();
         }
         let limit = match self.patience {
@@ -211,11 +230,15 @@ impl Acquisition {
             Patience::Until(d) => d.instant(),
         };
         let until = now.saturating_add(pause).min(limit);
-        let deaf = match self.hints {
-            0 => Duration::ZERO,
-            n => DEAF_MIN.saturating_mul(1_u32 << (n - 1).min(8)).min(DEAF_MAX),
-        };
-        Command::Wait { listen: now.saturating_add(deaf).min(until), until }
+        Command::Wait { listen: now.saturating_add(deaf(self.hints)).min(until), until }
+    }
+}
+
+/// How long hints are not listened to after so many in a row that led to nothing.
+pub(crate) fn deaf(vain: u32) -> Duration {
+    match vain {
+        0 => Duration::ZERO,
+        n => DEAF_MIN.saturating_mul(1_u32 << (n - 1).min(8)).min(DEAF_MAX),
     }
 }
 
@@ -284,6 +307,37 @@ mod tests {
         );
         assert_eq!(a.woke(at(29_999), false), Command::Ask);
         assert_eq!(a.woke(at(30_000), false), Command::TimedOut { holder: Some("host-7".to_owned()) });
+    }
+
+    #[test]
+    fn k14_no_answer_is_waited_for_beyond_the_callers_deadline() {
+        let most = Duration::from_secs(3);
+        let check = |patience, now, expected| {
+            assert_eq!(
+                begin(patience).patience(at(now), most).as_millis(),
+                expected,
+                "{patience:?} at {now}"
+            );
+        };
+        let until = |ms| Patience::Until(Deadline::at(at(ms)));
+        check(Patience::None, 0, 3_000);
+        check(Patience::Until(Deadline::NONE), 0, 3_000);
+        check(until(10_000), 0, 3_000);
+        check(until(10_000), 9_900, 100);
+        check(until(10_000), 10_000, 3_000);
+        let short = Acquisition::new(Duration::from_secs(1), Patience::None, WATCHED);
+        assert_eq!(short.patience(at(0), most).as_millis(), 500, "half of a lease is left to hold");
+    }
+
+    #[test]
+    fn k17_a_question_that_the_callers_deadline_cut_off_says_nothing_of_the_holder() {
+        let mut a = begin(Patience::Until(Deadline::at(at(100))));
+        a.asked();
+        assert_eq!(a.clone().cut_off(), Command::Fail, "nothing was heard at all");
+        a.answered(at(0), at(1), &held(None), 0.0);
+        a.asked();
+        assert_eq!(a.cut_off(), Command::TimedOut { holder: Some("host-7".to_owned()) });
+        assert!(a.maybe_held(), "it may still land");
     }
 
     #[test]

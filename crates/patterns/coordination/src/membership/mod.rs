@@ -308,7 +308,7 @@ impl Group {
     /// # Cancel safety
     /// Changes nothing.
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<'_> {
-        self.0.core.hint(&self.0.bell)
+        self.0.core.hint(&self.0.bell, 0)
     }
 
     /// Wakes whoever watches the group, best effort: a lease behind a member has changed.
@@ -361,13 +361,14 @@ impl Watch {
     /// # Cancel safety
     /// No event is lost: what the dropped future would have told comes with the next.
     pub async fn next(&mut self) -> Result<Event, Error> {
+        let mut vain = 0;
         loop {
             if let Some(event) = self.view.pop() {
                 return Ok(event);
             }
             let (group, core) = (&self.group, &self.group.core);
             // Armed before the look, so that a change in between is not slept over.
-            let hint = core.hint(&group.bell);
+            let hint = core.hint(&group.bell, vain);
             let asked = core.now();
             let entries = group.entries().await?;
             let look = Look { asked, answered: core.now() };
@@ -378,8 +379,8 @@ impl Watch {
             }
             tokio::select! {
                 biased;
-                () = hint => {}
-                () = core.clock().sleep_until(self.view.next_look(core.now(), LOOK)) => {}
+                () = hint => vain += 1,
+                () = core.clock().sleep_until(self.view.next_look(core.now(), LOOK)) => vain = 0,
             }
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_coordination::{Election, ErrorKind};
+use mainstay_store::LeaseStore;
 
 use crate::world::{TTL, World, virtually};
 
@@ -60,6 +61,17 @@ fn k10_observers_see_the_last_leader_and_its_value() {
         let known = known.unwrap();
         assert!(known.token > old && known.value.is_none(), "the old leader's value is gone: {known:?}");
         next.resign().await.unwrap();
+    });
+}
+
+#[test]
+fn a_term_that_is_over_is_lost_and_hands_nothing_over() {
+    virtually(|w| async move {
+        let term = election(&w, "a").campaign(w.within(1)).await.unwrap();
+        w.store.break_lease("test/election/scheduler").await.unwrap();
+        term.lost().await;
+        let (_, error) = term.transfer("b").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Lost(_)), "{error}");
     });
 }
 

@@ -52,6 +52,43 @@ fn k14_a_waiter_stays_until_its_own_deadline_and_is_told_who_held_it() {
 }
 
 #[test]
+fn k14_a_store_that_hangs_holds_nobody_beyond_the_own_deadline() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        store.acquisitions(vec![Fault::Hangs]);
+        let start = w.clock.now();
+        let error = lock.acquire(w.within(1)).await.unwrap_err();
+        assert_eq!(*error.kind(), ErrorKind::Unreachable, "{error}");
+        let waited = w.clock.now().saturating_duration_since(start);
+        assert!(waited < Duration::from_millis(1_050), "{waited:?}");
+        let over = Deadline::at(w.clock.now());
+        lock.acquire(over).await.expect("it is asked once").release().await.unwrap();
+    });
+}
+
+#[test]
+fn k17_whoever_waits_behind_others_is_told_that_the_store_does_not_answer() {
+    virtually(|w| async move {
+        let store = Faulty::new(w.store.clone());
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let lock = node.mutex("n").ttl(TTL).build().unwrap();
+        store.acquisitions(vec![Fault::Refused; 100]);
+        let (first, second) = tokio::join!(lock.acquire(w.within(10)), lock.acquire(w.within(5)));
+        for error in [first.unwrap_err(), second.unwrap_err()] {
+            assert_eq!(*error.kind(), ErrorKind::Unreachable, "{error}");
+        }
+        store.acquisitions(Vec::new());
+        let _held = w.held("b", "n").await;
+        let (first, second) = tokio::join!(lock.acquire(w.within(10)), lock.acquire(w.within(5)));
+        for error in [first.unwrap_err(), second.unwrap_err()] {
+            assert!(matches!(error.kind(), ErrorKind::TimedOut { .. }), "{error}");
+        }
+    });
+}
+
+#[test]
 fn f04_k17_a_lost_reply_is_asked_for_again_and_gives_the_same_grant() {
     virtually(|w| async move {
         let store = Faulty::new(w.store.clone());
@@ -209,6 +246,9 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
         assert_eq!(field(node.mutex(&"n".repeat(1_024))), "name");
         assert_eq!(field(node.mutex("a\nb")), "name");
         assert_eq!(field(node.mutex("n").ttl(Duration::ZERO)), "ttl");
+        // F6: all of it would be drift and margin.
+        assert_eq!(field(node.mutex("n").ttl(Duration::from_millis(8))), "ttl");
+        assert!(node.mutex("n").ttl(Duration::from_millis(9)).build().is_ok());
         assert_eq!(field(node.mutex("n").ttl(Duration::from_secs(86_400 * 31))), "ttl");
         assert_eq!(field(node.mutex("n").require(Fencing::Strict)), "require");
         assert_eq!(field(node.mutex("n").max_hold(Duration::ZERO)), "max_hold");

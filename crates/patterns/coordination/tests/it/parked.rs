@@ -21,6 +21,8 @@ const TTL: Duration = Duration::from_secs(60);
 const TOLD: u8 = 0;
 const LOST: u8 = 1;
 const FAILING: u8 = 2;
+/// Each watch resolves at once, though nothing happened.
+const SPURIOUS: u8 = 3;
 
 /// Counts every call, and may lose its hints.
 #[derive(Debug)]
@@ -42,7 +44,8 @@ impl Counted {
     }
 
     fn count(&self) -> &MemoryLeaseStore {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+        let calls = self.calls.fetch_add(1, Ordering::Relaxed);
+        assert!(calls < 1_000_000, "that is a loop without a pause");
         &self.inner
     }
 }
@@ -72,10 +75,15 @@ impl LeaseStore for Counted {
         self.count().inspect(name)
     }
 
+    fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
+        self.count().list(prefix, limit)
+    }
+
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         match self.hints.load(Ordering::Relaxed) {
             TOLD => self.inner.watch(name),
             LOST => Box::pin(std::future::pending()),
+            SPURIOUS => Box::pin(async { Ok(()) }),
             _ => Box::pin(async { Err(Error::new(ErrorKind::Unavailable, "the connection is gone")) }),
         }
     }
@@ -200,6 +208,26 @@ fn f15_a_lost_hint_costs_the_declared_time_and_a_failing_watch_a_second() {
             });
         }
     }
+}
+
+/// Whoever watches looks at each hint, and hints may be spurious.
+#[test]
+fn a_store_whose_hints_say_nothing_is_not_asked_without_a_pause() {
+    virtually(|w| async move {
+        let store = Counted::new(&w.store, SPURIOUS, UNWATCHED);
+        let node = w.node_on(Arc::clone(&store) as Arc<dyn LeaseStore>, w.clock.clone(), "a");
+        let election = node.election("e").ttl(TTL).build().unwrap();
+        let mut watch = node.group("g").ttl(TTL).build().unwrap().watch();
+        watch.next().await.unwrap();
+        tokio::select! {
+            biased;
+            leader = election.changed(None) => panic!("{leader:?}"),
+            event = watch.next() => panic!("{event:?}"),
+            () = w.clock.sleep(Duration::from_secs(10)) => {}
+        }
+        let asked = store.calls();
+        assert!(asked <= 250, "{asked} questions of two watchers in ten seconds");
+    });
 }
 
 /// The timer that looks at suspends must not be a poll of the store, on the real clock as well.

@@ -10,7 +10,10 @@ use redis::{Client, Cmd, Value};
 use super::TTL;
 use super::measure::Locks;
 
-const ACQUIRE: &str = include_str!("../../../../backends/redis/src/lua/acquire.lua");
+const ACQUIRE: &str = concat!(
+    include_str!("../../../../backends/redis/src/lua/line.lua"),
+    include_str!("../../../../backends/redis/src/lua/acquire.lua")
+);
 const RELEASE: &str = include_str!("../../../../backends/redis/src/lua/release.lua");
 
 /// One server.
@@ -37,8 +40,8 @@ impl Bare {
 
     fn taking(&self, name: &str, op: &str) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(&self.acquire).arg(5).arg(format!("{{{name}}}:t:{op}")).arg(name);
-        for side in ["fence", "info", "sharers"] {
+        cmd.arg(&self.acquire).arg(7).arg(format!("{{{name}}}:t:{op}")).arg(name);
+        for side in ["fence", "info", "sharers", "line", "places"] {
             cmd.arg(format!("{{{name}}}:{side}"));
         }
         let ttl = TTL.as_millis() as u64;

@@ -100,8 +100,13 @@ struct Scheduler<'a> {
 impl<'a> Scheduler<'a> {
     async fn run(args: &'a CronArgs, plan: Plan, schedule: Box<dyn Schedule>) -> Result<u8> {
         let rt = Runtime::system();
-        let signals = Signals::listen()?;
-        let (leases, records) = args.job.store.open_with_records(&rt).await?;
+        let mut signals = Signals::listen()?;
+        // A store that does not answer keeps nobody from going away.
+        let (leases, records) = tokio::select! {
+            biased;
+            code = signals.fatal() => return Ok(code),
+            opened = args.job.store.open_with_records(&rt) => opened?,
+        };
         let records = records.ok_or_else(|| {
             let why = "--store: a majority of Redis, or session locks of PostgreSQL, keeps no records, and jobs need \
                        them: use one redis://HOST, sqlite:FILE, postgres:// without sessions, etcd:// or nats://";
