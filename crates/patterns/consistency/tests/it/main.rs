@@ -12,6 +12,7 @@ mod forged;
 mod laws;
 mod laws_parts;
 mod rivals;
+mod laws_planted;
 mod session_campaign;
 mod session_carrier;
 mod session_leader;
