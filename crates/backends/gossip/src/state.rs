@@ -446,8 +446,10 @@ impl<T: Replicated> Core<T> {
         let step = self.engine.on_msg(opened.from, &opened.payload, now);
         self.post(step.send);
         for event in step.events {
-            if matches!(event, StateEvent::Malformed { .. }) {
-                self.stats.malformed += 1;
+            match event {
+                StateEvent::Malformed { .. } => self.stats.malformed += 1,
+                StateEvent::FromTheFuture { .. } => self.stats.from_the_future += 1,
+                _ => {}
             }
             self.tell(Event::State(event));
         }
@@ -552,6 +554,9 @@ fn engine<T: Replicated>(
         .schema(config.schema)
         .removed(removed)
         .root_first();
+    if let Some(clock) = &config.clock {
+        builder = builder.clock(clock.clone());
+    }
     builder = if config.members.is_empty() {
         builder.keep_all()
     } else {
