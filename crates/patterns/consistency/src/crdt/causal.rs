@@ -118,9 +118,18 @@ pub(crate) fn dots<S: DotStore>(store: &S) -> Vec<Dot> {
 #[derive(Debug)]
 pub struct Mint<'a> {
     actor: &'a mut Actor,
+    /// How much the actor has minted when this is over: nothing new, unless the change was made.
+    after: u64,
     dots: Vec<Dot>,
     /// What it covers besides, here or not.
     seen: Context,
+}
+
+impl Drop for Mint<'_> {
+    fn drop(&mut self) {
+        // Also when the closure panics: an actor ahead of its context could never make a change again.
+        self.actor.rewind(self.after);
+    }
 }
 
 impl Mint<'_> {
@@ -202,24 +211,15 @@ impl<S: DotStore> Causal<S> {
         f: impl FnOnce(&S, &mut Mint<'_>) -> Result<S>,
     ) -> Result<Self> {
         actor.check(&self.context)?;
-        let before = actor.minted();
-        let mut mint = Mint { actor, dots: Vec::with_capacity(2), seen: Context::new() };
-        let made = f(&self.store, &mut mint);
+        let after = actor.minted();
+        let mut mint = Mint { actor, after, dots: Vec::with_capacity(2), seen: Context::new() };
+        let store = f(&self.store, &mut mint)?;
         let (dots, seen) = (std::mem::take(&mut mint.dots), std::mem::take(&mut mint.seen));
-        let store = match made {
-            Ok(store) => store,
-            Err(error) => {
-                actor.rewind(before);
-                return Err(error);
-            }
-        };
         let mut context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
         let _ = context.union(&seen);
         let delta = Self { store, context };
-        if let Err(error) = self.admit(&delta, actor.largest()) {
-            actor.rewind(before);
-            return Err(error);
-        }
+        self.admit(&delta, mint.actor.largest())?;
+        mint.after = mint.actor.minted();
         let _ = self.absorb(&delta);
         Ok(delta)
     }
