@@ -22,6 +22,8 @@ use crate::participants::Participants;
 
 /// Largest key file.
 const MAX_FILE: u64 = 16 * 1024;
+/// Most bytes of state that one node asks of another: a thousand nodes and as many open breakers take about one MiB.
+pub(crate) const MAX_STATE: usize = 16 << 20;
 /// Between two looks at the own breakers.
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two reports of the load: at a hundred nodes twenty small changes a second.
@@ -123,6 +125,11 @@ impl Fleet {
     /// Where others reach this node.
     pub(crate) fn address(&self) -> SocketAddr {
         self.gossip.address()
+    }
+
+    /// What this node and the others told each other, as it is in `gossip.state`.
+    pub(crate) fn state(&self) -> Vec<u8> {
+        self.gossip.snapshot().encode()
     }
 
     /// What was counted.

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use mainstay_consistency::hlc::Hlc;
+
 use crate::error::ConfigError;
 use crate::seal::Keys;
 
@@ -33,6 +35,7 @@ pub(crate) enum Joining {
 /// | `seeds` | none | this node waits to be found |
 /// | `max_members` | 1,024 | a bound on memory; more are not learned of |
 /// | `log_bytes` | 1 MiB | peers further behind repair by digests |
+/// | `clock` | none | most types have no stamps; [`LwwMap`](mainstay_consistency::crdt::LwwMap) does |
 #[derive(Clone, Debug)]
 pub struct Config {
     pub(crate) name: String,
@@ -46,6 +49,7 @@ pub struct Config {
     pub(crate) max_members: usize,
     pub(crate) log_bytes: usize,
     pub(crate) schema: u32,
+    pub(crate) clock: Option<Hlc>,
 }
 
 impl Config {
@@ -64,6 +68,7 @@ impl Config {
             max_members: MAX_MEMBERS,
             log_bytes: 1 << 20,
             schema: 1,
+            clock: None,
         })
     }
 
@@ -152,6 +157,14 @@ impl Builder {
     #[must_use]
     pub fn log_bytes(mut self, bytes: usize) -> Self {
         self.0.log_bytes = bytes;
+        self
+    }
+
+    /// The clock that stamps this node's writes, for values in which the last writer wins: what others stamped further ahead
+    /// than its skew allows is held back until its time has come, and it takes note of every other stamp.
+    #[must_use]
+    pub fn clock(mut self, clock: Hlc) -> Self {
+        self.0.clock = Some(clock);
         self
     }
 

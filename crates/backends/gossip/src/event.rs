@@ -45,6 +45,9 @@ impl Event {
             Self::State(StateEvent::Incompatible { peer, theirs }) => {
                 tracing::warn!(target: "mainstay::gossip", peer, ?theirs, "a peer has another schema or merge version and is refused");
             }
+            Self::State(StateEvent::FromTheFuture { peer }) => {
+                tracing::warn!(target: "mainstay::gossip", peer, "writes of a peer are stamped in the future and held back: one of the clocks is wrong");
+            }
             Self::Member(_) | Self::State(_) => {
                 tracing::debug!(target: "mainstay::gossip", event = ?self, "gossip")
             }
@@ -80,6 +83,8 @@ pub struct Stats {
     pub misdirected: u64,
     /// Dropped: of this node, played back, or of another one with its name.
     pub own: u64,
+    /// Held back: times that a peer came with writes of the future.
+    pub from_the_future: u64,
     /// Dropped: state of somebody who is no member, or not yet.
     pub strangers: u64,
     /// Not learned of: there are too many members.

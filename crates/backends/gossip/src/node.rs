@@ -197,6 +197,13 @@ impl<T: Replicated + Send + 'static> Gossip<T> {
         f(self.shared.lock().state())
     }
 
+    /// The value as it is now, with who this node is: what it would write to disk. Two of them can be compared.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let wall = self.shared.rt.clock().wall().unix_millis();
+        self.shared.lock().copy(wall)
+    }
+
     /// Resolves when `f` says so of the value, now or after a change.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -46,8 +47,43 @@ pub struct Sockets {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Streams that came in, and how to end them.
-    streams: Mutex<BTreeMap<SocketAddr, Arc<tokio::sync::Notify>>>,
+    streams: Mutex<BTreeMap<SocketAddr, Arc<Incoming>>>,
+}
+
+/// A stream that came in.
+#[derive(Debug)]
+struct Incoming {
+    /// How many came before it.
+    number: u64,
+    /// How to end it.
+    end: tokio::sync::Notify,
+    /// Whether it brought a frame.
+    spoke: AtomicBool,
+}
+
+impl Shared {
+    /// A place for a stream. When there is none, the oldest one that has not said anything yet gives way: whoever says
+    /// nothing needs no key for that.
+    fn admit(&self, from: SocketAddr, number: u64) -> Option<Arc<Incoming>> {
+        let mut streams = lock(&self.streams);
+        if streams.len() >= MAX_STREAMS {
+            let silent = streams.iter().filter(|(_, s)| !s.spoke.load(Ordering::Relaxed));
+            let oldest = *silent.min_by_key(|(_, s)| s.number)?.0;
+            streams.remove(&oldest)?.end.notify_one();
+        }
+        let end = tokio::sync::Notify::new();
+        let stream = Arc::new(Incoming { number, end, spoke: AtomicBool::new(false) });
+        streams.insert(from, Arc::clone(&stream));
+        Some(stream)
+    }
+
+    fn forget(&self, from: SocketAddr, number: u64) {
+        let mut streams = lock(&self.streams);
+        // The address may be another one's by now.
+        if streams.get(&from).is_some_and(|s| s.number == number) {
+            streams.remove(&from);
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -121,28 +157,23 @@ async fn pair(bind: SocketAddr) -> io::Result<(TcpListener, UdpSocket)> {
 
 /// Takes connections in.
 async fn listen(listener: TcpListener, shared: Arc<Shared>, inbox: mpsc::Sender<Inbound>, rt: Runtime) {
+    let mut number = 0;
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             // Out of descriptors: it will pass.
             rt.clock().sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let end = Arc::new(tokio::sync::Notify::new());
-        {
-            let mut streams = lock(&shared.streams);
-            if streams.len() >= MAX_STREAMS {
-                continue;
-            }
-            streams.insert(from, Arc::clone(&end));
-        }
+        number += 1;
+        let Some(incoming) = shared.admit(from, number) else { continue };
         let (inbox, shared, clock) = (inbox.clone(), Arc::clone(&shared), Arc::clone(rt.clock()));
         rt.spawn("gossip-reader", async move {
             tokio::select! {
                 biased;
-                () = end.notified() => {}
-                _ = read(stream, from, &inbox, &*clock) => {}
+                () = incoming.end.notified() => {}
+                _ = read(stream, from, &incoming.spoke, &inbox, &*clock) => {}
             }
-            lock(&shared.streams).remove(&from);
+            shared.forget(from, incoming.number);
         });
     }
 }
@@ -151,6 +182,7 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>, inbox: mpsc::Sender<
 async fn read(
     mut stream: TcpStream,
     from: SocketAddr,
+    spoke: &AtomicBool,
     inbox: &mpsc::Sender<Inbound>,
     clock: &dyn Clock,
 ) -> Option<()> {
@@ -163,6 +195,8 @@ async fn read(
         }
         let mut bytes = vec![0; size];
         within(clock, SLOW, stream.read_exact(&mut bytes)).await?.ok()?;
+        // A frame that nobody with a key made ends it.
+        spoke.store(true, Ordering::Relaxed);
         inbox.send(Inbound::new(from, Way::Stream, bytes)).await.ok()?;
     }
 }
@@ -228,8 +262,8 @@ impl Network for Sockets {
     }
 
     fn refuse(&self, from: SocketAddr) {
-        if let Some(end) = lock(&self.shared.streams).get(&from) {
-            end.notify_one();
+        if let Some(stream) = lock(&self.shared.streams).get(&from) {
+            stream.end.notify_one();
         }
     }
 }
@@ -239,8 +273,8 @@ impl Drop for Sockets {
         if let Some(task) = lock(&self.listener).take() {
             task.abort();
         }
-        for end in lock(&self.shared.streams).values() {
-            end.notify_one();
+        for stream in lock(&self.shared.streams).values() {
+            stream.end.notify_one();
         }
     }
 }

@@ -446,8 +446,10 @@ impl<T: Replicated> Core<T> {
         let step = self.engine.on_msg(opened.from, &opened.payload, now);
         self.post(step.send);
         for event in step.events {
-            if matches!(event, StateEvent::Malformed { .. }) {
-                self.stats.malformed += 1;
+            match event {
+                StateEvent::Malformed { .. } => self.stats.malformed += 1,
+                StateEvent::FromTheFuture { .. } => self.stats.from_the_future += 1,
+                _ => {}
             }
             self.tell(Event::State(event));
         }
@@ -485,14 +487,16 @@ impl<T: Replicated> Core<T> {
 
     /// What is to be written, if the disk does not have it: with the number to report it by.
     pub(crate) fn snapshot(&self, wall: i64) -> Option<(u64, Snapshot)> {
-        if self.saved == self.version {
-            return None;
-        }
+        (self.saved != self.version).then(|| (self.version, self.copy(wall)))
+    }
+
+    /// The value as it is now, with who this node is.
+    pub(crate) fn copy(&self, wall: i64) -> Snapshot {
         let generation = match &self.group {
             Group::Swim(swim) => swim.generation(),
             Group::Other(_) => 0,
         };
-        let snapshot = Snapshot {
+        Snapshot {
             cluster: self.config.cluster.clone(),
             name: self.config.name.clone(),
             node: self.author.node,
@@ -503,8 +507,7 @@ impl<T: Replicated> Core<T> {
             saved_at: wall,
             removed: self.engine.removed().collect(),
             state: encode(self.engine.state()),
-        };
-        Some((self.version, snapshot))
+        }
     }
 
     /// The snapshot of this number is on disk.
@@ -551,6 +554,9 @@ fn engine<T: Replicated>(
         .schema(config.schema)
         .removed(removed)
         .root_first();
+    if let Some(clock) = &config.clock {
+        builder = builder.clock(clock.clone());
+    }
     builder = if config.members.is_empty() {
         builder.keep_all()
     } else {

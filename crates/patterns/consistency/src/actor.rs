@@ -64,6 +64,11 @@ impl ActorId {
         Self { node: (all >> 64) as u64, rest: (all & u128::from(u64::MAX)) as u64 }
     }
 
+    /// The largest one below it.
+    pub(crate) fn just_before(self) -> Self {
+        Self::from_bytes(u128::from_be_bytes(self.to_bytes()).saturating_sub(1).to_be_bytes())
+    }
+
     pub(crate) const fn words(self) -> (u64, u64) {
         (self.node, self.rest)
     }

@@ -279,6 +279,15 @@ impl Hlc {
         Ok(())
     }
 
+    /// The largest stamp that [`observe`](Self::observe) takes now.
+    ///
+    /// # Errors
+    /// [`ErrorKind::ClockJump`].
+    pub fn horizon(&self) -> Result<Timestamp> {
+        let ms = self.0.physical()?.saturating_add(self.0.max_skew_ms).min(MAX_MS);
+        Ok(Timestamp(ms << COUNTER_BITS | ((1 << COUNTER_BITS) - 1)))
+    }
+
     /// Compares the tick with the wall clock again; call it every second or so with [`Source::Cached`].
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::crdt::Value;
 use crate::error::{ConfigError, Error, ErrorKind, Result};
 use crate::hash;
 use crate::hlc::{Hlc, Timestamp};
-use crate::version::{Causality, VersionVector};
+use crate::version::{Causality, Dot, VersionVector};
 use crate::wire::{Reader, Wire, Writer, encode};
 
 /// The place of a write in the total order of all writes.
@@ -58,6 +58,32 @@ impl Wire for Stamp {
     fn read(input: &mut Reader<'_>) -> Result<Self> {
         let (at, actor) = (Timestamp::read(input)?, input.actor()?);
         Ok(Self { at, actor, hash: u64::from_be_bytes(input.array()?) })
+    }
+}
+
+/// What a state says of stamps: for anti-entropy that takes in nothing of the future.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Stamps {
+    limit: Timestamp,
+    /// The newest stamp up to the limit.
+    pub(crate) newest: Option<Timestamp>,
+    /// Changes that are stamped later.
+    pub(crate) late: Vec<Dot>,
+}
+
+impl Stamps {
+    pub(crate) const fn until(limit: Timestamp) -> Self {
+        Self { limit, newest: None, late: Vec::new() }
+    }
+
+    /// Takes note of a stamp; whether it is one of the future.
+    pub(crate) fn is_late(&mut self, at: Timestamp) -> bool {
+        if at > self.limit {
+            return true;
+        }
+        self.newest = self.newest.max(Some(at));
+        false
     }
 }
 

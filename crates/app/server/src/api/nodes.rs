@@ -1,4 +1,4 @@
-//! `GET /v1/nodes`: who is there, and whose breakers are open.
+//! `GET /v1/nodes`: who is there, and whose breakers are open. `GET /v1/nodes/state`: all that the nodes told each other.
 
 use std::sync::Arc;
 
@@ -10,13 +10,29 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::api::App;
-use crate::api::json::reply;
+use crate::api::json::{bytes, reply};
 use crate::api::query::Query;
-use crate::fleet::{Fleet, Seen};
+use crate::error::Code;
+use crate::fleet::{Fleet, MAX_STATE, Seen};
 use crate::http::Problem;
 
 pub(super) fn routes() -> Router<Arc<App>> {
-    Router::new().route("/v1/nodes", get(nodes))
+    Router::new().route("/v1/nodes", get(nodes)).route("/v1/nodes/state", get(state))
+}
+
+/// The same bytes as `gossip.state` on disk would have now.
+async fn state(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {
+    Query::parse(raw.as_deref())?.end()?;
+    let Some(fleet) = app.fleet.as_deref() else {
+        return Err(Problem::new(Code::NotFound, "this node is on its own: `gossip.bind` is not set"));
+    };
+    let state = fleet.state();
+    if state.len() > MAX_STATE {
+        let size = state.len();
+        let why = format!("the state takes {size} bytes, over {MAX_STATE}: compare the files `gossip.state`");
+        return Err(Problem::new(Code::BodyTooLarge, why));
+    }
+    Ok(bytes(StatusCode::OK, "application/octet-stream", state))
 }
 
 async fn nodes(State(app): State<Arc<App>>, RawQuery(raw): RawQuery) -> Result<Response, Problem> {

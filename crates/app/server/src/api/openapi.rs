@@ -82,6 +82,7 @@ operations! {
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/locks/{name}" "Release; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
+    "get" "/v1/nodes/state" "What the nodes told each other, as in gossip.state: for mainstay replica diff" &[], &[], &[200];
     "get" "/v1/members/{group}" "Who is in a group; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
     "get" "/v1/members/{group}/{name}" "A member" &[], &[], &[200];
     "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];

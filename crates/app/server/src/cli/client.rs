@@ -14,6 +14,13 @@ pub(crate) struct ServerArgs {
     /// Address of the node.
     #[arg(long, global = true, env = "MAINSTAY_SERVER_URL", default_value = "http://127.0.0.1:4600")]
     server: String,
+    #[command(flatten)]
+    access: AccessArgs,
+}
+
+/// What a node asks of its clients.
+#[derive(Debug, clap::Args)]
+pub(crate) struct AccessArgs {
     /// File with the token; else MAINSTAY_TOKEN.
     #[arg(long, global = true, env = "MAINSTAY_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -32,6 +39,25 @@ pub(crate) struct Answer {
     pub(crate) etag: Option<String>,
     pub(crate) body: Value,
     pub(crate) text: String,
+}
+
+impl Answer {
+    fn of(status: u16, etag: Option<String>, text: String) -> Self {
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Self { status, etag, body, text }
+    }
+
+    /// Why it is no success.
+    fn refusal(&self) -> Error {
+        let field = |name: &str| self.body[name].as_str().unwrap_or_default().to_owned();
+        let code = Code::parse(&field("code")).unwrap_or(Code::Unreachable);
+        let mut text = format!("{} ({})", field("detail"), self.status);
+        for fault in self.body["errors"].as_array().into_iter().flatten() {
+            text.push_str("\n  ");
+            text.push_str(fault["reason"].as_str().unwrap_or_default());
+        }
+        Error::new(code, crate::cli::output::plain_lines(&text))
+    }
 }
 
 /// A client with its own small runtime: commands are synchronous.
@@ -53,6 +79,14 @@ impl Client {
     /// # Errors
     /// When the token file cannot be read.
     pub(crate) fn new(args: &ServerArgs) -> Result<Self> {
+        Self::of(&args.server, &args.access)
+    }
+
+    /// A client of the node at `server`, which is told the token.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub(crate) fn of(server: &str, args: &AccessArgs) -> Result<Self> {
         let internal = |e: &dyn std::error::Error| Error::new(Code::Internal, format!("no HTTP client: {e}"));
         let token = match &args.token_file {
             Some(path) => {
@@ -85,7 +119,7 @@ impl Client {
                 .build()
                 .map_err(|e| internal(&e))?,
             http: http.build().map_err(|e| internal(&e))?,
-            base: args.server.trim_end_matches('/').to_owned(),
+            base: server.trim_end_matches('/').to_owned(),
             token: token.map(|t| SecretString::from(t.trim().to_owned())),
             patience: TIMEOUT,
         })
@@ -118,30 +152,59 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Answer> {
-        let url = format!("{}{path}", self.base);
-        let failed = |e: reqwest::Error| {
-            Error::with(Code::Unreachable, format!("no answer from {}", self.base), e.without_url())
-        };
         let method = http::Method::from_bytes(method.as_bytes())
             .map_err(|e| Error::with(Code::Internal, "not a method", e))?;
-        let mut request = self.http.request(method, &url).timeout(self.patience);
+        let mut request = self.request(method, path);
         for (name, value) in headers {
             request = request.header(*name, *value);
-        }
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token.expose_secret());
         }
         if let Some(body) = body {
             request = request.header("content-type", "application/json").body(body.to_string());
         }
+        let failed = |e| self.failed(e);
         self.runtime.block_on(async {
             let response = request.send().await.map_err(failed)?;
             let status = response.status().as_u16();
             let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
-            let text = response.text().await.map_err(failed)?;
-            let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-            Ok(Answer { status, etag, body, text })
+            Ok(Answer::of(status, etag, response.text().await.map_err(failed)?))
         })
+    }
+
+    /// The bytes at `path`, if there are no more than `most`.
+    ///
+    /// # Errors
+    /// When nobody answers, as for [`call`](Self::call), and when there are more.
+    pub(crate) fn fetch(&self, path: &str, most: usize) -> Result<Vec<u8>> {
+        let request = self.request(http::Method::GET, path);
+        let failed = |e| self.failed(e);
+        let (status, bytes) = self.runtime.block_on(async {
+            let mut response = request.send().await.map_err(failed)?;
+            let mut bytes = Vec::new();
+            while let Some(chunk) = response.chunk().await.map_err(failed)? {
+                if chunk.len() > most - bytes.len() {
+                    let why = format!("{} answers with more than {most} bytes", self.base);
+                    return Err(Error::new(Code::Unreachable, why));
+                }
+                bytes.extend_from_slice(&chunk);
+            }
+            Ok((response.status().as_u16(), bytes))
+        })?;
+        if (200..300).contains(&status) {
+            return Ok(bytes);
+        }
+        Err(Answer::of(status, None, String::from_utf8_lossy(&bytes).into_owned()).refusal())
+    }
+
+    fn request(&self, method: http::Method, path: &str) -> reqwest::RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base)).timeout(self.patience);
+        match &self.token {
+            Some(token) => request.bearer_auth(token.expose_secret()),
+            None => request,
+        }
+    }
+
+    fn failed(&self, e: reqwest::Error) -> Error {
+        Error::with(Code::Unreachable, format!("no answer from {}", self.base), e.without_url())
     }
 
     /// Sends one request and takes only success.
@@ -159,14 +222,7 @@ impl Client {
         if (200..300).contains(&answer.status) {
             return Ok(answer);
         }
-        let field = |name: &str| answer.body[name].as_str().unwrap_or_default().to_owned();
-        let code = Code::parse(&field("code")).unwrap_or(Code::Unreachable);
-        let mut text = format!("{} ({})", field("detail"), answer.status);
-        for fault in answer.body["errors"].as_array().into_iter().flatten() {
-            text.push_str("\n  ");
-            text.push_str(fault["reason"].as_str().unwrap_or_default());
-        }
-        Err(Error::new(code, crate::cli::output::plain_lines(&text)))
+        Err(answer.refusal())
     }
 }
 

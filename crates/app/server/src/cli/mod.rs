@@ -48,7 +48,7 @@ enum Verb {
     Saga(saga::Args),
     /// Place keys on nodes: plan, compare, simulate and check placements. Works on files, without a node.
     Ring(ring::Args),
-    /// Compare and replay copies of what nodes tell each other. Works on files, without a node.
+    /// Compare and replay copies of what nodes tell each other: of running nodes, and in files.
     Replica(replica::Args),
     /// Run a command while holding a lock.
     Lock(lock::LockArgs),

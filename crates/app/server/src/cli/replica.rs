@@ -1,5 +1,5 @@
 //! `replica diff|replay`: what two copies of the replicated document do not agree on, and why. Works on snapshots, without
-//! a node.
+//! a node, and between running nodes.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,10 @@ use mainstay_gossip::Snapshot;
 use serde_json::{Map, Value, json};
 
 use crate::cli::Output;
+use crate::cli::client::{AccessArgs, Client};
+use crate::cli::output::plain;
 use crate::error::{Code, Error, Result};
+use crate::fleet::MAX_STATE;
 
 /// Arguments of `replica`.
 #[derive(Debug, clap::Args)]
@@ -28,12 +31,14 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Show which keys of two snapshots differ, by which changes, and why. Exit code 1 when one does.
+    /// Show which keys of two copies differ, by which changes, and why. Exit code 1 when one does.
     Diff {
-        /// A snapshot: gossip.state of a data folder.
-        a: PathBuf,
+        /// A running node, as http://127.0.0.1:4600; or a snapshot: gossip.state of a data folder.
+        a: String,
         /// Another one.
-        b: PathBuf,
+        b: String,
+        #[command(flatten)]
+        access: AccessArgs,
     },
     /// Join the snapshots of a file, one after the other, and show the result; in the other order it must be the same.
     Replay {
@@ -45,7 +50,7 @@ enum Verb {
 /// Runs `replica`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.verb {
-        Verb::Diff { a, b } => diff(a, b, args.output),
+        Verb::Diff { a, b, access } => diff(&one(a, access)?, &one(b, access)?, args.output),
         Verb::Replay { file } => replay(file, args.output),
     }
 }
@@ -56,14 +61,18 @@ struct Copy {
     doc: Document,
 }
 
-fn read(file: &Path) -> Result<Vec<Copy>> {
-    let unusable = |e| Error::with(Code::GossipState, format!("cannot use {}", file.display()), e);
-    let bytes = std::fs::read(file)
-        .map_err(|e| Error::with(Code::GossipState, format!("cannot read {}", file.display()), e))?;
+fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file)
+        .map_err(|e| Error::with(Code::GossipState, format!("cannot read {}", file.display()), e))
+}
+
+/// The copies in `bytes`, which came from `place`.
+fn copies(bytes: &[u8], place: &str) -> Result<Vec<Copy>> {
+    let unusable = |e| Error::with(Code::GossipState, format!("cannot use {place}"), e);
     let mut copies = Vec::new();
-    for head in Snapshot::decode_all(&bytes).map_err(unusable)? {
+    for head in Snapshot::decode_all(bytes).map_err(unusable)? {
         let doc = decode(&head.state).map_err(|e| {
-            let why = format!("{} holds no document such as `mainstay serve` keeps", file.display());
+            let why = format!("{place} holds no document such as `mainstay serve` keeps");
             Error::with(Code::GossipState, why, e)
         })?;
         copies.push(Copy { head, doc });
@@ -71,11 +80,18 @@ fn read(file: &Path) -> Result<Vec<Copy>> {
     Ok(copies)
 }
 
-fn one(file: &Path) -> Result<Copy> {
-    let mut copies = read(file)?;
+/// The copy of the node at a URL, or the one in a file.
+fn one(place: &str, access: &AccessArgs) -> Result<Copy> {
+    let is_node = ["http://", "https://"].iter().any(|scheme| place.starts_with(scheme));
+    let bytes = if is_node {
+        Client::of(place, access)?.fetch("/v1/nodes/state", MAX_STATE)?
+    } else {
+        read(Path::new(place))?
+    };
+    let mut copies = copies(&bytes, place)?;
     match copies.pop() {
         Some(copy) if copies.is_empty() => Ok(copy),
-        _ => Err(Error::new(Code::GossipState, format!("{} is not one snapshot", file.display()))),
+        _ => Err(Error::new(Code::GossipState, format!("{place} is not one snapshot"))),
     }
 }
 
@@ -107,8 +123,7 @@ fn why(mine: &BTreeSet<Dot>, their_dots: &BTreeSet<Dot>, theirs: &Document, who:
     reasons
 }
 
-fn diff(a: &Path, b: &Path, output: Output) -> Result<ExitCode> {
-    let (a, b) = (one(a)?, one(b)?);
+fn diff(a: &Copy, b: &Copy, output: Output) -> Result<ExitCode> {
     if a.head.cluster != b.head.cluster {
         let why = format!("one is of cluster `{}`, the other of `{}`", a.head.cluster, b.head.cluster);
         return Err(Error::new(Code::GossipState, why));
@@ -130,14 +145,27 @@ fn diff(a: &Path, b: &Path, output: Output) -> Result<ExitCode> {
     }
     let same = found.is_empty();
     // Removals mint no change of their own: contexts may differ where no key does.
-    let contexts = a.doc.context() == b.doc.context();
+    let lacks = |mine: &Copy, theirs: &Copy| theirs.doc.context().minus(mine.doc.context()).count();
+    let (a_lacks, b_lacks) = (lacks(a, b), lacks(b, a));
+    for (which, copy, lacks, other) in [("A", a, a_lacks, "B"), ("B", b, b_lacks, "A")] {
+        let (name, epoch) = (plain(&copy.head.name), copy.head.epoch);
+        eprintln!("mainstay: {which} is `{name}`, epoch {epoch}: it has not seen {lacks} changes of {other}");
+    }
+    let contexts = a_lacks == 0 && b_lacks == 0;
     if same {
         let also = if contexts { "" } else { "; one of them has seen more changes that are gone since" };
         eprintln!("mainstay: no key differs{also}");
     }
-    let json = json!({"same": same, "same_context": contexts, "keys": found});
+    let json = json!({
+        "same": same, "same_context": contexts, "a": about(a, a_lacks), "b": about(b, b_lacks), "keys": found,
+    });
     output.rows(&["KEY", "A", "B", "WHY"], rows, &json)?;
     Ok(if same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whose copy it is, and how many changes of the other one it has not seen.
+fn about(copy: &Copy, lacks: u64) -> Value {
+    json!({"name": copy.head.name, "epoch": copy.head.epoch, "unseen": lacks})
 }
 
 /// The join of `copies` in this order.
@@ -153,7 +181,7 @@ fn joined<'a>(copies: impl Iterator<Item = &'a Copy>) -> Result<Document> {
 }
 
 fn replay(file: &Path, output: Output) -> Result<ExitCode> {
-    let copies = read(file)?;
+    let copies = copies(&read(file)?, &file.display().to_string())?;
     let (forward, backward) = (joined(copies.iter())?, joined(copies.iter().rev())?);
     for copy in &copies {
         let behind = forward.context().minus(copy.doc.context()).count();
@@ -247,17 +275,13 @@ mod tests {
         };
         assert_eq!(reasons(&a, &b, "new"), ["B has not seen 1.1.0:2"]);
         assert_eq!(reasons(&a, &b, "both"), ["B has seen and replaced or removed 1.1.0:1"]);
-        let paths = [("a", &a), ("b", &b)].map(|(name, doc)| {
-            let path = dir.path().join(name);
-            std::fs::write(&path, copy(name, doc)).unwrap();
-            path
-        });
-        assert_eq!(diff(&paths[0], &paths[0], Output::Json).unwrap(), ExitCode::SUCCESS);
-        assert_eq!(diff(&paths[0], &paths[1], Output::Json).unwrap(), ExitCode::FAILURE);
+        let both = copies(&[copy("a", &a), copy("b", &b)].concat(), "here").unwrap();
+        assert_eq!(diff(&both[0], &both[0], Output::Json).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(diff(&both[0], &both[1], Output::Json).unwrap(), ExitCode::FAILURE);
         let log = dir.path().join("log");
         std::fs::write(&log, [copy("a", &a), copy("b", &b)].concat()).unwrap();
         assert_eq!(replay(&log, Output::Json).unwrap(), ExitCode::SUCCESS);
-        let both = joined(read(&log).unwrap().iter()).unwrap();
+        let both = joined(both.iter()).unwrap();
         assert!(both.get(&"new".into()).is_some() && both.get(&"both".into()).is_none());
     }
 

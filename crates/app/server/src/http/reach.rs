@@ -88,6 +88,7 @@ mod tests {
             ("/version", Reach::Nothing),
             ("/metrics", Reach::Everything),
             ("/v1/nodes", Reach::Everything),
+            ("/v1/nodes/state", Reach::Everything),
             ("/v1/jobs", Reach::Everything),
             ("/v1/audit", Reach::Everything),
             ("/console/now", Reach::Everything),

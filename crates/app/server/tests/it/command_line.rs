@@ -299,4 +299,5 @@ fn what_is_no_token_and_no_url_is_refused() {
     assert_eq!(down.status.code(), Some(1));
     let said = stdout(&down) + &stderr(&down);
     assert!(said.contains("127.0.0.1:1/app") && !said.contains("secret"), "{said}");
+    assert!(said.contains("MS0012"), "it is no lease store that is out of reach: {said}");
 }

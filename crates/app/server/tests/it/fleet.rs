@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Node, Request, eventually, run, stderr, stdout, within};
+use crate::harness::{Node, Request, eventually, run, stderr, stdout, token, within};
 
 /// Two shared keys, hexadecimal.
 const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
@@ -158,6 +158,51 @@ fn compare(dir: &Path, mut a: Node, mut c: Node) {
 }
 
 #[test]
+fn running_nodes_are_compared_over_their_api() {
+    let dir = tempfile::tempdir().unwrap();
+    let key = dir.path().join("key");
+    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
+    let a = start(dir.path(), "a", "");
+    let seed = format!("\"{}\"", gossip_of(&a));
+    // Another key, so that they do not hear each other.
+    key_file(&key, &format!("1:{OTHER}\n"), 0o600);
+    let b = start(dir.path(), "b", &seed);
+    // The same token on both.
+    let secret = token(&dir.path().join("a"), "reader", "read");
+    std::fs::copy(dir.path().join("a").join("tokens"), dir.path().join("b").join("tokens")).unwrap();
+    let token_file = dir.path().join("token");
+    std::fs::write(&token_file, secret).unwrap();
+    let urls = [&a, &b].map(|node| format!("http://{}", node.address));
+    let diff = |more: &[&str]| {
+        let compared = run(&[&["replica", "diff", &urls[0], &urls[1], "-o", "json"], more].concat());
+        (compared.status.code(), stdout(&compared), stderr(&compared))
+    };
+    let refused = eventually("tokens are needed", || {
+        let (code, out, said) = diff(&[]);
+        (code == Some(1) && out.is_empty()).then_some(said)
+    });
+    assert!(refused.contains("MS0102"), "{refused}");
+
+    let with = ["--token-file", token_file.to_str().unwrap()];
+    let shown = eventually("each knows itself", || {
+        let shown: Value = serde_json::from_str(&diff(&with).1).ok()?;
+        (shown["keys"].as_array().unwrap().len() == 2).then_some(shown)
+    });
+    assert_eq!((&shown["a"]["name"], &shown["b"]["name"]), (&json!("a"), &json!("b")));
+    assert_eq!((&shown["a"]["unseen"], &shown["b"]["unseen"]), (&json!(1), &json!(1)), "{shown}");
+    let only = &shown["keys"][0];
+    assert_eq!((&only["key"], &only["b"]), (&json!("node/a"), &Value::Null));
+    assert_eq!(only["a"]["version"], env!("CARGO_PKG_VERSION"));
+    assert!(only["why"][0].as_str().unwrap().starts_with("B has not seen "), "{only}");
+
+    a.signal(rustix::process::Signal::HUP);
+    eventually("they agree", || {
+        let (code, _, said) = diff(&with);
+        (code == Some(0) && said.contains("no key differs")).then_some(())
+    });
+}
+
+#[test]
 fn keys_are_exchanged_by_hup_and_strangers_are_counted() {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("key");
@@ -212,4 +257,8 @@ fn without_gossip_a_node_is_on_its_own() {
     let want = json!({"gossip": false, "cluster": null, "nodes": [], "breakers": []});
     assert_eq!(nodes(&node), want);
     assert!(node.get("/console/nodes").text().contains("on its own"));
+    assert_eq!(node.get("/v1/nodes/state").problem(), "MS0107");
+    let url = format!("http://{}", node.address);
+    let compared = run(&["replica", "diff", &url, &url]);
+    assert!(!compared.status.success() && stderr(&compared).contains("on its own"), "{}", stderr(&compared));
 }

@@ -1,8 +1,10 @@
 //! Fleets in virtual time: rounds, bytes, loss, size.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use mainstay_consistency::crdt::AwSet;
+use mainstay_consistency::crdt::{AwSet, LwwMap};
+use mainstay_consistency::hlc::Hlc;
 use mainstay_gossip::{Gossip, Presence};
 
 use crate::Test;
@@ -17,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_hundred_idle_nodes_send_little", a_hundred_idle_nodes_send_little),
     ("g5_half_of_everything_lost_still_converges", g5_half_of_everything_lost_still_converges),
     ("g1_five_hundred_nodes_converge_in_datagrams", g1_five_hundred_nodes_converge_in_datagrams),
+    ("c7_what_a_wrong_clock_stamped_waits_for_its_time", c7_what_a_wrong_clock_stamped_waits_for_its_time),
 ];
 
 /// The time of a round.
@@ -129,5 +132,29 @@ fn g1_five_hundred_nodes_converge_in_datagrams() {
         let air = world.air.lock().unwrap();
         assert!(air.largest_datagram <= 1_200 && air.frames == 0);
         assert!(all.iter().all(|r| *r <= 12), "{all:?}");
+    });
+}
+
+/// How far the wrong clock is ahead.
+const AHEAD: Duration = Duration::from_secs(20);
+
+fn c7_what_a_wrong_clock_stamped_waits_for_its_time() {
+    run(18, async |world| {
+        let right = Hlc::builder(Arc::clone(world.rt.clock())).build().unwrap();
+        let ahead = world.clock.node(Duration::ZERO, 1.0);
+        ahead.jump_wall(AHEAD.as_millis() as i64);
+        let wrong = Hlc::builder(Arc::new(ahead)).build().unwrap();
+        let nodes = world.fleet::<LwwMap<u64, u64>>(3, |c| c.clock(right.clone())).await;
+        nodes[0].change(|map, actor| map.set(actor, &right, 7, 1)).unwrap();
+        let read = |n: usize, key: u64| nodes[n].read(|map| map.get(&key).copied());
+        world.until(AHEAD, || (0..3).all(|n| read(n, 7) == Some(1))).await.expect("all have the first");
+        nodes[2].change(|map, actor| map.set(actor, &wrong, 7, 666)).unwrap();
+        nodes[2].change(|map, actor| map.set(actor, &right, 8, 2)).unwrap();
+        let told = || (0..2).all(|n| nodes[n].stats().from_the_future == 1 && read(n, 8) == Some(2));
+        world.until(AHEAD / 4, told).await.expect("both tell of it, and take what is of now");
+        assert_eq!((read(0, 7), read(1, 7)), (Some(1), Some(1)));
+        let took = world.until(2 * AHEAD, || (0..2).all(|n| read(n, 7) == Some(666))).await;
+        assert!(took.expect("it comes in its time") > AHEAD / 2, "{took:?}");
+        assert_eq!(nodes[0].stats().from_the_future, 1, "it is told once");
     });
 }

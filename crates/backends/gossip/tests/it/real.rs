@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_peer_that_does_not_read_fills_its_own_queue_only",
         a_peer_that_does_not_read_fills_its_own_queue_only,
     ),
+    ("streams_that_say_nothing_keep_nobody_out", streams_that_say_nothing_keep_nobody_out),
     ("every_future_may_be_dropped_at_every_await", every_future_may_be_dropped_at_every_await),
 ];
 
@@ -123,6 +124,25 @@ fn garbage_on_the_stream_port_is_bounded_and_harmless() {
         let large = "y".repeat(30_000);
         two.change(|set, actor| set.add(actor, large.clone())).unwrap();
         one.wait_until(|set| set.contains(&large)).await.unwrap();
+    });
+}
+
+fn streams_that_say_nothing_keep_nobody_out() {
+    block(async {
+        let nodes = [free_address().unwrap(), free_address().unwrap()];
+        let one = start::<AwSet<String>>("a", nodes[0], nodes[0]).await;
+        let two = start::<AwSet<String>>("b", nodes[1], nodes[0]).await;
+        // As many as there are places for, and nobody who has a key.
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            held.push(tokio::net::TcpStream::connect(nodes[0]).await.unwrap());
+        }
+        let large = "z".repeat(30_000);
+        two.change(|set, actor| set.add(actor, large.clone())).unwrap();
+        one.wait_until(|set| set.contains(&large)).await.unwrap();
+        // Not because their time was over: only the oldest ones gave way.
+        let last = held.last().unwrap().try_read(&mut [0]);
+        assert_eq!(last.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
     });
 }
 

@@ -42,6 +42,10 @@ select pg_is_in_recovery(),
        case when pg_is_in_recovery() then (select lpad(to_hex(received_tli), 8, '0') from pg_stat_wal_receiver)
             else left(pg_walfile_name(pg_current_wal_insert_lsn()), 8) end";
 
+/// Whether no transaction is open: one begins with its first statement. `ROLLBACK` outside of one would be a warning in the
+/// server's log each time.
+const OUTSIDE: &str = "select now() = statement_timestamp()";
+
 /// Who a connection talks to. It stays so for the life of the connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
@@ -77,13 +81,15 @@ pub struct Report {
 /// One connection to one server, lent by an [`Endpoint`](super::Endpoint): what sessions read and write through.
 ///
 /// Dropped, it goes back to its endpoint; if a call on it was not over, it is closed instead, because nobody knows
-/// what it is doing.
+/// what it is doing. What was begun through [`client`](Node::client) and left open is rolled back before.
 pub struct Node {
     lent: Option<Lent>,
     pub(super) shared: Arc<Shared>,
     pub(super) identity: Identity,
     last: Mutex<Last>,
     clean: AtomicBool,
+    /// Whether somebody had the driver's connection: they may have begun a transaction.
+    by_hand: AtomicBool,
 }
 
 /// What is known about the position of the last write.
@@ -102,9 +108,30 @@ impl fmt::Debug for Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Some(lent) = self.lent.take().filter(|_| self.clean.load(Ordering::Acquire)) {
-            lent.give_back();
+        let Some(lent) = self.lent.take().filter(|_| *self.clean.get_mut()) else { return };
+        if !*self.by_hand.get_mut() {
+            return lent.give_back();
         }
+        let pool = Arc::clone(&self.shared.pool);
+        if tokio::runtime::Handle::try_current().is_ok() {
+            pool.rt.clone().spawn("postgres-settle", async move {
+                let settled =
+                    pool.within("the end of a transaction", Outcome::NotApplied, settle(lent.client()));
+                if settled.await.is_ok() {
+                    lent.give_back();
+                }
+            });
+        }
+    }
+}
+
+/// Ends what was begun by hand: who got the connection next would read in a snapshot of before, and commit what is not its
+/// own.
+async fn settle(client: &Client) -> Result<()> {
+    match client.simple_query(OUTSIDE).await {
+        Ok(said) if row(&said).and_then(|r| r.get(0)) == Some("t") => Ok(()),
+        // Also one that has failed, which refuses the question.
+        Ok(_) | Err(_) => client.batch_execute("rollback").await.map_err(store_error),
     }
 }
 
@@ -131,14 +158,20 @@ impl Node {
             let text = "`allow_async_commit` needs the server's start: grant pg_read_all_stats to the role";
             return Err(Error::new(ErrorKind::Unsupported, text));
         }
-        let (last, clean) = (Mutex::new(Last::Nothing), AtomicBool::new(true));
-        Ok(Self { lent: Some(lent), shared, identity, last, clean })
+        let (last, clean, by_hand) =
+            (Mutex::new(Last::Nothing), AtomicBool::new(true), AtomicBool::new(false));
+        Ok(Self { lent: Some(lent), shared, identity, last, clean, by_hand })
     }
 
     /// The driver's connection, for statements outside a transaction of ours. A position is only known of what goes
-    /// through [`write`](Node::write).
+    /// through [`write`](Node::write). What you set for the session stays set for whoever gets the connection next.
     #[must_use]
     pub fn client(&self) -> &Client {
+        self.by_hand.store(true, Ordering::Release);
+        self.driver()
+    }
+
+    pub(super) fn driver(&self) -> &Client {
         self.lent.as_ref().expect("invariant: taken by drop alone").client()
     }
 
@@ -180,7 +213,7 @@ impl Node {
     /// Dropping the future closes the connection.
     pub async fn report(&self) -> Result<Report> {
         self.whole(async {
-            let said = self.client().simple_query(OBSERVED).await.map_err(store_error)?;
+            let said = self.driver().simple_query(OBSERVED).await.map_err(store_error)?;
             let row = row(&said).ok_or_else(|| strange("what it has"))?;
             let role = if row.get(0) == Some("t") { Role::Replica } else { Role::Primary };
             let at = |i| row.get(i).and_then(lsn::parse);
@@ -208,7 +241,7 @@ impl Node {
             return Ok(Some(known));
         }
         let question = format!("select pg_read_file('pg_wal/{timeline:08X}.history', 0, 100000, true)");
-        let said = match self.client().simple_query(&question).await {
+        let said = match self.driver().simple_query(&question).await {
             Ok(said) => said,
             Err(e) if e.code() == Some(&tokio_postgres::error::SqlState::INSUFFICIENT_PRIVILEGE) => {
                 return Ok(None);
@@ -244,7 +277,7 @@ impl Node {
         };
         // The limit of one request stays above it.
         let statement = wait_statement(target, limit.min(self.shared.pool.timeout / 2));
-        self.whole(async { self.client().simple_query(&statement).await.map(drop).map_err(store_error) })
+        self.whole(async { self.driver().simple_query(&statement).await.map(drop).map_err(store_error) })
             .await
     }
 }

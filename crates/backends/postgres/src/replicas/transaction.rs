@@ -106,11 +106,11 @@ impl Node {
     where
         F: AsyncFnOnce(&Client) -> std::result::Result<T, E>,
     {
-        self.whole(async { self.client().batch_execute("begin").await.map_err(store_error) })
+        self.whole(async { self.driver().batch_execute("begin").await.map_err(store_error) })
             .await
             .map_err(|e| e.with_outcome(Outcome::NotApplied))?;
         self.start();
-        match f(self.client()).await {
+        match f(self.driver()).await {
             Ok(out) => {
                 self.commit().await?;
                 Ok(out)
@@ -137,8 +137,8 @@ impl Node {
     {
         self.start();
         // Sent together with the first statement of `f`, each with a sync of its own: no round trip more.
-        let begin = self.client().batch_execute("begin isolation level repeatable read read only");
-        let (begun, out) = join(begin, f(self.client())).await;
+        let begin = self.driver().batch_execute("begin isolation level repeatable read read only");
+        let (begun, out) = join(begin, f(self.driver())).await;
         begun.map_err(|e| store_error(e).with_outcome(Outcome::NotApplied))?;
         let ended = self.roll_back().await;
         let out = out.map_err(TransactionError::Inner)?;
@@ -169,7 +169,7 @@ impl Node {
     }
 
     async fn roll_back(&self) -> Result<()> {
-        self.whole(async { self.client().batch_execute("rollback").await.map_err(store_error) }).await
+        self.whole(async { self.driver().batch_execute("rollback").await.map_err(store_error) }).await
     }
 
     async fn commit(&self) -> Result<()> {
@@ -177,7 +177,7 @@ impl Node {
         self.remember(Last::Untold);
         let guard = if self.shared.commits == Commits::Synced { GUARD_SYNCED } else { GUARD_ANY };
         let message = format!("{guard}{COMMIT}");
-        let sent = self.shared.pool.within("a commit", Outcome::Unknown, send(self.client(), &message)).await;
+        let sent = self.shared.pool.within("a commit", Outcome::Unknown, send(self.driver(), &message)).await;
         match sent {
             Ok(said) => {
                 self.finish();

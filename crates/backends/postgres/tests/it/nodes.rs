@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("p27_what_is_no_physical_replica_is_refused", |w| Box::pin(p27(w))),
     ("p28_a_transaction_that_failed_has_no_position", |w| Box::pin(p28(w))),
     ("p31_a_standby_that_may_not_say_its_history_is_not_read", |w| Box::pin(p31(w))),
+    ("p4_a_transaction_left_open_by_hand_is_no_ones_snapshot", |w| Box::pin(p4_by_hand(w))),
     ("cancel_safety_of_write_and_read", |w| Box::pin(cancel(w))),
 ];
 
@@ -307,6 +308,32 @@ async fn p31(w: World) {
         EndpointConfig::builder(&w.primary.url().replace("postgres@", "plain@")).allow_async_commit();
     let refused = Endpoint::new(config.build().unwrap(), &Runtime::system()).connect().await.unwrap_err();
     assert_eq!(refused.kind(), mainstay_store::ErrorKind::Unsupported);
+}
+
+/// Who gets a connection in which somebody left a transaction open reads what is there now, and commits only what is its own.
+async fn p4_by_hand(w: World) {
+    let config = EndpointConfig::builder(&w.primary.url()).connections(1).build().unwrap();
+    let one = Endpoint::new(config, &Runtime::system());
+    let mut other = node(&w.primary).await;
+    let begun = "begin isolation level repeatable read; insert into t values ('p4 by hand', 1)";
+    for (v, left) in [begun, "begin; select 1 / 0", "select 1"].into_iter().enumerate() {
+        let careless = one.connect().await.unwrap();
+        let before = process(careless.client()).await;
+        let _ = careless.client().batch_execute(left).await;
+        drop(careless);
+        let v = i64::try_from(v).unwrap();
+        commit(&mut other, "p4 seen", v).await;
+        let mut next = one.connect().await.unwrap();
+        let seen = next.read(async |c: &Client| look_up(c, "p4 seen").await).await.unwrap();
+        assert_eq!(seen, Some(v), "{left}");
+        next.write(async |c: &Client| c.execute("select 1", &[]).await).await.unwrap();
+        assert_eq!(look_up(other.client(), "p4 by hand").await.unwrap(), None, "{left}");
+        assert_eq!(process(next.client()).await, before, "the connection is used again");
+    }
+}
+
+async fn process(client: &Client) -> i32 {
+    client.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0)
 }
 
 /// Dropped at any await, a call leaves no transaction behind, and its connection is not lent again.

@@ -5,7 +5,9 @@ use std::fmt;
 use crate::crdt::{Changed, DeltaState, Join};
 use crate::error::{Error, Result};
 use crate::hash::DigestKey;
-use crate::replicate::sendable;
+use crate::hlc::Timestamp;
+use crate::lww::Stamps;
+use crate::replicate::{Admitted, sendable};
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer};
 use crate::{Actor, ActorId};
@@ -21,6 +23,10 @@ pub trait DotStore: Clone + Default + PartialEq + fmt::Debug + Wire + sealed::Se
     /// Whether something here may be hidden and yet kept.
     #[doc(hidden)]
     const TOMBSTONES: bool = false;
+
+    /// Whether writes are ordered by stamps somewhere in here.
+    #[doc(hidden)]
+    const STAMPED: bool = false;
 
     /// Whether nothing is visible.
     fn is_bottom(&self) -> bool;
@@ -40,6 +46,12 @@ pub trait DotStore: Clone + Default + PartialEq + fmt::Debug + Wire + sealed::Se
     fn compatible(&self, mine: &Context, other: &Self, theirs: &Context) -> Result<()> {
         let _ = (mine, other, theirs);
         Ok(())
+    }
+
+    /// Notes the stamps in here, and the dots of what is stamped in the future.
+    #[doc(hidden)]
+    fn look_ahead(&self, stamps: &mut Stamps) {
+        let _ = stamps;
     }
 
     /// The part whose dots satisfy `f`.
@@ -106,9 +118,18 @@ pub(crate) fn dots<S: DotStore>(store: &S) -> Vec<Dot> {
 #[derive(Debug)]
 pub struct Mint<'a> {
     actor: &'a mut Actor,
+    /// How much the actor has minted when this is over: nothing new, unless the change was made.
+    after: u64,
     dots: Vec<Dot>,
     /// What it covers besides, here or not.
     seen: Context,
+}
+
+impl Drop for Mint<'_> {
+    fn drop(&mut self) {
+        // Also when the closure panics: an actor ahead of its context could never make a change again.
+        self.actor.rewind(self.after);
+    }
 }
 
 impl Mint<'_> {
@@ -190,24 +211,15 @@ impl<S: DotStore> Causal<S> {
         f: impl FnOnce(&S, &mut Mint<'_>) -> Result<S>,
     ) -> Result<Self> {
         actor.check(&self.context)?;
-        let before = actor.minted();
-        let mut mint = Mint { actor, dots: Vec::with_capacity(2), seen: Context::new() };
-        let made = f(&self.store, &mut mint);
+        let after = actor.minted();
+        let mut mint = Mint { actor, after, dots: Vec::with_capacity(2), seen: Context::new() };
+        let store = f(&self.store, &mut mint)?;
         let (dots, seen) = (std::mem::take(&mut mint.dots), std::mem::take(&mut mint.seen));
-        let store = match made {
-            Ok(store) => store,
-            Err(error) => {
-                actor.rewind(before);
-                return Err(error);
-            }
-        };
         let mut context = if let [one] = dots[..] { Context::of_dot(one) } else { Context::of_dots(dots) };
         let _ = context.union(&seen);
         let delta = Self { store, context };
-        if let Err(error) = self.admit(&delta, actor.largest()) {
-            actor.rewind(before);
-            return Err(error);
-        }
+        self.admit(&delta, mint.actor.largest())?;
+        mint.after = mint.actor.minted();
         let _ = self.absorb(&delta);
         Ok(delta)
     }
@@ -257,6 +269,21 @@ impl<S: DotStore> Causal<S> {
             }
         }
         live
+    }
+
+    /// What of `other` may be joined while nothing stamped after `limit` may. Whoever has such writes calls gone what they
+    /// replaced, long after they were told: as long as they are held back (`early`), nothing here goes by its word.
+    pub(crate) fn admit_until(&self, other: Self, limit: Timestamp, early: bool) -> Admitted<Self> {
+        let mut stamps = Stamps::until(limit);
+        other.store.look_ahead(&mut stamps);
+        let Stamps { newest, mut late, .. } = stamps;
+        let held_back = !late.is_empty();
+        if held_back || early {
+            late.extend(self.live_of(&other.context).into_iter().filter(|dot| !other.store.live_dot(*dot)));
+        }
+        let state =
+            if late.is_empty() { other } else { other.about(&other.context.minus(&Context::of_dots(late))) };
+        Admitted { state, newest, held_back }
     }
 
     /// Drops tombstones whose dots satisfy `stable`; how many.

@@ -11,6 +11,7 @@ use crate::crdt::dotset::nonempty;
 use crate::crdt::index::Index;
 use crate::error::Result;
 use crate::hash::DigestKey;
+use crate::lww::Stamps;
 use crate::sorted::Sorted;
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer, encode};
@@ -260,6 +261,7 @@ impl<K, S, B> Sealed for DotMap<K, S, B> {}
 impl<K: Key, S: DotStore, B> DotStore for DotMap<K, S, B> {
     const CHECKED: bool = S::CHECKED;
     const TOMBSTONES: bool = S::TOMBSTONES;
+    const STAMPED: bool = S::STAMPED;
 
     fn is_bottom(&self) -> bool {
         self.entries.is_empty()
@@ -294,6 +296,12 @@ impl<K: Key, S: DotStore, B> DotStore for DotMap<K, S, B> {
             }
         }
         Ok(())
+    }
+
+    fn look_ahead(&self, stamps: &mut Stamps) {
+        if S::STAMPED {
+            self.entries().for_each(|(_, store)| store.look_ahead(stamps));
+        }
     }
 
     fn keep(&self, f: &dyn Fn(Dot) -> bool) -> Self {

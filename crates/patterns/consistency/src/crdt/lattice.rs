@@ -3,6 +3,7 @@
 use crate::crdt::DeltaState;
 use crate::error::Result;
 use crate::hash;
+use crate::hlc::Timestamp;
 use crate::wire::{Wire, encode};
 
 /// One element of a state, as anti-entropy compares it: a place and what is there, both as hashes.
@@ -29,6 +30,11 @@ pub trait Lattice: DeltaState + Wire + Clone + Default + PartialEq + std::fmt::D
     /// The join of the elements that satisfy `keep`.
     #[must_use]
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self;
+
+    /// The stamp of its write, where writes are ordered by stamps.
+    fn stamped(&self) -> Option<Timestamp> {
+        None
+    }
 
     /// Makes a change, all of it or, when `f` refuses, nothing. Types whose copy costs much note what comes instead.
     ///

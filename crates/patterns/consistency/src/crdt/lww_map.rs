@@ -10,7 +10,7 @@ use crate::crdt::{Key, Value};
 use crate::error::{Error, Result};
 use crate::hash::DigestKey;
 use crate::hlc::Hlc;
-use crate::lww::Stamp;
+use crate::lww::{Stamp, Stamps};
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer, encode};
 
@@ -60,6 +60,7 @@ impl<V> Sealed for LwwCell<V> {}
 
 impl<V: Value> DotStore for LwwCell<V> {
     const TOMBSTONES: bool = true;
+    const STAMPED: bool = true;
 
     fn is_bottom(&self) -> bool {
         self.0.is_none()
@@ -86,6 +87,14 @@ impl<V: Value> DotStore for LwwCell<V> {
         if wins {
             moved.extend(comes.map(|dot| (dot, true)));
             self.0.clone_from(&other.0);
+        }
+    }
+
+    fn look_ahead(&self, stamps: &mut Stamps) {
+        if let Some((dot, stamp, _)) = &self.0
+            && stamps.is_late(stamp.at())
+        {
+            stamps.late.push(*dot);
         }
     }
 
@@ -137,8 +146,9 @@ impl<V: Value> Wire for LwwCell<V> {
 /// Also the form of a record whose fields are merged one by one: the key is the field. A write that saw another one
 /// always wins over it, whatever the wall clocks said. Removals leave tombstones until every member has seen them.
 ///
-/// Let the clock take note of what arrives, as [`Holdback::offer`](crate::lww::Holdback::offer) does: once a tombstone
-/// was collected only the clocks remember its stamp.
+/// Let the clock take note of what arrives, and keep out what comes from the future, as anti-entropy does that was given the
+/// [clock](crate::replicate::Builder::clock), and [`Holdback::offer`](crate::lww::Holdback::offer): once a tombstone was
+/// collected only the clocks remember its stamp, and a stamp of next week would win until then.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -7,7 +7,7 @@ use crate::crdt::dotfun::DotFun;
 use crate::crdt::lattice::{Item, Lattice};
 use crate::crdt::{Changed, DeltaState, Join, Key, Value};
 use crate::error::Result;
-use crate::hlc::Hlc;
+use crate::hlc::{Hlc, Timestamp};
 use crate::lww::Stamp;
 use crate::version::Context;
 use crate::wire::{Reader, Wire, Writer, encode};
@@ -141,6 +141,10 @@ impl<V: Value> Lattice for LwwRegister<V> {
 
     fn subset(&self, keep: &dyn Fn(&Item) -> bool) -> Self {
         if keep(&Item::of(&(), self)) { self.clone() } else { Self(None) }
+    }
+
+    fn stamped(&self) -> Option<Timestamp> {
+        self.stamp().map(Stamp::at)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::crdt::dotmap::{DotMap, RemoveWins};
 use crate::crdt::dotset::DotSet;
 use crate::error::Result;
 use crate::hash::DigestKey;
+use crate::lww::Stamps;
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer};
 
@@ -182,6 +183,7 @@ impl<S> Sealed for Guarded<S> {}
 impl<S: DotStore> DotStore for Guarded<S> {
     const CHECKED: bool = S::CHECKED;
     const TOMBSTONES: bool = true;
+    const STAMPED: bool = S::STAMPED;
 
     fn is_bottom(&self) -> bool {
         self.votes.is_bottom() && self.value.is_bottom()
@@ -198,6 +200,18 @@ impl<S: DotStore> DotStore for Guarded<S> {
 
     fn compatible(&self, mine: &Context, other: &Self, theirs: &Context) -> Result<()> {
         self.value.compatible(mine, &other.value, theirs)
+    }
+
+    fn look_ahead(&self, stamps: &mut Stamps) {
+        let before = stamps.late.len();
+        self.value.look_ahead(stamps);
+        if stamps.late.len() > before {
+            // The key comes with its value.
+            self.votes.any_dot(&mut |dot| {
+                stamps.late.push(dot);
+                false
+            });
+        }
     }
 
     fn keep(&self, f: &dyn Fn(Dot) -> bool) -> Self {

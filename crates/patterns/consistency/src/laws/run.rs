@@ -193,24 +193,55 @@ impl<O: Clone + fmt::Debug> Every<O> {
 }
 
 fn shrink<T: Subject>(schedule: Vec<Move<T::Op>>, replicas: usize, seed: u64, found: Violation) -> Violation {
-    smallest(schedule, seed, found, |fewer| run::<T>(fewer, replicas, seed).err())
+    smallest_of(schedule, seed, found, without, |fewer| run::<T>(fewer, replicas, seed).err())
+}
+
+/// The schedule without one step. Deltas are named by their places: those behind the one of a change that is gone move up,
+/// and nobody joins that one.
+fn without<O: Clone>(schedule: &[Move<O>], at: usize) -> Vec<Move<O>> {
+    let mut fewer = schedule.to_vec();
+    if matches!(fewer.remove(at), Move::Change(..)) {
+        let gone = schedule[..at].iter().filter(|step| matches!(step, Move::Change(..))).count();
+        fewer.retain(|step| !matches!(step, Move::Deliver { delta, .. } if *delta == gone));
+        for step in &mut fewer {
+            if let Move::Deliver { delta, .. } = step {
+                *delta -= usize::from(*delta > gone);
+            }
+        }
+    }
+    fewer
 }
 
 /// Drops every step without which `run` still finds the same law broken.
 pub(super) fn smallest<S: Clone + fmt::Debug>(
+    steps: Vec<S>,
+    seed: u64,
+    found: Violation,
+    run: impl Fn(&[S]) -> Option<Violation>,
+) -> Violation {
+    let without = |steps: &[S], at: usize| {
+        let mut fewer = steps.to_vec();
+        fewer.remove(at);
+        fewer
+    };
+    smallest_of(steps, seed, found, without, run)
+}
+
+fn smallest_of<S: Clone + fmt::Debug>(
     mut steps: Vec<S>,
     seed: u64,
     mut found: Violation,
+    without: impl Fn(&[S], usize) -> Vec<S>,
     run: impl Fn(&[S]) -> Option<Violation>,
 ) -> Violation {
     let mut at = steps.len();
     while at > 0 {
         at -= 1;
-        let mut fewer = steps.clone();
-        fewer.remove(at);
+        let fewer = without(&steps, at);
         if let Some(still) = run(&fewer).filter(|still| still.law == found.law) {
             (steps, found) = (fewer, still);
-            at = at.min(steps.len());
+            // What was kept may be needed no more.
+            at = steps.len();
         }
     }
     found.seed = seed;

@@ -191,3 +191,46 @@ subject!(
         ("compact", |v, r| crate::document::Editor::new().compact(v, &mut r.actor)),
     ]
 );
+
+#[cfg(test)]
+mod tests {
+    use mainstay_clock::{Rng as _, SeededRng};
+
+    use super::*;
+
+    /// The second half of L12: what is missing holds no change that its receiver knows.
+    fn holds_nothing_known<S: DotStore>(name: &str)
+    where
+        Causal<S>: Subject,
+    {
+        let (rng, alphabet) = (SeededRng::new(12), Causal::<S>::alphabet());
+        let mut replicas: Vec<Replica> = (0..3).filter_map(|i| Replica::new(i, 3)).collect();
+        let (mut states, mut known) = (vec![Causal::<S>::new(); 3], 0);
+        for _ in 0..600 {
+            let (at, from) = (rng.below(3) as usize, rng.below(3) as usize);
+            if rng.below(4) == 0 {
+                let other = states[from].clone();
+                states[at].merge(&other);
+            } else {
+                let op = &alphabet[rng.below(alphabet.len() as u64) as usize];
+                states[at].apply(op, &mut replicas[at]);
+            }
+            let seen = states[from].context();
+            let missing = states[at].delta_since(seen);
+            assert!(!missing.store().any_dot(&mut |dot| seen.contains(dot)), "{name}: {missing:?}, {seen:?}");
+            known += usize::from(states[at].store().any_dot(&mut |dot| seen.contains(dot)));
+        }
+        assert!(known > 50, "{name}: {known} times something was known, so little was shown");
+    }
+
+    #[test]
+    fn l12_what_is_missing_has_nothing_in_it_that_is_known() {
+        holds_nothing_known::<DotSet>("EwFlag");
+        holds_nothing_known::<DotFun<u64>>("MvRegister");
+        holds_nothing_known::<DotFun<Tally>>("ResettableCounter");
+        holds_nothing_known::<DotMap<u64, DotSet>>("AwSet");
+        holds_nothing_known::<DotMap<u64, DotMap<u64, DotSet>>>("AwMap");
+        holds_nothing_known::<DotMap<u64, crate::crdt::Votes, crate::crdt::RemoveWins>>("RwSet");
+        holds_nothing_known::<DotMap<u64, crate::crdt::LwwCell<u64>, crate::crdt::Latest>>("LwwMap");
+    }
+}

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use crate::error::ConfigError;
 use crate::hash::DigestKey;
+use crate::hlc::Hlc;
 use crate::replicate::{AntiEntropy, Replicated};
 
 /// Largest message by default: one datagram on every network.
@@ -30,6 +31,7 @@ const FANOUT: usize = 3;
 /// | `budget` | 64 KiB | for one peer and tick; deltas first, repairs with the rest |
 /// | `largest_change` | as `max_message` | one way to send is the rule |
 /// | `fanout` | 3 | rounds to converge grow with the logarithm of the fleet |
+/// | `clock` | none | most types have no stamps |
 /// | `merge_version`, `accepts` | 1, only 1 | nodes with other merge code are refused by name |
 #[derive(Clone, Debug)]
 pub struct AntiEntropyConfig {
@@ -48,6 +50,7 @@ pub struct AntiEntropyConfig {
     pub(super) largest_change: usize,
     pub(super) keep_all: bool,
     pub(super) root_first: bool,
+    pub(super) clock: Option<Hlc>,
 }
 
 impl AntiEntropyConfig {
@@ -71,6 +74,7 @@ impl AntiEntropyConfig {
             largest_change: 0,
             keep_all: false,
             root_first: false,
+            clock: None,
         })
     }
 }
@@ -122,6 +126,16 @@ impl Builder {
     #[must_use]
     pub fn root_first(mut self) -> Self {
         self.0.root_first = true;
+        self
+    }
+
+    /// Holds back what peers stamped further ahead of this clock than its skew allows, until its time has come
+    /// ([`FromTheFuture`](crate::replicate::Event::FromTheFuture) tells), and lets the clock take note of every other
+    /// stamp. Without it a peer whose clock is hours ahead wins every conflict of an [`LwwMap`](crate::crdt::LwwMap) or
+    /// an [`LwwRegister`](crate::crdt::LwwRegister), and nobody else can write what it wrote.
+    #[must_use]
+    pub fn clock(mut self, clock: Hlc) -> Self {
+        self.0.clock = Some(clock);
         self
     }
 

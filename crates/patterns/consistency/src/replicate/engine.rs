@@ -11,10 +11,10 @@ use crate::hash;
 use crate::replicate::config::AntiEntropyConfig;
 use crate::replicate::event::{Event, Outgoing, Rejoined, Step};
 use crate::replicate::log::Log;
-use crate::replicate::message::{Body, Header, Mark, Message, Stand};
+use crate::replicate::message::{Body, Header, Mark, Message, Peek, Stand};
 use crate::replicate::peer::{MAX_PARTS, Peer, Taken, Whole};
 use crate::replicate::replicated::pieces;
-use crate::replicate::stability::Stability;
+use crate::replicate::stability::{Stability, cut_hash};
 use crate::replicate::{Place, Replicated};
 use crate::version::{Context, VersionVector};
 use crate::wire::{decode, encode};
@@ -62,10 +62,6 @@ pub struct AntiEntropy<T> {
     digest: Option<(u128, u64)>,
     /// Whether stability may have moved since it was last looked at.
     unsettled: bool,
-}
-
-fn cut_hash(cut: &VersionVector) -> u64 {
-    if cut.is_empty() { 0 } else { hash::of_value(cut) }
 }
 
 impl<T: Replicated> AntiEntropy<T> {
@@ -510,6 +506,7 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     fn join(&mut self, from: u64, state: T) -> Result<bool> {
+        let state = self.admit(from, state);
         // Only what was new goes on: with all of it, what many tell would be told again as often as it was heard.
         let news = self.state.join_news(state)?;
         let changed = news.is_some();
@@ -519,8 +516,28 @@ impl<T: Replicated> AntiEntropy<T> {
         Ok(changed)
     }
 
+    /// What of `state` may be joined by now.
+    fn admit(&mut self, from: u64, state: T) -> T {
+        let Some(clock) = &self.config.clock else { return state };
+        // A clock that cannot tell the time takes nothing that is newer than what it knows.
+        let limit = clock.horizon().unwrap_or_else(|_| clock.last());
+        let early = self.peers.get(&from).is_some_and(|p| p.early);
+        let admitted = self.state.admit(state, limit, early);
+        if let Some(at) = admitted.newest {
+            let _ = clock.observe(at);
+        }
+        if admitted.held_back && !early {
+            self.peers.get_mut(&from).into_iter().for_each(|p| p.early = true);
+            self.events.push(Event::FromTheFuture { peer: from });
+        }
+        admitted.state
+    }
+
     fn on_root(&mut self, from: u64, digest: (u128, u64), stable: u64, mark: Mark, send: &mut Vec<Outgoing>) {
         let mine = self.digest();
+        // Where all is known, nothing is held back.
+        let all_known = self.state.known().map_or(digest == mine, |_| digest.1 == mine.1);
+        self.peers.get_mut(&from).into_iter().for_each(|p| p.early &= !all_known);
         if digest == mine {
             let (seq, knows) = (self.log.seq(), self.state.known().map(Context::vector).unwrap_or_default());
             if let Some(peer) = self.peers.get_mut(&from) {
@@ -680,7 +697,7 @@ impl<T: Replicated> AntiEntropy<T> {
             let before = actors[actors.len() / 2 - 1];
             // Between two actors of the list there may be others that the peer knows: the first half reaches up to the
             // second.
-            self.send_known_between(peer, (first, just_before(middle).max(before)), context, want, send);
+            self.send_known_between(peer, (first, middle.just_before().max(before)), context, want, send);
             self.send_known_between(peer, (middle, last), context, want, send);
             return;
         }
@@ -777,24 +794,5 @@ impl<T: Replicated> AntiEntropy<T> {
                 self.send_items(from, lo, hi, false, send);
             }
         }
-    }
-}
-
-fn just_before(actor: ActorId) -> ActorId {
-    ActorId::from_bytes((u128::from_be_bytes(actor.to_bytes()).saturating_sub(1)).to_be_bytes())
-}
-
-/// The header of a message, whatever follows.
-struct Peek(Header);
-
-impl crate::wire::Wire for Peek {
-    fn write(&self, out: &mut crate::wire::Writer) {
-        self.0.write(out);
-    }
-
-    fn read(input: &mut crate::wire::Reader<'_>) -> Result<Self> {
-        let header = Header::read(input)?;
-        input.skip();
-        Ok(Self(header))
     }
 }

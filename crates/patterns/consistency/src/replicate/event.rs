@@ -12,6 +12,12 @@ pub type Outgoing = (u64, Vec<u8>);
 pub enum Event {
     /// So many tombstones were dropped.
     Collected(usize),
+    /// A peer has writes that are stamped further ahead of the [clock](crate::replicate::Builder::clock) than its skew allows:
+    /// one of the two clocks is wrong. They are taken in when their time has come. Told once, until the two agree again.
+    FromTheFuture {
+        /// Who.
+        peer: u64,
+    },
     /// A peer has another schema or merge version; nothing is exchanged with it.
     Incompatible {
         /// Who.

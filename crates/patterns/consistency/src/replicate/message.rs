@@ -24,6 +24,21 @@ impl Wire for Header {
     }
 }
 
+/// The header of a message, whatever follows.
+pub(super) struct Peek(pub(super) Header);
+
+impl Wire for Peek {
+    fn write(&self, out: &mut Writer) {
+        self.0.write(out);
+    }
+
+    fn read(input: &mut Reader<'_>) -> Result<Self> {
+        let header = Header::read(input)?;
+        input.skip();
+        Ok(Self(header))
+    }
+}
+
 /// How far a sender's log goes, in which run of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {

@@ -44,7 +44,7 @@ pub use config::{AntiEntropyConfig, Builder};
 pub use engine::AntiEntropy;
 pub use event::{Event, Outgoing, Rejoined, Step};
 pub(crate) use replicated::sendable;
-pub use replicated::{Place, Replicated};
+pub use replicated::{Admitted, Place, Replicated};
 
 pub use crate::crdt::{Item, Lattice};
 pub use crate::hash::DigestKey;

@@ -24,6 +24,8 @@ pub(super) struct Peer<T> {
     pub(super) answered: bool,
     /// Whether it was told what was collected since the last tick.
     pub(super) told: bool,
+    /// Whether something of it is held back.
+    pub(super) early: bool,
 }
 
 /// Which delta a part is of. Where a delta was cut depends on the room that its collected cut left, so parts that carry
@@ -58,6 +60,7 @@ impl<T> Peer<T> {
             budget,
             answered: false,
             told: false,
+            early: false,
         }
     }
 

@@ -6,6 +6,7 @@ use crate::ActorId;
 use crate::crdt::{Causal, DeltaState, DotStore, Item, Lattice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash::DigestKey;
+use crate::hlc::Timestamp;
 use crate::version::{Context, Dot};
 use crate::wire::{Reader, Wire, Writer, encode};
 
@@ -53,6 +54,18 @@ impl Wire for Place {
     }
 }
 
+/// What may be joined of a state.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Admitted<T> {
+    /// The part that may.
+    pub state: T,
+    /// The newest stamp in it.
+    pub newest: Option<Timestamp>,
+    /// Whether it is not all.
+    pub held_back: bool,
+}
+
 /// A state that [`AntiEntropy`](crate::replicate::AntiEntropy) can keep equal on many nodes. Implemented for every
 /// [`Causal`] type and every [`Lattice`]; the methods are for the engine.
 pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt::Debug {
@@ -83,6 +96,13 @@ pub trait Replicated: DeltaState + Wire + Clone + Default + PartialEq + std::fmt
     /// # Errors
     /// What `f` answers, and [`ErrorKind::TooLarge`].
     fn change(&mut self, largest: usize, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self>;
+
+    /// What of `other` may be joined while nothing stamped after `limit` may. `early`: whoever sent it has such writes, so
+    /// what it calls gone they may have replaced.
+    fn admit(&self, other: Self, limit: Timestamp, early: bool) -> Admitted<Self> {
+        let _ = (limit, early);
+        Admitted { state: other, newest: None, held_back: false }
+    }
 
     /// Joins `other`; what of it was new here, if anything.
     ///
@@ -151,6 +171,14 @@ impl<S: DotStore> Replicated for Causal<S> {
 
     fn change(&mut self, _largest: usize, f: impl FnOnce(&mut Self) -> Result<Self>) -> Result<Self> {
         f(self)
+    }
+
+    fn admit(&self, other: Self, limit: Timestamp, early: bool) -> Admitted<Self> {
+        if S::STAMPED {
+            self.admit_until(other, limit, early)
+        } else {
+            Admitted { state: other, newest: None, held_back: false }
+        }
     }
 
     fn join_news(&mut self, other: Self) -> Result<Option<Self>> {
@@ -229,6 +257,13 @@ impl<T: Lattice> Replicated for T {
             sendable(&delta, largest)?;
             Ok(delta)
         })
+    }
+
+    fn admit(&self, other: Self, limit: Timestamp, _early: bool) -> Admitted<Self> {
+        match other.stamped() {
+            Some(at) if at > limit => Admitted { state: Self::default(), newest: None, held_back: true },
+            newest => Admitted { state: other, newest, held_back: false },
+        }
     }
 
     fn join_news(&mut self, other: Self) -> Result<Option<Self>> {

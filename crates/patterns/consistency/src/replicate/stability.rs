@@ -2,8 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::hash;
 use crate::replicate::message::Stand;
 use crate::version::{Causality, VersionVector};
+
+/// What tells one cut from another; zero for none.
+pub(super) fn cut_hash(cut: &VersionVector) -> u64 {
+    if cut.is_empty() { 0 } else { hash::of_value(cut) }
+}
 
 /// Cuts of this replica and the reports of the others.
 #[derive(Debug, Default)]

@@ -156,3 +156,18 @@ fn a_wrapped_value_joins_its_concurrent_changes_at_the_next_one() {
     assert_eq!(a.get(&1).unwrap().values().count(), 1);
     assert_eq!(a.get(&1).unwrap().joined().unwrap().value(), 3);
 }
+
+#[test]
+fn a_change_that_panics_leaves_its_actor_as_it_was() {
+    let (mut at, mut map) = (actor(1), AwMap::<u64, DotFun<u64>>::new());
+    let change = std::panic::AssertUnwindSafe(|| {
+        map.update(&mut at, 1, |register, mint| {
+            let _ = register.write_value(mint, 1);
+            panic!("a mistake of the caller")
+        })
+    });
+    assert!(std::panic::catch_unwind(change).is_err());
+    assert_eq!((at.minted(), map.len()), (0, 0));
+    map.update(&mut at, 1, |register, mint| register.write_value(mint, 2)).unwrap();
+    assert!(map.get(&1).unwrap().values().eq(&[2]));
+}

@@ -83,7 +83,7 @@ async fn listed(output: Output, urls: &[String]) -> Result<ExitCode> {
         output.rows(&["NODE", "SYSTEM", "TIMELINE", "POSITION", "LAG", "STATE"], rows, &Value::from(json))?;
     let said = || seen.iter().filter_map(|s| s.said.as_ref().ok());
     if said().next().is_none() {
-        return Err(Error::new(Code::LeaseStore, "no node could be asked"));
+        return Err(Error::new(Code::Unreachable, "no node could be asked"));
     }
     let wrong = said().any(|o| replicas::state(o, leader).is_wrong());
     Ok(if wrong { ExitCode::FAILURE } else { printed })
