@@ -387,7 +387,10 @@ mod tests {
                 kind: mainstay_saga::participant::Kind::Act,
             };
             let reply = all.call(request, deadline).await;
-            assert!(matches!(&reply, Reply::NotSent(why) if why.contains("open")), "{url}: {reply:?}");
+            assert!(
+                matches!(&reply, Reply::Withheld { reason, .. } if reason.contains("open")),
+                "{url}: {reply:?}"
+            );
         }
     }
 

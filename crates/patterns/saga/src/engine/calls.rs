@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use mainstay_clock::{Clock, Deadline, Instant, WallTime};
+use mainstay_resilience::Verdict as Health;
 use mainstay_store::barrier::Op;
 use mainstay_store::{BoxFuture, FencingToken};
 use serde_json::{Value, json};
@@ -35,11 +36,15 @@ pub(super) enum CallResult {
     Step(Verdict, Option<Duration>),
     /// The verdict of an action after the question what became of it: nobody asks again.
     Known(Verdict),
-    /// The participant reported the end by itself: it is on the log already.
-    Reported,
+    /// The participant reported the end by itself: it is on the log already. What that says about its health.
+    Reported(Health),
+    /// A policy refused the action: nothing was sent.
+    Withheld(String),
     Undo(UndoVerdict, Option<Duration>),
     /// The undo will be refused however often it is repeated.
     UndoRefused(String),
+    /// A policy refused the undo, with advice when it may let one through: nothing was sent.
+    UndoWithheld(String, Option<Duration>),
 }
 
 /// Where to ask whether an action happened.
@@ -360,6 +365,7 @@ fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
         Answer::Done(output) => Verdict::Done { output: Some(output) },
         Answer::Rejected { reason, is_final } => Verdict::Rejected { reason: cut(reason), is_final },
         Answer::NotSent(reason) => Verdict::NotSent { reason: cut(reason) },
+        Answer::Withheld { reason, .. } => return CallResult::Withheld(cut(reason)),
         Answer::ContractBroken(reason) => Verdict::ContractBroken { reason: cut(reason) },
         Answer::Unknown { reason, .. } | Answer::Refused(reason) => unknown(reason),
         Answer::InProgress { .. } => unknown("still in progress".to_owned()),
@@ -424,6 +430,9 @@ async fn undo_remote(
         Answer::Done(_) => UndoVerdict::Undone,
         // "Not found", a redirect: no answer to an undo, and the same the next time.
         Answer::ContractBroken(reason) => return CallResult::UndoRefused(cut(reason)),
+        Answer::Withheld { reason, retry_after } => {
+            return CallResult::UndoWithheld(cut(reason), retry_after);
+        }
         Answer::Refused(reason) | Answer::Rejected { reason, .. } => {
             UndoVerdict::Refused { reason: cut(reason) }
         }

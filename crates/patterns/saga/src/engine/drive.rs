@@ -8,22 +8,23 @@ use std::sync::Mutex;
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
+use mainstay_resilience::Verdict as Health;
 use mainstay_store::journal::{
     Append, Appended, Audit, Claimed, Loaded, NewRecord, Post, Row, SagaStatus, Uid,
 };
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::aside::{self, Aside, last_of};
 use super::calls::{CallEnd, CallResult};
 use super::handle::outcome_of;
 use super::leave::{Leave, leave_memory};
-use super::policies::Half;
+use super::policies::{self, Half};
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo, withhold_undo};
 use crate::row::row;
 use crate::wire::{
     self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict,
@@ -123,8 +124,8 @@ pub(super) struct Drive {
     drain: Vec<u64>,
     pub(super) audit: Vec<Audit>,
     pub(super) answers: Vec<(String, Result<(), Refusal>)>,
-    /// Ends the call in flight of a step that reports by itself, by step.
-    stops: BTreeMap<String, oneshot::Sender<()>>,
+    /// Ends the call in flight of a step that reports by itself, by step: with what the report says about its health.
+    stops: BTreeMap<String, watch::Sender<Option<Health>>>,
     active: Arc<Active>,
     /// There is something in the inbox that was not read yet.
     unread: bool,
@@ -316,7 +317,7 @@ impl Drive {
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
                 match self.ask_first(&end) {
-                    Some(question) => self.make(&end.at, question),
+                    Some(question) => self.make(&end.at, None, question),
                     None => self.record(Fact::StepEnded(end))?,
                 }
             }
@@ -484,20 +485,27 @@ impl Drive {
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
         let fact = match end.result {
             CallResult::Stale => return Some(Leave::Lost),
-            CallResult::Reported => return None,
+            CallResult::Reported(_) => return None,
             CallResult::Step(verdict, advice) => {
                 let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
                 if let Some(question) = self.ask_first(&end) {
-                    self.make(&end.at, question);
+                    self.make(&end.at, None, question);
                     return None;
                 }
                 Fact::StepEnded(end)
+            }
+            CallResult::Withheld(reason) => {
+                let result = CallResult::Step(Verdict::NotSent { reason }, None);
+                return self.ended(CallEnd { at: end.at, result });
             }
             CallResult::Known(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
             CallResult::UndoRefused(reason) => {
                 Fact::UndoEnded(refuse_undo(&definition, &self.state, end.at, reason))
+            }
+            CallResult::UndoWithheld(reason, advice) => {
+                Fact::UndoEnded(withhold_undo(&definition, &self.state, end.at, reason, now, jitter, advice))
             }
             CallResult::Undo(verdict, advice) => {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
@@ -581,7 +589,7 @@ impl Drive {
             return Ok(());
         }
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
-        let step = report.at.step.clone();
+        let (health, step) = (policies::health_of(&report.result), report.at.step.clone());
         self.apply_end(match report.result {
             Completed::Action(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
@@ -592,7 +600,7 @@ impl Drive {
         })?;
         if let Some(stop) = self.stops.remove(&step) {
             // The call may have ended by itself just now; then its result comes too late.
-            let _ = stop.send(());
+            let _ = stop.send(Some(health));
         }
         self.answers.push((report.message, Ok(())));
         Ok(())
@@ -711,37 +719,53 @@ impl Drive {
 
     fn start_calls(&mut self) {
         for launch in std::mem::take(&mut self.plan.launches) {
-            let (at, call) = match launch {
+            match launch {
                 Launch::Act(at) => {
                     let call = self.action(at.clone());
-                    (at.clone(), self.guarded(Half::Action, &at, call))
+                    self.make(&at, Some(Half::Action), call);
                 }
                 Launch::Undo(at) => {
                     let call = self.undo(at.clone());
-                    (at.clone(), self.guarded(Half::Undo, &at, call))
+                    self.make(&at, Some(Half::Undo), call);
                 }
-            };
-            self.make(&at, call);
+            }
         }
     }
 
-    /// Makes a call of an attempt. A report of a remote participant ends it.
-    fn make(&mut self, at: &AttemptRef, call: BoxFuture<'static, CallEnd>) {
+    /// Makes a call of an attempt: this half of it through the policy of its step, a question outside of it. A report
+    /// of a remote participant ends it.
+    fn make(&mut self, at: &AttemptRef, half: Option<Half>, call: BoxFuture<'static, CallEnd>) {
+        let guarded = |drive: &Self, call| match half {
+            Some(half) => drive.guarded(half, at, call),
+            None => call,
+        };
         let remote = self.registered.definition.index(&at.step);
         if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
-            self.calls.push(call);
+            self.calls.push(guarded(self, call));
             return;
         }
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = watch::channel(None);
         self.stops.insert(at.step.clone(), stop);
-        let at = at.clone();
-        self.calls.push(Box::pin(async move {
-            tokio::select! {
-                biased;
-                end = call => end,
-                // A sender that is gone reports nothing.
-                Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
-            }
-        }));
+        // Within the policy too: it hears what the report says, where a call that is only dropped would look abandoned.
+        let call = guarded(self, until_reported(at, call, stopped.clone()));
+        self.calls.push(until_reported(at, call, stopped));
     }
+}
+
+/// The call, unless its participant reports the end of it before.
+fn until_reported(
+    at: &AttemptRef,
+    call: BoxFuture<'static, CallEnd>,
+    mut stopped: watch::Receiver<Option<Health>>,
+) -> BoxFuture<'static, CallEnd> {
+    let at = at.clone();
+    Box::pin(async move {
+        // A sender that is gone reports nothing.
+        let reported = async { stopped.wait_for(Option::is_some).await.ok().and_then(|health| *health) };
+        tokio::select! {
+            biased;
+            end = call => end,
+            Some(health) = reported => CallEnd { at, result: CallResult::Reported(health) },
+        }
+    })
 }

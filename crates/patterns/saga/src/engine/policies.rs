@@ -12,7 +12,7 @@ use super::calls::{CallEnd, CallResult, cut};
 use super::drive::Drive;
 use super::{Engine, EngineBuilder, Inner};
 use crate::definition::Definition;
-use crate::wire::{AttemptRef, UndoVerdict, Verdict};
+use crate::wire::{AttemptRef, Completed, UndoVerdict, Verdict};
 use crate::{Error, ErrorKind};
 
 /// Policies by name.
@@ -26,8 +26,9 @@ pub(super) enum Half {
 }
 
 impl EngineBuilder {
-    /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own name. What one
-    /// refuses was never sent: no effect, worth repeating. An undo is guarded like its action.
+    /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own
+    /// name. What one refuses was never sent: no effect, worth repeating. An undo is guarded like its action; one
+    /// that is refused uses up none of its attempts.
     ///
     /// A policy must make one attempt of one: repetitions of a saga are durable, and each is on the log before it is made.
     ///
@@ -152,7 +153,11 @@ impl Drive {
         let Some(policy) = self.inner.policy(name) else {
             // No definition is registered whose policies are not there.
             let why = format!("the policy `{name}` is not there");
-            return Box::pin(async move { CallEnd { at, result: unsent(half, why) } });
+            let result = match half {
+                Half::Action => CallResult::Withheld(why),
+                Half::Undo => CallResult::UndoWithheld(why, None),
+            };
+            return Box::pin(async move { CallEnd { at, result } });
         };
         let deadline = self.inner.runtime.clock().now().saturating_add(timeout);
         Box::pin(async move {
@@ -189,10 +194,35 @@ fn judge(end: &Result<CallEnd, Infallible>) -> Health {
         Err(never) => match *never {},
     };
     match result {
-        CallResult::Step(Verdict::Done { .. }, _) | CallResult::Undo(UndoVerdict::Undone, _) => Health::Ok,
-        CallResult::Step(Verdict::NotSent { .. } | Verdict::Unknown { .. }, _)
-        | CallResult::Undo(UndoVerdict::Failed { .. }, _) => Health::RETRYABLE,
+        CallResult::Reported(health) => *health,
+        CallResult::Step(verdict, _) => health_of_action(verdict),
+        CallResult::Undo(verdict, _) => health_of_undo(verdict),
+        // Also what another policy further in refused: nobody was asked.
         _ => Health::Ignore,
+    }
+}
+
+/// What a report says about the health of who sends it.
+pub(super) fn health_of(report: &Completed) -> Health {
+    match report {
+        Completed::Action(verdict) => health_of_action(verdict),
+        Completed::Undo(verdict) => health_of_undo(verdict),
+    }
+}
+
+fn health_of_action(verdict: &Verdict) -> Health {
+    match verdict {
+        Verdict::Done { .. } => Health::Ok,
+        Verdict::NotSent { .. } | Verdict::Unknown { .. } => Health::RETRYABLE,
+        Verdict::ContractBroken { .. } | Verdict::Rejected { .. } => Health::Ignore,
+    }
+}
+
+fn health_of_undo(verdict: &UndoVerdict) -> Health {
+    match verdict {
+        UndoVerdict::Undone => Health::Ok,
+        UndoVerdict::Failed { .. } => Health::RETRYABLE,
+        UndoVerdict::Refused { .. } => Health::Ignore,
     }
 }
 
@@ -203,18 +233,11 @@ fn ended(half: Half, error: &CallError<Infallible>) -> CallResult {
         CallError::Timeout(timeout) => timeout.to_string(),
         _ => "the policy ended the call".to_owned(),
     };
-    match half {
-        Half::Action if error.was_started() => {
-            CallResult::Step(Verdict::Unknown { reason: cut(why), interrupted: false }, None)
-        }
-        _ => unsent(half, why),
-    }
-}
-
-/// An attempt that was not made. An undo is repeated whether or not it was.
-fn unsent(half: Half, why: String) -> CallResult {
-    match half {
-        Half::Action => CallResult::Step(Verdict::NotSent { reason: cut(why) }, None),
-        Half::Undo => CallResult::Undo(UndoVerdict::Failed { reason: cut(why) }, None),
+    let reason = cut(why);
+    match (half, error.was_started()) {
+        (Half::Action, true) => CallResult::Step(Verdict::Unknown { reason, interrupted: false }, None),
+        (Half::Action, false) => CallResult::Withheld(reason),
+        (Half::Undo, true) => CallResult::Undo(UndoVerdict::Failed { reason }, None),
+        (Half::Undo, false) => CallResult::UndoWithheld(reason, error.retry_after()),
     }
 }
