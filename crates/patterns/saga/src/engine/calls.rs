@@ -325,6 +325,7 @@ async fn ask(
 ) -> (Answer, Option<Duration>) {
     // A question after an action is answered by who is asked.
     let may_report = request.kind == Kind::Act;
+    let mut accepted = false;
     loop {
         let op = request.op.clone();
         let reply = match bounded(caller.call(request.clone(), deadline), clock, deadline).await {
@@ -333,6 +334,7 @@ async fn ask(
         };
         match judge(&op, &reply) {
             Answer::InProgress { retry_after, location } => {
+                accepted = true;
                 let wait = retry_after.unwrap_or(ASK_AGAIN).max(Duration::from_millis(10));
                 let again = clock.now().saturating_add(wait);
                 if again >= deadline {
@@ -352,6 +354,10 @@ async fn ask(
             }
             Answer::Unknown { reason, retry_after } => {
                 return (Answer::Unknown { reason, retry_after: None }, retry_after);
+            }
+            // Only that the participant was asked again was not sent: it accepted before, and may be at work.
+            Answer::NotSent(reason) | Answer::Withheld { reason, .. } if accepted => {
+                return (Answer::Unknown { reason, retry_after: None }, None);
             }
             answer => return (answer, None),
         }

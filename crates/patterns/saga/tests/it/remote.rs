@@ -270,6 +270,29 @@ async fn an_accepted_step_is_asked_again_or_polled_where_it_says() {
     assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
 }
 
+/// It accepted the charge and was restarted. That nobody was there to be asked again was taken for "never sent", and
+/// the charge, which it went on with, was never refunded.
+#[tokio::test(start_paused = true)]
+async fn sg_f02_an_accepted_step_whose_participant_goes_away_may_have_happened() {
+    let busy = Say::Status(202, vec![("retry-after", "1")], Value::Null);
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[busy.clone(), Say::NotSent]);
+    bench.remote.script("status", &[say(404)]);
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    let body: Value = serde_json::from_slice(&bench.remote.last("refund").body).unwrap();
+    assert_eq!(body["effect"], "maybe");
+    // The same when the call is refused here, by the breaker that another saga's calls opened meanwhile.
+    let bench = Bench::guarded().await;
+    bench.remote.script("charge", &[busy, say(503)]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    let other = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
+    other.outcome().await.unwrap();
+    handle.outcome().await.unwrap();
+    assert_eq!(bench.remote.all("charge").len(), 3, "the second question of the first one was refused");
+    assert_eq!(bench.remote.all("refund").len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_participant_completes_an_accepted_step_by_itself() {
     let bench = Bench::new().await;
