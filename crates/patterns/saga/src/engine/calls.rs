@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::drive::Drive;
 use crate::definition::{Call, Step, Undo, payload_fault};
 use crate::fold::Effect;
-use crate::participant::{Kind, Participant, Request, Verdict as Answer, judge};
+use crate::participant::{Kind, Participant, Reply, Request, Verdict as Answer, judge};
 use crate::step::{Known, LocalStep, StepCx, StepError, StepFailure, Told, UndoError, UndoFailure};
 use crate::wire::{AttemptRef, ItemKind, StepEnded, UndoVerdict, Verdict};
 
@@ -332,6 +332,12 @@ async fn ask(
             Ok(reply) => reply,
             Err(reason) => return (Answer::Unknown { reason, retry_after: None }, None),
         };
+        if request.kind == Kind::Poll && matches!(&reply, Reply::Answered(a) if a.status == 410) {
+            // Gone is the place that was to be asked, whatever became of the work: for an undo it would read as
+            // "undone already".
+            let reason = "what was accepted is no longer known where it was to be asked for (410)".to_owned();
+            return (Answer::Unknown { reason, retry_after: None }, None);
+        }
         match judge(&op, &reply) {
             Answer::InProgress { retry_after, location } => {
                 accepted = true;

@@ -81,6 +81,21 @@ async fn other_answers_to_an_undo_are_repeated_and_gone_is_undone() {
     assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
 }
 
+/// "Gone" was the agreed word also where an accepted undo was polled: the refund counted as made, because its job had
+/// been forgotten.
+#[tokio::test(start_paused = true)]
+async fn an_accepted_undo_whose_place_is_gone_is_sent_again() {
+    let bench = Bench::of(data()).await;
+    bench.remote.script("ship", &[say(409)]);
+    let busy = Say::Status(202, vec![("location", "http://p/jobs/7"), ("retry-after", "1")], Value::Null);
+    bench.remote.script("refund", &[busy, ok(json!({}))]);
+    bench.remote.script("jobs/7", &[say(410)]);
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    let calls = bench.remote.calls();
+    let undo = &calls[calls.iter().position(|c| c == "POST refund").unwrap()..];
+    assert_eq!(undo, ["POST refund", "GET jobs/7", "POST refund"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closure_refuses_its_undo_for_good_and_is_not_asked_again() {
     let world = World::new();
