@@ -225,8 +225,9 @@ pub fn end_step(
         _ if turning => (None, ask(None).filter(|i| *i == ItemKind::UnknownOutcome)),
         Verdict::ContractBroken { .. } => (None, Some(ItemKind::ContractBroken)),
         Verdict::Rejected { .. } if step.kind != StepKind::Retriable => (None, ask(None)),
+        // What a person was asked about stays with them.
         Verdict::Unknown { interrupted: true, .. } if node.interrupted + 1 < MAX_INTERRUPTED && !full => {
-            (Some(now), None)
+            (Some(now), node.item)
         }
         Verdict::Unknown { interrupted: true, .. } => (None, ask(None)),
         _ if spent < limit && !full => (later(spent), None),
@@ -332,12 +333,15 @@ pub fn withhold_undo(
 #[must_use]
 pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64, jitter: f64) -> UndoEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
-    let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
+    let (step, node) = (&definition.steps()[i], &state.nodes[i]);
+    let cut = node.undo_interrupted + 1;
     let limit = step.undo_retry.attempts.max(MAX_INTERRUPTED);
-    let (retry_at, item) = if cut < limit && !is_half_full(state) {
-        (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
-    } else {
-        (None, Some(ItemKind::UndoFailed))
+    let after = |wait| Some(now.saturating_add(millis(wait)));
+    let (retry_at, item) = match node.item {
+        _ if cut >= limit || is_half_full(state) => (None, Some(ItemKind::UndoFailed)),
+        // What a person was asked about stays with them.
+        Some(item) => (after(SLOW_RETRY), Some(item)),
+        None => (after(delay(step.undo_retry, cut, jitter)), None),
     };
     let reason = "the process ended during the undo".to_owned();
     let verdict = UndoVerdict::Failed { reason };
