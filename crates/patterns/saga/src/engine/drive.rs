@@ -202,9 +202,11 @@ async fn recover(
     if state.finished.is_some() {
         return Ok(None);
     }
-    // No step asks for a person: the saga as a whole was set aside.
+    // No step asks for a person, or the row says something else than the step that does: the saga as a whole was set
+    // aside.
+    let by_step = row(definition, &state, inner.time.now(), &summary.row.attrs);
     let row_waits = summary.row.status == SagaStatus::NeedsAttention;
-    let was_aside = row_waits && state.status(definition) != SagaStatus::NeedsAttention;
+    let was_aside = row_waits && (by_step.status, &by_step.error) != (summary.row.status, &summary.row.error);
     let was_aside = was_aside.then(|| summary.row.error.clone().unwrap_or_default());
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
