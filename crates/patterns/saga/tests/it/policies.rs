@@ -165,12 +165,20 @@ async fn a_stored_definition_whose_policy_is_gone_parks_its_sagas() {
     assert_eq!(engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps: Vec::new() });
     assert_eq!(bench.remote.all("charge").len(), 1);
     bench.remote.script("charge", &[ok(json!({}))]);
+    engine.adopt_stored().await.unwrap();
+    assert!(engine.definition("remote", None).is_none(), "its policy is still not there");
     engine.set_policies([narrow(&bench.world, "payments").0]).unwrap();
-    engine.put_definition(order(Some("payments"))).await.unwrap();
-    // Woken by the definition; until then its row says that it waits.
-    while !matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }) {
+    engine.adopt_stored().await.unwrap();
+    // Woken; until then its row says that it waits.
+    let mut outcome = engine.outcome(handle.uid()).await.unwrap();
+    for _ in 0..1_000 {
+        if matches!(outcome, Outcome::Completed { .. }) {
+            return;
+        }
         bench.world.clock.sleep(Duration::from_millis(10)).await;
+        outcome = engine.outcome(handle.uid()).await.unwrap();
     }
+    panic!("it still waits: {outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]
