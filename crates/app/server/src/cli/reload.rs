@@ -75,7 +75,7 @@ impl Reloader {
     async fn apply(&mut self, fresh: Result<Config>) -> std::result::Result<String, Halt> {
         let fresh = fresh?;
         let diff = self.config.diff(&fresh);
-        let caller = self.participants.rebuilt(&fresh, &self.rt)?;
+        let mut caller = self.participants.rebuilt(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
         for definition in &definitions {
             self.admit(definition, &caller)?;
@@ -88,6 +88,7 @@ impl Reloader {
         // From the old place: another one needs a restart.
         let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
         let filter = parse_filter(fresh.text("log.filter"))?;
+        self.participants.hand_on(&mut caller, &self.rt)?;
         // Old and new ones, until no definition names the old ones.
         let fresh_policies = caller.policies();
         let mut policies: BTreeMap<String, Policy> = BTreeMap::new();
