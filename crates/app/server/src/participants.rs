@@ -39,10 +39,11 @@ struct Guard {
     places: Option<Bulkhead>,
 }
 
-/// The policies that steps name, and the text that they were built from.
-#[derive(Debug, Default)]
+/// The policies that steps name, and the file that they were built from.
+#[derive(Clone, Debug, Default)]
 struct Named {
     text: String,
+    read: Policies,
     all: BTreeMap<Arc<str>, Policy>,
 }
 
@@ -164,12 +165,28 @@ impl Participants {
 
     /// The caller that `config` asks for. Breakers and places of origins that stay are those in force, with what they
     /// know: an open breaker stays open, and calls under way are counted on. Calls that nothing counted are not. Policies of a
-    /// file that says the same stay as well.
+    /// file that says the same stay as well; other ones know nothing until [`hand_on`](Self::hand_on).
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub(crate) fn rebuilt(&self, config: &Config, rt: &Runtime) -> Result<Caller> {
         build(config, rt, Some(&self.current()))
+    }
+
+    /// Gives the policies of `caller` what those in force know. Parts that go on have the new settings from here on,
+    /// so this comes when nothing else of the configuration can be refused.
+    ///
+    /// # Errors
+    /// When the policies cannot be built; nothing changes.
+    pub(crate) fn hand_on(&self, caller: &mut Caller, rt: &Runtime) -> Result<()> {
+        let (before, new) = (self.current().named, &caller.named);
+        if before.all.is_empty() || Arc::ptr_eq(&before, new) {
+            return Ok(());
+        }
+        let all = new.read.rebuild(&before.read, &before.all, rt, None);
+        let all = all.map_err(|e| Error::with(Code::BadValue, "participants.policies", e))?;
+        caller.named = Arc::new(Named { all, ..Named::clone(new) });
+        Ok(())
     }
 
     /// From the next call on, `caller` makes the calls; the one that made them before.
@@ -227,7 +244,8 @@ fn build(config: &Config, rt: &Runtime, before: Option<&Caller>) -> Result<Calle
     Ok(Caller { http, guarded, guards: Arc::new(guards), most, named })
 }
 
-/// The policies of a file. Those that were built from the same text go on, with what they know.
+/// The policies of a file. Those that were built from the same text go on, with what they know; what other ones know
+/// is handed to them when they take their places, see [`Participants::hand_on`].
 fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Named>> {
     if file.is_empty() {
         return Ok(Arc::default());
@@ -238,7 +256,8 @@ fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Na
         return Ok(Arc::clone(before));
     }
     let refused = |e| Error::with(Code::BadValue, place(), e);
-    let all = Policies::from_toml(&text).and_then(|p| p.build(rt)).map_err(refused)?;
+    let read = Policies::from_toml(&text).map_err(refused)?;
+    let all = read.build(rt).map_err(refused)?;
     for (name, policy) in &all {
         let snapshot = policy.snapshot();
         if snapshot.max_attempts > 1 || snapshot.hedged {
@@ -246,7 +265,7 @@ fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Na
             return Err(Error::new(Code::BadValue, format!("{}: `{name}`: {why}", place())));
         }
     }
-    Ok(Arc::new(Named { text, all }))
+    Ok(Arc::new(Named { text, read, all }))
 }
 
 /// The text of a file of at most so many bytes.
@@ -387,8 +406,41 @@ mod tests {
                 kind: mainstay_saga::participant::Kind::Act,
             };
             let reply = all.call(request, deadline).await;
-            assert!(matches!(&reply, Reply::NotSent(why) if why.contains("open")), "{url}: {reply:?}");
+            assert!(
+                matches!(&reply, Reply::Withheld { reason, .. } if reason.contains("open")),
+                "{url}: {reply:?}"
+            );
         }
+    }
+
+    /// Another comment in the file closed every open breaker of its policies, and forgot every call under way.
+    #[test]
+    fn a_reload_keeps_what_policies_of_a_file_know() {
+        mainstay_saga::http::install_tls();
+        let dir = tempfile::tempdir().unwrap();
+        let (file, policies) = (dir.path().join("m.toml"), dir.path().join("policies.toml"));
+        let text = format!("[participants]\nallow = []\npolicies = \"{}\"\n", policies.display());
+        std::fs::write(&file, text).unwrap();
+        let load = |limit: u32, more: &str| {
+            let payments = "[targets.payments]\nattempt_timeout = \"1s\"\nbreaker = {}\n";
+            let text = format!("{payments}bulkhead = {{ limit = {limit} }}\n{more}");
+            std::fs::write(&policies, text).unwrap();
+            Config::load(Some(&file), [], &[]).unwrap()
+        };
+        let rt = Runtime::system();
+        let all = Participants::open(&load(1, ""), &rt).unwrap();
+        let payments = || all.policies().into_iter().find(|p| p.name() == "payments").unwrap();
+        payments().breaker().unwrap().force_open("the test", None);
+        let held = payments().bulkhead().unwrap().try_acquire_owned().unwrap();
+        let mut caller = all.rebuilt(&load(2, "[targets.stock.bulkhead]\nlimit = 3\n"), &rt).unwrap();
+        assert_eq!(payments().bulkhead().unwrap().snapshot().limit, 1, "nothing changes before");
+        all.hand_on(&mut caller, &rt).unwrap();
+        all.replace(caller);
+        assert_eq!(payments().breaker().unwrap().state(), State::ForcedOpen);
+        let places = payments().bulkhead().unwrap().snapshot();
+        assert_eq!((places.in_flight, places.limit), (1, 2));
+        assert_eq!(all.policies().len(), 2);
+        drop(held);
     }
 
     #[test]

@@ -120,11 +120,16 @@ pub(crate) fn migrate(conn: &Connection) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_clock::Runtime;
+    use mainstay_store::Journal as _;
+    use mainstay_store::journal::{Append, Appended, Filter, Row, SagaStatus, Uid};
     use rusqlite::Connection;
 
     use super::{V1, VERSION, migrate};
+    use crate::config::SqliteConfig;
     use crate::journal::{OLD_IDENTITIES, OLD_SAGAS};
     use crate::query::OLDEST;
+    use crate::store::SqliteStore;
 
     fn version(conn: &Connection) -> i64 {
         conn.query_row("pragma user_version", [], |r| r.get(0)).unwrap()
@@ -157,6 +162,56 @@ mod tests {
         let since: Vec<Option<i64>> =
             since.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
         assert_eq!(since, [Some(7), None]);
+    }
+
+    /// Whatever version a file has, it ends with the schema of a new one, and what is in it can be listed, counted and
+    /// written.
+    #[tokio::test]
+    async fn a_file_of_every_version_is_brought_up_and_used() {
+        let schema = |conn: &Connection| -> Vec<(String, String)> {
+            let sql = "select name, ifnull(sql, '') from sqlite_master order by name";
+            let mut all = conn.prepare(sql).unwrap();
+            all.query_map([], |r| Ok((r.get(0)?, r.get(1)?)))
+                .unwrap()
+                .collect::<rusqlite::Result<_>>()
+                .unwrap()
+        };
+        let fresh = Connection::open_in_memory().unwrap();
+        migrate(&fresh).unwrap();
+        for found in 1..VERSION {
+            let dir = tempfile::tempdir().unwrap();
+            let file = dir.path().join("m.db");
+            let old = Connection::open(&file).unwrap();
+            let steps = super::MIGRATIONS[..usize::try_from(found).unwrap()].concat();
+            old.execute_batch(&format!("{steps} pragma user_version = {found};")).unwrap();
+            for (uid, status) in [("a", "needs_attention"), ("b", "running")] {
+                let row = "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq,
+                    bytes, incarnation, strikes, created, updated, status, retrying, paused, attempt, last_n)
+                    values (?1, 'd', 1, zeroblob(32), ?1, zeroblob(32), 1, 1, 0, 0, 0, 5, 6, ?2, 0, 0, 0, 0)";
+                old.execute(row, rusqlite::params![uid, status]).unwrap();
+            }
+            drop(old);
+            let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+            assert_eq!(schema(&Connection::open(&file).unwrap()), schema(&fresh), "version {found}");
+            let waiting = Filter { attention: true, ..Filter::default() };
+            let page = store.query(&waiting, None, 10).await.unwrap();
+            assert_eq!(
+                page.rows.iter().map(|r| r.uid.as_str()).collect::<Vec<_>>(),
+                ["a"],
+                "version {found}"
+            );
+            let counts = store.counts().await.unwrap();
+            let oldest = |status| counts.iter().find(|c| c.status == status).unwrap().oldest.unix_millis();
+            assert_eq!((counts.len(), oldest(SagaStatus::NeedsAttention)), (2, 6), "version {found}");
+            let summary = store.summary(&Uid::new("b")).await.unwrap().unwrap();
+            let row = Row { overdue: true, ..summary.row };
+            let append = Append::new(Uid::new("b"), summary.epoch, summary.next_seq, Vec::new(), row);
+            assert!(
+                matches!(store.append(append).await.unwrap(), Appended::Appended { .. }),
+                "version {found}"
+            );
+            assert_eq!(store.query(&waiting, None, 10).await.unwrap().rows.len(), 2, "version {found}");
+        }
     }
 
     #[test]

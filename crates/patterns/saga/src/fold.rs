@@ -95,6 +95,9 @@ pub struct Node {
     pub undo_spent: u32,
     /// Undo attempts cut short by a crash of the process; they have a limit of their own.
     pub undo_interrupted: u32,
+    /// Undo attempts that a policy of this side refused since the last one that was made; they have a limit of their
+    /// own.
+    pub undo_withheld: u32,
 }
 
 impl Node {
@@ -114,6 +117,7 @@ impl Node {
             interrupted: 0,
             undo_spent: 0,
             undo_interrupted: 0,
+            undo_withheld: 0,
         }
     }
 
@@ -566,6 +570,7 @@ impl State {
         }
         let node = &mut self.nodes[i];
         node.undoing = None;
+        node.undo_withheld = if end.withheld { node.undo_withheld + 1 } else { 0 };
         match &end.verdict {
             UndoVerdict::Undone => {
                 node.generations[end.at.generation as usize - 1].undone = true;
@@ -582,10 +587,10 @@ impl State {
         if end.retry_at.is_none() && end.item.is_none() {
             return Err(self.refuse(&end.at, "an undo cannot fail without a retry or a person"));
         }
-        if end.interrupted {
-            node.undo_interrupted += 1;
-        } else {
-            node.undo_spent += 1;
+        match end {
+            _ if end.withheld => {}
+            _ if end.interrupted => node.undo_interrupted += 1,
+            _ => node.undo_spent += 1,
         }
         node.retry_at = end.retry_at;
         node.item = end.item;

@@ -18,6 +18,9 @@ pub const PARALLEL_STEPS: usize = 16;
 pub const MAX_INTERRUPTED: u32 = 3;
 /// Undos that failed without an answer are repeated this slowly behind their item, so that outages heal.
 pub const SLOW_RETRY: Duration = Duration::from_secs(15 * 60);
+/// Refusals in a row by a policy of this side after which an undo needs a person: at the default pace about four
+/// hours, longer than a breaker stays open because of anything that ends by itself.
+pub const MAX_WITHHELD: u32 = 100;
 /// From so many records on nothing is repeated by itself. The other half of a log is for one attempt of every step
 /// and of its undo, two records each, and for people.
 pub const REPEAT_RECORDS: u64 = MAX_RECORDS / 2;
@@ -222,8 +225,9 @@ pub fn end_step(
         _ if turning => (None, ask(None).filter(|i| *i == ItemKind::UnknownOutcome)),
         Verdict::ContractBroken { .. } => (None, Some(ItemKind::ContractBroken)),
         Verdict::Rejected { .. } if step.kind != StepKind::Retriable => (None, ask(None)),
+        // What a person was asked about stays with them.
         Verdict::Unknown { interrupted: true, .. } if node.interrupted + 1 < MAX_INTERRUPTED && !full => {
-            (Some(now), None)
+            (Some(now), node.item)
         }
         Verdict::Unknown { interrupted: true, .. } => (None, ask(None)),
         _ if spent < limit && !full => (later(spent), None),
@@ -277,7 +281,7 @@ pub fn end_undo(
             (Some(now.saturating_add(millis(SLOW_RETRY))), Some(ItemKind::UndoFailed))
         }
     };
-    UndoEnded { at, verdict, interrupted: false, retry_at, item }
+    UndoEnded { at, verdict, interrupted: false, withheld: false, retry_at, item }
 }
 
 /// What follows from an undo that its participant refuses for good: an answer that says nothing of the kind that an undo may be
@@ -285,7 +289,39 @@ pub fn end_undo(
 #[must_use]
 pub fn refuse_undo(definition: &Definition, state: &State, at: AttemptRef, reason: String) -> UndoEnded {
     let verdict = UndoVerdict::Refused { reason: short(definition, state, reason) };
-    UndoEnded { at, verdict, interrupted: false, retry_at: None, item: Some(ItemKind::UndoFailed) }
+    let item = Some(ItemKind::UndoFailed);
+    UndoEnded { at, verdict, interrupted: false, withheld: false, retry_at: None, item }
+}
+
+/// What follows from an undo that a policy of this side refused, because its breaker is open or its places are taken:
+/// nobody was asked, so it uses up no attempt. It is repeated at the pace of the undo, not before `advice`. After
+/// [`MAX_WITHHELD`] of them in a row a person hears of it, and it goes on slowly.
+///
+/// # Panics
+/// When `at` names no step of the definition.
+#[must_use]
+pub fn withhold_undo(
+    definition: &Definition,
+    state: &State,
+    at: AttemptRef,
+    reason: String,
+    now: i64,
+    jitter: f64,
+    advice: Option<Duration>,
+) -> UndoEnded {
+    let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
+    let (step, node) = (&definition.steps()[i], &state.nodes[i]);
+    let refused = node.undo_withheld + 1;
+    // What a person was asked about stays with them.
+    let item = node.item.or((refused >= MAX_WITHHELD || is_half_full(state)).then_some(ItemKind::UndoFailed));
+    let wait = match item {
+        _ if is_half_full(state) => None,
+        Some(_) => Some(SLOW_RETRY),
+        None => Some(delay(step.undo_retry, refused, jitter).max(advice.unwrap_or_default())),
+    };
+    let retry_at = wait.map(|wait| now.saturating_add(millis(wait)));
+    let verdict = UndoVerdict::Failed { reason: short(definition, state, reason) };
+    UndoEnded { at, verdict, interrupted: false, withheld: true, retry_at, item }
 }
 
 /// What follows from an undo attempt that a crash of the process cut short: another one after a while, or, when that
@@ -297,15 +333,19 @@ pub fn refuse_undo(definition: &Definition, state: &State, at: AttemptRef, reaso
 #[must_use]
 pub fn cut_undo(definition: &Definition, state: &State, at: AttemptRef, now: i64, jitter: f64) -> UndoEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
-    let (step, cut) = (&definition.steps()[i], state.nodes[i].undo_interrupted + 1);
+    let (step, node) = (&definition.steps()[i], &state.nodes[i]);
+    let cut = node.undo_interrupted + 1;
     let limit = step.undo_retry.attempts.max(MAX_INTERRUPTED);
-    let (retry_at, item) = if cut < limit && !is_half_full(state) {
-        (Some(now.saturating_add(millis(delay(step.undo_retry, cut, jitter)))), None)
-    } else {
-        (None, Some(ItemKind::UndoFailed))
+    let after = |wait| Some(now.saturating_add(millis(wait)));
+    let (retry_at, item) = match node.item {
+        _ if cut >= limit || is_half_full(state) => (None, Some(ItemKind::UndoFailed)),
+        // What a person was asked about stays with them.
+        Some(item) => (after(SLOW_RETRY), Some(item)),
+        None => (after(delay(step.undo_retry, cut, jitter)), None),
     };
     let reason = "the process ended during the undo".to_owned();
-    UndoEnded { at, verdict: UndoVerdict::Failed { reason }, interrupted: true, retry_at, item }
+    let verdict = UndoVerdict::Failed { reason };
+    UndoEnded { at, verdict, interrupted: true, withheld: false, retry_at, item }
 }
 
 /// The verdict as the log has room for it: an output that would take the room of the way back is lost, and what is done

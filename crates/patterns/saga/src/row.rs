@@ -52,10 +52,10 @@ fn attempt(state: &State, i: usize) -> u32 {
     let node = &state.nodes[i];
     match (&node.undoing, &node.running) {
         (Some(at), _) | (None, Some(at)) => at.attempt,
-        (None, None) if node.undo_spent + node.undo_interrupted > 0 => {
-            node.undo_spent + node.undo_interrupted
-        }
-        (None, None) => node.current().attempts,
+        (None, None) => match node.undo_spent + node.undo_interrupted + node.undo_withheld {
+            0 => node.current().attempts,
+            undos => undos,
+        },
     }
 }
 

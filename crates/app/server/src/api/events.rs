@@ -13,8 +13,9 @@ use axum::{Extension, Router};
 use bytes::Bytes;
 use futures_util::stream;
 use http::{HeaderMap, StatusCode};
+use mainstay_clock::WallTime;
 use mainstay_store::journal::{Cursor, EventPage, JournalEvent, StatusChange, Uid, Unreadable};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::api::json::{bytes, store_problem};
@@ -209,77 +210,46 @@ impl<'a> Place<'a> {
         }
     }
 
+    /// The same, as the reader gets it.
     fn message(&self, redact: &Redact) -> String {
         match self {
-            Self::Change(c) => changed(c),
-            Self::Event(e) => message(redact, e),
-            Self::Unreadable(u) => unreadable(u),
+            // No record says that it was set aside.
+            Self::Change(c) => {
+                self.cloud_event("status", Some(c.at), &c.id, json!({"status": c.status.as_str()}))
+            }
+            Self::Event(e) => {
+                let record = redact.document(view::record(&e.record));
+                let data = json!({"status": e.status.as_str(), "record": record});
+                self.cloud_event(view::kind(&e.record), Some(e.record.at), &e.id, data)
+            }
+            // Its records are damaged: the stream goes on behind them.
+            Self::Unreadable(u) => self.cloud_event("unreadable", None, &u.id, json!({"why": u.why})),
         }
+    }
+
+    /// A CloudEvent 1.0 in JSON about the saga: one line, so one `data` field.
+    fn cloud_event(&self, kind: &str, at: Option<WallTime>, id: &str, mut data: Value) -> String {
+        let (cursor, uid) = (self.cursor().0, self.saga().as_str());
+        data["uid"] = uid.into();
+        data["id"] = id.into();
+        data["definition"] = self.definition().into();
+        let mut event = json!({
+            "specversion": "1.0",
+            "id": cursor.to_string(),
+            "source": format!("/v1/sagas/{uid}"),
+            "type": format!("mainstay.saga.{kind}"),
+            "subject": uid,
+            "datacontenttype": "application/json",
+            "data": data,
+        });
+        if let Some(at) = at {
+            event["time"] = instant(at).into();
+        }
+        format!("id: {cursor}\nevent: {kind}\ndata: {event}\n\n")
     }
 }
 
 /// Says that events may be missing before this point.
 fn reset(at: Cursor) -> String {
     format!("id: {0}\nevent: reset\ndata: {{\"from\":\"{0}\"}}\n\n", at.0)
-}
-
-/// Says that records are damaged: the stream goes on behind them.
-fn unreadable(place: &Unreadable) -> String {
-    let data = json!({
-        "specversion": "1.0",
-        "id": place.cursor.0.to_string(),
-        "source": format!("/v1/sagas/{}", place.saga),
-        "type": "mainstay.saga.unreadable",
-        "subject": place.saga.as_str(),
-        "datacontenttype": "application/json",
-        "data": {
-            "uid": place.saga.as_str(),
-            "id": place.id,
-            "definition": place.definition,
-            "why": place.why,
-        },
-    });
-    format!("id: {}\nevent: unreadable\ndata: {data}\n\n", place.cursor.0)
-}
-
-/// Says that a saga was set aside: no record says so.
-fn changed(change: &StatusChange) -> String {
-    let data = json!({
-        "specversion": "1.0",
-        "id": change.cursor.0.to_string(),
-        "source": format!("/v1/sagas/{}", change.saga),
-        "type": "mainstay.saga.status",
-        "subject": change.saga.as_str(),
-        "time": instant(change.at),
-        "datacontenttype": "application/json",
-        "data": {
-            "uid": change.saga.as_str(),
-            "id": change.id,
-            "definition": change.definition,
-            "status": change.status.as_str(),
-        },
-    });
-    format!("id: {}\nevent: status\ndata: {data}\n\n", change.cursor.0)
-}
-
-/// CloudEvents 1.0 in JSON: one line, so one `data` field.
-fn message(redact: &Redact, event: &JournalEvent) -> String {
-    let kind = view::kind(&event.record);
-    let data = json!({
-        "specversion": "1.0",
-        "id": event.cursor.0.to_string(),
-        "source": format!("/v1/sagas/{}", event.saga),
-        "type": format!("mainstay.saga.{kind}"),
-        "subject": event.saga.as_str(),
-        "time": instant(event.record.at),
-        "datacontenttype": "application/json",
-        "data": {
-            "uid": event.saga.as_str(),
-            "id": event.id,
-            "definition": event.definition,
-            "status": event.status.as_str(),
-            "record": redact.document(view::record(&event.record)),
-        },
-    });
-    format!("id: {}\nevent: {kind}\ndata: {data}\n\n", event.cursor.0)
 }

@@ -15,7 +15,7 @@ use futures_util::StreamExt as _;
 use http::{HeaderValue, StatusCode, header};
 use mainstay_clock::WallTime;
 use mainstay_saga::engine::ActionRequest;
-use mainstay_store::journal::{Audit, Summary, Uid};
+use mainstay_store::journal::{Audit, Filter, Summary, Uid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -149,7 +149,7 @@ async fn start(
     let (filter, cursor) = query.filter()?;
     caller.demand_definition(filter.definition.as_deref())?;
     query.end()?;
-    if cursor.is_some() || bulk.filter.is_empty() {
+    if cursor.is_some() || filter == Filter::default() {
         return Err(Problem::new(Code::BadQuery, "`filter` names what the action is for, and no cursor"));
     }
     let mut items: Vec<(Uid, u64)> = Vec::new();

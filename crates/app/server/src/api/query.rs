@@ -120,7 +120,7 @@ impl Query {
             retrying: self.take_as("retrying")?,
             paused: self.take_as("paused")?,
             overdue: self.take_as("overdue")?,
-            attention: self.take_as("attention")?.unwrap_or(false),
+            attention: self.attention()?,
             attempt_gte: self.take_as("attempt_gte")?,
             attempt_lte: self.take_as("attempt_lte")?,
             error_contains: self.take("error~"),
@@ -145,6 +145,15 @@ impl Query {
             filter.attrs.insert(name["attr.".len()..].to_owned(), value);
         }
         Ok((filter, self.take("cursor").map(PageCursor)))
+    }
+
+    /// Only what waits for a person can be asked for. What does not has no filter, and `false` must not mean
+    /// everything.
+    fn attention(&mut self) -> Result<bool, Problem> {
+        match self.take_as("attention")? {
+            Some(false) => Err(bad("`attention` is true or not given")),
+            given => Ok(given.is_some()),
+        }
     }
 
     fn time(&mut self, name: &str) -> Result<Option<WallTime>, Problem> {
@@ -177,6 +186,8 @@ mod tests {
         assert!(Query::parse(Some("a=1&a=2")).is_err());
         assert!(Query::parse(Some("limit=501")).unwrap().limit().is_err());
         assert!(Query::parse(Some("attempt_gte=-1")).unwrap().filter().is_err());
+        assert!(Query::parse(Some("attention=true")).unwrap().filter().unwrap().0.attention);
+        assert!(Query::parse(Some("attention=false")).unwrap().filter().is_err());
         assert!(Query::parse(Some("id=%ff")).is_err());
     }
 }

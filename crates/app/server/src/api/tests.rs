@@ -451,6 +451,44 @@ async fn attention_offers_what_may_be_pressed_and_a_business_no_compensates() {
     assert!(text.contains("mainstay_sagas{definition=\"two\",state=\"needs_attention\"} 1"), "{text}");
 }
 
+/// Ids are as many as there are sagas and locks: as labels they would fill the memory of whoever collects them.
+#[tokio::test]
+async fn if_x05_no_id_of_a_saga_or_a_lock_is_a_label() {
+    let bench = bench().await;
+    let body =
+        json!({"definition": "two", "id": "order-4711", "input": {"b": "lost"}, "attrs": {"who": "c-0815"}});
+    let started = bench.start("k", &body).await;
+    assert_eq!(started.status, 202, "{}", started.body);
+    let uid = started.body["uid"].as_str().unwrap().to_owned();
+    let waits = bench.get(&format!("/v1/sagas/{uid}?wait=60s")).await.body;
+    assert_eq!(waits["status"], "needs_attention", "{waits}");
+    let lock = json!({"owner": "host-23", "ttl": "1000s"}).to_string().into_bytes();
+    assert_eq!(bench.send("PUT", "/v1/locks/invoice-42", &[], lock).await.status, 200);
+    let metrics = bench.raw("GET", "/metrics", &[], Vec::new()).await;
+    let text = String::from_utf8(to_bytes(metrics.into_body(), 1 << 20).await.unwrap().to_vec()).unwrap();
+    assert!(text.contains("state=\"needs_attention\"} 1"), "both are counted: {text}");
+    for id in ["order-4711", "c-0815", "invoice-42", "host-23", &uid] {
+        assert!(!text.contains(id), "{id}: {text}");
+    }
+}
+
+/// 409 has two readers: what a participant says to a step is a business no, and no conflict of whoever asks the API.
+#[tokio::test]
+async fn if_x07_a_business_no_of_a_participant_is_no_conflict_of_the_api() {
+    let bench = bench().await;
+    let started = bench.start("k", &json!({"definition": "two", "input": {"b": "no"}})).await;
+    assert_eq!(started.status, 202, "{}", started.body);
+    let path = format!("/v1/sagas/{}", started.body["uid"].as_str().unwrap());
+    let ended = bench.get(&format!("{path}?wait=60s")).await;
+    assert_eq!((ended.status, &ended.body["status"]), (200, &json!("compensated")));
+    assert_eq!(ended.body["cause"]["step"], "b", "{}", ended.body);
+    // The conflict of the API is its own: the same id with another input.
+    let body = |n: u32| json!({"definition": "two", "id": "one", "input": {"n": n}});
+    assert_eq!(bench.start("k1", &body(1)).await.status, 202);
+    let conflict = bench.start("k2", &body(2)).await;
+    assert_eq!((conflict.status, conflict.code), (409, Some(Code::SagaConflict)));
+}
+
 /// A saga whose log lost a record is shown with what is known, and nobody else pays for it.
 #[tokio::test]
 async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {

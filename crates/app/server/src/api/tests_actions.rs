@@ -80,6 +80,11 @@ async fn if_h06_each_item_fails_for_itself_and_a_bulk_without_a_filter_is_refuse
         (json!({"action": "cancel", "reason": "x"}), 400),
         (json!({"filter": {}, "action": "cancel", "reason": "x"}), 400),
         (json!({"filter": {"nope": 1}, "action": "cancel", "reason": "x"}), 400),
+        (json!({"filter": {"attention": false}, "action": "cancel", "reason": "x"}), 400),
+        (
+            json!({"filter": {"attention": "false", "definition": "two"}, "action": "cancel", "reason": "x"}),
+            400,
+        ),
         (json!({"filter": {"status": {}}, "action": "cancel", "reason": "x"}), 400),
         (json!({"filter": {"cursor": "x"}, "action": "cancel", "reason": "x"}), 400),
         (json!({"filter": {"step": "b"}, "action": "cancel", "reason": " "}), 400),

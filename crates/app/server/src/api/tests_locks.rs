@@ -71,6 +71,49 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     assert_eq!((late.status, late.code), (412, Some(Code::LeaseGone)), "the old holder renews nothing");
 }
 
+/// Every route of the document that may say 428 does so without `If-Match`; a version that is gone is 412. Neither
+/// changes anything.
+#[tokio::test]
+async fn if_h03_nothing_changes_without_the_version_that_was_seen() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    for path in ["/v1/locks/two", "/v1/elections/two"] {
+        assert_eq!(put(&bench, path, &[], ask("a", "1000s")).await.status, 200, "{path}");
+    }
+    assert_eq!(put(&bench, "/v1/members/w/two", &[], json!({"ttl": "1000s"})).await.status, 200);
+    let mut tuned = bench.get("/v1/definitions/two").await.body["definition"].clone();
+    tuned["timeout"] = json!("7s");
+    let document = bench.get("/openapi.json").await.body;
+    let mut needed = 0;
+    for (template, methods) in document["paths"].as_object().unwrap() {
+        let answers = |of: &Value| of["responses"].get("428").is_some();
+        for method in ["put", "patch", "delete", "post"].into_iter().filter(|m| answers(&methods[*m])) {
+            let path = template.replace("{uid}", &uid).replace("{group}", "w").replace("{name}", "two");
+            let of = path.trim_end_matches("/actions");
+            let body = match method {
+                "put" => tuned.clone(),
+                "post" => json!({"action": "skip", "step": "b", "reason": "as the test says"}),
+                _ => json!({}),
+            };
+            let body = body.to_string().into_bytes();
+            let seen = bench.get(of).await;
+            let blind = bench.send(&method.to_uppercase(), &path, &[], body.clone()).await;
+            assert_eq!(
+                (blind.status, blind.code),
+                (428, Some(Code::PreconditionRequired)),
+                "{method} {path}"
+            );
+            let stale = [("if-match", "\"7777\"")];
+            let stale = bench.send(&method.to_uppercase(), &path, &stale, body).await;
+            assert_eq!(stale.status, 412, "{method} {path}: {}", stale.detail);
+            let now = bench.get(of).await;
+            assert_eq!((now.status, etag(&now)), (200, etag(&seen)), "{method} {path}");
+            needed += 1;
+        }
+    }
+    assert_eq!(needed, 8, "one of definitions and of sagas, two of each kind of lease");
+}
+
 #[tokio::test]
 async fn what_became_of_requests_for_leases_is_counted() {
     let bench = bench().await;

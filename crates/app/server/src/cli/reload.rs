@@ -75,7 +75,7 @@ impl Reloader {
     async fn apply(&mut self, fresh: Result<Config>) -> std::result::Result<String, Halt> {
         let fresh = fresh?;
         let diff = self.config.diff(&fresh);
-        let caller = self.participants.rebuilt(&fresh, &self.rt)?;
+        let mut caller = self.participants.rebuilt(&fresh, &self.rt)?;
         let definitions = read_definitions(fresh.text("saga.definitions"))?;
         for definition in &definitions {
             self.admit(definition, &caller)?;
@@ -88,6 +88,7 @@ impl Reloader {
         // From the old place: another one needs a restart.
         let keys = self.fleet.as_ref().map(|_| fleet::keys(&self.config)).transpose()?;
         let filter = parse_filter(fresh.text("log.filter"))?;
+        self.participants.hand_on(&mut caller, &self.rt)?;
         // Old and new ones, until no definition names the old ones.
         let fresh_policies = caller.policies();
         let mut policies: BTreeMap<String, Policy> = BTreeMap::new();
@@ -117,7 +118,14 @@ impl Reloader {
         if let (Some(fleet), Some(keys)) = (&self.fleet, keys) {
             fleet.set_keys(keys);
         }
-        self.engine.set_policies(fresh_policies).map_err(failed)?;
+        if let Err(error) = self.engine.set_policies(fresh_policies) {
+            // A definition that came meanwhile names one of them.
+            lines.push(format!("participants.policies: those of before stay beside the new ones: {error}"));
+        }
+        // What is stored may have waited for a policy.
+        if let Err(error) = self.engine.adopt_stored().await {
+            tracing::error!(%error, "stored definitions could not be looked at; the next reload does");
+        }
         for (path, old, new) in diff {
             let when = if is_reloaded(path) { "" } else { " (after a restart)" };
             lines.push(format!("{path}: {old} -> {new}{when}"));
@@ -189,6 +197,50 @@ mod tests {
     struct Line {
         #[command(flatten)]
         args: Args,
+    }
+
+    /// Definitions that came over the API waited for their policy until the node was started again: a reload brought
+    /// the policy and woke nobody.
+    #[tokio::test]
+    async fn a_reload_that_brings_a_policy_takes_up_what_waited_for_it() {
+        mainstay_saga::http::install_tls();
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("m.toml");
+        let policies = dir.path().join("policies.toml");
+        std::fs::write(&policies, "[targets.payments.bulkhead]\nlimit = 8\n").unwrap();
+        let config = |policies: &str| {
+            let text = format!("[participants]\nallow = [\"http://a.test\"]\n{policies}");
+            std::fs::write(&file, text).unwrap();
+            Config::load(Some(&file), [], &[])
+        };
+        let rt = Runtime::system();
+        let journal: Arc<dyn Journal> = Arc::new(MemoryJournal::new(Arc::clone(rt.clock())));
+        let text = "name = \"order\"\nversion = 1\ndeadline = \"1h\"\n[[steps]]\nname = \"charge\"\n\
+            action = \"http://a.test/s\"\npolicy = \"payments\"\nno_undo = \"it reads\"\n";
+        let definition = Definition::from_toml(text).unwrap();
+        let bytes = serde_json::to_vec(definition.data()).unwrap();
+        let name = "order".to_owned();
+        let stored = StoredDefinition { name, version: 1, hash: definition.hash(), bytes };
+        journal.put_definition(stored).await.unwrap();
+        let before = config("").unwrap();
+        let participants = Arc::new(Participants::open(&before, &rt).unwrap());
+        let builder = Engine::builder(Arc::clone(&journal), rt.clone());
+        let engine = builder.participant(Arc::clone(&participants) as _).open().await.unwrap();
+        assert!(engine.definition("order", Some(1)).is_none(), "nothing is called unguarded");
+        let mut reloader = Reloader {
+            args: Line::parse_from(["serve"]).args,
+            config: before,
+            engine: engine.clone(),
+            journal: Arc::clone(&journal),
+            participants,
+            fleet: None,
+            log: LogFilter(Box::new(|_| ())),
+            rt,
+        };
+        reloader.take_over(config(&format!("policies = \"{}\"\n", policies.display()))).await;
+        let line = journal.audit(0, 100).await.unwrap().pop().unwrap().entry;
+        assert_eq!(line.after, "applied", "{line:?}");
+        assert!(engine.definition("order", Some(1)).is_some());
     }
 
     /// What only the journal knows may fail after the first change; the audit said "refused", and the log that nothing had

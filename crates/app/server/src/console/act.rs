@@ -77,23 +77,15 @@ impl Asked {
                 serde_json::from_str(text).map_err(|e| format!("the {what} is not JSON: {e}"))?
             }
         };
-        Ok(match self.press.name {
-            "abandon" => Operation::Abandon,
-            "acknowledge" => Operation::Acknowledge,
-            "cancel" => Operation::Cancel,
-            "compensate" => Operation::Compensate,
-            "pause" => Operation::Pause,
-            "resume" => Operation::Resume,
-            "retry" => Operation::Retry { step, input: None },
-            "retry_with_input" => {
+        if let Some(plain) = self.press.plain(step.clone()) {
+            return Ok(plain);
+        }
+        Ok(match self.takes() {
+            Some("input") => {
                 let before = shown.input(&step);
                 Operation::Retry { step, input: Some(shown.console.redact.restored(value, &before)) }
             }
-            "resolve_done" => Operation::ResolveDone { step, output: value },
-            "resolve_not_done" => Operation::ResolveNotDone { step },
-            "resolve_undone" => Operation::ResolveUndone { step },
-            "take_up" => Operation::TakeUp,
-            _ => Operation::Skip { step },
+            _ => Operation::ResolveDone { step, output: value },
         })
     }
 

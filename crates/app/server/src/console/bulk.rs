@@ -89,33 +89,16 @@ impl Asked {
 fn choice(text: &str) -> Option<Choice> {
     let (name, step) =
         text.split_once(' ').map_or((text, None), |(name, step)| (name, Some(step.to_owned())));
-    let press = press::find(name)?;
-    (is_plain(press) && press.on_step == step.is_some()).then_some((press, step))
+    let choice = (press::find(name)?, step);
+    (choice.0.on_step == choice.1.is_some() && operation_of(&choice).is_some()).then_some(choice)
 }
 
 fn value_of((press, step): &Choice) -> String {
     step.as_ref().map_or_else(|| press.name.to_owned(), |step| format!("{} {step}", press.name))
 }
 
-fn is_plain(press: &Press) -> bool {
-    !matches!(press.name, "retry_with_input" | "resolve_done")
-}
-
-fn operation_of((press, step): &Choice) -> Operation {
-    let step = step.clone().unwrap_or_default();
-    match press.name {
-        "abandon" => Operation::Abandon,
-        "acknowledge" => Operation::Acknowledge,
-        "cancel" => Operation::Cancel,
-        "compensate" => Operation::Compensate,
-        "pause" => Operation::Pause,
-        "resume" => Operation::Resume,
-        "retry" => Operation::Retry { step, input: None },
-        "resolve_not_done" => Operation::ResolveNotDone { step },
-        "resolve_undone" => Operation::ResolveUndone { step },
-        "take_up" => Operation::TakeUp,
-        _ => Operation::Skip { step },
-    }
+fn operation_of((press, step): &Choice) -> Option<Operation> {
+    press.plain(step.clone().unwrap_or_default())
 }
 
 /// What may be pressed on one saga, by name and step.
@@ -155,12 +138,10 @@ fn common(console: &Console, chosen: &[Chosen]) -> Vec<Choice> {
     let mut all = chosen.iter().map(|c| legal(console, &c.loaded));
     let Some(first) = all.next() else { return Vec::new() };
     let shared = all.fold(first, |shared, next| shared.intersection(&next).cloned().collect());
-    let plain = press::ALL.iter().filter(|p| is_plain(p));
-    plain
-        .flat_map(|p| {
-            shared.iter().filter(move |(name, _)| *name == p.name).map(move |(_, step)| (p, step.clone()))
-        })
-        .collect()
+    let choices = press::ALL.iter().flat_map(|p| {
+        shared.iter().filter(move |(name, _)| *name == p.name).map(move |(_, step)| (p, step.clone()))
+    });
+    choices.filter(|choice| operation_of(choice).is_some()).collect()
 }
 
 /// `GET attention/act`: what may be done to all that were chosen.
@@ -289,8 +270,9 @@ fn curl(visit: &Visit, with_token: bool, chosen: &[Chosen], choice: &Choice) -> 
 }
 
 /// What is wrong with the fields, else what is to be done.
-fn checked(asked: &Asked) -> Result<&Choice, String> {
-    let Some(choice) = &asked.chosen else { return Err("Choose what is to be done.".to_owned()) };
+fn checked(asked: &Asked) -> Result<(&Choice, Operation), String> {
+    let chosen = asked.chosen.as_ref().and_then(|choice| Some((choice, operation_of(choice)?)));
+    let Some((choice, operation)) = chosen else { return Err("Choose what is to be done.".to_owned()) };
     if asked.reason.trim().is_empty() {
         return Err("Give a reason: it stands in the audit.".to_owned());
     }
@@ -301,7 +283,7 @@ fn checked(asked: &Asked) -> Result<&Choice, String> {
     if choice.0.destructive && asked.typed.trim() != many.to_string() {
         return Err(format!("Type how many sagas this is for, {many}, to show that you mean it."));
     }
-    Ok(choice)
+    Ok((choice, operation))
 }
 
 /// `POST attention/act`.
@@ -312,13 +294,13 @@ pub(super) async fn submit(
 ) -> Result<Response, Problem> {
     operates(&visit)?;
     let asked = Asked::read(login::fields(&visit.form, &body)?)?;
-    let choice = match checked(&asked) {
-        Ok(choice) if !asked.picks.is_empty() => choice,
+    let (choice, operation) = match checked(&asked) {
+        Ok(checked) if !asked.picks.is_empty() => checked,
         Ok(_) => return form(&console, &visit, &asked, None).await,
         Err(wrong) => return form(&console, &visit, &asked, Some(&wrong)).await,
     };
     // All at once: they share commits, and one that waits for its node holds up no other.
-    let each = asked.picks.iter().map(|(uid, seen)| one(&console, &visit, &asked, choice, uid, *seen));
+    let each = asked.picks.iter().map(|(uid, seen)| one(&console, &visit, &asked, &operation, uid, *seen));
     let came: Vec<Came> = join_all(each).await;
     let done = came.iter().filter(|c| c.problem.is_none()).count();
     let title = format!("Done to {done} of {}", words::plural(came.len() as u64, "saga"));
@@ -343,11 +325,18 @@ struct Came {
 }
 
 /// Acts on one of them. The same form sent twice is one action.
-async fn one(console: &Console, visit: &Visit, asked: &Asked, choice: &Choice, uid: &str, seen: u64) -> Came {
+async fn one(
+    console: &Console,
+    visit: &Visit,
+    asked: &Asked,
+    operation: &Operation,
+    uid: &str,
+    seen: u64,
+) -> Came {
     let who = visit.caller.name.clone();
     let scope = (!asked.key.is_empty()).then(|| format!("console/{who}/{uid}/{}", asked.key));
     let reason = asked.reason.clone();
-    match operate(&console.app, who, uid, (scope, seen), reason, operation_of(choice)).await {
+    match operate(&console.app, who, uid, (scope, seen), reason, operation.clone()).await {
         Ok(loaded) => Came { loaded: Some(loaded), problem: None },
         Err(problem) => Came { loaded: sagas::look(&console.app, uid).await.ok(), problem: Some(problem) },
     }
@@ -378,14 +367,11 @@ mod tests {
 
     #[test]
     fn every_plain_action_can_be_chosen_and_is_read_back() {
-        for press in press::ALL.iter().filter(|p| is_plain(p)) {
-            let step = press.on_step.then(|| "a step with spaces".to_owned());
-            let written = value_of(&(press, step.clone()));
-            assert_eq!(choice(&written), Some((press, step.clone())), "{written}");
-            let operation = operation_of(&(press, step.clone()));
-            assert_eq!(operation.step(), step.as_deref(), "{operation:?}");
-            let name = if press.name == "take_up" { "retry" } else { press.name };
-            assert_eq!(operation.name(), name);
+        for press in &press::ALL {
+            let chosen = (press, press.on_step.then(|| "a step with spaces".to_owned()));
+            let written = value_of(&chosen);
+            let read = operation_of(&chosen).map(|_| chosen);
+            assert_eq!(choice(&written), read, "{written}");
         }
         for wrong in ["", "retry", "cancel a", "resolve_done a", "retry_with_input a", "nothing", " a"] {
             assert_eq!(choice(wrong), None, "{wrong}");

@@ -2,7 +2,7 @@
 
 use mainstay_saga::definition::{Definition, Undo};
 use mainstay_saga::fold::{Effect, Node, State};
-use mainstay_saga::wire::ItemKind;
+use mainstay_saga::wire::{ItemKind, Operation};
 use maud::{Markup, html};
 
 use crate::console::words;
@@ -22,6 +22,27 @@ pub(super) struct Press {
     pub(super) about: &'static str,
     /// What the reason should say.
     pub(super) asks: &'static str,
+}
+
+impl Press {
+    /// The operation of an action that asks for a reason and nothing else, on this step where it is about one.
+    /// `None`: it takes a value too.
+    pub(super) fn plain(&self, step: String) -> Option<Operation> {
+        Some(match self.name {
+            "abandon" => Operation::Abandon,
+            "acknowledge" => Operation::Acknowledge,
+            "cancel" => Operation::Cancel,
+            "compensate" => Operation::Compensate,
+            "pause" => Operation::Pause,
+            "resume" => Operation::Resume,
+            "retry" => Operation::Retry { step, input: None },
+            "resolve_not_done" => Operation::ResolveNotDone { step },
+            "resolve_undone" => Operation::ResolveUndone { step },
+            "skip" => Operation::Skip { step },
+            "take_up" => Operation::TakeUp,
+            _ => return None,
+        })
+    }
 }
 
 const fn press(name: &'static str, title: &'static str, about: &'static str, asks: &'static str) -> Press {
@@ -195,5 +216,27 @@ pub(super) fn why(name: &str, node: &Node, item: ItemKind) -> Markup {
             ItemKind::ContractBroken => { "The participant answered " code { (name) } " with something the contract does not allow. It is not repeated blindly. " (sure) },
             _ => { code { (name) } " needs a person. " (sure) },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A form that offered what it could not say would do something else: the last of its names stood for all that it
+    /// did not know.
+    #[test]
+    fn all_but_what_takes_a_value_is_plain_and_does_what_it_is_called() {
+        let mut takes_a_value = Vec::new();
+        for press in &ALL {
+            let Some(operation) = press.plain("s".to_owned()) else {
+                takes_a_value.push(press.name);
+                continue;
+            };
+            assert_eq!(operation.step(), press.on_step.then_some("s"), "{}", press.name);
+            let name = if press.name == "take_up" { "retry" } else { press.name };
+            assert_eq!(operation.name(), name);
+        }
+        assert_eq!(takes_a_value, ["resolve_done", "retry_with_input"]);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mainstay_clock::WallTime;
 use mainstay_saga::definition::{Call, Definition, Undo};
-use mainstay_saga::wire::{Cause, Fact, UndoVerdict, Verdict, decode};
+use mainstay_saga::wire::{Cause, Fact, UndoEnded, UndoVerdict, Verdict, decode};
 use mainstay_store::barrier::Op;
 use mainstay_store::journal::{Loaded, Record};
 use maud::{Markup, html};
@@ -74,8 +74,9 @@ fn done(verdict: &Verdict) -> (Sign, String) {
     }
 }
 
-fn undone(verdict: &UndoVerdict) -> (Sign, String) {
-    match verdict {
+fn undone(end: &UndoEnded) -> (Sign, String) {
+    match &end.verdict {
+        UndoVerdict::Failed { reason } if end.withheld => (Sign("off", "\u{d7}", "not sent"), reason.clone()),
         UndoVerdict::Failed { reason } => (Sign("warn", "?", "failed"), reason.clone()),
         UndoVerdict::Refused { reason } => (Sign("bad", "!", "refused"), reason.clone()),
         UndoVerdict::Undone => (Sign("back", "\u{21e4}", "undone"), String::new()),
@@ -114,7 +115,10 @@ fn entries(records: &[Record]) -> Vec<Entry> {
                 let output = if let Verdict::Done { output } = e.verdict { output } else { None };
                 finish((e.at.step, false), came, e.retry_at, output);
             }
-            Ok(Fact::UndoEnded(e)) => finish((e.at.step, true), undone(&e.verdict), e.retry_at, None),
+            Ok(Fact::UndoEnded(e)) => {
+                let came = undone(&e);
+                finish((e.at.step, true), came, e.retry_at, None);
+            }
             Ok(Fact::StepStarted(r)) => {
                 open.insert((r.step.clone(), false), all.len());
                 all.push(begin(&r, false));

@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use futures_util::future::FutureExt;
 use mainstay_clock::{Clock, Deadline, Instant, WallTime};
+use mainstay_resilience::Verdict as Health;
 use mainstay_store::barrier::Op;
 use mainstay_store::{BoxFuture, FencingToken};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use super::drive::Drive;
 use crate::definition::{Call, Step, Undo, payload_fault};
 use crate::fold::Effect;
-use crate::participant::{Kind, Participant, Request, Verdict as Answer, judge};
+use crate::participant::{Kind, Participant, Reply, Request, Verdict as Answer, judge};
 use crate::step::{Known, LocalStep, StepCx, StepError, StepFailure, Told, UndoError, UndoFailure};
 use crate::wire::{AttemptRef, ItemKind, StepEnded, UndoVerdict, Verdict};
 
@@ -37,11 +39,15 @@ pub(super) enum CallResult {
     Step(Verdict, Option<Duration>),
     /// The verdict of an action after the question what became of it: nobody asks again.
     Known(Verdict),
-    /// The participant reported the end by itself: it is on the log already.
-    Reported,
+    /// The participant reported the end by itself: it is on the log already. What that says about its health.
+    Reported(Health),
+    /// A policy refused the action: nothing was sent.
+    Withheld(String),
     Undo(UndoVerdict, Option<Duration>),
     /// The undo will be refused however often it is repeated.
     UndoRefused(String),
+    /// A policy refused the undo, with advice when it may let one through: nothing was sent.
+    UndoWithheld(String, Option<Duration>),
 }
 
 /// Where to ask whether an action happened.
@@ -322,14 +328,22 @@ async fn ask(
 ) -> (Answer, Option<Duration>) {
     // A question after an action is answered by who is asked.
     let may_report = request.kind == Kind::Act;
+    let mut accepted = false;
     loop {
         let op = request.op.clone();
         let reply = match bounded(caller.call(request.clone(), deadline), clock, deadline).await {
             Ok(reply) => reply,
             Err(reason) => return (Answer::Unknown { reason, retry_after: None }, None),
         };
+        if request.kind == Kind::Poll && matches!(&reply, Reply::Answered(a) if a.status == 410) {
+            // Gone is the place that was to be asked, whatever became of the work: for an undo it would read as
+            // "undone already".
+            let reason = "what was accepted is no longer known where it was to be asked for (410)".to_owned();
+            return (Answer::Unknown { reason, retry_after: None }, None);
+        }
         match judge(&op, &reply) {
             Answer::InProgress { retry_after, location } => {
+                accepted = true;
                 let wait = retry_after.unwrap_or(ASK_AGAIN).max(Duration::from_millis(10));
                 let again = clock.now().saturating_add(wait);
                 if again >= deadline {
@@ -350,6 +364,10 @@ async fn ask(
             Answer::Unknown { reason, retry_after } => {
                 return (Answer::Unknown { reason, retry_after: None }, retry_after);
             }
+            // Only that the participant was asked again was not sent: it accepted before, and may be at work.
+            Answer::NotSent(reason) | Answer::Withheld { reason, .. } if accepted => {
+                return (Answer::Unknown { reason, retry_after: None }, None);
+            }
             answer => return (answer, None),
         }
     }
@@ -362,6 +380,7 @@ fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
         Answer::Done(output) => Verdict::Done { output: Some(output) },
         Answer::Rejected { reason, is_final } => Verdict::Rejected { reason: cut(reason), is_final },
         Answer::NotSent(reason) => Verdict::NotSent { reason: cut(reason) },
+        Answer::Withheld { reason, .. } => return CallResult::Withheld(cut(reason)),
         Answer::ContractBroken(reason) => Verdict::ContractBroken { reason: cut(reason) },
         Answer::Unknown { reason, .. } | Answer::Refused(reason) => unknown(reason),
         Answer::InProgress { .. } => unknown("still in progress".to_owned()),
@@ -426,6 +445,9 @@ async fn undo_remote(
         Answer::Done(_) => UndoVerdict::Undone,
         // "Not found", a redirect: no answer to an undo, and the same the next time.
         Answer::ContractBroken(reason) => return CallResult::UndoRefused(cut(reason)),
+        Answer::Withheld { reason, retry_after } => {
+            return CallResult::UndoWithheld(cut(reason), retry_after);
+        }
         Answer::Refused(reason) | Answer::Rejected { reason, .. } => {
             UndoVerdict::Refused { reason: cut(reason) }
         }
@@ -443,4 +465,22 @@ fn unknown(reason: String) -> Verdict {
 
 pub(super) fn cut(reason: String) -> String {
     crate::next::cut(reason, MAX_REASON)
+}
+
+/// The call, unless its participant reports the end of it before.
+pub(super) fn until_reported(
+    at: &AttemptRef,
+    call: BoxFuture<'static, CallEnd>,
+    mut stopped: watch::Receiver<Option<Health>>,
+) -> BoxFuture<'static, CallEnd> {
+    let at = at.clone();
+    Box::pin(async move {
+        // A sender that is gone reports nothing.
+        let reported = async { stopped.wait_for(Option::is_some).await.ok().and_then(|health| *health) };
+        tokio::select! {
+            biased;
+            end = call => end,
+            Some(health) = reported => CallEnd { at, result: CallResult::Reported(health) },
+        }
+    })
 }

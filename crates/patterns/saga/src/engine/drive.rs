@@ -8,22 +8,23 @@ use std::sync::Mutex;
 use futures_util::future::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use mainstay_clock::{Instant, WallTime};
+use mainstay_resilience::Verdict as Health;
 use mainstay_store::journal::{
     Append, Appended, Audit, Claimed, Loaded, NewRecord, Post, Row, SagaStatus, Uid,
 };
 use mainstay_store::{BoxFuture, ErrorKind as StoreErrorKind, Outcome};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use super::aside::{self, Aside, last_of};
-use super::calls::{CallEnd, CallResult};
+use super::calls::{CallEnd, CallResult, until_reported};
 use super::handle::outcome_of;
 use super::leave::{Leave, leave_memory};
-use super::policies::Half;
+use super::policies::{self, Half};
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo};
+use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo, withhold_undo};
 use crate::row::row;
 use crate::wire::{
     self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict,
@@ -123,8 +124,8 @@ pub(super) struct Drive {
     drain: Vec<u64>,
     pub(super) audit: Vec<Audit>,
     pub(super) answers: Vec<(String, Result<(), Refusal>)>,
-    /// Ends the call in flight of a step that reports by itself, by step.
-    stops: BTreeMap<String, oneshot::Sender<()>>,
+    /// Ends the call in flight of a step that reports by itself, by step: with what the report says about its health.
+    stops: BTreeMap<String, watch::Sender<Option<Health>>>,
     active: Arc<Active>,
     /// There is something in the inbox that was not read yet.
     unread: bool,
@@ -201,9 +202,11 @@ async fn recover(
     if state.finished.is_some() {
         return Ok(None);
     }
-    // No step asks for a person: the saga as a whole was set aside.
+    // No step asks for a person, or the row says something else than the step that does: the saga as a whole was set
+    // aside.
+    let by_step = row(definition, &state, inner.time.now(), &summary.row.attrs);
     let row_waits = summary.row.status == SagaStatus::NeedsAttention;
-    let was_aside = row_waits && state.status(definition) != SagaStatus::NeedsAttention;
+    let was_aside = row_waits && (by_step.status, &by_step.error) != (summary.row.status, &summary.row.error);
     let was_aside = was_aside.then(|| summary.row.error.clone().unwrap_or_default());
     let mut drive =
         Drive::with_active(inner, claimed.saga.clone(), registered, state, summary.row.attrs, active);
@@ -325,7 +328,7 @@ impl Drive {
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
                 match self.ask_first(&end) {
-                    Some(question) => self.make(&end.at, question),
+                    Some(question) => self.make(&end.at, None, question),
                     None => self.record(Fact::StepEnded(end))?,
                 }
             }
@@ -494,20 +497,27 @@ impl Drive {
         let fact = match end.result {
             CallResult::Stale => return Some(Leave::Lost),
             CallResult::Fenced => return Some(self.fenced(&end.at.step).await),
-            CallResult::Reported => return None,
+            CallResult::Reported(_) => return None,
             CallResult::Step(verdict, advice) => {
                 let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
                 if let Some(question) = self.ask_first(&end) {
-                    self.make(&end.at, question);
+                    self.make(&end.at, None, question);
                     return None;
                 }
                 Fact::StepEnded(end)
+            }
+            CallResult::Withheld(reason) => {
+                let result = CallResult::Step(Verdict::NotSent { reason }, None);
+                return Box::pin(self.ended(CallEnd { at: end.at, result })).await;
             }
             CallResult::Known(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
             }
             CallResult::UndoRefused(reason) => {
                 Fact::UndoEnded(refuse_undo(&definition, &self.state, end.at, reason))
+            }
+            CallResult::UndoWithheld(reason, advice) => {
+                Fact::UndoEnded(withhold_undo(&definition, &self.state, end.at, reason, now, jitter, advice))
             }
             CallResult::Undo(verdict, advice) => {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
@@ -608,7 +618,7 @@ impl Drive {
             return Ok(());
         }
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
-        let step = report.at.step.clone();
+        let (health, step) = (policies::health_of(&report.result), report.at.step.clone());
         self.apply_end(match report.result {
             Completed::Action(verdict) => {
                 Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
@@ -619,7 +629,7 @@ impl Drive {
         })?;
         if let Some(stop) = self.stops.remove(&step) {
             // The call may have ended by itself just now; then its result comes too late.
-            let _ = stop.send(());
+            let _ = stop.send(Some(health));
         }
         self.answers.push((report.message, Ok(())));
         Ok(())
@@ -741,36 +751,34 @@ impl Drive {
     }
 
     fn start_call(&mut self, launch: Launch) {
-        let (at, call) = match launch {
+        match launch {
             Launch::Act(at) => {
                 let call = self.action(at.clone());
-                (at.clone(), self.guarded(Half::Action, &at, call))
+                self.make(&at, Some(Half::Action), call);
             }
             Launch::Undo(at) => {
                 let call = self.undo(at.clone());
-                (at.clone(), self.guarded(Half::Undo, &at, call))
+                self.make(&at, Some(Half::Undo), call);
             }
-        };
-        self.make(&at, call);
+        }
     }
 
-    /// Makes a call of an attempt. A report of a remote participant ends it.
-    fn make(&mut self, at: &AttemptRef, call: BoxFuture<'static, CallEnd>) {
+    /// Makes a call of an attempt: this half of it through the policy of its step, a question outside of it. A report
+    /// of a remote participant ends it.
+    fn make(&mut self, at: &AttemptRef, half: Option<Half>, call: BoxFuture<'static, CallEnd>) {
+        let guarded = |drive: &Self, call| match half {
+            Some(half) => drive.guarded(half, at, call),
+            None => call,
+        };
         let remote = self.registered.definition.index(&at.step);
         if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
-            self.calls.push(call);
+            self.calls.push(guarded(self, call));
             return;
         }
-        let (stop, stopped) = oneshot::channel();
+        let (stop, stopped) = watch::channel(None);
         self.stops.insert(at.step.clone(), stop);
-        let at = at.clone();
-        self.calls.push(Box::pin(async move {
-            tokio::select! {
-                biased;
-                end = call => end,
-                // A sender that is gone reports nothing.
-                Ok(()) = stopped => CallEnd { at, result: CallResult::Reported },
-            }
-        }));
+        // Within the policy too: it hears what the report says, where a call that is only dropped would look abandoned.
+        let call = guarded(self, until_reported(at, call, stopped.clone()));
+        self.calls.push(until_reported(at, call, stopped));
     }
 }

@@ -271,6 +271,23 @@ impl Engine {
         self.0.wake_parked(Some(&name)).await
     }
 
+    /// Takes up what is stored and not known here yet, such as a definition whose policy was not there, and wakes the
+    /// sagas that waited for it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Store`] when the journal fails.
+    ///
+    /// # Cancel safety
+    /// A dropped future may have taken up some; repeating is safe.
+    pub async fn adopt_stored(&self) -> Result<(), Error> {
+        for stored in self.0.journal.definitions().await? {
+            if self.registered(&stored.name, stored.version).is_none() {
+                self.0.adopt(&stored);
+            }
+        }
+        self.0.wake_parked(None).await
+    }
+
     /// The registered definition of `name`: of `version`, or the newest.
     #[must_use]
     pub fn definition(&self, name: &str, version: Option<u32>) -> Option<Arc<Definition>> {

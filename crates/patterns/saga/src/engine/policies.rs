@@ -12,7 +12,7 @@ use super::calls::{CallEnd, CallResult, cut};
 use super::drive::Drive;
 use super::{Engine, EngineBuilder, Inner};
 use crate::definition::Definition;
-use crate::wire::{AttemptRef, UndoVerdict, Verdict};
+use crate::wire::{AttemptRef, Completed, UndoVerdict, Verdict};
 use crate::{Error, ErrorKind};
 
 /// Policies by name.
@@ -26,8 +26,9 @@ pub(super) enum Half {
 }
 
 impl EngineBuilder {
-    /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own name. What one
-    /// refuses was never sent: no effect, worth repeating. An undo is guarded like its action.
+    /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own
+    /// name. What one refuses was never sent: no effect, worth repeating. An undo is guarded like its action; one
+    /// that is refused uses up none of its attempts.
     ///
     /// A policy must make one attempt of one: repetitions of a saga are durable, and each is on the log before it is made.
     ///
@@ -52,7 +53,7 @@ impl EngineBuilder {
     /// let named = |name: &str| Policy::builder(name).bulkhead(&places).build().unwrap();
     /// let error = builder().policies([named("payment")]).open().await.unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::Config);
-    /// assert!(error.to_string().contains("did you mean `payment`?"), "{error}");
+    /// assert!(error.to_string().contains("(known: `payment`)"), "{error}");
     /// assert!(builder().policies([named("payments")]).open().await.is_ok());
     /// # });
     /// ```
@@ -86,38 +87,28 @@ pub(super) fn by_name(policies: impl IntoIterator<Item = Policy>) -> Result<Poli
 /// Refuses a definition whose steps name a policy that is not there.
 ///
 /// # Errors
-/// [`ErrorKind::Config`] with the policy that was most likely meant.
+/// [`ErrorKind::Config`] with the policies that there are.
 pub(super) fn check(definition: &Definition, policies: &Policies) -> Result<(), Error> {
     for step in definition.steps() {
         let Some(name) = step.policy.as_deref().filter(|n| !policies.contains_key(*n)) else { continue };
-        let hint = nearest(policies.keys().map(|k| &**k), name);
-        let hint = hint.map(|n| format!("; did you mean `{n}`?")).unwrap_or_default();
-        let (step, saga) = (&step.name, definition.name());
-        let why = format!("step `{step}` of `{saga}` names the policy `{name}`, which nobody knows{hint}");
+        let (step, saga, named) = (&step.name, definition.name(), named(policies));
+        let why =
+            format!("step `{step}` of `{saga}` names the policy `{name}`, which nobody knows ({named})");
         return Err(Error::new(ErrorKind::Config, why));
     }
     Ok(())
 }
 
-/// The one of `known` that `name` most likely means: a third of its letters may be wrong.
-fn nearest<'k>(known: impl Iterator<Item = &'k str>, name: &str) -> Option<&'k str> {
-    let most = name.chars().count().div_ceil(3);
-    known.map(|k| (distance(k, name), k)).filter(|(d, _)| *d <= most).min().map(|(_, k)| k)
-}
-
-/// How many letters must be put in, taken out or exchanged to make `b` of `a` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.chars().enumerate() {
-            let exchanged = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = exchanged.min(corner + 1).min(row[j] + 1);
-        }
+/// The names that there are, as far as they are few.
+fn named(policies: &Policies) -> String {
+    /// Whoever has more of them knows where they stand.
+    const MOST: usize = 8;
+    let names: Vec<String> = policies.keys().take(MOST).map(|name| format!("`{name}`")).collect();
+    match names.as_slice() {
+        [] => "none is known".to_owned(),
+        _ if policies.len() > MOST => format!("known: {} and others", names.join(", ")),
+        _ => format!("known: {}", names.join(", ")),
     }
-    row[row.len() - 1]
 }
 
 impl Engine {
@@ -162,7 +153,11 @@ impl Drive {
         let Some(policy) = self.inner.policy(name) else {
             // No definition is registered whose policies are not there.
             let why = format!("the policy `{name}` is not there");
-            return Box::pin(async move { CallEnd { at, result: unsent(half, why) } });
+            let result = match half {
+                Half::Action => CallResult::Withheld(why),
+                Half::Undo => CallResult::UndoWithheld(why, None),
+            };
+            return Box::pin(async move { CallEnd { at, result } });
         };
         let deadline = self.inner.runtime.clock().now().saturating_add(timeout);
         Box::pin(async move {
@@ -199,10 +194,35 @@ fn judge(end: &Result<CallEnd, Infallible>) -> Health {
         Err(never) => match *never {},
     };
     match result {
-        CallResult::Step(Verdict::Done { .. }, _) | CallResult::Undo(UndoVerdict::Undone, _) => Health::Ok,
-        CallResult::Step(Verdict::NotSent { .. } | Verdict::Unknown { .. }, _)
-        | CallResult::Undo(UndoVerdict::Failed { .. }, _) => Health::RETRYABLE,
+        CallResult::Reported(health) => *health,
+        CallResult::Step(verdict, _) => health_of_action(verdict),
+        CallResult::Undo(verdict, _) => health_of_undo(verdict),
+        // Also what another policy further in refused: nobody was asked.
         _ => Health::Ignore,
+    }
+}
+
+/// What a report says about the health of who sends it.
+pub(super) fn health_of(report: &Completed) -> Health {
+    match report {
+        Completed::Action(verdict) => health_of_action(verdict),
+        Completed::Undo(verdict) => health_of_undo(verdict),
+    }
+}
+
+fn health_of_action(verdict: &Verdict) -> Health {
+    match verdict {
+        Verdict::Done { .. } => Health::Ok,
+        Verdict::NotSent { .. } | Verdict::Unknown { .. } => Health::RETRYABLE,
+        Verdict::ContractBroken { .. } | Verdict::Rejected { .. } => Health::Ignore,
+    }
+}
+
+fn health_of_undo(verdict: &UndoVerdict) -> Health {
+    match verdict {
+        UndoVerdict::Undone => Health::Ok,
+        UndoVerdict::Failed { .. } => Health::RETRYABLE,
+        UndoVerdict::Refused { .. } => Health::Ignore,
     }
 }
 
@@ -213,34 +233,11 @@ fn ended(half: Half, error: &CallError<Infallible>) -> CallResult {
         CallError::Timeout(timeout) => timeout.to_string(),
         _ => "the policy ended the call".to_owned(),
     };
-    match half {
-        Half::Action if error.was_started() => {
-            CallResult::Step(Verdict::Unknown { reason: cut(why), interrupted: false }, None)
-        }
-        _ => unsent(half, why),
-    }
-}
-
-/// An attempt that was not made. An undo is repeated whether or not it was.
-fn unsent(half: Half, why: String) -> CallResult {
-    match half {
-        Half::Action => CallResult::Step(Verdict::NotSent { reason: cut(why) }, None),
-        Half::Undo => CallResult::Undo(UndoVerdict::Failed { reason: cut(why) }, None),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_nearest_name_is_suggested_and_a_far_one_is_not() {
-        let known = ["payments", "stock", "mail"];
-        let nearest = |name| nearest(known.into_iter(), name);
-        assert_eq!(nearest("payment"), Some("payments"));
-        assert_eq!(nearest("paiments"), Some("payments"));
-        assert_eq!(nearest("stokc"), Some("stock"));
-        assert_eq!(nearest("warehouse"), None);
-        assert_eq!((distance("", "ab"), distance("ab", ""), distance("kitten", "sitting")), (2, 2, 3));
+    let reason = cut(why);
+    match (half, error.was_started()) {
+        (Half::Action, true) => CallResult::Step(Verdict::Unknown { reason, interrupted: false }, None),
+        (Half::Action, false) => CallResult::Withheld(reason),
+        (Half::Undo, true) => CallResult::Undo(UndoVerdict::Failed { reason }, None),
+        (Half::Undo, false) => CallResult::UndoWithheld(reason, error.retry_after()),
     }
 }

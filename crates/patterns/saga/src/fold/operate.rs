@@ -216,6 +216,7 @@ fn on_step(state: &mut State, definition: &Definition, operation: &Operation) {
             node.interrupted = 0;
             node.undo_spent = 0;
             node.undo_interrupted = 0;
+            node.undo_withheld = 0;
             match input {
                 // An undo has no generation of its own: it is told another input.
                 Some(input) if undoing => {

@@ -15,9 +15,10 @@ type Choose = Arc<dyn Fn(&str) -> Option<Policy> + Send + Sync>;
 
 /// Calls a participant through the policy of its address.
 ///
-/// What a policy refuses (breaker open, bulkhead full, over a rate) was never sent, and the saga is told so: no
-/// effect, worth repeating. What it cuts off by a timeout is unknown. Replies that blame the participant (429, 5xx,
-/// nothing at all) count against its breaker; a business no does not.
+/// What a policy refuses (breaker open, bulkhead full, over a rate) was never sent, and the saga is told so
+/// ([`Reply::Withheld`]): no effect, worth repeating, and of an undo no attempt. What it cuts off by a timeout is
+/// unknown. Replies that blame the participant (429, 5xx, nothing at all) count against its breaker; a business no
+/// does not.
 ///
 /// Give the policy no retry: the engine's retries are durable, and each is on the log before it is made.
 ///
@@ -70,6 +71,8 @@ fn judge(reply: &Result<Reply, Infallible>) -> Verdict {
     match reply {
         Ok(Reply::Answered(attempt)) => Verdict::of_http(attempt.status, None),
         Ok(Reply::NotSent(_) | Reply::Unknown(_)) => Verdict::RETRYABLE,
+        // A policy further in refused it: the participant was not asked.
+        Ok(Reply::Withheld { .. }) => Verdict::Ignore,
         Err(never) => match *never {},
     }
 }
@@ -84,7 +87,7 @@ fn refused(kind: Kind, error: &CallError<Infallible>) -> Reply {
     // A question that was not asked says nothing about the action that it asks after.
     match error.was_started() || kind != Kind::Act {
         true => Reply::Unknown(why),
-        false => Reply::NotSent(why),
+        false => Reply::Withheld { reason: why, retry_after: error.retry_after() },
     }
 }
 

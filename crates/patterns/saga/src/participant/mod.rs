@@ -77,7 +77,7 @@ pub struct Attempt {
 
 /// What is known after a call.
 #[derive(Clone, Debug)]
-#[allow(clippy::exhaustive_enums, reason = "answered, proven unsent, or unknown")]
+#[allow(clippy::exhaustive_enums, reason = "answered, proven unsent by either side, or unknown")]
 pub enum Reply {
     /// A complete reply.
     Answered(Attempt),
@@ -85,6 +85,13 @@ pub enum Reply {
     NotSent(String),
     /// Anything else.
     Unknown(String),
+    /// A policy of this side refused it: nothing was sent, and nobody was asked.
+    Withheld {
+        /// What refused it, and why.
+        reason: String,
+        /// When it may let a call through, if that is known.
+        retry_after: Option<Duration>,
+    },
 }
 
 /// What a reply means.
@@ -120,6 +127,13 @@ pub enum Verdict {
         /// What came instead of an answer.
         reason: String,
         /// The participant's wish when to be asked again.
+        retry_after: Option<Duration>,
+    },
+    /// A policy of this side refused it: nothing was sent.
+    Withheld {
+        /// What refused it, and why.
+        reason: String,
+        /// When it may let a call through, if that is known.
         retry_after: Option<Duration>,
     },
 }

@@ -35,6 +35,9 @@ pub fn judge(op: &Op, reply: &Reply) -> Verdict {
         Reply::NotSent(reason) => Verdict::NotSent(reason.clone()),
         Reply::Unknown(reason) => Verdict::Unknown { reason: reason.clone(), retry_after: None },
         Reply::Answered(attempt) => answered(op, attempt),
+        Reply::Withheld { reason, retry_after } => {
+            Verdict::Withheld { reason: reason.clone(), retry_after: *retry_after }
+        }
     }
 }
 

@@ -191,6 +191,30 @@ async fn a_saga_whose_log_was_mended_goes_on_when_a_person_says_so() {
     assert!(refused.to_string().contains("name the step"), "{refused}");
 }
 
+/// A step of it asked for a person before it was set aside as a whole: that it be read anew was refused, though it
+/// had been.
+#[tokio::test(start_paused = true)]
+async fn a_saga_with_an_open_question_that_was_set_aside_is_taken_up_again() {
+    let (world, damage) = (World::new(), Arc::new(Damage::default()));
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoRefused]);
+    let engine = damage.engine(&world).await;
+    let handle = world.start(&engine, &order(), "one").await;
+    let needs = Outcome::NeedsAttention { steps: vec!["charge".to_owned()] };
+    assert_eq!(handle.outcome().await.unwrap(), needs);
+    let uid = handle.uid();
+    damage.0.store(true, Ordering::SeqCst);
+    let refused = engine.attention().act(uid, act(Operation::Pause)).await.unwrap_err();
+    assert!(refused.to_string().contains("set aside"), "{refused}");
+    damage.0.store(false, Ordering::SeqCst);
+    engine.attention().act(uid, act(Operation::TakeUp)).await.unwrap();
+    assert_eq!(engine.outcome(uid).await.unwrap(), needs, "as before");
+    assert_eq!(row(&world, uid).await.error.as_deref(), Some("undo no"));
+    // Once.
+    let again = engine.attention().act(uid, act(Operation::TakeUp)).await.unwrap_err();
+    assert!(again.to_string().contains("name the step"), "{again}");
+}
+
 /// Sets a saga that nobody holds aside as a whole, as a node does with one whose owners vanish.
 async fn set_aside(world: &World, uid: &Uid) -> u64 {
     let claimant = Claimant { node: "n".to_owned(), incarnation: 1, ttl: Duration::from_secs(1) };

@@ -44,7 +44,7 @@ fn sg_s10_an_undo_after_the_pivot_is_refused() {
 }
 
 #[test]
-fn sg_f10_sg_s07_an_output_nobody_produces_is_refused() {
+fn sg_f10_an_output_nobody_produces_is_refused() {
     let mut charge = step("charge", &[]);
     charge.input = Some(serde_json::json!({"hold": "$reserve.id"}));
     let problems = refused(vec![charge]);

@@ -81,7 +81,7 @@ async fn sg_s02_m_g2_a_timeout_after_the_effect_is_undone_as_maybe() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sg_s03_sg_f08_if_k4_an_undo_that_fails_is_retried_then_asks_a_person() {
+async fn sg_s03_an_undo_that_fails_is_retried_then_asks_a_person() {
     let world = World::new();
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoRefused]);
@@ -90,8 +90,6 @@ async fn sg_s03_sg_f08_if_k4_an_undo_that_fails_is_retried_then_asks_a_person() 
     assert_eq!(handle.outcome().await.unwrap(), Outcome::NeedsAttention { steps: vec!["charge".to_owned()] });
     let tries = world.calls().iter().filter(|c| c.starts_with("undo charge")).count();
     assert_eq!(tries, 3);
-    // Its ancestor waits: charge is not undone.
-    assert!(!world.calls().iter().any(|c| c.starts_with("undo reserve")));
     let resolve = Operation::ResolveUndone { step: "charge".to_owned() };
     engine
         .attention()
@@ -99,9 +97,59 @@ async fn sg_s03_sg_f08_if_k4_an_undo_that_fails_is_retried_then_asks_a_person() 
         .await
         .unwrap();
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
-    assert!(world.calls().contains(&"undo reserve did".to_owned()));
     let audit = world.journal.audit(0, 10).await.unwrap();
     assert_eq!((audit.len(), audit[0].entry.action.as_str()), (1, "resolve_undone"));
+}
+
+/// One failed undo stopped all others, or the process, again and again.
+#[tokio::test(start_paused = true)]
+async fn sg_f08_a_failed_undo_holds_up_what_it_stands_on_and_nothing_else_and_can_be_resumed() {
+    for failing in [Act::UndoRefused, Act::UndoFails, Act::Panic] {
+        let world = World::new();
+        world.script("ship", &[Act::Rejected]);
+        world.script("undo charge", &[failing]);
+        let steps = [("pack", &["reserve"][..]), ("charge", &["reserve"]), ("ship", &["pack", "charge"])];
+        let steps = steps.into_iter().map(|(name, after)| step(name, after));
+        let definition = definition([step("reserve", &[])].into_iter().chain(steps).collect());
+        let (engine, handle) = world.begin(&definition).await;
+        let needs = Outcome::NeedsAttention { steps: vec!["charge".to_owned()] };
+        assert_eq!(handle.outcome().await.unwrap(), needs, "{failing:?}");
+        let undone = |name: &str| world.calls().iter().any(|c| c.starts_with(&format!("undo {name}")));
+        assert!(undone("pack"), "{failing:?}: the branch beside it");
+        assert!(!undone("reserve"), "{failing:?}: what charge stands on waits for it");
+        // Another process finds it as it is, and goes on when a person says so.
+        engine.shutdown(Duration::ZERO).await;
+        let engine = world.engine(&definition).await;
+        assert_eq!(engine.outcome(handle.uid()).await.unwrap(), needs, "{failing:?}");
+        world.script("undo charge", &[Act::Done]);
+        let retry = Operation::Retry { step: "charge".to_owned(), input: None };
+        let request = ActionRequest::new("ann", "the ledger is back", retry);
+        engine.attention().act(handle.uid(), request).await.unwrap();
+        let outcome = engine.outcome(handle.uid()).await.unwrap();
+        assert!(matches!(outcome, Outcome::Compensated { .. }), "{failing:?}: {outcome:?}");
+        assert!(undone("reserve") && world.nothing_left(), "{failing:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn if_k4_an_undo_that_keeps_failing_needs_attention_and_is_never_dropped() {
+    let world = World::new();
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoFails]);
+    let (_engine, handle) = world.begin(&order()).await;
+    let undos = || world.calls().iter().filter(|c| c.starts_with("undo charge")).count();
+    let mut before = 0;
+    for _ in 0..8 {
+        let needs = Outcome::NeedsAttention { steps: vec!["charge".to_owned()] };
+        assert_eq!(handle.outcome().await.unwrap(), needs);
+        assert!(undos() > before, "tried on after {before} times");
+        before = undos();
+        world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    }
+    world.script("undo charge", &[Act::Done]);
+    world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+    assert!(world.nothing_left());
 }
 
 #[tokio::test(start_paused = true)]
@@ -333,7 +381,7 @@ async fn sg_f15_if_k2_a_shutdown_during_the_unwind_only_pauses_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn sg_f17_sg_f23_the_undo_limit_is_kept_and_the_row_says_why() {
+async fn sg_f17_the_undo_limit_is_kept_and_the_row_says_why() {
     let world = World::new();
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoFails]);
@@ -351,6 +399,33 @@ async fn sg_f17_sg_f23_the_undo_limit_is_kept_and_the_row_says_why() {
     world.script("undo charge", &[Act::Done]);
     world.clock.sleep(Duration::from_secs(16 * 60)).await;
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+}
+
+/// Nine calls were "running" for ten minutes, and the last failure was empty.
+#[tokio::test(start_paused = true)]
+async fn sg_f23_what_is_retried_on_and_on_says_why_how_often_and_when_next() {
+    let world = World::new();
+    let mut charge = step("charge", &["reserve"]);
+    charge.retry = Some(RetryData::new(1_000, Duration::from_secs(5), Duration::from_secs(5)));
+    let mut data = definition(vec![step("reserve", &[]), charge]).data().clone();
+    data.deadline = Some(Duration::from_secs(3_600));
+    let definition = mainstay_saga::definition::Definition::from_data(data).unwrap();
+    world.script("charge", &[Act::UnknownBefore]);
+    let (engine, handle) = world.begin(&definition).await;
+    let mut attempts = Vec::new();
+    for _ in 0..3 {
+        world.clock.sleep(Duration::from_secs(60)).await;
+        let row = engine.journal().summary(handle.uid()).await.unwrap().unwrap().row;
+        assert!(row.retrying && row.status == SagaStatus::Running, "{row:?}");
+        assert_eq!(row.step.as_deref(), Some("charge"));
+        assert!(row.error.as_deref().is_some_and(|e| e.contains("reset")), "{row:?}");
+        assert!(row.next_try.is_some(), "{row:?}");
+        attempts.push(row.attempt);
+    }
+    assert!(attempts[0] > 1 && attempts.windows(2).all(|w| w[0] < w[1]), "{attempts:?}");
+    // Found by whoever looks for what was tried too often.
+    let often = Filter { attempt_gte: Some(attempts[2]), retrying: Some(true), ..Filter::default() };
+    assert_eq!(engine.journal().query(&often, None, 10).await.unwrap().rows.len(), 1);
 }
 
 #[tokio::test(start_paused = true)]

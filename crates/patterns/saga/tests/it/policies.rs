@@ -7,9 +7,10 @@ use mainstay_clock::Clock;
 use mainstay_resilience::{Breaker, Bulkhead, Policy, Retry};
 use mainstay_saga::definition::{Definition, RetryData};
 use mainstay_saga::engine::StartOptions;
-use mainstay_saga::participant::Participant;
-use mainstay_saga::wire::{Cause, Fact, UndoVerdict, Verdict};
-use mainstay_saga::{Engine, ErrorKind, Outcome};
+use mainstay_saga::next::MAX_WITHHELD;
+use mainstay_saga::participant::{Guarded, Participant};
+use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, ItemKind, UndoEnded, UndoVerdict, Verdict};
+use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use serde_json::{Value, json};
 
 use crate::remote::{Bench, Remote, Say, ok, say};
@@ -135,7 +136,10 @@ async fn a_policy_that_is_not_there_is_refused_where_a_definition_comes_from() {
     let error = bench.engine.put_definition(order(Some("payment"))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     let text = error.to_string();
-    assert!(text.contains("step `charge`") && text.contains("did you mean `payments`?"), "{text}");
+    assert!(
+        text.contains("step `charge`") && text.ends_with("which nobody knows (known: `payments`)"),
+        "{text}"
+    );
     assert_eq!(*bench.engine.definition("remote", None).unwrap(), order(Some("payments")), "nothing changed");
     // One that is named stays; under the same version a definition may name another one, or none.
     let other = || [narrow(&bench.world, "other").0];
@@ -161,12 +165,20 @@ async fn a_stored_definition_whose_policy_is_gone_parks_its_sagas() {
     assert_eq!(engine.outcome(handle.uid()).await.unwrap(), Outcome::NeedsAttention { steps: Vec::new() });
     assert_eq!(bench.remote.all("charge").len(), 1);
     bench.remote.script("charge", &[ok(json!({}))]);
+    engine.adopt_stored().await.unwrap();
+    assert!(engine.definition("remote", None).is_none(), "its policy is still not there");
     engine.set_policies([narrow(&bench.world, "payments").0]).unwrap();
-    engine.put_definition(order(Some("payments"))).await.unwrap();
-    // Woken by the definition; until then its row says that it waits.
-    while !matches!(engine.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }) {
+    engine.adopt_stored().await.unwrap();
+    // Woken; until then its row says that it waits.
+    let mut outcome = engine.outcome(handle.uid()).await.unwrap();
+    for _ in 0..1_000 {
+        if matches!(outcome, Outcome::Completed { .. }) {
+            return;
+        }
         bench.world.clock.sleep(Duration::from_millis(10)).await;
+        outcome = engine.outcome(handle.uid()).await.unwrap();
     }
+    panic!("it still waits: {outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,4 +193,141 @@ async fn a_policy_that_repeats_and_two_of_one_name_are_refused() {
         assert_eq!(error.kind(), ErrorKind::Config);
         assert!(error.to_string().contains("`payments`"), "{error}");
     }
+}
+
+/// A charge that is guarded by a policy of its step, by one of its participant, or by both; each has its own breaker.
+/// Its undo is made twice at most.
+async fn behind(step: Option<&Breaker>, participant: Option<&Breaker>) -> Bench {
+    let (world, remote) = (World::new(), Arc::new(Remote::default()));
+    let policy = |name: &str, breaker: &Breaker| {
+        Policy::builder(name).runtime(&world.runtime()).breaker(breaker).build().unwrap()
+    };
+    let mut data = order(step.map(|_| "payments")).data().clone();
+    data.undo_retry = Some(RetryData::new(2, Duration::from_millis(100), Duration::from_millis(100)));
+    let definition = Definition::from_json(&serde_json::to_vec(&data).unwrap()).unwrap();
+    let inner = participant.map(|breaker| policy("participant", breaker));
+    let choose =
+        move |url: &str| inner.clone().filter(|_| url.ends_with("/charge") || url.ends_with("/refund"));
+    let caller = Guarded::new(Arc::clone(&remote) as Arc<dyn Participant>, choose);
+    let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+        .participant(Arc::new(caller))
+        .policies(step.map(|breaker| policy("payments", breaker)))
+        .definition(definition.clone(), [])
+        .open()
+        .await
+        .unwrap();
+    Bench::with(world, remote, engine, definition)
+}
+
+fn breaker(name: &str) -> Breaker {
+    Breaker::builder(name).consecutive(2).build().unwrap()
+}
+
+impl Bench {
+    /// Waits until its undo was refused here so often; the ends of undos so far.
+    async fn withheld(&self, handle: &Handle, times: usize) -> Vec<UndoEnded> {
+        for _ in 0..10_000 {
+            let facts = self.facts(handle).await.into_iter();
+            let ends: Vec<UndoEnded> =
+                facts.filter_map(|f| if let Fact::UndoEnded(end) = f { Some(end) } else { None }).collect();
+            if ends.len() >= times {
+                return ends;
+            }
+            self.world.clock.sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the undo was not refused {times} times");
+    }
+}
+
+/// Two refusals of an open breaker were two attempts: the saga waited for a person, though nobody had been asked to
+/// undo anything.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_an_open_breaker_refuses_uses_up_no_attempt() {
+    for at_step in [true, false] {
+        let open = breaker("payments");
+        let bench = if at_step { behind(Some(&open), None).await } else { behind(None, Some(&open)).await };
+        bench.remote.script("ship", &[Say::Status(202, vec![("retry-after", "1")], Value::Null), say(409)]);
+        bench.remote.script("refund", &[say(503), ok(json!({}))]);
+        let handle = bench.start().await;
+        bench.called("ship", 1).await;
+        open.force_open("the test", None);
+        let ends = bench.withheld(&handle, 10).await;
+        assert!(ends.iter().all(|e| e.withheld && e.item.is_none() && e.retry_at.is_some()), "{ends:?}");
+        assert!(bench.remote.all("refund").is_empty());
+        open.release();
+        // One attempt fails, and there is still another one.
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }), "{at_step}");
+        assert_eq!(bench.remote.all("refund").len(), 2);
+    }
+}
+
+/// Somebody must hear of what goes on for ever; it goes on all the same.
+#[tokio::test(start_paused = true)]
+async fn an_undo_that_is_refused_again_and_again_asks_a_person_and_is_tried_on() {
+    let open = breaker("payments");
+    let bench = behind(Some(&open), None).await;
+    bench.remote.script("ship", &[Say::Status(202, vec![("retry-after", "1")], Value::Null), say(409)]);
+    let handle = bench.start().await;
+    bench.called("ship", 1).await;
+    open.force_open("the test", None);
+    let needs = Outcome::NeedsAttention { steps: vec!["charge".to_owned()] };
+    assert_eq!(handle.outcome().await.unwrap(), needs);
+    let most = usize::try_from(MAX_WITHHELD).unwrap();
+    let ends = bench.withheld(&handle, most).await;
+    assert_eq!((ends.len(), ends[most - 1].item), (most, Some(ItemKind::UndoFailed)));
+    assert!(ends[..most - 1].iter().all(|e| e.item.is_none()));
+    // Behind its item slowly, and the question stays.
+    bench.world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    assert_eq!(handle.outcome().await.unwrap(), needs);
+    assert_eq!(bench.withheld(&handle, most + 1).await.len(), most + 1);
+    open.release();
+    bench.world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
+}
+
+/// One outage tripped the chain: what the participant's breaker refused counted against that of the step.
+#[tokio::test(start_paused = true)]
+async fn what_an_inner_policy_refuses_blames_nobody_further_out() {
+    let (outer, inner) = (breaker("payments"), breaker("participant"));
+    let bench = behind(Some(&outer), Some(&inner)).await;
+    inner.force_open("the test", None);
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    inner.release();
+    let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
+    assert!(matches!(second.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!(bench.remote.all("charge").len(), 1);
+}
+
+/// A participant that accepts, works and reports looked as if every call of it had been given up: its breaker opened.
+#[tokio::test(start_paused = true)]
+async fn what_a_participant_reports_by_itself_is_what_its_policy_hears() {
+    let (bench, _) = guarded(World::new()).await;
+    bench.remote.script("charge", &[Say::Status(202, vec![("retry-after", "60")], Value::Null)]);
+    let report = async |id: &str, verdict: Verdict| {
+        let before = bench.remote.all("charge").len();
+        let handle = bench.engine.start("remote", json!({}), StartOptions::id(id)).await.unwrap();
+        bench.called("charge", before + 1).await;
+        // Longer than a call may last that is given up and blames nobody.
+        bench.world.clock.sleep(Duration::from_secs(5)).await;
+        let at = AttemptRef { step: "charge".to_owned(), attempt: 1, generation: 1 };
+        bench.engine.complete(handle.uid(), at, Completed::Action(verdict)).await.unwrap();
+        handle
+    };
+    for id in ["one", "two", "three"] {
+        let handle = report(id, Verdict::Done { output: Some(json!({})) }).await;
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }), "{id}");
+    }
+    // And when it reports that it failed, that counts: this breaker opens at the second failure.
+    let failed = || Verdict::Unknown { reason: "the disk".to_owned(), interrupted: false };
+    let four = report("four", failed()).await;
+    bench.called("charge", 5).await;
+    let at = AttemptRef { step: "charge".to_owned(), attempt: 2, generation: 1 };
+    bench.engine.complete(four.uid(), at, Completed::Action(failed())).await.unwrap();
+    let five = bench.engine.start("remote", json!({}), StartOptions::id("five")).await.unwrap();
+    let outcome = five.outcome().await.unwrap();
+    assert!(
+        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
+            if reason.contains("breaker is open")),
+        "{outcome:?}"
+    );
 }

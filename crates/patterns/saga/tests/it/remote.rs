@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use mainstay_clock::{Clock, Instant};
 use mainstay_resilience::{Breaker, Bulkhead, Policy};
-use mainstay_saga::definition::Definition;
+use mainstay_saga::definition::{Definition, RetryData};
 use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
 use mainstay_saga::exhaust::{Tap, TapJournal};
 use mainstay_saga::participant::{Attempt, Guarded, Kind, Participant, Reply, Request};
@@ -268,6 +268,51 @@ async fn an_accepted_step_is_asked_again_or_polled_where_it_says() {
         "{outcome:?}"
     );
     assert_eq!(bench.remote.calls().last().unwrap(), "POST refund");
+}
+
+/// Whoever goes on has only the log to tell a step, and an undo, what the steps before it answered.
+#[tokio::test(start_paused = true)]
+async fn sg_s07_later_steps_and_undos_are_told_earlier_outputs_also_after_a_crash() {
+    let mut data = definition().data().clone();
+    data.steps[1].input = Some(json!({"paid": "$charge.receipt"}));
+    data.steps[1].retry = Some(RetryData::new(3, Duration::from_millis(10), Duration::from_millis(10)));
+    let mut bench = Bench::of(Definition::from_data(data).unwrap()).await;
+    bench.remote.script("charge", &[ok(json!({"receipt": 7}))]);
+    bench.remote.script("ship", &[Say::Never, say(409)]);
+    let handle = bench.start().await;
+    bench.called("ship", 1).await;
+    bench.restart().await;
+    let outcome = bench.engine.outcome(handle.uid()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Compensated { .. }), "{outcome:?}");
+    let told = |url: &str| -> Vec<Value> {
+        bench.remote.all(url).iter().map(|r| serde_json::from_slice(&r.body).unwrap()).collect()
+    };
+    assert_eq!(told("ship"), [json!({"paid": 7}), json!({"paid": 7})]);
+    assert_eq!(told("refund"), [json!({"effect": "did", "input": {"n": 1}, "output": {"receipt": 7}})]);
+    assert_eq!(bench.remote.all("charge").len(), 1);
+}
+
+/// It accepted the charge and was restarted. That nobody was there to be asked again was taken for "never sent", and
+/// the charge, which it went on with, was never refunded.
+#[tokio::test(start_paused = true)]
+async fn sg_f02_an_accepted_step_whose_participant_goes_away_may_have_happened() {
+    let busy = Say::Status(202, vec![("retry-after", "1")], Value::Null);
+    let bench = Bench::new().await;
+    bench.remote.script("charge", &[busy.clone(), Say::NotSent]);
+    bench.remote.script("status", &[say(404)]);
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    let body: Value = serde_json::from_slice(&bench.remote.last("refund").body).unwrap();
+    assert_eq!(body["effect"], "maybe");
+    // The same when the call is refused here, by the breaker that another saga's calls opened meanwhile.
+    let bench = Bench::guarded().await;
+    bench.remote.script("charge", &[busy, say(503)]);
+    let handle = bench.start().await;
+    bench.called("charge", 1).await;
+    let other = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
+    other.outcome().await.unwrap();
+    handle.outcome().await.unwrap();
+    assert_eq!(bench.remote.all("charge").len(), 3, "the second question of the first one was refused");
+    assert_eq!(bench.remote.all("refund").len(), 2);
 }
 
 #[tokio::test(start_paused = true)]

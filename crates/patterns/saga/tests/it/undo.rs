@@ -1,11 +1,14 @@
 //! What an undo is told, and what becomes of one that is refused.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
+use mainstay_clock::Clock as _;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{ActionRequest, StartOptions};
 use mainstay_saga::wire::{Fact, ItemKind, Operation};
 use mainstay_saga::{Engine, Outcome, Saga, StepCx, StepError, Told, UndoError};
+use mainstay_store::journal::SagaStatus;
 use serde_json::{Value, json};
 
 use crate::remote::{Bench, Say, ok, say};
@@ -79,6 +82,49 @@ async fn other_answers_to_an_undo_are_repeated_and_gone_is_undone() {
     bench.remote.script("ship", &[say(409)]);
     bench.remote.script("refund", &[say(410)]);
     assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+}
+
+/// "Gone" was the agreed word also where an accepted undo was polled: the refund counted as made, because its job had
+/// been forgotten.
+#[tokio::test(start_paused = true)]
+async fn an_accepted_undo_whose_place_is_gone_is_sent_again() {
+    let bench = Bench::of(data()).await;
+    bench.remote.script("ship", &[say(409)]);
+    let busy = Say::Status(202, vec![("location", "http://p/jobs/7"), ("retry-after", "1")], Value::Null);
+    bench.remote.script("refund", &[busy, ok(json!({}))]);
+    bench.remote.script("jobs/7", &[say(410)]);
+    assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+    let calls = bench.remote.calls();
+    let undo = &calls[calls.iter().position(|c| c == "POST refund").unwrap()..];
+    assert_eq!(undo, ["POST refund", "GET jobs/7", "POST refund"]);
+}
+
+/// A node that died while it tried on behind an open question took the question away, until that undo had failed once more: whoever
+/// looked at what needs a person saw nothing, and its age began anew.
+#[tokio::test(start_paused = true)]
+async fn if_k4_a_node_that_dies_behind_an_open_question_does_not_take_it_away() {
+    let world = World::new();
+    world.script("ship", &[Act::Rejected]);
+    world.script("undo charge", &[Act::UndoFails, Act::UndoFails, Act::UndoFails, Act::UndoHangs]);
+    let (engine, handle) = world.begin(&order()).await;
+    assert_eq!(handle.outcome().await.unwrap(), needs_charge());
+    let undos = || world.calls().iter().filter(|c| c.starts_with("undo charge")).count();
+    for _ in 0..20_000 {
+        if undos() == 4 {
+            break;
+        }
+        world.clock.sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(undos(), 4, "it is tried on slowly, and hangs");
+    engine.shutdown(Duration::ZERO).await;
+    let engine = world.engine(&order()).await;
+    world.clock.sleep(Duration::from_millis(200)).await;
+    let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+    assert_eq!(row.status, SagaStatus::NeedsAttention, "{row:?}");
+    world.script("undo charge", &[Act::Done]);
+    world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    let outcome = engine.outcome(handle.uid()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Compensated { .. }), "{outcome:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -153,7 +153,8 @@ pub(super) fn run(
     section: &mut Section,
 ) -> anyhow::Result<()> {
     let sync = floor::probe(&std::env::temp_dir(), each.as_secs_f64())?.p50 / 1_000.0;
-    section.note(&format!("A sync of the disk under the stores took {sync:.2} ms (p50) before the hand-overs."));
+    section
+        .note(&format!("A sync of the disk under the stores took {sync:.2} ms (p50) before the hand-overs."));
     let (mut rows, mut goals) = (Vec::new(), Vec::new());
     for place in places {
         let times = runtime.block_on(async {
