@@ -27,6 +27,7 @@ const HEADERS: u64 = 28;
 const CHANGES: usize = 5;
 
 /// How long things took.
+#[derive(Debug)]
 struct Took {
     cold: Duration,
     /// Of several changes the middle one.
@@ -227,27 +228,47 @@ fn gates(took: &[Took], section: &mut Section) {
     section.gate("gossip, idle node of 100", "<= 10,000 bytes/s", idle.to_string(), idle <= 10_000);
 }
 
+/// Runs a fleet on threads of its own, which end with it however it ends.
+fn alone(fleet: impl Future<Output = anyhow::Result<Took>>) -> anyhow::Result<Took> {
+    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let took = rt.block_on(fleet);
+    rt.shutdown_background();
+    took
+}
+
+/// A row; a fleet that did not converge is a loss that is told.
+fn add(
+    what: &str,
+    count: usize,
+    took: anyhow::Result<Vec<Took>>,
+    rows: &mut Vec<Vec<String>>,
+    section: &mut Section,
+) {
+    match took {
+        Ok(took) => rows.push(cells(what, count, &took)),
+        Err(error) => section.note(&format!("{what} with {count} nodes: {error}.")),
+    }
+}
+
 pub(super) fn run(smoke: bool, section: &mut Section) -> anyhow::Result<()> {
     let (sizes, repeat): (&[usize], _) = if smoke { (&[5], 1) } else { (&[10, 40, 100, 500], 3) };
-    let rt = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut rows = Vec::new();
     for &count in sizes {
-        let mut took = Vec::new();
-        for turn in 0..repeat {
-            took.push(rt.block_on(ours(count, !smoke && turn == 0))?);
-        }
-        rows.push(cells("mainstay", count, &took));
+        let took: anyhow::Result<Vec<_>> =
+            (0..repeat).map(|turn| alone(ours(count, !smoke && turn == 0))).collect();
         if count == 100 {
-            gates(&took, section);
+            gates(took.as_deref().unwrap_or_default(), section);
         }
+        anyhow::ensure!(!smoke || took.is_ok(), "a fleet of {count}: {took:?}");
+        add("mainstay", count, took, &mut rows, section);
         #[cfg(feature = "rivals")]
-        {
-            let took: Result<Vec<_>, _> = (0..repeat).map(|_| rt.block_on(theirs(count))).collect();
-            match took {
-                Ok(took) => rows.push(cells("chitchat 0.13.0", count, &took)),
-                Err(error) => section.note(&format!("chitchat 0.13.0 with {count} nodes: {error}.")),
-            }
-        }
+        add(
+            "chitchat 0.13.0",
+            count,
+            (0..repeat).map(|_| alone(theirs(count))).collect(),
+            &mut rows,
+            section,
+        );
     }
     section.note(
         "A fleet on sockets of loopback, a tick of 300 ms, one seed, every node in this process; the middle of three runs. \
