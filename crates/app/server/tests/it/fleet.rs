@@ -157,16 +157,21 @@ fn compare(dir: &Path, mut a: Node, mut c: Node) {
     assert!(same.status.success() && stderr(&same).contains("no key differs"));
 }
 
+/// Two nodes with different keys, so that they do not hear each other; the file of both holds that of the second one.
+fn strangers(dir: &Path) -> (Node, Node) {
+    let key = dir.join("key");
+    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
+    let a = start(dir, "a", "");
+    let seed = format!("\"{}\"", gossip_of(&a));
+    key_file(&key, &format!("1:{OTHER}\n"), 0o600);
+    let b = start(dir, "b", &seed);
+    (a, b)
+}
+
 #[test]
 fn running_nodes_are_compared_over_their_api() {
     let dir = tempfile::tempdir().unwrap();
-    let key = dir.path().join("key");
-    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
-    let a = start(dir.path(), "a", "");
-    let seed = format!("\"{}\"", gossip_of(&a));
-    // Another key, so that they do not hear each other.
-    key_file(&key, &format!("1:{OTHER}\n"), 0o600);
-    let b = start(dir.path(), "b", &seed);
+    let (a, b) = strangers(dir.path());
     // The same token on both.
     let secret = token(&dir.path().join("a"), "reader", "read");
     std::fs::copy(dir.path().join("a").join("tokens"), dir.path().join("b").join("tokens")).unwrap();
@@ -205,13 +210,7 @@ fn running_nodes_are_compared_over_their_api() {
 #[test]
 fn keys_are_exchanged_by_hup_and_strangers_are_counted() {
     let dir = tempfile::tempdir().unwrap();
-    let key = dir.path().join("key");
-    key_file(&key, &format!("1:{SECRET}\n"), 0o600);
-    let a = start(dir.path(), "a", "");
-    let seed = format!("\"{}\"", gossip_of(&a));
-    // Another key: it stays outside.
-    key_file(&key, &format!("1:{OTHER}\n"), 0o600);
-    let b = start(dir.path(), "b", &seed);
+    let (a, b) = strangers(dir.path());
     eventually("the stranger is counted", || {
         let text = a.get("/metrics").text();
         let line = text.lines().find(|l| l.contains("reason=\"unauthenticated\""))?.to_owned();
