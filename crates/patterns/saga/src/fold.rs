@@ -61,6 +61,15 @@ pub struct Generation {
     pub undo_attempts: u32,
     /// Its effect is reversed.
     pub undone: bool,
+    /// A person decided to leave its effect as it is, and to go on with the next generation.
+    pub left: bool,
+}
+
+impl Generation {
+    /// Whether it may have an effect that is to be undone when the step is.
+    fn stands(&self) -> bool {
+        self.effect != Effect::None && !self.undone && !self.left
+    }
 }
 
 /// The state of one step.
@@ -135,14 +144,29 @@ impl Node {
     /// The largest effect of all generations that is not reversed.
     #[must_use]
     pub fn effect(&self) -> Effect {
-        self.generations.iter().filter(|g| !g.undone).map(|g| g.effect).max().unwrap_or_default()
+        self.generations.iter().filter(|g| g.stands()).map(|g| g.effect).max().unwrap_or_default()
+    }
+
+    /// The same after one more attempt of the generation in force.
+    pub(crate) fn effect_after(&self, verdict: &Verdict) -> Effect {
+        let (current, earlier) = self.generations.split_last().expect("invariant: there is a generation");
+        let earlier = earlier.iter().filter(|g| g.stands()).map(|g| g.effect).max().unwrap_or_default();
+        earlier.max(current.effect.join(verdict))
     }
 
     /// The newest generation (from 1) whose effect must be reversed.
     #[must_use]
     pub fn to_undo(&self) -> Option<u32> {
-        let open = self.generations.iter().rposition(|g| !g.undone && g.effect != Effect::None)?;
+        let open = self.generations.iter().rposition(Generation::stands)?;
         u32::try_from(open + 1).ok()
+    }
+
+    /// The generation (from 1) that was replaced by one with other input, and whose effect must be reversed before that
+    /// one is begun: both would stand.
+    #[must_use]
+    pub fn replaced(&self) -> Option<u32> {
+        let unbegun = self.generations.len() > 1 && self.current().attempts == 0 && !self.done;
+        self.to_undo().filter(|_| unbegun)
     }
 
     /// Whether it was ever started.
@@ -404,7 +428,10 @@ impl State {
             Phase::Forward => self.nodes.iter().all(|n| n.done).then_some(SagaStatus::Completed),
             Phase::Unwinding if !self.settled(definition).iter().all(|s| *s) => None,
             Phase::Unwinding => {
-                let left = self.nodes.iter().any(|n| n.skipped && n.effect() != Effect::None);
+                let left = |n: &Node| {
+                    n.skipped && n.effect() != Effect::None || n.generations.iter().any(|g| g.left)
+                };
+                let left = self.nodes.iter().any(left);
                 Some(if left { SagaStatus::Abandoned } else { SagaStatus::Compensated })
             }
         }
@@ -443,7 +470,7 @@ impl State {
         let node = &self.nodes[i];
         let next = node.current().attempts + 1;
         let why = match () {
-            () if node.running.is_some() => "is already running",
+            () if node.running.is_some() || node.undoing.is_some() => "is already running",
             () if node.done || node.failed => "is over",
             () if at.attempt != next || at.generation as usize != node.generations.len() => {
                 "is not the next one"
@@ -546,7 +573,9 @@ impl State {
         let node = &self.nodes[i];
         let next = node.to_undo().map(|g| (g, node.generations[g as usize - 1].undo_attempts + 1));
         let why = match () {
-            () if self.phase(definition) != Phase::Unwinding => "is undone while the saga goes forward",
+            () if self.phase(definition) != Phase::Unwinding && node.replaced() != Some(at.generation) => {
+                "is undone while the saga goes forward"
+            }
             () if node.running.is_some() || node.undoing.is_some() => "is undone while it runs",
             () if node.skipped || next != Some((at.generation, at.attempt)) => "has nothing to undo there",
             () if !matches!(step.undo, Undo::Call(_)) => "has no undo",

@@ -6,9 +6,9 @@ use mainstay_clock::backoff::Backoff;
 use mainstay_store::journal::{MAX_LOG_BYTES, MAX_RECORDS, SagaStatus};
 
 use crate::definition::{
-    Definition, MAX_PAYLOAD, MAX_STEPS, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, StepKind, Undo,
+    Definition, MAX_PAYLOAD, MAX_STEPS, OnUnknown, RETRIABLE_ATTEMPTS, RetrySpec, Step, StepKind, Undo,
 };
-use crate::fold::{Effect, Phase, State};
+use crate::fold::{Effect, Node, Phase, State};
 use crate::wire::{AttemptRef, Cause, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict};
 
 /// Most steps of one saga in flight.
@@ -116,17 +116,22 @@ fn forward(definition: &Definition, state: &State, now: i64) -> Vec<Command> {
             _ => {}
         }
     }
-    let mut slots = PARALLEL_STEPS.saturating_sub(state.nodes.iter().filter(|n| n.running.is_some()).count());
+    let busy = |n: &Node| n.running.is_some() || n.undoing.is_some();
+    let mut slots = PARALLEL_STEPS.saturating_sub(state.nodes.iter().filter(|n| busy(n)).count());
     for (i, step) in definition.steps().iter().enumerate() {
         let node = &state.nodes[i];
         let blocked = node.item.is_some() && node.retry_at.is_none();
-        if node.done || node.failed || node.running.is_some() || blocked || !state.ready(step) || state.paused
-        {
+        if node.done || node.failed || busy(node) || blocked || !state.ready(step) || state.paused {
             continue;
         }
+        let replaced = node.replaced().filter(|_| matches!(step.undo, Undo::Call(_)));
         match node.retry_at {
             Some(at) if at > now => wake = Some(wake.map_or(at, |w| w.min(at))),
             _ if slots == 0 => {}
+            _ if replaced.is_some() => {
+                slots -= 1;
+                commands.extend(replaced.map(|generation| undo_of(step, node, generation)));
+            }
             _ => {
                 slots -= 1;
                 let generation = u32::try_from(node.generations.len()).unwrap_or(u32::MAX);
@@ -163,13 +168,18 @@ fn unwind(definition: &Definition, state: &State, now: i64, undo_slots: usize) -
             _ if slots == 0 => {}
             _ => {
                 slots -= 1;
-                let attempt = node.generations[generation as usize - 1].undo_attempts + 1;
-                commands.push(Command::Undo(AttemptRef { step: step.name.clone(), attempt, generation }));
+                commands.push(undo_of(step, node, generation));
             }
         }
     }
     commands.extend(wake.map(Command::WakeAt));
     commands
+}
+
+/// The next attempt to undo a generation.
+fn undo_of(step: &Step, node: &Node, generation: u32) -> Command {
+    let attempt = node.generations[generation as usize - 1].undo_attempts + 1;
+    Command::Undo(AttemptRef { step: step.name.clone(), attempt, generation })
 }
 
 /// What follows from the end of an attempt: retry, a person, or failure. `jitter` is a random number in
@@ -190,11 +200,7 @@ pub fn end_step(
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, node) = (&definition.steps()[i], &state.nodes[i]);
     let verdict = kept(definition, state, verdict);
-    let effect = node.effect().max(node.current().effect.join(&verdict));
-    let effect = match &verdict {
-        Verdict::Rejected { is_final: true, .. } if node.generations.len() == 1 => Effect::None,
-        _ => effect,
-    };
+    let effect = node.effect_after(&verdict);
     // What runs after the pivot goes on, whatever was asked for while the pivot was in flight.
     let turning = state.stop.is_some()
         && match step.kind {

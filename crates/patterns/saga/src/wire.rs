@@ -293,7 +293,8 @@ pub enum Operation {
     Retry {
         /// Step name.
         step: String,
-        /// Another input, under a new key generation.
+        /// Another input, under a new key generation. What may have happened under the former one is undone before, by
+        /// a step that has an undo. Of an undo: what it is told.
         #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
         input: Option<Value>,
     },

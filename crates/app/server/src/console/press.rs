@@ -99,7 +99,7 @@ pub(super) const ALL: [Press; 13] = [
     press(
         "retry_with_input",
         "Try again with another input",
-        "Makes the next attempt with the input below. An action gets a new key: if an earlier attempt did take effect, this is a second one. An undo is told the new input.",
+        "Makes the next attempt with the input below. An action gets a new key: what an earlier attempt may have done is undone before, and of a step without an undo it stays. An undo is told the new input.",
         WHY,
     ),
     Press {
@@ -107,7 +107,7 @@ pub(super) const ALL: [Press; 13] = [
         ..press(
             "skip",
             "Leave it as it is",
-            "Gives this up. A skipped undo leaves its effect in the world, and the saga ends abandoned; a skipped action counts as done without an output.",
+            "Gives this up. A skipped undo leaves its effect in the world: a saga that turns back ends abandoned, one that was to try the step again with another input does so. A skipped action counts as done without an output.",
             EVIDENCE,
         )
     },

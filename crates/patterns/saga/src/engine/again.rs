@@ -134,7 +134,7 @@ fn carry(definition: &Definition, state: &State, from: &str) -> Result<Vec<Carri
         let before = carried.len();
         for (i, step) in steps.iter().enumerate() {
             let node = &state.nodes[i];
-            let stands = node.done && !node.generations.iter().any(|g| g.undone);
+            let stands = node.done && !node.current().undone;
             if stands && !again[i] && !taken[i] && step.after.iter().all(|p| taken[*p]) {
                 taken[i] = true;
                 let output = node.current().output.clone().unwrap_or(Value::Null);

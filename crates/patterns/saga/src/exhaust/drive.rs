@@ -15,7 +15,7 @@ use mainstay_store::memory::MemoryJournal;
 
 use super::cut::Cut;
 use super::gate::Process;
-use super::plan::{Case, Stop};
+use super::plan::{Case, Fault, Stop};
 use super::probe::{Control, Probe, deliver};
 use super::tap::TapJournal;
 use super::{Exhaust, Parts};
@@ -204,7 +204,9 @@ impl Run {
             }
             self.control.healed.store(true, Ordering::Release);
             for step in steps {
-                let retry = Operation::Retry { step: step.clone(), input: None };
+                let edits = self.control.case.faults.iter().any(|(_, fault)| *fault == Fault::Edited);
+                let input = if edits { self.edited(step).await? } else { None };
+                let retry = Operation::Retry { step: step.clone(), input };
                 let request = ActionRequest::new("exhaust", "repaired", retry);
                 match engine.attention().act(handle.uid(), request).await {
                     // An action posted before a crash was taken up meanwhile: there is nothing left to do. Or
@@ -216,6 +218,24 @@ impl Run {
             self.clock.sleep(LOOK_AGAIN).await;
         }
         Err(format!("{MOST_REPAIRS} repairs did not end it"))
+    }
+
+    /// The input of a step, as somebody sends it who found nothing to change: it is another key all the same.
+    async fn edited(&self, step: &str) -> Result<Option<serde_json::Value>, String> {
+        let name = self.definition.name();
+        let found = self.journal.find(name, ID).await.map_err(|e| e.to_string())?;
+        let Some(found) = found else { return Ok(None) };
+        let loaded = self.journal.load(&found.uid).await.map_err(|e| e.to_string())?;
+        let records = loaded.map(|l| l.records).unwrap_or_default();
+        let facts: Result<Vec<_>, _> = records.iter().map(decode).collect();
+        let facts = facts.map_err(|e| e.to_string())?;
+        let state = State::fold(&self.definition, &facts).map_err(|e| e.to_string())?;
+        let output = |name: &str| {
+            let node = self.definition.index(name).map(|i| &state.nodes[i])?;
+            node.current().output.clone()
+        };
+        let step = self.definition.index(step).map(|i| &self.definition.steps()[i]);
+        Ok(step.map(|step| step.input.render(&state.input, output)))
     }
 
     async fn cancel(&self, engine: &Engine, handle: &Handle) -> Result<(), String> {

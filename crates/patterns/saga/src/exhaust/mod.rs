@@ -4,7 +4,8 @@
 //!
 //! 1. undisturbed;
 //! 2. each step rejected, not sent, unknown before and after its effect, panicking and timing out before and
-//!    after it, output lost, and the saga cancelled while it is in flight;
+//!    after it, output lost, the saga cancelled while it is in flight, and, where a person is asked, tried again with
+//!    other input;
 //! 3. each action and each undo executed twice;
 //! 4. each undo failing once, for ever and refused for ever; a person then retries it;
 //! 5. each delivery repeated after the end, and each action arriving only after its undo;

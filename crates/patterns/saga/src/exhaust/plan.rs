@@ -2,7 +2,7 @@
 
 use mainstay_clock::{Rng as _, SeededRng};
 
-use crate::definition::{Definition, StepKind};
+use crate::definition::{Definition, OnUnknown, StepKind};
 use crate::exhaust::lint::has_local_undo;
 
 /// Parallel groups up to this size are tried completely.
@@ -38,10 +38,12 @@ pub(super) enum Fault {
     Delayed,
     /// Somebody cancels the saga while the step is in flight.
     Cancelled,
+    /// It had an effect that nobody knows of, and a person tries again with other input.
+    Edited,
 }
 
 impl Fault {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 20] = [
         Self::Rejected,
         Self::NotSent,
         Self::UnknownBefore,
@@ -61,6 +63,7 @@ impl Fault {
         Self::Redelivered,
         Self::Delayed,
         Self::Cancelled,
+        Self::Edited,
     ];
 
     fn name(self) -> &'static str {
@@ -84,6 +87,7 @@ impl Fault {
             Self::Redelivered => "redelivered",
             Self::Delayed => "delayed",
             Self::Cancelled => "cancelled",
+            Self::Edited => "edited",
         }
     }
 
@@ -146,6 +150,15 @@ impl Case {
         Self { name, faults, ranks: Vec::new(), person: false, completes: false, zombies: false }
     }
 
+    /// Whether a person may be asked what became of a step that goes wrong: a crash can hide its answer, and nobody else knows.
+    fn asks_a_person(&self, definition: &Definition) -> bool {
+        self.faults.iter().map(|(i, _)| &definition.steps()[*i]).any(|step| {
+            let known = step.local_status || step.status.is_some();
+            let asks = step.kind == StepKind::Pivot || matches!(step.on_unknown, OnUnknown::Ask);
+            asks && !known
+        })
+    }
+
     /// Every place to cut a run of `appends` appends and `calls` calls.
     pub(super) fn stops(&self, appends: u64, calls: u64) -> Vec<Stop> {
         let mut stops = Vec::new();
@@ -187,6 +200,7 @@ pub(super) fn cases(definition: &Definition, seed: u64, late: bool, zombies: boo
 fn single(definition: &Definition, i: usize, fault: Fault, late: bool) -> Option<Case> {
     let step = &definition.steps()[i];
     let undo = has_local_undo(step);
+    let asks = matches!(step.on_unknown, OnUnknown::Ask);
     let harmless = matches!(fault, Fault::UnknownAfterOnce | Fault::ActTwice);
     let mut faults = vec![(i, fault)];
     match fault {
@@ -194,6 +208,8 @@ fn single(definition: &Definition, i: usize, fault: Fault, late: bool) -> Option
         Fault::Redelivered | Fault::Delayed if !late => return None,
         // A pivot or a retriable step that only answers later is asked for again until it does.
         Fault::Delayed if !undo => return None,
+        // Others are undone without a person.
+        Fault::Edited if !undo || !asks => return None,
         _ => {}
     }
     if fault.is_of_undo() || (fault == Fault::Redelivered && undo) {
@@ -202,8 +218,10 @@ fn single(definition: &Definition, i: usize, fault: Fault, late: bool) -> Option
     let mut case = Case::new(format!("{}.{}", step.name, fault.name()), faults);
     case.person = matches!(fault, Fault::UndoFailsForEver | Fault::UndoRefused)
         || step.kind != StepKind::Compensable
-        || matches!(step.on_unknown, crate::definition::OnUnknown::Ask);
-    case.completes = (harmless && step.retry.attempts > 1) || (fault == Fault::ActTwice);
+        || asks
+        || case.asks_a_person(definition);
+    case.completes =
+        (harmless && step.retry.attempts > 1) || matches!(fault, Fault::ActTwice | Fault::Edited);
     Some(case)
 }
 
@@ -265,6 +283,7 @@ fn parallel(definition: &Definition, group: &[usize], seed: u64) -> Vec<Case> {
         let failed: Vec<usize> = faults.iter().map(|(i, _)| *i).collect();
         let name = format!("parallel {} fail in order {}", text(&failed), text(order));
         let mut case = Case::new(name, faults);
+        case.person = case.asks_a_person(definition);
         case.ranks = (1..).zip(order).map(|(rank, i)| (*i, rank * 10)).collect();
         cases.push(case);
     }

@@ -169,7 +169,8 @@ impl LocalStep for Probe {
                 drop(self.inner.act(cx.clone(), input.clone()).await);
             }
             let result = self.inner.act(cx, input).await;
-            if hit(Fault::UnknownAfter) || self.control.suffers_once(self.index, Fault::UnknownAfterOnce) {
+            let unheard = hit(Fault::UnknownAfter) || hit(Fault::Edited);
+            if unheard || self.control.suffers_once(self.index, Fault::UnknownAfterOnce) {
                 return Err(StepError::unknown("injected: after"));
             }
             if hit(Fault::PanicAfter) {

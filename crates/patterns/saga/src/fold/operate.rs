@@ -115,11 +115,18 @@ impl State {
             return no("an attempt is in flight");
         }
         let waiting = node.retry_at.is_some();
+        let stands = node.effect() != Effect::None;
         let turned = self.phase(definition) == Phase::Unwinding;
         match (operation, node.item) {
             // Its action is not made any more: it would be undone though nobody said whether it happened.
             (Operation::Retry { .. }, Some(item)) if turned && item != ItemKind::UndoFailed => {
                 no("the saga turns back: say whether it happened, use resolve")
+            }
+            // Other input is another key: what happened under this one, nothing could undo.
+            (Operation::Retry { input: Some(_), .. }, Some(_))
+                if stands && definition.steps()[i].kind == StepKind::Pivot =>
+            {
+                no("the pivot may have happened, and is never undone: use resolve")
             }
             // A retry without new input only brings the next attempt forward.
             (Operation::Retry { input: None, .. }, _) if waiting || node.item.is_some() => Ok(()),
@@ -207,6 +214,7 @@ pub(super) fn apply(state: &mut State, definition: &Definition, action: &Action)
 fn on_step(state: &mut State, definition: &Definition, operation: &Operation) {
     let Some(i) = operation.step().and_then(|s| definition.index(s)) else { return };
     let undoing = state.nodes[i].item == Some(ItemKind::UndoFailed);
+    let forward = state.phase(definition) == Phase::Forward;
     let node = &mut state.nodes[i];
     node.item = None;
     node.retry_at = None;
@@ -240,8 +248,13 @@ fn on_step(state: &mut State, definition: &Definition, operation: &Operation) {
             node.failed = true;
             state.fail(step, i);
         }
-        Operation::ResolveUndone { .. } => node.generations.iter_mut().for_each(|g| g.undone = true),
-        Operation::Skip { .. } if undoing => node.skipped = true,
+        Operation::ResolveUndone { .. } => {
+            node.generations.iter_mut().filter(|g| g.effect != Effect::None).for_each(|g| g.undone = true);
+        }
+        Operation::Skip { .. } if undoing => match node.replaced().filter(|_| forward) {
+            Some(generation) => node.generations[generation as usize - 1].left = true,
+            None => node.skipped = true,
+        },
         Operation::Skip { .. } => {
             // Done for what follows, with nothing to hand on; its effect, if any, stays on the books.
             node.done = true;

@@ -642,22 +642,6 @@ async fn if_k3_an_unknown_outcome_of_a_saga_that_turned_back_is_answered_and_not
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_retry_with_edited_input_is_a_new_key_generation() {
-    let world = World::new();
-    let mut charge = step("charge", &["reserve"]);
-    charge.on_unknown = OnUnknown::Ask;
-    world.script("charge", &[Act::UnknownAfter, Act::UnknownAfter, Act::UnknownAfter, Act::Done]);
-    let definition = definition(vec![step("reserve", &[]), charge]);
-    let (engine, handle) = world.begin(&definition).await;
-    handle.outcome().await.unwrap();
-    let retry = Operation::Retry { step: "charge".to_owned(), input: Some(json!({"amount": 5})) };
-    engine.attention().act(handle.uid(), ActionRequest::new("ann", "wrong amount", retry)).await.unwrap();
-    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
-    let keys = world.ledger.lock().unwrap().keys.clone();
-    assert!(keys.last().unwrap().ends_with("/charge/action~2"), "{keys:?}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn cancel_turns_back() {
     let world = World::new();
     world.script("charge", &[Act::Hang]);

@@ -10,6 +10,7 @@ mod claims;
 mod definition;
 #[cfg(feature = "http")]
 mod dial;
+mod edited;
 mod engine;
 mod exhaust;
 #[cfg(feature = "tower")]
