@@ -110,6 +110,31 @@ impl SqliteStore {
         Ok(Self(Arc::new(Shared { writer, readers, turns, scans, config, changed })))
     }
 
+    /// Gives this handle up, and waits until the file is free for whoever opens it next: until every clone and every cell
+    /// of this store is gone, and what was asked of it is written. A store that is only dropped frees its file in the
+    /// background, soon, so that a next [`open`](Self::open) may still find it occupied.
+    ///
+    /// # Cancel safety
+    /// The handle is given up, and the file is freed without anybody who waits for it.
+    ///
+    /// ```
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let config = SqliteConfig::new(dir.path().join("node.db"));
+    /// let store = SqliteStore::open(config.clone(), &Runtime::system()).unwrap();
+    /// store.close().await;
+    /// SqliteStore::open(config, &Runtime::system()).unwrap();
+    /// # });
+    /// ```
+    pub async fn close(self) {
+        let mut commits = self.0.changed.clone();
+        drop(self);
+        while commits.changed().await.is_ok() {}
+    }
+
     /// What was written since it was opened, and how long the disk took.
     #[must_use]
     pub fn writes(&self) -> Writes {

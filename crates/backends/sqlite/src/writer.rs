@@ -128,10 +128,10 @@ pub(crate) struct Core {
     /// After a failed sync nothing is certain any more; the process must reopen the file.
     broken: Stop,
     commits: u32,
-    /// Counts commits, for those who wait for one.
-    changed: watch::Sender<u64>,
     /// Freed with the last write, not before.
     _lock: LockFile,
+    /// Counts commits, for those who wait for one. Last: whoever waits for its end waits for the lock.
+    changed: watch::Sender<u64>,
 }
 
 impl Pen {
@@ -165,8 +165,8 @@ impl Core {
             meter: Arc::default(),
             broken: Stop::default(),
             commits: 0,
-            changed,
             _lock: lock,
+            changed,
         })
     }
 

@@ -127,10 +127,20 @@ impl FencedFile {
                 Err(e) => return Err(failed(&self.lock, e.into())),
             }
         }
-        // Closing the file frees the lock, and so does the end of the process.
-        let done = work();
-        drop(file);
-        done
+        let _held = Held(file);
+        work()
+    }
+}
+
+/// A lock that is freed when this is dropped, or when the process ends.
+struct Held(File);
+
+impl Drop for Held {
+    /// Closing alone would not do: a process that another thread starts has a copy of the descriptor until it becomes
+    /// its program, and the lock lasts as long as any copy.
+    fn drop(&mut self) {
+        // Refused only for what is no descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -291,15 +291,8 @@ async fn if_c12_the_counts_say_what_the_rows_say() {
     holder.await.unwrap();
     assert_eq!(answers.iter().filter(|a| a.is_err()).count(), 1);
     agree(&store, "finished").await;
-    drop(store);
-    // The writer ends by itself, and with it the lock of the file.
-    let store = loop {
-        match open(&file) {
-            Ok(store) => break store,
-            Err(e) if e.kind() == ErrorKind::Occupied => tokio::task::yield_now().await,
-            Err(e) => panic!("{e}"),
-        }
-    };
+    store.close().await;
+    let store = open(&file).unwrap();
     agree(&store, "opened again").await;
     let far = mainstay_clock::WallTime::from_unix_millis(i64::MAX);
     let never = mainstay_clock::WallTime::from_unix_millis(0);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures_util::poll;
 use mainstay_clock::Runtime;
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
@@ -45,6 +46,27 @@ async fn a_second_engine_on_one_file_fails_loudly() {
     let first = open(&file).unwrap();
     assert_eq!(open(&file).unwrap_err().kind(), ErrorKind::Occupied);
     drop(first);
+}
+
+/// Whoever dropped a store and opened its file again raced with the writer, which ends by itself.
+#[tokio::test]
+async fn a_file_that_was_closed_is_free_once_its_last_handle_is_gone() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    let cell = store.cell("kept");
+    let mut closing = Box::pin(store.close());
+    assert!(poll!(closing.as_mut()).is_pending(), "a cell still writes");
+    cell.store_synced(b"1".to_vec()).await.unwrap();
+    assert!(poll!(closing.as_mut()).is_pending());
+    assert_eq!(open(&file).unwrap_err().kind(), ErrorKind::Occupied);
+    drop(cell);
+    closing.await;
+    for _ in 0..20 {
+        open(&file).unwrap().close().await;
+    }
+    let store = open(&file).unwrap();
+    assert_eq!(store.cell("kept").load().await.unwrap().as_deref(), Some(&b"1"[..]));
 }
 
 #[test]
@@ -193,7 +215,7 @@ async fn m_g5_a_cell_with_a_damaged_name_is_not_taken_for_one_that_never_was() {
     let file = files.fresh();
     let store = open(&file).unwrap();
     store.cell("hlc").store_synced(b"8".to_vec()).await.unwrap();
-    drop(store);
+    store.close().await;
     let conn = Connection::open(&file).unwrap();
     assert_eq!(conn.execute("update cell set name = 'hlb'", []).unwrap(), 1);
     drop(conn);
@@ -210,7 +232,7 @@ async fn m_g5_a_cell_with_a_damaged_name_is_not_taken_for_one_that_never_was() {
 async fn an_older_cell_is_read() {
     let files = Files::new();
     let file = files.fresh();
-    drop(open(&file).unwrap());
+    open(&file).unwrap().close().await;
     let conn = Connection::open(&file).unwrap();
     let sum = Hash::of(b"8").0;
     conn.execute("insert into cell values ('hlc', ?1, ?2)", rusqlite::params![b"8".as_slice(), sum]).unwrap();
