@@ -345,12 +345,12 @@ impl Meter {
 ///
 /// ```
 /// use mainstay_clock::Runtime;
-/// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+/// use mainstay_sqlite::SqliteStore;
 /// use mainstay_store::RecordStore;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir().unwrap();
-/// let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &Runtime::system()).unwrap();
+/// let store = SqliteStore::builder(dir.path().join("node.db")).open(&Runtime::system()).unwrap();
 /// store.put_if("k", None, b"v".to_vec(), None).await.unwrap();
 /// let writes = store.writes();
 /// assert!(writes.commits >= 1 && writes.queued == 0);

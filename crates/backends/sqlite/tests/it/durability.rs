@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_util::poll;
 use mainstay_clock::Runtime;
 use mainstay_clock::virtual_time::VirtualClock;
-use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
+use mainstay_sqlite::{SqliteStore, tx};
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Create, Created, Filter, Hash, NewRecord, Row, Uid,
 };
@@ -36,7 +36,7 @@ pub(crate) fn row() -> Row {
 }
 
 pub(crate) fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
-    SqliteStore::open(SqliteConfig::new(file), &Runtime::system())
+    SqliteStore::builder(file).open(&Runtime::system())
 }
 
 #[tokio::test]
@@ -69,6 +69,26 @@ async fn a_file_that_was_closed_is_free_once_its_last_handle_is_gone() {
     assert_eq!(store.cell("kept").load().await.unwrap().as_deref(), Some(&b"1"[..]));
 }
 
+#[tokio::test]
+async fn cancel_safety_of_close_the_file_is_freed_without_anybody_who_waits() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    let cell = store.cell("kept");
+    let mut closing = Box::pin(store.close());
+    assert!(poll!(closing.as_mut()).is_pending());
+    drop(closing);
+    cell.store_synced(b"1".to_vec()).await.unwrap();
+    drop(cell);
+    loop {
+        match open(&file) {
+            Ok(_) => break,
+            Err(e) if e.kind() == ErrorKind::Occupied => tokio::task::yield_now().await,
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
 #[test]
 fn a_newer_file_and_a_damaged_one_are_refused() {
     let files = Files::new();
@@ -85,8 +105,8 @@ async fn m_g5_a_flipped_bit_is_found_and_a_gap_too() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(mainstay_clock::SeededRng::new(1)));
-    let config = SqliteConfig::new(&file).with_driver(mainstay_sqlite::Driver::Inline);
-    let store = SqliteStore::open(config, &runtime).unwrap();
+    let config = SqliteStore::builder(&file).driver(mainstay_sqlite::Driver::Inline);
+    let store = config.open(&runtime).unwrap();
     for id in ["flip", "gap", "fine"] {
         store.create(create(id)).await.unwrap();
     }
@@ -105,8 +125,8 @@ async fn m_g5_a_flipped_bit_is_found_and_a_gap_too() {
 async fn m_g5_a_full_disk_refuses_and_keeps_what_was_acknowledged() {
     let files = Files::new();
     let file = files.fresh();
-    let config = SqliteConfig::new(&file).with_max_pages(60);
-    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let config = SqliteStore::builder(&file).max_pages(60);
+    let store = config.open(&Runtime::system()).unwrap();
     let mut acknowledged = 0;
     let refused = loop {
         let mut big = create(&acknowledged.to_string());

@@ -140,7 +140,7 @@ fn a_failure_is_made_small_and_says_how_to_replay_it() {
 
 #[test]
 fn options_that_make_no_sense_are_refused_by_name() {
-    let field = |b: mainstay_sim::sim::SimBuilder| b.build().unwrap_err().field;
+    let field = |b: mainstay_sim::sim::SimBuilder| b.build().unwrap_err().field();
     assert_eq!(field(Sim::builder("Bad Name")), "name");
     assert_eq!(field(Sim::builder("a").nodes(0)), "nodes");
     assert_eq!(field(Sim::builder("a").ops(0)), "ops");
