@@ -106,7 +106,9 @@ fn the_hash_covers_the_graph_and_not_what_may_be_tuned() {
 
 #[test]
 fn what_is_no_toml_is_said_in_one_line_with_its_place() {
-    for (text, place) in [("nope", "at line 1 column 5"), ("name = \"\u{e9}\"\nnope", "at line 2 column 5")] {
+    for (text, place) in
+        [("nope", "at line 1 column 5: nope"), ("name = \"\u{e9}\"\nnope", "at line 2 column 5: nope")]
+    {
         let said = Definition::from_toml(text).unwrap_err().to_string();
         assert!(said.contains(place) && !said.contains('\n'), "{said}");
     }
