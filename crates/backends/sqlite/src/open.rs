@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use mainstay_store::{Error, ErrorKind};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::error::store_error;
 
@@ -14,6 +14,8 @@ const MIN_SQLITE: i32 = 3_051_003;
 pub(crate) const OLDEST: &str = "3.51.3";
 /// A foreign process that holds the file for a moment is slowness, not failure.
 pub(crate) const BUSY: Duration = Duration::from_secs(10);
+/// Between two tries to switch a new file.
+const SWITCHING: Duration = Duration::from_millis(5);
 /// Page cache of the writer, in KiB: the hot end of the tables, and far below the memory goal.
 const WRITER_KIB: i64 = 16 * 1024;
 /// Page cache of a reader, in KiB: there are several; what they miss is in the cache of the system.
@@ -33,17 +35,36 @@ pub(crate) fn open(file: &Path, write: bool) -> Result<Connection, Error> {
     };
     let conn =
         Connection::open_with_flags(file, mode | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(store_error)?;
-    conn.busy_timeout(BUSY).map_err(store_error)?;
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     if write {
-        conn.pragma_update(None, "journal_mode", "wal").map_err(store_error)?;
+        to_wal(&conn)?;
     }
+    conn.busy_timeout(BUSY).map_err(store_error)?;
     conn.execute_batch("pragma synchronous = full; pragma mmap_size = 0; pragma foreign_keys = off;")
         .map_err(store_error)?;
     conn.pragma_update(None, "cache_size", if write { -WRITER_KIB } else { -READER_KIB })
         .map_err(store_error)?;
     verify(&conn)?;
     Ok(conn)
+}
+
+/// Of several that switch a new file at once SQLite refuses all but one, without waiting when their read locks stand in
+/// each other's way. A file is switched once, so those who ask again find it done.
+fn to_wal(conn: &Connection) -> Result<(), Error> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match conn.pragma_update(None, "journal_mode", "wal") {
+            Err(e) if e.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && waited < BUSY => {
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "a process is waited for in real time, as SQLite does"
+                )]
+                std::thread::sleep(SWITCHING);
+                waited += SWITCHING;
+            }
+            switched => return switched.map_err(store_error),
+        }
+    }
 }
 
 /// Reads back what decides whether an answered write survives: SQLite ignores what it does not understand.
@@ -75,7 +96,27 @@ pub(crate) fn check(conn: &Connection) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::{open, verify};
+
+    /// Two commands that a timer starts at the same second: one of them ended with "the database file cannot be used now".
+    #[test]
+    fn those_who_make_a_file_together_all_open_it() {
+        for _ in 0..100 {
+            let dir = tempfile::tempdir().unwrap();
+            let (file, together) = (dir.path().join("a.db"), Barrier::new(4));
+            let opened = || {
+                together.wait();
+                open(&file, true).map(|_| ())
+            };
+            let refused: Vec<_> = std::thread::scope(|s| {
+                let all = [(); 4].map(|()| s.spawn(opened));
+                all.into_iter().filter_map(|one| one.join().unwrap().err()).collect()
+            });
+            assert!(refused.is_empty(), "{refused:?}");
+        }
+    }
 
     #[test]
     fn sg_f12_every_connection_syncs_fully_and_less_is_refused() {

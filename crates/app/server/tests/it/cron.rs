@@ -5,7 +5,7 @@ use std::process::{Child, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::harness::{PATIENCE, eventually, mainstay, quick_dir, stderr};
+use crate::harness::{PATIENCE, eventually, mainstay, quick_dir, stderr, within};
 use crate::machine::finish;
 
 /// A folder with a lease file and what the commands write.
@@ -165,7 +165,9 @@ fn a_scheduler_says_which_slots_it_drops_and_why() {
         Running(command.stdout(Stdio::null()).stderr(said).spawn().unwrap())
     };
     let says = |place: &Place, names: &[&str], text: &str| {
-        eventually(text, || names.iter().map(|name| place.text(name)).find(|said| said.contains(text)))
+        let all = || names.iter().map(|name| place.text(name));
+        let found = within(|| all().find(|said| said.contains(text)));
+        found.unwrap_or_else(|| panic!("nobody said `{text}`: {:?}", all().collect::<Vec<_>>()))
     };
     let kept = Place::new();
     let _alone = start(&kept, &["--at-least", "1h", "-c", "echo ran >> log"], "said");

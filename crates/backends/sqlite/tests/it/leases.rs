@@ -1,7 +1,7 @@
 //! The lease file: several engines, another boot, crowds.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -156,6 +156,24 @@ async fn engines_on_one_file_exclude_each_other_and_serve_in_order() {
     assert!(matches!(here.acquire(join("c")).await.unwrap(), Acquired::Queued { position: Some(1), .. }));
     let Acquired::Granted(second) = there.acquire(join("b")).await.unwrap() else { panic!("b came first") };
     assert!(second[0].token > first[0].token);
+}
+
+/// As commands do that a timer starts at one second.
+#[test]
+fn those_who_make_a_lease_file_together_all_open_it() {
+    let files = Files::new();
+    for _ in 0..30 {
+        let (file, together) = (files.fresh(), Barrier::new(4));
+        let opened = || {
+            together.wait();
+            SqliteLeases::builder(&file).open(&Runtime::system()).err()
+        };
+        let refused: Vec<_> = std::thread::scope(|s| {
+            let all = [(); 4].map(|()| s.spawn(opened));
+            all.into_iter().filter_map(|one| one.join().unwrap()).collect()
+        });
+        assert!(refused.is_empty(), "{refused:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
