@@ -13,7 +13,7 @@ use mainstay::saga::http::{AddressPolicy, HttpParticipant, install_tls};
 use mainstay::saga::inbound::InboundLayer;
 use mainstay::saga::signature::Secret;
 use mainstay::saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
-use mainstay::sqlite::{SqliteConfig, SqliteStore};
+use mainstay::sqlite::SqliteStore;
 use mainstay::store::BoxFuture;
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ async fn main() -> anyhow::Result<()> {
     let policy = AddressPolicy::only([origin.as_str()])?;
     let caller = HttpParticipant::builder(policy, Arc::clone(runtime.clock()));
     let caller = caller.sign(&origin, [Secret::parse(SECRET)?]).build()?;
-    let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &runtime)?;
+    let store = SqliteStore::builder(dir.path().join("node.db")).open(&runtime)?;
     let ship = ("ship".to_owned(), Arc::new(Ship) as Arc<dyn LocalStep>);
     let engine = Engine::builder(Arc::new(store), runtime)
         .participant(Arc::new(caller))

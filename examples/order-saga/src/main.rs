@@ -9,7 +9,7 @@ use anyhow::{Context as _, ensure};
 use mainstay::clock::Runtime;
 use mainstay::saga::engine::StartOptions;
 use mainstay::saga::{Engine, Outcome, Saga, StepCx, StepError, Told, UndoError};
-use mainstay::sqlite::{SqliteConfig, SqliteStore};
+use mainstay::sqlite::SqliteStore;
 
 /// Items reserved, and money taken.
 static STOCK: AtomicI64 = AtomicI64::new(0);
@@ -53,7 +53,7 @@ async fn main() -> anyhow::Result<()> {
 
     let dir = tempfile::tempdir()?;
     let runtime = Runtime::system();
-    let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &runtime)?;
+    let store = SqliteStore::builder(dir.path().join("node.db")).open(&runtime)?;
     let engine = Engine::builder(Arc::new(store), runtime).register(&saga).open().await?;
 
     let order = engine.start_saga(&saga, &7, StartOptions::id("order-7")).await?;

@@ -3,7 +3,7 @@
 //! This crate re-exports the others; it adds nothing. Start with [`saga`], or with [`resilience`] and
 //! `use mainstay::prelude::*`.
 //!
-//! - [`clock`]: time, deadlines, randomness, backoff schedules.
+//! - [`clock`]: time, deadlines, randomness, backoff schedules; the one error of refused settings.
 //! - [`store`]: the contracts backends implement.
 //! - [`resilience`]: retries, breakers, bulkheads, deadlines, composed by one policy.
 //! - [`coordination`]: fenced locks and elections on any lease store.

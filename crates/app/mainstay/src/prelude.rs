@@ -1,8 +1,8 @@
 //! What most programs name: `use mainstay::prelude::*;`
 //!
 //! The handles that one builds, the context that travels, the traits one implements or needs in scope. Not in it:
-//! errors, settings and everything whose name means something else in another module (`Error`, `ConfigError`,
-//! `Outcome`, `State`); take those from their modules.
+//! errors, settings and everything whose name means something else in another module (`Error`, `Outcome`,
+//! `State`); take those from their modules.
 //!
 //! ```
 //! use std::time::Duration;

@@ -33,14 +33,14 @@ const MAX_PREFIX: usize = 255;
 /// | `prefix` | empty | the name is the key, as `etcdctl` has it |
 /// | `names` | whole | applications must not meet by accident |
 /// | `request_timeout` | 3 s | an election of the cluster fits into it |
-/// | `base_epoch` | 0 | raise it when names move here from another store, or after a restore from a snapshot |
+/// | `epoch` | 0 | raise it when names move here from another store, or after a restore from a snapshot |
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EtcdConfig {
     pub(crate) endpoints: Vec<String>,
     pub(crate) prefix: String,
     pub(crate) names: Names,
     pub(crate) request_timeout: Duration,
-    pub(crate) base_epoch: u16,
+    pub(crate) epoch: u16,
     pub(crate) login: Option<Login>,
     pub(crate) tls: TlsFiles,
 }
@@ -82,10 +82,10 @@ impl EtcdConfig {
     /// ```
     /// use mainstay_etcd::EtcdConfig;
     ///
-    /// let config = EtcdConfig::builder("etcd://etcd-1,etcd-2,etcd-3:2479").base_epoch(1);
+    /// let config = EtcdConfig::builder("etcd://etcd-1,etcd-2,etcd-3:2479").epoch(1);
     /// assert!(config.build().is_ok());
-    /// let refused = EtcdConfig::builder("etcd://etcd-1").base_epoch(40_000).build().unwrap_err();
-    /// assert_eq!(refused.field, "base_epoch");
+    /// let refused = EtcdConfig::builder("etcd://etcd-1").epoch(40_000).build().unwrap_err();
+    /// assert_eq!(refused.field(), "epoch");
     /// ```
     pub fn builder(url: &str) -> Builder {
         let config = Self {
@@ -93,7 +93,7 @@ impl EtcdConfig {
             prefix: String::new(),
             names: Names::Whole,
             request_timeout: REQUEST_TIMEOUT,
-            base_epoch: 0,
+            epoch: 0,
             login: None,
             tls: TlsFiles::default(),
         };
@@ -122,8 +122,8 @@ impl Builder {
     }
 
     /// The upper 15 bits of every token; below them is etcd's revision.
-    pub fn base_epoch(mut self, epoch: u16) -> Self {
-        self.config.base_epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.config.epoch = epoch;
         self
     }
 
@@ -142,11 +142,15 @@ impl Builder {
         let config = self.config;
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&config.request_timeout) {
             let allowed = format!("{MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}");
-            return Err(ConfigError::new("request_timeout", config.request_timeout, allowed));
+            return Err(ConfigError::new(
+                "request_timeout",
+                format!("{:?}", config.request_timeout),
+                allowed,
+            ));
         }
-        if config.base_epoch > MAX_EPOCH {
+        if config.epoch > MAX_EPOCH {
             let allowed = format!("0 to {MAX_EPOCH}");
-            return Err(ConfigError::new("base_epoch", config.base_epoch, allowed));
+            return Err(ConfigError::new("epoch", config.epoch, allowed));
         }
         if config.prefix.len() > MAX_PREFIX || config.prefix.contains('\0') {
             let allowed = format!("up to {MAX_PREFIX} bytes, none of them zero");
@@ -228,7 +232,7 @@ mod tests {
             "etcd://a:x",
         ] {
             let refused = hosts(bad).unwrap_err();
-            assert_eq!(refused.field, "url", "{bad}");
+            assert_eq!(refused.field(), "url", "{bad}");
             assert!(!refused.to_string().contains("secret"));
         }
         let all = EtcdConfig::builder("etcds://me:s3%40cret@a,b?ca=/etc/passwd");
@@ -245,11 +249,11 @@ mod tests {
         for (field, builder) in [
             ("request_timeout", builder().request_timeout(Duration::ZERO)),
             ("request_timeout", builder().request_timeout(Duration::MAX)),
-            ("base_epoch", builder().base_epoch(u16::MAX)),
+            ("epoch", builder().epoch(u16::MAX)),
             ("prefix", builder().prefix("a\0")),
             ("prefix", builder().prefix(&"x".repeat(256))),
         ] {
-            assert_eq!(builder.build().unwrap_err().field, field);
+            assert_eq!(builder.build().unwrap_err().field(), field);
         }
     }
 }

@@ -31,7 +31,7 @@ const OLDEST: &str = "3.4";
 /// Leases end by the monotonic clock of etcd's leader; a new leader lets each last its whole ttl again.
 ///
 /// Not guaranteed: that tokens grow over a restore from a snapshot, whose revisions start where it was taken: raise
-/// [`base_epoch`](crate::Builder::base_epoch) after one. A process that saw the larger revision refuses everything
+/// [`epoch`](crate::Builder::epoch) after one. A process that saw the larger revision refuses everything
 /// from then on. etcd counts seconds: a ttl is rounded up, to two at least, so a crashed holder blocks that long and
 /// about half a second more.
 ///
@@ -104,7 +104,7 @@ impl EtcdLeases {
         conn.ready().await?;
         let hub = Hub::new();
         rt.spawn("etcd-watch", Arc::clone(&hub).run(Arc::clone(&conn)));
-        let (scheme, epoch) = (Scheme::new(&config.prefix, config.names), config.base_epoch);
+        let (scheme, epoch) = (Scheme::new(&config.prefix, config.names), config.epoch);
         Ok(Self(Arc::new(Shared { conn, hub, scheme, ops: Ops::default(), epoch })))
     }
 

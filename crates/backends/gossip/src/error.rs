@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+pub use mainstay_clock::ConfigError;
 use mainstay_store::Outcome;
 
 /// A result of this crate.
@@ -121,56 +122,3 @@ impl From<mainstay_store::Error> for Error {
         Self::new(kind, "the snapshot could not be read or written").with(error)
     }
 }
-
-/// A refused configuration: which field, which value, what is allowed.
-///
-/// ```
-/// use mainstay_gossip::Config;
-///
-/// let error = Config::builder("", "shop").build().unwrap_err();
-/// assert_eq!((error.field(), error.value()), ("name", ""));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    field: &'static str,
-    value: String,
-    allowed: String,
-}
-
-impl ConfigError {
-    pub(crate) fn new(field: &'static str, value: impl fmt::Display, allowed: impl fmt::Display) -> Self {
-        Self { field, value: value.to_string(), allowed: allowed.to_string() }
-    }
-
-    /// The field.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        self.field
-    }
-
-    /// The refused value; never a secret.
-    #[must_use]
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What is allowed.
-    #[must_use]
-    pub fn allowed(&self) -> &str {
-        &self.allowed
-    }
-
-    /// A stable name.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        "gossip_config"
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is `{}`; allowed: {}", self.field, self.value, self.allowed)
-    }
-}
-
-impl StdError for ConfigError {}

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mainstay_store::{BoxFuture, DurableCell, Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 /// Largest file that is read: far above what a replica may hold in memory.
 const MAX_FILE: u64 = 1 << 30;
@@ -39,7 +40,16 @@ struct Inner {
     calls: AtomicU64,
     /// The call whose value is in the file.
     written: Mutex<u64>,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Inner {
+    /// Closing alone would not do: a process that another thread starts has a copy of the descriptor until it becomes
+    /// its program, and the lock lasts as long as any copy.
+    fn drop(&mut self) {
+        // Refused only for what is no descriptor.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
 }
 
 impl FileCell {
@@ -56,11 +66,8 @@ impl FileCell {
             .write(true)
             .open(beside(path, "lock"))
             .map_err(failed)?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-            Error::new(ErrorKind::Occupied, format!("{} is in use by another process", path.display()))
-        })?;
-        let inner =
-            Inner { path: path.to_owned(), calls: AtomicU64::new(0), written: Mutex::new(0), _lock: lock };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|e| refusal(path, e))?;
+        let inner = Inner { path: path.to_owned(), calls: AtomicU64::new(0), written: Mutex::new(0), lock };
         Ok(Self(Arc::new(inner)))
     }
 }
@@ -70,6 +77,19 @@ fn beside(path: &Path, what: &str) -> PathBuf {
     name.push(".");
     name.push(what);
     path.with_file_name(name)
+}
+
+/// Only a lock that somebody holds means another process; all else is the file system's trouble.
+fn refusal(path: &Path, e: Errno) -> Error {
+    let name = path.display();
+    let (kind, text) = match e {
+        Errno::WOULDBLOCK => (ErrorKind::Occupied, format!("{name} is in use by another process")),
+        _ => {
+            let text = format!("{name} cannot be locked; it needs a local file system that knows flock");
+            (ErrorKind::Unavailable, text)
+        }
+    };
+    Error::new(kind, text).with_source(io::Error::from(e))
 }
 
 fn unavailable(path: &Path, error: io::Error) -> Error {
@@ -130,5 +150,32 @@ impl DurableCell for FileCell {
         let inner = Arc::clone(&self.0);
         let call = self.0.calls.fetch_add(1, Ordering::Relaxed) + 1;
         Box::pin(blocking(move || inner.write(call, &value)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a fork does to a descriptor between itself and the program that it becomes, for as long as the test wants.
+    #[test]
+    fn a_copy_of_the_descriptor_in_a_child_keeps_no_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        let cell = FileCell::open(&path).unwrap();
+        let copy = cell.0.lock.try_clone().unwrap();
+        assert_eq!(FileCell::open(&path).unwrap_err().kind(), ErrorKind::Occupied);
+        drop(cell);
+        FileCell::open(&path).unwrap();
+        drop(copy);
+    }
+
+    #[test]
+    fn only_a_held_lock_is_called_occupied() {
+        let kind = |e| refusal(Path::new("state"), e).kind();
+        assert_eq!(kind(Errno::WOULDBLOCK), ErrorKind::Occupied);
+        for other in [Errno::NOLCK, Errno::NOTSUP, Errno::INTR, Errno::IO] {
+            assert_eq!(kind(other), ErrorKind::Unavailable, "{other}");
+        }
     }
 }

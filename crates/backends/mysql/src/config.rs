@@ -25,7 +25,7 @@ use crate::server::MysqlServer;
 /// let store = MysqlReplicas::builder("orders").build(&Runtime::system())?;
 /// let a = store.server("mysql://app@10.0.0.1/shop")?; // one server; nothing is connected yet
 /// assert_eq!(a.name(), "10.0.0.1:3306");
-/// assert_eq!(store.server("postgres://x/").unwrap_err().field, "url");
+/// assert_eq!(store.server("postgres://x/").unwrap_err().field(), "url");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone)]
@@ -88,7 +88,7 @@ impl ReplicasBuilder {
             return Err(ConfigError::new("name", self.name, "1 to 200 bytes"));
         }
         if self.timeout < Duration::from_millis(1) || self.timeout > Duration::from_secs(60) {
-            return Err(ConfigError::new("request_timeout", self.timeout, "1 ms to 60 s"));
+            return Err(ConfigError::new("request_timeout", format!("{:?}", self.timeout), "1 ms to 60 s"));
         }
         if self.idle > 1_000 {
             return Err(ConfigError::new("max_idle", self.idle, "0 to 1,000"));

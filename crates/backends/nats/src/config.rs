@@ -96,7 +96,7 @@ impl NatsConfig {
     /// let config = NatsConfig::builder("nats://n-1:4222,nats://n-2:4222").bucket("locks").replicas(3).build();
     /// assert!(config.is_ok());
     /// let refused = NatsConfig::builder("nats://n-1").replicas(2).build().unwrap_err();
-    /// assert_eq!(refused.field, "replicas");
+    /// assert_eq!(refused.field(), "replicas");
     /// ```
     pub fn builder(servers: &str) -> Builder {
         let config = Self {
@@ -145,8 +145,8 @@ impl Builder {
     }
 
     /// The upper 15 bits of every token.
-    pub fn epoch(mut self, epoch: u64) -> Self {
-        self.config.epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.config.epoch = epoch.into();
         self
     }
 
@@ -198,7 +198,11 @@ impl Builder {
             return Err(ConfigError::new("epoch", config.epoch, "0 to 32,767"));
         }
         if config.request_timeout < MIN_TIMEOUT || config.request_timeout > MAX_TIMEOUT {
-            return Err(ConfigError::new("request_timeout", config.request_timeout, "50 ms to 300 s"));
+            return Err(ConfigError::new(
+                "request_timeout",
+                format!("{:?}", config.request_timeout),
+                "50 ms to 300 s",
+            ));
         }
         Ok(config)
     }
@@ -219,7 +223,7 @@ mod tests {
 
     #[test]
     fn f41_settings_that_cannot_hold_are_refused_by_name() {
-        let of = |b: Builder| b.build().unwrap_err().field;
+        let of = |b: Builder| b.build().unwrap_err().field();
         let b = || NatsConfig::builder("nats://127.0.0.1:1");
         assert_eq!(of(NatsConfig::builder("")), "servers");
         assert_eq!(of(NatsConfig::builder("redis://x")), "servers");

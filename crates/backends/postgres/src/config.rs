@@ -17,7 +17,7 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(50);
 /// Longer would outlive most leases.
 const MAX_TIMEOUT: Duration = Duration::from_secs(300);
 /// Epochs have 15 bits, and the timeline needs most of them.
-const MAX_BASE_EPOCH: u16 = 16_383;
+const MAX_EPOCH: u16 = 16_383;
 /// Longest part of a table's name: suffixes are added and 63 bytes are the server's limit.
 const MAX_IDENTIFIER: usize = 40;
 
@@ -41,7 +41,7 @@ pub enum Wake {
 /// | `table` | `mainstay_lease` | in the first schema of the search path |
 /// | `connections` | 8 | commits that come together share a sync; a server has 100 in all |
 /// | `request_timeout` | 5 s | half of a third of the default ttl of 30 s, so a renewal can be repeated |
-/// | `base_epoch` | 0 | raise it when a name moves here from another store |
+/// | `epoch` | 0 | raise it when a name moves here from another store |
 /// | `fencing` | `Strict` | refused at open unless commits are synced |
 /// | `wake` | `Listen` | hand-over in milliseconds |
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct PostgresConfig {
     pub(crate) table: String,
     pub(crate) connections: u32,
     pub(crate) request_timeout: Duration,
-    pub(crate) base_epoch: u16,
+    pub(crate) epoch: u16,
     pub(crate) fencing: Fencing,
     pub(crate) wake: Wake,
 }
@@ -90,10 +90,10 @@ impl PostgresConfig {
     /// let config = PostgresConfig::builder("postgres://app@db-1,db-2/app").request_timeout(Duration::from_secs(2));
     /// assert!(config.build().is_ok());
     /// let refused = PostgresConfig::builder("postgres://app@db-1/app").connections(0).build().unwrap_err();
-    /// assert_eq!(refused.field, "connections");
+    /// assert_eq!(refused.field(), "connections");
     /// assert!(PostgresConfig::builder("postgres://app@db-1/app?sslmode=verify-full").build().is_ok());
     /// let refused = PostgresConfig::builder("postgres://app@db-1/app?sslmode=allow").build().unwrap_err();
-    /// assert_eq!(refused.field, "url");
+    /// assert_eq!(refused.field(), "url");
     /// ```
     pub fn builder(url: &str) -> Builder {
         let connector = connector(url, |config| {
@@ -138,7 +138,7 @@ impl Builder {
             table: "mainstay_lease".to_owned(),
             connections: 8,
             request_timeout: Duration::from_secs(5),
-            base_epoch: 0,
+            epoch: 0,
             fencing: Fencing::Strict,
             wake: Wake::Listen,
         };
@@ -165,8 +165,8 @@ impl Builder {
     }
 
     /// Added to the timeline in the epoch of every token.
-    pub fn base_epoch(mut self, epoch: u16) -> Self {
-        self.config.base_epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.config.epoch = epoch;
         self
     }
 
@@ -195,11 +195,15 @@ impl Builder {
         }
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&config.request_timeout) {
             let allowed = format!("{MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}");
-            return Err(ConfigError::new("request_timeout", config.request_timeout, allowed));
+            return Err(ConfigError::new(
+                "request_timeout",
+                format!("{:?}", config.request_timeout),
+                allowed,
+            ));
         }
-        if config.base_epoch > MAX_BASE_EPOCH {
-            let allowed = format!("0 to {MAX_BASE_EPOCH}");
-            return Err(ConfigError::new("base_epoch", config.base_epoch, allowed));
+        if config.epoch > MAX_EPOCH {
+            let allowed = format!("0 to {MAX_EPOCH}");
+            return Err(ConfigError::new("epoch", config.epoch, allowed));
         }
         let parts: Vec<&str> = config.table.split('.').collect();
         if parts.len() > 2 || !parts.iter().all(|part| is_identifier(part)) {
@@ -209,7 +213,7 @@ impl Builder {
             return Err(ConfigError::new("table", &config.table, allowed));
         }
         if config.fencing == Fencing::None {
-            return Err(ConfigError::new("fencing", config.fencing, "WhileStateSurvives or Strict"));
+            return Err(ConfigError::new("fencing", "None", "WhileStateSurvives or Strict"));
         }
         Ok(config)
     }

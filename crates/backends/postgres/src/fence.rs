@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn names_that_could_carry_a_statement_are_refused() {
         for table in ["", "T", "a;b", "a b", "a.b.c", "1a", "a\"", "a--"] {
-            assert_eq!(Column::new(table, "fence").unwrap_err().field, "table", "{table}");
+            assert_eq!(Column::new(table, "fence").unwrap_err().field(), "table", "{table}");
         }
-        assert_eq!(Column::new("t", "f = 1 or 1").unwrap_err().field, "column");
+        assert_eq!(Column::new("t", "f = 1 or 1").unwrap_err().field(), "column");
         let inner = Column::new("s.t", "f").unwrap();
         assert_eq!(inner.accepts(2), "t.f <= $2");
         assert_eq!(inner.accepts_conflict(), "t.f <= excluded.f");

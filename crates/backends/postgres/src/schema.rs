@@ -19,7 +19,7 @@ const COUNTER: i64 = (1 << COUNTER_BITS) - 1;
 pub(crate) struct Tables {
     pub(crate) lease: String,
     pub(crate) place: String,
-    base_epoch: u16,
+    epoch: u16,
 }
 
 /// Whoever makes tables waits for whoever else does, until its transaction ends: `if not exists` alone lets two
@@ -27,8 +27,8 @@ pub(crate) struct Tables {
 pub(crate) const MAKING: &str = "select pg_advisory_xact_lock(7881696745979404665);";
 
 impl Tables {
-    pub(crate) fn new(table: &str, base_epoch: u16) -> Self {
-        Self { lease: table.to_owned(), place: format!("{table}_place"), base_epoch }
+    pub(crate) fn new(table: &str, epoch: u16) -> Self {
+        Self { lease: table.to_owned(), place: format!("{table}_place"), epoch }
     }
 
     /// The channel on which a change of `name` is told: one for each namespace.
@@ -48,7 +48,7 @@ impl Tables {
         format!(
             "((('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int8 + {base}) * {unit}::int8 \
              + ((extract(epoch from clock_timestamp()) * 1000000)::int8 / 16) % {unit}::int8)",
-            base = self.base_epoch,
+            base = self.epoch,
             unit = COUNTER + 1,
         )
     }

@@ -154,7 +154,7 @@ mod tests {
             "?sslmode=allow",
         ] {
             let error = connector(&format!("postgres://me:s3cret@h/d{bad}"), |_| Ok(())).unwrap_err();
-            assert!(matches!(error.field, "url" | "tls"), "{bad}: {error}");
+            assert!(matches!(error.field(), "url" | "tls"), "{bad}: {error}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
     }

@@ -67,10 +67,16 @@ impl Options {
         }
         let (least, most) = (Duration::from_millis(1), Duration::from_secs(60));
         if self.request_timeout < least || self.request_timeout > most {
-            return Err(ConfigError::new("request_timeout", self.request_timeout, "1 ms to 60 s"));
+            return Err(ConfigError::new(
+                "request_timeout",
+                format!("{:?}", self.request_timeout),
+                "1 ms to 60 s",
+            ));
         }
-        if matches!(&self.profile, KeyProfile::Prefixed(p) if p.is_empty() || p.len() > 255) {
-            return Err(ConfigError::new("profile", &self.profile, "a prefix of 1 to 255 bytes"));
+        if let KeyProfile::Prefixed(prefix) = &self.profile
+            && (prefix.is_empty() || prefix.len() > 255)
+        {
+            return Err(ConfigError::new("profile", prefix, "a prefix of 1 to 255 bytes"));
         }
         Ok(())
     }
@@ -118,8 +124,8 @@ impl Builder {
     }
 
     /// The upper 15 bits of every token.
-    pub fn epoch(mut self, epoch: u64) -> Self {
-        self.options.epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.options.epoch = epoch.into();
         self
     }
 

@@ -72,7 +72,7 @@ mod tests {
             ("rediss://:s3cret@h/?ca=/no/such/file", "tls"),
         ] {
             let error = client(bad).unwrap_err();
-            assert_eq!(error.field, field, "{bad}: {error}");
+            assert_eq!(error.field(), field, "{bad}: {error}");
             assert!(!error.to_string().contains("s3cret"), "{error}");
         }
         assert!(client("rediss://:s3cret@h:6380/2").is_ok());

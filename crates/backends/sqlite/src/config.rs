@@ -1,6 +1,11 @@
 //! Options of the store.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use mainstay_clock::Runtime;
+use mainstay_store::Result;
+
+use crate::store::SqliteStore;
 
 /// Who runs the writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -13,7 +18,7 @@ pub enum Driver {
     Thread,
 }
 
-/// Options of a [`SqliteStore`](crate::SqliteStore).
+/// Opens a [`SqliteStore`], with other options than the usual ones where they are named.
 ///
 /// # Defaults
 /// | option | default | why |
@@ -21,67 +26,72 @@ pub enum Driver {
 /// | `driver` | a thread | group commit |
 /// | `readers` | 2 connections | one for lists and counts, which may take long, one that they leave to those who drive sagas and look at single ones; more reads at once wait in line |
 /// | `max_pages` | none | the disk is the limit |
-/// | `base_epoch` | 0 | raise it when the file was restored from an older copy |
+/// | `epoch` | 0 | raise it when the file was restored from an older copy |
 /// | `max_wal_bytes` | 64 MiB | long enough that checkpoints stay beside the commits, short enough to read back after a crash in a moment |
 #[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct SqliteConfig {
-    /// The database file; its folder must exist.
-    pub file: PathBuf,
-    /// Who runs the writer.
-    pub driver: Driver,
-    /// Reader connections, 1 to 64. Of two and more, one is kept from lists and counts.
-    pub readers: usize,
-    /// Most pages (4 KiB each) of the file.
-    pub max_pages: Option<u32>,
-    /// Length at which the write-ahead log starts over, at least 64 KiB. A reader that stays in it longer
-    /// than that can make it grow to more; this is reported.
-    pub max_wal_bytes: u64,
-    /// Claims of sagas, and with them the fencing tokens that participants see, are above this many times 2^32, 0 to
-    /// 32767. Larger by one after each restore of the file, every saga is claimed above what it was before. Never
-    /// lower it.
-    pub base_epoch: u16,
+#[must_use]
+pub struct StoreBuilder {
+    pub(crate) file: PathBuf,
+    pub(crate) driver: Driver,
+    pub(crate) readers: usize,
+    pub(crate) max_pages: Option<u32>,
+    pub(crate) max_wal_bytes: u64,
+    pub(crate) epoch: u16,
 }
 
-impl SqliteConfig {
-    /// The defaults for a database file.
-    #[must_use]
-    pub fn new(file: impl Into<PathBuf>) -> Self {
+impl StoreBuilder {
+    pub(crate) fn new(file: &Path) -> Self {
         Self {
-            file: file.into(),
+            file: file.to_owned(),
             driver: Driver::Thread,
             readers: 2,
             max_pages: None,
             max_wal_bytes: 64 * 1024 * 1024,
-            base_epoch: 0,
+            epoch: 0,
         }
     }
 
-    /// The same with another driver.
-    #[must_use]
-    pub fn with_driver(mut self, driver: Driver) -> Self {
+    /// Who runs the writer. The inline driver is for virtual time.
+    pub fn driver(mut self, driver: Driver) -> Self {
         self.driver = driver;
         self
     }
 
-    /// The same with another length of the write-ahead log.
-    #[must_use]
-    pub fn with_max_wal_bytes(mut self, bytes: u64) -> Self {
+    /// Reader connections, 1 to 64. Of two and more, one is kept from lists and counts.
+    pub fn readers(mut self, connections: usize) -> Self {
+        self.readers = connections;
+        self
+    }
+
+    /// Most pages (4 KiB each) of the file.
+    pub fn max_pages(mut self, pages: u32) -> Self {
+        self.max_pages = Some(pages);
+        self
+    }
+
+    /// Length at which the write-ahead log starts over, at least 64 KiB. A reader that stays in it longer
+    /// than that can make it grow to more; this is reported.
+    pub fn max_wal_bytes(mut self, bytes: u64) -> Self {
         self.max_wal_bytes = bytes;
         self
     }
 
-    /// The same with claims above those of before a restore.
-    #[must_use]
-    pub fn with_base_epoch(mut self, epoch: u16) -> Self {
-        self.base_epoch = epoch;
+    /// Claims of sagas, and with them the fencing tokens that participants see, are above this many times 2^32, 0 to
+    /// 32767. Larger by one after each restore of the file, every saga is claimed above what it was before. Never
+    /// lower it.
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.epoch = epoch;
         self
     }
 
-    /// The same with a limit on the file's size, in pages of 4 KiB.
-    #[must_use]
-    pub fn with_max_pages(mut self, pages: u32) -> Self {
-        self.max_pages = Some(pages);
-        self
+    /// Opens or creates the file, whose folder must exist: takes its lock, proves the settings, checks integrity,
+    /// migrates.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Occupied`](mainstay_store::ErrorKind::Occupied) when another engine has the file, `NewerVersion`,
+    /// `Corrupt`, `Unsupported` when SQLite does not take the durable settings, `ApiMisuse` for refused options,
+    /// `Unavailable` and `Full`.
+    pub fn open(self, rt: &Runtime) -> Result<SqliteStore> {
+        SqliteStore::with(self, rt)
     }
 }

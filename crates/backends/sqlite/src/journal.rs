@@ -502,7 +502,7 @@ const CLAIMABLE: [&str; 3] = [
 /// double still tells one from the next.
 const CLAIM_BITS: u32 = 32;
 
-fn claim(pen: &mut Pen, c: &ClaimRequest, base_epoch: u16) -> Write<Vec<Claimed>> {
+fn claim(pen: &mut Pen, c: &ClaimRequest, epoch: u16) -> Write<Vec<Claimed>> {
     let (conn, now, me) = (&pen.conn, pen.now, &c.claimant);
     extend_node(conn, &me.node, me.incarnation, me.ttl, now)?;
     let mut due = Vec::new();
@@ -516,7 +516,7 @@ fn claim(pen: &mut Pen, c: &ClaimRequest, base_epoch: u16) -> Write<Vec<Claimed>
             due.push(row?);
         }
     }
-    let floor = i64::from(base_epoch) << CLAIM_BITS;
+    let floor = i64::from(epoch) << CLAIM_BITS;
     let mut claimed = Vec::with_capacity(due.len());
     for (rid, uid, epoch, strikes) in due {
         let epoch = epoch.max(floor) + 1;
@@ -646,7 +646,7 @@ impl Journal for SqliteStore {
     }
 
     fn claim(&self, c: ClaimRequest) -> BoxFuture<'_, Result<Vec<Claimed>>> {
-        let base = self.0.config.base_epoch;
+        let base = self.0.config.epoch;
         Box::pin(self.0.writer.work(0, move |pen| claim(pen, &c, base)))
     }
 

@@ -27,7 +27,7 @@ mod schema;
 mod store;
 mod writer;
 
-pub use config::{Driver, SqliteConfig};
+pub use config::{Driver, StoreBuilder};
 pub use journal::tx;
 pub use leases::{LeasesBuilder, SqliteLeases};
 pub use store::SqliteStore;

@@ -7,9 +7,9 @@ use mainstay_store::{Error, ErrorKind};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Held while the store is open; the operating system frees it when the process ends.
+/// Held until it is dropped; the operating system frees it when the process ends.
 #[derive(Debug)]
-pub(crate) struct LockFile(#[allow(dead_code, reason = "the lock lives as long as the file is open")] File);
+pub(crate) struct LockFile(File);
 
 impl LockFile {
     pub(crate) fn take(database: &Path) -> Result<Self, Error> {
@@ -27,6 +27,15 @@ impl LockFile {
             Ok(()) => Ok(Self(file)),
             Err(e) => Err(refusal(database, e)),
         }
+    }
+}
+
+impl Drop for LockFile {
+    /// Closing alone would not do: a process that another thread starts has a copy of the descriptor until it becomes
+    /// its program, and the lock lasts as long as any copy.
+    fn drop(&mut self) {
+        // Refused only for what is no descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -54,7 +63,21 @@ mod tests {
     use mainstay_store::ErrorKind;
     use rustix::io::Errno;
 
-    use super::refusal;
+    use super::{LockFile, refusal};
+
+    /// What a fork does to a descriptor between itself and the program that it becomes, for as long as the test wants.
+    #[test]
+    fn a_copy_of_the_descriptor_in_a_child_keeps_no_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let database = dir.path().join("a.db");
+        let lock = LockFile::take(&database).unwrap();
+        let copy = lock.0.try_clone().unwrap();
+        let held = LockFile::take(&database).unwrap_err();
+        assert_eq!(held.kind(), ErrorKind::Occupied);
+        drop(lock);
+        LockFile::take(&database).unwrap();
+        drop(copy);
+    }
 
     #[test]
     fn only_a_held_lock_is_called_occupied() {

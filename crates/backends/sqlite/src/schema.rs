@@ -126,7 +126,6 @@ mod tests {
     use rusqlite::Connection;
 
     use super::{V1, VERSION, migrate};
-    use crate::config::SqliteConfig;
     use crate::journal::{OLD_IDENTITIES, OLD_SAGAS};
     use crate::query::OLDEST;
     use crate::store::SqliteStore;
@@ -191,7 +190,7 @@ mod tests {
                 old.execute(row, rusqlite::params![uid, status]).unwrap();
             }
             drop(old);
-            let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+            let store = SqliteStore::builder(&file).open(&Runtime::system()).unwrap();
             assert_eq!(schema(&Connection::open(&file).unwrap()), schema(&fresh), "version {found}");
             let waiting = Filter { attention: true, ..Filter::default() };
             let page = store.query(&waiting, None, 10).await.unwrap();

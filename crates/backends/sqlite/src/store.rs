@@ -1,6 +1,7 @@
 //! The store as users hold it.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +10,7 @@ use mainstay_store::{Error, ErrorKind, Result};
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{Driver, SqliteConfig};
+use crate::config::{Driver, StoreBuilder};
 use crate::lockfile::LockFile;
 use crate::writer::{Core, Writer, Writes};
 use crate::{log, open, schema};
@@ -17,7 +18,7 @@ use crate::{log, open, schema};
 /// A shorter log would start over with every few commits.
 const MIN_WAL_BYTES: u64 = 64 * 1024;
 /// As that of lease stores.
-const MAX_BASE_EPOCH: u16 = (1 << 15) - 1;
+const MAX_EPOCH: u16 = (1 << 15) - 1;
 /// Steps of SQLite's machine after which a scan looks whether anybody still waits for it: a millisecond or less.
 const LOOK_UP: i32 = 20_000;
 
@@ -31,12 +32,12 @@ const LOOK_UP: i32 = 20_000;
 ///
 /// ```
 /// use mainstay_clock::Runtime;
-/// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+/// use mainstay_sqlite::SqliteStore;
 /// use mainstay_store::RecordStore;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir().unwrap();
-/// let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &Runtime::system()).unwrap();
+/// let store = SqliteStore::builder(dir.path().join("node.db")).open(&Runtime::system()).unwrap();
 /// store.put_if("k", None, b"v".to_vec(), None).await.unwrap();
 /// assert_eq!(store.get("k").await.unwrap().unwrap().value, b"v");
 /// # });
@@ -51,19 +52,19 @@ pub(crate) struct Shared {
     turns: Arc<Semaphore>,
     /// One less: reads that may look at every saga leave a connection to the others.
     scans: Arc<Semaphore>,
-    pub(crate) config: SqliteConfig,
+    pub(crate) config: StoreBuilder,
     /// Counts commits.
     pub(crate) changed: watch::Receiver<u64>,
 }
 
 impl SqliteStore {
-    /// Opens or creates the file: takes its lock, proves the settings, checks integrity, migrates.
-    ///
-    /// # Errors
-    /// [`ErrorKind::Occupied`] when another engine has the file, [`ErrorKind::NewerVersion`],
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Unsupported`] when SQLite does not take the durable settings,
-    /// [`ErrorKind::ApiMisuse`] for refused options, [`ErrorKind::Unavailable`] and [`ErrorKind::Full`].
-    pub fn open(config: SqliteConfig, runtime: &Runtime) -> Result<Self> {
+    /// Options for a database file.
+    pub fn builder(file: impl AsRef<Path>) -> StoreBuilder {
+        StoreBuilder::new(file.as_ref())
+    }
+
+    /// The store that these options describe.
+    pub(crate) fn with(config: StoreBuilder, runtime: &Runtime) -> Result<Self> {
         if config.readers == 0 || config.readers > 64 {
             let text = format!("`readers` is {}; allowed: 1 to 64", config.readers);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
@@ -73,8 +74,8 @@ impl SqliteStore {
                 format!("`max_wal_bytes` is {}; allowed: {MIN_WAL_BYTES} or more", config.max_wal_bytes);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
-        if config.base_epoch > MAX_BASE_EPOCH {
-            let text = format!("`base_epoch` is {}; allowed: 0 to {MAX_BASE_EPOCH}", config.base_epoch);
+        if config.epoch > MAX_EPOCH {
+            let text = format!("`epoch` is {}; allowed: 0 to {MAX_EPOCH}", config.epoch);
             return Err(Error::new(ErrorKind::ApiMisuse, text));
         }
         let lock = LockFile::take(&config.file)?;
@@ -108,6 +109,31 @@ impl SqliteStore {
         let scans = Arc::new(Semaphore::new((config.readers - 1).max(1)));
         let readers = Arc::new(Mutex::new(readers));
         Ok(Self(Arc::new(Shared { writer, readers, turns, scans, config, changed })))
+    }
+
+    /// Gives this handle up, and waits until the file is free for whoever opens it next: until every clone and every cell
+    /// of this store is gone, and what was asked of it is written. A store that is only dropped frees its file in the
+    /// background, soon, so that a next [`open`](StoreBuilder::open) may still find it occupied.
+    ///
+    /// # Cancel safety
+    /// The handle is given up, and the file is freed without anybody who waits for it.
+    ///
+    /// ```
+    /// use mainstay_clock::Runtime;
+    /// use mainstay_sqlite::SqliteStore;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let dir = tempfile::tempdir().unwrap();
+    /// let file = SqliteStore::builder(dir.path().join("node.db"));
+    /// let store = file.clone().open(&Runtime::system()).unwrap();
+    /// store.close().await;
+    /// file.open(&Runtime::system()).unwrap();
+    /// # });
+    /// ```
+    pub async fn close(self) {
+        let mut commits = self.0.changed.clone();
+        drop(self);
+        while commits.changed().await.is_ok() {}
     }
 
     /// What was written since it was opened, and how long the disk took.
@@ -207,7 +233,7 @@ mod tests {
     use super::*;
 
     fn store(dir: &tempfile::TempDir) -> SqliteStore {
-        SqliteStore::open(SqliteConfig::new(dir.path().join("x.db")), &Runtime::system()).unwrap()
+        SqliteStore::builder(dir.path().join("x.db")).open(&Runtime::system()).unwrap()
     }
 
     /// A list that looks at every saga takes as long as there are sagas; so many of them kept every reader busy, and the

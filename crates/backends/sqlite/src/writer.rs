@@ -128,10 +128,10 @@ pub(crate) struct Core {
     /// After a failed sync nothing is certain any more; the process must reopen the file.
     broken: Stop,
     commits: u32,
-    /// Counts commits, for those who wait for one.
-    changed: watch::Sender<u64>,
     /// Freed with the last write, not before.
     _lock: LockFile,
+    /// Counts commits, for those who wait for one. Last: whoever waits for its end waits for the lock.
+    changed: watch::Sender<u64>,
 }
 
 impl Pen {
@@ -165,8 +165,8 @@ impl Core {
             meter: Arc::default(),
             broken: Stop::default(),
             commits: 0,
-            changed,
             _lock: lock,
+            changed,
         })
     }
 
@@ -345,12 +345,12 @@ impl Meter {
 ///
 /// ```
 /// use mainstay_clock::Runtime;
-/// use mainstay_sqlite::{SqliteConfig, SqliteStore};
+/// use mainstay_sqlite::SqliteStore;
 /// use mainstay_store::RecordStore;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir().unwrap();
-/// let store = SqliteStore::open(SqliteConfig::new(dir.path().join("node.db")), &Runtime::system()).unwrap();
+/// let store = SqliteStore::builder(dir.path().join("node.db")).open(&Runtime::system()).unwrap();
 /// store.put_if("k", None, b"v".to_vec(), None).await.unwrap();
 /// let writes = store.writes();
 /// assert!(writes.commits >= 1 && writes.queued == 0);

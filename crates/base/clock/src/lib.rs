@@ -13,6 +13,7 @@
 
 pub mod backoff;
 mod clock;
+mod config;
 mod deadline;
 mod instant;
 mod rng;
@@ -24,6 +25,7 @@ pub mod virtual_time;
 #[cfg(feature = "tokio")]
 pub use clock::SystemClock;
 pub use clock::{Clock, Sleep, Tick, os_boot_now, os_wall_now};
+pub use config::ConfigError;
 pub use deadline::Deadline;
 pub use instant::{Instant, WallTime};
 pub use rng::{Rng, SeededRng, SystemRng};

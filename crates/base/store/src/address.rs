@@ -118,6 +118,6 @@ mod tests {
             assert!(!refused.to_string().contains("secret"), "{refused}");
         }
         let missing = TlsFiles { ca: Some("/no/such/file".into()), own: None };
-        assert_eq!(missing.check().unwrap_err().field, "tls");
+        assert_eq!(missing.check().unwrap_err().field(), "tls");
     }
 }

@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+pub use mainstay_clock::ConfigError;
+
 /// Whether an operation took effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(clippy::exhaustive_enums, reason = "there is no fourth answer")]
@@ -165,35 +167,3 @@ impl StdError for Error {
         self.source.as_deref().map(|e| e as &(dyn StdError + 'static))
     }
 }
-
-/// A setting that cannot hold, refused when a store or a recipe is built.
-///
-/// ```
-/// let error = mainstay_store::ConfigError::new("ttl", 0, "1 ms to 30 days");
-/// assert_eq!(error.to_string(), "ttl = 0 is not allowed; allowed: 1 ms to 30 days");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// The setting.
-    pub field: &'static str,
-    /// The refused value.
-    pub value: String,
-    /// What is allowed, and why.
-    pub allowed: String,
-}
-
-impl ConfigError {
-    /// `field` has `value`, but only `allowed` is. Not for secrets: the value is shown.
-    pub fn new(field: &'static str, value: impl fmt::Debug, allowed: impl Into<String>) -> Self {
-        Self { field, value: format!("{value:?}"), allowed: allowed.into() }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} = {} is not allowed; allowed: {}", self.field, self.value, self.allowed)
-    }
-}
-
-impl StdError for ConfigError {}

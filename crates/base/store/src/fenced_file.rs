@@ -26,15 +26,13 @@ use crate::{Error, ErrorKind, FenceCheck, FencingToken, Outcome, Result};
 /// ```
 /// use mainstay_store::{FenceCheck, FencedFile, FencingToken};
 ///
-/// # let dir = std::env::temp_dir().join(format!("fenced-doc-{}", std::process::id()));
-/// # std::fs::create_dir_all(&dir)?;
-/// let file = FencedFile::new(dir.join("balance"));
+/// # let dir = tempfile::tempdir()?;
+/// let file = FencedFile::new(dir.path().join("balance"));
 /// let (old, new) = (FencingToken::new(3), FencingToken::new(7));
 /// assert_eq!(file.replace(new, b"100")?, FenceCheck::Pass);
 /// assert_eq!(file.replace(old, b"late")?, FenceCheck::Stale { seen: new });
 /// assert_eq!(file.update(new, |before| [before, b"0"].concat())?, FenceCheck::Pass);
 /// assert_eq!(file.read()?.as_deref(), Some(&b"1000"[..]));
-/// # std::fs::remove_dir_all(&dir)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -127,10 +125,20 @@ impl FencedFile {
                 Err(e) => return Err(failed(&self.lock, e.into())),
             }
         }
-        // Closing the file frees the lock, and so does the end of the process.
-        let done = work();
-        drop(file);
-        done
+        let _held = Held(file);
+        work()
+    }
+}
+
+/// A lock that is freed when this is dropped, or when the process ends.
+struct Held(File);
+
+impl Drop for Held {
+    /// Closing alone would not do: a process that another thread starts has a copy of the descriptor until it becomes
+    /// its program, and the lock lasts as long as any copy.
+    fn drop(&mut self) {
+        // Refused only for what is no descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+pub use mainstay_clock::ConfigError;
 use mainstay_store::Outcome;
 
 /// The result of this crate's calls.
@@ -215,59 +216,3 @@ impl From<mainstay_store::Error> for Error {
         Self { kind: ErrorKind::Store, context, source: Some(Source::Store(source)) }
     }
 }
-
-/// A refused configuration: which field, which value, what is allowed.
-///
-/// ```
-/// use mainstay_clock::SystemClock;
-/// use mainstay_consistency::hlc::Hlc;
-/// use std::{sync::Arc, time::Duration};
-///
-/// let error = Hlc::builder(Arc::new(SystemClock::new())).max_skew(Duration::ZERO).build().unwrap_err();
-/// assert_eq!((error.field(), error.value()), ("max_skew", "0ns"));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    field: &'static str,
-    value: String,
-    allowed: String,
-}
-
-impl ConfigError {
-    /// `field` has `value`, but only `allowed` is.
-    pub(crate) fn new(field: &'static str, value: impl fmt::Display, allowed: impl fmt::Display) -> Self {
-        Self { field, value: value.to_string(), allowed: allowed.to_string() }
-    }
-
-    /// The field.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        self.field
-    }
-
-    /// The refused value.
-    #[must_use]
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What is allowed.
-    #[must_use]
-    pub fn allowed(&self) -> &str {
-        &self.allowed
-    }
-
-    /// A stable name.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        "consistency_config"
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is `{}`; allowed: {}", self.field, self.value, self.allowed)
-    }
-}
-
-impl StdError for ConfigError {}

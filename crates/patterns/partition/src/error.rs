@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+pub use mainstay_clock::ConfigError;
 use mainstay_store::Outcome;
 
 /// What went wrong, for callers that branch. The variants name the missing thing.
@@ -183,105 +184,3 @@ impl From<ConfigError> for Error {
         Self { kind: ErrorKind::Config, context: "the placement was refused".into(), source: Some(source) }
     }
 }
-
-/// Why a configuration was refused, for callers that branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum ConfigErrorKind {
-    /// An id or a name is there twice.
-    Duplicate,
-    /// There is nothing where at least one is needed.
-    Empty,
-    /// A number that is not finite where it must be.
-    NotFinite,
-    /// A table size that must be prime and is not.
-    NotPrime,
-    /// A value outside its range.
-    OutOfRange,
-    /// More nodes, points or slots than the bound.
-    TooMany,
-    /// Points beyond the cap; the weight named is the one that passes it.
-    TooManyPoints,
-    /// A name that the map does not know.
-    Unknown,
-    /// The weights sum to zero.
-    ZeroWeight,
-}
-
-/// A refused configuration: which field, which value, what is allowed.
-///
-/// ```
-/// use mainstay_partition::{ConfigErrorKind, Node, Ring};
-///
-/// let twice = [Node::new("a"), Node::new("a")];
-/// let error = Ring::builder().nodes(twice).build().unwrap_err();
-/// assert_eq!(error.kind(), ConfigErrorKind::Duplicate);
-/// assert_eq!((error.field(), error.value()), ("nodes.id", "a"));
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConfigError {
-    kind: ConfigErrorKind,
-    field: &'static str,
-    value: String,
-    allowed: String,
-}
-
-impl ConfigError {
-    /// `field` has `value`, but only `allowed` is.
-    pub(crate) fn new(
-        kind: ConfigErrorKind,
-        field: &'static str,
-        value: impl fmt::Display,
-        allowed: impl fmt::Display,
-    ) -> Self {
-        Self { kind, field, value: value.to_string(), allowed: allowed.to_string() }
-    }
-
-    /// Why.
-    #[must_use]
-    pub fn kind(&self) -> ConfigErrorKind {
-        self.kind
-    }
-
-    /// The field.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        self.field
-    }
-
-    /// The refused value.
-    #[must_use]
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What is allowed.
-    #[must_use]
-    pub fn allowed(&self) -> &str {
-        &self.allowed
-    }
-
-    /// A stable name of the kind.
-    #[must_use]
-    pub fn code(&self) -> &'static str {
-        match self.kind {
-            ConfigErrorKind::Duplicate => "partition_config_duplicate",
-            ConfigErrorKind::Empty => "partition_config_empty",
-            ConfigErrorKind::NotFinite => "partition_config_not_finite",
-            ConfigErrorKind::NotPrime => "partition_config_not_prime",
-            ConfigErrorKind::OutOfRange => "partition_config_out_of_range",
-            ConfigErrorKind::TooMany => "partition_config_too_many",
-            ConfigErrorKind::TooManyPoints => "partition_config_too_many_points",
-            ConfigErrorKind::Unknown => "partition_config_unknown",
-            ConfigErrorKind::ZeroWeight => "partition_config_zero_weight",
-        }
-    }
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} is `{}`; allowed: {}", self.field, self.value, self.allowed)
-    }
-}
-
-impl StdError for ConfigError {}

@@ -1,6 +1,6 @@
 //! Jump hashing: numbered shards without a table.
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::{Hash, mix64};
 use crate::node::{MAX_NODES, Node, NodeIdx, Nodes};
@@ -280,12 +280,12 @@ impl Jump {
     ///
     /// # Examples
     /// ```
-    /// use mainstay_partition::{ConfigErrorKind, Jump, Place};
+    /// use mainstay_partition::{Jump, Place};
     ///
     /// let two = Jump::builder().shards(2).build()?;
     /// let one = two.shrink()?;
     /// assert_eq!(one.nodes().len(), 1);
-    /// assert_eq!(one.shrink().unwrap_err().kind(), ConfigErrorKind::Empty);
+    /// assert_eq!(one.shrink().unwrap_err().field(), "nodes");
     /// # Ok::<(), mainstay_partition::ConfigError>(())
     /// ```
     pub fn shrink(&self) -> Result<Self, ConfigError> {
@@ -417,19 +417,14 @@ impl JumpBuilder {
     pub fn build(self) -> Result<Jump, ConfigError> {
         if let Some(n) = self.too_many {
             let allowed = format!("at most {MAX_NODES}");
-            return Err(ConfigError::new(ConfigErrorKind::TooMany, "shards", n, allowed));
+            return Err(ConfigError::new("shards", n, allowed));
         }
         if self.nodes.is_empty() {
-            return Err(ConfigError::new(ConfigErrorKind::Empty, "nodes", 0, "at least one shard"));
+            return Err(ConfigError::new("nodes", 0, "at least one shard"));
         }
         if let Some(node) = self.nodes.iter().find(|n| n.weight != 1) {
             let value = format!("{} of {}", node.weight, node.id);
-            return Err(ConfigError::new(
-                ConfigErrorKind::OutOfRange,
-                "nodes.weight",
-                value,
-                "1: shards are equal",
-            ));
+            return Err(ConfigError::new("nodes.weight", value, "1: shards are equal"));
         }
         let nodes = Nodes::numbered(self.nodes)?;
         let n = u32::try_from(nodes.len()).expect("invariant: at most MAX_NODES nodes");

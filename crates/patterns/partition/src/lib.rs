@@ -64,7 +64,7 @@ pub mod topology;
 mod warning;
 
 pub use bounded::{Bounded, Lease, Load, WhenFull};
-pub use error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+pub use error::{ConfigError, Error, ErrorKind};
 pub use hash::Hash;
 pub use jump::{Jump, JumpBuilder, JumpKey, JumpKind, jump, jump_back, jump_guava};
 pub use maglev::{DEFAULT_TABLE, MAX_TABLE, Maglev, MaglevBuilder};

@@ -6,7 +6,7 @@ use std::fmt;
 
 use xxhash_rust::xxh64::xxh64;
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeIdx, Nodes};
@@ -319,10 +319,10 @@ impl MaglevBuilder {
     /// nearly every key moves.
     ///
     /// ```
-    /// use mainstay_partition::{ConfigErrorKind, Maglev, Node};
+    /// use mainstay_partition::{Maglev, Node};
     ///
     /// let even = Maglev::builder().table(65_536).nodes([Node::new("a")]).build().unwrap_err();
-    /// assert_eq!((even.kind(), even.field()), (ConfigErrorKind::NotPrime, "table"));
+    /// assert_eq!((even.field(), even.value()), ("table", "65536"));
     /// ```
     #[must_use]
     pub fn table(mut self, entries: u32) -> Self {
@@ -379,11 +379,11 @@ impl Table {
 pub(crate) fn check_table(size: u32, nodes: usize) -> Result<(), ConfigError> {
     if size > MAX_TABLE || (size as usize) < nodes.max(2) {
         let allowed = format!("from {} to {MAX_TABLE}", nodes.max(2));
-        return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "table", size, allowed));
+        return Err(ConfigError::new("table", size, allowed));
     }
     if !is_prime(size) {
         let allowed = format!("a prime, such as {}", next_prime(size));
-        return Err(ConfigError::new(ConfigErrorKind::NotPrime, "table", size, allowed));
+        return Err(ConfigError::new("table", size, allowed));
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Index;
 use std::sync::Arc;
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 
 /// Most nodes of one placement: beyond it tables of points would pass a gigabyte.
 pub const MAX_NODES: usize = 1 << 22;
@@ -196,14 +196,14 @@ struct Inner {
 /// The order in which nodes are given never matters.
 ///
 /// ```
-/// use mainstay_partition::{ConfigErrorKind, Node, Nodes};
+/// use mainstay_partition::{Node, Nodes};
 ///
 /// let nodes = Nodes::new([Node::new("b").weight(2), Node::new("a")])?;
 /// let ids: Vec<&str> = nodes.as_slice().iter().map(|node| node.id.as_str()).collect();
 /// assert_eq!((ids, nodes.total_weight()), (vec!["a", "b"], 3));
 /// assert_eq!(nodes[nodes.find("b").unwrap()].weight, 2);
 /// let twice = Nodes::new(["a", "a"].map(Node::new)).unwrap_err();
-/// assert_eq!(twice.kind(), ConfigErrorKind::Duplicate);
+/// assert_eq!((twice.field(), twice.value()), ("nodes.id", "a"));
 /// # Ok::<(), mainstay_partition::ConfigError>(())
 /// ```
 #[derive(Clone)]
@@ -218,12 +218,7 @@ impl Nodes {
         let mut list: Vec<Node> = nodes.into_iter().collect();
         list.sort_by(|a, b| a.id.cmp(&b.id));
         if let Some(pair) = list.windows(2).find(|w| w[0].id == w[1].id) {
-            return Err(ConfigError::new(
-                ConfigErrorKind::Duplicate,
-                "nodes.id",
-                &pair[0].id,
-                "each id once",
-            ));
+            return Err(ConfigError::new("nodes.id", &pair[0].id, "each id once"));
         }
         Self::ordered(list)
     }
@@ -232,19 +227,14 @@ impl Nodes {
     pub(crate) fn numbered(list: Vec<Node>) -> Result<Self, ConfigError> {
         let mut seen = BTreeSet::new();
         if let Some(node) = list.iter().find(|n| !seen.insert(&n.id)) {
-            return Err(ConfigError::new(ConfigErrorKind::Duplicate, "nodes.id", &node.id, "each id once"));
+            return Err(ConfigError::new("nodes.id", &node.id, "each id once"));
         }
         Self::ordered(list)
     }
 
     fn ordered(list: Vec<Node>) -> Result<Self, ConfigError> {
         if list.len() > MAX_NODES {
-            return Err(ConfigError::new(
-                ConfigErrorKind::TooMany,
-                "nodes",
-                list.len(),
-                format!("at most {MAX_NODES}"),
-            ));
+            return Err(ConfigError::new("nodes", list.len(), format!("at most {MAX_NODES}")));
         }
         let mut names: BTreeMap<Option<Zone>, u32> = BTreeMap::new();
         for node in &list {
@@ -272,12 +262,7 @@ impl Nodes {
 
     pub(crate) fn require_weight(&self) -> Result<(), ConfigError> {
         if !self.is_empty() && self.total_weight() == 0 {
-            return Err(ConfigError::new(
-                ConfigErrorKind::ZeroWeight,
-                "nodes.weight",
-                0,
-                "at least one node with a weight",
-            ));
+            return Err(ConfigError::new("nodes.weight", 0, "at least one node with a weight"));
         }
         Ok(())
     }
@@ -381,12 +366,7 @@ pub(crate) fn index(at: usize) -> NodeIdx {
 fn check_name(field: &'static str, name: &str) -> Result<(), ConfigError> {
     if name.is_empty() || name.len() > MAX_NAME {
         let shown: String = name.chars().take(40).collect();
-        return Err(ConfigError::new(
-            ConfigErrorKind::OutOfRange,
-            field,
-            shown,
-            format!("1 to {MAX_NAME} bytes"),
-        ));
+        return Err(ConfigError::new(field, shown, format!("1 to {MAX_NAME} bytes")));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 
 /// Most points: 2^24, about 296 MiB. Envoy's largest ring has half of that.
 const MOST: usize = 1 << 24;
@@ -141,7 +141,7 @@ impl Points {
         let len = points.clone().count();
         if len > MOST {
             let allowed = format!("at most {MOST} in total");
-            return Err(ConfigError::new(ConfigErrorKind::TooManyPoints, "points", len, allowed));
+            return Err(ConfigError::new("points", len, allowed));
         }
         let count = len.div_ceil(PER_BUCKET);
         let mut starts = vec![0_u32; count + 1];

@@ -1,6 +1,6 @@
 //! The consistent-hash ring: virtual nodes with 64-bit points.
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::{Hash, mix64};
 use crate::node::{Node, NodeIdx, Nodes};
@@ -228,17 +228,17 @@ impl RingBuilder {
     /// 2^22 (it names the node whose weight passes it). Points are never scaled down silently.
     /// # Examples
     /// ```
-    /// use mainstay_partition::{ConfigErrorKind, Node, Ring};
+    /// use mainstay_partition::{Node, Ring};
     ///
     /// let heavy = Node::new("b").weight(1_000_000);
     /// let error = Ring::builder().nodes([Node::new("a"), heavy]).build().unwrap_err();
-    /// assert_eq!((error.kind(), error.value()), (ConfigErrorKind::TooManyPoints, "1000000 of b"));
+    /// assert_eq!((error.field(), error.value()), ("nodes.weight", "1000000 of b"));
     /// ```
     pub fn build(self) -> Result<Ring, ConfigError> {
         let nodes = Nodes::weighted(self.nodes)?;
         for (field, value) in [("points", self.points), ("weight_unit", self.weight_unit)] {
             if value == 0 {
-                return Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, "at least 1"));
+                return Err(ConfigError::new(field, value, "at least 1"));
             }
         }
         let mut total = 0_u64;
@@ -246,7 +246,6 @@ impl RingBuilder {
             total = total.saturating_add(count(self.points, node.weight, self.weight_unit));
             if total > MAX_POINTS as u64 {
                 return Err(ConfigError::new(
-                    ConfigErrorKind::TooManyPoints,
                     "nodes.weight",
                     format!("{} of {}", node.weight, node.id),
                     format!("at most {MAX_POINTS} points in total; raise weight_unit"),

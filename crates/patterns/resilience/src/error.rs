@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use mainstay_clock::ConfigError;
 use mainstay_clock::Instant;
 
 use crate::event::Kind;
@@ -12,57 +13,13 @@ use crate::event::Kind;
 /// Longest time of any setting that waits or bounds: beyond a day somebody meant another unit.
 pub(crate) const MAX_TIME: Duration = Duration::from_secs(86_400);
 
-/// A setting that was refused when something was built.
-///
-/// ```
-/// use mainstay_resilience::Breaker;
-///
-/// let refused = Breaker::builder("payments").failure_rate(1.5).build().unwrap_err();
-/// assert_eq!(refused.field(), "failure_rate");
-/// assert_eq!(refused.value(), "1.5");
-/// assert_eq!(refused.allowed(), "a number in (0, 1]");
-/// ```
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{field} = {value} is refused; allowed: {allowed}")]
-pub struct ConfigError {
-    field: &'static str,
-    value: String,
-    allowed: String,
-}
-
-impl ConfigError {
-    /// A refusal of `value` for `field`.
-    #[must_use]
-    pub fn new(field: &'static str, value: impl fmt::Display, allowed: impl Into<String>) -> Self {
-        Self { field, value: value.to_string(), allowed: allowed.into() }
+/// Refuses a time of zero, and one so long that somebody meant another unit.
+pub(crate) fn check_time(field: &'static str, d: Duration) -> Result<(), ConfigError> {
+    if d.is_zero() || d > MAX_TIME {
+        let allowed = format!("more than 0 s, at most {MAX_TIME:?}");
+        return Err(ConfigError::new(field, format!("{d:?}"), allowed));
     }
-
-    /// Refuses a time of zero, and one so long that somebody meant another unit.
-    pub(crate) fn check_time(field: &'static str, d: Duration) -> Result<(), Self> {
-        if d.is_zero() || d > MAX_TIME {
-            let allowed = format!("more than 0 s, at most {MAX_TIME:?}");
-            return Err(Self::new(field, format!("{d:?}"), allowed));
-        }
-        Ok(())
-    }
-
-    /// The name of the setting.
-    #[must_use]
-    pub fn field(&self) -> &'static str {
-        self.field
-    }
-
-    /// What was given.
-    #[must_use]
-    pub fn value(&self) -> &str {
-        &self.value
-    }
-
-    /// What would have been accepted.
-    #[must_use]
-    pub fn allowed(&self) -> &str {
-        &self.allowed
-    }
+    Ok(())
 }
 
 /// Why a policy refused to start an operation.

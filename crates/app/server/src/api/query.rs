@@ -133,7 +133,10 @@ impl Query {
                 Some(status) => filter.status.push(status),
                 // A flag for the store, a status for people.
                 None if word == "retrying" => filter.retrying = Some(true),
-                None => return Err(bad(format!("`{word}` is not a status"))),
+                None => {
+                    let known = SagaStatus::ALL.map(SagaStatus::as_str).join(", ");
+                    return Err(bad(format!("`{word}` is not a status; there are {known} and retrying")));
+                }
             }
         }
         let attrs: Vec<String> = self.0.keys().filter(|k| k.starts_with("attr.")).cloned().collect();
@@ -182,6 +185,8 @@ mod tests {
         assert_eq!(filter.error_contains.as_deref(), Some("time out"));
         assert_eq!(filter.attrs["a"], "b/c");
         assert!(cursor.is_none() && q.end().is_ok());
+        let misspelled = Query::parse(Some("status=runing")).unwrap().filter().unwrap_err();
+        assert!(misspelled.detail().contains("there are running, waiting"), "{}", misspelled.detail());
         assert!(Query::parse(Some("nope=1")).unwrap().end().is_err());
         assert!(Query::parse(Some("a=1&a=2")).is_err());
         assert!(Query::parse(Some("limit=501")).unwrap().limit().is_err());

@@ -80,7 +80,8 @@ async fn start(
     // The store itself answers a repeated key, in the transaction that would create the saga. Only what is
     // refused before that, or lost a race against the same key, is looked up.
     let refused = if app.engine.definition(&wanted.definition, wanted.version).is_none() {
-        let why = format!("there is no definition `{}` of that version", wanted.definition);
+        let version = wanted.version.map(|v| format!(" of version {v}")).unwrap_or_default();
+        let why = format!("there is no definition `{}`{version}", wanted.definition);
         Problem::new(Code::UnknownDefinition, why)
     } else {
         match app.engine.start(&wanted.definition, wanted.input, options).await {

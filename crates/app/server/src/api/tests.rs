@@ -13,7 +13,7 @@ use mainstay_saga::definition::Definition;
 use mainstay_saga::http::{AddressPolicy, HttpParticipant};
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_saga::{LocalStep, StepCx, StepError, Told, UndoError};
-use mainstay_sqlite::{SqliteConfig, SqliteStore};
+use mainstay_sqlite::SqliteStore;
 use mainstay_store::journal::{Append, Appended, Row, SagaStatus, Summary, Uid};
 use mainstay_store::memory::{MemoryJournal, MemoryLeaseStore, MemoryRecordStore};
 use mainstay_store::{BoxFuture, LeaseStore};
@@ -494,7 +494,7 @@ async fn if_x07_a_business_no_of_a_participant_is_no_conflict_of_the_api() {
 async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mainstay.db");
-    let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+    let store = SqliteStore::builder(&file).open(&Runtime::system()).unwrap();
     let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
     let bench = bench_with(leases, Arc::new(store)).await;
     let (bad, before) = bench.settled(&json!({"b": "lost"})).await;
@@ -538,7 +538,7 @@ async fn sg_f05_a_damaged_log_hides_neither_its_row_nor_the_others() {
 async fn a_saga_with_a_damaged_log_is_closed_by_a_person_and_its_log_stays_as_it_is() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("mainstay.db");
-    let store = SqliteStore::open(SqliteConfig::new(&file), &Runtime::system()).unwrap();
+    let store = SqliteStore::builder(&file).open(&Runtime::system()).unwrap();
     let leases = Arc::new(MemoryLeaseStore::new(Arc::new(SystemClock::new())));
     let bench = bench_with(leases, Arc::new(store)).await;
     let (bad, _) = bench.settled(&json!({"b": "lost"})).await;

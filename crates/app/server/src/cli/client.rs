@@ -77,7 +77,7 @@ impl Client {
     /// A client for these arguments.
     ///
     /// # Errors
-    /// When the token file cannot be read.
+    /// When the address is none, or the token file cannot be read.
     pub(crate) fn new(args: &ServerArgs) -> Result<Self> {
         Self::of(&args.server, &args.access)
     }
@@ -88,6 +88,11 @@ impl Client {
     /// As for [`new`](Self::new).
     pub(crate) fn of(server: &str, args: &AccessArgs) -> Result<Self> {
         let internal = |e: &dyn std::error::Error| Error::new(Code::Internal, format!("no HTTP client: {e}"));
+        if !is_address(server) {
+            let why =
+                format!("`{server}` is no address of a node; expected http://HOST:PORT or https://HOST:PORT");
+            return Err(Error::new(Code::BadValue, why));
+        }
         let token = match &args.token_file {
             Some(path) => {
                 let why =
@@ -224,6 +229,11 @@ impl Client {
         }
         Err(answer.refusal())
     }
+}
+
+/// Whether a client can ask there. `localhost:4600` is a URL too, of the scheme `localhost`.
+fn is_address(server: &str) -> bool {
+    reqwest::Url::parse(server).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
 }
 
 /// One segment of a path.

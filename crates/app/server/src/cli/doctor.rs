@@ -129,7 +129,9 @@ struct Probe(PathBuf, std::fs::File);
 
 impl Probe {
     fn new(folder: &Path) -> std::io::Result<Self> {
-        let path = folder.join(format!(".mainstay-doctor-{}", std::process::id()));
+        // In a container each process may have the number of the one before, whose file a kill left behind.
+        let (id, at) = (std::process::id(), mainstay_clock::os_wall_now().unix_millis());
+        let path = folder.join(format!(".mainstay-doctor-{id}-{at}"));
         let file = std::fs::File::create_new(&path)?;
         Ok(Self(path, file))
     }

@@ -103,10 +103,13 @@ async fn broken(
     full: &str,
     (name, reason): (&str, &str),
 ) -> Result<ExitCode> {
+    let held = store.inspect(full).await.map(|lease| !lease.holders.is_empty());
     let broken = store.break_lease(full).await;
     let token = broken.map_err(|e| failed(format!("`{name}` cannot be broken"), e))?.get().to_string();
+    // A name that was mistyped twice is one that nobody holds.
+    let state = if matches!(held, Ok(false)) { "was held by nobody" } else { "is free" };
     eprintln!(
-        "mainstay: `{name}` is free. Its last token is {token}: tell it to the resource, so that the old holder \
+        "mainstay: `{name}` {state}. Its last token is {token}: tell it to the resource, so that the old holder \
          is refused before somebody else writes"
     );
     args.output.rows(

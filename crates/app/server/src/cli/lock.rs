@@ -256,7 +256,7 @@ pub(super) fn on_this_thread(work: impl Future<Output = Result<u8>>) -> Result<E
         // The caller can change these; everything else is the wrapper's failure.
         Err(error) if error.code() == Code::BadValue => Err(error),
         Err(error) => {
-            eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
+            error.tell();
             Ok(ExitCode::from(EXIT_FAILED))
         }
     }

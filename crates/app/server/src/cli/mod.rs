@@ -145,8 +145,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("mainstay: {}: {}", error.code().name(), error.chain());
-            eprintln!("mainstay: help: mainstay explain {}", error.code().name());
+            error.tell();
             ExitCode::from(exit_code(error.code()))
         }
     }

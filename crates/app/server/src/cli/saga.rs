@@ -62,7 +62,7 @@ enum Verb {
     },
     /// Show a saga: its steps, and what a person may do.
     Show {
-        /// The saga's uid.
+        /// The saga's uid, or its id if no other saga has it.
         uid: String,
         /// Print it again with every change, until it ends or needs a person.
         #[arg(short, long)]
@@ -161,7 +161,7 @@ enum Verb {
     },
     /// Everything about a saga in one JSON document.
     Export {
-        /// The saga's uid.
+        /// The saga's uid, or its id if no other saga has it.
         uid: String,
     },
     /// Check a definition file offline: what refuses it, and what is suspicious about it.
@@ -176,7 +176,7 @@ enum Verb {
 
 #[derive(Debug, clap::Args)]
 struct OnSaga {
-    /// The saga's uid.
+    /// The saga's uid, or its id if no other saga has it.
     uid: String,
     /// Why, or the evidence; stands in the audit.
     #[arg(long)]
@@ -216,10 +216,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             start(&client, &body, &key, *wait, args.output)
         }
         Verb::Ls { filters, limit, watch } => list(&client, filters, *limit, *watch, args.output),
-        Verb::Show { uid, watch: false } => show(&client, uid, args.output),
-        Verb::Show { uid, watch: true } => follow(&client, uid, args.output),
+        Verb::Show { uid, watch: false } => show(&client, &found(&client, uid)?, args.output),
+        Verb::Show { uid, watch: true } => follow(&client, &found(&client, uid)?, args.output),
         Verb::Export { uid } => {
-            print(&client.call("GET", &format!("/v1/sagas/{}/export", segment(uid)), &[], None)?.text)
+            let path = format!("/v1/sagas/{}/export", segment(&found(&client, uid)?));
+            print(&client.call("GET", &path, &[], None)?.text)
         }
         Verb::Retry { on, step, input } => {
             let mut body = json!({"action": "retry"});
@@ -349,7 +350,7 @@ fn follow(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
 }
 
 fn run_again(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<ExitCode> {
-    let path = format!("/v1/sagas/{}", segment(&on.uid));
+    let path = format!("/v1/sagas/{}", segment(&found(client, &on.uid)?));
     let etag = client.call("GET", &path, &[], None)?.etag.unwrap_or_default();
     body["reason"] = on.reason.as_str().into();
     let key = uuid::Uuid::now_v7().to_string();
@@ -417,6 +418,11 @@ fn text(value: &Value) -> String {
     }
 }
 
+/// The same for a person: a list without its brackets.
+fn cell(value: &Value) -> String {
+    value.as_array().map_or_else(|| text(value), |list| list.iter().map(text).collect::<Vec<_>>().join(", "))
+}
+
 fn row(saga: &Value) -> Vec<String> {
     let late = if saga["overdue"] == true { ", overdue" } else { "" };
     let fields = ["uid", "definition", "id", "status", "step", "attempt", "error"].iter();
@@ -437,7 +443,7 @@ fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
         let fields = step.as_object().unwrap_or(&none);
         ["name", "state", "attempts", "undo_attempts", "last_error", "actions"]
             .iter()
-            .map(|f| fields.get(*f).map(text).unwrap_or_default())
+            .map(|f| fields.get(*f).map(cell).unwrap_or_default())
             .collect()
     });
     let head = ["STEP", "STATE", "ATTEMPTS", "UNDO ATTEMPTS", "LAST ERROR", "ACTIONS"];
@@ -468,12 +474,32 @@ fn whole(saga: &Value) -> String {
 
 /// Reads the saga, then acts on exactly what was read.
 fn act(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<ExitCode> {
-    let path = format!("/v1/sagas/{}", segment(&on.uid));
+    let uid = found(client, &on.uid)?;
+    let path = format!("/v1/sagas/{}", segment(&uid));
     let seen = client.call("GET", &path, &[], None)?;
     let etag = seen.etag.unwrap_or_default();
     body["reason"] = on.reason.as_str().into();
     client.call("POST", &format!("{path}/actions"), &[("if-match", &etag)], Some(&body))?;
-    show(client, &on.uid, output)
+    show(client, &uid, output)
+}
+
+/// The uid of the saga that a person means: people know the id that they gave. What looks like a uid is one.
+fn found(client: &Client, name: &str) -> Result<String> {
+    if uuid::Uuid::parse_str(name).is_ok() {
+        return Ok(name.to_owned());
+    }
+    let path = format!("/v1/sagas?limit=2&id={}", segment(name));
+    let list = client.call("GET", &path, &[], None)?.body;
+    match list["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        [] => Err(Error::new(Code::NotFound, format!("no saga has the uid or the id `{name}`"))),
+        [one] => Ok(text(&one["uid"])),
+        _ => {
+            let why = format!(
+                "several sagas have the id `{name}`; name one by its uid: mainstay saga ls id={name}"
+            );
+            Err(Error::new(Code::BadValue, why))
+        }
+    }
 }
 
 /// Reads a definition by its extension. The outer error: the file cannot be read.

@@ -13,7 +13,7 @@ use mainstay_saga::Engine;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::Config as EngineConfig;
 use mainstay_saga::participant::Participant;
-use mainstay_sqlite::{SqliteConfig, SqliteLeases, SqliteStore};
+use mainstay_sqlite::{SqliteLeases, SqliteStore};
 use mainstay_store::{ErrorKind, Journal, LeaseStore};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -271,12 +271,12 @@ fn announce(api: &str, fleet: Option<&Fleet>) {
 /// The store of the data folder; one process at a time.
 fn open_store(config: &Config, rt: &Runtime) -> Result<SqliteStore> {
     let file = Path::new(config.text("store.data")).join("mainstay.db");
-    let store = SqliteConfig::new(&file).with_base_epoch(base_epoch(config));
-    SqliteStore::open(store, rt).map_err(|e| unusable(&file, e))
+    let store = SqliteStore::builder(&file).epoch(epoch(config));
+    store.open(rt).map_err(|e| unusable(&file, e))
 }
 
 /// Of the files in the data folder.
-fn base_epoch(config: &Config) -> u16 {
+fn epoch(config: &Config) -> u16 {
     u16::try_from(config.count("store.epoch")).unwrap_or(u16::MAX)
 }
 
@@ -299,7 +299,7 @@ async fn open_leases(config: &Config, rt: &Runtime) -> Result<Arc<dyn LeaseStore
         };
     }
     let file = Path::new(config.text("store.data")).join("leases.sqlite");
-    let leases = SqliteLeases::builder(&file).base_epoch(base_epoch(config)).open(rt);
+    let leases = SqliteLeases::builder(&file).epoch(epoch(config)).open(rt);
     Ok(Arc::new(leases.map_err(|e| unusable(&file, e))?))
 }
 
@@ -444,6 +444,9 @@ fn check_exposure(
 /// The data folder, for its owner only when it is new.
 fn make_private(data: &Path) -> Result<()> {
     let failed = |e| Error::with(Code::DataDir, format!("cannot use {}", data.display()), e);
+    if data.is_file() {
+        return Err(Error::new(Code::DataDir, format!("{} is a file, not a folder", data.display())));
+    }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)
 }
 

@@ -59,6 +59,10 @@ fn scope(text: &str) -> std::result::Result<Scope, String> {
 /// Runs `token`.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let tokens = Tokens::of(&args.data);
+    if !matches!(args.verb, Verb::Create { .. }) && !args.data.is_dir() {
+        // A folder that was mistyped has no tokens, which would be believed of the one that was meant.
+        return Err(Error::new(Code::DataDir, format!("there is no folder {}", args.data.display())));
+    }
     match &args.verb {
         Verb::Create { name, scope, namespace, expires } => {
             let expires = expires.map(|d| mainstay_clock::os_wall_now().saturating_add(d));

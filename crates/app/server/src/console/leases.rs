@@ -190,7 +190,7 @@ fn since(now: WallTime, holder: &Holder) -> Markup {
 /// How long a holder has it.
 fn lasts(time: Duration) -> String {
     match left(time) {
-        Some(left) => format!(", for another {} s unless it is renewed", words::number(left.as_secs())),
+        Some(left) => format!(", for another {} unless it is renewed", words::span(left)),
         None => ", without an expiry: it ends when its holder ends it, or when it is taken away".to_owned(),
     }
 }

@@ -200,7 +200,7 @@ fn about(console: &Console, visit: &Visit, loaded: &Loaded) -> Result<Markup, Pr
         section aria-labelledby="h-about" {
             h2 #h-about { "About it" }
             dl.facts {
-                div { dt { "Number" } dd { code { (s.uid.as_str()) } } }
+                div { dt { "Uid" } dd { code { (s.uid.as_str()) } } }
                 div { dt { "Version seen" } dd { (s.next_seq) } }
                 div { dt { "Node" } dd { (s.owner.as_deref().unwrap_or("none")) } }
                 div { dt { "Fencing token" } dd { (s.epoch) } }

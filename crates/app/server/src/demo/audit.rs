@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_store::journal::SagaStatus;
-use rusqlite::Connection;
+use rusqlite::{Connection, OpenFlags};
 
 use super::children::Places;
 use super::orders::{Fate, Order, SERVICES, Service};
@@ -85,7 +85,9 @@ fn opened<T>(
 ) -> Result<T> {
     let file = places.ledger(service.name);
     let failed = |e| Error::with(Code::Internal, format!("cannot read {}", file.display()), e);
-    let conn = Connection::open(&file).map_err(failed)?;
+    // Only read: the last writer to close a ledger moves its log, under a lock that a service which comes up meets.
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(&file, flags).map_err(failed)?;
     read(&conn).map_err(failed)
 }
 

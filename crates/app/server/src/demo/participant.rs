@@ -71,7 +71,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Opens a ledger, made unless it exists.
 pub(super) fn open(file: &Path) -> rusqlite::Result<Connection> {
     let conn = Connection::open(file)?;
-    conn.busy_timeout(std::time::Duration::from_secs(5))?;
+    // Longer than a machine stands still: the audit may look while a service that was killed comes up again.
+    conn.busy_timeout(std::time::Duration::from_secs(60))?;
     conn.pragma_update(None, "journal_mode", "wal")?;
     conn.pragma_update(None, "synchronous", "full")?;
     conn.execute_batch(

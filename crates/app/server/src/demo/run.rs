@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const LOOK_AT_LEDGERS_MS: u64 = 500;
 /// Rows of one page of verdicts.
 const PAGE: usize = 500;
+/// Most runs that leave their evidence under one number of a process and one seed.
+const FOLDERS: u32 = 1_000;
 
 /// When a demo of so many orders has a verdict, or none.
 fn limit(orders: u32) -> Duration {
@@ -107,11 +110,26 @@ impl Intake {
     }
 }
 
+/// A new folder, for its owner only. That of an earlier run would bring its ledgers into the audit, and in a container
+/// each run may have the number of the one before.
 fn folder(seed: u64) -> Result<PathBuf> {
-    let folder = std::env::temp_dir().join(format!("mainstay-demo-{seed}-{}", std::process::id()));
-    let failed = |e| Error::with(Code::DataDir, format!("cannot make {}", folder.display()), e);
-    std::fs::create_dir_all(folder.join("definitions")).map_err(failed)?;
-    Ok(folder)
+    let first = std::env::temp_dir().join(format!("mainstay-demo-{seed}-{}", std::process::id()));
+    let mut folder = first.clone();
+    for n in 2..=FOLDERS {
+        match std::fs::DirBuilder::new().mode(0o700).create(&folder) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                folder.clone_from(&first);
+                folder.as_mut_os_string().push(format!("-{n}"));
+            }
+            other => {
+                let made = other.and_then(|()| std::fs::create_dir(folder.join("definitions")));
+                let failed = |e| Error::with(Code::DataDir, format!("cannot make {}", folder.display()), e);
+                return made.map_err(failed).map(|()| folder);
+            }
+        }
+    }
+    let why = format!("{} and {FOLDERS} more are there; remove those of earlier runs", first.display());
+    Err(Error::new(Code::DataDir, why))
 }
 
 impl<'a> Demo<'a> {
@@ -443,6 +461,18 @@ fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What an earlier run had left under the same number of a process was read as this one's ledgers.
+    #[test]
+    fn each_run_has_a_folder_of_its_own() {
+        let (one, other) = (folder(u64::MAX).unwrap(), folder(u64::MAX).unwrap());
+        assert_ne!(one, other);
+        for made in [one, other] {
+            let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&made).unwrap());
+            assert_eq!(mode & 0o777, 0o700);
+            std::fs::remove_dir_all(made).unwrap();
+        }
+    }
 
     #[test]
     fn if_d09_there_is_time_for_every_number_of_orders_that_is_accepted() {

@@ -36,6 +36,12 @@ impl Error {
         self.code
     }
 
+    /// Tells a person on stderr what happened and where to read on.
+    pub(crate) fn tell(&self) {
+        let name = self.code.name();
+        eprintln!("mainstay: {name}: {}\nmainstay: help: mainstay explain {name}", self.chain());
+    }
+
     /// The whole chain in one line, for terminals and logs.
     pub(crate) fn chain(&self) -> String {
         let mut text = self.context.clone();

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use mainstay_clock::WallTime;
+use rustix::fs::{FlockOperation, flock};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -146,7 +147,10 @@ impl Tokens {
                 format!("a token has at most {MAX_NAMESPACES} namespaces"),
             ));
         }
-        let mut list = self.all()?.to_vec();
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(|e| self.unreadable(e))?;
+        let alone = self.alone()?;
+        let mut list = self.now()?;
         if list.iter().any(|t| t.name == new.name) {
             return Err(Error::new(Code::BadValue, format!("a token named `{}` exists", new.name)));
         }
@@ -162,7 +166,7 @@ impl Tokens {
         let hash = Sha256::digest(secret.expose_secret().as_bytes()).into();
         let (name, namespaces) = (new.name.clone(), new.namespaces.clone());
         list.push(Token { name, scope: new.scope, expires: new.expires, namespaces, hash });
-        self.write(&list)?;
+        self.write(&list, &alone)?;
         Ok(secret)
     }
 
@@ -171,13 +175,37 @@ impl Tokens {
     /// # Errors
     /// When the file cannot be read or written.
     pub(crate) fn revoke(&self, name: &str) -> Result<bool> {
-        let before = self.all()?;
-        let list: Vec<Token> = before.iter().filter(|t| t.name != name).cloned().collect();
-        if list.len() == before.len() {
+        if self.now()?.iter().all(|t| t.name != name) {
             return Ok(false);
         }
-        self.write(&list)?;
+        let alone = self.alone()?;
+        let mut list = self.now()?;
+        list.retain(|t| t.name != name);
+        self.write(&list, &alone)?;
         Ok(true)
+    }
+
+    /// Waits for other commands that change the file: each writes a whole list, so of two at once one would bring back
+    /// what the other one revoked, or lose what it made.
+    fn alone(&self) -> Result<Alone> {
+        let folder = self.path.parent().unwrap_or(Path::new("."));
+        let folder = fs::File::open(folder).map_err(|e| self.unreadable(e))?;
+        loop {
+            match flock(&folder, FlockOperation::LockExclusive) {
+                Ok(()) => return Ok(Alone(folder)),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(self.unreadable(e.into())),
+            }
+        }
+    }
+
+    /// What the file holds, whatever was read before.
+    fn now(&self) -> Result<Vec<Token>> {
+        match self.path.try_exists() {
+            Ok(true) => self.read(),
+            Ok(false) => Ok(Vec::new()),
+            Err(e) => Err(self.unreadable(e)),
+        }
     }
 
     fn read(&self) -> Result<Vec<Token>> {
@@ -193,8 +221,8 @@ impl Tokens {
         Ok(list)
     }
 
-    /// Replaces the file atomically, readable by its owner only.
-    fn write(&self, list: &[Token]) -> Result<()> {
+    /// Replaces the file atomically, readable by its owner only. A revoked token does not come back with a power cut.
+    fn write(&self, list: &[Token], folder: &Alone) -> Result<()> {
         let mut text = String::new();
         for t in list {
             let expires = t.expires.map_or_else(|| "never".to_owned(), |e| e.unix_millis().to_string());
@@ -207,20 +235,28 @@ impl Tokens {
         }
         let fresh = self.path.with_extension("new");
         let write = || -> std::io::Result<()> {
-            if let Some(dir) = self.path.parent() {
-                fs::create_dir_all(dir)?;
-            }
             let mut file =
                 fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
             file.write_all(text.as_bytes())?;
             file.sync_all()?;
-            fs::rename(&fresh, &self.path)
+            fs::rename(&fresh, &self.path)?;
+            folder.0.sync_all()
         };
         write().map_err(|e| self.unreadable(e))
     }
 
     fn unreadable(&self, e: std::io::Error) -> Error {
         Error::with(Code::TokensFile, format!("cannot use {}", self.path.display()), e)
+    }
+}
+
+/// The folder of the file, locked until this is dropped.
+struct Alone(fs::File);
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // Refused only for what is no descriptor.
+        let _ = flock(&self.0, FlockOperation::Unlock);
     }
 }
 
@@ -264,6 +300,7 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::os::unix::fs::MetadataExt as _;
 
     use super::*;
@@ -296,6 +333,32 @@ mod tests {
         }
         assert!(tokens.revoke("ci").unwrap());
         assert!(at(0).is_none(), "it was revoked");
+    }
+
+    /// Each command wrote the list that it had read: what another one made meanwhile was gone, and what it had revoked
+    /// was good again.
+    #[test]
+    fn sec_02_commands_at_the_same_moment_lose_no_token_and_bring_none_back() {
+        const EACH: usize = 20;
+        let dir = tempfile::tempdir().unwrap();
+        let new = |name: String| NewToken { name, scope: Scope::Read, expires: None, namespaces: Vec::new() };
+        let made = |who: usize, n: usize| format!("made-{who}-{n}");
+        let data = dir.path().join("data");
+        std::thread::scope(|scope| {
+            for who in 0..4 {
+                let data = &data;
+                scope.spawn(move || {
+                    for n in 0..EACH {
+                        Tokens::of(data).create(&new(made(who, n))).unwrap();
+                        assert!(n % 2 == 0 || Tokens::of(data).revoke(&made(who, n)).unwrap());
+                    }
+                });
+            }
+        });
+        let there: BTreeSet<String> =
+            Tokens::of(&data).all().unwrap().iter().map(|t| t.name.clone()).collect();
+        let wanted = (0..4).flat_map(|who| (0..EACH).step_by(2).map(move |n| made(who, n)));
+        assert_eq!(there, wanted.collect::<BTreeSet<String>>());
     }
 
     #[test]

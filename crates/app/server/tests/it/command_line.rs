@@ -26,6 +26,33 @@ fn unknown_keys_are_refused_with_a_suggestion_before_anything_starts() {
 }
 
 #[test]
+fn what_was_mistyped_is_named_and_what_is_expected_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let refused = |args: &[&str], code: i32, said: &str| {
+        let output = run(args);
+        let text = stderr(&output);
+        assert!(text.contains(said) && text.contains("help: mainstay explain MS"), "{args:?}: {text}");
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+    };
+    for server in ["nonsense", "localhost:4600", "ftp://localhost", "http://"] {
+        refused(&["saga", "ls", "--server", server], 2, "expected http://HOST:PORT");
+    }
+    for verb in [&["ls"][..], &["revoke", "ci"]] {
+        refused(&[&["token"], verb, &["--data", &path("no")]].concat(), 1, "MS0007: there is no folder");
+    }
+    assert!(!dir.path().join("no").exists());
+    std::fs::write(path("file"), "").unwrap();
+    refused(&["serve", "--listen", "127.0.0.1:0", "--data", &path("file")], 1, "is a file, not a folder");
+    // The wrapper's own failures, too, say where to read on.
+    refused(&["lock", "--store", "redis://127.0.0.1:1", "x", "--", "true"], 125, "MS0017");
+    let store = format!("sqlite:{}", path("leases"));
+    let broken =
+        run(&["lease", "--store", &store, "break", "nihgtly", "--confirm", "nihgtly", "--reason", "x"]);
+    assert!(stderr(&broken).contains("`nihgtly` was held by nobody"), "{}", stderr(&broken));
+}
+
+#[test]
 fn config_show_names_every_origin() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.toml");

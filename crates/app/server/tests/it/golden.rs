@@ -103,6 +103,11 @@ fn a_saga_as_people_see_it() {
     assert!(!said.contains('\r') && !said.contains('\u{1b}'), "{said}");
     let shown = run(&["saga", "show", &uid, "--server", &server, "--watch"]);
     golden("saga.txt", &plain(stdout(&done) + &stdout(&shown)));
+    // People know the id that they gave.
+    let by_id = run(&["saga", "show", "o-1", "--server", &server]);
+    assert_eq!(stdout(&by_id), stdout(&shown), "{}", stderr(&by_id));
+    let nobody = run(&["saga", "cancel", "o-2", "--reason", "x", "--server", &server]);
+    assert!(stderr(&nobody).contains("MS0107: no saga has the uid or the id `o-2`"), "{}", stderr(&nobody));
     // The saga is run again from its last step, and a bulk action counts first.
     let again = [
         "saga",

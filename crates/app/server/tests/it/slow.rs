@@ -52,8 +52,9 @@ fn all_cut(name: &str, flags: &[&str]) {
     };
     let (mut peak, mut cut, mut best) = (0, usize::MAX, (0, usize::MAX));
     let seen = within(|| {
-        let answer = Request::new("GET", "/version").try_to(&node.address);
-        assert_eq!(answer.map(|a| a.status), Some(200), "{name}: others are served");
+        // Again where this test itself was held up for so long that it was cut as well.
+        let version = || Request::new("GET", "/version").try_to(&node.address).filter(|a| a.status == 200);
+        eventually(&format!("{name}: others are served"), version);
         let held = sockets(node.id()).saturating_sub(before);
         if attacker.0.try_wait().unwrap().is_some() {
             // It ends by itself when all its connections are closed, which may have been between two looks.

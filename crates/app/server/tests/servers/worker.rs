@@ -11,7 +11,7 @@ use std::time::Duration;
 use mainstay_clock::{Deadline, Rng as _, Runtime, SystemRng, os_boot_now};
 use mainstay_coordination::Coordinator;
 use mainstay_redis::RedisLeases;
-use mainstay_sqlite::{Driver, SqliteLeases};
+use mainstay_sqlite::SqliteLeases;
 use mainstay_store::{FenceCheck, FencedFile, FencingToken, LeaseStore};
 
 pub(crate) const NAME: &str = "account";
@@ -121,7 +121,7 @@ fn holder(folder: &Path, url: &str, rules: Rules) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let rt = Runtime::system();
         let store: Arc<dyn LeaseStore> = match url.strip_prefix("sqlite:") {
-            Some(file) => Arc::new(SqliteLeases::open(PathBuf::from(file), Driver::Thread, &rt).unwrap()),
+            Some(file) => Arc::new(SqliteLeases::builder(PathBuf::from(file)).open(&rt).unwrap()),
             None => Arc::new(RedisLeases::new(url, &rt).unwrap()),
         };
         let locks = Coordinator::builder(store, rt.clone()).namespace("default").owner("a library");

@@ -41,7 +41,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f35_only_the_next_in_line_is_moved_up", |w| Box::pin(f35(w))),
     ("f38_tokens_are_drawn_in_the_order_of_the_grants", |w| Box::pin(f38(w))),
     ("f39_every_acquisition_has_a_lease_of_its_own_and_leaves_none", |w| Box::pin(f39(w))),
-    ("f41_a_base_epoch_lies_above_every_earlier_token", |w| Box::pin(f41(w))),
+    ("f41_an_epoch_lies_above_every_earlier_token", |w| Box::pin(f41(w))),
     ("f42_a_key_without_end_is_held_and_its_time_is_unknown", |w| Box::pin(f42(w))),
     ("a_renewal_is_all_names_or_none", |w| Box::pin(all_or_none(w))),
     ("a_requirement_is_checked_in_the_transaction_of_the_grant", |w| Box::pin(requires(w))),
@@ -489,7 +489,7 @@ async fn f26(world: World) {
     assert!(!refused.is_retryable());
     assert!(after.ctl(&["get", "--prefix", ""]).unwrap().is_empty(), "nothing was granted");
     // Raised, it goes on above everything that was ever told.
-    let raised = direct(&after).base_epoch(1);
+    let raised = direct(&after).epoch(1);
     assert!(take(&open(raised).await, "n", "op").await.unwrap() > FencingToken::new(1 << 48));
 }
 
@@ -595,7 +595,7 @@ async fn f39(world: World) {
 
 async fn f41(world: World) {
     let prefix = world.prefix();
-    let with = |epoch| world.config(&prefix).base_epoch(epoch);
+    let with = |epoch| world.config(&prefix).epoch(epoch);
     let (old, new) = (open(with(0)).await, open(with(5)).await);
     let first = take(&old, "n", "a").await.unwrap();
     assert_eq!(first.get() >> 48, 0);

@@ -65,7 +65,7 @@ async fn certificates(world: World) {
     assert!(open(&url(&format!("?ca={ca}"))).await.is_err(), "without a certificate nobody is let in");
     assert!(open(&server.url()).await.is_err(), "without encryption neither");
     let files = EtcdConfig::builder(&url(&format!("?ca={cert}.not"))).build().unwrap_err();
-    assert_eq!(files.field, "tls");
+    assert_eq!(files.field(), "tls");
 }
 
 async fn users(world: World) {

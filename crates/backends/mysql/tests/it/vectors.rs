@@ -82,7 +82,7 @@ fn garbage_is_none_and_never_a_panic() {
 
 fn settings_that_cannot_hold_are_refused() {
     let runtime = mainstay_clock::Runtime::system();
-    let field = |b: mainstay_mysql::ReplicasBuilder| b.build(&runtime).unwrap_err().field;
+    let field = |b: mainstay_mysql::ReplicasBuilder| b.build(&runtime).unwrap_err().field();
     assert_eq!(field(MysqlReplicas::builder("")), "name");
     assert_eq!(
         field(MysqlReplicas::builder("s").request_timeout(std::time::Duration::ZERO)),

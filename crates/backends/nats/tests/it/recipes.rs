@@ -258,7 +258,7 @@ fn k11() {
         assert!(build("").is_err());
         assert_eq!(one.guarantees().fencing, Fencing::WhileStateSurvives);
         let refused = one.mutex("x").require(Fencing::Strict).build().unwrap_err();
-        assert_eq!(refused.field, "require");
+        assert_eq!(refused.field(), "require");
         first.release().await.unwrap();
         second.release().await.unwrap();
     });

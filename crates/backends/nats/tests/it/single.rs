@@ -150,7 +150,7 @@ fn f06() {
     let server = nats();
     run(async {
         let locks = coordinator(store(&server).await, "me");
-        assert_eq!(locks.mutex("a").ttl(ms(999)).build().unwrap_err().field, "ttl");
+        assert_eq!(locks.mutex("a").ttl(ms(999)).build().unwrap_err().field(), "ttl");
         assert!(locks.mutex("a").ttl(ms(1_000)).build().is_ok());
     });
 }

@@ -106,7 +106,7 @@ impl PostgresLeases {
     /// # Cancel safety
     /// A dropped future may have made the tables.
     pub async fn open(config: PostgresConfig, rt: &Runtime) -> Result<Self> {
-        let tables = Tables::new(&config.table, config.base_epoch);
+        let tables = Tables::new(&config.table, config.epoch);
         let pool = Pool::new(&config, Use::Requests, rt);
         tables.prepare(&pool, false).await?;
         let hub = Hub::new(tables.clone());

@@ -61,7 +61,7 @@ impl EndpointConfig {
     ///
     /// assert!(EndpointConfig::builder("postgres://app@db-1/app").connections(4).build().is_ok());
     /// let refused = EndpointConfig::builder("postgres://app@db-1,db-2/app").build().unwrap_err();
-    /// assert_eq!(refused.field, "url");
+    /// assert_eq!(refused.field(), "url");
     /// ```
     pub fn builder(url: &str) -> EndpointBuilder {
         let connector = connector(url, |config| {
@@ -122,14 +122,14 @@ impl EndpointBuilder {
         }
         if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&self.request_timeout) {
             let allowed = format!("{MIN_TIMEOUT:?} to {MAX_TIMEOUT:?}");
-            return Err(ConfigError::new("request_timeout", self.request_timeout, allowed));
+            return Err(ConfigError::new("request_timeout", format!("{:?}", self.request_timeout), allowed));
         }
         let inner = PostgresConfig {
             connector,
             table: String::new(),
             connections: self.connections,
             request_timeout: self.request_timeout,
-            base_epoch: 0,
+            epoch: 0,
             // Whether commits are waited for is settled per commit, not per server.
             fencing: Fencing::WhileStateSurvives,
             wake: Wake::Timers,

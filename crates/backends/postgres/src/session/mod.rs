@@ -149,7 +149,7 @@ impl PostgresSessions {
         rt: &Runtime,
     ) -> Result<Self> {
         let table = format!("{}_session", config.table);
-        let tables = Tables::new(&table, config.base_epoch);
+        let tables = Tables::new(&table, config.epoch);
         let sessions = Pool::new(&config, Use::Sessions, rt);
         let fencing = config.fencing;
         let control = Pool::new(&PostgresConfig { connections: CONTROL, ..config }, Use::Requests, rt);

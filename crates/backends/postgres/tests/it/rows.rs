@@ -34,7 +34,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f26_a_row_that_was_deleted_does_not_restart_its_tokens", |w| Box::pin(f26(w))),
     ("f28_the_ttl_counts_from_the_grant_and_not_from_the_question", |w| Box::pin(f28(w))),
     ("f38_tokens_are_drawn_in_the_order_of_the_grants", |w| Box::pin(f38(w))),
-    ("f41_a_base_epoch_lies_above_every_earlier_token", |w| Box::pin(f41(w))),
+    ("f41_an_epoch_lies_above_every_earlier_token", |w| Box::pin(f41(w))),
     ("f42_a_row_without_end_is_held_and_its_time_is_unknown", |w| Box::pin(f42(w))),
     ("a_renewal_is_all_names_or_none", |w| Box::pin(all_or_none(w))),
     ("a_release_wakes_another_process", |w| Box::pin(wakes(w))),
@@ -226,13 +226,13 @@ async fn f14(world: World) {
     for (field, builder) in [
         ("connections", world.config().connections(0)),
         ("request_timeout", world.config().request_timeout(Duration::ZERO)),
-        ("base_epoch", world.config().base_epoch(20_000)),
+        ("epoch", world.config().epoch(20_000)),
         ("table", world.config().table("lease; drop table x")),
         ("fencing", world.config().fencing(mainstay_store::lease::Fencing::None)),
         ("url", PostgresConfig::builder("postgres://me:secret@/x?port=1&hurz=2")),
     ] {
         let refused = builder.build().unwrap_err();
-        assert_eq!(refused.field, field);
+        assert_eq!(refused.field(), field);
         assert!(!refused.to_string().contains("secret"), "{refused}");
     }
 }
@@ -449,7 +449,7 @@ async fn f38(world: World) {
 
 async fn f41(world: World) {
     let table = world.table();
-    let with = |epoch| direct(&world.primary.url()).table(&table).base_epoch(epoch);
+    let with = |epoch| direct(&world.primary.url()).table(&table).epoch(epoch);
     let (old, new) = (open(with(0)).await, open(with(5)).await);
     let first = take(&old, "n", "a").await.unwrap();
     assert_eq!(first.get() >> 48, 1, "the timeline");

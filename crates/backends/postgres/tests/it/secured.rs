@@ -59,5 +59,5 @@ async fn certificates(world: World) {
     let (_, other) = ours.sign("other").unwrap();
     let other = file(&dir, "other.pem", &other);
     let bad = url(&format!("sslmode=require&sslrootcert={ca}&sslcert={cert}&sslkey={other}"));
-    assert_eq!(direct(&bad).build().unwrap_err().field, "tls");
+    assert_eq!(direct(&bad).build().unwrap_err().field(), "tls");
 }

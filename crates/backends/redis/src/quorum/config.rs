@@ -79,8 +79,8 @@ impl Builder {
     }
 
     /// The upper 15 bits of every token.
-    pub fn epoch(mut self, epoch: u64) -> Self {
-        self.options.epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.options.epoch = epoch.into();
         self
     }
 
@@ -143,7 +143,7 @@ impl Builder {
         }
         let (least, most) = (super::MIN_TTL, Duration::from_secs(86_400 * 30));
         if self.max_ttl < least || self.max_ttl > most {
-            return Err(ConfigError::new("max_ttl", self.max_ttl, "200 ms to 30 days"));
+            return Err(ConfigError::new("max_ttl", format!("{:?}", self.max_ttl), "200 ms to 30 days"));
         }
         let mut sorted = self.urls.clone();
         sorted.sort_unstable();
@@ -225,7 +225,7 @@ mod tests {
 
     fn refused(urls: &[&str], change: impl Fn(Builder) -> Builder) -> Option<&'static str> {
         let urls = urls.iter().map(|u| (*u).to_owned()).collect();
-        change(Builder::new(urls)).build(&Runtime::system()).err().map(|e| e.field)
+        change(Builder::new(urls)).build(&Runtime::system()).err().map(|e| e.field())
     }
 
     const URLS: [&str; 4] = ["redis://a", "redis://b", "redis://c", "redis://d"];

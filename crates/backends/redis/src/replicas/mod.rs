@@ -117,13 +117,13 @@ impl ReplicasBuilder {
             }
         }
         if self.timeout < Duration::from_millis(1) || self.timeout > Duration::from_secs(60) {
-            return Err(ConfigError::new("request_timeout", self.timeout, "1 ms to 60 s"));
+            return Err(ConfigError::new("request_timeout", format!("{:?}", self.timeout), "1 ms to 60 s"));
         }
         if let Some((replicas, limit)) = self.acknowledge {
             // WAIT takes whole milliseconds, and 0 means for ever.
             if replicas == 0 || limit < Duration::from_millis(1) || limit > self.timeout / 2 {
                 let allowed = "at least one replica, for 1 ms to half the request_timeout";
-                return Err(ConfigError::new("acknowledge", (replicas, limit), allowed));
+                return Err(ConfigError::new("acknowledge", format!("{replicas} within {limit:?}"), allowed));
             }
         }
         let system = match &self.shard {

@@ -209,7 +209,7 @@ fn refusals() {
         assert_eq!(error.kind(), ErrorKind::ApiMisuse, "longer than a restarted server is silent");
         let none = RedisQuorum::builder(&urls).without_fencing().build(&Runtime::system()).unwrap();
         let refused = coordinator(none, "me").mutex("a").require(Fencing::Strict).build().unwrap_err();
-        assert_eq!(refused.field, "require");
+        assert_eq!(refused.field(), "require");
         // F6: nothing is left of such a ttl, and that is not a large number. Nor is anything left of the lease.
         store.ready().await.unwrap();
         let error = store.acquire(ask("a", "tiny", ms(1))).await.unwrap_err();

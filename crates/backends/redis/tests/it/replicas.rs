@@ -513,13 +513,13 @@ async fn waiting_ends_when_the_replica_has_it_or_the_limit_is_over() {
 }
 
 async fn settings_that_cannot_hold_are_refused() {
-    let field = |b: mainstay_redis::ReplicasBuilder| b.build(&Runtime::system()).unwrap_err().field;
+    let field = |b: mainstay_redis::ReplicasBuilder| b.build(&Runtime::system()).unwrap_err().field();
     assert_eq!(field(RedisReplicas::builder("")), "name");
     assert_eq!(field(RedisReplicas::builder("s").shard("")), "shard");
     assert_eq!(field(RedisReplicas::builder("s").request_timeout(Duration::ZERO)), "request_timeout");
     assert_eq!(field(RedisReplicas::builder("s").acknowledge(0, ms(10))), "acknowledge");
     assert_eq!(field(RedisReplicas::builder("s").acknowledge(1, ms(400))), "acknowledge");
     let error = replicas().endpoint("http://secret@x/").unwrap_err();
-    assert_eq!(error.field, "url");
+    assert_eq!(error.field(), "url");
     assert!(!error.to_string().contains("secret"));
 }

@@ -179,7 +179,7 @@ fn f06() {
         assert!(left <= 2, "{left} ms");
         let locks = coordinator(store, "me");
         let refused = locks.mutex("b").ttl(ms(1)).build().unwrap_err();
-        assert_eq!(refused.field, "ttl", "shorter than the store declares");
+        assert_eq!(refused.field(), "ttl", "shorter than the store declares");
     });
 }
 
@@ -398,12 +398,12 @@ fn f41() {
         let raised = RedisLeases::builder(&url(&new)).epoch(1).build(&Runtime::system()).unwrap();
         assert!(take(&raised, "b", "op", TTL).await > before);
         let refused = RedisLeases::builder(&url(&new)).epoch(1 << 15).build(&Runtime::system()).unwrap_err();
-        assert_eq!(refused.field, "epoch");
+        assert_eq!(refused.field(), "epoch");
         let refused = RedisLeases::builder("nonsense").build(&Runtime::system()).unwrap_err();
-        assert_eq!(refused.field, "url");
+        assert_eq!(refused.field(), "url");
         let empty = KeyProfile::Prefixed(String::new());
         let refused = RedisLeases::builder(&url(&new)).profile(empty).build(&Runtime::system()).unwrap_err();
-        assert_eq!(refused.field, "profile");
+        assert_eq!(refused.field(), "profile");
     });
 }
 

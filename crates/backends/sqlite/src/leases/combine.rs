@@ -157,7 +157,7 @@ pub(super) struct Combiner {
     /// Which handle wrote a change.
     origin: i64,
     /// Added to the epoch of every token.
-    base_epoch: u16,
+    epoch: u16,
     /// Told after every change of this process.
     pub(super) watchers: Arc<Watchers>,
 }
@@ -172,10 +172,10 @@ impl Combiner {
         driver: Driver,
         clock: Arc<dyn Clock>,
         origin: i64,
-        base_epoch: u16,
+        epoch: u16,
     ) -> Self {
         let held = Arc::new(Mutex::new(Held { conn, commits: 0, stopped: None }));
-        Self { held, queue: Arc::default(), clock, driver, origin, base_epoch, watchers: Arc::default() }
+        Self { held, queue: Arc::default(), clock, driver, origin, epoch, watchers: Arc::default() }
     }
 
     /// Runs `work` on the operations of `scope` and answers once that is committed.
@@ -256,7 +256,7 @@ impl Combiner {
         let (conn, undone) = (&held.conn, |e| Fate::of(e, Outcome::NotApplied));
         conn.execute_batch("begin immediate").map_err(undone)?;
         let done = (|| {
-            let mut session = Session::begin(conn, &*self.clock, self.base_epoch)?;
+            let mut session = Session::begin(conn, &*self.clock, self.epoch)?;
             for job in jobs {
                 job.run(&mut session)?;
             }

@@ -38,18 +38,18 @@ use scout::Scout;
 /// they came, across processes. After a sync that failed this handle refuses everything: nobody knows what the
 /// file holds until it is opened again. Not guaranteed: anything on a network file system; that damage to the
 /// file's log is told from its end (a [`SqliteStore`](crate::SqliteStore) looks: it alone writes its file); that tokens
-/// grow over a file that was lost or restored from a copy, without a larger [`base_epoch`](LeasesBuilder::base_epoch).
+/// grow over a file that was lost or restored from a copy, without a larger [`epoch`](LeasesBuilder::epoch).
 ///
 /// ```
 /// use mainstay_clock::Runtime;
-/// use mainstay_sqlite::{Driver, SqliteLeases};
+/// use mainstay_sqlite::SqliteLeases;
 /// use mainstay_store::LeaseStore;
 /// use mainstay_store::lease::{AcquireRequest, Acquired};
 /// use std::time::Duration;
 ///
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// let dir = tempfile::tempdir().unwrap();
-/// let open = || SqliteLeases::open(dir.path().join("leases.db"), Driver::Thread, &Runtime::system()).unwrap();
+/// let open = || SqliteLeases::builder(dir.path().join("leases.db")).open(&Runtime::system()).unwrap();
 /// let (here, there) = (open(), open());
 /// let ask = |owner| AcquireRequest::exclusive("nightly", owner, owner, Duration::from_secs(5));
 /// assert!(matches!(here.acquire(ask("a")).await.unwrap(), Acquired::Granted(_)));
@@ -72,13 +72,13 @@ struct Shared {
 /// | setting | default | why |
 /// |---|---|---|
 /// | `driver` | a thread | callers that come together share a sync |
-/// | `base_epoch` | 0 | raise it after the file was lost or restored from an older copy, or when names move here from another store |
+/// | `epoch` | 0 | raise it after the file was lost or restored from an older copy, or when names move here from another store |
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct LeasesBuilder {
     file: PathBuf,
     driver: Driver,
-    base_epoch: u16,
+    epoch: u16,
 }
 
 impl LeasesBuilder {
@@ -90,24 +90,25 @@ impl LeasesBuilder {
 
     /// Added to the number of boots in the epoch of every token, its upper 15 bits. The file counts boots from when it
     /// was made, so raise this by more than there may have been: by 1000 each time, say. Never lower it.
-    pub fn base_epoch(mut self, epoch: u16) -> Self {
-        self.base_epoch = epoch;
+    pub fn epoch(mut self, epoch: u16) -> Self {
+        self.epoch = epoch;
         self
     }
 
     /// Opens or creates the file; its folder must exist.
     ///
     /// # Errors
-    /// As [`SqliteLeases::open`], and `ApiMisuse` when base and boots are more than 32767 together.
+    /// `NewerVersion`, `Corrupt`, `Unsupported` when SQLite does not take the durable settings, `Unavailable` and `Full`;
+    /// `ApiMisuse` when epoch and boots are more than 32767 together.
     pub fn open(self, rt: &Runtime) -> Result<SqliteLeases> {
-        let Self { file, driver, base_epoch } = self;
+        let Self { file, driver, epoch } = self;
         let conn = open::open(&file, true)?;
         // Checkpoints are ours: a commit that makes one hides whether its sync failed.
         conn.pragma_update(None, "wal_autocheckpoint", 0).map_err(store_error)?;
         let clock = Arc::clone(rt.clock());
-        rows::prepare(&conn, clock.now(), base_epoch)?;
+        rows::prepare(&conn, clock.now(), epoch)?;
         let origin = rt.rng().next_u64().cast_signed();
-        let combiner = Combiner::new(conn, driver, clock, origin, base_epoch);
+        let combiner = Combiner::new(conn, driver, clock, origin, epoch);
         let scout = Scout::new(origin);
         Ok(SqliteLeases(Arc::new(Shared { file, combiner, rt: rt.clone(), scout })))
     }
@@ -122,22 +123,14 @@ impl SqliteLeases {
     ///
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
     /// let (dir, rt) = (tempfile::tempdir().unwrap(), Runtime::system());
-    /// let restored = SqliteLeases::builder(dir.path().join("leases.db")).base_epoch(1_000);
+    /// let restored = SqliteLeases::builder(dir.path().join("leases.db")).epoch(1_000);
     /// restored.open(&rt).unwrap();
-    /// let refused = SqliteLeases::builder(dir.path().join("other.db")).base_epoch(40_000).open(&rt);
+    /// let refused = SqliteLeases::builder(dir.path().join("other.db")).epoch(40_000).open(&rt);
     /// assert_eq!(refused.unwrap_err().kind(), mainstay_store::ErrorKind::ApiMisuse);
     /// # });
     /// ```
     pub fn builder(file: impl AsRef<Path>) -> LeasesBuilder {
-        LeasesBuilder { file: file.as_ref().to_owned(), driver: Driver::Thread, base_epoch: 0 }
-    }
-
-    /// Opens or creates the file; its folder must exist. The inline driver is for virtual time.
-    ///
-    /// # Errors
-    /// `NewerVersion`, `Corrupt`, `Unsupported` when SQLite does not take the durable settings, `Unavailable` and `Full`.
-    pub fn open(file: impl AsRef<Path>, driver: Driver, rt: &Runtime) -> Result<Self> {
-        Self::builder(file).driver(driver).open(rt)
+        LeasesBuilder { file: file.as_ref().to_owned(), driver: Driver::Thread, epoch: 0 }
     }
 
     /// One transaction over the operations in `scope`.

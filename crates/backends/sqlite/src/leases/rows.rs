@@ -112,9 +112,8 @@ pub(super) fn prepare(conn: &Connection, now: Instant, base: u16) -> Result<()> 
     })?;
     let boots: i64 = conn.query_row("select epoch from meta", [], |r| r.get(0)).map_err(store_error)?;
     if boots.saturating_add(base.into()) > MAX_EPOCH {
-        let text = format!(
-            "`base_epoch` is {base} and the file knows of {boots} boots; allowed: {MAX_EPOCH} together"
-        );
+        let text =
+            format!("`epoch` is {base} and the file knows of {boots} boots; allowed: {MAX_EPOCH} together");
         return Err(Error::new(ErrorKind::ApiMisuse, text));
     }
     Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use mainstay_clock::Runtime;
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteStore, tx};
+use mainstay_sqlite::{Driver, SqliteStore, tx};
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Created, Filter, MAX_RECORD_BYTES, NewRecord, PurgeRequest, SagaStatus,
     Uid,
@@ -149,8 +149,8 @@ async fn the_log_starts_over_also_after_a_reader_stood_in_it() {
     const LIMIT: u64 = 1024 * 1024;
     let files = Files::new();
     let file = files.fresh();
-    let config = SqliteConfig::new(&file).with_max_wal_bytes(LIMIT);
-    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let config = SqliteStore::builder(&file).max_wal_bytes(LIMIT);
+    let store = config.open(&Runtime::system()).unwrap();
     // A log that is too long is noticed within a round: until then it grows by a known amount.
     let round = ROUND * 5 * 4_120;
     let short = churn(&store, &file, "a").await;
@@ -168,8 +168,8 @@ async fn the_log_starts_over_also_after_a_reader_stood_in_it() {
 
 #[test]
 fn a_log_too_short_to_work_with_is_refused() {
-    let config = SqliteConfig::new("unused.db").with_max_wal_bytes(10);
-    let refused = SqliteStore::open(config, &Runtime::system()).unwrap_err();
+    let config = SqliteStore::builder("unused.db").max_wal_bytes(10);
+    let refused = config.open(&Runtime::system()).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ApiMisuse);
     assert!(refused.to_string().contains("max_wal_bytes"), "{refused}");
 }
@@ -178,8 +178,8 @@ fn a_log_too_short_to_work_with_is_refused() {
 async fn a_damaged_row_is_shown_in_the_stream_and_passed_over() {
     let files = Files::new();
     let file = files.fresh();
-    let config = SqliteConfig::new(&file).with_driver(Driver::Inline);
-    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let config = SqliteStore::builder(&file).driver(Driver::Inline);
+    let store = config.open(&Runtime::system()).unwrap();
     for id in ["before", "hurt", "after"] {
         store.create(create(id)).await.unwrap();
     }
@@ -206,8 +206,8 @@ async fn a_damaged_row_is_shown_in_the_stream_and_passed_over() {
 #[tokio::test]
 async fn a_purge_is_bounded_and_takes_each_status_at_its_own_age() {
     let files = Files::new();
-    let config = SqliteConfig::new(files.fresh()).with_driver(Driver::Inline);
-    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let config = SqliteStore::builder(files.fresh()).driver(Driver::Inline);
+    let store = config.open(&Runtime::system()).unwrap();
     let ended = [
         ("done-1", SagaStatus::Completed),
         ("done-2", SagaStatus::Completed),
@@ -291,15 +291,8 @@ async fn if_c12_the_counts_say_what_the_rows_say() {
     holder.await.unwrap();
     assert_eq!(answers.iter().filter(|a| a.is_err()).count(), 1);
     agree(&store, "finished").await;
-    drop(store);
-    // The writer ends by itself, and with it the lock of the file.
-    let store = loop {
-        match open(&file) {
-            Ok(store) => break store,
-            Err(e) if e.kind() == ErrorKind::Occupied => tokio::task::yield_now().await,
-            Err(e) => panic!("{e}"),
-        }
-    };
+    store.close().await;
+    let store = open(&file).unwrap();
     agree(&store, "opened again").await;
     let far = mainstay_clock::WallTime::from_unix_millis(i64::MAX);
     let never = mainstay_clock::WallTime::from_unix_millis(0);

@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 
 use mainstay_clock::{Runtime, WallTime};
-use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
+use mainstay_sqlite::{SqliteStore, tx};
 use mainstay_store::Journal;
 use mainstay_store::journal::{
     Append, Appended, Claimant, Create, Created, Filter, Hash, NewRecord, Row, Uid,
@@ -45,8 +45,7 @@ struct Held {
 impl Held {
     async fn new(sagas: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let store =
-            SqliteStore::open(SqliteConfig::new(dir.path().join("a.db")), &Runtime::system()).unwrap();
+        let store = SqliteStore::builder(dir.path().join("a.db")).open(&Runtime::system()).unwrap();
         for n in 0..sagas {
             assert!(matches!(
                 store.create(create(n)).await.unwrap(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Runtime, SeededRng};
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteStore};
+use mainstay_sqlite::{Driver, SqliteStore};
 use mainstay_store::Journal;
 use mainstay_store::journal::{Append, ClaimRequest, Claimant, Create, Row, Uid};
 
@@ -16,7 +16,7 @@ const HOUR: i64 = 3_600_000;
 
 fn open(file: &std::path::Path, clock: &VirtualClock) -> SqliteStore {
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1)));
-    SqliteStore::open(SqliteConfig::new(file).with_driver(Driver::Inline), &runtime).unwrap()
+    SqliteStore::builder(file).driver(Driver::Inline).open(&runtime).unwrap()
 }
 
 /// A saga that waits ten seconds, by the store's time.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Instant, Runtime, SeededRng, Sleep, Tick, WallTime};
 use mainstay_sim::conformance;
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
+use mainstay_sqlite::{Driver, SqliteLeases, SqliteStore};
 use mainstay_store::Journal;
 use mainstay_store::lease::ToldBy;
 
@@ -31,7 +31,7 @@ impl Files {
 
 pub(crate) fn inline(files: &Files, clock: &VirtualClock) -> SqliteStore {
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1)));
-    SqliteStore::open(SqliteConfig::new(files.fresh()).with_driver(Driver::Inline), &runtime).unwrap()
+    SqliteStore::builder(files.fresh()).driver(Driver::Inline).open(&runtime).unwrap()
 }
 
 #[tokio::test(start_paused = true)]
@@ -40,7 +40,7 @@ async fn inline_store_conforms() {
     let make = || Arc::new(inline(&files, &clock)) as Arc<dyn Journal>;
     let mut checks = conformance::journal(&make, &clock).await;
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(1)));
-    let leases = SqliteLeases::open(files.fresh(), Driver::Inline, &runtime).unwrap();
+    let leases = SqliteLeases::builder(files.fresh()).driver(Driver::Inline).open(&runtime).unwrap();
     let sections = conformance::leases(&leases, &clock).await;
     assert_eq!(conformance::since_when(&leases, &clock).await, ToldBy::Store);
     assert_eq!(sections.ran, EVERY_SECTION);
@@ -83,12 +83,12 @@ async fn threaded_store_conforms() {
     let clock = Arc::new(ByHand::default());
     let open = || {
         let runtime = Runtime::on_tokio(clock.clone(), Arc::new(SeededRng::new(1)));
-        SqliteStore::open(SqliteConfig::new(files.fresh()), &runtime).unwrap()
+        SqliteStore::builder(files.fresh()).open(&runtime).unwrap()
     };
     let make = || Arc::new(open()) as Arc<dyn Journal>;
     let mut checks = conformance::journal(&make, &*clock).await;
     let runtime = Runtime::on_tokio(clock.clone(), Arc::new(SeededRng::new(1)));
-    let leases = SqliteLeases::open(files.fresh(), Driver::Thread, &runtime).unwrap();
+    let leases = SqliteLeases::builder(files.fresh()).open(&runtime).unwrap();
     let sections = conformance::leases(&leases, &*clock).await;
     assert_eq!(conformance::since_when(&leases, &*clock).await, ToldBy::Store);
     checks += sections.ran.len() + sections.refused.len();

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use futures_util::poll;
 use mainstay_clock::Runtime;
 use mainstay_clock::virtual_time::VirtualClock;
-use mainstay_sqlite::{SqliteConfig, SqliteStore, tx};
+use mainstay_sqlite::{SqliteStore, tx};
 use mainstay_store::journal::{
     Append, Appended, AppendedWith, Create, Created, Filter, Hash, NewRecord, Row, Uid,
 };
@@ -35,7 +36,7 @@ pub(crate) fn row() -> Row {
 }
 
 pub(crate) fn open(file: &std::path::Path) -> mainstay_store::Result<SqliteStore> {
-    SqliteStore::open(SqliteConfig::new(file), &Runtime::system())
+    SqliteStore::builder(file).open(&Runtime::system())
 }
 
 #[tokio::test]
@@ -45,6 +46,47 @@ async fn a_second_engine_on_one_file_fails_loudly() {
     let first = open(&file).unwrap();
     assert_eq!(open(&file).unwrap_err().kind(), ErrorKind::Occupied);
     drop(first);
+}
+
+/// Whoever dropped a store and opened its file again raced with the writer, which ends by itself.
+#[tokio::test]
+async fn a_file_that_was_closed_is_free_once_its_last_handle_is_gone() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    let cell = store.cell("kept");
+    let mut closing = Box::pin(store.close());
+    assert!(poll!(closing.as_mut()).is_pending(), "a cell still writes");
+    cell.store_synced(b"1".to_vec()).await.unwrap();
+    assert!(poll!(closing.as_mut()).is_pending());
+    assert_eq!(open(&file).unwrap_err().kind(), ErrorKind::Occupied);
+    drop(cell);
+    closing.await;
+    for _ in 0..20 {
+        open(&file).unwrap().close().await;
+    }
+    let store = open(&file).unwrap();
+    assert_eq!(store.cell("kept").load().await.unwrap().as_deref(), Some(&b"1"[..]));
+}
+
+#[tokio::test]
+async fn cancel_safety_of_close_the_file_is_freed_without_anybody_who_waits() {
+    let files = Files::new();
+    let file = files.fresh();
+    let store = open(&file).unwrap();
+    let cell = store.cell("kept");
+    let mut closing = Box::pin(store.close());
+    assert!(poll!(closing.as_mut()).is_pending());
+    drop(closing);
+    cell.store_synced(b"1".to_vec()).await.unwrap();
+    drop(cell);
+    loop {
+        match open(&file) {
+            Ok(_) => break,
+            Err(e) if e.kind() == ErrorKind::Occupied => tokio::task::yield_now().await,
+            Err(e) => panic!("{e}"),
+        }
+    }
 }
 
 #[test]
@@ -63,8 +105,8 @@ async fn m_g5_a_flipped_bit_is_found_and_a_gap_too() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
     let runtime = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(mainstay_clock::SeededRng::new(1)));
-    let config = SqliteConfig::new(&file).with_driver(mainstay_sqlite::Driver::Inline);
-    let store = SqliteStore::open(config, &runtime).unwrap();
+    let config = SqliteStore::builder(&file).driver(mainstay_sqlite::Driver::Inline);
+    let store = config.open(&runtime).unwrap();
     for id in ["flip", "gap", "fine"] {
         store.create(create(id)).await.unwrap();
     }
@@ -83,8 +125,8 @@ async fn m_g5_a_flipped_bit_is_found_and_a_gap_too() {
 async fn m_g5_a_full_disk_refuses_and_keeps_what_was_acknowledged() {
     let files = Files::new();
     let file = files.fresh();
-    let config = SqliteConfig::new(&file).with_max_pages(60);
-    let store = SqliteStore::open(config, &Runtime::system()).unwrap();
+    let config = SqliteStore::builder(&file).max_pages(60);
+    let store = config.open(&Runtime::system()).unwrap();
     let mut acknowledged = 0;
     let refused = loop {
         let mut big = create(&acknowledged.to_string());
@@ -193,7 +235,7 @@ async fn m_g5_a_cell_with_a_damaged_name_is_not_taken_for_one_that_never_was() {
     let file = files.fresh();
     let store = open(&file).unwrap();
     store.cell("hlc").store_synced(b"8".to_vec()).await.unwrap();
-    drop(store);
+    store.close().await;
     let conn = Connection::open(&file).unwrap();
     assert_eq!(conn.execute("update cell set name = 'hlb'", []).unwrap(), 1);
     drop(conn);
@@ -210,7 +252,7 @@ async fn m_g5_a_cell_with_a_damaged_name_is_not_taken_for_one_that_never_was() {
 async fn an_older_cell_is_read() {
     let files = Files::new();
     let file = files.fresh();
-    drop(open(&file).unwrap());
+    open(&file).unwrap().close().await;
     let conn = Connection::open(&file).unwrap();
     let sum = Hash::of(b"8").0;
     conn.execute("insert into cell values ('hlc', ?1, ?2)", rusqlite::params![b"8".as_slice(), sum]).unwrap();

@@ -36,7 +36,7 @@ impl World {
 
     pub(crate) fn open(&self) -> SqliteLeases {
         let rt = Runtime::on_tokio(Arc::new(self.clock.clone()), Arc::new(SeededRng::new(self.seed())));
-        SqliteLeases::open(&self.file, Driver::Inline, &rt).unwrap()
+        SqliteLeases::builder(&self.file).driver(Driver::Inline).open(&rt).unwrap()
     }
 }
 

@@ -27,7 +27,7 @@ fn runtime(clock: &VirtualClock) -> Runtime {
 async fn another_boot_gives_a_full_ttl_of_grace_and_larger_tokens() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
-    let open = || SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let open = || SqliteLeases::builder(&file).driver(Driver::Inline).open(&runtime(&clock)).unwrap();
     let store = open();
     let Acquired::Granted(first) = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     clock.sleep(TTL - Duration::from_secs(1)).await;
@@ -48,7 +48,7 @@ async fn another_boot_gives_a_full_ttl_of_grace_and_larger_tokens() {
 #[tokio::test(start_paused = true)]
 async fn f11_a_wall_clock_that_jumps_frees_nothing_and_tokens_still_grow() {
     let (files, clock) = (Files::new(), VirtualClock::new());
-    let store = SqliteLeases::open(files.fresh(), Driver::Inline, &runtime(&clock)).unwrap();
+    let store = SqliteLeases::builder(files.fresh()).driver(Driver::Inline).open(&runtime(&clock)).unwrap();
     let Acquired::Granted(first) = store.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     for hours in [1, -3] {
         clock.jump_wall(hours * 3_600_000);
@@ -63,7 +63,7 @@ async fn f11_a_wall_clock_that_jumps_frees_nothing_and_tokens_still_grow() {
 async fn what_an_earlier_program_wrote_has_no_since_and_is_not_given_one() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
-    let open = || SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let open = || SqliteLeases::builder(&file).driver(Driver::Inline).open(&runtime(&clock)).unwrap();
     drop(open());
     let raw = rusqlite::Connection::open(&file).unwrap();
     // As its table was.
@@ -87,7 +87,7 @@ async fn what_an_earlier_program_wrote_has_no_since_and_is_not_given_one() {
 async fn what_ended_under_names_nobody_asks_for_is_forgotten() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
-    let store = SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let store = SqliteLeases::builder(&file).driver(Driver::Inline).open(&runtime(&clock)).unwrap();
     for n in 0..200 {
         store.acquire(ask(&format!("once/{n}"), &format!("op-{n}"))).await.unwrap();
     }
@@ -106,7 +106,7 @@ async fn what_ended_under_names_nobody_asks_for_is_forgotten() {
 async fn the_values_of_the_dead_end_with_their_leases() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
-    let store = SqliteLeases::open(&file, Driver::Inline, &runtime(&clock)).unwrap();
+    let store = SqliteLeases::builder(&file).driver(Driver::Inline).open(&runtime(&clock)).unwrap();
     let lead = async |name: String, op: String, ttl: Duration| {
         let request = AcquireRequest { ttl, ..ask(&name, &op) };
         let Acquired::Granted(held) = store.acquire(request).await.unwrap() else { panic!("`{name}`") };
@@ -143,7 +143,7 @@ async fn the_values_of_the_dead_end_with_their_leases() {
 async fn engines_on_one_file_exclude_each_other_and_serve_in_order() {
     let files = Files::new();
     let file = files.fresh();
-    let open = || SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap();
+    let open = || SqliteLeases::builder(&file).open(&Runtime::system()).unwrap();
     let (here, there) = (open(), open());
     let Acquired::Granted(first) = here.acquire(ask("n", "a")).await.unwrap() else { panic!() };
     let join = |op: &str| AcquireRequest { line: Line::Join, ..ask("n", op) };
@@ -166,7 +166,7 @@ fn those_who_make_a_lease_file_together_all_open_it() {
         let (file, together) = (files.fresh(), Barrier::new(4));
         let opened = || {
             together.wait();
-            SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).err()
+            SqliteLeases::builder(&file).open(&Runtime::system()).err()
         };
         let refused: Vec<_> = std::thread::scope(|s| {
             let all = [(); 4].map(|()| s.spawn(opened));
@@ -182,7 +182,7 @@ async fn a_change_wakes_who_watches_that_name_and_nobody_else() {
     let file = files.fresh();
     let open = |seed| {
         let rt = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(seed)));
-        SqliteLeases::open(&file, Driver::Inline, &rt).unwrap()
+        SqliteLeases::builder(&file).driver(Driver::Inline).open(&rt).unwrap()
     };
     let (here, there) = (open(1), open(2));
     for name in ["a", "b"] {
@@ -222,7 +222,7 @@ async fn sixty_four_callers_of_two_engines_see_no_busy_and_never_two_holders() {
     let files = Files::new();
     let file = files.fresh();
     let engines: Vec<SqliteLeases> =
-        (0..2).map(|_| SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap()).collect();
+        (0..2).map(|_| SqliteLeases::builder(&file).open(&Runtime::system()).unwrap()).collect();
     let mut tasks = tokio::task::JoinSet::new();
     for n in 0..64 {
         let store = engines[n % 2].clone();

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Rng as _, Runtime, SeededRng};
 use mainstay_sim::power::{Disk, Fault, Image, Loss, Op, OpKind, Recorder, Trace};
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore, tx};
+use mainstay_sqlite::{Driver, SqliteLeases, SqliteStore, tx};
 use mainstay_store::journal::{Append, Appended, AppendedWith, Created, NewRecord, Uid};
 use mainstay_store::lease::{AcquireRequest, Acquired};
 use mainstay_store::{
@@ -135,8 +135,8 @@ fn content(tag: &str) -> Vec<u8> {
 }
 
 fn open(root: &Path, driver: Driver) -> mainstay_store::Result<SqliteStore> {
-    let config = SqliteConfig::new(root.join("node.db")).with_driver(driver).with_max_wal_bytes(256 * 1024);
-    SqliteStore::open(config, &Runtime::system())
+    let config = SqliteStore::builder(root.join("node.db")).driver(driver).max_wal_bytes(256 * 1024);
+    config.open(&Runtime::system())
 }
 
 /// Creates, appends, puts and stores, one after the other, until something is refused.
@@ -550,7 +550,7 @@ fn frozen() -> Runtime {
 }
 
 fn leases(root: &Path) -> mainstay_store::Result<SqliteLeases> {
-    SqliteLeases::open(root.join("leases.db"), Driver::Inline, &frozen())
+    SqliteLeases::builder(root.join("leases.db")).driver(Driver::Inline).open(&frozen())
 }
 
 fn exclusive(name: &str, op: &str) -> AcquireRequest {

@@ -306,7 +306,7 @@ async fn k11_the_file_says_what_it_holds_and_two_applications_do_not_meet() {
     let (one, two) = (build("billing").unwrap(), build("search").unwrap());
     let _first = one.mutex("leader").build().unwrap().try_acquire().await.unwrap();
     let _second = two.mutex("leader").build().unwrap().try_acquire().await.unwrap();
-    assert_eq!(build("").unwrap_err().field, "namespace");
+    assert_eq!(build("").unwrap_err().field(), "namespace");
     assert_eq!(one.guarantees().fencing, Fencing::Strict);
     assert!(one.mutex("x").require(Fencing::Strict).build().is_ok());
 }
@@ -403,7 +403,7 @@ async fn f05_f19_an_acquisition_that_is_dropped_at_any_point_leaves_nothing() {
 async fn f06_a_ttl_that_cannot_hold_is_refused_when_the_lock_is_built() {
     let w = World::new();
     for ttl in [Duration::ZERO, Duration::from_millis(1), Duration::from_millis(99)] {
-        assert_eq!(node(&w, "a").mutex("n").ttl(ttl).build().unwrap_err().field, "ttl");
+        assert_eq!(node(&w, "a").mutex("n").ttl(ttl).build().unwrap_err().field(), "ttl");
     }
 }
 
@@ -437,7 +437,7 @@ async fn f14_a_file_of_a_newer_program_is_refused() {
     drop(w.open());
     rusqlite::Connection::open(&w.file).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let rt = Runtime::on_tokio(Arc::new(w.clock.clone()), Arc::new(SeededRng::new(1)));
-    let refused = SqliteLeases::open(&w.file, Driver::Inline, &rt).unwrap_err();
+    let refused = SqliteLeases::builder(&w.file).driver(Driver::Inline).open(&rt).unwrap_err();
     assert_eq!(refused.kind(), mainstay_store::ErrorKind::NewerVersion);
 }
 
@@ -502,7 +502,7 @@ async fn f38_tokens_come_in_the_order_of_the_holders() {
     let order = Arc::new(std::sync::Mutex::new(Vec::new()));
     let mut tasks = tokio::task::JoinSet::new();
     for engine in 0..4 {
-        let store = SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap();
+        let store = SqliteLeases::builder(&file).open(&Runtime::system()).unwrap();
         let order = Arc::clone(&order);
         tasks.spawn(async move {
             let mut had = 0;
@@ -542,7 +542,7 @@ async fn f39_two_acquisitions_of_one_process_are_two() {
 async fn f03_a_grant_that_comes_too_late_is_given_back() {
     let files = Files::new();
     let file = files.fresh();
-    let store = SqliteLeases::open(&file, Driver::Thread, &Runtime::system()).unwrap();
+    let store = SqliteLeases::builder(&file).open(&Runtime::system()).unwrap();
     let locks = Coordinator::builder(Arc::new(store.clone()), Runtime::system());
     let locks = locks.namespace("app").owner("a").build().unwrap();
     let lock = locks.mutex("n").ttl(Duration::from_millis(200)).build().unwrap();

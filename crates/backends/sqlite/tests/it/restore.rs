@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mainstay_clock::virtual_time::VirtualClock;
 use mainstay_clock::{Clock, Runtime, SeededRng};
-use mainstay_sqlite::{Driver, SqliteConfig, SqliteLeases, SqliteStore};
+use mainstay_sqlite::{Driver, SqliteLeases, SqliteStore};
 use mainstay_store::journal::{Append, Appended, ClaimRequest, Claimant, Create, Row};
 use mainstay_store::lease::{AcquireRequest, Acquired};
 use mainstay_store::{ErrorKind, FencingToken, Journal, LeaseStore};
@@ -27,9 +27,9 @@ fn backup(file: &Path, files: &Files) -> PathBuf {
     copy
 }
 
-fn journal(file: &Path, base_epoch: u16, clock: &VirtualClock) -> SqliteStore {
-    let config = SqliteConfig::new(file).with_driver(Driver::Inline).with_base_epoch(base_epoch);
-    SqliteStore::open(config, &runtime(clock)).unwrap()
+fn journal(file: &Path, epoch: u16, clock: &VirtualClock) -> SqliteStore {
+    let config = SqliteStore::builder(file).driver(Driver::Inline).epoch(epoch);
+    config.open(&runtime(clock)).unwrap()
 }
 
 /// The epoch of a claim of the only saga, which is given back.
@@ -72,8 +72,8 @@ async fn claims_of_a_restored_journal_go_on_above_those_of_before() {
     let restored = journal(&copy, 2, &clock);
     assert!(claim(&restored).await > claimed[0].epoch + 1_000_000, "restored once more");
     drop(restored);
-    let config = SqliteConfig::new(&copy).with_driver(Driver::Inline).with_base_epoch(1 << 15);
-    let refused = SqliteStore::open(config, &runtime(&clock)).unwrap_err();
+    let config = SqliteStore::builder(&copy).driver(Driver::Inline).epoch(1 << 15);
+    let refused = config.open(&runtime(&clock)).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::ApiMisuse);
 }
 
@@ -91,7 +91,7 @@ async fn tokens_of_a_restored_or_lost_lease_file_go_on_above_those_of_before() {
     let (files, clock) = (Files::new(), VirtualClock::new());
     let file = files.fresh();
     let open = |file: &Path, base| {
-        SqliteLeases::builder(file).driver(Driver::Inline).base_epoch(base).open(&runtime(&clock))
+        SqliteLeases::builder(file).driver(Driver::Inline).epoch(base).open(&runtime(&clock))
     };
     let store = open(&file, 0).unwrap();
     token(&store, "a").await;

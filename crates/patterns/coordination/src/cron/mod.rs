@@ -127,7 +127,11 @@ impl Builder {
     /// As [`lock::Builder::build`]; `at_least` over a day or over `at_most`; no records.
     pub fn build(self) -> Result<Job, ConfigError> {
         if self.at_least > MAX_KEPT || self.at_most.is_some_and(|most| most < self.at_least) {
-            return Err(ConfigError::new("at_least", self.at_least, "at most a day and at most `at_most`"));
+            return Err(ConfigError::new(
+                "at_least",
+                format!("{:?}", self.at_least),
+                "at most a day and at most `at_most`",
+            ));
         }
         let store = self.core.records()?;
         let name = format!("cron/{}", given("name", &self.name)?);

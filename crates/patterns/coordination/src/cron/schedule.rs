@@ -39,7 +39,7 @@ impl Every {
     pub fn new(interval: Duration) -> Result<Self, ConfigError> {
         let allowed = Duration::from_millis(100)..=Duration::from_secs(86_400 * 366);
         if !allowed.contains(&interval) {
-            return Err(ConfigError::new("interval", interval, "100 ms to 366 days"));
+            return Err(ConfigError::new("interval", format!("{interval:?}"), "100 ms to 366 days"));
         }
         Ok(Self(i64::try_from(interval.as_millis()).unwrap_or(i64::MAX)))
     }

@@ -129,22 +129,22 @@ impl Builder {
         let declared = self.core.store.guarantees();
         if self.ttl < declared.min_ttl || self.ttl > declared.max_ttl {
             let allowed = format!("{:?} to {:?} on this store", declared.min_ttl, declared.max_ttl);
-            return Err(ConfigError::new("ttl", self.ttl, allowed));
+            return Err(ConfigError::new("ttl", format!("{:?}", self.ttl), allowed));
         }
         if is_too_short(self.ttl) {
             let allowed = "more than 8 ms: of less, too little is left to work in";
-            return Err(ConfigError::new("ttl", self.ttl, allowed));
+            return Err(ConfigError::new("ttl", format!("{:?}", self.ttl), allowed));
         }
         if let Some((field, what)) = self.unsupported(declared.native) {
             let allowed = format!("none: this store has no {what}");
-            return Err(ConfigError::new(field, &self.names, allowed));
+            return Err(ConfigError::new(field, self.names.join(", "), allowed));
         }
         if rank(declared.fencing) < rank(self.require) {
             let allowed = format!("at most {:?}: that is what this store declares", declared.fencing);
-            return Err(ConfigError::new("require", self.require, allowed));
+            return Err(ConfigError::new("require", format!("{:?}", self.require), allowed));
         }
         if self.max_hold.is_some_and(|d| d.is_zero()) {
-            return Err(ConfigError::new("max_hold", self.max_hold, "more than 0"));
+            return Err(ConfigError::new("max_hold", "0s", "more than 0"));
         }
         if let Kind::Permit(limit) = self.kind
             && !(1..=MAX_PERMITS).contains(&limit)
@@ -157,7 +157,7 @@ impl Builder {
         }
         names.sort();
         if names.is_empty() || names.len() > MAX_NAMES || names.windows(2).any(|w| w[0] == w[1]) {
-            return Err(ConfigError::new("names", &self.names, "1 to 64 different names"));
+            return Err(ConfigError::new("names", self.names.join(", "), "1 to 64 different names"));
         }
         let want = Want {
             names,

@@ -138,8 +138,8 @@ fn another_size_is_told_and_a_late_member_is_not_counted() {
         let alone = a.wait("b", w.within(5)).await.unwrap_err();
         assert!(matches!(alone.kind(), ErrorKind::TimedOut { .. }), "who gave up is not counted: {alone}");
         let node = w.node("a");
-        assert_eq!(node.barrier("x", 0).build().unwrap_err().field, "size");
-        assert_eq!(node.barrier("", 1).build().unwrap_err().field, "name");
+        assert_eq!(node.barrier("x", 0).build().unwrap_err().field(), "size");
+        assert_eq!(node.barrier("", 1).build().unwrap_err().field(), "name");
         assert_eq!(*a.wait("", w.within(1)).await.unwrap_err().kind(), ErrorKind::ApiMisuse);
     });
 }

@@ -277,7 +277,7 @@ fn f19_a_start_and_a_finish_dropped_at_every_await_point_leave_no_lease() {
 fn what_cannot_hold_is_refused_when_a_job_is_built() {
     virtually(|w| async move {
         let node = w.node("a");
-        let field = |b: mainstay_coordination::cron::Builder| b.build().unwrap_err().field;
+        let field = |b: mainstay_coordination::cron::Builder| b.build().unwrap_err().field();
         assert_eq!(field(node.cron("")), "name");
         assert_eq!(field(node.cron("x").at_least(Duration::from_secs(86_401))), "at_least");
         assert_eq!(field(node.cron("x").at_least(MINUTE).at_most(TTL)), "at_least");
@@ -286,7 +286,7 @@ fn what_cannot_hold_is_refused_when_a_job_is_built() {
         let bare =
             Coordinator::builder(Arc::new(w.store.clone()), rt).namespace("t").owner("a").build().unwrap();
         assert_eq!(field(bare.cron("x")), "records");
-        assert_eq!(bare.latch("x", 1).unwrap_err().field, "records");
-        assert_eq!(bare.barrier("x", 1).build().unwrap_err().field, "records");
+        assert_eq!(bare.latch("x", 1).unwrap_err().field(), "records");
+        assert_eq!(bare.barrier("x", 1).build().unwrap_err().field(), "records");
     });
 }

@@ -91,9 +91,9 @@ fn sizes_and_ids_are_checked() {
         assert_eq!(*other.wait(w.within(1)).await.unwrap_err().kind(), ErrorKind::ConfigMismatch);
         assert_eq!(*other.count_down("").await.unwrap_err().kind(), ErrorKind::ApiMisuse);
         for bad in [0, 1_001] {
-            assert_eq!(node.latch("x", bad).unwrap_err().field, "size");
+            assert_eq!(node.latch("x", bad).unwrap_err().field(), "size");
         }
-        assert_eq!(node.latch("", 1).unwrap_err().field, "name");
+        assert_eq!(node.latch("", 1).unwrap_err().field(), "name");
         // A record of another recipe is not read as one of ours.
         let foreign = b"mainstay 1\nslot 60000 op".to_vec();
         w.records.put_if("test/latch/y", None, foreign, None).await.unwrap();

@@ -241,7 +241,7 @@ fn f26_a_store_that_lost_its_tokens_is_noticed() {
 fn what_cannot_hold_is_refused_when_it_is_built() {
     virtually(|w| async move {
         let node = w.node("a");
-        let field = |b: mainstay_coordination::lock::Builder| b.build().unwrap_err().field;
+        let field = |b: mainstay_coordination::lock::Builder| b.build().unwrap_err().field();
         assert_eq!(field(node.mutex("")), "name");
         assert_eq!(field(node.mutex(&"n".repeat(1_024))), "name");
         assert_eq!(field(node.mutex("a\nb")), "name");
@@ -259,9 +259,9 @@ fn what_cannot_hold_is_refused_when_it_is_built() {
         let rt = mainstay_clock::Runtime::system();
         let store = Arc::new(w.store.clone());
         let nameless = Coordinator::builder(store.clone(), rt.clone()).owner("a").build().unwrap_err();
-        assert_eq!(nameless.field, "namespace");
+        assert_eq!(nameless.field(), "namespace");
         let slash = Coordinator::builder(store, rt).namespace("a/b").owner("a").build().unwrap_err();
-        assert_eq!(slash.field, "namespace");
+        assert_eq!(slash.field(), "namespace");
     });
 }
 
@@ -278,7 +278,7 @@ fn what_the_store_does_not_declare_is_refused_when_it_is_built() {
             let mut declared = declared.clone();
             declared.native = native;
             let store = Faulty::declaring(w.store.clone(), declared);
-            ask(&w.node_on(store, w.clock.clone(), "a")).build().err().map(|e| e.field)
+            ask(&w.node_on(store, w.clock.clone(), "a")).build().err().map(|e| e.field())
         };
         // As one Redis declares itself, and as a majority does.
         let (redis, majority): (&[&str], &[&str]) = (&["permit", "shared", "watch"], &["watch"]);
@@ -405,7 +405,7 @@ fn k11_two_applications_on_one_store_do_not_meet_and_must_have_a_name() {
         let first = one.election("leader").build().unwrap().campaign(w.within(1)).await.unwrap();
         let second = two.election("leader").build().unwrap().campaign(w.within(1)).await.unwrap();
         assert!(first.check().is_ok() && second.check().is_ok());
-        assert_eq!(build("").unwrap_err().field, "namespace");
+        assert_eq!(build("").unwrap_err().field(), "namespace");
         assert_eq!(one.guarantees().fencing, Fencing::WhileStateSurvives, "it is said what is promised");
     });
 }

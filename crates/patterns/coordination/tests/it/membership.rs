@@ -134,7 +134,7 @@ fn a_group_does_not_see_another_whose_name_begins_like_it() {
         };
         assert_eq!(names(outer.members().await.unwrap()), ["b/x"]);
         assert_eq!(names(inner.members().await.unwrap()), ["x"]);
-        assert_eq!(node.group("").build().unwrap_err().field, "name");
+        assert_eq!(node.group("").build().unwrap_err().field(), "name");
         let long = outer.try_join("x", vec![0; MAX_META + 1]).await.unwrap_err();
         assert_eq!(*long.kind(), ErrorKind::ApiMisuse);
         assert_eq!(*outer.try_join("", "").await.unwrap_err().kind(), ErrorKind::ApiMisuse);

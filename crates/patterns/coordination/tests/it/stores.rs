@@ -55,7 +55,8 @@ impl Stores {
         let folder = if fast.is_dir() { tempfile::tempdir_in(fast) } else { tempfile::tempdir() }.unwrap();
         let clock = Relay::default();
         let rt = Runtime::on_tokio(Arc::new(clock.clone()), Arc::new(SeededRng::new(0)));
-        let sqlite = SqliteLeases::open(folder.path().join("leases"), Driver::Inline, &rt).unwrap();
+        let sqlite =
+            SqliteLeases::builder(folder.path().join("leases")).driver(Driver::Inline).open(&rt).unwrap();
         Self { sqlite, clock, silent, _folder: folder }
     }
 

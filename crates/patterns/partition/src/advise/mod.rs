@@ -8,7 +8,7 @@ mod simulate;
 
 use std::fmt;
 
-use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::error::{ConfigError, Error};
 use crate::node::MAX_NODES;
 use crate::ring::MAX_POINTS;
 use crate::slots::{DEFAULT_SLOTS, MAX_SLOTS};
@@ -197,9 +197,7 @@ impl Constraints {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let bad = |field, value: usize, allowed: String| {
-            Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed).into())
-        };
+        let bad = |field, value: usize, allowed: String| Err(ConfigError::new(field, value, allowed).into());
         if !(1..=MAX_NODES).contains(&self.nodes) {
             return bad("nodes", self.nodes, format!("1 to {MAX_NODES}"));
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::error::{ConfigError, Error};
 use crate::hash::mix64;
 use crate::jump::{Jump, JumpKind};
 use crate::maglev::Maglev;
@@ -153,7 +153,7 @@ const MAX_KEYS: u64 = 100_000_000;
 pub fn simulate(choice: &Choice, before: &[Node], after: &[Node], keys: u64) -> Result<Simulation, Error> {
     if !(1..=MAX_KEYS).contains(&keys) {
         let allowed = format!("1 to {MAX_KEYS}");
-        return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "keys", keys, allowed).into());
+        return Err(ConfigError::new("keys", keys, allowed).into());
     }
     let (old, new) = (choice.build(before)?, choice.change(before, after)?);
     let number: Vec<Option<NodeIdx>> =

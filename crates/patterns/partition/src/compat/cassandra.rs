@@ -1,7 +1,7 @@
 //! Cassandra and Scylla: token rings under `Murmur3Partitioner`.
 
 use super::ring::{CompatRing, KeyHash, Parts, token_point};
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::node::{Node, Nodes};
 
 /// A token ring: who owns a partition key first. Tokens come from the cluster (`system.local`,
@@ -45,7 +45,7 @@ impl CassandraBuilder {
         let mut tokens: Vec<(i64, u32)> = owned.collect();
         tokens.sort_unstable();
         if let Some(pair) = tokens.windows(2).find(|w| w[0].0 == w[1].0) {
-            return Err(ConfigError::new(ConfigErrorKind::Duplicate, "tokens", pair[0].0, "each token once"));
+            return Err(ConfigError::new("tokens", pair[0].0, "each token once"));
         }
         CompatRing::build(Parts {
             profile: "cassandra murmur3",

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::hashes::{djb2, full_hash, sdbm};
 use super::ring::{CompatRing, KeyHash, Parts};
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::node::{Node, Nodes};
 
 /// Points per unit of weight.
@@ -136,7 +136,7 @@ impl HaproxyBuilder {
     pub fn build(self) -> Result<CompatRing, ConfigError> {
         if let Some((name, weight, _)) = self.servers.iter().find(|(_, weight, _)| *weight > MAX_WEIGHT) {
             let value = format!("{weight} of {name}");
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "server.weight", value, "0 to 256"));
+            return Err(ConfigError::new("server.weight", value, "0 to 256"));
         }
         let nodes = self.servers.iter().map(|(name, weight, _)| Node::new(name.as_str()).weight(*weight));
         let nodes = Nodes::numbered(nodes.collect())?;
@@ -165,10 +165,10 @@ impl HaproxyBuilder {
         let mut used = BTreeSet::new();
         for id in self.servers.iter().filter_map(|(_, _, id)| *id) {
             if id == 0 {
-                return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "server.id", id, "at least 1"));
+                return Err(ConfigError::new("server.id", id, "at least 1"));
             }
             if !used.insert(id) {
-                return Err(ConfigError::new(ConfigErrorKind::Duplicate, "server.id", id, "each id once"));
+                return Err(ConfigError::new("server.id", id, "each id once"));
             }
         }
         let mut next = 1_u32;

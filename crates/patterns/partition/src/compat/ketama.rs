@@ -2,7 +2,7 @@
 
 use super::hashes::{jenkins, md5_words};
 use super::ring::{CompatRing, KeyHash, Parts};
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::node::{Node, Nodes};
 
 /// Names per server without weights, one point each.
@@ -119,7 +119,7 @@ impl KetamaBuilder {
         let reweighted = !weighted && self.servers.iter().any(|(_, _, weight)| *weight > 1);
         if let Some((_, port, _)) = self.servers.iter().find(|(host, ..)| host.is_empty()) {
             let (value, allowed) = (format!(":{port}"), "a host before the port");
-            return Err(ConfigError::new(ConfigErrorKind::Empty, "server.host", value, allowed));
+            return Err(ConfigError::new("server.host", value, allowed));
         }
         let nodes = self.servers.iter().map(|(h, p, w)| Node::new(format!("{h}:{p}")).weight(*w)).collect();
         let nodes = Nodes::numbered(nodes)?;

@@ -1,7 +1,7 @@
 //! nginx: `hash KEY consistent`.
 
 use super::ring::{CompatRing, KeyHash, Parts};
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::node::{Node, Nodes};
 use crate::ring::MAX_POINTS;
 
@@ -61,14 +61,14 @@ impl NginxBuilder {
     pub fn build(self) -> Result<CompatRing, ConfigError> {
         if let Some((name, ..)) = self.servers.iter().find(|(_, weight, _)| *weight == 0) {
             let value = format!("0 of {name}");
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "server.weight", value, "at least 1"));
+            return Err(ConfigError::new("server.weight", value, "at least 1"));
         }
         let nodes = self.servers.iter().map(|(name, weight, _)| Node::new(name.as_str()).weight(*weight));
         let nodes = Nodes::numbered(nodes.collect())?;
         if nodes.total_weight() > MAX_POINTS as u64 / POINTS {
             let allowed = format!("at most {} in total", MAX_POINTS as u64 / POINTS);
             let weight = nodes.total_weight();
-            return Err(ConfigError::new(ConfigErrorKind::TooManyPoints, "server.weight", weight, allowed));
+            return Err(ConfigError::new("server.weight", weight, allowed));
         }
         let mut points = Vec::new();
         for ((name, weight, _), at) in self.servers.iter().zip(0_u32..) {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::fingerprint::Canon;
 use crate::hash::Hash;
 use crate::node::{Node, NodeId, NodeIdx, Nodes};
@@ -286,16 +286,16 @@ impl SlotMapBuilder {
     ///
     /// # Examples
     /// ```
-    /// use mainstay_partition::{ConfigErrorKind, Node, slots::SlotMap};
+    /// use mainstay_partition::{Node, slots::SlotMap};
     ///
     /// let build = |slots, id: &str| {
     ///     let held = vec![id.into()];
     ///     SlotMap::builder(1).nodes([Node::new("a")]).slots(slots).replicas(move |_| held.clone()).build()
     /// };
     /// assert_eq!(build(4096, "a")?.slots(), 4096);
-    /// assert_eq!(build(5000, "a").unwrap_err().kind(), ConfigErrorKind::OutOfRange);
+    /// assert_eq!(build(5000, "a").unwrap_err().field(), "slots");
     /// let unknown = build(4096, "b").unwrap_err();
-    /// assert_eq!((unknown.kind(), unknown.value()), (ConfigErrorKind::Unknown, "b of slot 0"));
+    /// assert_eq!((unknown.field(), unknown.value()), ("replicas", "b of slot 0"));
     /// # Ok::<(), mainstay_partition::ConfigError>(())
     /// ```
     pub fn build(self) -> Result<SlotMap, ConfigError> {
@@ -303,12 +303,7 @@ impl SlotMapBuilder {
         let lists = self.lists.unwrap_or_else(|| vec![Vec::new(); self.slots.min(MAX_SLOTS)]);
         let resolve = |slot: usize, id: &NodeId| {
             nodes.find(id.as_str()).ok_or_else(|| {
-                ConfigError::new(
-                    ConfigErrorKind::Unknown,
-                    "replicas",
-                    format!("{id} of slot {slot}"),
-                    "ids of nodes of this map",
-                )
+                ConfigError::new("replicas", format!("{id} of slot {slot}"), "ids of nodes of this map")
             })
         };
         let mut resolved = Vec::with_capacity(lists.len());
@@ -335,12 +330,12 @@ impl SlotMap {
         if !slots.is_power_of_two() || !(MIN_SLOTS..=MAX_SLOTS).contains(&slots) || lists.len() != slots {
             let value = if lists.len() == slots { slots } else { lists.len() };
             let allowed = format!("a power of two from {MIN_SLOTS} to {MAX_SLOTS}, and one list per slot");
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "slots", value, allowed));
+            return Err(ConfigError::new("slots", value, allowed));
         }
         // CRC16 reaches a quarter of 65536 slots and folds what a cluster tells apart into fewer than its own.
         if hash == SlotHash::Redis && slots != REDIS_SLOTS {
             let allowed = format!("{REDIS_SLOTS} with the hash of a Redis Cluster");
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "slots", slots, allowed));
+            return Err(ConfigError::new("slots", slots, allowed));
         }
         let mut map = Self {
             nodes,
@@ -355,9 +350,8 @@ impl SlotMap {
             map.check_list(slot, list)?;
             map.primary.push(list.first().map_or(NONE, |i| i.get()));
             map.lists.extend_from_slice(list);
-            let end = u32::try_from(map.lists.len()).map_err(|_| {
-                ConfigError::new(ConfigErrorKind::TooMany, "replicas", map.lists.len(), "below 2^32 in total")
-            })?;
+            let end = u32::try_from(map.lists.len())
+                .map_err(|_| ConfigError::new("replicas", map.lists.len(), "below 2^32 in total"))?;
             map.starts.push(end);
         }
         Ok(map)
@@ -367,7 +361,6 @@ impl SlotMap {
         for (at, idx) in list.iter().enumerate() {
             if self.nodes.get(*idx).is_none() {
                 return Err(ConfigError::new(
-                    ConfigErrorKind::Unknown,
                     "replicas",
                     format!("index {} of slot {slot}", idx.get()),
                     format!("below {}", self.nodes.len()),
@@ -375,7 +368,6 @@ impl SlotMap {
             }
             if list[..at].contains(idx) {
                 return Err(ConfigError::new(
-                    ConfigErrorKind::Duplicate,
                     "replicas",
                     format!("{} of slot {slot}", self.nodes[*idx].id),
                     "each node once per slot",

@@ -1,7 +1,7 @@
 //! Twice the slots, with nothing moved.
 
 use super::{MAX_SLOTS, SlotHash, SlotMap};
-use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::error::{ConfigError, Error};
 use crate::node::NodeIdx;
 use crate::place::Place as _;
 
@@ -26,9 +26,8 @@ impl SlotMap {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn split(&self) -> Result<Self, Error> {
-        let refuse = |field, value: String, allowed: String| {
-            Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed).into())
-        };
+        let refuse =
+            |field, value: String, allowed: String| Err(ConfigError::new(field, value, allowed).into());
         if self.slots() >= MAX_SLOTS {
             let allowed = format!("at most {} before a split", MAX_SLOTS / 2);
             return refuse("slots", self.slots().to_string(), allowed);

@@ -6,7 +6,7 @@ use mainstay_clock::Instant;
 
 use super::planner::{Note, Plan, Planner, check_loads};
 use super::{MAX_SLOTS, SlotHash, SlotMap};
-use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::error::{ConfigError, Error};
 use crate::node::NodeId;
 use crate::owners::Spread;
 use crate::place::Place as _;
@@ -112,9 +112,7 @@ impl SteerConfig {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let bad = |field, value: String, allowed| {
-            Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed))
-        };
+        let bad = |field, value: String, allowed| Err(ConfigError::new(field, value, allowed));
         if !(self.goal > 1.0 && self.goal < self.trigger && self.trigger.is_finite() && self.goal <= 2.0) {
             return bad(
                 "band",
@@ -252,13 +250,13 @@ impl Steer {
         if load.len() != map.slots() {
             let allowed = format!("{}, one per slot", map.slots());
             let value = format!("{} values", load.len());
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "load", value, allowed).into());
+            return Err(ConfigError::new("load", value, allowed).into());
         }
         check_loads(load)?;
         let rf = self.config.rf;
         if let Some(slot) = (0..map.slots()).find(|slot| map.replicas(*slot).len() > rf) {
             let allowed = format!("at least {}, the replicas of slot {slot}", map.replicas(slot).len());
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "rf", rf, allowed).into());
+            return Err(ConfigError::new("rf", rf, allowed).into());
         }
         self.take_in(load, now);
         let worst = worst_of(map, &self.smoothed);

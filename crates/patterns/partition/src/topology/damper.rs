@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mainstay_clock::Instant;
 
-use crate::error::{ConfigError, ConfigErrorKind};
+use crate::error::ConfigError;
 use crate::node::{Node, NodeId};
 
 /// Settings of a [`Damper`].
@@ -116,7 +116,7 @@ impl Damper {
         if config.settle.is_zero() || config.settle > config.longest {
             let (value, allowed) =
                 (format!("{:?}", config.settle), format!("above 0, at most {:?}", config.longest));
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "settle", value, allowed));
+            return Err(ConfigError::new("settle", value, allowed));
         }
         let track =
             |node: Node| Track { node, counts: true, shown: true, since: now, flaps: 0, last_flap: now };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mainstay_store::{FenceCheck, FencingToken};
 
-use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+use crate::error::{ConfigError, Error, ErrorKind};
 use crate::node::{NodeId, NodeIdx};
 use crate::place::Place;
 
@@ -388,7 +388,7 @@ impl EpochFence {
         let units = self.seen.len();
         let Some(seen) = self.seen.get_mut(unit) else {
             let allowed = format!("below {units}");
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "unit", unit, allowed).into());
+            return Err(ConfigError::new("unit", unit, allowed).into());
         };
         if epoch < *seen {
             let (seen, got) = (*seen, epoch);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use mainstay_clock::{Clock, Instant};
 use mainstay_store::FencingToken;
 
-use crate::error::{ConfigError, ConfigErrorKind, Error};
+use crate::error::{ConfigError, Error};
 use crate::place::Place;
 use state::{State, Summary};
 use sync::{Locked, Published};
@@ -83,9 +83,7 @@ impl Guard {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let bad = |field, value: String, allowed| {
-            Err(ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed))
-        };
+        let bad = |field, value: String, allowed| Err(ConfigError::new(field, value, allowed));
         if !(0.0..=1.0).contains(&self.max_shrink) {
             return bad("guard.max_shrink", self.max_shrink.to_string(), "0 to 1");
         }

@@ -7,7 +7,7 @@ use mainstay_clock::Instant;
 use mainstay_store::{FenceCheck, FencingToken};
 
 use super::{Guard, LeaseEnd};
-use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+use crate::error::{ConfigError, Error, ErrorKind};
 use crate::node::{NodeId, Nodes};
 
 /// What the protocol needs to know of a placement.
@@ -135,7 +135,7 @@ impl State {
         }
         if self.epoch == u64::MAX {
             let allowed = "below 2^64 - 1: a change needs one more";
-            return Err(ConfigError::new(ConfigErrorKind::OutOfRange, "epoch", self.epoch, allowed).into());
+            return Err(ConfigError::new("epoch", self.epoch, allowed).into());
         }
         self.pass(&next, guard)?;
         let members = self.current.members.keys().chain(next.members.keys());
@@ -185,7 +185,7 @@ impl State {
         let found = acked.iter_mut().find(|(id, _)| id.as_str() == member);
         let Some((_, acked)) = found else {
             let allowed = "a node of the old or the new fleet";
-            return Err(ConfigError::new(ConfigErrorKind::Unknown, "member", member, allowed).into());
+            return Err(ConfigError::new("member", member, allowed).into());
         };
         *acked = true;
         Ok(())
@@ -293,7 +293,7 @@ impl State {
             None if self.current.members.keys().any(|id| id.as_str() == member) => {}
             None => {
                 let allowed = "a node of the old or the new fleet";
-                return Err(ConfigError::new(ConfigErrorKind::Unknown, "member", member, allowed).into());
+                return Err(ConfigError::new("member", member, allowed).into());
             }
         }
         let last = former.values().all(|done| *done);

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_partition::slots::{MAX_RF, Note, Plan, Planner, SlotHash, SlotMap};
-use mainstay_partition::{
-    ConfigError, ConfigErrorKind, ErrorKind, Hash, Node, NodeIdx, Nodes, Place as _, Spread,
-};
+use mainstay_partition::{ConfigError, ErrorKind, Hash, Node, NodeIdx, Nodes, Place as _, Spread};
 use proptest::prelude::*;
 
 fn fleet(n: usize) -> Vec<Node> {
@@ -365,8 +363,7 @@ fn a_plan_that_only_changes_roles_ends_one_epoch_later() {
 fn the_hash_of_a_redis_cluster_has_its_slots_and_no_others() {
     for slots in [4096, 8192, 32_768, 65_536] {
         let error = SlotMap::builder(1).slots(slots).hash(SlotHash::Redis).build().unwrap_err();
-        assert_eq!((error.kind(), error.field()), (ConfigErrorKind::OutOfRange, "slots"));
-        assert_eq!(error.value(), slots.to_string());
+        assert_eq!((error.field(), error.value()), ("slots", slots.to_string().as_str()));
     }
     assert!(SlotMap::builder(1).hash(SlotHash::Redis).build().is_ok());
 }

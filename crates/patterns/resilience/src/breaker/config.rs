@@ -321,10 +321,10 @@ impl BreakerConfig {
         self.check_window()?;
         share("failure_rate", self.failure_rate)?;
         if let Some((threshold, rate)) = self.slow {
-            ConfigError::check_time("slow", threshold)?;
+            crate::error::check_time("slow", threshold)?;
             share("slow_rate", rate)?;
         }
-        ConfigError::check_time("open_for", self.open_for)?;
+        crate::error::check_time("open_for", self.open_for)?;
         if !(self.growth.is_finite() && self.growth >= 1.0) {
             return Err(ConfigError::new("open_growth", self.growth, "a finite number >= 1"));
         }
@@ -336,10 +336,10 @@ impl BreakerConfig {
             return Err(ConfigError::new("jitter", self.jitter, "a number in [0, 1)"));
         }
         if let Some(lease) = self.lease {
-            ConfigError::check_time("probe_lease", lease)?;
+            crate::error::check_time("probe_lease", lease)?;
         }
         if let Some(timeout) = self.attempt_timeout {
-            ConfigError::check_time("attempt_timeout", timeout)?;
+            crate::error::check_time("attempt_timeout", timeout)?;
             if self.probe_lease() < timeout {
                 let allowed = format!("at least the attempt timeout, {timeout:?}");
                 let lease = format!("{:?}", self.probe_lease());
@@ -383,7 +383,7 @@ impl BreakerConfig {
                 share("half_open.rate", rate)
             }
             ProbeRule::Progressive { stage, rate } => {
-                ConfigError::check_time("half_open.stage", stage)?;
+                crate::error::check_time("half_open.stage", stage)?;
                 share("half_open.rate", rate)
             }
         }

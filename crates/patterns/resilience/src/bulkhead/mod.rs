@@ -75,7 +75,7 @@ pub struct Bulkhead(Arc<Core>);
 /// let reports = Bulkhead::builder("reports", 4).queue(16, ms(250)).build().unwrap();
 /// assert_eq!((reports.snapshot().limit, reports.snapshot().max_queue), (4, 16));
 /// // Zero never means unlimited.
-/// assert_eq!(Bulkhead::builder("reports", 0).build().unwrap_err().to_string(), "limit = 0 is refused; allowed: 1 to 65535");
+/// assert_eq!(Bulkhead::builder("reports", 0).build().unwrap_err().to_string(), "limit is `0`; allowed: 1 to 65535");
 /// assert_eq!(Bulkhead::builder("reports", 4).queue(16, ms(0)).build().unwrap_err().field(), "wait");
 /// ```
 #[derive(Clone, Debug)]
@@ -178,7 +178,7 @@ impl BulkheadBuilder {
             if wait.is_zero() {
                 return Err(ConfigError::new("wait", "0 s", "more than 0 s; without waiting use no queue"));
             }
-            ConfigError::check_time("wait", wait)?;
+            crate::error::check_time("wait", wait)?;
         }
         let runtime = self.runtime.clone().unwrap_or_else(Runtime::system);
         Ok(Bulkhead(Arc::new(Core::new(Parts {

@@ -239,7 +239,7 @@ impl HedgeBuilder {
     /// [`ConfigError`] for a delay of zero or above a day, a least one above a day, a percentile outside `[0.5, 0.999]`, a window
     /// outside 1 s to 1 day.
     pub fn build(self) -> Result<Hedge, ConfigError> {
-        self.delay.map_or(Ok(()), |d| ConfigError::check_time("delay", d))?;
+        self.delay.map_or(Ok(()), |d| crate::error::check_time("delay", d))?;
         if self.least > MAX_TIME {
             let allowed = format!("at most {MAX_TIME:?}");
             return Err(ConfigError::new("at_least", format!("{:?}", self.least), allowed));

@@ -300,7 +300,7 @@ impl OutlierBuilder {
         if s.consecutive == 0 {
             return Err(ConfigError::new("consecutive", 0, "at least 1"));
         }
-        ConfigError::check_time("interval", s.interval)?;
+        crate::error::check_time("interval", s.interval)?;
         if s.base.is_zero() || s.base > s.cap || s.cap > MAX_TIME {
             let given = format!("{:?} to {:?}", s.base, s.cap);
             return Err(ConfigError::new("ejection", given, format!("0 < base <= cap <= {MAX_TIME:?}")));

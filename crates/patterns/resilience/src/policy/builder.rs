@@ -352,7 +352,7 @@ impl PolicyBuilder {
 
     fn check(&self) -> Result<(), ConfigError> {
         for (field, value) in [("deadline", self.deadline), ("attempt_timeout", self.attempt_timeout)] {
-            value.map_or(Ok(()), |d| ConfigError::check_time(field, d))?;
+            value.map_or(Ok(()), |d| crate::error::check_time(field, d))?;
         }
         let attempts = self.retry.as_ref().map_or(1, Retry::max_attempts);
         if (attempts > 1 || self.hedge.is_some()) && self.repeat == Repeat::Undeclared {

@@ -327,7 +327,7 @@ impl RetryBuilder {
             let allowed = format!("1 to {MAX_ATTEMPTS}; 1 is the first call alone");
             return Err(ConfigError::new("attempts", self.attempts, allowed));
         }
-        self.total.map_or(Ok(()), |d| ConfigError::check_time("total_time", d))?;
+        self.total.map_or(Ok(()), |d| crate::error::check_time("total_time", d))?;
         let longest = [
             ("cap", self.cap),
             ("min_attempt_time", self.min_attempt_time),

@@ -186,7 +186,23 @@ fn is_default(value: &OnUnknown) -> bool {
 
 #[cfg(feature = "toml")]
 pub(super) fn parse_toml(text: &str) -> Result<DefinitionData, DefinitionError> {
-    toml::from_str(text).map_err(|e| DefinitionError::one(Problem::Syntax { message: e.to_string() }))
+    toml::from_str(text).map_err(|e| DefinitionError::one(Problem::Syntax { message: located(text, &e) }))
+}
+
+/// Longest part of a line that is repeated: enough to find it.
+#[cfg(feature = "toml")]
+const LINE: usize = 100;
+
+/// In one line, as the parser of JSON says it, with the line that is meant: that of TOML draws the place over five,
+/// which no table and no JSON shows.
+#[cfg(feature = "toml")]
+fn located(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let Some(before) = before else { return error.message().to_owned() };
+    let (number, begun) = (before.matches('\n').count(), before.rsplit('\n').next().unwrap_or_default());
+    let line: String = text.lines().nth(number).unwrap_or_default().trim().chars().take(LINE).collect();
+    let (message, column) = (error.message(), begun.chars().count() + 1);
+    format!("{message} at line {} column {column}: {line}", number + 1)
 }
 
 pub(super) fn parse_json(bytes: &[u8]) -> Result<DefinitionData, DefinitionError> {

@@ -105,6 +105,16 @@ fn the_hash_covers_the_graph_and_not_what_may_be_tuned() {
 }
 
 #[test]
+fn what_is_no_toml_is_said_in_one_line_with_its_place() {
+    for (text, place) in
+        [("nope", "at line 1 column 5: nope"), ("name = \"\u{e9}\"\nnope", "at line 2 column 5: nope")]
+    {
+        let said = Definition::from_toml(text).unwrap_err().to_string();
+        assert!(said.contains(place) && !said.contains('\n'), "{said}");
+    }
+}
+
+#[test]
 fn a_definition_survives_its_own_json_and_toml() {
     let mut data = DefinitionData::new("order", 3);
     data.deadline = Some(Duration::from_secs(20));

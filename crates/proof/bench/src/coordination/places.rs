@@ -14,7 +14,7 @@ use mainstay_nats::{NatsConfig, NatsLeases};
 use mainstay_postgres::{KeyProfile, Names, PostgresConfig, PostgresLeases, PostgresSessions};
 use mainstay_redis::RedisLeases;
 use mainstay_sim::servers::{EtcdKit, NatsKit, PostgresKit, RedisKit};
-use mainstay_sqlite::{Driver, SqliteLeases};
+use mainstay_sqlite::SqliteLeases;
 use mainstay_store::LeaseStore;
 
 use crate::report::Section;
@@ -51,7 +51,7 @@ pub(super) async fn open(kind: &str, url: &str) -> anyhow::Result<Arc<dyn LeaseS
     let rt = Runtime::system();
     Ok(match kind {
         "redis" => Arc::new(RedisLeases::new(url, &rt)?),
-        "sqlite" => Arc::new(SqliteLeases::open(url, Driver::Thread, &rt)?),
+        "sqlite" => Arc::new(SqliteLeases::builder(url).open(&rt)?),
         "postgres" => Arc::new(PostgresLeases::open(PostgresConfig::builder(url).build()?, &rt).await?),
         "advisory" => {
             let config = PostgresConfig::builder(url).build()?;

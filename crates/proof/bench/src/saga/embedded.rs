@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use mainstay_clock::Runtime;
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::{Engine, Outcome, Saga, StepCx, StepError, Told, UndoError};
-use mainstay_sqlite::{SqliteConfig, SqliteStore};
+use mainstay_sqlite::SqliteStore;
 
 use crate::load::{self, Figures, Order};
 
@@ -39,7 +39,7 @@ pub(super) fn order_saga(fails: bool) -> anyhow::Result<Saga<u64>> {
 
 pub(super) async fn open(dir: &Path, saga: &Saga<u64>) -> anyhow::Result<Engine> {
     let runtime = Runtime::system();
-    let store = SqliteStore::open(SqliteConfig::new(dir.join("bench.db")), &runtime)?;
+    let store = SqliteStore::builder(dir.join("bench.db")).open(&runtime)?;
     Ok(Engine::builder(Arc::new(store), runtime).register(saga).open().await?)
 }
 

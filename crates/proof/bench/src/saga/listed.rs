@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use mainstay_clock::Runtime;
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::{Engine, Outcome, Saga, StepCx, StepError, Told, UndoError};
-use mainstay_sqlite::{SqliteConfig, SqliteStore};
+use mainstay_sqlite::SqliteStore;
 
 use crate::load::{self, Figures, Order};
 
@@ -36,7 +36,7 @@ pub(crate) fn child(order: &Order) -> anyhow::Result<Figures> {
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(async {
         let (saga, rt) = (saga()?, Runtime::system());
-        let store = SqliteStore::open(SqliteConfig::new(Path::new(&order.dir).join("mainstay.db")), &rt)?;
+        let store = SqliteStore::builder(Path::new(&order.dir).join("mainstay.db")).open(&rt)?;
         let engine = Engine::builder(Arc::new(store), rt).register(&saga).open().await;
         let engine = engine.context("the engine does not open")?;
         let figures = load::closed_loop(order, move |n| {

@@ -137,6 +137,8 @@ mod tests {
     #[test]
     fn totals_come_back_from_their_file() {
         let file = std::env::temp_dir().join(format!("mainstay-totals-{}", std::process::id()));
+        // In a container another run may have had this number, and have been killed.
+        let _ = std::fs::remove_file(&file);
         assert_eq!(Totals::load(&file).unwrap(), Totals::default());
         let totals = Totals { reads: 7, kept: 3, ..Totals::default() };
         totals.save(&file).unwrap();

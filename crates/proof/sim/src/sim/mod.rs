@@ -66,6 +66,7 @@ use std::time::Duration;
 
 pub use cancel::{Polls, cancel_at_every_poll};
 pub use faults::{FaultKind, Faults};
+pub use mainstay_clock::ConfigError;
 pub use node::Node;
 pub use points::{Action, Fired, Point, Points};
 pub use run::{Campaign, Failure, Report};
@@ -78,19 +79,6 @@ use crate::history::Config;
 #[allow(clippy::disallowed_methods, reason = "the simulator is the clock here")]
 async fn pause(d: Duration) {
     tokio::time::sleep(d).await;
-}
-
-/// A refused option.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("simulation `{field}` is {value}; allowed: {allowed}")]
-#[non_exhaustive]
-pub struct ConfigError {
-    /// Which option.
-    pub field: &'static str,
-    /// What it was given.
-    pub value: String,
-    /// What it takes.
-    pub allowed: &'static str,
 }
 
 /// Everything that changes a run: one value of this is one execution.
@@ -257,9 +245,7 @@ impl SimBuilder {
     /// # Errors
     /// [`ConfigError`] naming the option, its value and what it takes.
     pub fn build(self) -> Result<Sim, ConfigError> {
-        let refuse = |field, value: &dyn fmt::Debug, allowed| {
-            Err(ConfigError { field, value: format!("{value:?}"), allowed })
-        };
+        let refuse = |field, value: &dyn fmt::Display, allowed| Err(ConfigError::new(field, value, allowed));
         let mut sim = self.sim;
         let options = &sim.options;
         let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '-';
@@ -273,7 +259,7 @@ impl SimBuilder {
             return refuse("ops", &options.ops, "at least 1");
         }
         if sim.seeds.is_empty() {
-            return refuse("seeds", &sim.seeds, "at least one seed");
+            return refuse("seeds", &format!("{:?}", sim.seeds), "at least one seed");
         }
         if !(0.0..=1.0).contains(&options.faults.rate) {
             return refuse("faults.rate", &options.faults.rate, "0 to 1");
@@ -282,7 +268,11 @@ impl SimBuilder {
             return refuse("faults.clock_rate", &options.faults.clock_rate, "0 to less than 1");
         }
         if options.faults.heal.is_zero() || options.length() > options.limit {
-            return refuse("faults.heal", &options.faults.heal, "more than 0, and within `limit`");
+            return refuse(
+                "faults.heal",
+                &format!("{:?}", options.faults.heal),
+                "more than 0, and within `limit`",
+            );
         }
         if let Some(name) = self.enabled.iter().find(|n| !options.points.iter().any(|(p, _)| p.name() == **n))
         {

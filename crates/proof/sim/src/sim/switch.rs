@@ -20,7 +20,7 @@ fn env(name: &str) -> Option<String> {
 
 fn number<T: std::str::FromStr>(name: &'static str, allowed: &'static str) -> Result<Option<T>, ConfigError> {
     let Some(text) = env(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| ConfigError { field: name, value: format!("{text:?}"), allowed })
+    text.parse().map(Some).map_err(|_| ConfigError::new(name, &text, allowed))
 }
 
 pub(super) fn search() -> Search {

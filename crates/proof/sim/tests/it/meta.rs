@@ -140,7 +140,7 @@ fn a_failure_is_made_small_and_says_how_to_replay_it() {
 
 #[test]
 fn options_that_make_no_sense_are_refused_by_name() {
-    let field = |b: mainstay_sim::sim::SimBuilder| b.build().unwrap_err().field;
+    let field = |b: mainstay_sim::sim::SimBuilder| b.build().unwrap_err().field();
     assert_eq!(field(Sim::builder("Bad Name")), "name");
     assert_eq!(field(Sim::builder("a").nodes(0)), "nodes");
     assert_eq!(field(Sim::builder("a").ops(0)), "ops");
@@ -149,7 +149,7 @@ fn options_that_make_no_sense_are_refused_by_name() {
     assert_eq!(field(Sim::builder("a").faults(Faults::all().healing_after(Duration::ZERO))), "faults.heal");
     assert_eq!(field(Sim::builder("a").expects_point("misspelt")), "point");
     let error = Sim::builder("a").nodes(0).build().unwrap_err().to_string();
-    assert_eq!(error, "simulation `nodes` is 0; allowed: 1 to 1,000");
+    assert_eq!(error, "nodes is `0`; allowed: 1 to 1,000");
 }
 
 const SKIP: Point = Point::new("skip_reply");

@@ -176,7 +176,8 @@ pub(super) fn write_map(path: &Path, map: &SlotMap) -> Result<()> {
 pub(super) fn write(path: &Path, text: &str) -> Result<()> {
     let why = format!("cannot write {}", path.display());
     let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
+    // Of two that write at the same moment each renames its own.
+    beside.push(format!(".{}.new", std::process::id()));
     std::fs::write(&beside, text)
         .and_then(|()| std::fs::rename(&beside, path))
         .map_err(|e| Error::with(Code::PlacementInput, why, e))

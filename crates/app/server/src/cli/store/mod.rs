@@ -70,7 +70,7 @@ impl StoreArgs {
             Some((url, "etcd" | "etcds")) => Ok(both(etcd(url, rt).await?)),
             Some((url, "nats" | "tls")) => {
                 let (url, params) = Params::split(url, params::NATS)?;
-                let mut config = NatsConfig::builder(&url).epoch(params.epoch.into());
+                let mut config = NatsConfig::builder(&url).epoch(params.epoch);
                 config = config.names(params.names.unwrap_or_default());
                 if let Some(bucket) = &params.bucket {
                     config = config.bucket(bucket);
@@ -110,7 +110,7 @@ impl StoreArgs {
 
 async fn etcd(url: &str, rt: &Runtime) -> Result<EtcdLeases> {
     let (url, params) = Params::split(url, params::ETCD)?;
-    let mut config = EtcdConfig::builder(&url).base_epoch(params.epoch);
+    let mut config = EtcdConfig::builder(&url).epoch(params.epoch);
     config = config.names(params.names.unwrap_or_default());
     if let Some(prefix) = &params.prefix {
         config = config.prefix(prefix);
@@ -128,14 +128,14 @@ fn both<S: LeaseStore + RecordStore + 'static>(store: S) -> Opened {
 }
 
 fn file(file: &Path, epoch: u16, rt: &Runtime) -> Result<Opened> {
-    let leases = SqliteLeases::builder(file).base_epoch(epoch).open(rt);
+    let leases = SqliteLeases::builder(file).epoch(epoch).open(rt);
     Ok(both(leases.map_err(|e| failed(format!("cannot use the lease file {}", file.display()), e))?))
 }
 
 /// Leases in rows, or bound to connections.
 async fn postgres(url: &str, rt: &Runtime) -> Result<Opened> {
     let (url, params) = Params::split(url, params::POSTGRES)?;
-    let config = PostgresConfig::builder(&url).base_epoch(params.epoch).build().map_err(|e| refused(&e))?;
+    let config = PostgresConfig::builder(&url).epoch(params.epoch).build().map_err(|e| refused(&e))?;
     let down = |e| failed("cannot use PostgreSQL".to_owned(), e);
     let Some(profile) = params.sessions else {
         if params.names.is_some() {
@@ -161,7 +161,7 @@ async fn redis(urls: &str, rt: &Runtime) -> Result<Opened> {
         Params::split(server, params::ONE_OF_SEVERAL)?;
     }
     let profile = params.prefix.map_or(KeyProfile::Verbatim, KeyProfile::Prefixed);
-    let (names, epoch) = (params.names.unwrap_or_default(), params.epoch.into());
+    let (names, epoch) = (params.names.unwrap_or_default(), params.epoch);
     let down = |e| failed("cannot use Redis".to_owned(), e);
     if servers.is_empty() {
         let builder = RedisLeases::builder(&last).profile(profile).names(names).epoch(epoch);

@@ -11,7 +11,7 @@ mod roles;
 mod sets;
 mod waves;
 
-use crate::error::{ConfigError, ConfigErrorKind, Error, ErrorKind};
+use crate::error::{ConfigError, Error, ErrorKind};
 use crate::node::{Node, NodeIdx, Nodes};
 use crate::owners::Spread;
 use crate::place::Place as _;
@@ -364,7 +364,7 @@ pub(crate) fn check_loads(load: &[f64]) -> Result<(), Error> {
     let bad = load.iter().enumerate().find(|(_, l)| !l.is_finite() || **l < 0.0);
     bad.map_or(Ok(()), |(slot, l)| {
         let value = format!("{l} of slot {slot}");
-        Err(ConfigError::new(ConfigErrorKind::NotFinite, "load", value, "a finite number from 0").into())
+        Err(ConfigError::new("load", value, "a finite number from 0").into())
     })
 }
 
@@ -373,7 +373,7 @@ fn out_of_range(
     value: impl std::fmt::Display,
     allowed: impl std::fmt::Display,
 ) -> ConfigError {
-    ConfigError::new(ConfigErrorKind::OutOfRange, field, value, allowed)
+    ConfigError::new(field, value, allowed)
 }
 
 /// The map as it is, seen from the target.

@@ -572,7 +572,7 @@ fn rule(algorithm: Algorithm) -> Result<(Rule, u32), ConfigError> {
             Err(ConfigError::new("aimd.backoff", backoff, "a number in [0.5, 1)"))
         }
         Algorithm::Aimd { timeout, backoff } => {
-            ConfigError::check_time("aimd.timeout", timeout)?;
+            crate::error::check_time("aimd.timeout", timeout)?;
             Ok((Rule::Aimd { timeout, backoff }, 1))
         }
         Algorithm::Gradient { tolerance, .. } if !(1.0..=10.0).contains(&tolerance) => {
