@@ -28,6 +28,7 @@ use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse
 use crate::row::row;
 use crate::wire::{
     self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict,
+use crate::seal::SEALED;
     decode, encode,
 };
 
@@ -595,6 +596,10 @@ impl Drive {
             match taken {
                 Ok(done) => done?,
                 Err(error) => {
+            if post.bytes.first() == Some(&SEALED) {
+                self.note(format!("message `{}` cannot be read: its seal does not open", post.message))?;
+                continue;
+            }
                     self.note(format!("message `{}` cannot be read: {error}", post.message))?;
                 }
             }
