@@ -350,6 +350,7 @@ mod tests {
         let end = StepEnded {
             at: at(1),
             verdict: Verdict::Unknown { reason, interrupted: false },
+            withheld: false,
             retry_at: Some(500),
             item: None,
         };
