@@ -51,7 +51,8 @@ impl Engine {
     /// Idempotent: the report of one attempt is taken once, and a repeated one is told whether what it says stands.
     /// A report of an attempt that is over (answered, timed
     /// out, interrupted by a crash and repeated) is refused and kept as a remark: only the attempt in flight
-    /// decides.
+    /// decides. One that leaves open what became of a step that a person would be asked about has the step's status asked
+    /// first.
     ///
     /// # Errors
     /// [`ErrorKind::Conflict`] when the attempt is not in flight; [`ErrorKind::NotFound`];
@@ -95,7 +96,7 @@ impl Engine {
     }
 
     /// What the log says of a report that was posted before; `None` while it waits in the inbox. One that was taken from
-    /// there, of an attempt that did not end, is the one because of which its step is being asked.
+    /// there, of an attempt that did not end, left open what became of it, and its step is being asked.
     async fn reported(&self, uid: &Uid, report: &Completion) -> Result<Option<Result<(), Error>>, Error> {
         let Some(loaded) = self.0.journal.load(uid).await? else { return Ok(None) };
         let stands = loaded.records.iter().find_map(|record| match (wire::decode(record), &report.result) {
@@ -112,7 +113,7 @@ impl Engine {
         let waits = loaded.posts.iter().any(|p| p.message == report.message);
         let begun = |record: &Record| {
             matches!((wire::decode(record), &report.result),
-                (Ok(Fact::StepStarted(at)), Completed::Action(_)) if at == report.at)
+                (Ok(Fact::StepStarted(at)), Completed::Action(Verdict::Unknown { .. })) if at == report.at)
         };
         Ok(match stands {
             Some(true) => Some(Ok(())),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{ActionRequest, StartOptions};
 use mainstay_saga::wire::{Cause, Completed, Fact, Operation, POST_COMPLETE, UndoVerdict, Verdict};
-use mainstay_saga::{Engine, Known, Outcome, Saga, StepCx, StepError, Told, UndoError};
+use mainstay_saga::{Engine, ErrorKind, Known, Outcome, Saga, StepCx, StepError, Told, UndoError};
 use serde_json::{Value, json};
 
 use crate::remote::{Bench, Say, at, ok, say};
@@ -220,6 +220,10 @@ async fn a_report_that_has_its_step_asked_is_taken_once_and_outlives_its_node() 
         bench.engine.complete(handle.uid(), at("ship", 2), Completed::Action(failed())).await.unwrap();
         bench.called("status", 1).await;
     }
+    // Not what was reported, nor what stands.
+    let done = Completed::Action(Verdict::Done { output: Some(json!({})) });
+    let other = bench.engine.complete(handle.uid(), at("ship", 2), done).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::Conflict);
     bench.restart().await;
     let outcome = bench.engine.outcome(handle.uid()).await.unwrap();
     assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
