@@ -107,6 +107,15 @@ fn exhausted_sagas() -> anyhow::Result<()> {
     counted(long("mainstay-saga", "it", &["exhaust::"]).env("MAINSTAY_FULL", "1"), 5)
 }
 
+/// Sagas in a program whose other crates turn features of `serde_json` on that change how it keeps values: nothing that is
+/// stored may depend on them.
+fn foreign_features() -> anyhow::Result<()> {
+    let mut sagas = cargo();
+    sagas.args(["test", "-p", "mainstay-saga", "--all-features", "--lib", "--test", "it"]);
+    sagas.args(["--features", "serde_json/arbitrary_precision,serde_json/preserve_order"]);
+    counted(&mut sagas, 150)
+}
+
 /// Edits of documents that nobody's editor made: the same for all in any order, and harmless.
 fn forged_edits() -> anyhow::Result<()> {
     let mut forged = long("mainstay-consistency", "it", &["c22_forged_edits", "c22_no_bytes"]);
@@ -177,11 +186,12 @@ fn counted(command: &mut Command, least: u64) -> anyhow::Result<()> {
 type Part = (&'static str, fn() -> anyhow::Result<()>);
 
 /// Everything, what ends soon first. No part needs another one.
-const PARTS: [Part; 14] = [
+const PARTS: [Part; 15] = [
     ("ci", ci),
     ("features", features),
     ("budget", budget::budget),
     ("models", models),
+    ("foreign-features", foreign_features),
     ("soak", soak),
     ("fuzz", fuzzed),
     ("power-cuts", power_cuts),

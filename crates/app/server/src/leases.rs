@@ -461,14 +461,17 @@ impl Desk {
     }
 
     /// Goes on with a lease of before a restart, on a store that knows of an operation only what this process told it:
-    /// asked for again as the same operation, what is still held is held on under the same token, for its ttl from now.
+    /// asked for again as the same operation, what is still held is held on under the same token, for its ttl from now,
+    /// and with its note.
     async fn take_up(&self, name: &str, kept: &Kept) -> Result<bool> {
         let token = FencingToken::new(kept.token);
-        if !self.store.inspect(name).await?.holders.iter().any(|h| h.token == token) {
+        let there = self.store.inspect(name).await?;
+        if !there.holders.iter().any(|h| h.token == token) {
             return Ok(false);
         }
         let ttl = Duration::from_nanos(kept.ttl_ns);
-        let again = AcquireRequest::exclusive(name, &kept.owner, &kept.op_id, ttl);
+        let mut again = AcquireRequest::exclusive(name, &kept.owner, &kept.op_id, ttl);
+        again.note = there.note;
         match self.store.acquire(again).await? {
             Acquired::Granted(grants) if grants.first().is_some_and(|g| g.token == token) => Ok(true),
             Acquired::Granted(_) => {

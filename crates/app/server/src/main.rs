@@ -12,6 +12,7 @@ mod fleet;
 mod hold;
 mod http;
 mod leases;
+mod nearly;
 mod participants;
 mod process;
 mod redact;

@@ -231,7 +231,8 @@ fn build(config: &Config, rt: &Runtime, before: Option<&Caller>) -> Result<Calle
     let mut builder = HttpParticipant::builder(policy, Arc::clone(rt.clock()));
     for entry in config.list("participants.sign") {
         let (origin, file) = entry.split_once('=').ok_or_else(|| {
-            Error::new(Code::BadValue, format!("participants.sign: `{entry}` is not ORIGIN=FILE"))
+            // Not shown: it may be a secret that somebody put here instead of its file.
+            Error::new(Code::BadValue, "participants.sign: an entry is not ORIGIN=FILE")
         })?;
         builder = builder.sign(origin, secrets(Path::new(file))?);
     }

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use crate::error::store_error;
 
 /// Steps from version n to n + 1; applied ones never change.
-const MIGRATIONS: [&str; 9] = [V1, V2, V3, V4, V5, V6, V7, V8, V9];
+const MIGRATIONS: [&str; 10] = [V1, V2, V3, V4, V5, V6, V7, V8, V9, V10];
 
 /// The rows of a saga's log are chained from the newest back (`last_n`, `previous`): an append then touches one
 /// place in `log`, where an index by saga would be a second one. Row ids come from the writer's desk, which
@@ -94,6 +94,12 @@ alter table saga add column overdue integer not null default 0;
 create index saga_attention on saga (rid) where status = 'needs_attention' or overdue = 1;
 ";
 
+/// Whether a saga is overdue stands in its log only, of those that were so before [`V9`]. What moves writes its row anew by
+/// itself; what is paused and waits for nothing does not: it is due once, so that whoever takes it up puts its row right.
+const V10: &str = "
+update saga set due = updated where paused = 1 and due is null and ended is null and status <> 'needs_attention';
+";
+
 /// The version this program writes.
 pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
 
@@ -161,6 +167,33 @@ mod tests {
         let since: Vec<Option<i64>> =
             since.query_map([], |r| r.get(0)).unwrap().collect::<rusqlite::Result<_>>().unwrap();
         assert_eq!(since, [Some(7), None]);
+    }
+
+    /// They were in no list of what waits for a person, for good.
+    #[test]
+    fn what_is_paused_is_looked_at_once_because_it_may_be_overdue() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&format!("{} pragma user_version = 8;", super::MIGRATIONS[..8].concat())).unwrap();
+        let sagas = [
+            ("a", "running", 1, None, None, Some(8)),
+            ("b", "running", 1, Some(99), None, Some(99)),
+            ("c", "running", 0, None, None, None),
+            // It is in the list already, and was set aside perhaps.
+            ("d", "needs_attention", 1, None, None, None),
+            ("e", "abandoned", 1, None, Some(8), None),
+        ];
+        for (uid, status, paused, due, ended, _) in sagas {
+            let row = "insert into saga (uid, definition, version, definition_hash, id, input_hash, epoch, next_seq, bytes,
+                incarnation, strikes, created, updated, status, retrying, paused, attempt, last_n, due, ended)
+                values (?1, 'd', 1, x'00', ?1, x'00', 1, 1, 0, 0, 0, 5, 8, ?2, 0, ?3, 0, 0, ?4, ?5)";
+            conn.execute(row, rusqlite::params![uid, status, paused, due, ended]).unwrap();
+        }
+        migrate(&conn).unwrap();
+        for (uid, .., expected) in sagas {
+            let due: Option<i64> =
+                conn.query_row("select due from saga where uid = ?1", [uid], |r| r.get(0)).unwrap();
+            assert_eq!(due, expected, "{uid}");
+        }
     }
 
     /// Whatever version a file has, it ends with the schema of a new one, and what is in it can be listed, counted and

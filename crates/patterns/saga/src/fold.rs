@@ -100,6 +100,8 @@ pub struct Node {
     pub spent: u32,
     /// Attempts cut short by a crash of the process; they have a limit of their own.
     pub interrupted: u32,
+    /// Attempts that a policy of this side refused since the last one that was made; they have a limit of their own.
+    pub withheld: u32,
     /// Undo attempts that count against the retry policy.
     pub undo_spent: u32,
     /// Undo attempts cut short by a crash of the process; they have a limit of their own.
@@ -124,6 +126,7 @@ impl Node {
             start_seq: 0,
             spent: 0,
             interrupted: 0,
+            withheld: 0,
             undo_spent: 0,
             undo_interrupted: 0,
             undo_withheld: 0,
@@ -499,6 +502,7 @@ impl State {
         let kind = definition.steps()[i].kind;
         let node = &mut self.nodes[i];
         node.running = None;
+        node.withheld = if end.withheld { node.withheld + 1 } else { 0 };
         let generation = node.current_mut();
         generation.effect = generation.effect.join(&end.verdict);
         match &end.verdict {
@@ -518,6 +522,7 @@ impl State {
             | Verdict::Unknown { reason, .. } => node.last_error = Some(reason.clone()),
         }
         match end.verdict {
+            _ if end.withheld => {}
             Verdict::Unknown { interrupted: true, .. } => node.interrupted += 1,
             _ => node.spent += 1,
         }

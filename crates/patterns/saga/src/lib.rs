@@ -43,6 +43,7 @@
 //!
 //! The page `docs/saga.md` has the defaults with their reasons, the table of replies, and what a person may do.
 
+mod canonical;
 pub mod definition;
 pub mod engine;
 mod error;

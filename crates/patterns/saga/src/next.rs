@@ -19,7 +19,8 @@ pub const MAX_INTERRUPTED: u32 = 3;
 /// Undos that failed without an answer are repeated this slowly behind their item, so that outages heal.
 pub const SLOW_RETRY: Duration = Duration::from_secs(15 * 60);
 /// Refusals in a row by a policy of this side after which an undo needs a person: at the default pace about four
-/// hours, longer than a breaker stays open because of anything that ends by itself.
+/// hours, longer than a breaker stays open because of anything that ends by itself. A step that has met so many of them
+/// is over, as if its attempts were spent; most sagas have a deadline that comes first.
 pub const MAX_WITHHELD: u32 = 100;
 /// From so many records on nothing is repeated by itself. The other half of a log is for one attempt of every step
 /// and of its undo, two records each, and for people.
@@ -197,6 +198,43 @@ pub fn end_step(
     jitter: f64,
     advice: Option<Duration>,
 ) -> StepEnded {
+    ended(definition, state, at, verdict, false, Pace { now, jitter, advice })
+}
+
+/// What follows from an attempt that a policy of this side refused, because its breaker is open or its places are
+/// taken: nobody was asked, so it uses up no attempt. It is repeated at the pace of the step, not before `advice`, until
+/// the saga's deadline. [`MAX_WITHHELD`] of them in a row are as good as the attempts of the step.
+///
+/// # Panics
+/// When `at` names no step of the definition.
+#[must_use]
+pub fn withhold_step(
+    definition: &Definition,
+    state: &State,
+    at: AttemptRef,
+    reason: String,
+    now: i64,
+    jitter: f64,
+    advice: Option<Duration>,
+) -> StepEnded {
+    ended(definition, state, at, Verdict::NotSent { reason }, true, Pace { now, jitter, advice })
+}
+
+/// What decides when something is repeated.
+struct Pace {
+    now: i64,
+    jitter: f64,
+    advice: Option<Duration>,
+}
+
+fn ended(
+    definition: &Definition,
+    state: &State,
+    at: AttemptRef,
+    verdict: Verdict,
+    withheld: bool,
+    pace: Pace,
+) -> StepEnded {
     let i = definition.index(&at.step).expect("invariant: attempts are started from the definition");
     let (step, node) = (&definition.steps()[i], &state.nodes[i]);
     let verdict = kept(definition, state, verdict);
@@ -220,10 +258,11 @@ pub fn end_step(
         StepKind::Retriable => step.retry.attempts.max(RETRIABLE_ATTEMPTS),
         _ => step.retry.attempts,
     };
-    let spent = node.spent + 1;
-    let later = |n: u32| {
-        Some(now.saturating_add(millis(delay(step.retry, n, jitter).max(advice.unwrap_or_default()))))
-    };
+    let (spent, refused) = if withheld { (node.spent, node.withheld + 1) } else { (node.spent + 1, 0) };
+    // What a person was asked about stays with them.
+    let again = if withheld { node.item.is_none() && refused < MAX_WITHHELD } else { spent < limit };
+    let after =
+        |wait: Duration| Some(pace.now.saturating_add(millis(wait.max(pace.advice.unwrap_or_default()))));
     let (retry_at, item) = match &verdict {
         Verdict::Done { output: Some(_) } => (None, None),
         Verdict::Done { output: None } if step.kind == StepKind::Compensable => (None, None),
@@ -233,22 +272,22 @@ pub fn end_step(
         Verdict::Rejected { .. } if step.kind != StepKind::Retriable => (None, ask(None)),
         // What a person was asked about stays with them.
         Verdict::Unknown { interrupted: true, .. } if node.interrupted + 1 < MAX_INTERRUPTED && !full => {
-            (Some(now), node.item)
+            (Some(pace.now), node.item)
         }
         Verdict::Unknown { interrupted: true, .. } => (None, ask(None)),
-        _ if spent < limit && !full => (later(spent), None),
+        _ if again && !full => (after(delay(step.retry, spent.max(refused), pace.jitter)), None),
         _ => (None, ask(None)),
     };
     // A retriable step goes on behind its item, ever more slowly.
     let retry_at = match item {
         // One that cut short every process that began it is begun again by a person only.
         Some(ItemKind::RetriableExhausted) if !full && !interrupted => {
-            let behind = (spent + 1).saturating_sub(limit);
-            Some(now.saturating_add(millis(slower(step.retry.cap, behind))))
+            let behind = (spent + 1).saturating_sub(limit).saturating_add(refused);
+            after(slower(step.retry.cap, behind))
         }
         _ => retry_at,
     };
-    StepEnded { at, verdict, retry_at, item }
+    StepEnded { at, verdict, withheld, retry_at, item }
 }
 
 /// What follows from the end of an undo attempt.

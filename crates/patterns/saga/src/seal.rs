@@ -62,8 +62,9 @@ use mainstay_store::journal::{
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
 
-/// Begins what is sealed. A record that is not begins with a brace.
-const SEALED: u8 = 0;
+/// Begins what is sealed, and is all that is handed on of a message that does not open. What is not sealed begins with a
+/// brace.
+pub(crate) const SEALED: u8 = 0;
 
 /// Where a record or a message belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,7 +128,8 @@ pub trait Seal: Send + Sync + fmt::Debug {
     /// What [`seal`](Seal::seal) was given.
     ///
     /// # Errors
-    /// [`ErrorKind::Corrupt`] for what was changed, moved or sealed with a key that is not known: its saga is set aside.
+    /// [`ErrorKind::Corrupt`] for what was changed, moved or sealed with a key that is not known: for a record its saga is set
+    /// aside; a message is dropped, which its saga's log notes.
     fn open(&self, place: &Place<'_>, sealed: &[u8]) -> Result<Vec<u8>>;
 }
 
@@ -172,10 +174,18 @@ impl SealedJournal {
         Ok(Record { bytes: self.open(&place, record.bytes)?, ..record })
     }
 
+    /// The messages. The saga is worth more than one that does not open, and that it is there is told all the same: whoever
+    /// looks at an inbox would look again for what it has not seen. Nothing of it is shown, for it may be forged.
     fn open_posts(&self, saga: &Uid, posts: Vec<Post>) -> Result<Vec<Post>> {
         let open = |post: Post| {
             let place = Place::Message { saga, kind: post.kind, message: &post.message };
-            let bytes = self.open(&place, post.bytes)?;
+            let bytes = match self.open(&place, post.bytes) {
+                Err(error) if !error.is_retryable() => {
+                    tracing::warn!(target: "mainstay::saga", saga = %saga, %error, "a message cannot be opened");
+                    vec![SEALED]
+                }
+                opened => opened?,
+            };
             Ok(Post { bytes, ..post })
         };
         posts.into_iter().map(open).collect()
@@ -323,18 +333,8 @@ impl Journal for SealedJournal {
 
     fn inbox<'a>(&'a self, saga: &'a Uid) -> BoxFuture<'a, Result<Vec<Post>>> {
         Box::pin(async move {
-            let mut open = Vec::new();
-            for post in self.inner.inbox(saga).await? {
-                match self.open_posts(saga, vec![post]) {
-                    Ok(opened) => open.extend(opened),
-                    Err(error) if error.is_retryable() => return Err(error),
-                    // The others are heard all the same: that is what this look without the log is for.
-                    Err(error) => {
-                        tracing::warn!(target: "mainstay::saga", saga = %saga, %error, "a message cannot be opened");
-                    }
-                }
-            }
-            Ok(open)
+            let posts = self.inner.inbox(saga).await?;
+            self.open_posts(saga, posts)
         })
     }
 

@@ -165,6 +165,9 @@ pub struct StepEnded {
     /// What it came to.
     #[serde(flatten)]
     pub verdict: Verdict,
+    /// A policy of this side refused it: nothing was sent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
     /// When the next attempt starts, Unix milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_at: Option<i64>,
@@ -544,7 +547,13 @@ mod tests {
         let at = AttemptRef { step: "ship".to_owned(), attempt: 1, generation: 1 };
         for output in [Some(Value::Null), None, Some(Value::Bool(false))] {
             let verdict = Verdict::Done { output };
-            let fact = Fact::StepEnded(StepEnded { at: at.clone(), verdict, retry_at: None, item: None });
+            let fact = Fact::StepEnded(StepEnded {
+                at: at.clone(),
+                verdict,
+                withheld: false,
+                retry_at: None,
+                item: None,
+            });
             assert_eq!(again(&fact), fact);
         }
         for input in [Some(Value::Null), None] {

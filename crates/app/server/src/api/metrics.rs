@@ -21,6 +21,7 @@ use crate::api::json::{bytes, store_problem};
 use crate::fleet::Fleet;
 use crate::http::Problem;
 use crate::leases::{Count, Tally};
+use crate::nearly::Watched;
 use crate::participants::Participants;
 
 /// Most definitions that get a label of their own; the rest is `other`.
@@ -78,7 +79,7 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
         "Sagas past their deadline that nobody acknowledged",
         overdue,
     );
-    of_engine(&mut text, &app.engine);
+    of_engine(&mut text, &app.engine, &app.watched);
     single(
         &mut text,
         "mainstay_saga_attention_oldest_seconds",
@@ -106,8 +107,8 @@ async fn metrics(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     Ok(bytes(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text))
 }
 
-/// What the engine holds in memory, and what it warned of.
-fn of_engine(text: &mut String, engine: &Engine) {
+/// What the engine holds in memory, and what of the node was nearly used up.
+fn of_engine(text: &mut String, engine: &Engine, watched: &Watched) {
     single(text, "mainstay_sagas_in_memory", "gauge", "Sagas this node drives", engine.in_flight());
     let help = "Most sagas that this node drives at once";
     single(text, "mainstay_sagas_in_memory_limit", "gauge", help, engine.max_in_flight());
@@ -121,11 +122,18 @@ fn of_engine(text: &mut String, engine: &Engine) {
     );
     let all = [
         ("clock_drift", warned.clock_drifts),
+        ("disk_nearly_full", watched.disk.times()),
         ("log_nearly_full", warned.logs_nearly_full),
         ("memory_nearly_full", warned.memory_nearly_full),
+        ("requests_nearly_full", watched.requests.times()),
     ];
     for (about, count) in all {
         let _ = writeln!(text, "{name}{{about=\"{about}\"}} {count}");
+    }
+    if let Some((free, size)) = watched.space() {
+        let help = "Bytes of the disk of the data folder that are free for this node";
+        single(text, "mainstay_disk_free_bytes", "gauge", help, free);
+        single(text, "mainstay_disk_size_bytes", "gauge", "Bytes of that disk, free or used", size);
     }
 }
 

@@ -51,6 +51,7 @@ use tokio_util::sync::CancellationToken;
 use crate::fleet::Fleet;
 use crate::http::Tokens;
 use crate::leases::Desk;
+use crate::nearly::Watched;
 use crate::participants::Participants;
 use crate::redact::Redact;
 
@@ -76,6 +77,8 @@ pub(crate) struct App {
     pub(crate) fleet: Option<Arc<Fleet>>,
     /// The store under the journal, for what it says of its writes.
     pub(crate) store: Option<Arc<SqliteStore>>,
+    /// What of this node is nearly used up.
+    pub(crate) watched: Arc<Watched>,
     /// How long an event reader may take nothing.
     pub(crate) stall: Duration,
 }

@@ -142,6 +142,7 @@ pub(super) async fn bench_hiding(
         desk,
         fleet: None,
         store: None,
+        watched: Arc::default(),
         stall: Duration::from_millis(200),
     };
     let app = Arc::new(app);

@@ -31,6 +31,7 @@ use crate::error::{Code, Error, Result};
 use crate::fleet::Fleet;
 use crate::http::{self, Access, Clients, Gate, Limits, Sessions, Tls, TlsFiles, Tokens};
 use crate::leases::Desk;
+use crate::nearly::Watched;
 use crate::participants::Participants;
 use crate::redact::Redact;
 
@@ -142,6 +143,8 @@ async fn node(
     let participants = Arc::new(Participants::open(&config, &rt)?);
     let engine = open_engine(&config, Arc::clone(&journal), &participants, &rt).await?;
     let fleet = Fleet::join(&config, &rt).await?;
+    let watched = Arc::new(Watched::default());
+    let data = PathBuf::from(config.text("store.data"));
     let app = Arc::new(App {
         engine: engine.clone(),
         journal: Arc::clone(&journal),
@@ -156,6 +159,7 @@ async fn node(
         desk,
         fleet: fleet.clone(),
         store: Some(store),
+        watched: Arc::clone(&watched),
         stall: EVENT_STALL,
     });
     let secure = tls.is_some() || config.flag("server.behind_tls_proxy");
@@ -210,7 +214,8 @@ async fn node(
             fleet.run(&rt, &drain, &engine, &participants, &api).await;
         }
     };
-    tokio::join!(http::serve(listener, gate, tls), engine_stop, reloads, beats, told);
+    let disk = watched.watch(&data, &rt, &drain);
+    tokio::join!(http::serve(listener, gate, tls), engine_stop, reloads, beats, told, disk);
     Ok(())
 }
 
@@ -247,9 +252,10 @@ fn open_gate(config: &Config, rt: &Runtime, access: Access, app: Arc<App>) -> Re
     let drain = app.drain.clone();
     let access = Arc::new(access);
     let console = Arc::new(Console::new(Arc::clone(&app), Arc::clone(&access), config));
+    let watched = Arc::clone(&app.watched);
     let routes = router(app).merge(console::mounted(Arc::clone(&console)));
     rt.spawn("console-samples", async move { console.sample().await });
-    let gate = Gate::new(limits(config), rt.clone(), drain, access, console::PAGES, routes);
+    let gate = Gate::new(limits(config), rt.clone(), drain, access, console::PAGES, (watched, routes));
     Ok(Arc::new(gate))
 }
 

@@ -176,7 +176,7 @@ fn one(
             summary { "Calls and data" span.sr { " of " (name) } }
             p.pair { span.dim { "Action" } " " (call(&step.action)) }
             p.pair { span.dim { "Undo" } " " @match &step.undo { Undo::Call(c) => (call(c)), Undo::None(why) => { "none: " (why) } } }
-            @if let Some(status) = &step.status { p.pair { span.dim { "Status" } " " code { (status) } } }
+            @if let Some(status) = &step.status { p.pair { span.dim { "Status" } " " code { (words::address(status)) } } }
             p.pair { span.dim { "Timeout" } " " (words::took(step.timeout)) ", at most " (words::plural(u64::from(step.retry.attempts), "attempt")) }
             (parts::payload(&format!("i-{name}"), "Input", &console.redact.shown(&super::attention::input(definition, state, name))))
             @if let Some(output) = &node.current().output { (parts::payload(&format!("o-{name}"), "Output", &console.redact.shown(output))) }
@@ -187,7 +187,7 @@ fn one(
 }
 
 fn call(call: &Call) -> Markup {
-    html! { @match call { Call::Http(url) => { "POST " code { (url) } }, Call::Local => "in the process" } }
+    html! { @match call { Call::Http(url) => { "POST " code { (words::address(url)) } }, Call::Local => "in the process" } }
 }
 
 fn about(console: &Console, visit: &Visit, loaded: &Loaded) -> Result<Markup, Problem> {

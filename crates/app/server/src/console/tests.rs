@@ -118,6 +118,7 @@ async fn bench_at(mount: &'static str) -> Bench {
         desk: Arc::new(Desk::new(leases, grants, Runtime::system())),
         fleet: None,
         store: None,
+        watched: Arc::default(),
         stall: EVENT_STALL,
     });
     let desk = Arc::clone(&app.desk);

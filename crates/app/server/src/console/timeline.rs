@@ -294,7 +294,7 @@ fn more(scale: &Scale<'_>, a: &Attempt) -> Markup {
     let op = if a.undo { Op::Undo { generation } } else { Op::Action { generation } };
     html! {
         p.pair { span.dim { "Request" } " " @match call {
-            Some(Call::Http(url)) => { "POST " code { (url) } },
+            Some(Call::Http(url)) => { "POST " code { (words::address(url)) } },
             Some(Call::Local) => "in the process",
             None => "unknown here",
         } }
@@ -350,6 +350,7 @@ mod tests {
         let end = StepEnded {
             at: at(1),
             verdict: Verdict::Unknown { reason, interrupted: false },
+            withheld: false,
             retry_at: Some(500),
             item: None,
         };

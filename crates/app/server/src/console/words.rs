@@ -164,6 +164,11 @@ pub(super) fn encode(text: &str) -> String {
     if coded.bytes().all(|b| b == b'.') { coded.replace('.', "%2E") } else { coded }
 }
 
+/// An address of a definition without its query, which may be a key of the participant's.
+pub(super) fn address(url: &str) -> String {
+    url.split_once('?').map_or_else(|| url.to_owned(), |(place, _)| format!("{place}?..."))
+}
+
 /// A text as one word of a POSIX shell.
 pub(super) fn shell(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
@@ -190,5 +195,9 @@ mod tests {
         }
         assert_eq!(span(Duration::from_secs(90_061)), "1 d 1 h");
         assert_eq!(shell("it's"), r"'it'\''s'");
+        assert_eq!(
+            (address("http://p/a?key=k&b").as_str(), address("http://p/a").as_str()),
+            ("http://p/a?...", "http://p/a")
+        );
     }
 }

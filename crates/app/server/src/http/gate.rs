@@ -21,6 +21,7 @@ use tracing::Instrument as _;
 
 use crate::error::Code;
 use crate::http::{Access, Problem, Trace, guard, preferred_wait};
+use crate::nearly::Watched;
 
 /// Longest request target.
 const MAX_URL: usize = 8 * 1024;
@@ -83,6 +84,7 @@ pub(crate) struct Gate {
     /// Bytes of bodies that are held at once: as many as requests in flight may bring. Whoever sends slowly takes what
     /// has come from here, and no place in flight.
     body_bytes: Semaphore,
+    watched: Arc<Watched>,
     router: Router,
 }
 
@@ -100,12 +102,12 @@ impl Gate {
         drain: CancellationToken,
         access: Arc<Access>,
         pages: Pages,
-        router: Router,
+        (watched, router): (Arc<Watched>, Router),
     ) -> Self {
         let in_flight = Semaphore::new(limits.in_flight);
         let bytes = limits.in_flight.saturating_mul(limits.body);
         let body_bytes = Semaphore::new(bytes.min(Semaphore::MAX_PERMITS));
-        Self { limits, rt, drain, access, pages, in_flight, body_bytes, router }
+        Self { limits, rt, drain, access, pages, in_flight, body_bytes, watched, router }
     }
 
     /// Answers one request. Every answer that is not a success is a problem.
@@ -168,6 +170,7 @@ impl Gate {
             Err(_) if spared => None,
             Err(_) => return Err(crowded()),
         };
+        self.count();
         let form = self.access.form_token(&parts.headers);
         parts.extensions.insert(form);
         parts.extensions.insert(peer);
@@ -183,6 +186,19 @@ impl Gate {
             biased;
             answer = call => Ok(answer.unwrap_or_else(|never| match never {})),
             () = late => Err(Problem::new(Code::TimedOut, "whether a change was applied is unknown").retry_after(1)),
+        }
+    }
+
+    /// Tells when few more requests can be taken.
+    fn count(&self) {
+        let most = self.limits.in_flight;
+        let used = most.saturating_sub(self.in_flight.available_permits());
+        if self.watched.requests.passes(used as u64, most as u64) {
+            tracing::warn!(
+                used,
+                most,
+                "80 % of the requests that may be in flight are; what comes on top is refused"
+            );
         }
     }
 

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mainstay_clock::{Clock, SeededRng, Sleep, SystemClock, Tick};
@@ -185,4 +187,48 @@ async fn grants_that_are_neither_renewed_nor_released_leave_nothing_and_renewed_
     let left = grants.list(GRANTS, None, 100).await.unwrap();
     assert_eq!(left.iter().map(|r| r.key.as_str()).collect::<Vec<_>>(), ["http-lease/default/x"]);
     assert!(left[0].version < 70, "not every renewal writes: {}", left[0].version);
+}
+
+/// Knows of an operation only what this process asked, as stores do whose servers keep no operations, and shows what it was
+/// asked for.
+#[derive(Debug)]
+struct Forgetful(MemoryLeaseStore, Mutex<BTreeMap<String, String>>);
+
+impl LeaseStore for Forgetful {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        self.1.lock().unwrap().insert(request.op_id.clone(), request.note.clone());
+        self.0.acquire(request)
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        match self.1.lock().unwrap().contains_key(op_id) {
+            true => self.0.renew(op_id),
+            false => Box::pin(async { Ok(Renewed::Lost) }),
+        }
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        self.0.release(op_id)
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        self.0.inspect(name)
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.0.guarantees()
+    }
+}
+
+/// Why it is held was lost with the first renewal after a restart.
+#[tokio::test]
+async fn a_lease_that_is_taken_up_after_a_restart_keeps_its_note() {
+    let leases = Arc::new(Forgetful(MemoryLeaseStore::new(Arc::new(SystemClock::new())), Mutex::default()));
+    let grants = Arc::new(MemoryRecordStore::new(Arc::new(SystemClock::new())));
+    let desk = Arc::new(Desk::new(Arc::clone(&leases) as _, grants, Runtime::system()));
+    let noted = Ask { note: "moving the table".to_owned(), ..ask(Duration::from_secs(60)) };
+    let token = desk.take(&noted).await.unwrap().token;
+    let asked = std::mem::take(&mut *leases.1.lock().unwrap());
+    assert_eq!(desk.renew("default/x", token).await.unwrap().token, token);
+    assert_eq!(*leases.1.lock().unwrap(), asked, "the same operation with the same note");
 }

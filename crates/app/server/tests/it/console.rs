@@ -9,7 +9,7 @@ use crate::ledger::Ledger;
 const FORM: (&str, &str) = ("content-type", "application/x-www-form-urlencoded");
 
 /// The token that forms carry, from a page that has one.
-fn form_token(page: &Answer) -> String {
+pub(crate) fn form_token(page: &Answer) -> String {
     let text = page.text();
     let rest = text.split("name=\"form\" value=\"").nth(1).unwrap_or_else(|| panic!("{text}"));
     rest.split('"').next().unwrap().to_owned()

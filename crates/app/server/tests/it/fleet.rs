@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::harness::{Node, Request, eventually, run, stderr, stdout, token, within};
 
 /// Two shared keys, hexadecimal.
-const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+pub(crate) const SECRET: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 const OTHER: &str = "ff112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
 
-fn key_file(path: &Path, text: &str, mode: u32) {
+pub(crate) fn key_file(path: &Path, text: &str, mode: u32) {
     let _ = std::fs::remove_file(path);
     let mut file = std::fs::OpenOptions::new().create_new(true).write(true).mode(mode).open(path).unwrap();
     file.write_all(text.as_bytes()).unwrap();

@@ -287,6 +287,28 @@ fn if_w3_a_killed_wrapper_takes_its_job_along_before_the_lease_passes_on() {
     no_overlap(&place.text("log"));
 }
 
+/// The signal of the kernel for a parent's death belongs to the thread that started the child, comes too late for one whose
+/// parent is dead already, and is gone after an exec of what has other rights.
+#[test]
+fn if_x02_a_job_begins_only_under_its_wrapper_and_ends_with_it_also_without_the_kernels_signal() {
+    let place = Place::new();
+    // Its parent is somebody else: the wrapper died before the child asked for the signal.
+    let mut orphan = mainstay(&["hold-exec", "--parent", "1", "--", "touch", "begun"]);
+    orphan.current_dir(place.dir.path()).env("PATH", "/usr/bin:/bin");
+    let output = finish(orphan, PATIENCE);
+    assert!(!output.status.success() && stderr(&output).contains("parent 1 is gone"), "{}", stderr(&output));
+    assert!(!place.file("begun").exists());
+    // A job that has no such signal any more, as after an exec with other rights.
+    let deaf = format!("cat > deaf <<'EOF'\n{STUBBORN}\nEOF\nexec setpriv --pdeathsig clear -- sh deaf");
+    let mut holder = place.holding(&deaf, "job");
+    let job = place.text("job");
+    let mut next = place.wrapper("lock", &["x", "-c", SUCCESSOR]);
+    holder.0.kill().unwrap();
+    assert_eq!(next.code(), Some(0));
+    assert!(!alive(&job) && !alive(&place.text("child")), "the job outlived its lease");
+    no_overlap(&place.text("log"));
+}
+
 #[test]
 fn if_w4_the_whole_group_ends_with_the_command_before_the_lease_is_given_back() {
     let place = Place::new();

@@ -26,6 +26,7 @@ mod recorder;
 mod reload;
 mod ring;
 mod security;
+mod shipped;
 mod slow;
 mod supply;
 mod tls;

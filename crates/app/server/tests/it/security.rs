@@ -236,6 +236,93 @@ fn sec_23_sec_24_hidden_values_of_payloads_appear_nowhere_but_in_the_store() {
     assert!(stored.windows(canary.len()).any(|w| w == canary.as_bytes()), "what is stored is what was sent");
 }
 
+/// Secrets of the node itself: the key that requests are signed with and what it makes of them, the token and the cookie of
+/// who logs in, the query of an address, users and passwords in the configuration, also where it is refused.
+#[test]
+fn sec_23_sec_24_keys_signatures_and_credentials_appear_in_no_output() {
+    let dir = tempfile::tempdir().unwrap();
+    let canary = "CANARY-3d90";
+    let service = crate::recorder::Recorder::content();
+    let (origin, data) = (&service.origin, dir.path().join("data"));
+    let admin = token(&data, "boss", "admin");
+    let (folder, config, secret) =
+        (dir.path().join("definitions"), dir.path().join("m.toml"), dir.path().join("secret"));
+    let key = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    std::fs::write(&secret, key).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let definition = format!(
+        "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[[steps]]\nname = \"a\"\n\
+         action = \"{origin}/a?key={canary}\"\nno_undo = \"nothing is kept\"\n"
+    );
+    std::fs::write(folder.join("pay.toml"), definition).unwrap();
+    let settings = |allow: &str, sign: &str| {
+        format!(
+            "[log]\nfilter = \"trace\"\n[saga]\ndefinitions = \"{}\"\n\
+             [participants]\nallow = [\"{origin}\"{allow}]\nsign = [\"{origin}={}\"{sign}]\n",
+            folder.display(),
+            secret.display()
+        )
+    };
+    std::fs::write(&config, settings("", "")).unwrap();
+    let mut node = Node::start(&data, &["--config", config.to_str().unwrap()]);
+    let body = "{\"definition\":\"pay\",\"input\":{}}";
+    let start = Request::new("POST", "/v1/sagas").header("idempotency-key", "k").bearer(&admin).body(body);
+    let started = node.send(&start);
+    let uid = started.json()["uid"].as_str().unwrap().to_owned();
+    let ended = node.settled_as(&uid, |request| request.clone().bearer(&admin));
+    assert_eq!(ended.json()["status"], "completed", "{}", ended.text());
+    let (head, _) = service.seen().pop().unwrap();
+    assert!(head.contains(canary), "the participant is sent the address as it is");
+    let signature = crate::recorder::header(&head, "webhook-signature").unwrap().to_owned();
+    // Somebody looks at it.
+    let login = Request::new("GET", "/console/login").header("accept", "text/html").to(&node.address);
+    let form = crate::console::form_token(&login);
+    let post = Request::new("POST", "/console/login").header("sec-fetch-site", "same-origin");
+    let post = post.header("content-type", "application/x-www-form-urlencoded");
+    let entered = node.send(&post.body(format!("form={form}&next=now&token={admin}")));
+    let cookie = entered.header("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    let session = cookie.split_once('=').unwrap().1.to_owned();
+    let saga = format!("/console/sagas/{uid}");
+    let mut seen = [&started, &ended].map(crate::harness::Answer::text).concat();
+    for path in ["/console/now", saga.as_str(), "/console/system"] {
+        let page =
+            node.send(&Request::new("GET", path).header("cookie", &cookie).header("accept", "text/html"));
+        assert_eq!(page.status, 200, "{path}");
+        seen.push_str(&page.text());
+    }
+    // Mistakes that a reload refuses, with what they say.
+    let mistakes = [
+        (format!(", \"https://boss:{canary}@pay.example\""), String::new()),
+        (String::new(), format!(", \"https://boss:{canary}@pay.example={}\"", secret.display())),
+        (String::new(), format!(", \"https://pay.example whsec_{canary}\"")),
+    ];
+    for (n, (allow, sign)) in mistakes.iter().enumerate() {
+        std::fs::write(&config, settings(allow, sign)).unwrap();
+        node.signal(rustix::process::Signal::HUP);
+        crate::harness::eventually("the reload is refused", || {
+            (node.log().matches("reload refused").count() == n + 1).then_some(())
+        });
+    }
+    for path in ["/v1/audit", "/metrics", "/v1/sagas", "/version"] {
+        seen.push_str(&node.send(&Request::new("GET", path).bearer(&admin)).text());
+    }
+    assert_eq!(node.stop(), Some(0));
+    seen.push_str(&node.log());
+    let log = node.log();
+    assert!(log.contains("TRACE"), "the log is on");
+    for (what, planted) in [
+        ("what stands in an address", canary),
+        ("the key", &key[6..]),
+        ("a signature", &signature[3..]),
+        ("a token", &admin[3..]),
+        ("a session", &session),
+    ] {
+        let at =
+            seen.find(planted).map(|at| seen[at.saturating_sub(300)..].chars().take(400).collect::<String>());
+        assert_eq!(at, None, "{what}");
+    }
+}
+
 /// A stream of events until it has told of `wanted`.
 fn first_events(node: &Node, path: &str, wanted: &'static str) -> String {
     use std::io::{Read as _, Write as _};

@@ -80,3 +80,37 @@ fn sec_29_the_threat_model_names_every_boundary_and_what_is_not_covered() {
     }
     assert!(text.contains("Not covered yet:"), "what is open is said");
 }
+
+/// Whoever says that something happens exactly once has not said who makes it so; and what is not synced is not kept.
+#[test]
+fn if_x09_no_text_for_users_claims_exactly_once_and_what_is_synced_is_said() {
+    let is_text = |p: &&PathBuf| {
+        let name = p.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let words = name.ends_with(".md") || name.starts_with("crates/app/server/tests/golden/");
+        words || name.starts_with("crates/app/server/src/console/")
+    };
+    let mut texts = 0;
+    for path in files().iter().filter(is_text) {
+        let Ok(text) = std::fs::read_to_string(path) else { continue };
+        let text = text.to_lowercase().replace(['-', '\n'], " ");
+        texts += 1;
+        for (at, _) in text.match_indices("exactly once") {
+            let before = &text[..at];
+            let denied = ["does not say \"", "never \"", "not say \"", "never say \""];
+            assert!(denied.iter().any(|no| before.ends_with(no)), "{}", path.display());
+        }
+    }
+    assert!(texts > 60, "{texts} texts were looked at");
+    let page = |name: &str| std::fs::read_to_string(root().join(name)).unwrap().replace('\n', " ");
+    for (name, said) in [
+        ("README.md", "it is called at least once, always with the same idempotency key"),
+        (
+            "docs/saga.md",
+            "A start is answered, a participant is called and an outcome is told after that commit",
+        ),
+        ("docs/operations.md", "The folder belongs on a local disk that honors syncs"),
+        ("docs/operations.md", "A restored database knows nothing of what came after the backup"),
+    ] {
+        assert!(page(name).contains(said), "{name} says no more: {said}");
+    }
+}

@@ -214,3 +214,41 @@ fn sec_10_only_http_1_is_spoken() {
     let text = String::from_utf8_lossy(&answer);
     assert!(text.is_empty() || text.starts_with("HTTP/1.1 4") || text.starts_with("HTTP/1.1 5"), "{text}");
 }
+
+/// reqwest without a provider of its own fails at its first use unless the binary installed one, and a second provider in
+/// the tree makes rustls give up at run time.
+#[test]
+fn if_x01_one_tls_provider_is_in_the_tree_and_in_place_at_the_first_use() {
+    let lock = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../Cargo.lock");
+    let lock: toml::Table = std::fs::read_to_string(lock).unwrap().parse().unwrap();
+    let packages = lock["package"].as_array().unwrap();
+    let count = |name: &str| packages.iter().filter(|p| p["name"].as_str() == Some(name)).count();
+    for other in
+        ["aws-lc-fips-sys", "aws-lc-rs", "aws-lc-sys", "boring", "native-tls", "openssl", "openssl-sys"]
+    {
+        assert_eq!(count(other), 0, "{other}");
+    }
+    assert_eq!((count("rustls"), count("ring"), count("reqwest")), (1, 1, 1));
+
+    // The first thing that this node does with TLS is to call a participant whose certificate it does not trust.
+    let dir = tempfile::tempdir().unwrap();
+    let service = node(dir.path(), &pair(dir.path(), "service"), &[]);
+    let (_, port) = service.address.rsplit_once(':').unwrap();
+    let origin = format!("https://localhost:{port}");
+    let definitions = dir.path().join("definitions");
+    std::fs::create_dir(&definitions).unwrap();
+    let definition = format!(
+        "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[retry]\nattempts = 1\n[[steps]]\nname = \"a\"\n\
+         action = \"{origin}/a\"\nundo = \"{origin}/u\"\n"
+    );
+    std::fs::write(definitions.join("pay.toml"), definition).unwrap();
+    let more = ["--allow-participant", &*origin, "--definitions", definitions.to_str().unwrap()];
+    let caller = Node::start(&dir.path().join("caller"), &more);
+    let start = Request::new("POST", "/v1/sagas").header("content-type", "application/json");
+    let start = start.header("idempotency-key", "k").body("{\"definition\":\"pay\",\"input\":{}}");
+    let started = caller.send(&start);
+    assert_eq!(started.status, 202, "{}", started.text());
+    let saga = caller.settled(started.json()["uid"].as_str().unwrap());
+    let why = saga["cause"].to_string();
+    assert!(saga["status"] == "compensated" && why.contains("certificate"), "{saga}");
+}

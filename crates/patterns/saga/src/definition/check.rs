@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::data::{DefinitionData, RetryData, StepData};
 use super::{Call, DEFAULT_TIMEOUT, Definition, MAX_STEPS, RetrySpec, Step, StepKind, Template, Undo};
+use crate::canonical::canonical;
 
 /// One thing wrong with a definition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -465,15 +466,14 @@ fn graph(name: &str, steps: &[Step]) -> Value {
 }
 
 fn graph_hash(name: &str, steps: &[Step]) -> Hash {
-    // serde_json keeps object keys sorted, so the text is canonical.
-    Hash::of(graph(name, steps).to_string().as_bytes())
+    Hash::of(canonical(&graph(name, steps)).as_bytes())
 }
 
 pub(super) fn diff(a: &Definition, b: &Definition) -> Vec<String> {
     let rows = |d: &Definition| -> BTreeMap<String, String> {
         let graph = graph(&d.name, &d.steps);
         let steps = graph["steps"].as_array().cloned().unwrap_or_default();
-        d.steps.iter().zip(steps).map(|(s, v)| (s.name.clone(), v.to_string())).collect()
+        d.steps.iter().zip(steps).map(|(s, v)| (s.name.clone(), canonical(&v))).collect()
     };
     let (a, b) = (rows(a), rows(b));
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();

@@ -12,6 +12,7 @@ use mainstay_store::journal::{
 use super::Inner;
 use crate::fold::Refusal;
 use crate::next::cut;
+use crate::seal::SEALED;
 use crate::wire::{self, Action, Closed, Fact, Operation, encode};
 
 /// Begins the error of a saga that waits for its definition.
@@ -146,6 +147,10 @@ impl Heard {
         let seen = if aside.seen == u64::MAX { last_of(posts) } else { aside.seen };
         let mut heard = Self { seen, drain: aside.drain.clone(), ..Self::default() };
         for post in posts.iter().filter(|p| p.kind == wire::POST_ACTION) {
+            if post.bytes.first() == Some(&SEALED) {
+                // Its key may come back, as that of the log may.
+                continue;
+            }
             // What nobody can read nobody waits for: it was not written by this version.
             let action = serde_json::from_slice::<Action>(&post.bytes).ok();
             if post.number > seen && action.as_ref().is_some_and(|a| a.operation == Operation::TakeUp) {

@@ -41,8 +41,8 @@ pub(super) enum CallResult {
     Known(Verdict),
     /// The participant reported the end by itself: it is on the log already. What that says about its health.
     Reported(Health),
-    /// A policy refused the action: nothing was sent.
-    Withheld(String),
+    /// A policy refused the action, with advice when it may let one through: nothing was sent.
+    Withheld(String, Option<Duration>),
     Undo(UndoVerdict, Option<Duration>),
     /// The undo will be refused however often it is repeated.
     UndoRefused(String),
@@ -368,6 +368,14 @@ async fn ask(
             Answer::NotSent(reason) | Answer::Withheld { reason, .. } if accepted => {
                 return (Answer::Unknown { reason, retry_after: None }, None);
             }
+            // The first delivery was accepted and may be at work: "still running" is said so too, and the work may have
+            // been done. Only a final no says that it was not.
+            Answer::Rejected { reason, is_final: false } | Answer::Refused(reason)
+                if accepted && request.kind == Kind::Act =>
+            {
+                let reason = format!("accepted, and refused when it was sent again: {reason}");
+                return (Answer::Unknown { reason, retry_after: None }, None);
+            }
             answer => return (answer, None),
         }
     }
@@ -380,7 +388,7 @@ fn step_result(answer: Answer, advice: Option<Duration>) -> CallResult {
         Answer::Done(output) => Verdict::Done { output: Some(output) },
         Answer::Rejected { reason, is_final } => Verdict::Rejected { reason: cut(reason), is_final },
         Answer::NotSent(reason) => Verdict::NotSent { reason: cut(reason) },
-        Answer::Withheld { reason, .. } => return CallResult::Withheld(cut(reason)),
+        Answer::Withheld { reason, retry_after } => return CallResult::Withheld(cut(reason), retry_after),
         Answer::ContractBroken(reason) => Verdict::ContractBroken { reason: cut(reason) },
         Answer::Unknown { reason, .. } | Answer::Refused(reason) => unknown(reason),
         Answer::InProgress { .. } => unknown("still in progress".to_owned()),

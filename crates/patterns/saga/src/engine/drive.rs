@@ -19,16 +19,18 @@ use super::aside::{self, Aside, last_of};
 use super::calls::{CallEnd, CallResult, until_reported};
 use super::handle::outcome_of;
 use super::leave::{Leave, leave_memory};
-use super::policies::{self, Half};
+use super::policies::Half;
 use super::registry::Registered;
 use super::{Active, Inner, suspects};
 use crate::definition::Definition;
 use crate::fold::{Illegal, Refusal, State};
-use crate::next::{Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo, withhold_undo};
+use crate::next::{
+    Command, cut, cut_undo, end_step, end_undo, fits, next, refuse_undo, withhold_step, withhold_undo,
+};
 use crate::row::row;
+use crate::seal::SEALED;
 use crate::wire::{
-    self, AttemptRef, Completed, Completion, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict,
-    decode, encode,
+    self, AttemptRef, Fact, Finished, Note, Overdue, Stopped, UndoVerdict, Verdict, decode, encode,
 };
 
 /// Appends are repeated this often when the store fails, one poll apart, before the claim is dropped.
@@ -125,7 +127,7 @@ pub(super) struct Drive {
     pub(super) audit: Vec<Audit>,
     pub(super) answers: Vec<(String, Result<(), Refusal>)>,
     /// Ends the call in flight of a step that reports by itself, by step: with what the report says about its health.
-    stops: BTreeMap<String, watch::Sender<Option<Health>>>,
+    pub(super) stops: BTreeMap<String, watch::Sender<Option<Health>>>,
     active: Arc<Active>,
     /// There is something in the inbox that was not read yet.
     unread: bool,
@@ -314,6 +316,10 @@ impl Drive {
         let now = self.inner.time.now();
         let fenced = self.was_aside.as_ref().is_some_and(|why| why.starts_with(aside::FENCED));
         for i in 0..self.state.nodes.len() {
+            if self.stops.contains_key(&self.registered.definition.steps()[i].name) {
+                // A report ended it, and its step is being asked about that.
+                continue;
+            }
             if fenced {
                 let node = &self.state.nodes[i];
                 let (acts, undoes) =
@@ -499,19 +505,14 @@ impl Drive {
             CallResult::Fenced => return Some(self.fenced(&end.at.step).await),
             CallResult::Reported(_) => return None,
             CallResult::Step(verdict, advice) => {
-                let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, advice);
-                if let Some(question) = self.ask_first(&end) {
-                    self.make(&end.at, None, question);
-                    return None;
-                }
-                Fact::StepEnded(end)
+                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
-            CallResult::Withheld(reason) => {
-                let result = CallResult::Step(Verdict::NotSent { reason }, None);
-                return Box::pin(self.ended(CallEnd { at: end.at, result })).await;
+            CallResult::Withheld(reason, advice) => {
+                Fact::StepEnded(withhold_step(&definition, &self.state, end.at, reason, now, jitter, advice))
             }
             CallResult::Known(verdict) => {
-                Fact::StepEnded(end_step(&definition, &self.state, end.at, verdict, now, jitter, None))
+                let end = end_step(&definition, &self.state, end.at, verdict, now, jitter, None);
+                return self.apply_end(Fact::StepEnded(end)).err().map(|illegal| self.aside(&illegal));
             }
             CallResult::UndoRefused(reason) => {
                 Fact::UndoEnded(refuse_undo(&definition, &self.state, end.at, reason))
@@ -523,7 +524,17 @@ impl Drive {
                 Fact::UndoEnded(end_undo(&definition, &self.state, end.at, verdict, now, jitter, advice))
             }
         };
+        if let Some((at, question)) = self.question_of(&fact) {
+            self.make(&at, None, question);
+            return None;
+        }
         self.apply_end(fact).err().map(|illegal| self.aside(&illegal))
+    }
+
+    /// The question that comes before this end of an attempt, if there is one.
+    pub(super) fn question_of(&self, fact: &Fact) -> Option<(AttemptRef, BoxFuture<'static, CallEnd>)> {
+        let Fact::StepEnded(end) = fact else { return None };
+        Some((end.at.clone(), self.ask_first(end)?))
     }
 
     /// A participant has seen a later claim: somebody else owns the saga. Where the journal knows of no later one it is not
@@ -545,7 +556,7 @@ impl Drive {
 
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
     /// flight, ends unknown: nobody makes it any more.
-    fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
+    pub(super) fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
         let definition = Arc::clone(&self.registered.definition);
         let mut probe = self.state.clone();
         let Err(illegal) = write(&definition, &mut probe, &fact, &mut self.records) else {
@@ -585,6 +596,10 @@ impl Drive {
         }
         for post in posts {
             self.drain.push(post.number);
+            if post.bytes.first() == Some(&SEALED) {
+                self.note(format!("message `{}` cannot be read: its seal does not open", post.message))?;
+                continue;
+            }
             let taken = match post.kind {
                 wire::POST_ACTION => serde_json::from_slice(&post.bytes).map(|action| self.act(action)),
                 wire::POST_COMPLETE => {
@@ -599,39 +614,6 @@ impl Drive {
                 }
             }
         }
-        Ok(())
-    }
-
-    /// A participant reports the end of an attempt. Only the attempt in flight decides anything.
-    fn reported(&mut self, report: Completion) -> Result<(), Illegal> {
-        let definition = Arc::clone(&self.registered.definition);
-        let node = definition.index(&report.at.step).map(|i| &self.state.nodes[i]);
-        let in_flight = node.and_then(|n| match report.result {
-            Completed::Action(_) => n.running.as_ref(),
-            Completed::Undo(_) => n.undoing.as_ref(),
-        });
-        if in_flight != Some(&report.at) {
-            let AttemptRef { step, attempt, .. } = &report.at;
-            self.note(format!("a report of attempt {attempt} of step `{step}` came too late"))?;
-            let why = Refusal::NotLegal { action: "complete", why: "the attempt is not in flight" };
-            self.answers.push((report.message, Err(why)));
-            return Ok(());
-        }
-        let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
-        let (health, step) = (policies::health_of(&report.result), report.at.step.clone());
-        self.apply_end(match report.result {
-            Completed::Action(verdict) => {
-                Fact::StepEnded(end_step(&definition, &self.state, report.at, verdict, now, jitter, None))
-            }
-            Completed::Undo(verdict) => {
-                Fact::UndoEnded(end_undo(&definition, &self.state, report.at, verdict, now, jitter, None))
-            }
-        })?;
-        if let Some(stop) = self.stops.remove(&step) {
-            // The call may have ended by itself just now; then its result comes too late.
-            let _ = stop.send(Some(health));
-        }
-        self.answers.push((report.message, Ok(())));
         Ok(())
     }
 
@@ -764,14 +746,14 @@ impl Drive {
     }
 
     /// Makes a call of an attempt: this half of it through the policy of its step, a question outside of it. A report
-    /// of a remote participant ends it.
-    fn make(&mut self, at: &AttemptRef, half: Option<Half>, call: BoxFuture<'static, CallEnd>) {
+    /// of a remote participant ends it, and every question.
+    pub(super) fn make(&mut self, at: &AttemptRef, half: Option<Half>, call: BoxFuture<'static, CallEnd>) {
         let guarded = |drive: &Self, call| match half {
             Some(half) => drive.guarded(half, at, call),
             None => call,
         };
-        let remote = self.registered.definition.index(&at.step);
-        if remote.is_none_or(|i| self.registered.definition.steps()[i].addresses().next().is_none()) {
+        let remote = self.step(at).1.addresses().next().is_some();
+        if half.is_some() && !remote {
             self.calls.push(guarded(self, call));
             return;
         }

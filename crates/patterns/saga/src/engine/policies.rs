@@ -27,8 +27,8 @@ pub(super) enum Half {
 
 impl EngineBuilder {
     /// Policies that steps may name ([`StepData::policy`](crate::definition::StepData::policy)), each by its own
-    /// name. What one refuses was never sent: no effect, worth repeating. An undo is guarded like its action; one
-    /// that is refused uses up none of its attempts.
+    /// name. What one refuses was never sent: no effect, worth repeating, and no attempt used up. An undo is guarded
+    /// like its action.
     ///
     /// A policy must make one attempt of one: repetitions of a saga are durable, and each is on the log before it is made.
     ///
@@ -154,7 +154,7 @@ impl Drive {
             // No definition is registered whose policies are not there.
             let why = format!("the policy `{name}` is not there");
             let result = match half {
-                Half::Action => CallResult::Withheld(why),
+                Half::Action => CallResult::Withheld(why, None),
                 Half::Undo => CallResult::UndoWithheld(why, None),
             };
             return Box::pin(async move { CallEnd { at, result } });
@@ -236,7 +236,7 @@ fn ended(half: Half, error: &CallError<Infallible>) -> CallResult {
     let reason = cut(why);
     match (half, error.was_started()) {
         (Half::Action, true) => CallResult::Step(Verdict::Unknown { reason, interrupted: false }, None),
-        (Half::Action, false) => CallResult::Withheld(reason),
+        (Half::Action, false) => CallResult::Withheld(reason, error.retry_after()),
         (Half::Undo, true) => CallResult::Undo(UndoVerdict::Failed { reason }, None),
         (Half::Undo, false) => CallResult::UndoWithheld(reason, error.retry_after()),
     }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::drive::{Drive, advance, write};
 use super::registry::Registered;
 use super::{Engine, Handle, Inner};
+use crate::canonical::canonical;
 use crate::definition::{Definition, payload_fault};
 use crate::fold::State;
 use crate::next::fits;
@@ -207,18 +208,13 @@ impl Inner {
     }
 }
 
-/// Canonical JSON: keys sorted, no spaces, shortest numbers.
-fn canonical(input: &Value) -> Vec<u8> {
-    input.to_string().into_bytes()
-}
-
 /// Refuses what is too large; the hash of what identifies the start's input.
 fn check(started: &Started, carried: &[Carried], options: &StartOptions) -> Result<Hash, Error> {
     let refuse = |kind, text: String| Err(Error::new(kind, text));
     if let Some(why) = payload_fault(&started.input) {
         return refuse(ErrorKind::TooLarge, format!("the input {why}"));
     }
-    let bytes = canonical(&started.input);
+    let text = canonical(&started.input);
     if let Some(id) = options.id.as_ref().filter(|id| id.is_empty() || id.len() > MAX_ID_BYTES) {
         let text = format!("the id has {} bytes; allowed: 1 to {MAX_ID_BYTES}", id.len());
         return refuse(ErrorKind::ApiMisuse, text);
@@ -229,10 +225,10 @@ fn check(started: &Started, carried: &[Carried], options: &StartOptions) -> Resu
         let text = format!("at most {MAX_ATTRS} attributes of at most {MAX_ID_BYTES} bytes are allowed");
         return refuse(ErrorKind::TooLarge, text);
     }
-    let Some(again) = &started.again else { return Ok(Hash::of(&bytes)) };
+    let Some(again) = &started.again else { return Ok(Hash::of(text.as_bytes())) };
     // A run of its own: the saga that it repeats and the steps that it takes over are part of what it is.
     let steps: Vec<&str> = carried.iter().map(|c| c.step.as_str()).collect();
-    Ok(Hash::of(format!("{again} {} {}", steps.join(" "), started.input).as_bytes()))
+    Ok(Hash::of(format!("{again} {} {text}", steps.join(" ")).as_bytes()))
 }
 
 /// The text of a UUIDv7: 48 bits of time, 74 random ones, version and variant between them.

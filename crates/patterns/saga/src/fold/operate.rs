@@ -222,6 +222,7 @@ fn on_step(state: &mut State, definition: &Definition, operation: &Operation) {
         Operation::Retry { input, .. } => {
             node.spent = 0;
             node.interrupted = 0;
+            node.withheld = 0;
             node.undo_spent = 0;
             node.undo_interrupted = 0;
             node.undo_withheld = 0;

@@ -225,7 +225,8 @@ pub(super) fn parse_origin(text: &str) -> Result<String, Error> {
             && u.fragment().is_none()
     });
     url.as_ref().and_then(origin_of).ok_or_else(|| {
-        Error::new(ErrorKind::Config, format!("`{text}` is not an origin such as https://pay.example"))
+        let text = format!("`{}` is not an origin such as https://pay.example", shown(text));
+        Error::new(ErrorKind::Config, text)
     })
 }
 

@@ -16,7 +16,7 @@ type Choose = Arc<dyn Fn(&str) -> Option<Policy> + Send + Sync>;
 /// Calls a participant through the policy of its address.
 ///
 /// What a policy refuses (breaker open, bulkhead full, over a rate) was never sent, and the saga is told so
-/// ([`Reply::Withheld`]): no effect, worth repeating, and of an undo no attempt. What it cuts off by a timeout is
+/// ([`Reply::Withheld`]): no effect, worth repeating, and no attempt used up. What it cuts off by a timeout is
 /// unknown. Replies that blame the participant (429, 5xx, nothing at all) count against its breaker; a business no
 /// does not.
 ///

@@ -223,6 +223,32 @@ async fn a_row_that_is_due_for_nothing_is_put_right() {
     assert_eq!(row(&world, &handle).await, there.row);
 }
 
+/// Rows of before they knew of "overdue" do not say it, and what is paused writes none: a journal that makes it due once has
+/// its row put right.
+#[tokio::test(start_paused = true)]
+async fn a_paused_saga_whose_row_does_not_say_that_it_is_overdue_says_so_when_it_is_taken_up() {
+    let mut email = after_pivot("email", &["ship"], StepKind::Retriable);
+    email.retry = Some(RetryData::new(3, Duration::from_secs(5), Duration::from_secs(5)));
+    let ship = after_pivot("ship", &["reserve"], StepKind::Pivot);
+    let definition = definition(vec![step("reserve", &[]), ship, email]);
+    let world = World::new();
+    world.script("email", &[Act::NotSent]);
+    let engine = world.engine(&definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_secs(4)).await;
+    engine.attention().act(handle.uid(), act(Operation::Pause)).await.unwrap();
+    world.clock.sleep(Duration::from_secs(60)).await;
+    engine.shutdown(Duration::ZERO).await;
+    let there = world.journal.summary(handle.uid()).await.unwrap().unwrap();
+    assert!(there.row.overdue && there.row.due.is_none() && there.row.status == SagaStatus::Running);
+    let old = Row { overdue: false, due: Some(world.clock.wall()), ..there.row.clone() };
+    let append = Append::new(handle.uid().clone(), there.epoch, there.next_seq, Vec::new(), old);
+    assert!(matches!(world.journal.append(append).await.unwrap(), Appended::Appended { .. }));
+    let _engine = world.engine(&definition).await;
+    world.clock.sleep(Duration::from_secs(10)).await;
+    assert_eq!(row(&world, &handle).await, there.row);
+}
+
 /// Fills the log of a saga that nobody has in memory up to `seq` records.
 async fn fill(world: &World, handle: &Handle, seq: u64) {
     let there = world.journal.summary(handle.uid()).await.unwrap().unwrap();

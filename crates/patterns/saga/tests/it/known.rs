@@ -1,4 +1,4 @@
-//! Before a person is asked what became of an action, its participant is.
+//! What became of an action of which nobody knows: its participant is asked before a person is, and not every no is one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use mainstay_saga::definition::Definition;
 use mainstay_saga::engine::{ActionRequest, StartOptions};
-use mainstay_saga::wire::{Cause, Completed, Operation, Verdict};
-use mainstay_saga::{Engine, Known, Outcome, Saga, StepCx, StepError, Told, UndoError};
+use mainstay_saga::wire::{Cause, Completed, Fact, Operation, POST_COMPLETE, UndoVerdict, Verdict};
+use mainstay_saga::{Engine, ErrorKind, Known, Outcome, Saga, StepCx, StepError, Told, UndoError};
 use serde_json::{Value, json};
 
 use crate::remote::{Bench, Say, at, ok, say};
@@ -175,6 +175,84 @@ async fn a_participant_may_report_while_it_is_asked() {
     assert_eq!(outputs[1].1, json!({"parcel": 9}));
 }
 
+/// A report that says no more than a lost answer went straight to a person, though there was somebody to ask.
+#[tokio::test(start_paused = true)]
+async fn a_pivot_that_is_reported_to_have_failed_is_asked_about_before_a_person_is() {
+    let failed = || Verdict::Unknown { reason: "the carrier's line is down".to_owned(), interrupted: false };
+    let report = |attempt| (at("ship", attempt), Completed::Action(failed()));
+    let done = ok(json!({"state": "done", "output": {"parcel": 7}}));
+    let never = ok(json!({"state": "none", "effect": "none"}));
+    for (status, expected) in [(done, "done"), (never, "never"), (say(404), "unclear")] {
+        let bench = Bench::of(pivot()).await;
+        bench.remote.script("ship", &[Say::Never]);
+        bench.remote.script("status", std::slice::from_ref(&status));
+        let handle = bench.start().await;
+        for attempt in 1..=2 {
+            bench.called("ship", usize::try_from(attempt).unwrap()).await;
+            let (at, result) = report(attempt);
+            bench.engine.complete(handle.uid(), at, result).await.unwrap();
+        }
+        let outcome = handle.outcome().await.unwrap();
+        let row = bench.world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+        match expected {
+            "done" => assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}"),
+            "never" => assert!(failed_at_ship(&outcome), "{outcome:?}"),
+            _ => {
+                assert_eq!(outcome, needs_ship());
+                assert!(row.error.unwrap().contains("line is down"), "what was reported");
+            }
+        }
+        assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (2, 1), "{expected}");
+    }
+}
+
+/// The report was taken, whatever becomes of the question; a node that dies meanwhile makes the attempt again.
+#[tokio::test(start_paused = true)]
+async fn a_report_that_has_its_step_asked_is_taken_once_and_outlives_its_node() {
+    let failed = || Verdict::Unknown { reason: "no line".to_owned(), interrupted: false };
+    let mut bench = Bench::of(pivot()).await;
+    bench.remote.script("ship", &[Say::Unknown, Say::Never, ok(json!({"parcel": 7}))]);
+    bench.remote.script("status", &[Say::Never]);
+    let handle = bench.start().await;
+    bench.called("ship", 2).await;
+    // The second one is the report again, while its step is being asked.
+    for _ in 0..2 {
+        bench.engine.complete(handle.uid(), at("ship", 2), Completed::Action(failed())).await.unwrap();
+        bench.called("status", 1).await;
+    }
+    // Not what was reported, nor what stands.
+    let done = Completed::Action(Verdict::Done { output: Some(json!({})) });
+    let other = bench.engine.complete(handle.uid(), at("ship", 2), done).await.unwrap_err();
+    assert_eq!(other.kind(), ErrorKind::Conflict);
+    bench.restart().await;
+    let outcome = bench.engine.outcome(handle.uid()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (3, 1));
+    let notes = bench.facts(&handle).await.into_iter().filter_map(|f| match f {
+        Fact::Note(note) => Some(note.text),
+        _ => None,
+    });
+    let notes: Vec<String> = notes.collect();
+    assert!(notes.iter().any(|n| n.contains("report") && n.contains("no line")), "{notes:?}");
+
+    // One that came while no node was there is taken up by the next, and nothing is made again.
+    let bench = Bench::of(pivot()).await;
+    bench.remote.script("ship", &[Say::Unknown, Say::Never]);
+    bench.remote.script("status", &[ok(json!({"state": "done", "output": {"parcel": 7}}))]);
+    let handle = bench.start().await;
+    bench.called("ship", 2).await;
+    bench.engine.shutdown(Duration::ZERO).await;
+    let body = json!({"message": "m", "at": {"step": "ship", "attempt": 2, "generation": 1},
+        "result": {"action": {"verdict": "unknown", "reason": "no line"}}});
+    let post = bench.world.journal.post(handle.uid(), "m", POST_COMPLETE, body.to_string().into_bytes());
+    post.await.unwrap();
+    let mut bench = bench;
+    bench.restart().await;
+    let outcome = bench.engine.outcome(handle.uid()).await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    assert_eq!((bench.remote.all("ship").len(), bench.remote.all("status").len()), (2, 1));
+}
+
 /// The same for closures: before a person, and before an undo.
 #[tokio::test(start_paused = true)]
 async fn a_closure_says_what_became_of_its_action() {
@@ -237,4 +315,60 @@ async fn a_lost_output_of_a_pivot_is_asked_for() {
     let handle = engine.start_saga(&saga, &5, StartOptions::id("one")).await.unwrap();
     let outputs = vec![("ship".to_owned(), json!(7))];
     assert_eq!(handle.outcome().await.unwrap(), Outcome::Completed { outputs });
+}
+
+/// It accepted the charge, was given it again because it named no place to ask, and answered 409: "the first request is
+/// still running", as the draft of the Idempotency-Key has it. That was taken for a no of the shop, and nothing was refunded.
+#[tokio::test(start_paused = true)]
+async fn sg_x01_a_no_to_what_was_accepted_and_sent_again_leaves_a_maybe() {
+    let busy = || Say::Status(202, vec![("retry-after", "1")], Value::Null);
+    for no in [say(409), say(422)] {
+        let bench = Bench::new().await;
+        bench.remote.script("charge", &[busy(), no.clone()]);
+        bench.remote.script("status", &[say(404)]);
+        let handle = bench.start().await;
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }), "{no:?}");
+        let body: Value = serde_json::from_slice(&bench.remote.last("refund").body).unwrap();
+        assert_eq!(body["effect"], "maybe", "{no:?}");
+        let first = bench.facts(&handle).await.into_iter().find_map(|f| match f {
+            Fact::StepEnded(end) => Some(end.verdict),
+            _ => None,
+        });
+        assert!(
+            matches!(&first, Some(Verdict::Unknown { reason, .. }) if reason.contains("sent again")),
+            "{first:?}"
+        );
+    }
+    // A final no is a promise about every delivery, and what is read where the participant said is about the work.
+    let problem = vec![("content-type", "application/problem+json")];
+    let final_no = Say::Status(409, problem, json!({"title": "declined", "effect": "none"}));
+    let place = Say::Status(202, vec![("location", "http://p/jobs/7")], Value::Null);
+    for (first, then) in [(busy(), ("charge", final_no)), (place, ("jobs/7", say(409)))] {
+        let bench = Bench::new().await;
+        match then.0 {
+            "charge" => bench.remote.script("charge", &[first, then.1]),
+            at => {
+                bench.remote.script("charge", &[first]);
+                bench.remote.script(at, &[then.1]);
+            }
+        }
+        assert!(matches!(bench.run().await, Outcome::Compensated { .. }));
+        assert!(bench.remote.all("refund").is_empty(), "{:?}", bench.remote.calls());
+    }
+    // An undo that was accepted is not refused either: it goes on slowly, and heals.
+    let bench = Bench::new().await;
+    bench.remote.script("ship", &[say(409)]);
+    bench.remote.script("refund", &[busy(), say(409)]);
+    let handle = bench.start().await;
+    handle.outcome().await.unwrap();
+    let ends: Vec<UndoVerdict> = bench
+        .facts(&handle)
+        .await
+        .into_iter()
+        .filter_map(|f| match f {
+            Fact::UndoEnded(end) => Some(end.verdict),
+            _ => None,
+        })
+        .collect();
+    assert!(matches!(&ends[..], [UndoVerdict::Failed { .. }, UndoVerdict::Refused { .. }]), "{ends:?}");
 }

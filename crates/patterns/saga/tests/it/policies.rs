@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use mainstay_clock::Clock;
 use mainstay_resilience::{Breaker, Bulkhead, Policy, Retry};
-use mainstay_saga::definition::{Definition, RetryData};
+use mainstay_saga::definition::{Definition, DefinitionData, RetryData, StepKind};
 use mainstay_saga::engine::StartOptions;
 use mainstay_saga::next::MAX_WITHHELD;
 use mainstay_saga::participant::{Guarded, Participant};
-use mainstay_saga::wire::{AttemptRef, Cause, Completed, Fact, ItemKind, UndoEnded, UndoVerdict, Verdict};
+use mainstay_saga::wire::{
+    AttemptRef, Cause, Completed, Fact, ItemKind, StepEnded, UndoEnded, UndoVerdict, Verdict,
+};
 use mainstay_saga::{Engine, ErrorKind, Handle, Outcome};
 use serde_json::{Value, json};
 
@@ -56,25 +58,23 @@ async fn guarded(world: World) -> (Bench, Bulkhead) {
 async fn a_step_is_guarded_by_the_policy_that_it_names() {
     let (bench, _) = guarded(World::new()).await;
     let sent = |url: &str| bench.remote.all(url).len();
-    bench.remote.script("charge", &[say(503)]);
+    bench.remote.script("charge", &[say(503), say(503), ok(json!({}))]);
     let first = bench.start().await;
     bench.called("charge", 2).await;
-    // The breaker is open: nothing is sent, and there is nothing to undo.
+    // The breaker is open for five seconds: nothing is sent, and nobody asks again before.
     let second = bench.engine.start("remote", json!({}), StartOptions::id("two")).await.unwrap();
-    let outcome = second.outcome().await.unwrap();
+    bench.world.clock.sleep(Duration::from_millis(4_500)).await;
+    let ends = bench.refused(&second, 1).await;
+    assert_eq!((sent("charge"), sent("refund"), ends.len()), (2, 0, 1));
     assert!(
-        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-            if reason.contains("breaker is open")),
-        "{outcome:?}"
+        matches!(&ends[0].verdict, Verdict::NotSent { reason } if reason.contains("breaker is open")),
+        "{ends:?}"
     );
-    assert_eq!((sent("charge"), sent("refund")), (2, 0));
-    let facts = bench.facts(&second).await;
-    let unsent =
-        |f: &&Fact| matches!(f, Fact::StepEnded(end) if matches!(end.verdict, Verdict::NotSent { .. }));
-    assert_eq!(facts.iter().filter(unsent).count(), 2);
-    // After its time a probe is let through: the undo of the first. A business no blames nobody, however often it is said.
+    // After its time probes are let through: the undo of the first, and the second. A business no blames nobody, however
+    // often it is said.
     assert!(matches!(first.outcome().await.unwrap(), Outcome::Compensated { .. }));
-    assert_eq!(sent("refund"), 1);
+    assert!(matches!(second.outcome().await.unwrap(), Outcome::Completed { .. }));
+    assert_eq!((sent("charge"), sent("refund")), (3, 1));
     bench.remote.script("charge", &[ok(json!({})), say(409)]);
     let third = bench.engine.start("remote", json!({}), StartOptions::id("three")).await.unwrap();
     assert!(matches!(third.outcome().await.unwrap(), Outcome::Completed { .. }));
@@ -124,10 +124,12 @@ async fn a_closure_is_guarded_by_the_policy_that_its_step_names() {
     let (policy, _) = narrow(&world, "payments");
     let builder = world.builder(Arc::clone(&world.journal), &definition).policies([policy]);
     let engine = builder.open().await.unwrap();
+    let start = world.clock.now();
     let handle = world.start(&engine, &definition, "one").await;
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }));
-    // The third attempt met an open breaker.
-    assert_eq!(world.calls().iter().filter(|c| *c == "charge").count(), 2);
+    // The third attempt met an open breaker, and was made when that let one through.
+    assert_eq!(world.calls().iter().filter(|c| *c == "charge").count(), 3);
+    assert!(world.clock.now().saturating_duration_since(start) >= Duration::from_secs(5));
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,11 +221,42 @@ async fn behind(step: Option<&Breaker>, participant: Option<&Breaker>) -> Bench 
     Bench::with(world, remote, engine, definition)
 }
 
+/// The order with changes, its charge behind this breaker.
+async fn with(world: World, open: &Breaker, change: impl FnOnce(&mut DefinitionData)) -> Bench {
+    let remote = Arc::new(Remote::default());
+    let policy = Policy::builder("payments").runtime(&world.runtime()).breaker(open).build().unwrap();
+    let mut data = order(Some("payments")).data().clone();
+    change(&mut data);
+    let definition = Definition::from_data(data).unwrap();
+    let engine = Engine::builder(Arc::clone(&world.journal), world.runtime())
+        .participant(Arc::clone(&remote) as Arc<dyn Participant>)
+        .policies([policy])
+        .definition(definition.clone(), [])
+        .open()
+        .await
+        .unwrap();
+    Bench::with(world, remote, engine, definition)
+}
+
 fn breaker(name: &str) -> Breaker {
     Breaker::builder(name).consecutive(2).build().unwrap()
 }
 
 impl Bench {
+    /// Waits until its step was refused here so often; the ends of steps so far.
+    async fn refused(&self, handle: &Handle, times: usize) -> Vec<StepEnded> {
+        for _ in 0..10_000 {
+            let facts = self.facts(handle).await.into_iter();
+            let ends: Vec<StepEnded> =
+                facts.filter_map(|f| if let Fact::StepEnded(end) = f { Some(end) } else { None }).collect();
+            if ends.iter().filter(|end| end.withheld).count() >= times {
+                return ends;
+            }
+            self.world.clock.sleep(Duration::from_millis(50)).await;
+        }
+        panic!("the step was not refused {times} times");
+    }
+
     /// Waits until its undo was refused here so often; the ends of undos so far.
     async fn withheld(&self, handle: &Handle, times: usize) -> Vec<UndoEnded> {
         for _ in 0..10_000 {
@@ -237,6 +270,87 @@ impl Bench {
         }
         panic!("the undo was not refused {times} times");
     }
+}
+
+/// Two refusals of an open breaker were two attempts: the saga turned back, though nobody had been asked for anything.
+#[tokio::test(start_paused = true)]
+async fn a_step_that_an_open_breaker_refuses_uses_up_no_attempt() {
+    for at_step in [true, false] {
+        let open = breaker("payments");
+        let bench = if at_step { behind(Some(&open), None).await } else { behind(None, Some(&open)).await };
+        bench.remote.script("charge", &[say(503), ok(json!({}))]);
+        open.force_open("the test", None);
+        let handle = bench.start().await;
+        let ends = bench.refused(&handle, 10).await;
+        assert!(ends.iter().all(|e| e.withheld && e.item.is_none() && e.retry_at.is_some()), "{ends:?}");
+        assert!(bench.remote.all("charge").is_empty());
+        open.release();
+        // One attempt fails, and there is still another one.
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }), "{at_step}");
+        assert_eq!(bench.remote.all("charge").len(), 2);
+    }
+}
+
+/// Going forward has an end of its own, whatever refuses to let it: the deadline, and else a number of refusals.
+#[tokio::test(start_paused = true)]
+async fn a_step_that_is_refused_again_and_again_turns_back_at_the_deadline_or_after_so_many() {
+    let most = usize::try_from(MAX_WITHHELD).unwrap();
+    for (deadline, cause) in [(Some(20), "deadline"), (None, "held open by a person")] {
+        let open = breaker("payments");
+        open.force_open("the test", None);
+        let bench = with(World::new(), &open, |data| {
+            data.deadline = deadline.map(Duration::from_secs);
+            data.no_deadline = deadline.is_none();
+            data.retry = Some(RetryData::new(2, Duration::from_millis(100), Duration::from_secs(1)));
+        })
+        .await;
+        let start = bench.world.clock.now();
+        let handle = bench.start().await;
+        let outcome = handle.outcome().await.unwrap();
+        let took = bench.world.clock.now().saturating_duration_since(start).as_secs();
+        let Outcome::Compensated { cause: Some(why), .. } = outcome else { panic!("{outcome:?}") };
+        let ends = bench.refused(&handle, 1).await;
+        match (why, deadline) {
+            (Cause::DeadlineExceeded, Some(at)) => {
+                assert!((at..at + 2).contains(&took) && ends.len() < most, "{took} {}", ends.len());
+            }
+            (Cause::StepFailed { reason, .. }, None) => {
+                assert!(reason.contains(cause) && ends.len() == most, "{reason} {}", ends.len());
+            }
+            (why, _) => panic!("{why:?} instead of {cause}"),
+        }
+        assert!(bench.remote.calls().is_empty());
+    }
+}
+
+/// A step after the pivot has to be done: somebody hears of it, it goes on slowly, and the question stays meanwhile.
+#[tokio::test(start_paused = true)]
+async fn a_step_after_the_pivot_that_is_refused_again_and_again_asks_a_person_and_goes_on() {
+    let open = breaker("payments");
+    let bench = with(World::new(), &open, |data| {
+        data.steps[0].kind = StepKind::Pivot;
+        data.steps[0].undo = None;
+        data.steps[0].policy = None;
+        data.steps[1].kind = StepKind::Retriable;
+        data.steps[1].no_undo = None;
+        data.steps[1].policy = Some("payments".to_owned());
+    })
+    .await;
+    open.force_open("the test", None);
+    let handle = bench.start().await;
+    let needs = Outcome::NeedsAttention { steps: vec!["ship".to_owned()] };
+    assert_eq!(handle.outcome().await.unwrap(), needs);
+    let most = usize::try_from(MAX_WITHHELD).unwrap();
+    let ends = bench.refused(&handle, most).await;
+    let items: Vec<_> = ends.iter().filter(|e| e.withheld).map(|e| e.item).collect();
+    assert_eq!((items.len(), items[most - 1]), (most, Some(ItemKind::RetriableExhausted)));
+    assert!(items[..most - 1].iter().all(Option::is_none));
+    bench.world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    assert_eq!(handle.outcome().await.unwrap(), needs);
+    assert_eq!(bench.refused(&handle, most + 1).await.iter().filter(|e| e.withheld).count(), most + 1);
+    open.release();
+    bench.world.clock.sleep(Duration::from_secs(16 * 60)).await;
+    assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
 }
 
 /// Two refusals of an open breaker were two attempts: the saga waited for a person, though nobody had been asked to
@@ -324,10 +438,9 @@ async fn what_a_participant_reports_by_itself_is_what_its_policy_hears() {
     let at = AttemptRef { step: "charge".to_owned(), attempt: 2, generation: 1 };
     bench.engine.complete(four.uid(), at, Completed::Action(failed())).await.unwrap();
     let five = bench.engine.start("remote", json!({}), StartOptions::id("five")).await.unwrap();
-    let outcome = five.outcome().await.unwrap();
+    let ends = bench.refused(&five, 1).await;
     assert!(
-        matches!(&outcome, Outcome::Compensated { cause: Some(Cause::StepFailed { reason, .. }), .. }
-            if reason.contains("breaker is open")),
-        "{outcome:?}"
+        matches!(&ends[0].verdict, Verdict::NotSent { reason } if reason.contains("breaker is open")),
+        "{ends:?}"
     );
 }

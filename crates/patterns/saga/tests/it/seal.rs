@@ -15,6 +15,7 @@ use mainstay_store::journal::{
 use mainstay_store::{BoxFuture, Error, ErrorKind as StoreErrorKind, Journal, Result};
 use serde_json::json;
 
+use crate::bounds::{Looks, is_calm};
 use crate::world::{Act, World, order};
 
 const SECRET: &str = "4111-1111";
@@ -104,17 +105,52 @@ async fn a_log_that_does_not_open_is_set_aside_and_no_other_one() {
     world.clock.sleep(Duration::from_millis(10)).await;
     engine.shutdown(Duration::ZERO).await;
     world.script("charge", &[Act::Done]);
-    let engine = world.engine_on(Arc::new(sealed(&world, 8)), &order()).await;
+    let (looks, seen) = Looks::on(&world);
+    let other = SealedJournal::new(seen, Arc::new(Toy(8)));
+    let engine = world.engine_on(Arc::new(other), &order()).await;
     assert_eq!(engine.outcome(lost.uid()).await.unwrap(), Outcome::NeedsAttention { steps: Vec::new() });
     let row = world.journal.summary(lost.uid()).await.unwrap().unwrap().row;
     assert!(row.error.as_deref().unwrap().contains("the seal does not fit"), "{row:?}");
     let fine = world.start(&engine, &order(), "two").await;
     assert!(matches!(fine.outcome().await.unwrap(), Outcome::Completed { .. }));
-    // A person can give it up all the same, though its inbox holds what this key does not open.
+    // What comes then under the old key is there, and makes nobody look again and again.
     sealed(&world, 9).post(lost.uid(), "old", POST_ACTION, b"{}".to_vec()).await.unwrap();
+    world.clock.sleep(Duration::from_secs(5)).await;
+    looks.take();
+    world.clock.sleep(Duration::from_secs(100)).await;
+    is_calm(&looks, 100);
+    let inbox = world.journal.inbox(lost.uid()).await.unwrap();
+    assert!(inbox.len() == 1 && inbox[0].bytes.len() > 1, "the key may come back: {inbox:?}");
+    // A person can give it up all the same, though its inbox holds what this key does not open.
     let abandon = ActionRequest::new("ann", "the key is gone", Operation::Abandon);
     engine.attention().act(lost.uid(), abandon).await.unwrap();
     assert!(matches!(engine.outcome(lost.uid()).await.unwrap(), Outcome::Abandoned { .. }));
+}
+
+/// One message, of an old key or of somebody who may write to the store, set its saga aside with "the log is unreadable".
+#[tokio::test(start_paused = true)]
+async fn a_message_that_does_not_open_is_noted_and_its_saga_goes_on() {
+    let world = World::new();
+    world.script("charge", &[Act::Hang]);
+    let strict = || Arc::new(sealed(&world, 9).only_sealed());
+    let engine = world.engine_on(strict(), &order()).await;
+    let handle = world.start(&engine, &order(), "one").await;
+    world.clock.sleep(Duration::from_millis(10)).await;
+    engine.shutdown(Duration::ZERO).await;
+    let uid = handle.uid();
+    sealed(&world, 8).post(uid, "old", POST_ACTION, b"{}".to_vec()).await.unwrap();
+    let cancel = json!({"message": "forged", "who": "eve", "reason": "", "action": "cancel"}).to_string();
+    world.journal.post(uid, "forged", POST_ACTION, cancel.into_bytes()).await.unwrap();
+    world.script("charge", &[Act::Done]);
+    let engine = world.engine_on(strict(), &order()).await;
+    let outcome = engine.outcome(uid).await.unwrap();
+    assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+    let loaded = sealed(&world, 9).load(uid).await.unwrap().unwrap();
+    assert!(loaded.posts.is_empty(), "{:?}", loaded.posts);
+    for message in ["old", "forged"] {
+        let told = format!("message `{message}` cannot be read: its seal does not open");
+        assert!(loaded.records.iter().any(|r| shows(&r.bytes, &told)), "{message}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -59,7 +59,14 @@ async fn bench() -> Bench {
     let tokens = Arc::new(Tokens::of(dir.path()));
     let access = Arc::new(Access::new(tokens, Sessions::new(false).unwrap(), Clients::default()));
     let pages = crate::console::PAGES;
-    let gate = Arc::new(Gate::new(limits, rt.clone(), CancellationToken::new(), access, pages, router));
+    let gate = Arc::new(Gate::new(
+        limits,
+        rt.clone(),
+        CancellationToken::new(),
+        access,
+        pages,
+        (Arc::default(), router),
+    ));
     let listener = bind("127.0.0.1:0").await.unwrap();
     let address = listener.address;
     rt.spawn("gate", serve(listener, Arc::clone(&gate), None));
@@ -121,6 +128,7 @@ async fn overload_is_refused_with_advice_while_health_answers() {
     is(&refused, 503);
     assert!(refused.contains("MS0113") && refused.contains("retry-after: 1\r\n"), "{refused}");
     is(&bench.get("/livez", "").await, 200);
+    assert_eq!(bench.gate.watched.requests.times(), 1, "told once, however many come");
     // Who says `wait` where nothing waits is one of many, by query or by header; where something waits it is let in.
     for path in ["/version?wait=1s", "/v1/sagas?wait=60s", "/v1/definitions/x?bind=connection"] {
         is(&bench.get(path, "").await, 503);
