@@ -596,9 +596,10 @@ impl<T: Replicated> AntiEntropy<T> {
         if !(pending || behind || newest.is_some()) {
             return false;
         }
-        match newest {
-            Some(newest) => self.send_repair(from, newest, send),
-            None => drop(self.send_news(from, send)),
+        if let Some(newest) = newest {
+            self.send_repair(from, newest, send);
+        } else {
+            self.send_news(from, send);
         }
         self.send_root(from, send);
         true

@@ -12,9 +12,9 @@ use crate::{ActorId, Changed};
 /// nothing any more. The cloud is as large as the network's disorder; [`cloud_len`](Context::cloud_len) tells.
 ///
 /// # Growth
-/// An actor that changed anything stays, on every replica: 48 bytes in memory and about 18 in an encoding, for each start of
+/// An actor that changed anything stays, on every replica: 48 bytes in memory and about 20 in an encoding, for each start of
 /// a node that made a change. A hundred nodes that restart every day are 36,500 entries or 1.7 MiB after a year, and a repair
-/// by contexts sends what takes 650 KiB. [`actors`](Context::actors) tells. Earlier epochs of a node are not folded into one
+/// by contexts sends what takes 710 KiB. [`actors`](Context::actors) tells. Earlier epochs of a node are not folded into one
 /// entry, although all members may have acknowledged them: such an entry would call *every* change of those epochs known, also
 /// one that a crash left with somebody who was away, and those of a restored or copied disk. They would be deleted everywhere,
 /// and nobody told. [Removing a member](crate::replicate::AntiEntropy::remove_member) lets others forget tombstones, not

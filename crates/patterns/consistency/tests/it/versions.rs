@@ -112,7 +112,7 @@ fn c19_a_token_of_another_key_or_cluster_is_refused() {
 
 /// What the documents say that a start costs. It is kept for ever, whatever becomes of its changes.
 #[test]
-fn c14_g4_an_epoch_that_changed_something_costs_eighteen_bytes() {
+fn c14_g4_an_epoch_that_changed_something_costs_twenty_bytes() {
     let mut set = AwSet::<u64>::new();
     for epoch in 1..=1_000 {
         let mut at = Actor::new(ActorId::new(7, epoch, epoch ^ 0x5bd1_e995));
