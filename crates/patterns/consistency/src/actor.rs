@@ -10,7 +10,8 @@ use crate::version::{Context, Dot};
 /// The identity of one incarnation of one replica: node, actor epoch and a nonce drawn at every open.
 ///
 /// Node identifiers survive restarts, epochs grow with every open, and the nonce makes two copies of one
-/// disk distinct even when both believe in the same epoch.
+/// disk distinct even when both believe in the same epoch. One that changed something stays in the
+/// [context](crate::version::Context#growth) for ever; starts without a change cost nothing.
 ///
 /// ```
 /// use mainstay_consistency::ActorId;

@@ -15,6 +15,10 @@ pub(crate) const TESTS: &[Test] = &[
         "a_cold_fleet_of_a_hundred_knows_everything_at_once",
         a_cold_fleet_of_a_hundred_knows_everything_at_once,
     ),
+    (
+        "a_cold_fleet_of_five_hundred_knows_everything_in_a_few_rounds",
+        a_cold_fleet_of_five_hundred_knows_everything_in_a_few_rounds,
+    ),
     ("a_hundred_nodes_converge_in_three_rounds", a_hundred_nodes_converge_in_three_rounds),
     ("a_hundred_idle_nodes_send_little", a_hundred_idle_nodes_send_little),
     ("g5_half_of_everything_lost_still_converges", g5_half_of_everything_lost_still_converges),
@@ -65,6 +69,32 @@ fn a_cold_fleet_of_a_hundred_knows_everything_at_once() {
             println!("and {took:?} more until each had seen each");
         });
     }
+}
+
+/// Five hundred that start together. Whoever met somebody for the first time told it all of its log, in datagrams of which
+/// those counted that came in order: after thirteen rounds, with 4,300 packets and two megabytes each, some lacked something.
+fn a_cold_fleet_of_five_hundred_knows_everything_in_a_few_rounds() {
+    const NODES: usize = 500;
+    run(19, async |world| {
+        let nodes = world.fleet::<AwSet<u64>>(NODES, |c| c.seeds([address(0)])).await;
+        for (n, node) in nodes.iter().enumerate() {
+            node.change(|set, actor| set.add(actor, n as u64)).unwrap();
+        }
+        let all = || nodes.iter().all(|n| n.read(|set| set.elements().count() == NODES));
+        let took = world.until(8 * ROUND, all).await.expect("everybody has everything");
+        let packets = nodes.iter().map(|n| n.stats().sent).sum::<u64>() / NODES as u64;
+        let each = world.bytes() / NODES as u64;
+        println!("{NODES} nodes from cold: {took:?}, {packets} packets and {each} bytes each");
+        assert!(took <= 4 * ROUND, "{took:?}");
+        assert!(packets <= 600 && each <= 400_000, "{packets} packets, {each} bytes each");
+        // Hardly any two of them ever found out that they have the same.
+        let mut all = Vec::new();
+        for value in 0..3 {
+            all.push(rounds(&world, &nodes, 1_000 + value).await);
+        }
+        println!("rounds of a change right after: {all:?}");
+        assert!(all.iter().all(|r| *r <= 6), "{all:?}");
+    });
 }
 
 fn a_hundred_nodes_converge_in_three_rounds() {

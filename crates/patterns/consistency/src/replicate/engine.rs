@@ -1,10 +1,11 @@
 //! The engine: one replicated value, and what it tells its peers.
 
+mod repair;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use mainstay_clock::Instant;
 
-use crate::ActorId;
 use crate::crdt::Changed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hash;
@@ -19,12 +20,9 @@ use crate::replicate::{Place, Replicated};
 use crate::version::{Context, VersionVector};
 use crate::wire::{decode, encode};
 
-/// Sub-ranges per question: with their sums they fill about half a datagram.
-const FAN: usize = 8;
-/// From so few items on a range is listed instead of split.
-const LEAF: u64 = 8;
-/// What an item takes in a message at most: a place and a hash.
-const ITEM: usize = 34;
+/// Messages of changes that are told to a peer before it is known what it has: at 500 nodes that start at once, what one
+/// of them hears within a burst of gossip. For more it is asked first: others may have told it most of them.
+const PUSH: usize = 8;
 /// What a message needs beside its state: header, marks, parts.
 const OVERHEAD: usize = 64;
 
@@ -57,6 +55,8 @@ pub struct AntiEntropy<T> {
     removed: BTreeSet<u64>,
     stability: Stability,
     turn: usize,
+    /// Of the changes that [`news`](Self::news) tells: where the log was when they began, and when they ended.
+    fresh: (u64, u64),
     events: Vec<Event>,
     /// The digests, until something changes.
     digest: Option<(u128, u64)>,
@@ -78,6 +78,7 @@ impl<T: Replicated> AntiEntropy<T> {
             removed,
             stability: Stability::default(),
             turn: 0,
+            fresh: (0, 0),
             events: Vec::new(),
             digest: None,
             unsettled: true,
@@ -182,7 +183,8 @@ impl<T: Replicated> AntiEntropy<T> {
     }
 
     /// Removes a member for good: it no longer holds collection up, and is refused when it returns. Log who did this and
-    /// why: changes that only that member had are lost to the others.
+    /// why: changes that only that member had are lost to the others. Those that it made and others know stay, and so do
+    /// its [entries in contexts](Context#growth).
     pub fn remove_member(&mut self, member: u64) {
         self.config.members.remove(&member);
         self.peers.remove(&member);
@@ -211,7 +213,7 @@ impl<T: Replicated> AntiEntropy<T> {
         let before = std::mem::replace(&mut self.state, full);
         let known = self.state.known().cloned().unwrap_or_default();
         let lost = before.known().map(|had| had.minus(&known)).unwrap_or_default();
-        self.log = Log::new(self.config.log_bytes);
+        (self.log, self.fresh) = (Log::new(self.config.log_bytes), (0, 0));
         // What was acknowledged in the former life says nothing now.
         self.config.session = hash::of_value(&(self.config.session, 1_u64));
         for peer in self.peers.values_mut() {
@@ -260,17 +262,25 @@ impl<T: Replicated> AntiEntropy<T> {
         send
     }
 
-    /// The changes that `peer` has not acknowledged, if the log holds them: to be sent while they are new. Where they take
-    /// more than one message the root goes first: others may have told it most of them.
+    /// The changes that `peer` has not acknowledged, if one message holds them: to be sent while they are new. Otherwise
+    /// those since the changes that were told last, to whomever; and where these take many messages, the root: others may
+    /// have told it most of them.
     pub fn news(&mut self, peer: u64) -> Vec<Outgoing> {
         let mut send = Vec::new();
         self.know(peer);
+        if self.fresh.1 != self.log.seq() {
+            self.fresh = (self.fresh.1, self.log.seq());
+        }
         let acked = self.peers.get(&peer).map_or(0, |p| p.acked);
         let room = self.room(self.collected_for(peer).as_ref());
-        if self.log.fits(acked, peer, room) {
+        if self.log.reaches(acked) && self.log.fits(acked, peer, room) {
             self.send_news(peer, &mut send);
-        } else {
-            self.send_root(peer, &mut send);
+            return send;
+        }
+        match self.log.newest(self.fresh.0, peer, PUSH * room) {
+            Ok((Some(news), true)) => self.send_repair(peer, news, &mut send),
+            Ok((None, true)) => {}
+            _ => self.send_root(peer, &mut send),
         }
         send
     }
@@ -567,17 +577,30 @@ impl<T: Replicated> AntiEntropy<T> {
         }
     }
 
-    /// Whether the logs of the two may explain the difference: then they are exchanged, once per tick.
+    /// Whether the logs of the two may explain the difference: then they are exchanged, once per tick. Of a log that takes
+    /// more than one message the newest changes are told, and no more: with hundreds of authors most of the rest is known
+    /// by then, and what arrives in another order than it was sent is no interval.
     fn answers_by_log(&mut self, from: u64, mark: Mark, send: &mut Vec<Outgoing>) -> bool {
         let seq = self.log.seq();
+        let room = self.room(self.collected_for(from).as_ref());
         let Some(peer) = self.peers.get_mut(&from).filter(|_| self.config.root_first) else { return false };
         let behind = peer.applied.session == mark.session && peer.applied.seq < mark.seq;
-        let pending = peer.acked < seq && self.log.reaches(peer.acked);
-        if std::mem::replace(&mut peer.answered, true) || !(pending || behind) {
+        let acked = peer.acked;
+        let again = std::mem::replace(&mut peer.answered, true);
+        let pending = acked < seq && self.log.reaches(acked) && self.log.fits(acked, from, room);
+        if again {
             // A second root that differs within a tick: only contents can tell.
             return pending && self.send_news(from, send);
         }
-        self.send_news(from, send);
+        let newest = if pending { None } else { self.log.newest(acked, from, room).ok().and_then(|n| n.0) };
+        if !(pending || behind || newest.is_some()) {
+            return false;
+        }
+        if let Some(newest) = newest {
+            self.send_repair(from, newest, send);
+        } else {
+            self.send_news(from, send);
+        }
         self.send_root(from, send);
         true
     }
@@ -670,129 +693,6 @@ impl<T: Replicated> AntiEntropy<T> {
                 self.events.push(Event::Collected(dropped));
             }
             self.owe();
-        }
-    }
-
-    /// What this replica knows, by actor, in as many messages as it takes.
-    fn send_known(&mut self, peer: u64, want: bool, send: &mut Vec<Outgoing>) {
-        let first = ActorId::from_bytes([0; 16]);
-        let last = ActorId::from_bytes([u8::MAX; 16]);
-        let context = self.state.known().cloned().unwrap_or_default();
-        self.send_known_between(peer, (first, last), &context, want, send);
-    }
-
-    fn send_known_between(
-        &mut self,
-        peer: u64,
-        (first, last): (ActorId, ActorId),
-        context: &Context,
-        want: bool,
-        send: &mut Vec<Outgoing>,
-    ) {
-        let part = context.between(first, last);
-        let actors: Vec<ActorId> = part.entries().iter().map(|e| e.0).collect();
-        let size = encode(&part).len() + OVERHEAD;
-        if size > self.config.max_message && actors.len() > 1 {
-            let middle = actors[actors.len() / 2];
-            let before = actors[actors.len() / 2 - 1];
-            // Between two actors of the list there may be others that the peer knows: the first half reaches up to the
-            // second.
-            self.send_known_between(peer, (first, middle.just_before().max(before)), context, want, send);
-            self.send_known_between(peer, (middle, last), context, want, send);
-            return;
-        }
-        // One actor's gaps may be too many: what it knows without gaps is enough to go on.
-        let context = if size > self.config.max_message { part.gap_free() } else { part };
-        self.push(peer, Body::Known { from: first, to: last, context, want }, send);
-    }
-
-    fn on_known(
-        &mut self,
-        from: u64,
-        (lo, hi): (ActorId, ActorId),
-        theirs: &Context,
-        want: bool,
-        send: &mut Vec<Outgoing>,
-    ) {
-        let missing = self.state.missing(lo, hi, theirs);
-        self.send_repair(from, missing, send);
-        let lacks = self.state.known().is_none_or(|mine| !mine.covers(theirs));
-        if want && lacks {
-            let context = self.state.known().cloned().unwrap_or_default();
-            self.send_known_between(from, (lo, hi), &context, false, send);
-        }
-    }
-
-    fn send_repair(&mut self, peer: u64, state: T, send: &mut Vec<Outgoing>) {
-        if state.is_nothing() {
-            return;
-        }
-        self.send_collected(peer, send);
-        let collected = self.collected_for(peer);
-        for state in self.cut(state, collected.as_ref()) {
-            self.push(peer, Body::Repair { collected: collected.clone(), state }, send);
-        }
-    }
-
-    /// Sends sums of `lo..=hi` in parts of about equal size.
-    fn ask_ranges(&mut self, peer: u64, lo: Place, hi: Place, send: &mut Vec<Outgoing>) {
-        let places = self.state.list(lo, hi, &self.config.key);
-        let step = places.len().div_ceil(FAN).max(1);
-        let mut ends: Vec<Place> = places.iter().skip(step - 1).step_by(step).map(|e| e.0).collect();
-        ends.pop();
-        ends.push(hi);
-        let (mut start, mut parts) = (lo, Vec::new());
-        for end in ends {
-            let (count, sum) = self.state.sum(start, end, &self.config.key);
-            parts.push((end, count, sum));
-            start = end.next();
-        }
-        self.push(peer, Body::Ranges { lo, parts }, send);
-    }
-
-    fn on_ranges(&mut self, from: u64, lo: Place, parts: &[(Place, u64, u128)], send: &mut Vec<Outgoing>) {
-        let mut start = lo;
-        for (end, count, sum) in parts.iter().take(2 * FAN) {
-            if *end < start {
-                return;
-            }
-            let mine = self.state.sum(start, *end, &self.config.key);
-            if mine != (*count, *sum) {
-                if mine.0.max(*count) <= LEAF || mine.0 == 0 {
-                    self.send_items(from, start, *end, true, send);
-                } else {
-                    self.ask_ranges(from, start, *end, send);
-                }
-            }
-            start = end.next();
-        }
-    }
-
-    fn send_items(&mut self, peer: u64, lo: Place, hi: Place, want: bool, send: &mut Vec<Outgoing>) {
-        let items = self.state.list(lo, hi, &self.config.key);
-        self.push(peer, Body::Items { lo, hi, items, want }, send);
-    }
-
-    fn on_items(
-        &mut self,
-        from: u64,
-        (lo, hi): (Place, Place),
-        items: &[(Place, u64)],
-        want: bool,
-        send: &mut Vec<Outgoing>,
-    ) {
-        let answer = self.state.answer(lo, hi, items, &self.config.key);
-        self.send_repair(from, answer, send);
-        let mine = self.state.list(lo, hi, &self.config.key);
-        // What is here and not there may have been removed there: only the other side can tell.
-        if want && mine != items {
-            // A range that is long here, or fits into no message, goes back as questions again.
-            let most = (4 * LEAF).min(((self.config.max_message - OVERHEAD) / ITEM) as u64);
-            if mine.len() as u64 > most {
-                self.ask_ranges(from, lo, hi, send);
-            } else {
-                self.send_items(from, lo, hi, false, send);
-            }
         }
     }
 }

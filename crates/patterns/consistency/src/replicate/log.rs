@@ -96,6 +96,26 @@ impl<T: Replicated> Log<T> {
         all.is_some()
     }
 
+    /// The join of the newest changes that take about `max` bytes, none of them before `from` or from `peer` itself; whether
+    /// these are all of them.
+    pub(super) fn newest(&self, from: u64, peer: u64, max: usize) -> Result<(Option<T>, bool)> {
+        let fresh = usize::try_from(self.seq.saturating_sub(from)).unwrap_or(usize::MAX);
+        let (mut size, mut joined) = (0, None::<T>);
+        for entry in self.entries.iter().rev().take(fresh).filter(|entry| entry.origin != Some(peer)) {
+            size += entry.size.saturating_sub(ONCE).max(4);
+            if size > max {
+                return Ok((joined, false));
+            }
+            match &mut joined {
+                None => joined = Some(entry.delta.clone()),
+                Some(joined) => {
+                    let _ = joined.join(&entry.delta)?;
+                }
+            }
+        }
+        Ok((joined, fresh <= self.entries.len()))
+    }
+
     /// Drops what every peer has.
     pub(super) fn trim(&mut self, acked: u64) {
         while !self.entries.is_empty()

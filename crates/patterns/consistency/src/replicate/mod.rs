@@ -25,7 +25,8 @@
 //! [rejoins](AntiEntropy::rejoin) with a full state, and is told which of its changes were not accepted.
 //!
 //! Reads are causally consistent, and collection is invisible, as long as deltas flow; while a repair is under way a
-//! replica may show parts of it.
+//! replica may show parts of it. So it may where [`news`](AntiEntropy::news) tells a peer what is new before it is known
+//! what that has.
 //!
 //! Sources: Almeida, Shoker, Baquero (2018) for delta intervals; Meyer, "Range-Based Set Reconciliation" (2023) for the
 //! ranges; Bauwens, Gonzalez Boix, "Flec" and "Improving the Reactivity of Pure Operation-Based CRDTs" (2021) for causal

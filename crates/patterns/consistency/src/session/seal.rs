@@ -22,6 +22,8 @@ const MAX_AHEAD: Duration = Duration::from_secs(60);
 const EPOCH_MS: i64 = 1_577_836_800_000;
 const MAC: usize = 16;
 const HEAD: usize = 6;
+/// What of a text of [`MAX_TEXT`] characters is not its seal.
+const MAX_BYTES: usize = MAX_TEXT / 4 * 3 - MAC;
 const VERSION: u8 = 1;
 const SEVERAL: u8 = 15;
 
@@ -127,13 +129,30 @@ impl TokenKeys {
         TokenKeysBuilder(Self { store: store.to_owned(), tenant: String::new(), ttl, keys: Vec::new() })
     }
 
-    /// The token as text for a header or a cookie: base64url without padding.
+    /// The token as text for a header or a cookie: base64url without padding, never longer than [`MAX_TEXT`].
+    ///
+    /// Positions that take more, of stores with very many servers, are cut to what their history's own writer did, and the
+    /// token is [owed](SessionToken::is_owed): whoever goes on from it reads from the primary, and is told of the loss of
+    /// what that writer did. A cookie above some 4 KiB a browser would leave out, and go on with the one before.
     #[must_use]
     pub fn seal(&self, token: &SessionToken, now: WallTime) -> String {
-        let (id, key) = &self.keys[0];
+        let mut out = self.written(token, now);
+        if out.len() > MAX_BYTES {
+            out = self.written(&shortened(token), now);
+        }
+        if out.len() > MAX_BYTES {
+            out = self.written(&SessionToken { floors: Vec::new(), owed: true }, now);
+        }
+        let mac = self.mac(&self.keys[0].1, &out).finalize().into_bytes();
+        out.extend_from_slice(&mac[..MAC]);
+        URL_SAFE_NO_PAD.encode(out)
+    }
+
+    /// All of the text but the seal.
+    fn written(&self, token: &SessionToken, now: WallTime) -> Vec<u8> {
         let seconds = now.unix_millis().saturating_sub(EPOCH_MS).max(0) / 1000;
         let issued = u32::try_from(seconds).unwrap_or(u32::MAX);
-        let mut out = vec![VERSION << 4, *id];
+        let mut out = vec![VERSION << 4, self.keys[0].0];
         out.extend_from_slice(&issued.to_be_bytes());
         match token.floors.as_slice() {
             [mark] if !token.owed => {
@@ -149,9 +168,7 @@ impl TokenKeys {
                 }
             }
         }
-        let mac = self.mac(key, &out).finalize().into_bytes();
-        out.extend_from_slice(&mac[..MAC]);
-        URL_SAFE_NO_PAD.encode(out)
+        out
     }
 
     /// The token that `text` is.
@@ -219,6 +236,27 @@ impl TokenKeys {
             _ => {}
         }
     }
+}
+
+/// What is left of a token that no text holds: of every position what the server did that its history is named after. It
+/// wants less, so its next read is owed to the primary.
+fn shortened(token: &SessionToken) -> SessionToken {
+    let floor = |mark: &Mark| {
+        let of_writer = |named: String| named == mark.timeline;
+        let position = match &mark.position {
+            Position::Gtid(set) => {
+                let own = set.iter().filter(|(uuid, _)| of_writer(history_of_uuid(uuid)));
+                Position::Gtid(own.map(|(uuid, n)| (uuid.clone(), *n)).collect())
+            }
+            Position::MariaGtid(set) => {
+                let own = set.iter().filter(|((_, server), _)| of_writer(history_of_server(*server)));
+                Position::MariaGtid(own.map(|(key, n)| (*key, *n)).collect())
+            }
+            other => other.clone(),
+        };
+        Mark { position, ..mark.clone() }
+    };
+    SessionToken { floors: token.floors.iter().map(floor).collect(), owed: true }
 }
 
 /// The bytes of a text that may be a token, long enough to look at.
@@ -331,10 +369,18 @@ const OF_SERVER: u64 = 2;
 /// The names of histories that a position gives away: MariaDB and MySQL name one after the server that writes it.
 fn histories(position: &Position) -> Vec<String> {
     match position {
-        Position::Gtid(set) => set.keys().map(|uuid| format!("g{}", uuid.get(..8).unwrap_or(uuid))).collect(),
-        Position::MariaGtid(set) => set.keys().map(|(_, server)| format!("s{server}")).collect(),
+        Position::Gtid(set) => set.keys().map(|uuid| history_of_uuid(uuid)).collect(),
+        Position::MariaGtid(set) => set.keys().map(|(_, server)| history_of_server(*server)).collect(),
         _ => Vec::new(),
     }
+}
+
+fn history_of_uuid(uuid: &str) -> String {
+    format!("g{}", uuid.get(..8).unwrap_or(uuid))
+}
+
+fn history_of_server(server: u32) -> String {
+    format!("s{server}")
 }
 
 fn text(name: &str, out: &mut Vec<u8>) {

@@ -52,7 +52,7 @@ impl SessionToken {
         &self.floors
     }
 
-    /// Whether something without a known position came before: the next read has to go to the primary.
+    /// Whether something came before whose position is not known, or fits into no text: the next read has to go to the primary.
     #[must_use]
     pub fn is_owed(&self) -> bool {
         self.owed

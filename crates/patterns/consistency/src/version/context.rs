@@ -11,6 +11,16 @@ use crate::{ActorId, Changed};
 /// cloud. Intervals that touch are always one, so equal contexts are equal structures and a filled gap costs
 /// nothing any more. The cloud is as large as the network's disorder; [`cloud_len`](Context::cloud_len) tells.
 ///
+/// # Growth
+/// An actor that changed anything stays, on every replica: 48 bytes in memory and about 20 in an encoding, for each start of
+/// a node that made a change. A hundred nodes that restart every day are 36,500 entries or 1.7 MiB after a year, and a repair
+/// by contexts sends what takes 710 KiB. [`actors`](Context::actors) tells. Earlier epochs of a node are not folded into one
+/// entry, although all members may have acknowledged them: such an entry would call *every* change of those epochs known, also
+/// one that a crash left with somebody who was away, and those of a restored or copied disk. They would be deleted everywhere,
+/// and nobody told. [Removing a member](crate::replicate::AntiEntropy::remove_member) lets others forget tombstones, not
+/// actors. To be rid of them, make a new value of what is visible, by one actor, and start all replicas with it under
+/// another [schema](crate::replicate::Builder::schema): those that were away are then refused by name.
+///
 /// Source: Almeida, Shoker, Baquero, "Delta State Replicated Data Types" (2018), section 7.
 ///
 /// ```

@@ -545,6 +545,73 @@ fn news_that_take_many_messages_are_asked_for_first() {
     assert!(news.len() == 1 && two.on_msg(1, &news[0].1, Instant::ZERO).changed.is_yes());
 }
 
+/// `count` changes, each by somebody else, as a node knows them that heard of a whole fleet.
+fn many_authors(node: &mut AntiEntropy<AwSet<u64>>, count: u64) {
+    for n in 0..count {
+        node.change(|set| set.add(&mut actor(1_000 + n), n)).unwrap();
+    }
+}
+
+#[test]
+fn two_that_never_met_are_equal_after_one_root_in_whatever_order_the_answers_come() {
+    for seed in 1..=50 {
+        let start = |me: u64| {
+            let config =
+                AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).keep_all().root_first();
+            config.build(AwSet::<u64>::new()).unwrap()
+        };
+        let (mut one, mut two, rng) = (start(1), start(2), SeededRng::new(seed));
+        many_authors(&mut one, 300);
+        let heard = one.state().clone();
+        // The other one heard most of it from others, and something else.
+        two.change(|set| {
+            let _ = set.join(&heard)?;
+            Ok(heard.clone())
+        })
+        .unwrap();
+        two.change(|set| set.add(&mut actor(2), 7_000)).unwrap();
+        one.change(|set| set.add(&mut actor(1), 8_000)).unwrap();
+        let (mut open, mut packets) = (one.greet(2), 0);
+        while !open.is_empty() {
+            let at = usize::try_from(rng.below(open.len() as u64)).unwrap();
+            let (to, packet) = open.swap_remove(at);
+            packets += 1;
+            let step = if to == 2 {
+                two.on_msg(1, &packet, Instant::ZERO)
+            } else {
+                one.on_msg(2, &packet, Instant::ZERO)
+            };
+            open.extend(step.send);
+        }
+        assert_eq!(one.state(), two.state(), "seed {seed}");
+        assert!(packets <= 48, "seed {seed}: {packets} packets for two changes");
+    }
+}
+
+#[test]
+fn what_is_new_is_told_also_to_whom_nobody_knows_to_have_the_rest() {
+    let start = |me: u64| {
+        let config = AntiEntropyConfig::builder(me, 10 + me, DigestKey::new([1; 16])).keep_all().root_first();
+        config.build(AwSet::<u64>::new()).unwrap()
+    };
+    for log_bytes in [2_000, 1 << 20] {
+        let config = AntiEntropyConfig::builder(1, 11, DigestKey::new([1; 16])).keep_all().root_first();
+        let mut one = config.log_bytes(log_bytes).build(AwSet::<u64>::new()).unwrap();
+        many_authors(&mut one, 1_000);
+        let (_, mut at) = (one.news(2), actor(1));
+        for n in 0..5 {
+            one.change(|set| set.add(&mut at, 9_000 + n)).unwrap();
+        }
+        for peer in [3, 4] {
+            let news = one.news(peer);
+            assert_eq!(news.len(), 1, "one message, not all that it may lack");
+            let mut other = start(peer);
+            assert!(other.on_msg(1, &news[0].1, Instant::ZERO).changed.is_yes());
+            assert!((0..5).all(|n| other.state().contains(&(9_000 + n))));
+        }
+    }
+}
+
 #[test]
 fn a_peer_that_is_no_member_can_be_forgotten() {
     let config = AntiEntropyConfig::builder(1, 1, DigestKey::new([1; 16])).members([1, 2]);

@@ -86,6 +86,81 @@ fn tokens_come_back_as_they_were_sealed_and_are_short() {
     assert_eq!(more.kind(), ErrorKind::Incomparable);
 }
 
+/// Positions of a fleet that had `servers` primaries, the last of them the present one.
+fn many_servers(servers: u64) -> [Mark; 2] {
+    let uuid = |n: u64| format!("{n:08x}-71ca-11e1-9e33-c80aa9429562");
+    let gtids = (1..=servers).map(|n| (uuid(n), 1_000_000 * n)).collect();
+    let maria = (1..=servers).map(|n| ((0, n as u32), 1_000_000 * n)).collect();
+    let last = format!("{servers:08x}");
+    [
+        mark("orders", &format!("g{last}"), Position::Gtid(gtids)),
+        mark("orders", &format!("s{servers}"), Position::MariaGtid(maria)),
+    ]
+}
+
+#[test]
+fn p18_a_position_that_no_text_holds_is_owed_to_the_primary() {
+    for servers in [1, 10, 15, 16, 17, 18, 30, 40, 60, 200] {
+        for mark in many_servers(servers) {
+            let token = SessionToken::at(mark.clone());
+            let text = keys().seal(&token, NOW);
+            assert!(text.len() <= MAX_TEXT, "{} characters for {servers} servers", text.len());
+            let opened = keys().open(&text, NOW).unwrap();
+            if opened == token {
+                continue;
+            }
+            assert!(opened.is_owed(), "{servers} servers: it wants less and says so");
+            assert!(servers > 15);
+            // What the present writer did is still told when it is lost.
+            let [left] = opened.positions() else { panic!("{opened:?}") };
+            assert_eq!((&left.system, &left.timeline), (&mark.system, &mark.timeline));
+            match &left.position {
+                Position::Gtid(set) => assert_eq!(set.values().collect::<Vec<_>>(), [&(1_000_000 * servers)]),
+                Position::MariaGtid(set) => {
+                    assert_eq!(set.values().collect::<Vec<_>>(), [&(1_000_000 * servers)])
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // Four positions with names that nothing shortens.
+    let mut token = SessionToken::new();
+    for n in 0..4 {
+        let name = format!("{n} {}", "x".repeat(200));
+        token.merge(&SessionToken::at(mark("elsewhere", &name, Position::Offset(7)))).unwrap();
+    }
+    let opened = keys().open(&keys().seal(&token, NOW), NOW).unwrap();
+    assert!(opened.is_owed() && opened.positions().is_empty());
+}
+
+#[test]
+fn p18_no_token_is_sealed_that_does_not_open() {
+    let rng = SeededRng::new(19);
+    for round in 0..2_000 {
+        let mut token = SessionToken::new();
+        for _ in 0..rng.below(5) {
+            let mark = match rng.below(4) {
+                0 => mark(&"s".repeat(rng.below(200) as usize), "1", Position::Lsn(rng.next_u64())),
+                1 => mark(
+                    "orders",
+                    &"\u{e4}".repeat(rng.below(150) as usize),
+                    Position::Offset(rng.next_u64()),
+                ),
+                n => many_servers(1 + rng.below(40))[n as usize - 2].clone(),
+            };
+            let _ = token.merge(&SessionToken::at(mark));
+        }
+        let text = keys().seal(&token, NOW);
+        assert!(text.len() <= MAX_TEXT, "round {round}: {}", text.len());
+        let opened = keys().open(&text, NOW).unwrap();
+        assert!(opened == token || opened.is_owed(), "round {round}");
+        // It never wants more than what was sealed.
+        let mut both = token.clone();
+        both.merge(&opened).unwrap();
+        assert_eq!(both.positions(), token.positions(), "round {round}");
+    }
+}
+
 #[test]
 fn p17_no_byte_of_a_token_can_be_changed() {
     let text = keys().seal(&SessionToken::at(samples()[0].clone()), NOW);

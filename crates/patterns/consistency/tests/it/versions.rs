@@ -7,7 +7,8 @@ use mainstay_consistency::identity::{Alarm, Identity};
 use mainstay_consistency::replicate::DigestKey;
 use mainstay_consistency::siblings::Siblings;
 use mainstay_consistency::version::{Causality, VersionVector};
-use mainstay_consistency::{ActorId, ErrorKind, Join as _, crdt::AwSet};
+use mainstay_consistency::wire::encode;
+use mainstay_consistency::{Actor, ActorId, ErrorKind, Join as _, crdt::AwSet};
 use mainstay_store::DurableCell as _;
 use mainstay_store::memory::MemoryCell;
 
@@ -107,6 +108,20 @@ fn c19_a_token_of_another_key_or_cluster_is_refused() {
     }
     assert_eq!(key.put(&mut at, &[1], 2).unwrap_err().kind(), ErrorKind::Malformed);
     assert_eq!(key.get().values, [1]);
+}
+
+/// What the documents say that a start costs. It is kept for ever, whatever becomes of its changes.
+#[test]
+fn c14_g4_an_epoch_that_changed_something_costs_twenty_bytes() {
+    let mut set = AwSet::<u64>::new();
+    for epoch in 1..=1_000 {
+        let mut at = Actor::new(ActorId::new(7, epoch, epoch ^ 0x5bd1_e995));
+        set.add(&mut at, 1).unwrap();
+        set.remove(&mut at, &1).unwrap();
+    }
+    assert_eq!((set.elements().count(), set.context().actors()), (0, 1_000));
+    let each = encode(set.context()).len() as f64 / 1_000.0;
+    assert!((18.0..=20.0).contains(&each), "{each} bytes");
 }
 
 #[test]

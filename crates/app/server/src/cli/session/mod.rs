@@ -136,7 +136,7 @@ async fn explained(output: Output, args: &ExplainArgs) -> Result<ExitCode> {
     if seen.token.is_owed() {
         rows.push(fact(
             "owed",
-            "a write without a known position: the next read goes to the primary".to_owned(),
+            "something without a position: the next read goes to the primary".to_owned(),
         ));
     }
     let mut positions = Vec::new();
