@@ -42,7 +42,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("f38_tokens_are_drawn_in_the_order_of_the_grants", |w| Box::pin(f38(w))),
     ("f39_every_acquisition_has_a_lease_of_its_own_and_leaves_none", |w| Box::pin(f39(w))),
     ("f41_a_base_epoch_lies_above_every_earlier_token", |w| Box::pin(f41(w))),
-    ("s4_a_release_whose_answer_was_lost_is_clean_when_it_is_repeated", |w| Box::pin(released_unheard(w))),
     ("f42_a_key_without_end_is_held_and_its_time_is_unknown", |w| Box::pin(f42(w))),
     ("a_renewal_is_all_names_or_none", |w| Box::pin(all_or_none(w))),
     ("a_requirement_is_checked_in_the_transaction_of_the_grant", |w| Box::pin(requires(w))),
@@ -98,46 +97,6 @@ async fn given_up(
     assert_eq!(again, Some(*first.lock().unwrap()));
     assert_eq!(store.release(&request.op_id).await.unwrap(), Released::Clean);
     true
-}
-
-/// The release of `op` is applied and its answer lost.
-async fn release_unheard(proxy: &TcpProxy, store: &EtcdLeases, op: &str) {
-    proxy.set_mode(TcpMode::RepliesLost);
-    let lost = store.release(op).await.unwrap_err();
-    assert_eq!((lost.is_retryable(), lost.outcome()), (true, Outcome::Unknown), "{lost}");
-    proxy.set_mode(TcpMode::Pass);
-    proxy.cut();
-}
-
-async fn released_unheard(world: World) {
-    let (proxy, prefix) = (world.proxy().await, world.prefix());
-    let store = through(&[&proxy], &prefix, Duration::from_secs(3)).await;
-    let direct = open(world.config(&prefix)).await;
-    let (take, again) = (
-        async |name: &str, op: &str| {
-            until("it is granted", || async { store.acquire(ask(name, op)).await.is_ok() }).await;
-        },
-        async |op: &str| {
-            let answer = std::sync::Mutex::new(None);
-            until("it is answered", || async {
-                *answer.lock().unwrap() = store.release(op).await.ok();
-                answer.lock().unwrap().is_some()
-            })
-            .await;
-            answer.into_inner().unwrap().unwrap()
-        },
-    );
-    take("n", "a").await;
-    release_unheard(&proxy, &store, "a").await;
-    until("it was done", || async { direct.inspect("n").await.unwrap().holders.is_empty() }).await;
-    assert!(granted(&direct.acquire(ask("n", "next")).await.unwrap()).is_some());
-    assert_eq!(again("a").await, Released::Clean, "though somebody else has it by now");
-    assert_eq!(again("a").await, Released::AlreadyGone, "that was answered");
-    // Ended by force before the first of them: that is no clean end.
-    take("m", "b").await;
-    direct.break_lease("m").await.unwrap();
-    release_unheard(&proxy, &store, "b").await;
-    assert_eq!(again("b").await, Released::AlreadyGone);
 }
 
 async fn f04_again(world: World) {
