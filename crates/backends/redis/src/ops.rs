@@ -168,6 +168,11 @@ impl Ops {
         });
     }
 
+    /// It did not take effect, and none before it did.
+    pub(crate) fn not_released(&self, op_id: &str, server: usize) {
+        self.there(op_id, server, |t| t.release = Release::None);
+    }
+
     /// What it was answered: whether it found all names held.
     pub(crate) fn freed(&self, op_id: &str, server: usize, all: bool) {
         self.there(op_id, server, |t| t.release = Release::Answered(all));
@@ -239,6 +244,29 @@ mod tests {
         }
         ask("late", Instant::ZERO.saturating_add(TTL + KEEP));
         assert_eq!(ops.len(), 1);
+    }
+
+    #[test]
+    fn s4_only_a_release_that_may_have_taken_effect_makes_the_next_one_a_repetition() {
+        let ops = Ops::new(2);
+        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a", "a").unwrap()]);
+        let at = |ms| Instant::ZERO.saturating_add(Duration::from_millis(ms));
+        ops.asked("x", &keys, TTL, Share::Exclusive, at(0));
+        ops.holds("x", 0, Some(7));
+        let op = || ops.get("x").unwrap();
+        assert_eq!((op().held_in(0, at(987)), op().held_in(1, at(0))), (Some(7), None));
+        assert_eq!(op().held_in(0, at(988)), None, "it may have ended by itself");
+        ops.releases("x", 0);
+        ops.not_released("x", 0);
+        assert!(!op().was_released(0), "it was never sent");
+        ops.releases("x", 0);
+        assert!(op().was_released(0) && !op().was_released(1));
+        ops.freed("x", 0, true);
+        ops.releases("x", 0);
+        assert_eq!((op().freed(0), op().freed(1)), (Some(true), None), "what was answered stays");
+        // Asked for anew it is another hold.
+        ops.asked("x", &keys, TTL, Share::Exclusive, at(500));
+        assert!(!op().was_released(0) && op().held_in(0, at(500)).is_none());
     }
 
     #[test]

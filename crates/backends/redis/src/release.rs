@@ -10,7 +10,7 @@ use redis::Value;
 use crate::answer;
 use crate::error::garbled;
 use crate::keys::Keys;
-use crate::node::{Node, Reply};
+use crate::node::{Failure, Node, Reply};
 use crate::ops::{Op, Ops};
 
 /// Whether a release was answered, now or earlier, that everything was held until then. `op` is what was known before
@@ -19,8 +19,14 @@ pub(crate) async fn found_all(
     (ops, op_id): (&Ops, &str),
     op: &Op,
     (node, at): (&Node, usize),
-    reply: Reply,
+    reply: std::result::Result<Reply, Failure>,
 ) -> Result<bool> {
+    let reply = reply.map_err(|failure| {
+        if !failure.doubt && !op.was_released(at) {
+            ops.not_released(op_id, at);
+        }
+        failure.error
+    })?;
     let freed = answer::count(node.name(), reply.value)?;
     let all = match op.freed(at) {
         Some(all) => all,

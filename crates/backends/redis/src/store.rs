@@ -275,7 +275,6 @@ impl RedisLeases {
             };
             node.eval(&node.scripts().share_release, Purpose::Other, self.patience(), fill).await
         };
-        let reply = reply.map_err(|failure| failure.error)?;
         // A name that was broken or taken over makes the whole hold a doubtful one.
         let all = found_all((&self.0.ops, op_id), &op, (node, 0), reply).await?;
         if op.waits {

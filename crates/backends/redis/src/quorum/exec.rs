@@ -361,7 +361,7 @@ impl RedisQuorum {
         let node = &self.0.nodes[at];
         self.0.ops.releases(&op_id, at);
         let reply = node.run(&call, Purpose::Other, self.patience(op.ttl)).await;
-        found_all((&self.0.ops, &op_id), &op, (node, at), reply.map_err(|f| f.error)?).await
+        found_all((&self.0.ops, &op_id), &op, (node, at), reply).await
     }
 
     /// Tries until the server answers or the lease has ended there by itself.
