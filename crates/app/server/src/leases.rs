@@ -8,6 +8,7 @@ use std::time::Duration;
 use mainstay_clock::{Instant, Runtime, WallTime};
 use mainstay_coordination::membership::Group;
 use mainstay_coordination::{Coordinator, ErrorKind as RecipeError};
+use mainstay_store::journal::Hash;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Holder, LeaseInfo, Line, Released, Renewed, Since, ToldBy, Transferred,
 };
@@ -43,8 +44,8 @@ pub(crate) struct Ask {
     pub(crate) name: String,
     pub(crate) owner: String,
     pub(crate) op_id: String,
-    /// Whether others may ask with the same `op_id`: repetitions of one request.
-    pub(crate) repeats: bool,
+    /// The key under which others may ask for the same: repetitions of one request.
+    pub(crate) key: Option<Hash>,
     pub(crate) ttl: Duration,
     pub(crate) note: String,
     pub(crate) wait: Duration,
@@ -60,16 +61,28 @@ struct Kept {
     /// When this was written, in milliseconds since the epoch by the clock of the node that did.
     #[serde(default)]
     at_ms: i64,
+    /// What its release was answered: whether it was held until then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    released: Option<bool>,
 }
 
 /// How far the requests of one key have come. Whoever answers one and whoever cleans up after one that went away agree
 /// here, so that nothing is released that a repetition was told it has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Round {
     /// Which operation is meant: the ones before were given up.
     n: u32,
     /// Somebody was answered.
     told: bool,
+}
+
+/// The same as it is kept.
+#[derive(Serialize, Deserialize)]
+struct KeptRound {
+    n: u32,
+    told: bool,
+    /// What is asked for under the key, by its operation.
+    request: String,
 }
 
 impl Round {
@@ -98,6 +111,8 @@ pub(crate) enum Refused {
     },
     /// The token is not that of the holder.
     Gone,
+    /// The key of the request is that of another one.
+    Reused,
     /// It was granted, but so late that its time was over; it was given back.
     Late,
     /// The request cannot be meant.
@@ -165,7 +180,7 @@ impl Tally {
             Refused::Held { .. } => &self.held,
             Refused::Gone => &self.lost,
             Refused::Late => &self.late,
-            Refused::Bad(_) => &self.refused,
+            Refused::Bad(_) | Refused::Reused => &self.refused,
             Refused::Store(_) => &self.failed,
         }
     }
@@ -357,26 +372,36 @@ impl Desk {
     }
 
     /// How far the requests of this key are, and the version of that record.
-    async fn round(&self, ask: &Ask) -> Result<(Round, Option<u64>)> {
-        if !ask.repeats {
+    async fn round(&self, ask: &Ask) -> std::result::Result<(Round, Option<u64>), Refused> {
+        let Some(key) = ask.key else { return Ok((Round::default(), None)) };
+        let Some(record) = self.grants.get(&format!("{ROUNDS}{key}")).await? else {
             return Ok((Round::default(), None));
+        };
+        match serde_json::from_slice::<KeptRound>(&record.value) {
+            Ok(kept) if kept.request != ask.op_id => Err(Refused::Reused),
+            Ok(KeptRound { n, told, .. }) => Ok((Round { n, told }, Some(record.version))),
+            Err(_) => Ok((Round::default(), Some(record.version))),
         }
-        let record = self.grants.get(&format!("{ROUNDS}{}", ask.op_id)).await?;
-        let round = record.as_ref().and_then(|r| serde_json::from_slice(&r.value).ok());
-        Ok((round.unwrap_or_default(), record.map(|r| r.version)))
     }
 
     async fn put_round(&self, ask: &Ask, round: Round, version: Option<u64>) -> Result<bool> {
-        let value = serde_json::to_vec(&round)
+        let Some(key) = ask.key else { return Ok(true) };
+        let kept = KeptRound { n: round.n, told: round.told, request: ask.op_id.clone() };
+        let value = serde_json::to_vec(&kept)
             .map_err(|e| Error::new(ErrorKind::Internal, format!("a round cannot be written: {e}")))?;
-        let key = format!("{ROUNDS}{}", ask.op_id);
-        let put = self.grants.put_if(&key, version, value, Some(keep_for(ask.ttl))).await?;
+        let put =
+            self.grants.put_if(&format!("{ROUNDS}{key}"), version, value, Some(keep_for(ask.ttl))).await?;
         Ok(matches!(put, PutIf::Stored(_)))
     }
 
     /// Whether this operation may be told: nobody gave it up.
-    async fn tell(&self, ask: &Ask, round: Round, version: Option<u64>) -> Result<bool> {
-        if !ask.repeats || round.told {
+    async fn tell(
+        &self,
+        ask: &Ask,
+        round: Round,
+        version: Option<u64>,
+    ) -> std::result::Result<bool, Refused> {
+        if ask.key.is_none() || round.told {
             return Ok(true);
         }
         if self.put_round(ask, Round { told: true, ..round }, version).await? {
@@ -388,11 +413,17 @@ impl Desk {
 
     /// Whether this operation is given up: nobody was told of it, and nobody will be.
     async fn give_up(&self, ask: &Ask, round: Round) -> Result<bool> {
-        if !ask.repeats {
+        if ask.key.is_none() {
             return Ok(true);
         }
         loop {
-            let (now, version) = self.round(ask).await?;
+            let (now, version) = match self.round(ask).await {
+                Ok(found) => found,
+                // The key is another request's, which has an operation of its own.
+                Err(Refused::Reused) => return Ok(true),
+                Err(Refused::Store(error)) => return Err(error),
+                Err(_) => return Ok(false),
+            };
             if now != round || now.told {
                 return Ok(false);
             }
@@ -405,7 +436,7 @@ impl Desk {
     async fn keep(&self, ask: &Ask, op_id: &str, token: FencingToken) -> Result<()> {
         let (op_id, owner) = (op_id.to_owned(), ask.owner.clone());
         let at_ms = self.rt.clock().wall().unix_millis();
-        let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl), at_ms };
+        let kept = Kept { token: token.get(), op_id, owner, ttl_ns: nanos(ask.ttl), at_ms, released: None };
         let value = written(&kept)?;
         let key = format!("{GRANTS}{}", ask.name);
         let mut expected = self.grants.get(&key).await?.map(|r| r.version);
@@ -519,11 +550,16 @@ impl Desk {
         token: FencingToken,
     ) -> std::result::Result<Released, Refused> {
         let (kept, version) = self.kept(name, token).await?;
+        let told = |clean| if clean { Released::Clean } else { Released::AlreadyGone };
+        if let Some(clean) = kept.released {
+            return Ok(told(clean));
+        }
         let mut released = self.store.release(&kept.op_id).await?;
         if released == Released::AlreadyGone && self.take_up(name, &kept).await? {
             released = self.store.release(&kept.op_id).await?;
         }
-        // A repetition is answered for a while; then the name leaves nothing behind. What came in between stays.
+        // A repetition is answered the same for a while; then the name leaves nothing behind. What came in between stays.
+        let kept = Kept { released: Some(released == Released::Clean), ..kept };
         self.grants.put_if(&format!("{GRANTS}{name}"), Some(version), written(&kept)?, Some(FORGET)).await?;
         self.tally.released.one();
         Ok(released)

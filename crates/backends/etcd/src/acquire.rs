@@ -316,7 +316,8 @@ impl EtcdLeases {
 }
 
 fn op(request: &AcquireRequest, lease: i64, seconds: i64) -> Op {
-    Op { names: request.names.clone(), lease, seconds, ttl: request.ttl, created: None, held: false }
+    let (names, ttl) = (request.names.clone(), request.ttl);
+    Op { names, lease, seconds, ttl, created: None, held: false, releasing: false }
 }
 
 /// One that shares with nobody, waits in line and requires nothing: it need not know who is there.

@@ -8,7 +8,7 @@ use crate::line::Held;
 use crate::ops::Op;
 use crate::state::{operation, seconds};
 use crate::store::EtcdLeases;
-use crate::wire::{self, Compare, TxnRequest, TxnResponse};
+use crate::wire::{self, RequestOp, TxnRequest, TxnResponse};
 
 impl EtcdLeases {
     /// An operation by its id: this process knows it, or etcd has its record.
@@ -22,7 +22,8 @@ impl EtcdLeases {
         let ttl = std::time::Duration::from_nanos(record.ttl_nanos);
         let seconds = seconds(ttl);
         let created = Some(known.create_revision);
-        Ok(Some(Op { names: record.names, lease: record.lease, seconds, ttl, created, held: false }))
+        let (names, lease) = (record.names, record.lease);
+        Ok(Some(Op { names, lease, seconds, ttl, created, held: false, releasing: false }))
     }
 
     pub(crate) async fn extend(&self, op_id: &str) -> Result<Renewed> {
@@ -41,19 +42,20 @@ impl EtcdLeases {
 
     pub(crate) async fn give_back(&self, op_id: &str) -> Result<Released> {
         let Some(op) = self.find(op_id).await? else { return Ok(Released::AlreadyGone) };
-        // Nothing else has this lease, so whatever of the operation a newer one has made is left alone (F18).
-        let own = wire::is_of(self.0.scheme.operation(op_id), op.lease);
-        let answer = self.0.conn.txn(Repeat::Harmless, self.delete(op_id, &op, vec![own])).await?;
+        self.0.ops.releases(op_id, op.lease);
+        let answer = self.0.conn.txn(Repeat::Harmless, self.freeing(op_id, &op)).await?;
         self.0.hub.unfollow(op_id);
         op.names.iter().for_each(|name| self.0.hub.fire(name));
-        let held = held(&op, answer.reply);
-        // An earlier try of the same request may have done it: then the lease lives on without the keys.
-        let doubtful = answer.in_doubt && op.held && held.is_none();
+        let TxnResponse { succeeded, responses, .. } = answer.reply;
+        // An earlier try, of this call or of one before whose answer was lost, may have found all names held: then the
+        // operation is gone, and the lease lives on without it.
+        let known = wire::found(responses.into_iter().next()).pop();
+        let doubtful = (answer.in_doubt || op.releasing) && op.held && !succeeded && known.is_none();
         let clean = match doubtful {
             true => {
                 self.0.conn.remaining(op.lease).await.map_err(|e| e.with_outcome(Outcome::Unknown))?.is_some()
             }
-            false => held.unwrap_or(false),
+            false => succeeded,
         };
         // What may still be on its way finds no lease.
         match self.0.conn.revoke(op.lease).await {
@@ -75,7 +77,10 @@ impl EtcdLeases {
         // Whoever holds by now is not in line.
         let waits = op.names.iter().map(|n| wire::is_created(scheme.mark(n, op.lease), 0));
         let compare = std::iter::once(own).chain(waits).collect();
-        let answer = self.0.conn.txn(Repeat::Harmless, self.delete(op_id, &op, compare)).await?;
+        let keys = self.deletes_of(&op);
+        let success = std::iter::once(wire::delete(scheme.operation(op_id))).chain(keys).collect();
+        let txn = TxnRequest { compare, success, failure: Vec::new() };
+        let answer = self.0.conn.txn(Repeat::Harmless, txn).await?;
         if answer.reply.succeeded {
             op.names.iter().for_each(|name| self.0.hub.fire(name));
             self.abandon(op_id, op.lease).await?;
@@ -83,25 +88,27 @@ impl EtcdLeases {
         Ok(())
     }
 
-    /// Deletes the keys of an operation if all of `compare` holds.
-    fn delete(&self, op_id: &str, op: &Op, compare: Vec<Compare>) -> TxnRequest {
+    /// Frees all names of an operation and forgets it, if it holds them. Otherwise what is left of it, and it stays known
+    /// until its lease ends: so a repetition learns which of both it was.
+    fn freeing(&self, op_id: &str, op: &Op) -> TxnRequest {
         let scheme = &self.0.scheme;
-        let mut success = vec![wire::delete(scheme.operation(op_id))];
+        // Nothing else has this lease, so whatever of the operation a newer one has made is left alone (F18).
+        let mut compare = vec![wire::is_of(scheme.operation(op_id), op.lease)];
         for name in &op.names {
-            success.push(wire::delete(scheme.lock(name, op.lease)));
-            success.push(wire::delete(scheme.mark(name, op.lease)));
-            success.push(wire::delete(scheme.place(name, op.lease)));
+            compare.push(wire::is_of(scheme.lock(name, op.lease), op.lease));
+            compare.push(wire::is_of(scheme.mark(name, op.lease), op.lease));
         }
-        TxnRequest { compare, success, failure: Vec::new() }
+        let keys = self.deletes_of(op);
+        let success = std::iter::once(wire::delete(scheme.operation(op_id))).chain(keys.clone()).collect();
+        let failure = std::iter::once(wire::get(scheme.operation(op_id))).chain(keys).collect();
+        TxnRequest { compare, success, failure }
     }
-}
 
-/// Whether all names were held until they were deleted; none when nothing was.
-fn held(op: &Op, answer: TxnResponse) -> Option<bool> {
-    if !answer.succeeded {
-        return None;
+    fn deletes_of(&self, op: &Op) -> Vec<RequestOp> {
+        let scheme = &self.0.scheme;
+        let keys = |name: &String| {
+            [scheme.lock(name, op.lease), scheme.mark(name, op.lease), scheme.place(name, op.lease)]
+        };
+        op.names.iter().flat_map(keys).map(wire::delete).collect()
     }
-    let deleted: Vec<bool> =
-        answer.responses.into_iter().skip(1).map(|part| wire::deleted(Some(part))).collect();
-    Some(deleted.len() == 3 * op.names.len() && deleted.chunks(3).all(|name| name[0] && name[1]))
 }

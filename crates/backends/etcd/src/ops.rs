@@ -21,6 +21,8 @@ pub(crate) struct Op {
     pub(crate) created: Option<i64>,
     /// Its ownership was proved.
     pub(crate) held: bool,
+    /// A release was sent: unless it was answered, nobody knows whether it took effect.
+    pub(crate) releasing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -49,6 +51,13 @@ impl Ops {
         if let Some(op) = self.lock().get_mut(op_id).filter(|op| op.lease == lease) {
             op.created = Some(created);
             op.held = held;
+        }
+    }
+
+    /// A release goes out.
+    pub(crate) fn releases(&self, op_id: &str, lease: i64) {
+        if let Some(op) = self.lock().get_mut(op_id).filter(|op| op.lease == lease) {
+            op.releasing = true;
         }
     }
 

@@ -201,11 +201,6 @@ pub(crate) fn counted(part: Option<ResponseOp>) -> i64 {
     }
 }
 
-/// Whether one part of a transaction deleted something.
-pub(crate) fn deleted(part: Option<ResponseOp>) -> bool {
-    matches!(part.and_then(|p| p.response), Some(Response::ResponseDeleteRange(d)) if d.deleted > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::behind;

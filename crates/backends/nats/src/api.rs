@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use async_nats::header::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderValue};
 use async_nats::{Client, Message, Request, RequestErrorKind, StatusCode};
 use base64::Engine as _;
 use bytes::Bytes;
@@ -97,6 +97,8 @@ pub(crate) struct Marks {
     pub(crate) fence: Option<String>,
     /// What a [record](crate::records) says about itself.
     pub(crate) record: Option<String>,
+    /// Whose [release](RELEASED) it was.
+    pub(crate) released: Option<String>,
     /// When the server stored it, as it writes times.
     pub(crate) stored: String,
 }
@@ -116,6 +118,8 @@ impl Marks {
             self.fence = Some(value.to_owned());
         } else if name.eq_ignore_ascii_case(crate::records::HEADER) {
             self.record = Some(value.to_owned());
+        } else if name.eq_ignore_ascii_case(RELEASED) {
+            self.released = Some(value.to_owned());
         }
     }
 
@@ -139,9 +143,13 @@ impl Marks {
     }
 }
 
+/// The header of a deletion that says whose release it was.
+const RELEASED: &str = "Mainstay-Released";
+
 /// What a message of a key says.
-pub(crate) fn content(marks: &Marks, payload: &[u8]) -> Content {
-    if marks.is_free { Content::Free } else { wire::read(payload) }
+pub(crate) fn version(seq: u64, marks: Marks, payload: &[u8]) -> Version {
+    let content = if marks.is_free { Content::Free } else { wire::read(payload) };
+    Version { seq, content, released: marks.released }
 }
 
 impl Api {
@@ -251,7 +259,7 @@ impl Api {
     /// What the key of `name` says; none when the bucket is gone.
     pub(crate) async fn read(&self, name: &str, limit: Instant) -> Result<Option<Version>> {
         Ok(match self.last(&self.subject(name), limit).await? {
-            Last::At(seq, marks, payload) => Some(Version { seq, content: content(&marks, &payload) }),
+            Last::At(seq, marks, payload) => Some(version(seq, marks, &payload)),
             Last::NoStream => None,
             Last::Nothing => Some(Version::NEVER),
         })
@@ -271,6 +279,10 @@ impl Api {
         let mut headers = HeaderMap::new();
         let (body, keep) = if record.entries.is_empty() {
             headers.insert("KV-Operation", "DEL");
+            // An op id that is no header is not told.
+            if let Some(op) = record.released.as_deref().and_then(|op| op.parse::<HeaderValue>().ok()) {
+                headers.insert(RELEASED, op);
+            }
             (Vec::new(), MARK_SECONDS)
         } else {
             (wire::write(record), seconds(record))

@@ -131,11 +131,11 @@ mod tests {
             number: None,
             since: None,
         };
-        Version { seq, content: Content::Ours(Record { entries: vec![entry], ..Record::default() }) }
+        Version::of(seq, Content::Ours(Record { entries: vec![entry], ..Record::default() }))
     }
 
     fn free(seq: u64) -> Version {
-        Version { seq, content: Content::Free }
+        Version::of(seq, Content::Free)
     }
 
     #[test]

@@ -173,8 +173,11 @@ impl Core {
             if let Some(op) = op {
                 self.ops.stands(op, name, seq);
             }
-            let content = if record.entries.is_empty() { Content::Free } else { Content::Ours(record) };
-            self.board.learn(name, Version { seq, content }, Source::Written);
+            let version = match record.entries.is_empty() {
+                true => Version { released: record.released, ..Version::of(seq, Content::Free) },
+                false => Version::of(seq, Content::Ours(record)),
+            };
+            self.board.learn(name, version, Source::Written);
         }
         Ok(put)
     }
@@ -346,14 +349,15 @@ impl Core {
                 if out == Out::Place && entry.number.is_none() {
                     return Ok((None, true));
                 }
-                let held = loaded.has(op).is_some_and(|e| e.number.is_none());
-                loaded.table.release(op);
+                let held = loaded.release(op);
                 return Ok((Some(loaded.record(None)), held));
             }
+            // An earlier try whose answer was lost may have taken it out.
+            let released = out == Out::All && version.released() == Some(op);
             let may_land = known.is_some_and(|known| known.may_land(name, version.seq));
             let moved =
                 (may_land && !matches!(version.content, Content::Foreign(_))).then(|| loaded.record(None));
-            Ok((moved, false))
+            Ok((moved, released))
         };
         Ok(self.step(name, None, limit, plan).await?.answer)
     }

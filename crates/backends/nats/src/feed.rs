@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::api::{Api, Marks, content, is_control};
+use crate::api::{Api, Marks, is_control, version};
 use crate::board::{Board, Source};
 use crate::state::Version;
 
@@ -98,8 +98,8 @@ pub(crate) async fn control(api: &Api, message: &Message) {
 pub(crate) fn told(api: &Api, message: &Message) -> Option<(Place, Option<(String, Version)>)> {
     let place = Place::of(message.reply.as_ref()?)?;
     let name = api.name(message.subject.as_str());
-    let says = content(&Marks::of(message.headers.as_ref()), &message.payload);
-    Some((place, name.map(|name| (name, Version { seq: place.seq, content: says }))))
+    let version = version(place.seq, Marks::of(message.headers.as_ref()), &message.payload);
+    Some((place, name.map(|name| (name, version))))
 }
 
 /// Listens until the other end of `stop` is dropped.

@@ -45,6 +45,8 @@ pub(crate) struct Record {
     pub(crate) entries: Vec<Entry>,
     pub(crate) annotation: Option<Vec<u8>>,
     pub(crate) arrivals: u64,
+    /// Whoever held it until its release was written: the last one.
+    pub(crate) released: Option<String>,
 }
 
 /// What a key says.
@@ -63,6 +65,8 @@ pub(crate) enum Content {
 pub(crate) struct Version {
     pub(crate) seq: u64,
     pub(crate) content: Content,
+    /// The same of a free key, which has no record.
+    pub(crate) released: Option<String>,
 }
 
 /// What of each operation was seen last, and when it was seen first.
@@ -104,7 +108,21 @@ impl Entry {
 }
 
 impl Version {
-    pub(crate) const NEVER: Self = Self { seq: 0, content: Content::Free };
+    pub(crate) const NEVER: Self = Self { seq: 0, content: Content::Free, released: None };
+
+    /// What is written there, by this message.
+    pub(crate) fn of(seq: u64, content: Content) -> Self {
+        Self { seq, content, released: None }
+    }
+
+    /// Whoever held it until its release was written: the last one, as long as nobody but ours writes there.
+    pub(crate) fn released(&self) -> Option<&str> {
+        match &self.content {
+            Content::Ours(record) => record.released.as_deref(),
+            Content::Free => self.released.as_deref(),
+            Content::Foreign(_) => None,
+        }
+    }
 
     fn entries(&self) -> &[Entry] {
         match &self.content {
@@ -161,6 +179,7 @@ pub(crate) struct Loaded {
     epoch: u64,
     /// Larger than this is a token that the next message will carry.
     floor: FencingToken,
+    released: Option<String>,
     pub(crate) table: Table,
 }
 
@@ -198,7 +217,18 @@ impl Loaded {
         let mut table = Table::load(floor, record.arrivals, entries, note);
         table.tick(now);
         table.date(Since::holder(today));
-        Self { name: name.to_owned(), record, seq: version.seq, epoch, floor, table }
+        let released = version.released().map(str::to_owned);
+        Self { name: name.to_owned(), record, seq: version.seq, epoch, floor, released, table }
+    }
+
+    /// Takes `op` out; whether it held. If it did, that is written down for whoever repeats its release.
+    pub(crate) fn release(&mut self, op: &str) -> bool {
+        let held = self.has(op).is_some_and(|e| e.number.is_none());
+        self.table.release(op);
+        if held {
+            self.released = Some(op.to_owned());
+        }
+        held
     }
 
     /// Whether `op` holds or waits.
@@ -237,7 +267,8 @@ impl Loaded {
             });
         }
         let annotation = self.table.annotation(&self.name).map(<[u8]>::to_vec);
-        Record { entries, annotation, arrivals: self.table.arrivals() }
+        let (arrivals, released) = (self.table.arrivals(), self.released.clone());
+        Record { entries, annotation, arrivals, released }
     }
 
     /// The grant of a token that the message at `seq` made real.
@@ -288,7 +319,7 @@ mod tests {
 
         fn sees(&mut self, seq: u64, record: Record, ms: u64) {
             let content = if record.entries.is_empty() { Content::Free } else { Content::Ours(record) };
-            self.version = Version { seq, content };
+            self.version = Version::of(seq, content);
             self.version.seen(&mut self.sight, at(ms));
         }
 

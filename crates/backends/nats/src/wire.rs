@@ -64,6 +64,9 @@ struct Value {
     /// What the holder attached, in base64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     value: Option<String>,
+    /// Whoever held it until its release was written: the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    released: Option<String>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -136,6 +139,7 @@ pub(crate) fn write(record: &Record) -> Vec<u8> {
         more: holders.collect(),
         line: line.into_iter().map(Place::from).collect(),
         arrivals: record.arrivals,
+        released: record.released.clone(),
         value: record.annotation.as_ref().map(|v| base64::engine::general_purpose::STANDARD.encode(v)),
     };
     // Maps with text keys and numbers: nothing in it can fail to be written.
@@ -164,7 +168,7 @@ fn record(value: Value) -> Option<Record> {
         Some(text) => Some(base64::engine::general_purpose::STANDARD.decode(text).ok()?),
         None => None,
     };
-    Some(Record { entries, annotation, arrivals: value.arrivals })
+    Some(Record { entries, annotation, arrivals: value.arrivals, released: value.released })
 }
 
 /// Names somebody who is none of ours.
@@ -198,7 +202,7 @@ mod tests {
         let mut holder = entry("op1", None);
         holder.beat = None;
         holder.epoch = 0;
-        let record = Record { entries: vec![holder], annotation: None, arrivals: 0 };
+        let record = Record { entries: vec![holder], ..Record::default() };
         assert_eq!(write(&record), br#"{"op":"op1","owner":"host-7","ttl_ms":1500}"#);
         assert_eq!(read(br#"{"op":"op1","owner":"host-7","ttl_ms":1500,"new":true}"#), Content::Ours(record));
     }
@@ -216,10 +220,11 @@ mod tests {
             entries: vec![entry("op1", None), second, reader, entry("op4", Some(9))],
             annotation: Some(b"\0\xffv".to_vec()),
             arrivals: 9,
+            released: Some("op0".to_owned()),
         };
         assert_eq!(read(&write(&record)), Content::Ours(record.clone()));
         // A line without a holder is somebody, too.
-        let line = Record { entries: vec![entry("op4", Some(9))], annotation: None, arrivals: 9 };
+        let line = Record { entries: vec![entry("op4", Some(9))], arrivals: 9, ..Record::default() };
         assert_eq!(read(&write(&line)), Content::Ours(line));
     }
 

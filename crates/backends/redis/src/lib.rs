@@ -23,6 +23,7 @@ mod node;
 mod ops;
 mod quorum;
 mod records;
+mod release;
 mod replicas;
 mod scan;
 mod scripts;

@@ -9,6 +9,7 @@ use mainstay_store::lease::{Grant, Share};
 
 use crate::keys::Keys;
 use crate::node::locked;
+use crate::quorum::{DRIFT_DIVISOR, DRIFT_FLOOR};
 
 /// What ended this long ago is forgotten, should nobody have released it.
 const KEEP: Duration = Duration::from_secs(60);
@@ -27,13 +28,52 @@ pub(crate) struct Op {
     pub(crate) open: Vec<u32>,
     /// It may have a place in line.
     pub(crate) waits: bool,
+    /// Per server: the life in which it last said that it holds, and what became of its release there.
+    there: Vec<There>,
     until: Instant,
+}
+
+/// One acquisition on one server.
+#[derive(Clone, Copy, Debug, Default)]
+struct There {
+    held: Option<u64>,
+    release: Release,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum Release {
+    /// It found all names held, or not.
+    Answered(bool),
+    #[default]
+    None,
+    /// It may have taken effect.
+    Sent,
 }
 
 impl Op {
     /// Whether an acquisition may still land on any server.
     pub(crate) fn in_doubt(&self) -> bool {
         self.open.iter().any(|n| *n > 0)
+    }
+
+    /// What an earlier release was answered by this server.
+    pub(crate) fn freed(&self, server: usize) -> Option<bool> {
+        match self.there.get(server)?.release {
+            Release::Answered(all) => Some(all),
+            Release::None | Release::Sent => None,
+        }
+    }
+
+    /// Whether an earlier release may have taken effect on this server.
+    pub(crate) fn was_released(&self, server: usize) -> bool {
+        self.there.get(server).is_some_and(|t| !matches!(t.release, Release::None))
+    }
+
+    /// The life in which this server last said that it holds, as long as that is sure to last there by itself.
+    pub(crate) fn held_in(&self, server: usize, now: Instant) -> Option<u64> {
+        let sure = self.ttl.saturating_sub(self.ttl / DRIFT_DIVISOR).saturating_sub(DRIFT_FLOOR);
+        let asked = self.until.saturating_sub(self.ttl);
+        self.there.get(server)?.held.filter(|_| now < asked.saturating_add(sure))
     }
 }
 
@@ -78,12 +118,15 @@ impl Ops {
             grants: Vec::new(),
             open: vec![0; self.servers],
             waits: false,
+            there: vec![There::default(); self.servers],
             until,
         });
         if op.keys != *keys {
             return None;
         }
         (op.ttl, op.share, op.until) = (ttl, share, until);
+        // What was known of it is not what this may make of it.
+        op.there.fill(There::default());
         for open in &mut op.open {
             *open += 1;
         }
@@ -102,6 +145,37 @@ impl Ops {
             grants.clone_into(&mut op.grants);
             op.waits = false;
         }
+    }
+
+    fn there(&self, op_id: &str, server: usize, change: impl FnOnce(&mut There)) {
+        let mut map = locked(&self.map);
+        if let Some(there) = map.ops.get_mut(op_id).and_then(|op| op.there.get_mut(server)) {
+            change(there);
+        }
+    }
+
+    /// A server said that it holds, to a question sent in this life of it; none when that does not last by itself.
+    pub(crate) fn holds(&self, op_id: &str, server: usize, life: Option<u64>) {
+        self.there(op_id, server, |t| t.held = life);
+    }
+
+    /// A release goes out to a server.
+    pub(crate) fn releases(&self, op_id: &str, server: usize) {
+        self.there(op_id, server, |t| {
+            if matches!(t.release, Release::None) {
+                t.release = Release::Sent;
+            }
+        });
+    }
+
+    /// It did not take effect, and none before it did.
+    pub(crate) fn not_released(&self, op_id: &str, server: usize) {
+        self.there(op_id, server, |t| t.release = Release::None);
+    }
+
+    /// What it was answered: whether it found all names held.
+    pub(crate) fn freed(&self, op_id: &str, server: usize, all: bool) {
+        self.there(op_id, server, |t| t.release = Release::Answered(all));
     }
 
     /// Whether it may have a place in line.
@@ -170,6 +244,29 @@ mod tests {
         }
         ask("late", Instant::ZERO.saturating_add(TTL + KEEP));
         assert_eq!(ops.len(), 1);
+    }
+
+    #[test]
+    fn s4_only_a_release_that_may_have_taken_effect_makes_the_next_one_a_repetition() {
+        let ops = Ops::new(2);
+        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a", "a").unwrap()]);
+        let at = |ms| Instant::ZERO.saturating_add(Duration::from_millis(ms));
+        ops.asked("x", &keys, TTL, Share::Exclusive, at(0));
+        ops.holds("x", 0, Some(7));
+        let op = || ops.get("x").unwrap();
+        assert_eq!((op().held_in(0, at(987)), op().held_in(1, at(0))), (Some(7), None));
+        assert_eq!(op().held_in(0, at(988)), None, "it may have ended by itself");
+        ops.releases("x", 0);
+        ops.not_released("x", 0);
+        assert!(!op().was_released(0), "it was never sent");
+        ops.releases("x", 0);
+        assert!(op().was_released(0) && !op().was_released(1));
+        ops.freed("x", 0, true);
+        ops.releases("x", 0);
+        assert_eq!((op().freed(0), op().freed(1)), (Some(true), None), "what was answered stays");
+        // Asked for anew it is another hold.
+        ops.asked("x", &keys, TTL, Share::Exclusive, at(500));
+        assert!(!op().was_released(0) && op().held_in(0, at(500)).is_none());
     }
 
     #[test]

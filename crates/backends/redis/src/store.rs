@@ -20,6 +20,7 @@ use crate::keys::Keys;
 use crate::node::ears::Known;
 use crate::node::{Failure, Node, Purpose, Reply};
 use crate::ops::{Op, Ops};
+use crate::release::found_all;
 use crate::scan;
 
 /// A [`LeaseStore`] on one Redis (6.0 or later, no cluster node). Clones share the connection. Callers share it
@@ -190,6 +191,7 @@ impl RedisLeases {
         if joins {
             ops.waits(op, true);
         }
+        let life = self.0.node.life();
         let answered = match self.ask(&request, &keys).await {
             Ok(reply) => {
                 if !reply.doubt {
@@ -208,6 +210,7 @@ impl RedisLeases {
             Ok(Asked::Granted(counters)) if counters.len() == keys.len() => {
                 let grants = answer::grants(&request, self.0.options.epoch, &counters);
                 ops.granted(op, &grants);
+                ops.holds(op, 0, life);
                 Ok(Acquired::Granted(grants))
             }
             Ok(other) => {
@@ -233,7 +236,7 @@ impl RedisLeases {
             return Ok(Renewed::Lost);
         };
         let (node, ttl) = (&self.0.node, millis(op.ttl));
-        let sent = node.clock().now();
+        let (sent, life) = (node.clock().now(), node.life());
         let reply = if op.share == Share::Exclusive {
             let fill = |cmd: &mut Cmd| renew_args(cmd, op_id, &op.keys, ttl);
             node.eval(&node.scripts().renew, Purpose::Other, self.patience(), fill).await
@@ -253,6 +256,7 @@ impl RedisLeases {
         };
         node.told_time(sent, seconds, micros);
         self.0.ops.renewed(op_id, sent);
+        self.0.ops.holds(op_id, 0, life);
         Ok(Renewed::Renewed(op.grants))
     }
 
@@ -260,6 +264,7 @@ impl RedisLeases {
         let Some(op) = self.0.ops.get(op_id) else { return Ok(Released::AlreadyGone) };
         let node = &self.0.node;
         let mark = mark(&op, op.in_doubt(), self.patience());
+        self.0.ops.releases(op_id, 0);
         let reply = if op.share == Share::Exclusive {
             self.free(op_id, &op.keys, mark).await
         } else {
@@ -270,14 +275,13 @@ impl RedisLeases {
             };
             node.eval(&node.scripts().share_release, Purpose::Other, self.patience(), fill).await
         };
-        let freed = answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)?;
+        // A name that was broken or taken over makes the whole hold a doubtful one.
+        let all = found_all((&self.0.ops, op_id), &op, (node, 0), reply).await?;
         if op.waits {
             // Behind the mark: nothing comes in between any more.
             self.step_out(op_id, &op.keys[0]).await?;
         }
         self.0.ops.released(op_id);
-        // A name that was broken or taken over makes the whole hold a doubtful one.
-        let all = usize::try_from(freed).is_ok_and(|n| n == op.keys.len());
         Ok(if all { Released::Clean } else { Released::AlreadyGone })
     }
 
@@ -307,8 +311,8 @@ impl RedisLeases {
             return Ok(Transferred::NoSuchCandidate);
         };
         let fill = |cmd: &mut Cmd| {
-            cmd.arg(5).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.line()).arg(key.places());
-            cmd.arg(counter).arg(to);
+            cmd.arg(6).arg(&key.lock).arg(key.fence()).arg(key.info()).arg(key.line()).arg(key.places());
+            cmd.arg(key.broken()).arg(counter).arg(to);
         };
         let reply = node.eval(&node.scripts().transfer, Purpose::Other, self.patience(), fill).await;
         match answer::count(node.name(), reply.map_err(|failure| failure.error)?.value)? {

@@ -106,7 +106,7 @@ async fn lock(
             name,
             owner: wanted.lock_owner,
             op_id: uuid::Uuid::now_v7().simple().to_string(),
-            repeats: false,
+            key: None,
             ttl: Duration::from_secs(seconds),
             note: String::new(),
             wait: Duration::ZERO,
@@ -119,6 +119,7 @@ async fn lock(
             reply(StatusCode::OK, &json!({"success": false}))
         }
         Err(Refused::Bad(why)) => malformed(&why),
+        Err(Refused::Reused) => malformed("no request of Dapr has a key"),
         Err(Refused::Store(error)) => {
             tracing::error!(%error, "a lock was not tried");
             failed(StatusCode::INTERNAL_SERVER_ERROR, "ERR_TRY_LOCK", "the lease store failed")

@@ -40,8 +40,21 @@ pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 /// The tag in `If-Match`: in quotes, as RFC 9110 has it and `ETag` shows it, or without. A weak one is none that was given
 /// out here, so it matches nothing.
 pub(crate) fn if_match(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get(header::IF_MATCH)?.to_str().unwrap_or("").trim();
-    Some(text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text))
+    Some(unquoted(headers.get(header::IF_MATCH)?.to_str().unwrap_or("")))
+}
+
+/// Whether `tag` is one of those in `If-None-Match`, read as in `If-Match`; a cache may have made a weak one of it.
+pub(crate) fn is_known(headers: &HeaderMap, tag: &str) -> bool {
+    let lines = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok());
+    lines.flat_map(|line| line.split(',')).any(|known| {
+        let known = known.trim();
+        unquoted(known.strip_prefix("W/").unwrap_or(known)) == tag
+    })
+}
+
+fn unquoted(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text)
 }
 
 /// The number in `If-Match`.

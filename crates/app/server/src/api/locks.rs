@@ -15,7 +15,7 @@ use mainstay_store::lease::{LeaseInfo, Released, Transferred};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::json::{if_match_number, parse, reply, store_problem};
+use crate::api::json::{if_match_number, is_known, parse, reply, store_problem};
 use crate::api::operation::check_reason;
 use crate::api::query::Query;
 use crate::api::start::idempotency_key;
@@ -44,6 +44,7 @@ pub(crate) fn problem(refused: Refused) -> Problem {
     match refused {
         Refused::Bad(why) => Problem::new(Code::BadRequest, why),
         Refused::Gone => Problem::new(Code::LeaseGone, "the token is not that of the holder"),
+        Refused::Reused => Problem::new(Code::KeyReused, "the key is known with another lease or body"),
         Refused::Late => {
             let why = "the lease was granted after its own end; it was given back";
             Problem::new(Code::TimedOut, why).retry_after(1)
@@ -78,8 +79,8 @@ pub(super) struct Wanted {
 }
 
 impl Wanted {
-    pub(super) fn new(owner: String, ttl: String) -> Self {
-        Self { owner, ttl, note: String::new(), value: None }
+    pub(super) fn new(owner: String, ttl: String, value: Option<String>) -> Self {
+        Self { owner, ttl, note: String::new(), value }
     }
 }
 
@@ -164,7 +165,7 @@ fn shown(name: &str, info: &LeaseInfo) -> Value {
 
 type Called = (State<Arc<App>>, Extension<Caller>, Path<String>, RawQuery, HeaderMap, Bytes);
 
-/// Takes a lease for a caller: the same key, caller and owner are the same acquisition.
+/// Takes a lease for a caller: the same key and body are the same acquisition, and the key with another one is refused.
 pub(super) async fn take(
     app: &Arc<App>,
     Request { caller, name, raw, headers }: Request<'_>,
@@ -174,12 +175,14 @@ pub(super) async fn take(
     let wait = Wait::asked(&mut query, headers)?;
     let bound = session::asked(&mut query)?;
     query.end()?;
+    let ttl = duration(&wanted.ttl)?;
     let key = idempotency_key(headers)?;
-    let repeats = key.is_some();
+    let key = key.map(|key| Hash::of(format!("lease/{}/{key}", caller.name).as_bytes()));
     let op_id = match key {
+        // What is asked for is part of it: under the same key only the same is the same acquisition.
         Some(key) => {
-            let scope = format!("lease/{}/{name}/{}/{key}", caller.name, wanted.owner);
-            Hash::of(scope.as_bytes()).to_string()
+            let asked = json!([key.to_string(), name, wanted.owner, millis(ttl), wanted.note, wanted.value]);
+            Hash::of(asked.to_string().as_bytes()).to_string()
         }
         None => uuid::Uuid::now_v7().simple().to_string(),
     };
@@ -187,8 +190,8 @@ pub(super) async fn take(
         name: Desk::name(NAMESPACE, name).map_err(problem)?,
         owner: wanted.owner.clone(),
         op_id,
-        repeats,
-        ttl: duration(&wanted.ttl)?,
+        key,
+        ttl,
         note: wanted.note.clone(),
         wait: wait.map_or(Duration::ZERO, |w| w.time),
     };
@@ -411,7 +414,6 @@ async fn leader(
     let wait = Wait::asked(&mut query, &headers)?;
     query.end()?;
     let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
     let clock = app.rt.clock();
     let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
     loop {
@@ -419,7 +421,7 @@ async fn leader(
         let hint = app.desk.hint(&full);
         let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
         let term = info.holders.first().map(|h| h.token);
-        let same = term.map_or("\"0\"".to_owned(), |t| format!("\"{}\"", t.get())) == known;
+        let same = is_known(&headers, &term.map_or(0, FencingToken::get).to_string());
         if !same || clock.now() >= until || app.drain.is_cancelled() {
             let value = info.annotation.as_deref().map(String::from_utf8_lossy);
             let body = match info.holders.first() {

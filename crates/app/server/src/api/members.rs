@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::api::App;
-use crate::api::json::{parse, reply};
+use crate::api::json::{is_known, parse, reply};
 use crate::api::locks::{self, Request, Untold, Wanted, force_release, problem, token};
 use crate::api::query::Query;
 use crate::api::session;
@@ -42,7 +42,7 @@ fn failed(error: mainstay_coordination::Error) -> Problem {
 
 fn tag(members: &[Member]) -> String {
     let known: Vec<_> = members.iter().map(|m| (&m.name, m.incarnation.get(), &m.meta)).collect();
-    format!("\"{:.16}\"", Hash::of(format!("{known:?}").as_bytes()).to_string())
+    format!("{:.16}", Hash::of(format!("{known:?}").as_bytes()).to_string())
 }
 
 /// Everybody; with `If-None-Match` and a wait, when that is different.
@@ -56,7 +56,6 @@ async fn list(
     let wait = Wait::asked(&mut query, &headers)?;
     query.end()?;
     let of = app.desk.group(&group).map_err(problem)?;
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()).unwrap_or("");
     let clock = app.rt.clock();
     let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
     loop {
@@ -64,10 +63,10 @@ async fn list(
         let hint = of.changed();
         let members = of.members().await.map_err(failed)?;
         let tag = tag(&members);
-        if tag != known || clock.now() >= until || app.drain.is_cancelled() {
+        if !is_known(&headers, &tag) || clock.now() >= until || app.drain.is_cancelled() {
             let items: Vec<Value> = members.iter().map(member).collect();
             let mut response = reply(StatusCode::OK, &json!({"group": group, "members": items}));
-            if let Ok(value) = HeaderValue::from_str(&tag) {
+            if let Ok(value) = HeaderValue::from_str(&format!("\"{tag}\"")) {
                 response.headers_mut().insert(header::ETAG, value);
             }
             if let Some(wait) = wait {
@@ -112,7 +111,7 @@ async fn join(
     let of = app.desk.group(&group).map_err(problem)?;
     let lease = lease(&of, &name)?;
     let owner = wanted.owner.unwrap_or_else(|| caller.name.clone());
-    let asked = Wanted::new(owner, wanted.ttl);
+    let asked = Wanted::new(owner, wanted.ttl, wanted.meta.clone());
     let request = Request { caller: &caller, name: &lease, raw: raw.as_deref(), headers: &headers };
     let (held, how) = locks::take(&app, request, &asked).await?;
     let full = of.lease(&name).map_err(failed)?;

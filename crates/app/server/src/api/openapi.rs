@@ -69,7 +69,7 @@ operations! {
     "get" "/v1/definitions/{name}" "A definition" &["version"], &[], &[200];
     "put" "/v1/definitions/{name}" "Store a version; its graph never changes" &[], &["If-Match"], &[200, 201, 409, 412, 415, 422, 428];
     "get" "/v1/elections/{name}" "Who leads; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
-    "put" "/v1/elections/{name}" "Stand as a candidate; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "put" "/v1/elections/{name}" "Stand as a candidate; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412, 422];
     "patch" "/v1/elections/{name}" "Renew a term, and proclaim a value" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/elections/{name}" "End a term" &[], &["If-Match"], &[200, 412, 428];
     "post" "/v1/elections/{name}/step-down" "Hand leadership to a candidate, or take it away" &[], &["If-Match"], &[200, 409, 412];
@@ -78,14 +78,14 @@ operations! {
     "get" "/v1/jobs/{id}" "A bulk action" &[], &[], &[200];
     "get" "/v1/locks" "Every lock" &["prefix"], &[], &[200];
     "get" "/v1/locks/{name}" "A lock: holder, waiters, note" &[], &[], &[200];
-    "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "put" "/v1/locks/{name}" "Acquire, in line for as long as the request may wait; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412, 422];
     "patch" "/v1/locks/{name}" "Renew" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/locks/{name}" "Release; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/nodes" "Which nodes are there, and whose breakers are open" &[], &[], &[200];
     "get" "/v1/nodes/state" "What the nodes told each other, as in gossip.state: for mainstay replica diff" &[], &[], &[200];
     "get" "/v1/members/{group}" "Who is in a group; with If-None-Match and a wait, when that changes" &["wait"], &["If-None-Match", "Prefer"], &[200];
     "get" "/v1/members/{group}/{name}" "A member" &[], &[], &[200];
-    "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412];
+    "put" "/v1/members/{group}/{name}" "Join; with bind=connection for as long as the stream is open" &["bind", "wait"], &["Idempotency-Key", "Prefer"], &[200, 409, 412, 422];
     "patch" "/v1/members/{group}/{name}" "Renew, and replace the metadata" &[], &["If-Match"], &[200, 412, 428];
     "delete" "/v1/members/{group}/{name}" "Leave; with force and a reason, take away" &["force", "reason"], &["If-Match"], &[200, 412, 428];
     "get" "/v1/observe/elections/{name}" "Server-sent events: the leader, whenever it changes" &["after"], &["Last-Event-ID"], &[200];

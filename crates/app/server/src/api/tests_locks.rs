@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use mainstay_clock::SystemClock;
+use mainstay_clock::{Clock as _, SystemClock};
 use mainstay_store::lease::{AcquireRequest, Acquired, Guarantees, LeaseInfo, Line, Released, Renewed};
 use mainstay_store::memory::MemoryLeaseStore;
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Result};
@@ -62,13 +63,82 @@ async fn a_lock_is_acquired_renewed_and_released_by_its_token() {
     let released = with_token(&bench, "DELETE", path, &etag(&first)).await;
     assert_eq!((released.status, &released.body["released"]), (200, &json!("clean")));
     let again = with_token(&bench, "DELETE", path, &etag(&first)).await;
-    assert_eq!((again.status, &again.body["released"]), (200, &json!("already_gone")));
+    assert_eq!((again.status, &again.body["released"]), (200, &json!("clean")), "A2: its answer may be lost");
 
     let second = put(&bench, path, &[], ask("b", "1000s")).await;
     let token = |got: &Got| got.body["token"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(token(&second) > token(&first));
     let late = with_token(&bench, "PATCH", path, &etag(&first)).await;
     assert_eq!((late.status, late.code), (412, Some(Code::LeaseGone)), "the old holder renews nothing");
+}
+
+#[tokio::test]
+async fn if_a1_a_key_stands_for_one_lease_and_one_body() {
+    let bench = bench().await;
+    let key = [("idempotency-key", "\"nightly\"")];
+    let first = put(&bench, "/v1/locks/x", &key, ask("a", "1000s")).await;
+    let again = put(&bench, "/v1/locks/x", &key, ask("a", "1000s")).await;
+    assert_eq!((first.status, again.status, etag(&again)), (200, 200, etag(&first)), "the same acquisition");
+    let noted = json!({"owner": "a", "ttl": "1000s", "note": "n"});
+    for (path, body) in [
+        ("/v1/locks/x", ask("b", "1000s")),
+        ("/v1/locks/x", ask("a", "999s")),
+        ("/v1/locks/x", noted),
+        ("/v1/locks/y", ask("a", "1000s")),
+        ("/v1/elections/x", ask("a", "1000s")),
+        ("/v1/members/g/x", json!({"ttl": "1000s"})),
+    ] {
+        let other = put(&bench, path, &key, body.clone()).await;
+        assert_eq!((other.status, other.code), (422, Some(Code::KeyReused)), "{path} {body}");
+    }
+    let candidate = json!({"owner": "a", "ttl": "1000s", "value": "v1"});
+    let mine = [("idempotency-key", "leads")];
+    assert_eq!(put(&bench, "/v1/elections/e", &mine, candidate).await.status, 200);
+    let other = json!({"owner": "a", "ttl": "1000s", "value": "v2"});
+    assert_eq!(put(&bench, "/v1/elections/e", &mine, other).await.status, 422);
+    assert_eq!(bench.get("/v1/elections/e").await.body["value"], "v1", "nothing was proclaimed");
+}
+
+#[tokio::test]
+async fn a_key_that_is_used_for_another_lease_meanwhile_keeps_neither_waiting_nor_held() {
+    let bench = bench().await;
+    let holder = put(&bench, "/v1/locks/x", &[], ask("a", "1000s")).await;
+    let key = [("idempotency-key", "k"), ("prefer", "wait=60")];
+    let waits = put(&bench, "/v1/locks/x", &key, ask("b", "1000s"));
+    let rest = async {
+        until("it stands in line", async || bench.get("/v1/locks/x").await.body["waiting"] == 1).await;
+        assert_eq!(put(&bench, "/v1/locks/y", &key[..1], ask("b", "1000s")).await.status, 200);
+        with_token(&bench, "DELETE", "/v1/locks/x", &etag(&holder)).await;
+    };
+    let (waited, ()) = tokio::join!(waits, rest);
+    assert_eq!((waited.status, waited.code), (422, Some(Code::KeyReused)));
+    until("it was given back", async || bench.get("/v1/locks/x").await.body["holders"] == json!([])).await;
+    assert_eq!(bench.get("/v1/locks/y").await.body["holders"][0]["owner"], "b", "and the other one was not");
+}
+
+#[tokio::test]
+async fn a_tag_that_is_known_is_waited_beyond_in_quotes_and_without() {
+    let bench = bench().await;
+    assert_eq!(put(&bench, "/v1/elections/e", &[], ask("a", "1000s")).await.status, 200);
+    assert_eq!(put(&bench, "/v1/members/g/m", &[], json!({"ttl": "1000s"})).await.status, 200);
+    for path in ["/v1/elections/e", "/v1/elections/nobody", "/v1/members/g"] {
+        let (tag, target) = (etag(&bench.get(path).await), format!("{path}?wait=60s"));
+        let (bare, weak) = (tag.replace('"', ""), format!("W/{tag}"));
+        let list = format!("\"1\", {tag}");
+        for (known, is_news) in
+            [(&tag, false), (&bare, false), (&weak, false), (&list, false), (&"\"1\"".into(), true)]
+        {
+            let headers = [("if-none-match", known.as_str())];
+            let asked = bench.send("GET", &target, &headers, Vec::new());
+            // What is known is waited for; what is not is answered at once.
+            let answered = tokio::select! {
+                biased;
+                got = asked => got.status == 200,
+                () = SystemClock::new().sleep(Duration::from_millis(if is_news { 60_000 } else { 50 })) => false,
+            };
+            assert_eq!(answered, is_news, "{path} {known}");
+        }
+    }
 }
 
 /// Every route of the document that may say 428 does so without `If-Match`; a version that is gone is 412. Neither

@@ -165,7 +165,7 @@ impl Bench {
             name: name.to_owned(),
             owner: owner.to_owned(),
             op_id: uuid::Uuid::now_v7().simple().to_string(),
-            repeats: false,
+            key: None,
             ttl: std::time::Duration::from_secs(3_600),
             note: "why <b>not</b>".to_owned(),
             wait: std::time::Duration::ZERO,

@@ -45,7 +45,7 @@ fn ask(ttl: Duration) -> Ask {
         name: "default/x".to_owned(),
         owner: "a".to_owned(),
         op_id: "op".to_owned(),
-        repeats: true,
+        key: Some(Hash::of(b"key")),
         ttl,
         note: String::new(),
         wait: Duration::ZERO,
@@ -136,9 +136,11 @@ async fn a_release_is_remembered_for_a_while_and_a_later_grant_stays() {
     let desk = Arc::new(Desk::new(leases, grants, rt));
     let first = desk.take(&ask(Duration::from_secs(60))).await.unwrap().token;
     assert_eq!(desk.give_back("default/x", first).await.unwrap(), Released::Clean);
-    assert_eq!(desk.give_back("default/x", first).await.unwrap(), Released::AlreadyGone);
-    let second =
-        desk.take(&Ask { op_id: "op2".to_owned(), ..ask(Duration::from_secs(60)) }).await.unwrap().token;
+    assert_eq!(desk.give_back("default/x", first).await.unwrap(), Released::Clean, "the same answer");
+    let other = Ask { op_id: "op2".to_owned(), ..ask(Duration::from_secs(60)) };
+    assert!(matches!(desk.take(&other).await, Err(Refused::Reused)), "the key stands for the first one");
+    let other = Ask { key: Some(Hash::of(b"other")), ..other };
+    let second = desk.take(&other).await.unwrap().token;
     assert!(matches!(desk.give_back("default/x", first).await, Err(Refused::Gone)));
     assert_eq!(desk.renew("default/x", second).await.unwrap().token, second);
 }
@@ -176,9 +178,9 @@ async fn grants_that_are_neither_renewed_nor_released_leave_nothing_and_renewed_
     for n in 0..50 {
         let name = format!("default/{n}");
         let ask = ask(Duration::from_secs(60));
-        desk.take(&Ask { name, op_id: n.to_string(), repeats: false, ..ask }).await.unwrap();
+        desk.take(&Ask { name, op_id: n.to_string(), key: None, ..ask }).await.unwrap();
     }
-    let once = Ask { repeats: false, ..ask(Duration::from_secs(60)) };
+    let once = Ask { key: None, ..ask(Duration::from_secs(60)) };
     let renewed = desk.take(&once).await.unwrap().token;
     for _ in 0..100 {
         clock.sleep(Duration::from_secs(40)).await;

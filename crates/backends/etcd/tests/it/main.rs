@@ -8,6 +8,7 @@ mod fences;
 mod interop;
 mod leases;
 mod recipes;
+mod releases;
 mod secured;
 mod world;
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         interop::TESTS,
         leases::TESTS,
         recipes::TESTS,
+        releases::TESTS,
     ]
     .concat();
     for cell in NOT_TESTED {

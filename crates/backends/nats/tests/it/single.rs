@@ -22,6 +22,7 @@ use crate::world::{
 pub(crate) const TESTS: &[Test] = &[
     ("f04_a_repeated_request_after_a_lost_reply_keeps_its_token", f04),
     ("f33_a_try_whose_answer_was_lost_finds_itself", f33),
+    ("s4_a_release_whose_answer_was_lost_is_clean_when_it_is_tried_again", released_unheard),
     ("f05_what_lands_after_its_release_is_refused", f05),
     ("f06_a_ttl_shorter_than_the_store_can_is_refused", f06),
     ("f08_of_many_that_see_an_expired_lease_one_takes_it", f08),
@@ -112,6 +113,33 @@ fn f33() {
         let (granted, ()) = tokio::join!(take(&store, "a", "op", TTL), mend);
         assert_eq!(granted.get(), before + 1, "the token of the first try");
         assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+    });
+}
+
+fn released_unheard() {
+    let server = nats();
+    run(async {
+        // No machine stands still for as long.
+        const LONG: Duration = Duration::from_secs(900);
+        let (proxy, store) = proxied(&server, ANSWER).await;
+        let (direct, other) = (self::store(&server).await, other(&server).await);
+        take(&store, "a", "op", LONG).await;
+        let before = written(&other).await;
+        proxy.set_mode(TcpMode::RepliesLost);
+        let mend = async {
+            until("it was written", async || written(&other).await > before).await;
+            take(&direct, "a", "next", LONG).await;
+            proxy.set_mode(TcpMode::Pass);
+            proxy.cut();
+        };
+        let (released, ()) = tokio::join!(store.release("op"), mend);
+        assert_eq!(released.unwrap(), Released::Clean, "though somebody else has it by now");
+        assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone, "that was answered");
+        assert_eq!(direct.release("next").await.unwrap(), Released::Clean);
+        // Ended by force, it is no release of anybody.
+        take(&store, "a", "broken", LONG).await;
+        direct.break_lease("a").await.unwrap();
+        assert_eq!(store.release("broken").await.unwrap(), Released::AlreadyGone);
     });
 }
 

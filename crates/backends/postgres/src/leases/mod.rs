@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use mainstay_clock::Runtime;
+use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
     AcquireRequest, Acquired, Fencing, Guarantees, LeaseInfo, LeaseStore, Line, Released, Renewed, Server,
@@ -78,6 +78,19 @@ struct Shared {
     wake: Wake,
     /// Acquisitions that were given up or whose answer was lost: they may still arrive.
     doubts: Mutex<BTreeMap<Op, Vec<String>>>,
+    /// What was granted and not released yet.
+    held: Mutex<BTreeMap<Op, Held>>,
+}
+
+/// What is known of a lease for its release, which is told nothing but the operation.
+#[derive(Clone, Debug)]
+struct Held {
+    names: Vec<String>,
+    ttl: Duration,
+    /// When it ends by itself, by this process's clock.
+    until: Instant,
+    /// A release was sent, and may have taken effect.
+    releasing: bool,
 }
 
 impl Drop for Shared {
@@ -124,6 +137,7 @@ impl PostgresLeases {
             fencing,
             wake,
             doubts: Mutex::default(),
+            held: Mutex::default(),
         })))
     }
 
@@ -138,6 +152,29 @@ impl PostgresLeases {
             doubts.pop_first();
         }
         doubts.insert(op, names);
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<Op, Held>> {
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Granted by a question of `sent`.
+    fn hold(&self, op: Op, request: &AcquireRequest, sent: Instant) {
+        let mut held = self.held();
+        if held.len() >= MAX_DOUBTS {
+            held.pop_first();
+        }
+        let until = sent.saturating_add(request.ttl);
+        held.insert(op, Held { names: request.names.clone(), ttl: request.ttl, until, releasing: false });
+    }
+
+    /// A release goes out. What was held, if an earlier one whose answer was lost may have freed it.
+    fn releases(&self, op: Op) -> Option<Held> {
+        let mut held = self.held();
+        let held = held.get_mut(&op)?;
+        let before = held.clone();
+        held.releasing = true;
+        (before.releasing && self.0.pool.rt.clock().now() < before.until).then_some(before)
     }
 
     /// Tells everybody who waits for these names: this process at once, the others through the server. The
@@ -185,6 +222,27 @@ impl PostgresLeases {
         self.exclusively(scope, |table| table.acquire(&request)).await
     }
 
+    async fn renew_all(&self, op: Op) -> Result<Renewed> {
+        if let Some(renewed) = self.renew_single(op).await? {
+            return Ok(renewed);
+        }
+        let scope = self.scope_of(op, None).await?;
+        if scope.names.is_empty() {
+            return Ok(Renewed::Lost);
+        }
+        self.exclusively(scope, |table| Ok(table.renew(&op.text()))).await
+    }
+
+    async fn release_all(&self, op: Op, doubtful: Option<&[String]>) -> Result<Released> {
+        let single = self.release_single(op, doubtful).await?;
+        self.doubts().remove(&op);
+        if let Some(released) = single {
+            return Ok(released);
+        }
+        let scope = self.scope_of(op, Some(op)).await?;
+        self.exclusively(scope, |table| Ok(table.release(&op.text()))).await
+    }
+
     fn single(&self) -> &Texts {
         &self.0.texts
     }
@@ -196,7 +254,11 @@ impl LeaseStore for PostgresLeases {
             request.check()?;
             let op = Op::of(&request.op_id);
             self.doubt(op, request.names.clone());
+            let sent = self.0.pool.rt.clock().now();
             let answer = self.ask(&request, op).await;
+            if matches!(answer, Ok(Acquired::Granted(_))) {
+                self.hold(op, &request, sent);
+            }
             if !matches!(&answer, Err(e) if e.outcome() != Outcome::NotApplied) {
                 self.doubts().remove(&op);
             }
@@ -207,14 +269,12 @@ impl LeaseStore for PostgresLeases {
     fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
         let op = Op::of(op_id);
         Box::pin(async move {
-            if let Some(renewed) = self.renew_single(op).await? {
-                return Ok(renewed);
+            let sent = self.0.pool.rt.clock().now();
+            let renewed = self.renew_all(op).await;
+            if let (Ok(Renewed::Renewed(_)), Some(held)) = (&renewed, self.held().get_mut(&op)) {
+                held.until = held.until.max(sent.saturating_add(held.ttl));
             }
-            let scope = self.scope_of(op, None).await?;
-            if scope.names.is_empty() {
-                return Ok(Renewed::Lost);
-            }
-            self.exclusively(scope, |table| Ok(table.renew(&op.text()))).await
+            renewed
         })
     }
 
@@ -222,13 +282,16 @@ impl LeaseStore for PostgresLeases {
         let op = Op::of(op_id);
         Box::pin(async move {
             let doubtful = self.doubts().get(&op).cloned();
-            let single = self.release_single(op, doubtful.as_deref()).await?;
-            self.doubts().remove(&op);
-            if let Some(released) = single {
-                return Ok(released);
+            // What is buried below looks as if it had been released.
+            let earlier = self.releases(op).filter(|_| doubtful.is_none());
+            let mut released = self.release_all(op, doubtful.as_deref()).await?;
+            if let (Released::AlreadyGone, Some(held)) = (released, earlier)
+                && self.was_released(op, &held.names).await?
+            {
+                released = Released::Clean;
             }
-            let scope = self.scope_of(op, Some(op)).await?;
-            self.exclusively(scope, |table| Ok(table.release(&op.text()))).await
+            self.held().remove(&op);
+            Ok(released)
         })
     }
 

@@ -38,6 +38,7 @@ pub(super) struct Texts {
     release: String,
     elsewhere: String,
     bury: String,
+    released: String,
 }
 
 impl Texts {
@@ -88,6 +89,7 @@ impl Texts {
                  select n, 0, $1 from (select n from unnest($2::text[]) as t(n) order by n collate \"C\") as s
                  on conflict (name) do update set released_op = excluded.released_op"
             ),
+            released: format!("select count(*) from {lease} where name = any($2) and released_op = $1"),
         }
     }
 }
@@ -258,6 +260,18 @@ impl PostgresLeases {
             rows.iter().all(|row| row.get(2) && usize::try_from(row.get::<_, i32>(1)) == Ok(rows.len()));
         let clean = whole && !rows.is_empty();
         Ok(Some(if clean { Released::Clean } else { Released::AlreadyGone }))
+    }
+
+    /// Whether each of these was the operation's until a release of it. Of each name the last release is remembered.
+    pub(super) async fn was_released(&self, op: Op, names: &[String]) -> Result<bool> {
+        let lent = self.0.pool.lend().await.map_err(|e| e.with_outcome(Outcome::Unknown))?;
+        let bytes = op.bytes();
+        let parameters: [Parameter<'_>; 2] = [(&bytes, Type::BYTEA), (&names, Type::TEXT_ARRAY)];
+        let found = lent.client().query_typed_one(&self.single().released, &parameters);
+        let found = self.0.pool.within("a look", Outcome::Unknown, async { Ok(found.await) }).await?;
+        let (lent, row) = settle(lent, found)?;
+        lent.give_back();
+        Ok(usize::try_from(row.get::<_, i64>(0)) == Ok(names.len()))
     }
 }
 

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("tables_of_an_earlier_program_are_given_what_they_lack", |w| Box::pin(earlier(w))),
     ("f04_a_grant_whose_reply_was_lost_is_granted_again_with_its_token", |w| Box::pin(f04(w))),
     ("f05_an_acquisition_that_arrives_after_its_release_leaves_nothing", |w| Box::pin(f05(w))),
+    ("s4_a_release_whose_answer_was_lost_is_clean_when_it_is_repeated", |w| Box::pin(released_unheard(w))),
     ("f06_connections_are_kept_and_bounded", |w| Box::pin(f06(w))),
     ("f08_one_of_many_takes_over_what_ran_out", |w| Box::pin(f08(w))),
     ("f11_a_server_clock_that_jumps_never_lowers_a_token", |w| Box::pin(f11(w))),
@@ -89,6 +90,45 @@ async fn f04(world: World) {
     let first = seen.inspect("n").await.unwrap().last_token;
     assert_eq!(take(&store, "n", "op").await, Some(first));
     assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+}
+
+async fn released_unheard(world: World) {
+    /// No machine stands still for as long.
+    const LONG: Duration = Duration::from_secs(900);
+    let (proxy, table) = (proxied(&world).await, world.table());
+    let config = direct(&Postgres::url_at(proxy.address())).table(&table);
+    let store = open(config.wake(Wake::Timers)).await;
+    let seen = open(direct(&world.primary.url()).table(&table).wake(Wake::Timers)).await;
+    let of = |names: &[&str], op: &str| AcquireRequest {
+        names: names.iter().map(|&n| n.to_owned()).collect(),
+        ttl: LONG,
+        ..ask("n", op)
+    };
+    for (request, broken, expected) in [
+        (of(&["n"], "one"), false, Released::Clean),
+        (of(&["n", "o"], "two"), false, Released::Clean),
+        (of(&["n"], "broken"), true, Released::AlreadyGone),
+    ] {
+        assert!(matches!(store.acquire(request.clone()).await.unwrap(), Acquired::Granted(_)));
+        let (first, op) = (request.names[0].as_str(), request.op_id.as_str());
+        if broken {
+            seen.break_lease(first).await.unwrap();
+        }
+        proxy.set_mode(TcpMode::RepliesLost);
+        let lose = async {
+            until("it was done", || async { seen.inspect(first).await.unwrap().holders.is_empty() }).await;
+            proxy.cut();
+            proxy.set_mode(TcpMode::Pass);
+        };
+        let (lost, ()) = tokio::join!(store.release(op), lose);
+        let lost = lost.unwrap_err();
+        assert_eq!((lost.is_retryable(), lost.outcome()), (true, Outcome::Unknown), "{op}: {lost}");
+        let next = format!("after {op}");
+        assert!(take(&seen, first, &next).await.is_some());
+        assert_eq!(store.release(op).await.unwrap(), expected, "{op}");
+        assert_eq!(store.release(op).await.unwrap(), Released::AlreadyGone, "{op}: that was answered");
+        assert_eq!(seen.release(&next).await.unwrap(), Released::Clean);
+    }
 }
 
 async fn f05(world: World) {

@@ -83,6 +83,7 @@ struct Link {
 struct Seen {
     health: Health,
     version: String,
+    evicts: bool,
     retry_at: Instant,
     /// Server time minus boot time at the last look, in microseconds, and by how much that may be wrong.
     offset: Option<(i64, Duration)>,
@@ -167,6 +168,13 @@ impl Node {
         let mut health = locked(&self.0.seen).health.clone();
         health.connected = locked(&self.0.live).is_some();
         health
+    }
+
+    /// Which life of the server this is: another one may have forgotten what this one knows. None where keys may vanish
+    /// without that.
+    pub(crate) fn life(&self) -> Option<u64> {
+        let seen = locked(&self.0.seen);
+        (!seen.evicts).then_some(seen.health.restarts)
     }
 
     /// The server as it names itself, without a version when it does not answer.
@@ -367,7 +375,7 @@ impl Node {
             tracing::warn!(node = self.name(), "a redis restarted: what it had not kept is gone");
         }
         seen.health.run_id = report.run_id;
-        seen.version = report.version;
+        (seen.version, seen.evicts) = (report.version, report.evicts);
         seen.offset = None;
         Ok(Link {
             connection,

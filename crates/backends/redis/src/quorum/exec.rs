@@ -22,6 +22,7 @@ use crate::check::millis;
 use crate::keys::Keys;
 use crate::node::Purpose;
 use crate::ops::Op;
+use crate::release::found_all;
 use crate::scripts::{Call, USUAL};
 use crate::store::{acquire_keys, mark, release_args, renew_args, required};
 
@@ -80,13 +81,17 @@ impl RedisQuorum {
 
     async fn ask(self, at: usize, asking: Arc<Asking>) -> Result<Asked> {
         let node = &self.0.nodes[at];
-        let (op, keys) = (asking.request.op_id.as_str(), &asking.keys);
+        let (op, keys, life) = (asking.request.op_id.as_str(), &asking.keys, node.life());
         match node.run(&asking.call, Purpose::Grant, self.patience(asking.request.ttl)).await {
             Ok(reply) => {
                 if !reply.doubt {
                     self.0.ops.settled(op, at);
                 }
-                answer::asked(node.name(), keys, reply.value)
+                let asked = answer::asked(node.name(), keys, reply.value);
+                if matches!(asked, Ok(Asked::Granted(_))) {
+                    self.0.ops.holds(op, at, life);
+                }
+                asked
             }
             Err(failure) => {
                 if !failure.doubt {
@@ -237,7 +242,8 @@ impl RedisQuorum {
         }
         let call = self.releasing(op_id, &op, 0);
         let op = Arc::new(op);
-        let mut pending = self.all(|own, at| own.release_on(at, Arc::clone(&op), Arc::clone(&call)));
+        let mut pending =
+            self.all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), Arc::clone(&call)));
         let mut heard = 0;
         while heard < self.needed() {
             let Some((_, answer)) = pending.next().await else { break };
@@ -313,11 +319,13 @@ impl RedisQuorum {
             let (op, id) = (Arc::clone(&shared), op_id.to_owned());
             async move {
                 let node = &own.0.nodes[at];
+                let life = node.life();
                 let fill = |cmd: &mut Cmd| renew_args(cmd, &id, &op.keys, ttl);
                 let reply = node.eval(&node.scripts().renew, Purpose::Other, limit, fill).await;
                 let kept = answer::renewed(node.name(), reply.map_err(|f| f.error)?.value)?;
                 if let Kept::At(seconds, micros) = kept {
                     node.told_time(sent, seconds, micros);
+                    own.0.ops.holds(&id, at, life);
                 }
                 Ok(kept)
             }
@@ -349,11 +357,11 @@ impl RedisQuorum {
         Arc::new(self.0.nodes[0].scripts().release.call(USUAL, fill))
     }
 
-    async fn release_on(self, at: usize, op: Arc<Op>, call: Arc<Call>) -> Result<bool> {
+    async fn release_on(self, at: usize, op_id: String, op: Arc<Op>, call: Arc<Call>) -> Result<bool> {
         let node = &self.0.nodes[at];
+        self.0.ops.releases(&op_id, at);
         let reply = node.run(&call, Purpose::Other, self.patience(op.ttl)).await;
-        let freed = answer::count(node.name(), reply.map_err(|f| f.error)?.value)?;
-        Ok(usize::try_from(freed).is_ok_and(|n| n == op.keys.len()))
+        found_all((&self.0.ops, &op_id), &op, (node, at), reply).await
     }
 
     /// Tries until the server answers or the lease has ended there by itself.
@@ -361,7 +369,7 @@ impl RedisQuorum {
         let call = self.releasing(&op_id, &op, mark(&op, op.open[at] > 0, self.patience(op.ttl)));
         while self.0.rt.clock().now() < until {
             self.0.rt.clock().sleep(RELEASE_PAUSE).await;
-            if self.clone().release_on(at, Arc::clone(&op), Arc::clone(&call)).await.is_ok() {
+            if self.clone().release_on(at, op_id.clone(), Arc::clone(&op), Arc::clone(&call)).await.is_ok() {
                 return;
             }
         }
@@ -374,7 +382,7 @@ impl RedisQuorum {
         let mut pending = self.all(|own, at| {
             let mark = mark(&op, op.open[at] > 0, self.patience(op.ttl));
             let call = if mark == 0 { Arc::clone(&plain) } else { own.releasing(op_id, &op, mark) };
-            own.release_on(at, Arc::clone(&op), call)
+            own.release_on(at, op_id.to_owned(), Arc::clone(&op), call)
         });
         let (mut clean, mut gone, mut failed, mut last) = (0, 0, Vec::new(), None);
         let mut answer = None;

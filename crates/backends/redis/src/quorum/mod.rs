@@ -33,8 +33,8 @@ const MIN_PATIENCE: Duration = Duration::from_millis(50);
 const MAX_PATIENCE: Duration = Duration::from_millis(500);
 /// Clocks of two machines run apart by at most this share of a ttl, plus a floor for what a short ttl would
 /// round away (Antirez, "Distributed Locks with Redis": drift factor 0.01).
-const DRIFT_DIVISOR: u32 = 100;
-const DRIFT_FLOOR: Duration = Duration::from_millis(2);
+pub(crate) const DRIFT_DIVISOR: u32 = 100;
+pub(crate) const DRIFT_FLOOR: Duration = Duration::from_millis(2);
 
 /// A [`LeaseStore`] on a majority of independent Redis servers. Clones share the connections.
 ///

@@ -29,6 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f07_a_hung_server_is_not_waited_for", f07),
     ("f25_a_server_that_forgot_its_leases_is_silent_until_they_ended", f25),
     ("f30_counters_that_differ_are_made_equal_in_a_second_phase", f30),
+    ("s4_a_release_whose_answers_were_lost_is_clean_when_it_is_repeated", released_unheard),
     ("f40_a_break_burns_a_token_of_the_one_order", f40),
     ("k05_k08_an_election_goes_on_without_a_minority", election),
     ("k14_the_textbooks_schedule_gives_up_after_eleven_tries", k14),
@@ -95,6 +96,11 @@ async fn take_in_time(store: &RedisQuorum, name: &str, op: &str) -> FencingToken
 }
 
 async fn behind_proxies(servers: &[Server]) -> (Vec<TcpProxy>, RedisQuorum) {
+    behind_proxies_for(servers, TTL).await
+}
+
+/// For leases of up to so much.
+async fn behind_proxies_for(servers: &[Server], most: Duration) -> (Vec<TcpProxy>, RedisQuorum) {
     let mut proxies = Vec::new();
     for server in servers {
         let proxy = TcpProxy::bind(Runtime::system(), 1).await.unwrap();
@@ -102,7 +108,7 @@ async fn behind_proxies(servers: &[Server]) -> (Vec<TcpProxy>, RedisQuorum) {
         proxies.push(proxy);
     }
     let urls = proxies.iter().map(|p| format!("redis://{}/", p.address()));
-    let builder = RedisQuorum::builder(urls).require_durable().request_timeout(SILENCE);
+    let builder = RedisQuorum::builder(urls).require_durable().max_ttl(most).request_timeout(SILENCE);
     let store = builder.build(&Runtime::system()).unwrap();
     until("it is connected", async || store.ready().await.is_ok()).await;
     (proxies, store)
@@ -353,6 +359,36 @@ fn f30() {
             counters.iter().all(|c| *c == last.to_string()),
             "equal, so one round is enough: {counters:?}"
         );
+    });
+}
+
+fn released_unheard() {
+    let servers = servers(3);
+    run(async {
+        const LONG: Duration = Duration::from_secs(900);
+        let (proxies, store) = behind_proxies_for(&servers, LONG).await;
+        let direct = quorum(&servers);
+        // All answers are lost, then those of a majority.
+        for (op, deaf, broken) in [("all", 3, false), ("most", 2, false), ("broken", 3, true)] {
+            take(&store, op, op, LONG).await;
+            if broken {
+                direct.break_lease(op).await.unwrap();
+            }
+            proxies[..deaf].iter().for_each(|p| p.set_mode(TcpMode::RepliesLost));
+            let lost = store.release(op).await.unwrap_err();
+            assert_eq!((lost.outcome(), lost.is_retryable()), (Outcome::Unknown, true), "{lost}");
+            for server in &servers {
+                let mut other = other(server).await;
+                until("it was done", async || !exists(&mut other, op).await).await;
+            }
+            take(&direct, op, "next", TTL).await;
+            direct.release("next").await.unwrap();
+            proxies.iter().for_each(|p| p.set_mode(TcpMode::Pass));
+            proxies.iter().for_each(TcpProxy::cut);
+            until("it is connected", async || store.ready().await.is_ok()).await;
+            let expected = if broken { Released::AlreadyGone } else { Released::Clean };
+            assert_eq!(store.release(op).await.unwrap(), expected, "{op}");
+        }
     });
 }
 

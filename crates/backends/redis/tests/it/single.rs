@@ -8,7 +8,7 @@ use mainstay_clock::Runtime;
 use mainstay_coordination::ErrorKind as LockError;
 use mainstay_redis::{KeyProfile, RedisLeases};
 use mainstay_sim::servers::Server;
-use mainstay_store::lease::{Acquired, Released, Renewed, Share};
+use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share, Transferred};
 use mainstay_store::{Error, ErrorKind, LeaseStore, Outcome};
 
 use crate::Test;
@@ -35,6 +35,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("f21_a_permit_ends_by_the_servers_clock_for_itself", f21),
     ("f22_another_lease_of_the_same_owner_is_not_mine", f22),
     ("f26_a_store_that_lost_its_counter_is_found_out", f26),
+    ("s4_a_release_whose_answer_was_lost_is_clean_when_it_is_repeated", released_unheard),
+    ("s4_a_release_that_found_nothing_of_its_own_is_not_taken_for_a_repetition", released_nothing),
     ("f36_every_key_of_a_lease_lives_in_one_slot", f36),
     ("f41_a_name_that_moves_here_gets_larger_tokens_by_the_epoch", f41),
     ("requirements_hold_or_nothing_is_granted", requirements),
@@ -134,6 +136,65 @@ fn f04() {
         assert!(exists(&mut other, "a").await, "it was granted, and nobody heard");
         let token = take(&store, "a", "op", TTL).await;
         assert_eq!(token.to_string(), counter);
+    });
+}
+
+/// No machine stands still for as long.
+const LONG: Duration = Duration::from_secs(900);
+
+/// The release of `op` is applied, and its answer lost.
+async fn release_unheard(proxy: &TcpProxy, server: &Server, store: &RedisLeases, op: &str) {
+    let mut other = other(server).await;
+    let before = scripts_run(&mut other).await;
+    proxy.set_mode(TcpMode::RepliesLost);
+    let lost = store.release(op).await.unwrap_err();
+    assert_eq!((lost.outcome(), lost.is_retryable()), (Outcome::Unknown, true), "{lost}");
+    until("it was done", async || scripts_run(&mut other.clone()).await > before).await;
+    proxy.set_mode(TcpMode::Pass);
+    proxy.cut();
+    until("it is connected", async || store.ready().await.is_ok()).await;
+}
+
+fn released_unheard() {
+    let server = redis(&[]);
+    run(async {
+        let (proxy, store) = proxied(&server, SILENCE).await;
+        let direct = self::store(&server);
+        take(&store, "a", "op", LONG).await;
+        release_unheard(&proxy, &server, &store, "op").await;
+        take(&direct, "a", "next", LONG).await;
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean, "though somebody else has it by now");
+        assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone, "that was answered");
+        let readers = AcquireRequest { share: Share::Shared, ..ask("r", "reader", LONG) };
+        assert!(matches!(store.acquire(readers).await.unwrap(), Acquired::Granted(_)));
+        assert!(matches!(store.renew("reader").await.unwrap(), Renewed::Renewed(_)));
+        release_unheard(&proxy, &server, &store, "reader").await;
+        assert_eq!(store.release("reader").await.unwrap(), Released::Clean);
+    });
+}
+
+fn released_nothing() {
+    let mut server = redis(&[]);
+    run(async {
+        let (proxy, store) = proxied(&server, SILENCE).await;
+        let direct = self::store(&server);
+        take(&store, "a", "broken", LONG).await;
+        direct.break_lease("a").await.unwrap();
+        release_unheard(&proxy, &server, &store, "broken").await;
+        assert_eq!(store.release("broken").await.unwrap(), Released::AlreadyGone, "it was ended by force");
+        let token = take(&store, "b", "moved", LONG).await;
+        let waits = AcquireRequest { line: Line::Join, ..ask("b", "waits", LONG) };
+        assert!(matches!(direct.acquire(waits).await.unwrap(), Acquired::Queued { .. }));
+        assert_eq!(direct.transfer("b", token, "waits").await.unwrap(), Transferred::Moved);
+        release_unheard(&proxy, &server, &store, "moved").await;
+        assert_eq!(store.release("moved").await.unwrap(), Released::AlreadyGone, "somebody handed it on");
+        take(&store, "c", "forgotten", LONG).await;
+        server.restart().unwrap();
+        until("it is reached again", async || direct.ready().await.is_ok()).await;
+        take(&direct, "c", "next", LONG).await;
+        // The first sending of it meets a connection that is dead.
+        let released = store.release("forgotten").await.unwrap();
+        assert_eq!(released, Released::AlreadyGone, "nobody knows who had it since");
     });
 }
 

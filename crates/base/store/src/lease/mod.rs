@@ -196,9 +196,10 @@ pub enum Acquired {
 #[allow(clippy::exhaustive_enums, reason = "there are two answers")]
 pub enum Released {
     /// It had ended before: work done under it may have overlapped with another holder's. Also what a release is told
-    /// that is repeated because its answer was lost, where the store cannot tell who ended it.
+    /// that is repeated because its answer was lost, where the store cannot tell who ended it: each store's page says
+    /// when that is.
     AlreadyGone,
-    /// It was held until now.
+    /// It was held until now, or until an earlier release whose answer was lost.
     Clean,
 }
 

@@ -158,7 +158,7 @@ impl Shared {
                 tracing::warn!(lock = self.held.name(), %error, "a lease was not renewed");
                 Answer::Failed
             }
-            None => Answer::Failed,
+            None => Answer::Missing,
         };
         self.hold().answered(core.now(), answer, core.unit());
         self.changed.send_replace(());

@@ -16,7 +16,9 @@ const MARGIN_MIN: Duration = Duration::from_millis(2);
 const MARGIN_MAX: Duration = Duration::from_secs(1);
 /// The first renewal leaves room for two more.
 const RENEW_DIVISOR: u32 = 3;
-/// A failed renewal is tried again after this share of a ttl.
+/// A failed renewal is tried again after this share of a ttl. So long the first answer is waited for, too, and each after
+/// one that did not come so much longer: then three tries fit before the work must stop, and a store that takes up to
+/// three tenths of a ttl still renews.
 const RETRY_DIVISOR: u32 = 10;
 
 /// The instant by which a lease asked for at `sent` must be regarded as gone.
@@ -55,6 +57,8 @@ pub(crate) enum Next {
 pub(crate) enum Answer {
     /// Nobody knows whether it was renewed.
     Failed,
+    /// There was none in time: it may still be renewed.
+    Missing,
     /// Not ours any more, for this reason.
     NotOurs(LossReason),
     /// Renewed.
@@ -70,6 +74,8 @@ pub(crate) struct Hold {
     limit: Instant,
     due: Instant,
     sent: Option<Instant>,
+    /// Tries in a row whose answer did not come.
+    unheard: u32,
     lost: Option<LossReason>,
     released: bool,
 }
@@ -83,6 +89,7 @@ impl Hold {
             limit,
             due: sent.saturating_add(ttl / RENEW_DIVISOR),
             sent: None,
+            unheard: 0,
             lost: None,
             released: false,
         }
@@ -122,7 +129,7 @@ impl Hold {
     /// as failed.
     pub(crate) fn sent(&mut self, now: Instant) -> Duration {
         self.sent = Some(now);
-        self.ttl / RENEW_DIVISOR
+        self.ttl / RETRY_DIVISOR * self.unheard.saturating_add(1)
     }
 
     /// The renewal was answered at `now`; `unit` in `[0, 1)` spreads the retries of many holders.
@@ -131,11 +138,14 @@ impl Hold {
         if self.released || self.check(now).is_err() {
             return;
         }
+        self.unheard = if answer == Answer::Missing { self.unheard.saturating_add(1) } else { 0 };
         match answer {
             Answer::Renewed => {
                 self.deadline = self.deadline.max(deadline_of(sent, self.ttl));
                 self.due = sent.saturating_add(self.ttl / RENEW_DIVISOR);
             }
+            // It was waited for long enough.
+            Answer::Missing => self.due = now,
             // Neither shortened nor extended: the old deadline is still true.
             Answer::Failed => {
                 self.due = now.saturating_add((self.ttl / RETRY_DIVISOR).mul_f64(0.5 + unit / 2.0));
@@ -203,6 +213,34 @@ mod tests {
         h.answered(at(12_400), Answer::Renewed, 0.0);
         assert_eq!(h.deadline(), deadline_of(at(12_000), TTL));
         assert_eq!(h.next(at(12_500)), Next::Wait(at(22_000)));
+    }
+
+    #[test]
+    fn three_tries_of_a_renewal_without_an_answer_fit_before_the_work_must_stop() {
+        let mut h = hold();
+        let (mut now, mut waits) = (at(10_000), Vec::new());
+        while h.next(now) == Next::Renew {
+            let patience = h.sent(now);
+            waits.push(patience.as_millis());
+            let end = now.saturating_add(patience);
+            match h.next(now) {
+                // The work stops first.
+                Next::Wait(until) if until < end => now = until,
+                _ => now = end,
+            }
+            h.answered(now, Answer::Missing, 0.5);
+        }
+        assert_eq!((waits, now), (vec![3_000, 6_000, 9_000, 12_000], h.stop_at()));
+        // The third has as long as it may take; the fourth was hardly sent.
+        let mut h = hold();
+        for (sent, late) in [(10_000, 13_000), (13_000, 19_000)] {
+            h.sent(at(sent));
+            h.answered(at(late), Answer::Missing, 0.5);
+        }
+        h.sent(at(19_000));
+        h.answered(at(27_900), Answer::Renewed, 0.5);
+        assert_eq!(h.deadline(), deadline_of(at(19_000), TTL));
+        assert_eq!(h.sent(at(29_000)).as_millis(), 3_000, "it answers again");
     }
 
     #[test]
