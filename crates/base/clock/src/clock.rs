@@ -105,7 +105,20 @@ pub fn os_boot_now() -> Instant {
 #[must_use]
 pub fn os_wall_now() -> WallTime {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    WallTime::from_unix_millis(t.tv_sec.saturating_mul(1_000).saturating_add(t.tv_nsec / 1_000_000))
+    // Below 10^9.
+    WallTime::from_unix_millis(unix_millis(t.tv_sec, t.tv_nsec as u32))
+}
+
+/// In 32 bits, for whoever asked waits for this division, and it takes half as long.
+fn unix_millis(seconds: i64, nanos: u32) -> i64 {
+    let exact = seconds.checked_mul(1_000).and_then(|ms| ms.checked_add(i64::from(nanos / 1_000_000)));
+    exact.unwrap_or_else(|| out_of_range(seconds))
+}
+
+/// Apart, because a branch that is never taken costs a reading nothing, and saturating does.
+#[cold]
+fn out_of_range(seconds: i64) -> i64 {
+    if seconds < 0 { i64::MIN } else { i64::MAX }
 }
 
 /// The clock of the operating system, sleeping on tokio.
@@ -153,5 +166,25 @@ impl Clock for SystemClock {
                 tokio::time::sleep(left.min(LOOK)).await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unix_millis;
+
+    #[test]
+    fn milliseconds_are_exact_and_saturate() {
+        for (seconds, nanos, millis) in [
+            (0, 999_999, 0),
+            (0, 1_000_000, 1),
+            (1_764_000_000, 999_999_999, 1_764_000_000_999),
+            (-1, 999_000_000, -1),
+            (i64::MAX / 1_000, 999_999_999, i64::MAX),
+            (i64::MAX, 0, i64::MAX),
+            (i64::MIN, 0, i64::MIN),
+        ] {
+            assert_eq!(unix_millis(seconds, nanos), millis, "{seconds} s and {nanos} ns");
+        }
     }
 }

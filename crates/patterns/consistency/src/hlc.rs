@@ -170,6 +170,13 @@ impl Builder {
     }
 }
 
+/// Before 1970 the wall clock says nothing, and stamps go on from the last one; past the largest they stand. Apart,
+/// because a branch that is never taken costs the stamp nothing, and bounding every reading does.
+#[cold]
+fn beyond(wall: i64) -> u64 {
+    if wall < 0 { 0 } else { MAX_MS }
+}
+
 fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
@@ -199,8 +206,10 @@ impl State {
                 wall
             }
         };
-        // Before 1970 the wall clock says nothing; stamps go on from the last one.
-        Ok(u64::try_from(wall).unwrap_or(0).min(MAX_MS))
+        Ok(match u64::try_from(wall) {
+            Ok(ms) if ms <= MAX_MS => ms,
+            _ => beyond(wall),
+        })
     }
 
     #[cold]

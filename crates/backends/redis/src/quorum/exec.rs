@@ -10,23 +10,23 @@ use std::time::Duration;
 use futures_util::future::{Join, Ready, join, ready};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
-use mainstay_clock::Instant;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released, Renewed, Since};
 use mainstay_store::{Error, ErrorKind, Outcome, Result};
 use redis::Cmd;
 
+use super::debts::Debt;
 use super::state::{Round, Step, Vote};
 use super::{DRIFT_DIVISOR, DRIFT_FLOOR, RedisQuorum, Redlock};
 use crate::answer::{self, Asked, Kept};
 use crate::check::millis;
 use crate::keys::Keys;
-use crate::node::Purpose;
+use crate::node::{Purpose, locked};
 use crate::ops::Op;
 use crate::release::found_all;
 use crate::scripts::{Call, USUAL};
 use crate::store::{acquire_keys, mark, release_args, renew_args, required};
 
-/// Between two tries to give a lease back on a server that did not answer.
+/// Between two tries to give leases back on a server that did not answer.
 const RELEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// The servers that have not answered yet, each with its place.
@@ -364,14 +364,11 @@ impl RedisQuorum {
         found_all((&self.0.ops, &op_id), &op, (node, at), reply).await
     }
 
-    /// Tries until the server answers or the lease has ended there by itself.
-    async fn release_in_time(self, at: usize, op_id: String, op: Arc<Op>, until: Instant) {
-        let call = self.releasing(&op_id, &op, mark(&op, op.open[at] > 0, self.patience(op.ttl)));
-        while self.0.rt.clock().now() < until {
-            self.0.rt.clock().sleep(RELEASE_PAUSE).await;
-            if self.clone().release_on(at, op_id.clone(), Arc::clone(&op), Arc::clone(&call)).await.is_ok() {
-                return;
-            }
+    /// Tries a give-back again until the server answers or the lease has ended there by itself.
+    fn owe(&self, at: usize, debt: Debt) {
+        if locked(&self.0.debts[at]).owe(debt) {
+            let payer = Payer { own: self.clone(), at, tries: true };
+            self.behind("redis-debts", payer.run());
         }
     }
 
@@ -416,13 +413,52 @@ impl RedisQuorum {
                         failed.push(at);
                     }
                 }
-                let late = failed
-                    .into_iter()
-                    .map(|at| own.clone().release_in_time(at, id.clone(), Arc::clone(&op), until));
-                futures_util::future::join_all(late).await;
+                for at in failed {
+                    own.owe(at, Debt { op_id: id.clone(), op: Arc::clone(&op), until });
+                }
             });
         }
         Ok(answer)
+    }
+}
+
+/// Tries what a server has not answered for.
+struct Payer {
+    own: RedisQuorum,
+    at: usize,
+    /// Whether it does so still.
+    tries: bool,
+}
+
+impl Drop for Payer {
+    fn drop(&mut self) {
+        if self.tries {
+            locked(&self.own.0.debts[self.at]).abandoned();
+        }
+    }
+}
+
+impl Payer {
+    async fn run(mut self) {
+        let (own, at) = (self.own.clone(), self.at);
+        let clock = own.0.rt.clock();
+        loop {
+            clock.sleep(RELEASE_PAUSE).await;
+            // One answer says that the others will be answered, too.
+            loop {
+                let next = locked(&own.0.debts[at]).next(clock.now());
+                let Some(debt) = next else {
+                    self.tries = false;
+                    return;
+                };
+                let op = &debt.op;
+                let call = own.releasing(&debt.op_id, op, mark(op, op.open[at] > 0, own.patience(op.ttl)));
+                if own.clone().release_on(at, debt.op_id.clone(), Arc::clone(op), call).await.is_err() {
+                    locked(&own.0.debts[at]).later(debt);
+                    break;
+                }
+            }
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Leases on a majority of independent Redis servers.
 
 mod config;
+mod debts;
 mod exec;
 mod reads;
 mod state;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -23,6 +24,7 @@ use crate::keys::Keys;
 use crate::node::Node;
 use crate::ops::Ops;
 pub use config::{Builder, Redlock};
+use debts::Debts;
 use state::majority;
 
 /// The shortest lease that makes sense over several servers.
@@ -74,6 +76,8 @@ struct Shared {
     /// Longest wait for one server; none means a share of the ttl.
     patience: Option<Duration>,
     background: AtomicU64,
+    /// Per server, what it has not answered for.
+    debts: Vec<Mutex<Debts>>,
 }
 
 impl fmt::Debug for RedisQuorum {
@@ -91,6 +95,7 @@ impl RedisQuorum {
     fn on(nodes: Vec<Node>, options: Options, builder: &Builder, rt: &Runtime) -> Self {
         Self(Arc::new(Shared {
             ops: Ops::new(nodes.len()),
+            debts: nodes.iter().map(|_| Mutex::default()).collect(),
             nodes,
             options,
             rt: rt.clone(),
@@ -141,8 +146,8 @@ impl RedisQuorum {
         self.0.nodes.iter().map(Node::health).collect()
     }
 
-    /// Requests to servers that are still waited for after the majority had decided. Each ends within the ttl
-    /// of its lease.
+    /// Requests to servers that are still waited for after the majority had decided, and the servers that are asked again
+    /// for what they did not answer. Each ends within the ttl of its lease.
     #[must_use]
     pub fn in_background(&self) -> u64 {
         self.0.background.load(Ordering::Acquire)

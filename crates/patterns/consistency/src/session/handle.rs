@@ -309,13 +309,14 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         if let Some(why) = self.to_primary(how) {
             return Plan::Primary(why);
         }
-        match self.look(how) {
-            (_, true) => Plan::Unresolved,
-            (Step::Read(node), _) => Plan::Replica(self.router.name_of(node)),
-            (Step::Wait(node), _) => Plan::WaitFor(self.router.name_of(node)),
-            (Step::Primary(why), _) => Plan::Primary(why),
-            (Step::Foreign, _) => Plan::Refused(ErrorKind::ForeignToken),
-            (Step::Lost { .. }, _) => Plan::Refused(ErrorKind::WriteLost),
+        let mut open = false;
+        match self.look(how, &mut open) {
+            _ if open => Plan::Unresolved,
+            Step::Read(node) => Plan::Replica(self.router.name_of(node)),
+            Step::Wait(node) => Plan::WaitFor(self.router.name_of(node)),
+            Step::Primary(why) => Plan::Primary(why),
+            Step::Foreign => Plan::Refused(ErrorKind::ForeignToken),
+            Step::Lost { .. } => Plan::Refused(ErrorKind::WriteLost),
         }
     }
 
@@ -477,8 +478,10 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         }
     }
 
-    /// What the samples say, and whether reads without a position must get one before that counts.
-    fn look(&self, how: &Consistency) -> (Step, bool) {
+    /// What the samples say; `open` becomes whether reads without a position must get one before that counts. No pair of
+    /// both: moving a step reads at once what was just written in parts, which takes as long as a fetch from the second cache.
+    #[inline]
+    fn look(&self, how: &Consistency, open: &mut bool) -> Step {
         let (view, turn) = (self.router.view(), self.router.turn());
         let now = match how {
             // What is promised in time is measured.
@@ -497,15 +500,16 @@ impl<C: ReplicatedStore + 'static> Session<C> {
         let trust = self.router.limits().trust;
         let step = decide(self.rule(how, &mut [&[], &[]]), &view, now, trust, turn, stay);
         let refused = matches!(step, Step::Foreign | Step::Lost { .. });
-        let open = !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_)));
-        (step, open)
+        *open = !refused && (must_resolve || stay.is_some() && !matches!(step, Step::Read(_)));
+        step
     }
 
     async fn place(&mut self, how: &Consistency) -> Result<Place<C>> {
         if let Some(why) = self.to_primary(how) {
             return self.on_primary(how, why).await;
         }
-        let (mut step, open) = self.look(how);
+        let mut open = false;
+        let mut step = self.look(how, &mut open);
         if open {
             self.resolve(None).await?;
             let (trust, turn) = (self.router.limits().trust, self.router.turn());
