@@ -134,10 +134,7 @@ async fn explained(output: Output, args: &ExplainArgs) -> Result<ExitCode> {
         fact("seal", seal.clone().unwrap_or_else(|| "not checked, so nothing below is proven".to_owned())),
     ];
     if seen.token.is_owed() {
-        rows.push(fact(
-            "owed",
-            "something without a position: the next read goes to the primary".to_owned(),
-        ));
+        rows.push(fact("owed", "something without a position: the next read goes to the primary".to_owned()));
     }
     let mut positions = Vec::new();
     for mark in named(seen.token.positions(), args.name.as_deref()) {
