@@ -69,6 +69,9 @@ struct Value {
     released: Option<String>,
 }
 
+/// The names at the top of a value.
+type Names = std::collections::BTreeMap<String, serde::de::IgnoredAny>;
+
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -150,6 +153,11 @@ pub(crate) fn write(record: &Record) -> Vec<u8> {
 pub(crate) fn read(bytes: &[u8]) -> Content {
     let foreign = || Content::Foreign(stranger(bytes));
     let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return foreign() };
+    // A holder that cannot be read reads as none, and the first in line would hold beside it.
+    let holds = || serde_json::from_slice::<Names>(bytes).is_ok_and(|names| names.contains_key("op"));
+    if value.first.is_none() && holds() {
+        return foreign();
+    }
     let Some(record) = record(value) else { return foreign() };
     // JSON of somebody else.
     if record.entries.is_empty() { foreign() } else { Content::Ours(record) }
@@ -226,6 +234,15 @@ mod tests {
         // A line without a holder is somebody, too.
         let line = Record { entries: vec![entry("op4", Some(9))], arrivals: 9, ..Record::default() };
         assert_eq!(read(&write(&line)), Content::Ours(line));
+    }
+
+    /// Of a later version, say. Its waiters were read, and it was not.
+    #[test]
+    fn a_holder_that_cannot_be_read_keeps_its_lock() {
+        let line = r#""line":[{"op":"c","owner":"d","ttl_ms":1,"number":1}],"arrivals":1}"#;
+        let holder = format!(r#"{{"op":"a","owner":"b","ttl_ms":1,"share":"for two",{line}"#);
+        assert!(matches!(read(holder.as_bytes()), Content::Foreign(_)));
+        assert!(matches!(read(format!("{{{line}").as_bytes()), Content::Ours(_)), "nobody holds it");
     }
 
     #[test]
