@@ -111,26 +111,33 @@ impl World {
     }
 }
 
+/// The action of a step, which hands on the next number.
+fn acting(world: &Arc<World>) -> impl Fn(StepCx, u32) -> Fut<Result<u32, StepError>> + Send + Sync + use<> {
+    let world = Arc::clone(world);
+    move |cx, n| {
+        let result = world.act(&cx).map(|()| n + 1);
+        Box::pin(async move { result })
+    }
+}
+
+/// Its undo.
+fn undoing(
+    world: &Arc<World>,
+) -> impl Fn(StepCx, Told<u32>) -> Fut<Result<(), UndoError>> + Send + Sync + use<> {
+    let world = Arc::clone(world);
+    move |cx, told| {
+        world.undo(&cx, told == Told::Maybe);
+        Box::pin(async { Ok(()) })
+    }
+}
+
 /// reserve -> charge -> ship, with typed closures.
 fn order(world: &Arc<World>) -> Saga<u32> {
-    let act = |world: &Arc<World>| {
-        let world = Arc::clone(world);
-        move |cx: StepCx, n: u32| -> Fut<Result<u32, StepError>> {
-            let result = world.act(&cx).map(|()| n + 1);
-            Box::pin(async move { result })
-        }
-    };
-    let undo = |world: &Arc<World>| {
-        let world = Arc::clone(world);
-        move |cx: StepCx, told: Told<u32>| -> Fut<Result<(), UndoError>> {
-            world.undo(&cx, told == Told::Maybe);
-            Box::pin(async { Ok(()) })
-        }
-    };
+    let (act, undo) = (|| acting(world), || undoing(world));
     let mut b = Saga::<u32>::builder("order", 1);
-    let reserve = b.step("reserve", b.input(), act(world)).undo(undo(world)).add();
-    let charge = b.step("charge", &reserve, act(world)).undo(undo(world)).add();
-    b.step("ship", &charge, act(world)).undo(undo(world)).add();
+    let reserve = b.step("reserve", b.input(), act()).undo(undo()).add();
+    let charge = b.step("charge", &reserve, act()).undo(undo()).add();
+    b.step("ship", &charge, act()).undo(undo()).add();
     b.no_deadline().build().unwrap()
 }
 
@@ -139,20 +146,7 @@ type Fut<T> = BoxFuture<'static, T>;
 /// reserve and charge side by side -> ship, the point of no return -> label and mail side by side. `asked`: what became of a step
 /// may be asked.
 fn parcel(world: &Arc<World>, asked: bool) -> Saga<u32> {
-    let act = || {
-        let world = Arc::clone(world);
-        move |cx: StepCx, n: u32| -> Fut<Result<u32, StepError>> {
-            let result = world.act(&cx).map(|()| n + 1);
-            Box::pin(async move { result })
-        }
-    };
-    let undo = || {
-        let world = Arc::clone(world);
-        move |cx: StepCx, told: Told<u32>| -> Fut<Result<(), UndoError>> {
-            world.undo(&cx, told == Told::Maybe);
-            Box::pin(async { Ok(()) })
-        }
-    };
+    let (act, undo) = (|| acting(world), || undoing(world));
     let status = || {
         let world = Arc::clone(world);
         move |cx: StepCx, n: u32| -> Fut<Known<u32>> {
@@ -205,20 +199,7 @@ fn a_bug_around_a_point_of_no_return_is_found() {
 
 /// reserve -> charge -> ship; when nobody knows whether a charge happened, a person is asked.
 fn asking(world: &Arc<World>) -> Saga<u32> {
-    let act = || {
-        let world = Arc::clone(world);
-        move |cx: StepCx, n: u32| -> Fut<Result<u32, StepError>> {
-            let result = world.act(&cx).map(|()| n + 1);
-            Box::pin(async move { result })
-        }
-    };
-    let undo = || {
-        let world = Arc::clone(world);
-        move |cx: StepCx, told: Told<u32>| -> Fut<Result<(), UndoError>> {
-            world.undo(&cx, told == Told::Maybe);
-            Box::pin(async { Ok(()) })
-        }
-    };
+    let (act, undo) = (|| acting(world), || undoing(world));
     let mut b = Saga::<u32>::builder("order", 1);
     let reserve = b.step("reserve", b.input(), act()).undo(undo()).add();
     let charge = b.step("charge", &reserve, act()).undo(undo()).ask_when_unknown().add();
