@@ -333,13 +333,13 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
             .execute(params![int(*number), head.rid])?;
         head.posts -= i64::try_from(drained).unwrap_or(0);
     }
-    // Most appends move the saga in no index: then none is touched.
     let (before, due) = (head.status, due_after(conn, a, &head, now)?);
     if before != a.row.status || head.due != due || head.overdue != a.row.overdue {
         (head.status, head.due, head.overdue) = (a.row.status, due, a.row.overdue);
-        move_saga(conn, &head, now)?;
+        move_saga(conn, &head, &a.row, now)?;
+    } else {
+        write_row(conn, &head, &a.row, now)?;
     }
-    write_row(conn, &head, &a.row, now)?;
     keep_side_effects(conn, a, &head, now)?;
     if before != head.status {
         if before.is_final() {
@@ -352,27 +352,24 @@ fn append(pen: &mut Pen, a: &Append, mut head: Head) -> Write<Appended> {
     Ok(Appended::Appended { next_seq, posts })
 }
 
-/// The columns that indexes stand on.
-fn move_saga(conn: &Connection, head: &Head, now: i64) -> rusqlite::Result<()> {
+/// All columns that an append may change, those that indexes stand on included.
+fn move_saga(conn: &Connection, head: &Head, row: &Row, now: i64) -> rusqlite::Result<()> {
     let is_final = head.status.is_final();
     conn.prepare_cached(
-        "update saga set status = ?2, due = ?3, ended = ?4, owner = case when ?5 then null else owner end,
-         needs_since = case when ?6 then ifnull(needs_since, ?7) end, overdue = ?8 where rid = ?1",
+        "update saga set next_seq = ?2, bytes = ?3, updated = ?4, retrying = ?5, paused = ?6, next_try = ?7,
+         step = ?8, attempt = ?9, error = ?10, posts = ?11, last_n = ?12, strikes = 0, status = ?13, due = ?14,
+         ended = ?15, owner = case when ?16 then null else owner end,
+         needs_since = case when ?17 then ifnull(needs_since, ?4) end, overdue = ?18 where rid = ?1",
     )?
     .execute(params![
-        head.rid,
-        head.status.as_str(),
-        head.due,
-        is_final.then_some(now),
-        is_final,
-        needs(head.status),
-        now,
-        head.overdue
+        head.rid, head.next_seq, head.bytes, now, row.retrying, row.paused, row.next_try.map(WallTime::unix_millis),
+        row.step, row.attempt, row.error, head.posts, head.last_n, head.status.as_str(), head.due,
+        is_final.then_some(now), is_final, needs(head.status), head.overdue
     ])?;
     Ok(())
 }
 
-/// The columns that change with every append.
+/// The columns that change with every append, and that no index stands on: none is touched.
 fn write_row(conn: &Connection, head: &Head, row: &Row, now: i64) -> rusqlite::Result<()> {
     conn.prepare_cached(
         "update saga set next_seq = ?2, bytes = ?3, updated = ?4, retrying = ?5, paused = ?6, next_try = ?7,
@@ -390,7 +387,7 @@ fn write_row(conn: &Connection, head: &Head, row: &Row, now: i64) -> rusqlite::R
         row.attempt,
         row.error,
         head.posts,
-        head.last_n,
+        head.last_n
     ])?;
     Ok(())
 }
@@ -636,7 +633,7 @@ impl Journal for SqliteStore {
             let TxWork::Sync(work) = work else {
                 return Err(Error::new(ErrorKind::Unsupported, "SQLite runs synchronous work only"));
             };
-            self.0.writer.work(size(&a.records), move |pen| append_with(pen, a, work)).await
+            self.0.writer.work_once(size(&a.records), move |pen| append_with(pen, a, work)).await
         })
     }
 

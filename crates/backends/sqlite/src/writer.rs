@@ -35,9 +35,6 @@ const FRAME: u64 = 4_096 + 24;
 /// How long commits may wait for readers that keep the log from starting over, once it is twice too long.
 const READERS_WAIT: Duration = Duration::from_millis(50);
 
-/// Called once the fate of the transaction is known.
-type Answer = Box<dyn FnOnce(std::result::Result<(), Failure>) + Send>;
-
 /// Why a transaction did not happen, or may have.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
@@ -60,26 +57,35 @@ pub(crate) struct Job {
 
 /// Work and the caller that waits for it.
 trait Work: Send {
-    /// Runs it; after a failure its writes must be taken back.
-    fn run(self: Box<Self>, pen: &mut Pen) -> (Answer, Option<Failure>);
+    /// Whether it may be run again after its writes were taken back.
+    fn repeats(&self) -> bool;
 
-    /// Answers without running it.
-    fn refuse(self: Box<Self>, why: &Failure);
+    /// Runs it; after a failure its writes must be taken back.
+    fn run(&mut self, pen: &mut Pen) -> Option<Failure>;
+
+    /// Answers, once the fate of the transaction is known.
+    fn answer(self: Box<Self>, fate: &std::result::Result<(), Failure>);
 }
 
 struct Asked<T, F> {
     sender: oneshot::Sender<Result<T>>,
     work: F,
+    repeats: bool,
+    /// What it came to when it ran last; none while it did not run.
+    result: Option<Result<T>>,
 }
 
 impl<T, F> Work for Asked<T, F>
 where
     T: Send + 'static,
-    F: FnOnce(&mut Pen) -> std::result::Result<T, Step> + Send,
+    F: FnMut(&mut Pen) -> std::result::Result<T, Step> + Send,
 {
-    fn run(self: Box<Self>, pen: &mut Pen) -> (Answer, Option<Failure>) {
-        let Self { sender, work } = *self;
-        let (result, failed) = match work(pen) {
+    fn repeats(&self) -> bool {
+        self.repeats
+    }
+
+    fn run(&mut self, pen: &mut Pen) -> Option<Failure> {
+        let (result, failed) = match (self.work)(pen) {
             Ok(value) => (Ok(value), None),
             Err(Step::Refuse(error)) => (Err(error), None),
             Err(Step::Failed(e)) => {
@@ -92,20 +98,20 @@ where
                 (Err(failed.error()), Some(failed))
             }
         };
-        let answer: Answer = Box::new(move |fate| {
-            let result = match (result, fate) {
-                (Ok(_), Err(failure)) => Err(failure.error()),
-                (result, _) => result,
-            };
-            // The caller may be gone; the write stands.
-            let _ = sender.send(result);
-        });
-        (answer, failed)
+        self.result = Some(result);
+        failed
     }
 
-    fn refuse(self: Box<Self>, why: &Failure) {
-        // The caller may be gone.
-        let _ = self.sender.send(Err(why.error()));
+    fn answer(self: Box<Self>, fate: &std::result::Result<(), Failure>) {
+        let result = match (self.result, fate) {
+            (Some(Err(error)), _) => Err(error),
+            (_, Err(failure)) => Err(failure.error()),
+            (Some(done), Ok(())) => done,
+            // Not run, and yet committed: nobody asks for that.
+            (None, Ok(())) => Err(Error::new(ErrorKind::Unavailable, "the work was not run")),
+        };
+        // The caller may be gone; the write stands.
+        let _ = self.sender.send(result);
     }
 }
 
@@ -171,57 +177,54 @@ impl Core {
     }
 
     /// Runs `jobs` in one transaction and answers each.
-    fn run(&mut self, jobs: Vec<Job>) {
-        let mut answers = Vec::with_capacity(jobs.len());
-        let result = self.transact(jobs, &mut answers);
-        for answer in answers {
-            answer(result.clone());
+    fn run(&mut self, mut jobs: Vec<Job>) {
+        let fate = self.transact(&mut jobs);
+        for job in jobs {
+            job.work.answer(&fate);
         }
     }
 
-    fn transact(&mut self, jobs: Vec<Job>, answers: &mut Vec<Answer>) -> std::result::Result<(), Failure> {
+    /// Most batches run as they are. Only where something fails, or may and could not be run again, each job is run on its
+    /// own: a mark before it and one behind, and a copy of every page that it changes first.
+    fn transact(&mut self, jobs: &mut [Job]) -> std::result::Result<(), Failure> {
         self.pen.now = self.calendar.now();
-        let mut failed = self.broken.get().cloned();
-        if failed.is_none()
-            && let Err(e) = self.pen.execute("begin immediate")
-        {
-            failed = Some(failure(&e, Outcome::NotApplied));
+        if let Some(why) = self.broken.get() {
+            return Err(why.clone());
         }
-        let alone = jobs.len() == 1;
-        for job in jobs {
-            failed = match &failed {
-                Some(why) => {
-                    job.work.refuse(why);
-                    continue;
-                }
-                None if alone => {
-                    let (answer, failed) = job.work.run(&mut self.pen);
-                    answers.push(answer);
-                    failed
-                }
-                None => self.isolate(job, answers),
+        if jobs.len() == 1 || jobs.iter().all(|job| job.work.repeats()) {
+            self.begin()?;
+            let Some(why) = jobs.iter_mut().find_map(|job| job.work.run(&mut self.pen)) else {
+                return self.commit();
             };
-        }
-        if let Some(failed) = failed {
             self.roll_back();
-            return Err(failed);
+            if jobs.len() == 1 {
+                return Err(why);
+            }
+            if let Some(why) = self.broken.get() {
+                return Err(why.clone());
+            }
+        }
+        self.begin()?;
+        if let Some(why) = jobs.iter_mut().find_map(|job| self.isolate(job)) {
+            self.roll_back();
+            return Err(why);
         }
         self.commit()
+    }
+
+    fn begin(&self) -> std::result::Result<(), Failure> {
+        self.pen.execute("begin immediate").map_err(|e| failure(&e, Outcome::NotApplied))
     }
 
     /// Runs one job of several: what fails leaves no trace, and its neighbors go on.
     ///
     /// A failure that ended the whole transaction (a full disk, an I/O error) is the answer.
-    fn isolate(&mut self, job: Job, answers: &mut Vec<Answer>) -> Option<Failure> {
+    fn isolate(&mut self, job: &mut Job) -> Option<Failure> {
         if let Err(e) = self.pen.execute("savepoint job") {
-            let why = failure(&e, Outcome::NotApplied);
-            job.work.refuse(&why);
-            return Some(why);
+            return Some(failure(&e, Outcome::NotApplied));
         }
         let mark = self.pen.desk.mark();
-        let (answer, failed) = job.work.run(&mut self.pen);
-        answers.push(answer);
-        let Some(why) = failed else {
+        let Some(why) = job.work.run(&mut self.pen) else {
             return self.pen.execute("release job").err().map(|e| failure(&e, Outcome::NotApplied));
         };
         self.pen.desk.forget_all();
@@ -453,11 +456,12 @@ impl Writer {
     /// Runs `work` in a transaction and answers once it is committed.
     ///
     /// An error of `work` is its answer when it is a refusal made before anything was written
-    /// ([`Step::Refuse`]); a failed statement takes back what this work wrote, and nothing of its neighbors.
+    /// ([`Step::Refuse`]); a failed statement takes back what this work wrote, and nothing of its neighbors. Where a
+    /// neighbor's statement fails, all is taken back and `work` is run again.
     pub(crate) async fn write<T: Send + 'static>(
         &self,
         bytes: usize,
-        work: impl FnOnce(&Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
+        work: impl Fn(&Connection, i64) -> std::result::Result<T, Step> + Send + 'static,
     ) -> Result<T> {
         self.work(bytes, move |pen| work(&pen.conn, pen.now)).await
     }
@@ -466,10 +470,30 @@ impl Writer {
     pub(crate) async fn work<T: Send + 'static>(
         &self,
         bytes: usize,
+        work: impl Fn(&mut Pen) -> std::result::Result<T, Step> + Send + 'static,
+    ) -> Result<T> {
+        self.ask(bytes, true, work).await
+    }
+
+    /// As [`Writer::work`], of work that is run once at most, whatever its neighbors do.
+    pub(crate) async fn work_once<T: Send + 'static>(
+        &self,
+        bytes: usize,
         work: impl FnOnce(&mut Pen) -> std::result::Result<T, Step> + Send + 'static,
     ) -> Result<T> {
+        let mut work = Some(work);
+        let once = move |pen: &mut Pen| work.take().map_or(Err(Step::Ended), |work| work(pen));
+        self.ask(bytes, false, once).await
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        repeats: bool,
+        work: impl FnMut(&mut Pen) -> std::result::Result<T, Step> + Send + 'static,
+    ) -> Result<T> {
         let (sender, answer) = oneshot::channel();
-        let job = Job { bytes, work: Box::new(Asked { sender, work }) };
+        let job = Job { bytes, work: Box::new(Asked { sender, work, repeats, result: None }) };
         match &self.way {
             Way::Inline(core) => {
                 let mut core = core.lock().unwrap_or_else(PoisonError::into_inner);

@@ -277,9 +277,14 @@ impl State {
     /// Applies the next fact.
     ///
     /// # Errors
-    /// [`Illegal`] when the rules do not allow it; the state is then of no further use.
+    /// [`Illegal`] when the rules do not allow it. The end of an attempt has then changed nothing; after any other fact the
+    /// state is of no further use.
     pub fn apply(&mut self, definition: &Definition, fact: &Fact) -> Result<(), Illegal> {
         self.seq += 1;
+        self.apply_next(definition, fact).inspect_err(|_| self.seq -= 1)
+    }
+
+    fn apply_next(&mut self, definition: &Definition, fact: &Fact) -> Result<(), Illegal> {
         if self.created == matches!(fact, Fact::Created(_)) {
             return Err(Illegal(format!("record {} must be `created` exactly at the start", self.seq)));
         }
@@ -499,7 +504,16 @@ impl State {
         if self.nodes[i].running.as_ref() != Some(&end.at) {
             return Err(self.refuse(&end.at, "ends, but is not running"));
         }
-        let kind = definition.steps()[i].kind;
+        let lost = !matches!(end.verdict, Verdict::Done { output: Some(_) });
+        let failed = lost && end.retry_at.is_none() && end.item.is_none();
+        let decided = match definition.steps()[i].kind {
+            StepKind::Compensable => true,
+            StepKind::Retriable => false,
+            StepKind::Pivot => self.nodes[i].effect_after(&end.verdict) == Effect::None,
+        };
+        if failed && !decided {
+            return Err(self.refuse(&end.at, "cannot fail for good here"));
+        }
         let node = &mut self.nodes[i];
         node.running = None;
         node.withheld = if end.withheld { node.withheld + 1 } else { 0 };
@@ -528,12 +542,8 @@ impl State {
         }
         node.retry_at = end.retry_at;
         node.item = end.item;
-        node.failed = end.retry_at.is_none() && end.item.is_none();
-        let undecided = node.failed && kind != StepKind::Compensable && node.effect() != Effect::None;
-        if undecided || (node.failed && kind == StepKind::Retriable) {
-            return Err(self.refuse(&end.at, "cannot fail for good here"));
-        }
-        if self.nodes[i].failed {
+        node.failed = failed;
+        if failed {
             self.fail(&end.at.step, i);
         }
         Ok(())
@@ -602,6 +612,9 @@ impl State {
         if self.nodes[i].undoing.as_ref() != Some(&end.at) {
             return Err(self.refuse(&end.at, "undo ends, but is not running"));
         }
+        if end.verdict != UndoVerdict::Undone && end.retry_at.is_none() && end.item.is_none() {
+            return Err(self.refuse(&end.at, "an undo cannot fail without a retry or a person"));
+        }
         let node = &mut self.nodes[i];
         node.undoing = None;
         node.undo_withheld = if end.withheld { node.undo_withheld + 1 } else { 0 };
@@ -617,9 +630,6 @@ impl State {
             UndoVerdict::Failed { reason } | UndoVerdict::Refused { reason } => {
                 node.last_error = Some(reason.clone());
             }
-        }
-        if end.retry_at.is_none() && end.item.is_none() {
-            return Err(self.refuse(&end.at, "an undo cannot fail without a retry or a person"));
         }
         match end {
             _ if end.withheld => {}
@@ -651,5 +661,74 @@ impl State {
         }
         self.finished = end;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::wire::Started;
+
+    /// The live engine applies ends of attempts to the only state it has, and goes on when the rules refuse one.
+    #[test]
+    fn the_end_of_an_attempt_that_is_refused_changes_nothing() {
+        let steps = json!([
+            {"name": "book", "undo": "http://a.example/cancel"},
+            {"name": "pay", "kind": "pivot", "after": ["book"], "action": "http://a.example/pay"},
+            {"name": "tell", "kind": "retriable", "after": ["pay"]},
+        ]);
+        let text = json!({"name": "trip", "version": 1, "deadline": "20s", "steps": steps}).to_string();
+        let definition = Definition::from_json(text.as_bytes()).unwrap();
+        let at = |step: &str, attempt| AttemptRef { step: step.to_owned(), attempt, generation: 1 };
+        let unknown = || Verdict::Unknown { reason: "silence".to_owned(), interrupted: false };
+        let lost = |step: &str, attempt| StepEnded {
+            at: at(step, attempt),
+            verdict: unknown(),
+            withheld: false,
+            retry_at: None,
+            item: None,
+        };
+        let done =
+            |step: &str| StepEnded { verdict: Verdict::Done { output: Some(json!(1)) }, ..lost(step, 1) };
+        let refused = |state: &State, fact: Fact| {
+            let mut after = state.clone();
+            after.apply(&definition, &fact).unwrap_err();
+            assert_eq!(&after, state, "{fact:?}");
+        };
+        let started =
+            Started { input: json!({}), deadline: None, trace: None, trace_state: None, again: None };
+        let mut state = State::new(&definition);
+        let mut apply = |state: &mut State, fact: Fact| state.apply(&definition, &fact).unwrap();
+        apply(&mut state, Fact::Created(started));
+        apply(&mut state, Fact::StepStarted(at("book", 1)));
+        refused(&state, Fact::StepEnded(lost("book", 2)));
+        refused(&state, Fact::StepEnded(lost("hotel", 1)));
+        apply(&mut state, Fact::StepEnded(done("book")));
+        apply(&mut state, Fact::StepStarted(at("pay", 1)));
+        // Nobody knows whether it happened, and nobody is to look: there is no such end of a pivot.
+        refused(&state, Fact::StepEnded(lost("pay", 1)));
+        let mut forward = state.clone();
+        apply(&mut forward, Fact::StepEnded(done("pay")));
+        apply(&mut forward, Fact::StepStarted(at("tell", 1)));
+        refused(&forward, Fact::StepEnded(lost("tell", 1)));
+        let no = Verdict::Rejected { reason: "no money".to_owned(), is_final: true };
+        apply(&mut state, Fact::StepEnded(StepEnded { verdict: no, ..lost("pay", 1) }));
+        apply(&mut state, Fact::UndoStarted(at("book", 1)));
+        let undo = |verdict| {
+            let at = at("book", 1);
+            Fact::UndoEnded(UndoEnded {
+                at,
+                verdict,
+                interrupted: false,
+                withheld: false,
+                retry_at: None,
+                item: None,
+            })
+        };
+        refused(&state, undo(UndoVerdict::Failed { reason: "silence".to_owned() }));
+        apply(&mut state, undo(UndoVerdict::Undone));
+        assert_eq!(state.end(&definition), Some(SagaStatus::Compensated));
     }
 }

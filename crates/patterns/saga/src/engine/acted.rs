@@ -38,7 +38,7 @@ impl Drive {
         let reason = action.reason.clone();
         match &allowed {
             Ok(()) if repeats => self.note(format!("cancelled again by {who}: {reason}"))?,
-            Ok(()) => self.record(fact)?,
+            Ok(()) => self.record(&fact)?,
             Err(why) => {
                 let refused = ActionRefused {
                     message: message.clone(),

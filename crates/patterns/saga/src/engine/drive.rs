@@ -335,20 +335,20 @@ impl Drive {
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
                 match self.ask_first(&end) {
                     Some(question) => self.make(&end.at, None, question),
-                    None => self.record(Fact::StepEnded(end))?,
+                    None => self.record(&Fact::StepEnded(end))?,
                 }
             }
             if let Some(at) = self.state.nodes[i].undoing.clone() {
                 let jitter = self.inner.runtime.rng().unit();
                 let end = cut_undo(&self.registered.definition, &self.state, at, now, jitter);
-                self.record(Fact::UndoEnded(end))?;
+                self.record(&Fact::UndoEnded(end))?;
             }
         }
         Ok(())
     }
 
-    pub(super) fn record(&mut self, fact: Fact) -> Result<(), Illegal> {
-        write(&self.registered.definition, &mut self.state, &fact, &mut self.records)
+    pub(super) fn record(&mut self, fact: &Fact) -> Result<(), Illegal> {
+        write(&self.registered.definition, &mut self.state, fact, &mut self.records)
     }
 
     /// The rules do not allow what happened here.
@@ -359,7 +359,7 @@ impl Drive {
     /// Records what changes nothing, within bounds.
     pub(super) fn remark(&mut self, fact: Fact) -> Result<(), Illegal> {
         let room = fits(&self.registered.definition, &self.state, 1, encode(&fact).bytes.len());
-        if room && self.state.remarks < MAX_REMARKS { self.record(fact) } else { Ok(()) }
+        if room && self.state.remarks < MAX_REMARKS { self.record(&fact) } else { Ok(()) }
     }
 
     pub(super) fn note(&mut self, text: String) -> Result<(), Illegal> {
@@ -557,12 +557,8 @@ impl Drive {
     /// Applies the end of an attempt. One that the rules refuse is kept as a remark, and the attempt, if it was in
     /// flight, ends unknown: nobody makes it any more.
     pub(super) fn apply_end(&mut self, fact: Fact) -> Result<(), Illegal> {
+        let Err(illegal) = self.record(&fact) else { return Ok(()) };
         let definition = Arc::clone(&self.registered.definition);
-        let mut probe = self.state.clone();
-        let Err(illegal) = write(&definition, &mut probe, &fact, &mut self.records) else {
-            self.state = probe;
-            return Ok(());
-        };
         let reason = format!("a result was not applied: {illegal}");
         self.note(reason.clone())?;
         let (now, jitter) = (self.inner.time.now(), self.inner.runtime.rng().unit());
@@ -583,7 +579,7 @@ impl Drive {
             }
             _ => return Ok(()),
         };
-        self.record(unknown)
+        self.record(&unknown)
     }
 
     /// Turns inbox messages into facts.
@@ -592,7 +588,7 @@ impl Drive {
         if posts.iter().any(|p| p.kind == wire::POST_ALONE) {
             // Told once, and the log moves on: older marks count no more.
             let text = "taken up alone, because earlier owners had vanished without a word".to_owned();
-            self.record(Fact::Note(Note { text }))?;
+            self.record(&Fact::Note(Note { text }))?;
         }
         for post in posts {
             self.drain.push(post.number);
