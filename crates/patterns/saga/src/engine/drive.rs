@@ -426,6 +426,7 @@ impl Drive {
             if self.state.finished.is_some() {
                 return Leave::Finished;
             }
+                self.answer_the_late().await;
             if !self.has_work() || self.waits_long() {
                 return Leave::Idle;
             }
@@ -443,6 +444,25 @@ impl Drive {
 
     /// Waits for one event, then takes whatever else is ready.
     async fn wait(&mut self) -> Option<Leave> {
+    /// What came just before the end is in the inbox of a saga that nobody takes up again: whoever sent it is told. Where that
+    /// fails, the row says how it ended to whoever asks again.
+    async fn answer_the_late(&mut self) {
+        if !self.unread {
+            return;
+        }
+        match self.inner.journal.inbox(&self.uid).await {
+            Ok(posts) => self.posts = posts,
+            Err(error) => {
+                tracing::warn!(target: "mainstay::saga", saga = %self.uid, %error, "an inbox could not be read");
+                return;
+            }
+        }
+        // Nothing but refusals follows an end, so that both end here.
+        if self.take_posts().is_ok() {
+            self.commit().await;
+        }
+    }
+
         let inner = Arc::clone(&self.inner);
         let wake = self.plan.wake.map(|at| inner.runtime.clock().sleep_until(inner.time.instant(at)));
         let timer = async {
