@@ -96,7 +96,13 @@ impl Drive {
         })
     }
 
-    fn cx(&self, at: &AttemptRef, op: &Op, deadline: Instant) -> StepCx {
+    /// What a step acted with, or would have, if it had been sent at all.
+    fn input_after(&self, i: usize, generation: u32) -> Value {
+        self.input_of(i, generation).unwrap_or(Value::Null)
+    }
+
+    /// What an attempt is told. `cancelled`: whether the saga turned back, for what is worth stopping then.
+    fn cx(&self, at: &AttemptRef, op: &Op, deadline: Instant, cancelled: watch::Receiver<bool>) -> StepCx {
         StepCx {
             saga: self.uid.as_str().into(),
             step: at.step.as_str().into(),
@@ -104,7 +110,7 @@ impl Drive {
             fence: FencingToken::new(self.epoch),
             attempt: at.attempt,
             deadline: Deadline::at(deadline),
-            cancelled: self.cancelled.subscribe(),
+            cancelled,
         }
     }
 
@@ -135,7 +141,7 @@ impl Drive {
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.timeout);
         let op = Op::Action { generation: at.generation };
-        let cx = self.cx(&at, &op, deadline);
+        let cx = self.cx(&at, &op, deadline, self.cancelled.subscribe());
         let inner = Arc::clone(&self.inner);
         match &step.action {
             Call::Local => {
@@ -170,7 +176,7 @@ impl Drive {
     fn question(&self, at: &AttemptRef, deadline: Instant) -> Option<Question> {
         let (i, step) = self.step(at);
         let action = Op::Action { generation: at.generation };
-        let cx = self.cx(at, &action, deadline);
+        let cx = self.cx(at, &action, deadline, never());
         if step.local_status {
             let local = Arc::clone(&self.registered.steps[&step.name]);
             return Some(Question::Local(local, cx, self.input_of(i, at.generation)));
@@ -213,7 +219,7 @@ impl Drive {
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.undo_timeout);
         let op = Op::Undo { generation: at.generation };
-        let cx = self.cx(&at, &op, deadline);
+        let cx = self.cx(&at, &op, deadline, never());
         let inner = Arc::clone(&self.inner);
         let question = if told == Told::Maybe { self.question(&at, deadline) } else { None };
         match &step.undo {
@@ -263,6 +269,11 @@ async fn bounded<T>(
     clock: &dyn Clock,
     deadline: Instant,
 ) -> Result<T, String> {
+/// An undo, and a question what became of an action, are wanted because the saga turned back: that is no reason to stop.
+fn never() -> watch::Receiver<bool> {
+    watch::channel(false).1
+}
+
     let work = AssertUnwindSafe(work).catch_unwind();
     tokio::pin!(work);
     tokio::select! {

@@ -651,9 +651,8 @@ impl Drive {
         } else {
             self.plan = Plan::default();
         }
-        if self.state.stop.is_some() {
-            self.cancelled.send_replace(true);
-        }
+        // One that was to turn back, and whose pivot happened meanwhile, or may have, goes on.
+        self.cancelled.send_replace(self.state.stop.is_some() && !self.state.past_pivot(&definition));
         if !records.is_empty() || !self.drain.is_empty() {
             let expected = self.state.seq + 1 - records.len() as u64;
             let row = self.row();
