@@ -557,7 +557,8 @@ impl State {
                 node.item = None;
                 node.failed = true;
             }
-            if node.running.is_none() {
+            // An undo that is tried slowly behind its item goes on, whichever way the saga goes.
+            if node.running.is_none() && node.item != Some(ItemKind::UndoFailed) {
                 node.retry_at = None;
             }
         }

@@ -126,6 +126,27 @@ async fn a_saga_that_turns_back_while_the_former_effect_is_taken_back_begins_not
 
 /// Nothing undoes a pivot: other input could make it happen twice, and the same input cannot.
 #[tokio::test(start_paused = true)]
+/// The undo of a former effect fails because of an outage, a person has been asked, and it is tried on slowly. A saga that turns
+/// back then waited for that person alone, however long ago the outage was over.
+#[tokio::test(start_paused = true)]
+async fn a_former_effect_whose_undo_is_tried_slowly_is_taken_back_also_after_the_turn() {
+    for turns in ["cancel", "deadline"] {
+        let world = World::new();
+        world.script("undo charge", &[Act::UndoFails]);
+        let (engine, handle) = asked(&world).await;
+        act(&engine, &handle, charge(5)).await.unwrap();
+        assert_eq!(handle.outcome().await.unwrap(), needs_charge());
+        match turns {
+            "cancel" => act(&engine, &handle, Operation::Cancel).await.unwrap(),
+            _ => world.clock.sleep(Duration::from_secs(30)).await,
+        }
+        world.script("undo charge", &[Act::Done]);
+        world.clock.sleep(Duration::from_secs(16 * 60)).await;
+        assert!(matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }), "{turns}");
+        assert!(world.nothing_left(), "{turns}: {:?}", world.net());
+    }
+}
+
 async fn a_pivot_that_may_have_happened_takes_no_other_input() {
     let mut pivot = step("charge", &["reserve"]);
     (pivot.local_undo, pivot.kind) = (false, StepKind::Pivot);
