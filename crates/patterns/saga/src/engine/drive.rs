@@ -217,7 +217,8 @@ async fn recover(
     // Reports of participants come first: what they end was not interrupted.
     let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
     drive.posts = reports;
-    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| aside(e.to_string()))?;
+    let suspect = claimed.strikes > suspects::SUSPICIOUS;
+    drive.take_posts().and_then(|()| drive.interrupt(suspect)).map_err(|e| aside(e.to_string()))?;
     drive.posts = rest;
     Ok(Some(drive))
 }
@@ -311,8 +312,9 @@ impl Drive {
     }
 
     /// Turns attempts that a crash cut short into facts. One that was in flight when a fence refused the claim is made
-    /// again as it is: however often that happens, it spends nothing.
-    fn interrupt(&mut self) -> Result<(), Illegal> {
+    /// again as it is: however often that happens, it spends nothing. Of a suspect nothing is asked: its question may be what
+    /// stops every process, and is not on the log.
+    fn interrupt(&mut self, suspect: bool) -> Result<(), Illegal> {
         let now = self.inner.time.now();
         let fenced = self.was_aside.as_ref().is_some_and(|why| why.starts_with(aside::FENCED));
         for i in 0..self.state.nodes.len() {
@@ -333,7 +335,7 @@ impl Drive {
                     interrupted: true,
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
-                match self.ask_first(&end) {
+                match self.ask_first(&end).filter(|_| !suspect) {
                     Some(question) => self.make(&end.at, None, question),
                     None => self.record(Fact::StepEnded(end))?,
                 }
@@ -424,9 +426,9 @@ impl Drive {
     async fn run_loop(&mut self) -> Leave {
         loop {
             if self.state.finished.is_some() {
+                self.answer_the_late().await;
                 return Leave::Finished;
             }
-                self.answer_the_late().await;
             if !self.has_work() || self.waits_long() {
                 return Leave::Idle;
             }
@@ -442,8 +444,6 @@ impl Drive {
         }
     }
 
-    /// Waits for one event, then takes whatever else is ready.
-    async fn wait(&mut self) -> Option<Leave> {
     /// What came just before the end is in the inbox of a saga that nobody takes up again: whoever sent it is told. Where that
     /// fails, the row says how it ended to whoever asks again.
     async fn answer_the_late(&mut self) {
@@ -463,6 +463,8 @@ impl Drive {
         }
     }
 
+    /// Waits for one event, then takes whatever else is ready.
+    async fn wait(&mut self) -> Option<Leave> {
         let inner = Arc::clone(&self.inner);
         let wake = self.plan.wake.map(|at| inner.runtime.clock().sleep_until(inner.time.instant(at)));
         let timer = async {
