@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::drive::Drive;
-use crate::definition::{Call, Step, Undo, payload_fault};
+use crate::definition::{Call, MAX_PAYLOAD, Step, Undo, payload_fault};
 use crate::fold::Effect;
 use crate::participant::{Kind, Participant, Reply, Request, Verdict as Answer, judge};
 use crate::step::{Known, LocalStep, StepCx, StepError, StepFailure, Told, UndoError, UndoFailure};
@@ -84,12 +84,13 @@ impl Drive {
         (i, &definition.steps()[i])
     }
 
-    fn input_of(&self, i: usize, generation: u32) -> Value {
+    /// What a step acts with; `None` when that is more than one input may have.
+    fn input_of(&self, i: usize, generation: u32) -> Option<Value> {
         let definition = &self.registered.definition;
         let given =
             self.state.nodes[i].generations.get(generation as usize - 1).and_then(|g| g.input.clone());
-        given.unwrap_or_else(|| {
-            definition.steps()[i].input.render(&self.state.input, |name| {
+        given.or_else(|| {
+            definition.steps()[i].input.render_within(MAX_PAYLOAD, &self.state.input, |name| {
                 let node = definition.index(name).map(|j| &self.state.nodes[j])?;
                 node.current().output.clone()
             })
@@ -137,7 +138,12 @@ impl Drive {
     /// Makes an attempt of an action.
     pub(super) fn action(&self, at: AttemptRef) -> BoxFuture<'static, CallEnd> {
         let (i, step) = self.step(&at);
-        let input = self.input_of(i, at.generation);
+        let Some(input) = self.input_of(i, at.generation) else {
+            // Nobody was asked, and it will be the same the next time.
+            let reason = format!("its input has more than {MAX_PAYLOAD} bytes: hand on references");
+            let result = CallResult::Step(Verdict::Rejected { reason, is_final: false }, None);
+            return Box::pin(async move { CallEnd { at, result } });
+        };
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.timeout);
         let op = Op::Action { generation: at.generation };
@@ -179,7 +185,7 @@ impl Drive {
         let cx = self.cx(at, &action, deadline, never());
         if step.local_status {
             let local = Arc::clone(&self.registered.steps[&step.name]);
-            return Some(Question::Local(local, cx, self.input_of(i, at.generation)));
+            return Some(Question::Local(local, cx, self.input_after(i, at.generation)));
         }
         let (url, caller) = (step.status.as_ref()?, self.inner.participant.clone()?);
         let request = Request { kind: Kind::Status, ..self.request(&cx, action, url, &Value::Null) };
@@ -215,7 +221,7 @@ impl Drive {
             (Effect::Did, Some(output)) => Told::Did(output.clone()),
             _ => Told::Maybe,
         };
-        let input = self.input_of(i, at.generation);
+        let input = self.input_after(i, at.generation);
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.undo_timeout);
         let op = Op::Undo { generation: at.generation };
@@ -263,17 +269,17 @@ impl Drive {
     }
 }
 
+/// An undo, and a question what became of an action, are wanted because the saga turned back: that is no reason to stop.
+fn never() -> watch::Receiver<bool> {
+    watch::channel(false).1
+}
+
 /// Races `work` with its deadline, the work first, and catches its panics.
 async fn bounded<T>(
     work: impl Future<Output = T> + Send,
     clock: &dyn Clock,
     deadline: Instant,
 ) -> Result<T, String> {
-/// An undo, and a question what became of an action, are wanted because the saga turned back: that is no reason to stop.
-fn never() -> watch::Receiver<bool> {
-    watch::channel(false).1
-}
-
     let work = AssertUnwindSafe(work).catch_unwind();
     tokio::pin!(work);
     tokio::select! {

@@ -689,6 +689,36 @@ async fn cancel_safety_of_start_at_every_poll() {
             tokio::pin!(start);
             for _ in 0..polls {
                 if futures_util::poll!(&mut start).is_ready() {
+/// Each of its parts is within its bound, and the whole was sent: a participant that keeps to the bounds refused the undo of
+/// what it had done, which carries an output too, and a person was asked.
+#[tokio::test(start_paused = true)]
+async fn an_input_put_together_over_the_limit_is_not_sent_and_the_saga_turns_back() {
+    let big = Value::String("x".repeat(200 * 1024));
+    for (input, fits) in [
+        (json!("$input"), true),
+        (json!({"order": "$input", "n": [1, null]}), true),
+        (json!({"order": "$input", "again": ["$input"]}), false),
+        (json!(["$input", {"hold": "$reserve"}, "x".repeat(70 * 1024)]), false),
+    ] {
+        let world = World::new();
+        let mut charge = step("charge", &["reserve"]);
+        charge.input = Some(input.clone());
+        let definition = definition(vec![step("reserve", &[]), charge]);
+        let engine = world.engine(&definition).await;
+        let handle = engine.start("order", big.clone(), StartOptions::id("one")).await.unwrap();
+        let outcome = handle.outcome().await.unwrap();
+        if fits {
+            assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+            continue;
+        }
+        let Outcome::Compensated { cause: Some(Cause::StepFailed { step, reason }), .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(step == "charge" && reason.contains("more than 262144 bytes"), "{step}: {reason}");
+        assert_eq!(world.calls(), ["reserve", "undo reserve did"], "nobody was asked, and once is enough");
+    }
+}
+
                     break;
                 }
             }
