@@ -102,6 +102,21 @@ fn the_hash_covers_the_graph_and_not_what_may_be_tuned() {
     let parallel = build(vec![step("a", &[]), step("b", &[])]);
     assert_ne!(parallel.hash(), base.hash());
     assert_eq!(base.diff(&parallel).len(), 1);
+    assert_eq!(base.diff(&base), Vec::<String>::new());
+}
+
+/// It was refused with a difference that named nothing.
+#[test]
+fn m_g7_steps_in_another_order_are_another_graph_and_the_difference_says_so() {
+    let build = |names: [&str; 3]| {
+        let mut data = DefinitionData::new("order", 1);
+        data.no_deadline = true;
+        data.steps = names.map(|name| step(name, &[])).to_vec();
+        Definition::from_data(data).unwrap()
+    };
+    let (a, b) = (build(["a", "b", "c"]), build(["a", "c", "b"]));
+    assert_ne!(a.hash(), b.hash());
+    assert_eq!(a.diff(&b), ["step `c` stands where `b` stood"]);
 }
 
 #[test]
