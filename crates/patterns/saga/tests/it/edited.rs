@@ -101,7 +101,9 @@ async fn a_former_effect_that_cannot_be_taken_back_is_a_persons() {
             match outcome {
                 Outcome::Completed { .. } if ships => assert_eq!(left, net, "{answer:?}"),
                 Outcome::Compensated { .. } if !ships && !skipped => assert_eq!(left, net - 1, "{answer:?}"),
-                Outcome::Abandoned { .. } if !ships && skipped => assert_eq!(left, 1, "{answer:?}"),
+                Outcome::Abandoned { remaining } if !ships && skipped => {
+                    assert_eq!((left, remaining), (1, vec!["charge".to_owned()]), "{answer:?}");
+                }
                 other => panic!("{answer:?}, {ships}: {other:?}"),
             }
         }
@@ -124,8 +126,6 @@ async fn a_saga_that_turns_back_while_the_former_effect_is_taken_back_begins_not
     assert!(!world.ledger.lock().unwrap().keys.iter().any(|k| k.ends_with("~2")));
 }
 
-/// Nothing undoes a pivot: other input could make it happen twice, and the same input cannot.
-#[tokio::test(start_paused = true)]
 /// The undo of a former effect fails because of an outage, a person has been asked, and it is tried on slowly. A saga that turns
 /// back then waited for that person alone, however long ago the outage was over.
 #[tokio::test(start_paused = true)]
@@ -147,6 +147,8 @@ async fn a_former_effect_whose_undo_is_tried_slowly_is_taken_back_also_after_the
     }
 }
 
+/// Nothing undoes a pivot: other input could make it happen twice, and the same input cannot.
+#[tokio::test(start_paused = true)]
 async fn a_pivot_that_may_have_happened_takes_no_other_input() {
     let mut pivot = step("charge", &["reserve"]);
     (pivot.local_undo, pivot.kind) = (false, StepKind::Pivot);
