@@ -172,6 +172,18 @@ async fn sg_s04_m_g8_concurrent_sagas_of_one_definition_share_nothing() {
     assert_eq!(shipped, 3);
     assert_eq!(world.net()["reserve"], 3);
     assert_eq!(world.net()["charge"], 3);
+    // Each undid its own steps and no other's.
+    let mut undone: Vec<String> = Vec::new();
+    for handle in &outcomes {
+        if matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }) {
+            undone.extend(["charge", "reserve"].map(|step| format!("{}/{step}/undo", handle.uid())));
+        }
+    }
+    let mut keys = world.ledger.lock().unwrap().keys.clone();
+    keys.retain(|key| key.ends_with("/undo"));
+    undone.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(keys, undone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -677,18 +689,6 @@ async fn pause_starts_nothing_and_resume_goes_on() {
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
 }
 
-/// Dropping a start at every poll leaves nothing half-made: repeated with the same id it gives one saga.
-#[tokio::test(start_paused = true)]
-async fn cancel_safety_of_start_at_every_poll() {
-    for polls in 0..6 {
-        let world = World::new();
-        let definition = order();
-        let engine = world.engine(&definition).await;
-        {
-            let start = engine.start("order", json!({"order": "one"}), StartOptions::id("one"));
-            tokio::pin!(start);
-            for _ in 0..polls {
-                if futures_util::poll!(&mut start).is_ready() {
 /// Each of its parts is within its bound, and the whole was sent: a participant that keeps to the bounds refused the undo of
 /// what it had done, which carries an output too, and a person was asked.
 #[tokio::test(start_paused = true)]
@@ -719,6 +719,18 @@ async fn an_input_put_together_over_the_limit_is_not_sent_and_the_saga_turns_bac
     }
 }
 
+/// Dropping a start at every poll leaves nothing half-made: repeated with the same id it gives one saga.
+#[tokio::test(start_paused = true)]
+async fn cancel_safety_of_start_at_every_poll() {
+    for polls in 0..6 {
+        let world = World::new();
+        let definition = order();
+        let engine = world.engine(&definition).await;
+        {
+            let start = engine.start("order", json!({"order": "one"}), StartOptions::id("one"));
+            tokio::pin!(start);
+            for _ in 0..polls {
+                if futures_util::poll!(&mut start).is_ready() {
                     break;
                 }
             }

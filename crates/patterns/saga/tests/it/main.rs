@@ -26,6 +26,7 @@ mod remote;
 mod room;
 mod seal;
 mod simulated;
+mod slots;
 mod told;
 mod undo;
 mod vanished;
