@@ -4,6 +4,7 @@
 
 mod aside;
 mod bounds;
+mod branches;
 mod builder;
 mod cancel;
 mod claims;
