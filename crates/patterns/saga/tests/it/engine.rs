@@ -744,6 +744,30 @@ async fn cancel_safety_of_start_at_every_poll() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn ids_and_attributes_are_bounded_before_anything_is_stored() {
+    let world = World::new();
+    let engine = world.engine(&order()).await;
+    let kind = async |options: StartOptions| {
+        engine.start("order", json!({}), options).await.map_err(|e| e.kind()).map(|h| h.id().len())
+    };
+    let long = |n: usize| "x".repeat(n);
+    let attrs = |attrs: Vec<(String, String)>| {
+        let mut options = StartOptions::default();
+        options.attrs = attrs.into_iter().collect();
+        options
+    };
+    assert_eq!(kind(StartOptions::id(long(256))).await, Err(ErrorKind::ApiMisuse));
+    assert_eq!(kind(StartOptions::id("")).await, Err(ErrorKind::ApiMisuse));
+    let many = |n: usize| attrs((0..n).map(|i| (format!("k{i}"), String::new())).collect());
+    for refused in [many(17), attrs(vec![(long(256), long(1))]), attrs(vec![(long(1), long(256))])] {
+        assert_eq!(kind(refused).await, Err(ErrorKind::TooLarge));
+    }
+    assert!(world.journal.query(&Filter::default(), None, 10).await.unwrap().rows.is_empty());
+    assert_eq!(kind(StartOptions::id(long(255))).await, Ok(255));
+    assert!(kind(many(16)).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_payload_over_the_limit_is_refused_before_anything_is_stored() {
     let world = World::new();
     let definition = order();
