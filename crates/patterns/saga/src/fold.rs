@@ -144,13 +144,22 @@ impl Node {
         &mut self.generations[last]
     }
 
-    /// The largest effect of all generations that is not reversed.
+    /// The largest effect of all generations that is not reversed, and that nobody decided to leave: what is undone when the
+    /// saga turns back.
     #[must_use]
     pub fn effect(&self) -> Effect {
         self.generations.iter().filter(|g| g.stands()).map(|g| g.effect).max().unwrap_or_default()
     }
 
-    /// The same after one more attempt of the generation in force.
+    /// The largest effect that is in the world: as [`effect`](Self::effect), and also that of a generation which a person left
+    /// as it is.
+    #[must_use]
+    pub fn remaining(&self) -> Effect {
+        let stays = |g: &&Generation| !g.undone;
+        self.generations.iter().filter(stays).map(|g| g.effect).max().unwrap_or_default()
+    }
+
+    /// As [`effect`](Self::effect), after one more attempt of the generation in force.
     pub(crate) fn effect_after(&self, verdict: &Verdict) -> Effect {
         let (current, earlier) = self.generations.split_last().expect("invariant: there is a generation");
         let earlier = earlier.iter().filter(|g| g.stands()).map(|g| g.effect).max().unwrap_or_default();
@@ -567,7 +576,8 @@ impl State {
                 node.item = None;
                 node.failed = true;
             }
-            if node.running.is_none() {
+            // An undo that is tried slowly behind its item goes on, whichever way the saga goes.
+            if node.running.is_none() && node.item != Some(ItemKind::UndoFailed) {
                 node.retry_at = None;
             }
         }

@@ -29,7 +29,9 @@ pub struct StepCx {
 }
 
 impl StepCx {
-    /// Resolves when the saga turned back: the attempt is still awaited, but may stop early.
+    /// Resolves when the saga turned back, or shall as soon as its pivot in flight is known not to have happened: the attempt
+    /// is still awaited, but may stop early. Of an undo and of a status question it never resolves, nor of a step of a saga
+    /// that goes on because its pivot happened, or may have, after it had been cancelled.
     ///
     /// # Cancel safety
     /// Dropping the future only stops waiting.

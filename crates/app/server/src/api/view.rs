@@ -114,7 +114,7 @@ pub(crate) fn detail(definition: Option<&Definition>, loaded: &Loaded) -> Value 
                 "after": after,
                 "has_undo": !matches!(step.undo, Undo::None(_)),
                 "state": word(node),
-                "effect": effect(node.effect()),
+                "effect": effect(node.remaining()),
                 "attempts": current.attempts,
                 "undo_attempts": current.undo_attempts,
                 "output": current.output,

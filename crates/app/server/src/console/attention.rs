@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::extract::{RawQuery, State};
 use axum::response::Response;
 use mainstay_clock::WallTime;
-use mainstay_saga::definition::Definition;
+use mainstay_saga::definition::{Definition, MAX_PAYLOAD};
 use mainstay_saga::fold::State as SagaState;
 use mainstay_saga::wire::{Fact, decode};
 use mainstay_store::ErrorKind;
@@ -198,8 +198,10 @@ pub(super) fn input(definition: &Definition, state: &SagaState, name: &str) -> s
     if let Some(given) = &state.nodes[i].current().input {
         return given.clone();
     }
-    definition.steps()[i].input.render(&state.input, |other| {
+    let made = definition.steps()[i].input.render_within(MAX_PAYLOAD, &state.input, |other| {
         let j = definition.index(other)?;
         state.nodes[j].current().output.clone()
-    })
+    });
+    // One that has more is not sent either.
+    made.unwrap_or_default()
 }

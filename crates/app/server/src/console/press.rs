@@ -164,7 +164,7 @@ pub(super) fn counts(press: &Press, known: Option<(&Definition, &State)>) -> Str
         return "This closes 1 saga; what it did in the world, and is not undone, the node cannot say."
             .to_owned();
     };
-    let effects = state.nodes.iter().filter(|n| n.effect() != Effect::None).count() as u64;
+    let effects = state.nodes.iter().filter(|n| n.remaining() != Effect::None).count() as u64;
     let undoable = definition.steps().iter().zip(&state.nodes);
     let undoable = undoable
         .filter(|(s, n)| n.effect() != Effect::None && !n.skipped && matches!(s.undo, Undo::Call(_)))

@@ -158,7 +158,7 @@ fn one(
         StepKind::Pivot => "pivot: no way back after it",
         StepKind::Retriable => "after the pivot: must finish",
     };
-    let effect = match node.effect() {
+    let effect = match node.remaining() {
         Effect::None => None,
         Effect::Maybe => Some("may have an effect"),
         Effect::Did => Some("has an effect"),

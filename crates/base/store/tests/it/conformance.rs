@@ -19,7 +19,7 @@ async fn memory_journal_conforms() {
     let make = || Arc::new(MemoryJournal::new(Arc::new(clock.clone()))) as Arc<dyn Journal>;
     let checks = conformance::journal(&make, &clock).await;
     println!("memory journal: {checks} checks");
-    assert_eq!(checks, 20);
+    assert_eq!(checks, 22);
 }
 
 #[tokio::test(start_paused = true)]

@@ -475,9 +475,11 @@ pub(super) fn diff(a: &Definition, b: &Definition) -> Vec<String> {
         let steps = graph["steps"].as_array().cloned().unwrap_or_default();
         d.steps.iter().zip(steps).map(|(s, v)| (s.name.clone(), canonical(&v))).collect()
     };
+    let moved = a.steps.iter().zip(&b.steps).find(|(x, y)| x.name != y.name);
+    let moved = moved.map(|(x, y)| format!("step `{}` stands where `{}` stood", y.name, x.name));
     let (a, b) = (rows(a), rows(b));
     let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    names
+    let mut lines: Vec<String> = names
         .into_iter()
         .filter_map(|name| match (a.get(name), b.get(name)) {
             (Some(x), Some(y)) if x == y => None,
@@ -485,5 +487,8 @@ pub(super) fn diff(a: &Definition, b: &Definition) -> Vec<String> {
             (Some(_), None) => Some(format!("step `{name}` was removed")),
             (None, _) => Some(format!("step `{name}` was added")),
         })
-        .collect()
+        .collect();
+    // Steps that wait for the same are started in their order: it is part of the graph, and of no row.
+    lines.extend(moved.filter(|_| lines.is_empty()));
+    lines
 }

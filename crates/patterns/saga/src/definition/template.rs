@@ -43,6 +43,20 @@ impl Template {
         render(&self.0, input, &output)
     }
 
+    /// As [`render`](Self::render); `None` where that would have more than about `most` bytes as a text, which is found out
+    /// before it is made. What is nothing but one reference has whatever size that has.
+    #[must_use]
+    pub fn render_within(
+        &self,
+        most: usize,
+        input: &Value,
+        output: impl Fn(&str) -> Option<Value>,
+    ) -> Option<Value> {
+        let mut left = most;
+        let whole = self.0.is_string();
+        (whole || spend(&self.0, input, &output, &mut left)).then(|| self.render(input, output))
+    }
+
     /// The steps it refers to.
     #[must_use]
     pub fn steps(&self) -> BTreeSet<String> {
@@ -84,20 +98,67 @@ fn render(value: &Value, input: &Value, output: &dyn Fn(&str) -> Option<Value>) 
     }
 }
 
+/// Takes the length of the text that `value` is rendered to off what is left, with a few bytes more where texts are
+/// escaped; false when there is not so much.
+fn spend(value: &Value, input: &Value, output: &dyn Fn(&str) -> Option<Value>, left: &mut usize) -> bool {
+    let mut take = |n: usize| left.checked_sub(n).map(|rest| *left = rest).is_some();
+    match value {
+        Value::String(text) => match parse(text) {
+            Reference::Literal(text) => take(text.len() + 3),
+            Reference::Path { root: "input", rest } => take(length(find(input, rest)) + 1),
+            Reference::Path { root, rest } => {
+                let output = output(root);
+                take(length(output.as_ref().and_then(|v| find(v, rest))) + 1)
+            }
+        },
+        Value::Array(items) => take(3) && items.iter().all(|v| spend(v, input, output, left)),
+        Value::Object(map) => {
+            take(3)
+                && map.iter().all(|(name, v)| {
+                    left.checked_sub(name.len() + 3).map(|rest| *left = rest).is_some()
+                        && spend(v, input, output, left)
+                })
+        }
+        other => take(length(Some(other)) + 1),
+    }
+}
+
+/// The length of a value as a text, without making it.
+fn length(value: Option<&Value>) -> usize {
+    struct Count(usize);
+
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    let mut count = Count(0);
+    // Counting fails at nothing, and a value is always a text.
+    let _ = serde_json::to_writer(&mut count, value.unwrap_or(&Value::Null));
+    count.0
+}
+
 fn walk(value: &Value, path: Option<&str>) -> Value {
-    let Some(path) = path else { return value.clone() };
+    find(value, path).cloned().unwrap_or(Value::Null)
+}
+
+fn find<'v>(value: &'v Value, path: Option<&str>) -> Option<&'v Value> {
+    let Some(path) = path else { return Some(value) };
     let mut at = value;
     for part in path.split('.') {
         let next = match at {
             Value::Array(items) => part.parse::<usize>().ok().and_then(|i| items.get(i)),
             _ => at.get(part),
         };
-        match next {
-            Some(v) => at = v,
-            None => return Value::Null,
-        }
+        at = next?;
     }
-    at.clone()
+    Some(at)
 }
 
 fn collect(value: &Value, found: &mut BTreeSet<String>) {

@@ -218,15 +218,21 @@ impl Engine {
         });
         // Taken up without a trace: a log keeps no end of refusals.
         let waits = loaded.posts.iter().any(|p| p.message == message);
+        let status = loaded.summary.row.status;
+        if on_log.is_none() && waits && status.is_final() && !(asked == Asked::Cancel && cancelled) {
+            // It came just before the end, and nobody takes it up any more.
+            return Ok(Some(Err(refused(&Refusal::Finished(status)))));
+        }
         // A log that is damaged or full does not say who closed its saga. A cancel that repeated another is no action of its
         // own.
         let done = match asked {
-            Asked::Abandon => loaded.summary.row.status == SagaStatus::Abandoned,
+            Asked::Abandon => status == SagaStatus::Abandoned,
             Asked::Cancel => cancelled,
             Asked::Other => false,
         };
-        let refused = || Error::new(ErrorKind::Conflict, "the action was refused before");
-        Ok(on_log.or_else(|| (!waits).then(|| if done { Ok(()) } else { Err(refused()) })))
+        let before = || Error::new(ErrorKind::Conflict, "the action was refused before");
+        let is_heard = !waits || status.is_final();
+        Ok(on_log.or_else(|| is_heard.then(|| if done { Ok(()) } else { Err(before()) })))
     }
 
     /// A saga; one whose log is damaged without its records.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::drive::Drive;
-use crate::definition::{Call, Step, Undo, payload_fault};
+use crate::definition::{Call, MAX_PAYLOAD, Step, Undo, payload_fault};
 use crate::fold::Effect;
 use crate::participant::{Kind, Participant, Reply, Request, Verdict as Answer, judge};
 use crate::step::{Known, LocalStep, StepCx, StepError, StepFailure, Told, UndoError, UndoFailure};
@@ -84,19 +84,26 @@ impl Drive {
         (i, &definition.steps()[i])
     }
 
-    fn input_of(&self, i: usize, generation: u32) -> Value {
+    /// What a step acts with; `None` when that is more than one input may have.
+    fn input_of(&self, i: usize, generation: u32) -> Option<Value> {
         let definition = &self.registered.definition;
         let given =
             self.state.nodes[i].generations.get(generation as usize - 1).and_then(|g| g.input.clone());
-        given.unwrap_or_else(|| {
-            definition.steps()[i].input.render(&self.state.input, |name| {
+        given.or_else(|| {
+            definition.steps()[i].input.render_within(MAX_PAYLOAD, &self.state.input, |name| {
                 let node = definition.index(name).map(|j| &self.state.nodes[j])?;
                 node.current().output.clone()
             })
         })
     }
 
-    fn cx(&self, at: &AttemptRef, op: &Op, deadline: Instant) -> StepCx {
+    /// What a step acted with, or would have, if it had been sent at all.
+    fn input_after(&self, i: usize, generation: u32) -> Value {
+        self.input_of(i, generation).unwrap_or(Value::Null)
+    }
+
+    /// What an attempt is told. `cancelled`: whether the saga turned back, for what is worth stopping then.
+    fn cx(&self, at: &AttemptRef, op: &Op, deadline: Instant, cancelled: watch::Receiver<bool>) -> StepCx {
         StepCx {
             saga: self.uid.as_str().into(),
             step: at.step.as_str().into(),
@@ -104,7 +111,7 @@ impl Drive {
             fence: FencingToken::new(self.epoch),
             attempt: at.attempt,
             deadline: Deadline::at(deadline),
-            cancelled: self.cancelled.subscribe(),
+            cancelled,
         }
     }
 
@@ -131,11 +138,16 @@ impl Drive {
     /// Makes an attempt of an action.
     pub(super) fn action(&self, at: AttemptRef) -> BoxFuture<'static, CallEnd> {
         let (i, step) = self.step(&at);
-        let input = self.input_of(i, at.generation);
+        let Some(input) = self.input_of(i, at.generation) else {
+            // Nobody was asked, and it will be the same the next time.
+            let reason = format!("its input has more than {MAX_PAYLOAD} bytes: hand on references");
+            let result = CallResult::Step(Verdict::Rejected { reason, is_final: false }, None);
+            return Box::pin(async move { CallEnd { at, result } });
+        };
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.timeout);
         let op = Op::Action { generation: at.generation };
-        let cx = self.cx(&at, &op, deadline);
+        let cx = self.cx(&at, &op, deadline, self.cancelled.subscribe());
         let inner = Arc::clone(&self.inner);
         match &step.action {
             Call::Local => {
@@ -170,10 +182,10 @@ impl Drive {
     fn question(&self, at: &AttemptRef, deadline: Instant) -> Option<Question> {
         let (i, step) = self.step(at);
         let action = Op::Action { generation: at.generation };
-        let cx = self.cx(at, &action, deadline);
+        let cx = self.cx(at, &action, deadline, never());
         if step.local_status {
             let local = Arc::clone(&self.registered.steps[&step.name]);
-            return Some(Question::Local(local, cx, self.input_of(i, at.generation)));
+            return Some(Question::Local(local, cx, self.input_after(i, at.generation)));
         }
         let (url, caller) = (step.status.as_ref()?, self.inner.participant.clone()?);
         let request = Request { kind: Kind::Status, ..self.request(&cx, action, url, &Value::Null) };
@@ -209,11 +221,11 @@ impl Drive {
             (Effect::Did, Some(output)) => Told::Did(output.clone()),
             _ => Told::Maybe,
         };
-        let input = self.input_of(i, at.generation);
+        let input = self.input_after(i, at.generation);
         let clock = Arc::clone(self.inner.runtime.clock());
         let deadline = clock.now().saturating_add(step.undo_timeout);
         let op = Op::Undo { generation: at.generation };
-        let cx = self.cx(&at, &op, deadline);
+        let cx = self.cx(&at, &op, deadline, never());
         let inner = Arc::clone(&self.inner);
         let question = if told == Told::Maybe { self.question(&at, deadline) } else { None };
         match &step.undo {
@@ -255,6 +267,11 @@ impl Drive {
             }
         }
     }
+}
+
+/// An undo, and a question what became of an action, are wanted because the saga turned back: that is no reason to stop.
+fn never() -> watch::Receiver<bool> {
+    watch::channel(false).1
 }
 
 /// Races `work` with its deadline, the work first, and catches its panics.

@@ -110,7 +110,9 @@ impl Engine {
             }
             _ => None,
         });
-        let waits = loaded.posts.iter().any(|p| p.message == report.message);
+        // What nobody took up before the end, nobody takes up any more.
+        let waits =
+            !loaded.summary.row.status.is_final() && loaded.posts.iter().any(|p| p.message == report.message);
         let begun = |record: &Record| {
             matches!((wire::decode(record), &report.result),
                 (Ok(Fact::StepStarted(at)), Completed::Action(Verdict::Unknown { .. })) if at == report.at)

@@ -217,7 +217,8 @@ async fn recover(
     // Reports of participants come first: what they end was not interrupted.
     let (reports, rest) = posts.into_iter().partition(|p| p.kind == wire::POST_COMPLETE);
     drive.posts = reports;
-    drive.take_posts().and_then(|()| drive.interrupt()).map_err(|e| aside(e.to_string()))?;
+    let suspect = claimed.strikes > suspects::SUSPICIOUS;
+    drive.take_posts().and_then(|()| drive.interrupt(suspect)).map_err(|e| aside(e.to_string()))?;
     drive.posts = rest;
     Ok(Some(drive))
 }
@@ -311,8 +312,9 @@ impl Drive {
     }
 
     /// Turns attempts that a crash cut short into facts. One that was in flight when a fence refused the claim is made
-    /// again as it is: however often that happens, it spends nothing.
-    fn interrupt(&mut self) -> Result<(), Illegal> {
+    /// again as it is: however often that happens, it spends nothing. Of a suspect nothing is asked: its question may be what
+    /// stops every process, and is not on the log.
+    fn interrupt(&mut self, suspect: bool) -> Result<(), Illegal> {
         let now = self.inner.time.now();
         let fenced = self.was_aside.as_ref().is_some_and(|why| why.starts_with(aside::FENCED));
         for i in 0..self.state.nodes.len() {
@@ -333,7 +335,7 @@ impl Drive {
                     interrupted: true,
                 };
                 let end = end_step(&self.registered.definition, &self.state, at, verdict, now, 0.0, None);
-                match self.ask_first(&end) {
+                match self.ask_first(&end).filter(|_| !suspect) {
                     Some(question) => self.make(&end.at, None, question),
                     None => self.record(&Fact::StepEnded(end))?,
                 }
@@ -424,6 +426,7 @@ impl Drive {
     async fn run_loop(&mut self) -> Leave {
         loop {
             if self.state.finished.is_some() {
+                self.answer_the_late().await;
                 return Leave::Finished;
             }
             if !self.has_work() || self.waits_long() {
@@ -438,6 +441,25 @@ impl Drive {
             if let Some(leave) = self.commit().await {
                 return leave;
             }
+        }
+    }
+
+    /// What came just before the end is in the inbox of a saga that nobody takes up again: whoever sent it is told. Where that
+    /// fails, the row says how it ended to whoever asks again.
+    async fn answer_the_late(&mut self) {
+        if !self.unread {
+            return;
+        }
+        match self.inner.journal.inbox(&self.uid).await {
+            Ok(posts) => self.posts = posts,
+            Err(error) => {
+                tracing::warn!(target: "mainstay::saga", saga = %self.uid, %error, "an inbox could not be read");
+                return;
+            }
+        }
+        // Nothing but refusals follows an end, so that both end here.
+        if self.take_posts().is_ok() {
+            self.commit().await;
         }
     }
 
@@ -627,9 +649,9 @@ impl Drive {
         } else {
             self.plan = Plan::default();
         }
-        if self.state.stop.is_some() {
-            self.cancelled.send_replace(true);
-        }
+        // One that was to turn back, and whose pivot happened meanwhile, or may have, goes on.
+        let turned = self.state.stop.is_some() && !self.state.past_pivot(&definition);
+        self.cancelled.send_if_modified(|before| std::mem::replace(before, turned) != turned);
         if !records.is_empty() || !self.drain.is_empty() {
             let expected = self.state.seq + 1 - records.len() as u64;
             let row = self.row();

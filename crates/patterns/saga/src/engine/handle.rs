@@ -158,7 +158,7 @@ pub(super) fn outcome_of(definition: &Definition, state: &State, status: SagaSta
         }
         SagaStatus::Abandoned => Outcome::Abandoned {
             remaining: nodes()
-                .filter(|(_, n)| n.effect() != crate::fold::Effect::None)
+                .filter(|(_, n)| n.remaining() != crate::fold::Effect::None)
                 .map(|(s, _)| s.name.clone())
                 .collect(),
         },

@@ -245,12 +245,13 @@ fn on_step(state: &mut State, definition: &Definition, operation: &Operation) {
             node.done = true;
         }
         Operation::ResolveNotDone { step } => {
-            node.generations.iter_mut().for_each(|g| g.effect = Effect::None);
+            // What a person left as it is, they knew of.
+            node.generations.iter_mut().filter(|g| !g.left).for_each(|g| g.effect = Effect::None);
             node.failed = true;
             state.fail(step, i);
         }
         Operation::ResolveUndone { .. } => {
-            node.generations.iter_mut().filter(|g| g.effect != Effect::None).for_each(|g| g.undone = true);
+            node.generations.iter_mut().filter(|g| g.stands()).for_each(|g| g.undone = true);
         }
         Operation::Skip { .. } if undoing => match node.replaced().filter(|_| forward) {
             Some(generation) => node.generations[generation as usize - 1].left = true,

@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
+use mainstay_clock::{Clock, WallTime};
 use mainstay_saga::definition::{Definition, StepData};
-use mainstay_saga::engine::{ActionRequest, Config};
+use mainstay_saga::engine::{ActionRequest, Config, StartOptions};
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
 use mainstay_saga::wire::Operation;
-use mainstay_saga::{Engine, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
-use mainstay_store::{BoxFuture, Error, ErrorKind, Journal, Result};
+use mainstay_saga::{Engine, ErrorKind, LocalStep, Outcome, StepCx, StepError, Told, UndoError};
+use mainstay_store::journal::{Create, Hash, NewRecord, Row, SagaStatus, Uid};
+use mainstay_store::{BoxFuture, Error, ErrorKind as StoreErrorKind, Journal, Result};
 use serde_json::{Value, json};
 
 use crate::world::{Act, World, definition, order, step};
@@ -111,6 +112,75 @@ async fn what_is_driven_ends_with_its_claim_also_when_the_store_is_silent() {
     assert_eq!(engine.in_flight(), 0);
 }
 
+/// Its creation was answered when the claim was over: somebody else may drive it.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_sent_under_a_claim_that_is_over() {
+    let world = World::new();
+    let (late, journal) = Late::on(&world);
+    let definition = definition(vec![patient("reserve", &[])]);
+    let engine = world.engine_on(journal, &definition).await;
+    late.silent.store(true, Ordering::SeqCst);
+    late.creates.store(true, Ordering::SeqCst);
+    world.clock.sleep(Duration::from_secs(8)).await;
+    // Five seconds later.
+    world.start(&engine, &definition, "one").await;
+    world.clock.sleep(Duration::from_millis(100)).await;
+    assert!(!engine.holds_claims());
+    assert!(world.calls().is_empty(), "{:?}", world.calls());
+}
+
+/// A process that still runs while its successor under the same name does: it hears of that when it renews its claims, drops
+/// what it drives and begins nothing more.
+#[tokio::test(start_paused = true)]
+async fn the_older_run_of_a_node_stops_when_it_hears_of_a_newer_one() {
+    let world = World::new();
+    let definition = definition(vec![patient("reserve", &[])]);
+    world.script("reserve", &[Act::Hang, Act::Done]);
+    let (older, handle) = world.begin(&definition).await;
+    world.clock.sleep(Duration::from_millis(100)).await;
+    let newer = world.engine(&definition).await;
+    assert!(matches!(newer.outcome(handle.uid()).await.unwrap(), Outcome::Completed { .. }));
+    world.clock.sleep(Duration::from_secs(4)).await;
+    assert_eq!(older.in_flight(), 0);
+    let refused = older.start("order", json!({}), StartOptions::id("two")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Overloaded, "{refused}");
+    assert!(newer.start("order", json!({}), StartOptions::id("two")).await.unwrap().is_new());
+}
+
+/// A row of another graph than the definition of its version has here: of a journal put together from two, say.
+#[tokio::test(start_paused = true)]
+async fn sg_f18_a_saga_of_another_graph_is_parked_at_load_and_nothing_of_it_is_called() {
+    let world = World::new();
+    let definition = order();
+    let engine = world.engine(&definition).await;
+    let handle = world.start(&engine, &definition, "one").await;
+    handle.outcome().await.unwrap();
+    let like = world.journal.load(handle.uid()).await.unwrap().unwrap();
+    let first = &like.records[0];
+    let before = world.calls().len();
+    let create = Create {
+        uid: Uid::new("foreign"),
+        id: "two".to_owned(),
+        definition: "order".to_owned(),
+        version: 1,
+        definition_hash: Hash::of(b"another graph"),
+        input_hash: Hash::of(b"two"),
+        records: vec![NewRecord { kind: first.kind, bytes: first.bytes.clone() }],
+        row: Row::running(WallTime::default()),
+        owner: None,
+        reply: None,
+        parent: None,
+        locks: Vec::new(),
+    };
+    world.journal.create(create).await.unwrap();
+    world.clock.sleep(Duration::from_secs(3)).await;
+    let row = world.journal.summary(&Uid::new("foreign")).await.unwrap().unwrap().row;
+    assert_eq!(row.status, SagaStatus::NeedsAttention);
+    let why = row.error.unwrap_or_default();
+    assert!(why.starts_with("parked: ") && why.ends_with("has another graph"), "{why}");
+    assert_eq!(world.calls().len(), before);
+}
+
 /// Takes half a minute.
 struct Slow {
     clock: VirtualClock,
@@ -203,7 +273,7 @@ impl Tap for Unreadable {
     }
 
     fn before_load(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(async { Err(Error::new(ErrorKind::Corrupt, "planted")) })
+        Box::pin(async { Err(Error::new(StoreErrorKind::Corrupt, "planted")) })
     }
 }
 

@@ -81,6 +81,19 @@ fn missing_undo_two_pivots_duplicates_and_zeros_are_refused() {
 }
 
 #[test]
+fn more_steps_than_a_readable_history_has_are_refused() {
+    let steps = |n: usize| (0..n).map(|i| step(&format!("s{i}"), &[])).collect::<Vec<_>>();
+    let problems = refused(steps(1_001));
+    assert!(
+        matches!(&problems[..], [Problem::Field { field, value, .. }] if field == "steps" && value == "1001")
+    );
+    let mut data = DefinitionData::new("order", 1);
+    data.no_deadline = true;
+    data.steps = steps(1_000);
+    assert_eq!(Definition::from_data(data).unwrap().steps().len(), 1_000);
+}
+
+#[test]
 fn unknown_keys_in_toml_are_refused() {
     let text = "name = \"order\"\nversion = 1\nno_deadline = true\n[[steps]]\nname = \"a\"\nno_undo = \"x\"\ntimout = \"5s\"\n";
     let error = Definition::from_toml(text).unwrap_err();
@@ -102,6 +115,21 @@ fn the_hash_covers_the_graph_and_not_what_may_be_tuned() {
     let parallel = build(vec![step("a", &[]), step("b", &[])]);
     assert_ne!(parallel.hash(), base.hash());
     assert_eq!(base.diff(&parallel).len(), 1);
+    assert_eq!(base.diff(&base), Vec::<String>::new());
+}
+
+/// It was refused with a difference that named nothing.
+#[test]
+fn m_g7_steps_in_another_order_are_another_graph_and_the_difference_says_so() {
+    let build = |names: [&str; 3]| {
+        let mut data = DefinitionData::new("order", 1);
+        data.no_deadline = true;
+        data.steps = names.map(|name| step(name, &[])).to_vec();
+        Definition::from_data(data).unwrap()
+    };
+    let (a, b) = (build(["a", "b", "c"]), build(["a", "c", "b"]));
+    assert_ne!(a.hash(), b.hash());
+    assert_eq!(a.diff(&b), ["step `c` stands where `b` stood"]);
 }
 
 #[test]

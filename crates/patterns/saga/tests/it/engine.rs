@@ -172,6 +172,18 @@ async fn sg_s04_m_g8_concurrent_sagas_of_one_definition_share_nothing() {
     assert_eq!(shipped, 3);
     assert_eq!(world.net()["reserve"], 3);
     assert_eq!(world.net()["charge"], 3);
+    // Each undid its own steps and no other's.
+    let mut undone: Vec<String> = Vec::new();
+    for handle in &outcomes {
+        if matches!(handle.outcome().await.unwrap(), Outcome::Compensated { .. }) {
+            undone.extend(["charge", "reserve"].map(|step| format!("{}/{step}/undo", handle.uid())));
+        }
+    }
+    let mut keys = world.ledger.lock().unwrap().keys.clone();
+    keys.retain(|key| key.ends_with("/undo"));
+    undone.sort_unstable();
+    keys.sort_unstable();
+    assert_eq!(keys, undone);
 }
 
 #[tokio::test(start_paused = true)]
@@ -677,6 +689,36 @@ async fn pause_starts_nothing_and_resume_goes_on() {
     assert!(matches!(handle.outcome().await.unwrap(), Outcome::Completed { .. }));
 }
 
+/// Each of its parts is within its bound, and the whole was sent: a participant that keeps to the bounds refused the undo of
+/// what it had done, which carries an output too, and a person was asked.
+#[tokio::test(start_paused = true)]
+async fn an_input_put_together_over_the_limit_is_not_sent_and_the_saga_turns_back() {
+    let big = Value::String("x".repeat(200 * 1024));
+    for (input, fits) in [
+        (json!("$input"), true),
+        (json!({"order": "$input", "n": [1, null]}), true),
+        (json!({"order": "$input", "again": ["$input"]}), false),
+        (json!(["$input", {"hold": "$reserve"}, "x".repeat(70 * 1024)]), false),
+    ] {
+        let world = World::new();
+        let mut charge = step("charge", &["reserve"]);
+        charge.input = Some(input.clone());
+        let definition = definition(vec![step("reserve", &[]), charge]);
+        let engine = world.engine(&definition).await;
+        let handle = engine.start("order", big.clone(), StartOptions::id("one")).await.unwrap();
+        let outcome = handle.outcome().await.unwrap();
+        if fits {
+            assert!(matches!(outcome, Outcome::Completed { .. }), "{outcome:?}");
+            continue;
+        }
+        let Outcome::Compensated { cause: Some(Cause::StepFailed { step, reason }), .. } = outcome else {
+            panic!("{outcome:?}")
+        };
+        assert!(step == "charge" && reason.contains("more than 262144 bytes"), "{step}: {reason}");
+        assert_eq!(world.calls(), ["reserve", "undo reserve did"], "nobody was asked, and once is enough");
+    }
+}
+
 /// Dropping a start at every poll leaves nothing half-made: repeated with the same id it gives one saga.
 #[tokio::test(start_paused = true)]
 async fn cancel_safety_of_start_at_every_poll() {
@@ -699,6 +741,30 @@ async fn cancel_safety_of_start_at_every_poll() {
         assert_eq!(page.rows.len(), 1);
         assert_eq!(world.net().values().copied().collect::<Vec<_>>(), [1, 1, 1]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ids_and_attributes_are_bounded_before_anything_is_stored() {
+    let world = World::new();
+    let engine = world.engine(&order()).await;
+    let kind = async |options: StartOptions| {
+        engine.start("order", json!({}), options).await.map_err(|e| e.kind()).map(|h| h.id().len())
+    };
+    let long = |n: usize| "x".repeat(n);
+    let attrs = |attrs: Vec<(String, String)>| {
+        let mut options = StartOptions::default();
+        options.attrs = attrs.into_iter().collect();
+        options
+    };
+    assert_eq!(kind(StartOptions::id(long(256))).await, Err(ErrorKind::ApiMisuse));
+    assert_eq!(kind(StartOptions::id("")).await, Err(ErrorKind::ApiMisuse));
+    let many = |n: usize| attrs((0..n).map(|i| (format!("k{i}"), String::new())).collect());
+    for refused in [many(17), attrs(vec![(long(256), long(1))]), attrs(vec![(long(1), long(256))])] {
+        assert_eq!(kind(refused).await, Err(ErrorKind::TooLarge));
+    }
+    assert!(world.journal.query(&Filter::default(), None, 10).await.unwrap().rows.is_empty());
+    assert_eq!(kind(StartOptions::id(long(255))).await, Ok(255));
+    assert!(kind(many(16)).await.is_ok());
 }
 
 #[tokio::test(start_paused = true)]

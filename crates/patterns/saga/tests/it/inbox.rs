@@ -114,13 +114,15 @@ async fn a_saga_that_cannot_be_read_keeps_no_node_busy() {
 struct Before {
     journal: Arc<dyn Journal>,
     posted: AtomicBool,
+    /// What that append says.
+    last: SagaStatus,
     /// The owner hears nothing after that append: it died.
     dies: bool,
 }
 
 impl Before {
-    fn on(journal: &Arc<dyn Journal>, dies: bool) -> TapJournal {
-        let tap = Self { journal: Arc::clone(journal), posted: AtomicBool::new(false), dies };
+    fn on(journal: &Arc<dyn Journal>, last: SagaStatus, dies: bool) -> TapJournal {
+        let tap = Self { journal: Arc::clone(journal), posted: AtomicBool::new(false), last, dies };
         TapJournal::new(Arc::clone(journal), Arc::new(tap))
     }
 }
@@ -128,7 +130,7 @@ impl Before {
 impl Tap for Before {
     fn before_append<'a>(&'a self, append: &'a Append) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let last = append.row.status == SagaStatus::NeedsAttention;
+            let last = append.row.status == self.last;
             if !last || self.posted.swap(true, Ordering::SeqCst) {
                 return;
             }
@@ -158,7 +160,7 @@ impl Tap for Before {
 #[tokio::test(start_paused = true)]
 async fn a_message_that_came_just_before_the_last_append_is_taken_up() {
     let world = World::new();
-    let journal = Before::on(&world.journal, false);
+    let journal = Before::on(&world.journal, SagaStatus::NeedsAttention, false);
     world.script("ship", &[Act::Rejected]);
     world.script("undo charge", &[Act::UndoRefused]);
     let definition = order();
@@ -178,7 +180,8 @@ fn a_message_that_came_just_before_the_last_append_outlives_its_owner() {
     world.script("undo charge", &[Act::UndoRefused]);
     let audit = async || world.journal.audit(0, 10).await.unwrap().len();
     process().block_on(async {
-        let engine = world.engine_on(Arc::new(Before::on(&world.journal, true)), &order()).await;
+        let journal = Before::on(&world.journal, SagaStatus::NeedsAttention, true);
+        let engine = world.engine_on(Arc::new(journal), &order()).await;
         world.start(&engine, &order(), "one").await;
         world.clock.sleep(Duration::from_secs(5)).await;
         assert_eq!(audit().await, 0, "nobody looked at it");
@@ -188,6 +191,64 @@ fn a_message_that_came_just_before_the_last_append_outlives_its_owner() {
         let _engine = world.engine(&order()).await;
         world.clock.sleep(Duration::from_secs(5)).await;
         assert_eq!(audit().await, 1);
+    });
+}
+
+/// It came while the last step was in flight, and the saga ended with it in its inbox: nobody took it up any more, whoever
+/// waited for it was told after ten seconds that it would be, each time it was sent, and no audit has it.
+#[tokio::test(start_paused = true)]
+async fn an_action_that_came_just_before_the_end_is_refused_at_once_and_audited() {
+    for last in [SagaStatus::Completed, SagaStatus::Compensated] {
+        let world = World::new();
+        if last == SagaStatus::Compensated {
+            world.script("ship", &[Act::Rejected]);
+        }
+        let journal = Before::on(&world.journal, last, false);
+        let engine = world.engine_on(Arc::new(journal), &order()).await;
+        let handle = world.start(&engine, &order(), "one").await;
+        handle.outcome().await.unwrap();
+        world.clock.sleep(Duration::from_millis(10)).await;
+        assert_eq!(engine.in_flight(), 0);
+        let loaded = world.journal.load(handle.uid()).await.unwrap().unwrap();
+        assert!(loaded.posts.is_empty(), "{last}: {:?}", loaded.posts);
+        assert_eq!((loaded.summary.row.status, loaded.summary.row.due), (last, None));
+        let audit = world.journal.audit(0, 10).await.unwrap();
+        assert_eq!(audit.len(), 1, "{last}");
+        assert_eq!(audit[0].entry.after, format!("refused: the saga is {last} already"));
+        // Who lost the answer gets it.
+        let mut again = act(Operation::Cancel);
+        again.message = Some("m".to_owned());
+        let start = world.clock.now();
+        let refused = engine.attention().act(handle.uid(), again).await.unwrap_err();
+        assert_eq!(refused.kind(), mainstay_saga::ErrorKind::Conflict, "{refused}");
+        assert!(refused.to_string().contains(&format!("{last} already")), "{refused}");
+        assert!(world.clock.now().saturating_duration_since(start) < Duration::from_secs(1));
+        assert!(matches!(
+            handle.outcome().await.unwrap(),
+            Outcome::Completed { .. } | Outcome::Compensated { .. }
+        ));
+    }
+}
+
+/// The same where its owner died with the end.
+#[test]
+fn an_action_that_came_just_before_the_end_is_refused_by_whoever_is_asked_next() {
+    let world = World::on(ByHand::default());
+    let uid = process().block_on(async {
+        let journal = Before::on(&world.journal, SagaStatus::Completed, true);
+        let engine = world.engine_on(Arc::new(journal), &order()).await;
+        let uid = world.start(&engine, &order(), "one").await.uid().clone();
+        world.clock.sleep(Duration::from_secs(5)).await;
+        uid
+    });
+    process().block_on(async {
+        world.clock.sleep(Duration::from_millis(1)).await;
+        let engine = world.engine(&order()).await;
+        world.clock.sleep(Duration::from_secs(5)).await;
+        let mut again = act(Operation::Cancel);
+        again.message = Some("m".to_owned());
+        let refused = engine.attention().act(&uid, again).await.unwrap_err();
+        assert!(refused.to_string().contains("completed already"), "{refused}");
     });
 }
 

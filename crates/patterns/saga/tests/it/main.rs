@@ -4,6 +4,7 @@
 
 mod aside;
 mod bounds;
+mod branches;
 mod builder;
 mod cancel;
 mod claims;
@@ -26,6 +27,8 @@ mod remote;
 mod room;
 mod seal;
 mod simulated;
+mod slots;
+mod told;
 mod undo;
 mod vanished;
 mod world;

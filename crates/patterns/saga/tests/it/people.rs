@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Clock, WallTime};
 use mainstay_saga::engine::{ActionRequest, RunAgain, StartOptions};
-use mainstay_saga::wire::Operation;
+use mainstay_saga::wire::{Cause, Operation};
 use mainstay_saga::{ErrorKind, Outcome};
 use mainstay_store::journal::{PurgeRequest, SagaStatus};
 use serde_json::json;
@@ -65,7 +65,7 @@ async fn a_paused_unwind_waits_for_a_person_and_a_deadline_counts_through_a_paus
     world.clock.sleep(Duration::from_secs(30)).await;
     engine.attention().act(handle.uid(), act(Operation::Resume)).await.unwrap();
     let outcome = handle.outcome().await.unwrap();
-    let cause = mainstay_saga::wire::Cause::DeadlineExceeded;
+    let cause = Cause::DeadlineExceeded;
     assert!(matches!(&outcome, Outcome::Compensated { cause: Some(c), .. } if *c == cause), "{outcome:?}");
 }
 
@@ -197,6 +197,46 @@ async fn a_purged_saga_leaves_a_tombstone_that_answers_late_starters() {
     request.tombstones_before = world.clock.wall();
     assert_eq!(world.journal.purge(request).await.unwrap().tombstones, 1);
     assert!(start(json!({"n": 2})).await.unwrap().is_new(), "after its time the id is free");
+}
+
+/// The caller saw "failed" for what was clean and for what was not: four ends, told apart by the outcome and by the row.
+#[tokio::test(start_paused = true)]
+async fn sg_s09_each_end_is_told_apart() {
+    let ends = [
+        (Act::Done, Act::Done, SagaStatus::Completed),
+        (Act::Rejected, Act::Done, SagaStatus::Compensated),
+        (Act::Rejected, Act::UndoRefused, SagaStatus::NeedsAttention),
+        (Act::Rejected, Act::UndoRefused, SagaStatus::Abandoned),
+    ];
+    for (ship, undo, status) in ends {
+        let world = World::new();
+        world.script("ship", &[ship]);
+        world.script("undo charge", &[undo]);
+        let (engine, handle) = world.begin(&order()).await;
+        let mut outcome = handle.outcome().await.unwrap();
+        if status == SagaStatus::Abandoned {
+            engine.attention().act(handle.uid(), act(Operation::Abandon)).await.unwrap();
+            outcome = handle.outcome().await.unwrap();
+        }
+        match (status, &outcome) {
+            (SagaStatus::Completed, Outcome::Completed { outputs }) => assert_eq!(outputs.len(), 3),
+            (SagaStatus::Compensated, Outcome::Compensated { cause, also_failed }) => {
+                let Some(Cause::StepFailed { step, reason }) = cause else { panic!("{cause:?}") };
+                assert_eq!((step.as_str(), reason.as_str(), also_failed.len()), ("ship", "no", 0));
+            }
+            (SagaStatus::NeedsAttention, Outcome::NeedsAttention { steps }) => assert_eq!(steps, &["charge"]),
+            (SagaStatus::Abandoned, Outcome::Abandoned { remaining }) => {
+                assert_eq!(remaining, &["reserve", "charge"], "the effects that stay");
+            }
+            _ => panic!("{status}: {outcome:?}"),
+        }
+        let row = world.journal.summary(handle.uid()).await.unwrap().unwrap().row;
+        assert_eq!(row.status, status);
+        // Whoever comes later reads the same.
+        engine.shutdown(Duration::ZERO).await;
+        let reader = world.engine(&order()).await;
+        assert_eq!(reader.outcome(handle.uid()).await.unwrap(), outcome);
+    }
 }
 
 /// Retention by its options, not by hand: the engine purges what is past its time and nothing else.

@@ -1,5 +1,6 @@
 //! What an undo is told, and what becomes of one that is refused.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,6 +38,28 @@ fn retry(input: Option<Value>) -> ActionRequest {
 
 fn needs_charge() -> Outcome {
     Outcome::NeedsAttention { steps: vec!["charge".to_owned()] }
+}
+
+/// Keys that are no text: what JSON cannot say. It is done, and its output is lost.
+#[tokio::test(start_paused = true)]
+async fn sg_f20_an_output_that_cannot_be_written_down_is_undone_as_maybe() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let world = World::new();
+    let mut b = Saga::<u32>::builder("order", 1);
+    let act = |_: StepCx, n: u32| async move { Ok::<_, StepError>(BTreeMap::from([((n, n), n)])) };
+    let undone = Arc::clone(&told);
+    let undo = move |_: StepCx, told: Told<BTreeMap<(u32, u32), u32>>| {
+        undone.lock().unwrap().push(told);
+        async { Ok::<(), UndoError>(()) }
+    };
+    b.step("charge", b.input(), act).undo(undo).add();
+    let saga = b.no_deadline().build().unwrap();
+    let builder = Engine::builder(Arc::clone(&world.journal), world.runtime()).register(&saga);
+    let engine = builder.open().await.unwrap();
+    let handle = engine.start_saga(&saga, &5, StartOptions::id("one")).await.unwrap();
+    let outcome = handle.outcome().await.unwrap();
+    assert!(matches!(outcome, Outcome::Compensated { .. }), "{outcome:?}");
+    assert_eq!(*told.lock().unwrap(), [Told::Maybe], "once, and not as if nothing had happened");
 }
 
 /// "Not found" was asked for twenty times, over an hour, before anybody heard of it.

@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::Clock as _;
+use mainstay_saga::definition::StepKind;
 use mainstay_saga::exhaust::{Tap, TapJournal, Write};
+use mainstay_saga::{Engine, Known, LocalStep, StepCx, StepError, Told, UndoError};
 use mainstay_store::journal::{Append, SagaStatus, Uid};
 use mainstay_store::{BoxFuture, Error, ErrorKind, Outcome, Result};
+use serde_json::Value;
 
-use crate::world::{Act, ByHand, World, order};
+use crate::world::{Act, ByHand, World, definition, order, step};
 
 /// A runtime that is dropped with everything in it: a process that vanishes.
 pub(crate) fn process() -> tokio::runtime::Runtime {
@@ -211,6 +214,70 @@ fn a_node_that_stops_while_a_suspect_is_looked_at_lets_its_journal_go() {
         world.clock.sleep(Duration::from_secs(20)).await;
         assert!(kept.upgrade().is_none());
     });
+}
+
+/// Its action, and the question what became of it, stop every process; each is counted.
+#[derive(Clone, Default)]
+struct Poison {
+    acts: Arc<AtomicU32>,
+    questions: Arc<AtomicU32>,
+}
+
+impl LocalStep for Poison {
+    fn act(&self, _: StepCx, _: Value) -> BoxFuture<'_, std::result::Result<Value, StepError>> {
+        self.acts.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+
+    fn undo(&self, _: StepCx, _: Told<Value>, _: Value) -> BoxFuture<'_, std::result::Result<(), UndoError>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn status(&self, _: StepCx, _: Value) -> BoxFuture<'_, Known<Value>> {
+        self.questions.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    }
+}
+
+/// A question is not on the log before it is asked, and no limit of attempts counts it: one that stops the process was asked
+/// by every process there was.
+#[test]
+fn sg_x08_a_question_that_stops_every_process_is_asked_no_more_and_a_person_is() {
+    let world = World::on(ByHand::default());
+    let mut ship = step("ship", &[]);
+    (ship.kind, ship.local_undo, ship.local_status) = (StepKind::Pivot, false, true);
+    ship.timeout = Some(Duration::from_secs(60));
+    let definition = definition(vec![ship]);
+    let poison = Poison::default();
+    let runs = |start: bool| {
+        let calls = || poison.acts.load(Ordering::SeqCst) + poison.questions.load(Ordering::SeqCst);
+        process().block_on(async {
+            world.clock.sleep(Duration::from_millis(1)).await;
+            let step = Arc::new(poison.clone()) as Arc<dyn LocalStep>;
+            let builder = Engine::builder(Arc::clone(&world.journal), world.runtime());
+            let builder = builder.definition(definition.clone(), [("ship".to_owned(), step)]);
+            let engine = builder.open().await.unwrap();
+            let before = calls();
+            if start {
+                world.start(&engine, &definition, "one").await;
+            }
+            for _ in 0..500 {
+                world.clock.sleep(Duration::from_millis(10)).await;
+                if calls() > before {
+                    return true;
+                }
+            }
+            false
+        })
+    };
+    assert!(runs(true));
+    let deaths = 1 + (0..30).take_while(|_| runs(false)).count();
+    let found = process().block_on(world.journal.find("order", "one")).unwrap().unwrap();
+    assert_eq!(found.row.status, SagaStatus::NeedsAttention, "after {deaths} deaths");
+    let counts = (poison.acts.load(Ordering::SeqCst), poison.questions.load(Ordering::SeqCst));
+    assert_eq!(counts, (3, 2), "as often as an attempt may be cut short, and then two more times");
+    // What is asked about is the step: a person says what became of it.
+    assert_eq!(found.row.step.as_deref(), Some("ship"));
 }
 
 /// The answer to a node's second claim is lost.

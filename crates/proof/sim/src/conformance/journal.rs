@@ -91,6 +91,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     the_store_tells_its_time(&suite()).await;
     the_inbox_is_idempotent_and_bounded(&suite()).await;
     no_append_puts_a_message_to_sleep(&suite()).await;
+    a_message_that_came_before_the_end_is_drained_after_it(&suite()).await;
     locks_come_with_the_append_or_not_at_all(&suite()).await;
     pages_miss_nothing_under_inserts(&suite()).await;
     what_waits_for_a_person_is_listed_and_counted(&suite()).await;
@@ -102,7 +103,7 @@ pub async fn journal(make: &dyn Fn() -> Arc<dyn Journal>, clock: &dyn Clock) -> 
     the_audit_is_a_chain(&suite()).await;
     sizes_are_bounded(&suite()).await;
     ids_are_data(&suite()).await;
-    20
+    22
 }
 
 async fn start_is_idempotent(s: &Suite<'_>) {
@@ -312,6 +313,38 @@ async fn no_append_puts_a_message_to_sleep(s: &Suite<'_>) {
     assert_eq!(post("m2").await, Posted::Duplicate);
     let row = s.journal.summary(&uid).await.unwrap().unwrap().row;
     assert_eq!(row.due, None, "nothing waits any more");
+}
+
+/// Whoever ended the saga answers what it had not read, and that changes nothing of the end.
+async fn a_message_that_came_before_the_end_is_drained_after_it(s: &Suite<'_>) {
+    let (uid, epoch) = s.created("one").await;
+    let post = async |message: &str| s.journal.post(&uid, message, 7, b"hello".to_vec()).await.unwrap();
+    assert_eq!(post("m1").await, Posted::Posted);
+    let end = Append::new(uid.clone(), epoch, 2, vec![record(2)], finished());
+    assert_eq!(s.append(end).await, Appended::Appended { next_seq: 3, posts: true });
+    assert_eq!(post("m1").await, Posted::Duplicate);
+    assert_eq!(post("m2").await, Posted::Final(SagaStatus::Completed));
+    assert!(s.claim("b", 1).await.is_empty(), "nothing is due after the end");
+    let posts = s.journal.inbox(&uid).await.unwrap();
+    assert_eq!(posts.iter().map(|p| p.message.as_str()).collect::<Vec<_>>(), ["m1"]);
+    let late = Append::new(uid.clone(), epoch, 3, vec![record(3)], finished());
+    let late = Append { drain: vec![posts[0].number], ..late };
+    assert_eq!(s.append(late).await, Appended::Appended { next_seq: 4, posts: false });
+    let there = s.journal.load(&uid).await.unwrap().unwrap();
+    assert_eq!((there.records.len(), there.posts.len()), (3, 0));
+    let (row, owner) = (&there.summary.row, &there.summary.owner);
+    assert_eq!((row.status, row.due, owner), (SagaStatus::Completed, None, &None));
+    let counts = s.journal.counts().await.unwrap();
+    assert_eq!(counts.iter().map(|c| (c.status, c.count)).collect::<Vec<_>>(), [(SagaStatus::Completed, 1)]);
+    s.clock.sleep(Duration::from_secs(1)).await;
+    let now = s.clock.wall();
+    let purge = PurgeRequest {
+        completed_before: now,
+        compensated_before: now,
+        tombstones_before: WallTime::default(),
+        limit: 10,
+    };
+    assert_eq!(s.journal.purge(purge).await.unwrap().sagas, 1);
 }
 
 async fn locks_come_with_the_append_or_not_at_all(s: &Suite<'_>) {
