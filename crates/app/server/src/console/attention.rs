@@ -81,6 +81,7 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
                 @if visit.operates() { (bulk::pick(row)) }
                 h2 id={ "i-" (uid) } { a href={ "sagas/" (words::encode(uid)) } { (row.id) } }
                 span.dim { (row.definition) " version " (row.version) }
+                @if row.row.paused { (words::Sign("off", "\u{2016}", "paused").badge()) }
                 span.since { @if stuck { "waiting for " } @else { "late for " } (words::lasting(now, since)) }
             }
             @if state.is_none() {
@@ -90,7 +91,9 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
             } @else if row.row.overdue {
                 section.need aria-label="The whole saga" { p.why { strong { (LATE) } } }
             }
-            @if row.row.overdue || view::set_aside(row, state.as_ref()).is_some() {
+            @if row.row.paused { p { "It is paused: what is pressed is noted, and nothing starts until somebody resumes it." } }
+            @let whole = row.row.overdue || row.row.paused || view::set_aside(row, state.as_ref()).is_some();
+            @if whole {
                 @if visit.operates() {
                     (press::links("", uid, row.next_seq, None, &view::legal_on_saga(row, known)))
                 } @else {
