@@ -313,8 +313,19 @@ fn start(
     wait: Option<std::time::Duration>,
     output: Output,
 ) -> Result<ExitCode> {
-    let started = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body));
-    let uid = started.map_err(|e| repeatable(e, key))?.field("uid")?.to_owned();
+    // Also where it began and the answers to what comes after are lost: nothing was printed yet.
+    started(client, body, key, wait, output).map_err(|e| repeatable(e, key))
+}
+
+fn started(
+    client: &Client,
+    body: &Value,
+    key: &str,
+    wait: Option<std::time::Duration>,
+    output: Output,
+) -> Result<ExitCode> {
+    let begun = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body))?;
+    let uid = begun.field("uid")?.to_owned();
     let Some(wait) = wait else { return show(client, &uid, output) };
     let ended = wait_for(client, &uid, wait)?;
     let done = ended["status"] == "completed";
@@ -378,9 +389,8 @@ fn run_again(client: &Client, on: &OnSaga, key: &str, mut body: Value, output: O
     let etag = client.call("GET", &path, &[], None)?.etag.unwrap_or_default();
     body["reason"] = on.reason.as_str().into();
     let headers = [("if-match", etag.as_str()), ("idempotency-key", key)];
-    let started = client.call("POST", &format!("{path}/actions"), &headers, Some(&body));
-    let started = started.map_err(|e| repeatable(e, key))?;
-    show(client, started.field("uid")?, output)
+    let begun = client.call("POST", &format!("{path}/actions"), &headers, Some(&body));
+    begun.and_then(|begun| show(client, begun.field("uid")?, output)).map_err(|e| repeatable(e, key))
 }
 
 /// Exit code 1 when an item failed.

@@ -56,14 +56,21 @@ fn a_redirect_is_named_and_not_followed() {
 /// Nobody knew the key that was made for them, so that a start without an answer could not be repeated.
 #[test]
 fn if_a02_a_start_without_an_answer_names_the_key_to_repeat_it_with() {
-    // The request is read, and nothing that could be understood comes back.
-    let silent = Recorder::start(|_| b"nonsense\r\n\r\n".to_vec());
-    let output = at(&silent.origin, &["saga", "run", "order"]);
-    let said = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{said}");
-    let key = said.split("--key ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
-    let (head, _) = silent.seen().pop().unwrap();
-    assert!(!key.is_empty() && head.contains(&format!("idempotency-key: {key}")), "{said}\n{head}");
+    // The request is read, and nothing that could be understood comes back: to the start, or to the look at what began.
+    let nonsense = || b"nonsense\r\n\r\n".to_vec();
+    let begun = "{\"uid\": \"u-1\", \"id\": \"u-1\"}";
+    let begins = move |head: &str| match head.starts_with("POST ") {
+        true => reply("202 Accepted", "", begun),
+        false => nonsense(),
+    };
+    for silent in [Recorder::start(move |_| nonsense()), Recorder::start(begins)] {
+        let output = at(&silent.origin, &["saga", "run", "order", "--wait", "1s"]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        let key = said.split("--key ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap_or_default();
+        let (head, _) = silent.seen().into_iter().find(|(head, _)| head.starts_with("POST ")).unwrap();
+        assert!(!key.is_empty() && head.contains(&format!("idempotency-key: {key}")), "{said}\n{head}");
+    }
 }
 
 #[test]
