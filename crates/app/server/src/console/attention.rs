@@ -92,10 +92,12 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
                 section.need aria-label="The whole saga" { p.why { strong { (LATE) } } }
             }
             @if row.row.paused { p { "It is paused: what is pressed is noted, and nothing starts until somebody resumes it." } }
-            @let whole = row.row.overdue || row.row.paused || view::set_aside(row, state.as_ref()).is_some();
-            @if whole {
+            @let whole = row.row.overdue || view::set_aside(row, state.as_ref()).is_some();
+            @if whole || row.row.paused {
                 @if visit.operates() {
-                    (press::links("", uid, row.next_seq, None, &view::legal_on_saga(row, known)))
+                    @let legal = view::legal_on_saga(row, known);
+                    // What gives up has its place on the page of the saga.
+                    (press::links("", uid, row.next_seq, None, if whole { &legal } else { &["resume"] }))
                 } @else {
                     p.dim { "Your token may look, not act." }
                 }

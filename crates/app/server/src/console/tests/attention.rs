@@ -76,6 +76,7 @@ async fn a_paused_saga_that_needs_a_person_says_so_and_can_be_resumed_there() {
     let list = bench.get("attention").await.body;
     assert!(list.contains("nothing starts until somebody resumes it"), "{list}");
     assert!(list.contains("do=resume") && list.contains("do=retry"), "{list}");
+    assert!(!list.contains("do=abandon"), "{list}");
 }
 
 /// "The saga goes forward from there" stood above the button that had a charge refunded.
