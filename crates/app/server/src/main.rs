@@ -8,6 +8,7 @@ mod demo;
 mod durations;
 mod error;
 mod feeds;
+mod files;
 mod fleet;
 mod hold;
 mod http;

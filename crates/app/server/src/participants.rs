@@ -19,6 +19,7 @@ use mainstay_store::BoxFuture;
 use crate::config::{Config, nearest};
 use crate::durations::{Called, Durations};
 use crate::error::{Code, Error, Result};
+use crate::files;
 
 /// Most secrets of one origin: the old and the new one during an exchange, and room for a mistake.
 const MAX_SECRETS: usize = 4;
@@ -64,6 +65,18 @@ impl Caller {
     pub(crate) fn violations(&self, definition: &Definition) -> Vec<(String, String)> {
         let found = self.http.policy().violations(definition);
         found.into_iter().map(|(step, why)| (step, why.to_string())).collect()
+    }
+
+    /// Refuses a definition that calls what may not be called, or names a policy that is not there.
+    ///
+    /// # Errors
+    /// With the step.
+    pub(crate) fn admits(&self, definition: &Definition) -> Result<()> {
+        if let Some((step, why)) = self.violations(definition).into_iter().next() {
+            let why = format!("`{}`: step `{step}`: {why}", definition.name());
+            return Err(Error::new(Code::BadDefinition, why));
+        }
+        self.knows_policies_of(definition)
     }
 
     /// The policies that steps name.
@@ -156,6 +169,14 @@ impl Participants {
         let named = current.named.all.values().map(Policy::snapshot);
         let named = named.flat_map(|p| [p.bulkhead, p.attempt_bulkhead]).flatten();
         origins.chain(named).collect()
+    }
+
+    /// As [`Caller::admits`].
+    ///
+    /// # Errors
+    /// As [`Caller::admits`].
+    pub(crate) fn admits(&self, definition: &Definition) -> Result<()> {
+        self.current().admits(definition)
     }
 
     /// As [`Caller::violations`].
@@ -252,7 +273,8 @@ fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Na
         return Ok(Arc::default());
     }
     let place = || format!("participants.policies: {file}");
-    let text = text_of(Path::new(file), MAX_POLICIES, &place)?;
+    let unreadable = |e| Error::with(Code::BadValue, place(), e);
+    let text = files::text(Path::new(file), MAX_POLICIES).map_err(unreadable)?;
     if let Some(before) = before.filter(|b| b.text == text) {
         return Ok(Arc::clone(before));
     }
@@ -267,15 +289,6 @@ fn named(file: &str, rt: &Runtime, before: Option<&Arc<Named>>) -> Result<Arc<Na
         }
     }
     Ok(Arc::new(Named { text, read, all }))
-}
-
-/// The text of a file of at most so many bytes.
-fn text_of(file: &Path, most: u64, place: &dyn Fn() -> String) -> Result<String> {
-    let unreadable = |e: std::io::Error| Error::with(Code::BadValue, place(), e);
-    if std::fs::metadata(file).map_err(unreadable)?.len() > most {
-        return Err(Error::new(Code::BadValue, format!("{}: larger than {} KiB", place(), most / 1024)));
-    }
-    std::fs::read_to_string(file).map_err(unreadable)
 }
 
 /// What is switched on, for each allowed origin; what was there `before` goes on.
@@ -342,7 +355,7 @@ fn guarded(
 /// The secrets of a file. Their text is never repeated.
 fn secrets(file: &Path) -> Result<Vec<Secret>> {
     let place = || format!("participants.sign: {}", file.display());
-    let text = text_of(file, MAX_FILE, &place)?;
+    let text = files::text(file, MAX_FILE).map_err(|e| Error::with(Code::BadValue, place(), e))?;
     let lines = text.lines().map(str::trim).filter(|l| !l.is_empty());
     let found: std::result::Result<Vec<Secret>, _> = lines.map(Secret::parse).collect();
     let found = found.map_err(|e| Error::with(Code::BadValue, place(), e))?;

@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::api::json::{engine_problem, if_match_number, parse};
 use crate::api::operation::Body;
-use crate::api::start::{accepted, idempotency_key, replay};
+use crate::api::start::{accepted, check_id, idempotency_key, replay};
 use crate::api::{App, sagas};
 use crate::error::Code;
 use crate::http::{Caller, Problem, Trace};
@@ -42,6 +42,9 @@ async fn act(
     let canonical: Value = parse(&body)?;
     let body: Body = parse(&body)?;
     body.check(&app.redact)?;
+    if let Some(id) = &body.id {
+        check_id(id)?;
+    }
     let key = idempotency_key(&headers)?;
     let expected = seen(&headers)?;
     let scope = key.map(|key| format!("act/{}/{uid}/{key}", caller.name));

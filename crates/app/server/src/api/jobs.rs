@@ -18,6 +18,7 @@ use mainstay_saga::engine::ActionRequest;
 use mainstay_store::journal::{Audit, Filter, Summary, Uid};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
 
 use crate::api::json::{engine_problem, parse, reply, store_problem};
 use crate::api::operation::{Body, Name};
@@ -34,6 +35,8 @@ const PAGE: usize = 500;
 const MAX_JOBS: usize = 100;
 /// Most failures listed; more are only counted.
 const MAX_FAILURES: usize = 1_000;
+/// Most bytes of a filter: as many as the address of a list has. It stands in the audit for ever.
+const MAX_FILTER: usize = 8 * 1024;
 /// Items acted on at once: enough to share commits, few enough to leave room for others.
 const AT_ONCE: usize = 16;
 
@@ -106,6 +109,11 @@ impl Jobs {
         Ok(job)
     }
 
+    /// Of a job that did not begin.
+    fn forget(&self, id: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
     fn all(&self) -> Vec<Value> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.values().rev().map(|j| locked(j).view()).collect()
@@ -145,6 +153,11 @@ async fn start(
     if body.action == Name::RunAgain {
         return Err(Problem::new(Code::BadRequest, "run_again is for one saga at a time"));
     }
+    if bulk.filter.iter().map(|(name, value)| name.len() + value.to_string().len()).sum::<usize>()
+        > MAX_FILTER
+    {
+        return Err(Problem::new(Code::BadQuery, format!("`filter` has more than {MAX_FILTER} bytes")));
+    }
     let mut query = Query::of(&bulk.filter)?;
     let (filter, cursor) = query.filter()?;
     caller.demand_definition(filter.definition.as_deref())?;
@@ -182,9 +195,21 @@ async fn start(
         ended: None,
     })?;
     let answer = locked(&job).view();
-    audit(&app, &answer, &app.redact.filter(&bulk.filter), trace.id()).await?;
-    let rt = app.rt.clone();
-    rt.spawn("bulk", async move { run(&app, &caller.name, &body, items, &job).await });
+    let (rt, begun, filter) = (app.rt.clone(), answer.clone(), app.redact.filter(&bulk.filter));
+    let (tell, told) = oneshot::channel();
+    // In a task of its own: whoever asked may go away before the line of the audit stands.
+    rt.spawn("bulk", async move {
+        let audited = audit(&app, &begun, &filter, trace.id()).await;
+        let begins = audited.is_ok();
+        if !begins {
+            app.jobs.forget(begun["id"].as_str().unwrap_or_default());
+        }
+        let _ = tell.send(audited);
+        if begins {
+            run(&app, &caller.name, &body, items, &job).await;
+        }
+    });
+    told.await.map_err(|_| Problem::new(Code::Draining, "the server is stopping").retry_after(1))??;
     let mut response = reply(StatusCode::ACCEPTED, &answer);
     let location = format!("/v1/jobs/{}", answer["id"].as_str().unwrap_or_default());
     if let Ok(value) = HeaderValue::from_str(&location) {

@@ -32,9 +32,58 @@ pub(crate) fn bytes(status: StatusCode, kind: &'static str, body: impl Into<Body
 /// Reads a body of JSON.
 ///
 /// # Errors
-/// 400 naming the place: syntax, types, unknown and missing fields.
+/// 400 naming the place: syntax, types, unknown and missing fields, integers that would become others, what is no object.
 pub(crate) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|e| Problem::new(Code::BadRequest, e.to_string()))
+    // The fields of an object would be read from a list in their order, too.
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::new(Code::BadRequest, "the body is a list; send an object"));
+    }
+    let parsed = serde_json::from_slice(body).map_err(|e| Problem::new(Code::BadRequest, e.to_string()))?;
+    match beyond_64_bits(body) {
+        None => Ok(parsed),
+        Some(number) => {
+            let shown = String::from_utf8_lossy(&number[..number.len().min(40)]);
+            let why =
+                format!("the integer {shown} has more than 64 bits and would be rounded: send it as text");
+            Err(Problem::new(Code::BadRequest, why))
+        }
+    }
+}
+
+/// The first integer of a JSON text that no 64 bits hold. The parser makes a float of it: what a participant is told, and
+/// what two bodies of one key are compared by, would be another number.
+fn beyond_64_bits(text: &[u8]) -> Option<&[u8]> {
+    let mut at = 0;
+    while at < text.len() {
+        let rest = &text[at..];
+        match rest[0] {
+            b'"' => at += end_of_string(rest),
+            b'-' | b'0'..=b'9' => {
+                let digit = |b: &u8| matches!(b, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
+                let number = &rest[..rest.iter().take_while(|b| digit(b)).count()];
+                let integer = !number.iter().any(|b| matches!(b, b'.' | b'e' | b'E'));
+                let held = || {
+                    let text = std::str::from_utf8(number).unwrap_or_default();
+                    text.parse::<i64>().is_ok() || text.parse::<u64>().is_ok()
+                };
+                if integer && !held() {
+                    return Some(number);
+                }
+                at += number.len();
+            }
+            _ => at += 1,
+        }
+    }
+    None
+}
+
+/// How long the string is that begins here.
+fn end_of_string(text: &[u8]) -> usize {
+    let mut at = 1;
+    while at < text.len() && text[at] != b'"' {
+        at += if text[at] == b'\\' { 2 } else { 1 };
+    }
+    at + 1
 }
 
 /// The tag in `If-Match`: in quotes, as RFC 9110 has it and `ETag` shows it, or without. A weak one is none that was given
@@ -84,6 +133,9 @@ pub(crate) fn engine_problem(error: &mainstay_saga::Error) -> Problem {
         // Texts of the store may carry SQL or paths: they belong into the log.
         tracing::error!(error = %chain(error), "a request failed");
         Problem::new(code, format!("outcome: {:?}", error.outcome()))
+    } else if code == Code::BodyTooLarge {
+        // Only the store knows what was too large; these texts name sizes, and nothing of it.
+        Problem::new(code, chain(error))
     } else {
         Problem::new(code, error.to_string())
     };
@@ -120,4 +172,31 @@ fn chain(error: &dyn std::error::Error) -> String {
         next = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A participant was told another number than the client had sent, and two bodies of one key were the same.
+    #[test]
+    fn if_c04_an_integer_that_would_be_rounded_is_refused() {
+        let refused = |text: &str| parse::<Value>(text.as_bytes()).unwrap_err().detail().to_owned();
+        for text in [
+            "18446744073709551616",
+            "{\"a\": [1, -9223372036854775809]}",
+            "{\"\\\\\": 100000000000000000000000000000}",
+        ] {
+            assert!(refused(text).contains("would be rounded: send it as text"), "{text}");
+        }
+        for text in [
+            "{\"a\": [18446744073709551615, -9223372036854775808, -0, 0]}",
+            "{\"18446744073709551616\": \"\\\"18446744073709551616\"}",
+            "{\"a\": [1e30, 1.8446744073709551616, 18446744073709551616.0]}",
+        ] {
+            assert!(parse::<Value>(text.as_bytes()).is_ok(), "{text}");
+        }
+        assert!(refused("{\"a\": 18446744073709551616").contains("EOF"), "what is no JSON is said first");
+        assert!(refused(" [1]").contains("send an object"));
+    }
 }

@@ -128,7 +128,12 @@ impl Query {
             created_lte: self.time("created_lte")?,
             ..Filter::default()
         };
-        for word in self.take("status").iter().flat_map(|s| s.split(',')) {
+        let status = self.take("status");
+        // As one of several it would narrow the others, where each adds its own.
+        if status.as_deref().is_some_and(|s| s.contains(',') && s.split(',').any(|word| word == "retrying")) {
+            return Err(bad("`retrying` is no state beside others: leave it alone, or add retrying=true"));
+        }
+        for word in status.iter().flat_map(|s| s.split(',')) {
             match SagaStatus::parse(word) {
                 Some(status) => filter.status.push(status),
                 // A flag for the store, a status for people.
@@ -160,8 +165,10 @@ impl Query {
     }
 
     fn time(&mut self, name: &str) -> Result<Option<WallTime>, Problem> {
-        let at: Option<jiff::Timestamp> = self.take_as(name)?;
-        Ok(at.map(|t| WallTime::from_unix_millis(t.as_millisecond())))
+        let Some(text) = self.take(name) else { return Ok(None) };
+        let at: Result<jiff::Timestamp, _> = text.parse();
+        let at = at.map_err(|_| bad(format!("`{name}` is a time such as 2026-11-27T12:00:00Z")))?;
+        Ok(Some(at).map(|t| WallTime::from_unix_millis(t.as_millisecond())))
     }
 }
 
@@ -177,16 +184,23 @@ mod tests {
 
     #[test]
     fn filters_are_read_and_the_rest_is_refused() {
-        let mut q =
-            Query::parse(Some("status=running,retrying&attempt_gte=5&error~=time+out&attr.a=b%2Fc")).unwrap();
+        let mut q = Query::parse(Some(
+            "status=running,waiting&retrying=true&attempt_gte=5&error~=time+out&attr.a=b%2Fc",
+        ))
+        .unwrap();
         let (filter, cursor) = q.filter().unwrap();
-        assert_eq!(filter.status, [SagaStatus::Running]);
+        assert_eq!(filter.status, [SagaStatus::Running, SagaStatus::Waiting]);
         assert_eq!((filter.retrying, filter.attempt_gte), (Some(true), Some(5)));
         assert_eq!(filter.error_contains.as_deref(), Some("time out"));
         assert_eq!(filter.attrs["a"], "b/c");
         assert!(cursor.is_none() && q.end().is_ok());
         let misspelled = Query::parse(Some("status=runing")).unwrap().filter().unwrap_err();
         assert!(misspelled.detail().contains("there are running, waiting"), "{}", misspelled.detail());
+        let alone = Query::parse(Some("status=retrying")).unwrap().filter().unwrap().0;
+        assert_eq!((alone.retrying, alone.status.len()), (Some(true), 0));
+        // It hid every saga that was not retrying, in a list that was to have both.
+        let both = Query::parse(Some("status=needs_attention,retrying")).unwrap().filter().unwrap_err();
+        assert!(both.detail().contains("add retrying=true"), "{}", both.detail());
         assert!(Query::parse(Some("nope=1")).unwrap().end().is_err());
         assert!(Query::parse(Some("a=1&a=2")).is_err());
         assert!(Query::parse(Some("limit=501")).unwrap().limit().is_err());

@@ -46,13 +46,33 @@ struct Start {
 /// 400 for a malformed one.
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let bad = || Problem::new(Code::BadRequest, "`Idempotency-Key` is 1 to 255 visible ASCII characters");
-    let Some(value) = headers.get("idempotency-key") else { return Ok(None) };
+    let mut all = headers.get_all("idempotency-key").iter();
+    let Some(value) = all.next() else { return Ok(None) };
+    if all.next().is_some() {
+        // Which of them the caller will repeat nobody knows.
+        return Err(Problem::new(Code::BadRequest, "`Idempotency-Key` comes twice"));
+    }
     let text = value.to_str().map_err(|_| bad())?.trim();
     let bare = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
     if bare.is_empty() || bare.len() > MAX_KEY || bare.contains('"') {
         return Err(bad());
     }
     Ok(Some(bare.to_owned()))
+}
+
+/// Refuses an id that looks like another one, or that no terminal takes.
+///
+/// # Errors
+/// 400.
+pub(super) fn check_id(id: &str) -> Result<(), Problem> {
+    check_text("the id", id)
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), Problem> {
+    if text.chars().any(char::is_control) {
+        return Err(Problem::new(Code::BadRequest, format!("{what} has control characters")));
+    }
+    Ok(())
 }
 
 async fn start(
@@ -67,6 +87,10 @@ async fn start(
     let canonical: Value = parse(&body)?;
     let wanted: Start = parse(&body)?;
     caller.demand(&wanted.definition)?;
+    if let Some(id) = &wanted.id {
+        check_id(id)?;
+    }
+    wanted.attrs.keys().try_for_each(|name| check_text("the name of an attribute", name))?;
     let request = Hash::of(format!("POST /v1/sagas {canonical}").as_bytes());
     let scope = format!("start/{}/{key}", caller.name);
     let _running = app.running.take(&scope)?;

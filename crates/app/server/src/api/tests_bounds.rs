@@ -47,6 +47,53 @@ async fn what_is_asked_for_wrongly_is_the_callers_mistake() {
     }
 }
 
+/// A list was read as the fields in their order; of two keys the first one counted, and the caller may have meant the other
+/// one; an id with a control character looks like another id, and `saga show` never finds it.
+#[tokio::test]
+async fn a_start_that_can_be_read_in_two_ways_is_refused() {
+    let bench = bench().await;
+    let start = async |headers: &[(&str, &str)], body: &Value| {
+        bench.send("POST", "/v1/sagas", headers, body.to_string().into_bytes()).await
+    };
+    let fine = json!({"definition": "two"});
+    let key: &[(&str, &str)] = &[("idempotency-key", "k")];
+    let two: &[(&str, &str)] = &[("idempotency-key", "k"), ("idempotency-key", "l")];
+    for (headers, body, said) in [
+        (key, json!(["two", null, "x", {}, {}]), "send an object"),
+        (two, fine.clone(), "comes twice"),
+        (key, json!({"definition": "two", "id": "a\u{0}b"}), "the id has control characters"),
+        (key, json!({"definition": "two", "attrs": {"a\nb": "x"}}), "the name of an attribute"),
+        (key, json!({"definition": "two", "input": [1_u64]}).clone(), ""),
+    ] {
+        let got = start(headers, &body).await;
+        if said.is_empty() {
+            assert_eq!(got.status, 202, "the key was not spent: {}", got.body);
+        } else {
+            assert_eq!((got.status, got.code), (400, Some(Code::BadRequest)), "{body}");
+            assert!(got.detail.contains(said), "{body}: {}", got.detail);
+        }
+    }
+    let (uid, _) = bench.settled(&json!({})).await;
+    let etag = bench.get(&format!("/v1/sagas/{uid}")).await.headers["etag"].to_str().unwrap().to_owned();
+    let again = json!({"action": "run_again", "reason": "x", "id": "a\u{7f}"});
+    let again = bench.act(&uid, &etag, again).await;
+    assert_eq!((again.status, again.code), (400, Some(Code::BadRequest)), "{}", again.detail);
+}
+
+/// What was too large was said to be "the journal failed", and a time that is none to be "malformed".
+#[tokio::test]
+async fn a_refusal_says_what_is_expected() {
+    let bench = bench().await;
+    let (uid, _) = bench.settled(&json!({"b": "lost"})).await;
+    let path = format!("/v1/sagas/{uid}/steps/{}/complete", "x".repeat(3_000));
+    let report = json!({"attempt": 1, "outcome": "done"}).to_string().into_bytes();
+    let large = bench.send("POST", &path, &[], report).await;
+    assert_eq!((large.status, large.code), (413, Some(Code::BodyTooLarge)));
+    assert!(large.detail.contains("allowed: 1 to 255"), "{}", large.detail);
+    let time = bench.get("/v1/sagas?created_gte=yesterday").await;
+    assert!(time.status == 400 && time.detail.contains("such as 2026-"), "{}", time.detail);
+}
+
 /// A person who sees `[hidden]` and sends it on would put these words in the place of what was hidden.
 #[tokio::test]
 async fn a_payload_that_says_hidden_is_refused_for_one_saga_and_for_many() {

@@ -73,9 +73,9 @@ fn read(file: &Path) -> Result<String> {
 fn each_page(client: &Client, mut take: impl FnMut(&[Value]) -> Result<()>) -> Result<()> {
     let mut after = "0".to_owned();
     loop {
-        let page = client.call("GET", &format!("/v1/audit?limit={PAGE}&after={after}"), &[], None)?.body;
-        take(page["items"].as_array().map_or(&[][..], Vec::as_slice))?;
-        match page["next"].as_str() {
+        let page = client.call("GET", &format!("/v1/audit?limit={PAGE}&after={after}"), &[], None)?;
+        take(page.items()?)?;
+        match page.body["next"].as_str() {
             Some(next) => after = next.to_owned(),
             None => return Ok(()),
         }

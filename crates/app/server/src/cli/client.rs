@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::{HeaderMap, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use crate::error::{Code, Error, Result};
+use crate::files;
 
 /// How to reach the node.
 #[derive(Debug, clap::Args)]
@@ -32,24 +34,61 @@ pub(crate) struct AccessArgs {
     identity: Option<PathBuf>,
 }
 
-/// An answer of the node.
+/// An answer of the node, or of whatever else is at its address.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) etag: Option<String>,
     pub(crate) body: Value,
     pub(crate) text: String,
+    /// Where it was asked.
+    base: String,
+    /// Where it leads to instead.
+    location: Option<String>,
 }
 
 impl Answer {
-    fn of(status: u16, etag: Option<String>, text: String) -> Self {
+    fn of(base: &str, status: u16, headers: &HeaderMap, text: String) -> Self {
         let body = serde_json::from_str(&text).unwrap_or(Value::Null);
-        Self { status, etag, body, text }
+        let header = |name| headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let (etag, location) = (header(header::ETAG), header(header::LOCATION));
+        Self { status, etag, body, text, base: base.to_owned(), location }
+    }
+
+    /// The rows of a list.
+    ///
+    /// # Errors
+    /// When it is none: an empty list would be believed.
+    pub(crate) fn items(&self) -> Result<&[Value]> {
+        self.body["items"].as_array().map(Vec::as_slice).ok_or_else(|| self.stranger())
+    }
+
+    /// A text that a node always puts there.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn field(&self, name: &str) -> Result<&str> {
+        self.body[name].as_str().ok_or_else(|| self.stranger())
+    }
+
+    /// What answered is something else: another program, or a proxy in front of the node.
+    fn stranger(&self) -> Error {
+        let (base, status) = (&self.base, self.status);
+        let mut text = format!(
+            "what answers at {base} is no node of mainstay, or a proxy in front of one: status {status}"
+        );
+        if let Some(to) = self.location.as_ref().filter(|_| (300..400).contains(&status)) {
+            text.push_str(&format!(", which leads to {to}; give the address of the node itself"));
+        }
+        Error::new(Code::Unreachable, crate::cli::output::plain_lines(&text))
     }
 
     /// Why it is no success.
     fn refusal(&self) -> Error {
         let field = |name: &str| self.body[name].as_str().unwrap_or_default().to_owned();
+        if field("code").is_empty() {
+            return self.stranger();
+        }
         let code = Code::parse(&field("code")).unwrap_or(Code::Unreachable);
         let mut text = format!("{} ({})", field("detail"), self.status);
         for fault in self.body["errors"].as_array().into_iter().flatten() {
@@ -70,6 +109,8 @@ pub(crate) struct Client {
     patience: Duration,
 }
 
+/// Largest file with a token.
+const MAX_TOKEN: u64 = 64 * 1024;
 /// Longest time for one answer.
 const TIMEOUT: Duration = Duration::from_secs(100);
 
@@ -97,11 +138,12 @@ impl Client {
             Some(path) => {
                 let why =
                     |e| Error::with(Code::ConfigUnreadable, format!("cannot read {}", path.display()), e);
-                Some(std::fs::read_to_string(path).map_err(why)?)
+                Some(files::text(path, MAX_TOKEN).map_err(why)?)
             }
             None => std::env::vars().find(|(k, _)| k == "MAINSTAY_TOKEN").map(|(_, v)| v),
         };
-        let mut http = reqwest::Client::builder().no_proxy();
+        // A redirect that was followed would make a GET of a POST, and what was to be done would not be.
+        let mut http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
         if let Some(path) = &args.ca {
             let place = || format!("cannot use {}", path.display());
             let pem = std::fs::read(path).map_err(|e| Error::with(Code::ConfigUnreadable, place(), e))?;
@@ -169,9 +211,8 @@ impl Client {
         let failed = |e| self.failed(e);
         self.runtime.block_on(async {
             let response = request.send().await.map_err(failed)?;
-            let status = response.status().as_u16();
-            let etag = response.headers().get("etag").and_then(|v| v.to_str().ok()).map(str::to_owned);
-            Ok(Answer::of(status, etag, response.text().await.map_err(failed)?))
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            Ok(Answer::of(&self.base, status, &headers, response.text().await.map_err(failed)?))
         })
     }
 
@@ -182,7 +223,7 @@ impl Client {
     pub(crate) fn fetch(&self, path: &str, most: usize) -> Result<Vec<u8>> {
         let request = self.request(http::Method::GET, path);
         let failed = |e| self.failed(e);
-        let (status, bytes) = self.runtime.block_on(async {
+        let (status, headers, bytes) = self.runtime.block_on(async {
             let mut response = request.send().await.map_err(failed)?;
             let mut bytes = Vec::new();
             while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -192,12 +233,13 @@ impl Client {
                 }
                 bytes.extend_from_slice(&chunk);
             }
-            Ok((response.status().as_u16(), bytes))
+            Ok((response.status().as_u16(), response.headers().clone(), bytes))
         })?;
         if (200..300).contains(&status) {
             return Ok(bytes);
         }
-        Err(Answer::of(status, None, String::from_utf8_lossy(&bytes).into_owned()).refusal())
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        Err(Answer::of(&self.base, status, &headers, text).refusal())
     }
 
     fn request(&self, method: http::Method, path: &str) -> reqwest::RequestBuilder {
@@ -212,10 +254,10 @@ impl Client {
         Error::with(Code::Unreachable, format!("no answer from {}", self.base), e.without_url())
     }
 
-    /// Sends one request and takes only success.
+    /// Sends one request and takes only success, which is always an object.
     ///
     /// # Errors
-    /// When nobody answers, or the node answers with a problem: its code is kept.
+    /// When nobody answers, or no node does, or the node answers with a problem: its code is kept.
     pub(crate) fn call(
         &self,
         method: &str,
@@ -224,10 +266,11 @@ impl Client {
         body: Option<&Value>,
     ) -> Result<Answer> {
         let answer = self.send(method, path, headers, body)?;
-        if (200..300).contains(&answer.status) {
-            return Ok(answer);
+        match (200..300).contains(&answer.status) {
+            true if answer.body.is_object() => Ok(answer),
+            true => Err(answer.stranger()),
+            false => Err(answer.refusal()),
         }
-        Err(answer.refusal())
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use serde_json::{Map, json};
 
-use crate::cli::{Output, print};
+use crate::cli::{Output, print, serve};
 use crate::config::{Config, KEYS, schema};
 use crate::error::Result;
 
@@ -22,7 +22,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Check the file and the environment; nothing is started.
+    /// Check the file, the environment and the files that they name, as a node does at its start; nothing is started,
+    /// no store is opened, nobody is asked.
     Check,
     /// Print the JSON Schema of the file, for editors and for checks before a deploy.
     Schema,
@@ -42,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let load = || Config::load(args.config.as_deref(), std::env::vars(), &[]);
     match &args.verb {
         Verb::Check => {
-            load()?;
+            serve::check(&load()?)?;
             print("the configuration is valid\n")
         }
         Verb::Schema => print(&format!("{:#}\n", schema())),

@@ -62,7 +62,10 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 fn live(server: &ServerArgs) -> Result<Vec<Finding>> {
     let client = Client::new(server)?;
     let answer = client.send("GET", "/readyz", &[], None)?;
-    let mut findings = vec![("node is ready", answer.status == 200, format!("status {}", answer.status))];
+    // Whatever else is at the address may answer everything with 200.
+    let stranger = answer.status == 200 && answer.text.trim() != "ready";
+    let seen = format!("status {}{}", answer.status, if stranger { ", but not from a node" } else { "" });
+    let mut findings = vec![("node is ready", answer.status == 200 && !stranger, seen)];
     let nodes = client.send("GET", "/v1/nodes", &[], None)?;
     // Without a token nobody is told, and without gossip there is nothing to tell.
     if nodes.status == 200 && nodes.body["gossip"] == true {

@@ -47,6 +47,9 @@ fn line(saga: &Value) -> String {
     let mut line = format!("{} {}: {}", text("definition"), text("id"), text("status"));
     let status = text("status");
     let over = matches!(status, "completed" | "compensated" | "abandoned");
+    if !over && saga["paused"] == true {
+        line.push_str(", paused");
+    }
     if !over && !text("step").is_empty() {
         line.push_str(&format!(", step {} attempt {}", text("step"), saga["attempt"]));
     }

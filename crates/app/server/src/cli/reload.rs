@@ -141,10 +141,7 @@ impl Reloader {
     /// Whether the engine will take a definition.
     fn admit(&self, definition: &Definition, caller: &Caller) -> Result<()> {
         let (name, version) = (definition.name(), definition.version());
-        if let Some((step, why)) = caller.violations(definition).into_iter().next() {
-            return Err(Error::new(Code::BadDefinition, format!("`{name}`: step `{step}`: {why}")));
-        }
-        caller.knows_policies_of(definition)?;
+        caller.admits(definition)?;
         match self.engine.definition(name, Some(version)) {
             Some(known) if known.hash() != definition.hash() => {
                 let diff = known.diff(definition).join("; ");

@@ -9,13 +9,18 @@ use mainstay_saga::definition::{Definition, DefinitionError, Lint};
 use serde_json::{Map, Value, json};
 
 use crate::cli::client::{Client, ServerArgs, segment};
-use crate::cli::output::next_look;
+use crate::cli::output::{next_look, plain_lines};
 use crate::cli::progress::Progress;
 use crate::cli::{Output, print};
 use crate::error::{Code, Error, Result};
+use crate::files;
 
 /// How often something that is watched is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Largest file of an input: no node takes so much.
+const MAX_INPUT: u64 = 16 * 1024 * 1024;
+/// Largest definition that is read from a file; over the API it is bounded by `server.body_limit`.
+const MAX_DEFINITION: u64 = 16 * 1024 * 1024;
 
 /// Arguments of `saga`.
 #[derive(Debug, clap::Args)]
@@ -138,6 +143,9 @@ enum Verb {
         /// Your id of the new saga.
         #[arg(long)]
         id: Option<String>,
+        /// The Idempotency-Key; without: one is made. Repeat it to repeat a lost start.
+        #[arg(long)]
+        key: Option<String>,
     },
     /// One action on every saga that matches; prints how many matched and, with --yes, what came of it.
     Bulk {
@@ -208,12 +216,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let client = Client::new(&args.server)?;
     match &args.verb {
         Verb::Run { definition, input, id, key, wait } => {
-            let mut body = json!({"definition": definition, "input": json_arg(input)?});
+            let mut body = json!({"definition": definition, "input": json_arg("--input", input)?});
             if let Some(id) = id {
                 body["id"] = id.as_str().into();
             }
-            let key = key.clone().unwrap_or_else(|| uuid::Uuid::now_v7().to_string());
-            start(&client, &body, &key, *wait, args.output)
+            start(&client, &body, &key_or_new(key.as_deref()), *wait, args.output)
         }
         Verb::Ls { filters, limit, watch } => list(&client, filters, *limit, *watch, args.output),
         Verb::Show { uid, watch: false } => show(&client, &found(&client, uid)?, args.output),
@@ -228,7 +235,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 body["step"] = step.as_str().into();
             }
             if let Some(input) = input {
-                body["input"] = json_arg(input)?;
+                body["input"] = json_arg("--input", input)?;
             }
             act(&client, on, body, args.output)
         }
@@ -236,7 +243,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             let outcome = outcome.to_possible_value().expect("invariant: no value is skipped");
             let mut body = json!({"action": "resolve", "step": on.step, "as": outcome.get_name()});
             if let Some(output) = output_json {
-                body["output"] = json_arg(output)?;
+                body["output"] = json_arg("--output-json", output)?;
             }
             act(&client, &on.saga, body, args.output)
         }
@@ -247,7 +254,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         Verb::Pause { on } => act(&client, on, json!({"action": "pause"}), args.output),
         Verb::Resume { on } => act(&client, on, json!({"action": "resume"}), args.output),
         Verb::Abandon { on } => act(&client, on, json!({"action": "abandon"}), args.output),
-        Verb::RunAgain { on, from, input, id } => {
+        Verb::RunAgain { on, from, input, id, key } => {
             let mut body = json!({"action": "run_again"});
             for (name, value) in [("from", from), ("id", id)] {
                 if let Some(value) = value {
@@ -255,9 +262,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
                 }
             }
             if let Some(input) = input {
-                body["input"] = json_arg(input)?;
+                body["input"] = json_arg("--input", input)?;
             }
-            run_again(&client, on, body, args.output)
+            run_again(&client, on, &key_or_new(key.as_deref()), body, args.output)
         }
         Verb::Bulk { action, filters, step, outcome, reason, yes } => {
             let mut body = json!({"action": action, "reason": reason, "dry_run": !yes});
@@ -278,19 +285,25 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
+fn key_or_new(given: Option<&str>) -> String {
+    given.map_or_else(|| uuid::Uuid::now_v7().to_string(), str::to_owned)
+}
+
 /// `FIELD=VALUE`; `error~=text` keeps its tilde in the name.
 fn pair(filter: &str) -> Result<(&str, &str)> {
     filter.split_once('=').ok_or_else(|| Error::new(Code::BadValue, format!("`{filter}` is not FIELD=VALUE")))
 }
 
-/// JSON text, or the file after an `@`.
-fn json_arg(text: &str) -> Result<Value> {
-    let text = match text.strip_prefix('@') {
-        Some(path) => std::fs::read_to_string(path)
-            .map_err(|e| Error::with(Code::BadValue, format!("cannot read {path}"), e))?,
-        None => text.to_owned(),
+/// JSON text, or the file after an `@`, of the argument `name`.
+fn json_arg(name: &str, given: &str) -> Result<Value> {
+    let (place, text) = match given.strip_prefix('@') {
+        Some(path) => {
+            let failed = |e| Error::with(Code::BadValue, format!("{name}: cannot read {path}"), e);
+            (format!("{name}: {path}"), files::text(Path::new(path), MAX_INPUT).map_err(failed)?)
+        }
+        None => (name.to_owned(), given.to_owned()),
     };
-    serde_json::from_str(&text).map_err(|e| Error::with(Code::BadValue, "not JSON", e))
+    serde_json::from_str(&text).map_err(|e| Error::with(Code::BadValue, format!("{place} is not JSON"), e))
 }
 
 fn start(
@@ -300,13 +313,35 @@ fn start(
     wait: Option<std::time::Duration>,
     output: Output,
 ) -> Result<ExitCode> {
-    let started = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body))?;
-    let uid = started.body["uid"].as_str().unwrap_or_default().to_owned();
+    // Also where it began and the answers to what comes after are lost: nothing was printed yet.
+    started(client, body, key, wait, output).map_err(|e| repeatable(e, key))
+}
+
+fn started(
+    client: &Client,
+    body: &Value,
+    key: &str,
+    wait: Option<std::time::Duration>,
+    output: Output,
+) -> Result<ExitCode> {
+    let begun = client.call("POST", "/v1/sagas", &[("idempotency-key", key)], Some(body))?;
+    let uid = begun.field("uid")?.to_owned();
     let Some(wait) = wait else { return show(client, &uid, output) };
     let ended = wait_for(client, &uid, wait)?;
     let done = ended["status"] == "completed";
     show(client, &uid, output)?;
     Ok(if done { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is to be known of a start whose answer says nothing of its outcome: the key that makes a repetition harmless.
+fn repeatable(error: Error, key: &str) -> Error {
+    match error.code() {
+        Code::Unreachable | Code::StoreUnavailable | Code::TimedOut | Code::Internal => {
+            let why = format!("{}; with --key {key} it can be said again and begins once", error.chain());
+            Error::new(error.code(), why)
+        }
+        _ => error,
+    }
 }
 
 /// Waits until a saga ends or needs a person, at most this long, and shows its progress. The saga as it is then.
@@ -349,20 +384,20 @@ fn follow(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_again(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<ExitCode> {
+fn run_again(client: &Client, on: &OnSaga, key: &str, mut body: Value, output: Output) -> Result<ExitCode> {
     let path = format!("/v1/sagas/{}", segment(&found(client, &on.uid)?));
     let etag = client.call("GET", &path, &[], None)?.etag.unwrap_or_default();
     body["reason"] = on.reason.as_str().into();
-    let key = uuid::Uuid::now_v7().to_string();
-    let headers = [("if-match", etag.as_str()), ("idempotency-key", key.as_str())];
-    let started = client.call("POST", &format!("{path}/actions"), &headers, Some(&body))?;
-    show(client, started.body["uid"].as_str().unwrap_or_default(), output)
+    let headers = [("if-match", etag.as_str()), ("idempotency-key", key)];
+    let begun = client.call("POST", &format!("{path}/actions"), &headers, Some(&body));
+    begun.and_then(|begun| show(client, begun.field("uid")?, output)).map_err(|e| repeatable(e, key))
 }
 
 /// Exit code 1 when an item failed.
 fn bulk(client: &Client, body: &Value, output: Output) -> Result<ExitCode> {
     let mut job = client.call("POST", "/v1/sagas/actions", &[], Some(body))?.body;
     if job["dry_run"] == true {
+        eprintln!("mainstay: nothing was done; --yes does it to as many as match then");
         return output.rows(&["MATCH"], vec![vec![text(&job["total"])]], &job);
     }
     let path = format!("/v1/jobs/{}", segment(job["id"].as_str().unwrap_or_default()));
@@ -400,7 +435,7 @@ fn list_once(client: &Client, filters: &[String], limit: u16, last: &Value, outp
         if !last.is_null() {
             next_look()?;
         }
-        let rows = answer.body["items"].as_array().into_iter().flatten().map(row).collect();
+        let rows = answer.items()?.iter().map(row).collect();
         output.rows(
             &["UID", "DEFINITION", "ID", "STATUS", "STEP", "ATTEMPT", "ERROR"],
             rows,
@@ -423,20 +458,25 @@ fn cell(value: &Value) -> String {
     value.as_array().map_or_else(|| text(value), |list| list.iter().map(text).collect::<Vec<_>>().join(", "))
 }
 
+/// Whether nothing new starts. What has ended is not held up by anybody.
+fn is_paused(saga: &Value) -> bool {
+    let over = matches!(saga["status"].as_str(), Some("completed" | "compensated" | "abandoned"));
+    saga["paused"] == true && !over
+}
+
 fn row(saga: &Value) -> Vec<String> {
     let late = if saga["overdue"] == true { ", overdue" } else { "" };
+    let paused = if is_paused(saga) { ", paused" } else { "" };
     let fields = ["uid", "definition", "id", "status", "step", "attempt", "error"].iter();
     fields
-        .map(|f| if *f == "status" { format!("{}{late}", text(&saga[*f])) } else { text(&saga[*f]) })
+        .map(|f| if *f == "status" { format!("{}{late}{paused}", text(&saga[*f])) } else { text(&saga[*f]) })
         .collect()
 }
 
 fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
     let saga = client.call("GET", &format!("/v1/sagas/{}", segment(uid)), &[], None)?.body;
     if output == Output::Table {
-        let head = row(&saga);
-        print(&format!("{} {} {}: {}\n", head[0], head[1], head[2], head[3]))?;
-        print(&whole(&saga))?;
+        print(&headed(&saga))?;
     }
     let none = Map::new();
     let rows = saga["steps"].as_array().into_iter().flatten().map(|step| {
@@ -450,9 +490,33 @@ fn show(client: &Client, uid: &str, output: Output) -> Result<ExitCode> {
     output.rows(&head, rows.collect(), &saga)
 }
 
-/// What is to be said of the saga as a whole: what no step says.
+/// Everything before the table of steps. Ids and reasons are texts of others: none of them moves the cursor.
+fn headed(saga: &Value) -> String {
+    let head = row(saga);
+    let text = format!("{} {} {}: {}\n{}", head[0], head[1], head[2], head[3], whole(saga));
+    format!("{}\n", plain_lines(&text))
+}
+
+/// What is to be said before the steps: of the saga as a whole, and why a step needs a person.
 fn whole(saga: &Value) -> String {
     let mut lines = String::new();
+    if is_paused(saga) {
+        lines.push_str("paused: nothing new starts, a retry neither, until it is resumed\n");
+    }
+    for step in saga["steps"].as_array().into_iter().flatten() {
+        let Some(needs) = step["needs"].as_str() else { continue };
+        let about = match needs {
+            "contract_broken" => "its participant answered what the contract does not allow",
+            "retriable_exhausted" => "it keeps failing behind the pivot, and is still tried",
+            "undo_failed" => "its undo was refused or keeps failing",
+            "unknown_outcome" => "nobody knows whether it happened",
+            _ => "it needs a person",
+        };
+        lines.push_str(&format!("step {}: {about} ({needs})\n", text(&step["name"])));
+        if let Some(runbook) = step["runbook"].as_str() {
+            lines.push_str(&format!("runbook: {runbook}\n"));
+        }
+    }
     if let Some(why) = saga["unreadable"].as_str() {
         lines.push_str(&format!("cannot be read: {why}\n"));
     }
@@ -483,14 +547,16 @@ fn act(client: &Client, on: &OnSaga, mut body: Value, output: Output) -> Result<
     show(client, &uid, output)
 }
 
-/// The uid of the saga that a person means: people know the id that they gave. What looks like a uid is one.
+/// The uid of the saga that a person means: people know the id that they gave, which may look like a uid as well.
 fn found(client: &Client, name: &str) -> Result<String> {
     if uuid::Uuid::parse_str(name).is_ok() {
-        return Ok(name.to_owned());
+        match client.call("GET", &format!("/v1/sagas/{}", segment(name)), &[], None) {
+            Err(e) if e.code() == Code::NotFound => {}
+            other => return other.map(|_| name.to_owned()),
+        }
     }
     let path = format!("/v1/sagas?limit=2&id={}", segment(name));
-    let list = client.call("GET", &path, &[], None)?.body;
-    match list["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+    match client.call("GET", &path, &[], None)?.items()? {
         [] => Err(Error::new(Code::NotFound, format!("no saga has the uid or the id `{name}`"))),
         [one] => Ok(text(&one["uid"])),
         _ => {
@@ -505,11 +571,10 @@ fn found(client: &Client, name: &str) -> Result<String> {
 /// Reads a definition by its extension. The outer error: the file cannot be read.
 fn parse_definition(file: &Path) -> Result<std::result::Result<Definition, DefinitionError>> {
     let unreadable = |e| Error::with(Code::BadDefinition, format!("cannot read {}", file.display()), e);
-    let bytes = std::fs::read(file).map_err(unreadable)?;
-    Ok(if file.extension().is_some_and(|e| e == "json") {
-        Definition::from_json(&bytes)
-    } else {
-        Definition::from_toml(&String::from_utf8_lossy(&bytes))
+    let text = files::text(file, MAX_DEFINITION).map_err(unreadable)?;
+    Ok(match file.extension().is_some_and(|e| e == "json") {
+        true => Definition::from_json(text.as_bytes()),
+        false => Definition::from_toml(&text),
     })
 }
 
@@ -557,11 +622,22 @@ mod tests {
         let aside = json!({"status": "needs_attention", "set_aside": "its log is full", "actions": ["cancel", "pause"],
             "steps": [{"needs": null}]});
         assert_eq!(whole(&aside), "set aside: its log is full\npossible on the saga: cancel, pause\n");
-        let step =
-            json!({"status": "needs_attention", "error": "b: lost", "steps": [{"needs": "unknown_outcome"}]});
-        assert_eq!(whole(&step), "");
+        let step = json!({"status": "needs_attention", "error": "b: lost", "steps": [
+            {"name": "a", "needs": null, "runbook": "none"},
+            {"name": "b", "needs": "unknown_outcome", "runbook": "Ask the bank."}]});
+        assert_eq!(
+            whole(&step),
+            "step b: nobody knows whether it happened (unknown_outcome)\nrunbook: Ask the bank.\n"
+        );
         let damaged = json!({"status": "needs_attention", "error": null, "unreadable": "the log is damaged"});
         assert_eq!(whole(&damaged), "cannot be read: the log is damaged\n");
+        // A retry of a paused saga makes it "running", and nothing runs.
+        let paused = json!({"status": "running", "paused": true});
+        assert!(whole(&paused).starts_with("paused: ") && row(&paused)[3] == "running, paused");
+        assert_eq!(whole(&json!({"status": "compensated", "paused": true})), "");
+        // An id that cleared the screen of whoever looked.
+        let hostile = json!({"id": "a\u{1b}[2J", "status": "running", "set_aside": "\u{1b}[1A"});
+        assert!(!headed(&hostile).contains('\u{1b}'), "{:?}", headed(&hostile));
         let late = json!({"status": "running", "overdue": true});
         assert!(whole(&late).starts_with("overdue: ") && row(&late)[3] == "running, overdue");
     }

@@ -1,6 +1,6 @@
 //! `serve`: a node over one data folder.
 
-use std::net::ToSocketAddrs as _;
+use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::api::{App, EVENT_STALL, Jobs, RunningKeys, router};
 use crate::config::Config;
 use crate::console::{self, Console};
 use crate::error::{Code, Error, Result};
-use crate::fleet::Fleet;
+use crate::fleet::{self, Fleet};
 use crate::http::{self, Access, Clients, Gate, Limits, Sessions, Tls, TlsFiles, Tokens};
 use crate::leases::Desk;
 use crate::nearly::Watched;
@@ -124,6 +124,33 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     // Blocking work that is still running must not hold up the end: everything durable is durable.
     runtime.shutdown_background();
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a node refuses before it listens, opens a store or asks for a name.
+pub(super) fn check(config: &Config) -> Result<()> {
+    parse_filter(config.text("log.filter"))?;
+    let has_tls = tls(config)?.is_some();
+    clients(config)?;
+    check_listen(config, has_tls)?;
+    if !config.text("gossip.bind").is_empty() {
+        fleet::keys(config)?;
+    }
+    let rt = Runtime::system();
+    let caller = Participants::open(config, &rt)?.rebuilt(config, &rt)?;
+    read_definitions(config.text("saga.definitions"))?.iter().try_for_each(|d| caller.admits(d))
+}
+
+/// As far as an address says by itself that others can reach it: the rest needs tokens, and names.
+fn check_listen(config: &Config, has_tls: bool) -> Result<()> {
+    let listen = config.text("server.listen");
+    let port =
+        listen.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !port {
+        let why = format!("`{listen}` is not an address: HOST:PORT");
+        return Err(Error::new(Code::CannotListen, why));
+    }
+    let exposed = listen.parse::<SocketAddr>().is_ok_and(|at| !at.ip().is_loopback());
+    if exposed && !has_tls && !config.flag("server.behind_tls_proxy") { Err(no_tls(listen)) } else { Ok(()) }
 }
 
 async fn node(
@@ -334,6 +361,7 @@ async fn open_engine(
     let builder = Engine::builder(journal, rt.clone()).config(options).participant(participant);
     let mut builder = builder.policies(participants.policies());
     for definition in read_definitions(config.text("saga.definitions"))? {
+        participants.admits(&definition)?;
         builder = builder.definition(definition, []);
     }
     builder.open().await.map_err(|e| {
@@ -440,11 +468,14 @@ fn check_exposure(
         return Err(Error::new(Code::NoTokens, why));
     }
     if !has_tls && !behind_proxy {
-        let why =
-            format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
-        return Err(Error::new(Code::NoTls, why));
+        return Err(no_tls(listen));
     }
     Ok(())
+}
+
+fn no_tls(listen: &str) -> Error {
+    let why = format!("{listen} can be reached by others without TLS; see --tls-cert and --behind-tls-proxy");
+    Error::new(Code::NoTls, why)
 }
 
 /// The data folder, for its owner only when it is new.

@@ -15,6 +15,7 @@ pub(crate) use schema::schema;
 use toml::de::{DeTable, DeValue};
 
 use crate::error::{Code, Error, Result};
+use crate::files;
 
 /// Variables of other parts of the binary, which are no keys; those too that commands under a lease find.
 const NOT_KEYS: &[&str] = &[
@@ -201,11 +202,7 @@ impl Config {
 fn read(path: &Path) -> Result<String> {
     let unreadable =
         |e: std::io::Error| Error::with(Code::ConfigUnreadable, format!("cannot read {}", path.display()), e);
-    if std::fs::metadata(path).map_err(unreadable)?.len() > MAX_FILE {
-        let why = format!("{} is larger than {MAX_FILE} bytes", path.display());
-        return Err(Error::new(Code::ConfigUnreadable, why));
-    }
-    std::fs::read_to_string(path).map_err(unreadable)
+    files::text(path, MAX_FILE).map_err(unreadable)
 }
 
 /// Asking for a key by another type than its own is a bug that every test run meets at once.

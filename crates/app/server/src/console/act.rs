@@ -129,6 +129,10 @@ impl Shown<'_> {
         self.known.map_or(Value::Null, |(definition, state)| attention::input(definition, state, step))
     }
 
+    fn has_turned_back(&self) -> bool {
+        self.known.is_some_and(|(_, state)| state.stop.is_some())
+    }
+
     /// What cannot be read takes what needs no reading.
     fn takes(&self, press: &Press) -> bool {
         self.known.is_some() || view::legal_on_saga(&self.loaded.summary, None).contains(&press.name)
@@ -186,6 +190,9 @@ fn form(visit: &Visit, shown: &Shown<'_>, asked: &Asked, wrong: Option<&str>) ->
             h1 { (press.title) }
             p.sub { @if let Some(step) = &asked.step { "step " code { (step) } " of " } "saga " a href=(back) { (s.id) } " (" (s.definition) ")" }
             p { (press.about) }
+            @if press.name == "resolve_done" && shown.has_turned_back() {
+                p.notice.warn { "This saga has turned back: what you say happened is undone next, and nothing goes forward." }
+            }
             @if press.destructive { p.notice.bad { strong { (press::counts(press, shown.known)) } " This cannot be taken back." } }
             @if let Some(wrong) = wrong { p.notice.bad role="alert" #wrong { (wrong) } }
             form.stack method="post" action="act" data-once {

@@ -81,6 +81,7 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
                 @if visit.operates() { (bulk::pick(row)) }
                 h2 id={ "i-" (uid) } { a href={ "sagas/" (words::encode(uid)) } { (row.id) } }
                 span.dim { (row.definition) " version " (row.version) }
+                @if row.row.paused { (words::Sign("off", "\u{2016}", "paused").badge()) }
                 span.since { @if stuck { "waiting for " } @else { "late for " } (words::lasting(now, since)) }
             }
             @if state.is_none() {
@@ -90,9 +91,13 @@ fn item(console: &Console, visit: &Visit, loaded: &Loaded, now: WallTime) -> Mar
             } @else if row.row.overdue {
                 section.need aria-label="The whole saga" { p.why { strong { (LATE) } } }
             }
-            @if row.row.overdue || view::set_aside(row, state.as_ref()).is_some() {
+            @if row.row.paused { p { "It is paused: what is pressed is noted, and nothing starts until somebody resumes it." } }
+            @let whole = row.row.overdue || view::set_aside(row, state.as_ref()).is_some();
+            @if whole || row.row.paused {
                 @if visit.operates() {
-                    (press::links("", uid, row.next_seq, None, &view::legal_on_saga(row, known)))
+                    @let legal = view::legal_on_saga(row, known);
+                    // What gives up has its place on the page of the saga.
+                    (press::links("", uid, row.next_seq, None, if whole { &legal } else { &["resume"] }))
                 } @else {
                     p.dim { "Your token may look, not act." }
                 }

@@ -68,7 +68,7 @@ fn entry(line: &StoredAudit, now: mainstay_clock::WallTime) -> Markup {
         li.row {
             div.main {
                 p.lead { strong { (e.who) } " \u{b7} " code { (e.action) } " \u{b7} "
-                    @if e.action == "put_definition" { (e.target) } @else { (target(&e.target)) } }
+                    (target(&e.target)) }
                 @if !e.reason.is_empty() { p.quote { (e.reason) } }
                 @if !e.before.is_empty() || !e.after.is_empty() {
                     p.dim { (words::cut(&e.before, 200)) " \u{2192} " (words::cut(&e.after, 200)) }
@@ -79,9 +79,12 @@ fn entry(line: &StoredAudit, now: mainstay_clock::WallTime) -> Markup {
     }
 }
 
-/// A saga, and the step of it.
+/// A saga, and the step of it; else what it is: a lock, a filter, a definition, which have no page under `sagas`.
 fn target(text: &str) -> Markup {
     let (uid, step) = text.split_once('/').unwrap_or((text, ""));
+    if uuid::Uuid::parse_str(uid).is_err() {
+        return html! { (words::cut(text, 200)) };
+    }
     html! {
         a href={ "sagas/" (words::encode(uid)) } { (uid) }
         @if !step.is_empty() { " step " code { (step) } }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -148,7 +148,8 @@ impl Tokens {
             ));
         }
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(folder).map_err(|e| self.unreadable(e))?;
+        // The node's database may come into the same folder: for its owner only, as the node makes it.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(|e| self.unreadable(e))?;
         let alone = self.alone()?;
         let mut list = self.now()?;
         if list.iter().any(|t| t.name == new.name) {
@@ -359,6 +360,24 @@ mod tests {
             Tokens::of(&data).all().unwrap().iter().map(|t| t.name.clone()).collect();
         let wanted = (0..4).flat_map(|who| (0..EACH).step_by(2).map(move |n| made(who, n)));
         assert_eq!(there, wanted.collect::<BTreeSet<String>>());
+    }
+
+    /// A node beyond loopback needs a token before its first start, so the folder was made here, for everybody to read: with
+    /// the database that the node then put there.
+    #[test]
+    fn sec_02_a_folder_that_is_made_for_a_token_is_for_its_owner_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("new/data");
+        let new =
+            NewToken { name: "ci".to_owned(), scope: Scope::Admin, expires: None, namespaces: Vec::new() };
+        Tokens::of(&data).create(&new).unwrap();
+        assert_eq!(fs::metadata(&data).unwrap().mode() & 0o777, 0o700);
+        // One that is there stays as its owner wanted it.
+        let own = dir.path().join("own");
+        fs::create_dir(&own).unwrap();
+        let before = fs::metadata(&own).unwrap().mode();
+        Tokens::of(&own).create(&new).unwrap();
+        assert_eq!(fs::metadata(&own).unwrap().mode(), before);
     }
 
     #[test]

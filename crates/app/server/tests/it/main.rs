@@ -6,6 +6,7 @@ mod audit;
 mod bad_input;
 mod bound;
 mod browser;
+mod client;
 mod clients;
 mod command_line;
 mod console;

@@ -5,9 +5,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use serde_json::Value;
 
 use crate::harness::{Node, PATIENCE, Request, eventually, mainstay, run, stderr, stdout, token};
 
@@ -233,22 +235,59 @@ fn if_x01_one_tls_provider_is_in_the_tree_and_in_place_at_the_first_use() {
     // The first thing that this node does with TLS is to call a participant whose certificate it does not trust.
     let dir = tempfile::tempdir().unwrap();
     let service = node(dir.path(), &pair(dir.path(), "service"), &[]);
+    let saga = paid_by(dir.path(), "caller", &service, None);
+    let why = saga["cause"].to_string();
+    assert!(saga["status"] == "compensated" && why.contains("certificate"), "{saga}");
+}
+
+/// A saga whose only participant is this service with TLS, called by a node that trusts `authority`.
+fn paid_by(dir: &Path, name: &str, service: &Node, authority: Option<&Path>) -> Value {
     let (_, port) = service.address.rsplit_once(':').unwrap();
     let origin = format!("https://localhost:{port}");
-    let definitions = dir.path().join("definitions");
+    let definitions = dir.join(format!("{name}-definitions"));
     std::fs::create_dir(&definitions).unwrap();
     let definition = format!(
         "name = \"pay\"\nversion = 1\ndeadline = \"1h\"\n[retry]\nattempts = 1\n[[steps]]\nname = \"a\"\n\
          action = \"{origin}/a\"\nundo = \"{origin}/u\"\n"
     );
     std::fs::write(definitions.join("pay.toml"), definition).unwrap();
-    let more = ["--allow-participant", &*origin, "--definitions", definitions.to_str().unwrap()];
-    let caller = Node::start(&dir.path().join("caller"), &more);
+    let data = dir.join(name);
+    let mut serve = mainstay(&["serve", "--data", data.to_str().unwrap(), "--listen", "127.0.0.1:0"]);
+    serve.args(["--allow-participant", &*origin, "--definitions", definitions.to_str().unwrap()]);
+    serve.envs(authority.map(|file| ("SSL_CERT_FILE", file)));
+    let caller = Node::spawn(serve);
     let start = Request::new("POST", "/v1/sagas").header("content-type", "application/json");
     let start = start.header("idempotency-key", "k").body("{\"definition\":\"pay\",\"input\":{}}");
     let started = caller.send(&start);
     assert_eq!(started.status, 202, "{}", started.text());
-    let saga = caller.settled(started.json()["uid"].as_str().unwrap());
-    let why = saga["cause"].to_string();
-    assert!(saga["status"] == "compensated" && why.contains("certificate"), "{saga}");
+    caller.settled(started.json()["uid"].as_str().unwrap())
+}
+
+/// A certificate of an authority that the caller trusts: while it is good the service is called, and no longer.
+#[test]
+fn m_g10_a_participant_whose_certificate_has_expired_is_not_called() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let trusted = dir.path().join("authority.crt");
+    std::fs::write(&trusted, authority.pem()).unwrap();
+    let called = |name: &str, last_year: i32| -> Value {
+        let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2001, 1, 1);
+        params.not_after = rcgen::date_time_ymd(last_year, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let files = (dir.path().join(format!("{name}.crt")), dir.path().join(format!("{name}.key")));
+        std::fs::write(&files.0, params.signed_by(&key, &authority).unwrap().pem()).unwrap();
+        std::fs::write(&files.1, key.serialize_pem()).unwrap();
+        let own = dir.path().join(format!("{name}-service"));
+        std::fs::create_dir(&own).unwrap();
+        paid_by(dir.path(), name, &node(&own, &files, &[]), Some(&trusted))
+    };
+    // It has no such address: what it answers is on the row.
+    let good = called("good", 4000);
+    assert!(good["status"] == "needs_attention" && good["error"].to_string().contains("404"), "{good}");
+    let expired = called("expired", 2002);
+    let why = expired["cause"].to_string();
+    assert!(expired["status"] == "compensated" && why.to_lowercase().contains("expired"), "{expired}");
 }

@@ -58,6 +58,69 @@ async fn a_saga_that_cannot_be_read_is_read_anew_or_closed_by_its_typed_name() {
     );
 }
 
+/// "Try again now" of a paused saga is noted, and nothing starts: the page did not say that it is paused.
+#[tokio::test]
+async fn a_paused_saga_that_needs_a_person_says_so_and_can_be_resumed_there() {
+    let bench = bench().await;
+    let handle = bench.engine.start("two", json!({"b": "lost"}), StartOptions::id("held")).await.unwrap();
+    let uid = handle.uid().clone();
+    until("it needs a person", async || {
+        bench.loaded(&uid).await.summary.row.status.as_str() == "needs_attention"
+    })
+    .await;
+    let before = bench.get("attention").await.body;
+    assert!(!before.contains("paused") && !before.contains("do=resume"), "{before}");
+    let (path, mut fields, _) = bench.form(&uid, "do=pause").await;
+    fields.insert("reason".to_owned(), "the bank is down".to_owned());
+    assert_eq!(bench.submit(&path, &fields).await.status, 303);
+    let list = bench.get("attention").await.body;
+    assert!(list.contains("nothing starts until somebody resumes it"), "{list}");
+    assert!(list.contains("do=resume") && list.contains("do=retry"), "{list}");
+    assert!(!list.contains("do=abandon"), "{list}");
+}
+
+/// "The saga goes forward from there" stood above the button that had a charge refunded.
+#[tokio::test]
+async fn the_form_of_what_happened_says_that_a_saga_has_turned_back() {
+    let bench = bench().await;
+    let handle = bench.engine.start("two", json!({"b": "lost"}), StartOptions::id("back")).await.unwrap();
+    let uid = handle.uid().clone();
+    let stuck = async || bench.loaded(&uid).await.summary.row.status.as_str() == "needs_attention";
+    until("it needs a person", &stuck).await;
+    let ask = "do=resolve_done&step=b";
+    let (_, _, before) = bench.form(&uid, ask).await;
+    assert!(!before.contains("has turned back"), "{before}");
+    let (path, mut fields, _) = bench.form(&uid, "do=cancel").await;
+    fields.insert("reason".to_owned(), "the customer left".to_owned());
+    fields.insert("name".to_owned(), "back".to_owned());
+    assert_eq!(bench.submit(&path, &fields).await.status, 303);
+    until("it needs a person again", &stuck).await;
+    let (_, _, after) = bench.form(&uid, ask).await;
+    assert!(after.contains("This saga has turned back: what you say happened is undone next"), "{after}");
+}
+
+/// Locks that were taken away, reloads and filters were links to sagas of these names.
+#[tokio::test]
+async fn the_audit_links_to_sagas_and_to_nothing_else() {
+    let bench = bench().await;
+    let uid = "01a21e3c-bc8c-7a0e-a118-8f6aa21b7417";
+    for target in ["nightly", "configuration", "{\"id\":\"f1\"}", "order/1", &format!("{uid}/charge")] {
+        let line = mainstay_store::journal::Audit {
+            who: "ann".to_owned(),
+            action: "x".to_owned(),
+            target: target.to_owned(),
+            reason: String::new(),
+            before: String::new(),
+            after: String::new(),
+            request_id: String::new(),
+        };
+        bench.engine.journal().put_audit(line).await.unwrap();
+    }
+    let page = bench.get("audit").await.body;
+    assert_eq!(page.matches("href=\"sagas/").count(), 1, "{page}");
+    assert!(page.contains(&format!("href=\"sagas/{uid}\"")) && page.contains("nightly"), "{page}");
+}
+
 #[tokio::test]
 async fn an_overdue_saga_is_listed_counted_and_gone_when_it_ends() {
     let bench = bench().await;
