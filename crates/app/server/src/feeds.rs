@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::leases::with_since;
+use crate::leases::{deaf, with_since};
 
 /// Most readers at once: each holds a connection.
 const MAX_READERS: usize = 1_000;
@@ -253,6 +253,7 @@ async fn leases(
     shown: fn(&LeaseInfo) -> Value,
 ) {
     let mut known: Option<String> = None;
+    let mut vain = 0_u32;
     loop {
         // Armed before the look, so that a change in between is not slept over.
         let hint = store.watch(name);
@@ -261,6 +262,7 @@ async fn leases(
             Ok(info) => {
                 let text = shown(&info).to_string();
                 if known.as_ref() != Some(&text) {
+                    vain = 0;
                     let Some(feed) = feed.upgrade() else { return };
                     let state = ("state", text.clone());
                     if known.is_none() {
@@ -278,14 +280,17 @@ async fn leases(
             }
         };
         let hint = async {
+            if vain > 0 {
+                rt.clock().sleep(deaf(vain)).await;
+            }
             if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }
         };
         tokio::select! {
             biased;
-            () = hint => {}
-            () = rt.clock().sleep(pause) => {}
+            () = hint => vain = vain.saturating_add(1),
+            () = rt.clock().sleep(pause) => vain = 0,
         }
     }
 }

@@ -25,6 +25,9 @@ const MAX_NAME: usize = 1_024;
 const MAX_TTL: Duration = Duration::from_secs(86_400);
 /// Behind the end of a holder's lease before the next look.
 const BEHIND: Duration = Duration::from_millis(2);
+/// After a hint that led to nothing the next one is not listened to for the first of these, doubling to the last: hints
+/// may be spurious, and one's own question may cause one.
+const DEAF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
 /// How long a release is remembered, for those who repeat it.
 const FORGET: Duration = Duration::from_secs(600);
 /// A grant is remembered for this many times its ttl after it was taken or renewed: what is neither renewed nor
@@ -199,6 +202,14 @@ pub(crate) struct Desk {
     lines: bool,
 }
 
+/// How long hints are not listened to after so many in a row that led to nothing.
+pub(crate) fn deaf(vain: u32) -> Duration {
+    match vain {
+        0 => Duration::ZERO,
+        n => DEAF.0.saturating_mul(1_u32 << (n - 1).min(8)).min(DEAF.1),
+    }
+}
+
 /// The time that is left, as it is told. A key that somebody else made without an end has none.
 pub(crate) fn left(left: Duration) -> Option<Duration> {
     (left != Duration::MAX).then_some(left)
@@ -304,9 +315,10 @@ impl Desk {
         let line = if ask.wait.is_zero() || !self.lines { Line::Try } else { Line::Join };
         let (mut round, mut version) = self.round(ask).await?;
         let mut given_up = GivenUp { desk: Arc::clone(self), ask: None };
+        let mut vain = 0_u32;
         loop {
             // Armed before the look, so that a release in between is not slept over.
-            let hint = self.hint(&ask.name);
+            let hint = self.hint(&ask.name, vain);
             let sent = clock.now();
             let op_id = round.op_id(ask);
             let mut request = AcquireRequest::exclusive(&ask.name, &ask.owner, &op_id, ask.ttl);
@@ -347,8 +359,8 @@ impl Desk {
             let look = due.min(ask.ttl / 3).min(guarantees.recheck);
             tokio::select! {
                 biased;
-                () = hint => {}
-                () = clock.sleep_until(now.saturating_add(look).min(until)) => {}
+                () = hint => vain = vain.saturating_add(1),
+                () = clock.sleep_until(now.saturating_add(look).min(until)) => vain = 0,
             }
         }
     }
@@ -629,10 +641,14 @@ impl Desk {
         self.store.release(&op_id).await.map(|_| ())
     }
 
-    /// Resolves when `name` may have changed, armed from now on. Never, where the store cannot say.
-    pub(crate) fn hint(&self, name: &str) -> impl Future<Output = ()> + use<'_> {
+    /// Resolves when `name` may have changed, armed from now on. Never, where the store cannot say. After so many `vain`
+    /// hints in a row it comes a little later.
+    pub(crate) fn hint(&self, name: &str, vain: u32) -> impl Future<Output = ()> + use<'_> {
         let hint = self.store.watch(name);
-        async {
+        async move {
+            if vain > 0 {
+                self.rt.clock().sleep(deaf(vain)).await;
+            }
             if hint.await.is_err() {
                 std::future::pending::<()>().await;
             }

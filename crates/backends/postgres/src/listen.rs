@@ -5,11 +5,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::FutureExt as _;
 use futures_util::stream::StreamExt as _;
 use mainstay_store::lease::Watchers;
 use mainstay_store::{BoxFuture, Result};
 use tokio::sync::Notify;
-use tokio_postgres::AsyncMessage;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client};
 
 use crate::pool::Pool;
 use crate::schema::Tables;
@@ -59,6 +61,25 @@ impl Hub {
             self.news.notify_one();
         }
         hint
+    }
+
+    /// Tells everybody who waits for these names: this process at once, the others through the server. The
+    /// answer is not awaited: a hint may be lost.
+    ///
+    /// It is a transaction of its own: one that notifies holds a lock of the whole server until it ends, and a
+    /// commit with a sync would hold that as long as the sync takes.
+    pub(crate) fn tell<'a>(&self, client: &Client, names: impl IntoIterator<Item = &'a String>) {
+        let names: Vec<&String> = names.into_iter().collect();
+        if names.is_empty() {
+            return;
+        }
+        let channels: Vec<String> = names.iter().map(|name| self.tables.channel(name)).collect();
+        let sql = "select pg_notify(c, n) from unnest($1::text[], $2::text[]) as t(c, n)";
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&channels, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
+        // Polled once it is on its way, behind what was answered.
+        let _ = client.query_typed(sql, &parameters).now_or_never();
+        names.iter().for_each(|name| self.fire(name));
     }
 
     /// `name` may have changed.

@@ -416,9 +416,10 @@ async fn leader(
     let full = Desk::name(NAMESPACE, &election(&name)).map_err(problem)?;
     let clock = app.rt.clock();
     let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
+    let mut vain = 0_u32;
     loop {
         // Armed before the look, so that a change in between is not slept over.
-        let hint = app.desk.hint(&full);
+        let hint = app.desk.hint(&full, vain);
         let info = app.desk.inspect(&full).await.map_err(|e| store_problem(&e))?;
         let term = info.holders.first().map(|h| h.token);
         let same = is_known(&headers, &term.map_or(0, FencingToken::get).to_string());
@@ -446,8 +447,8 @@ async fn leader(
         tokio::select! {
             biased;
             () = app.drain.cancelled() => {}
-            () = hint => {}
-            () = clock.sleep_until(look) => {}
+            () = hint => vain = vain.saturating_add(1),
+            () = clock.sleep_until(look) => vain = 0,
         }
     }
 }

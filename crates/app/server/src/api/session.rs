@@ -91,7 +91,7 @@ async fn next(app: &App, bound: &mut Bound) -> Option<String> {
     let beat = clock.now().saturating_add(HEARTBEAT);
     loop {
         // Armed before the look, so that a change in between is not slept over.
-        let hint = bound.desk.hint(&bound.name);
+        let hint = bound.desk.hint(&bound.name, 0);
         let now = clock.now();
         let look = match bound.desk.inspect(&bound.name).await {
             Ok(info) => match info.holders.iter().find(|h| h.token == bound.token) {

@@ -1,7 +1,7 @@
 //! Locks, elections and the routes of Dapr over leases in memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use mainstay_clock::{Clock as _, SystemClock};
@@ -124,9 +124,9 @@ async fn a_tag_that_is_known_is_waited_beyond_in_quotes_and_without() {
     for path in ["/v1/elections/e", "/v1/elections/nobody", "/v1/members/g"] {
         let (tag, target) = (etag(&bench.get(path).await), format!("{path}?wait=60s"));
         let (bare, weak) = (tag.replace('"', ""), format!("W/{tag}"));
-        let list = format!("\"1\", {tag}");
+        let list = format!("\"7777\", {tag}");
         for (known, is_news) in
-            [(&tag, false), (&bare, false), (&weak, false), (&list, false), (&"\"1\"".into(), true)]
+            [(&tag, false), (&bare, false), (&weak, false), (&list, false), (&"\"7777\"".into(), true)]
         {
             let headers = [("if-none-match", known.as_str())];
             let asked = bench.send("GET", &target, &headers, Vec::new());
@@ -507,6 +507,67 @@ async fn f19_a_member_whose_client_goes_away_before_it_has_said_anything_keeps_n
     }
     let holders = async || store.inspect("default/member/workers/w1").await.unwrap().holders.len();
     until("it is given back, long before it would end", async || holders().await == 0).await;
+}
+
+/// Leases whose hints say nothing.
+#[derive(Debug)]
+struct Alarmed {
+    leases: MemoryLeaseStore,
+    asked: AtomicU64,
+}
+
+impl LeaseStore for Alarmed {
+    fn acquire(&self, request: AcquireRequest) -> BoxFuture<'_, Result<Acquired>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.leases.acquire(request)
+    }
+
+    fn renew(&self, op_id: &str) -> BoxFuture<'_, Result<Renewed>> {
+        self.leases.renew(op_id)
+    }
+
+    fn release(&self, op_id: &str) -> BoxFuture<'_, Result<Released>> {
+        self.leases.release(op_id)
+    }
+
+    fn leave(&self, op_id: &str) -> BoxFuture<'_, Result<()>> {
+        self.leases.leave(op_id)
+    }
+
+    fn inspect(&self, name: &str) -> BoxFuture<'_, Result<LeaseInfo>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.leases.inspect(name)
+    }
+
+    fn watch(&self, _: &str) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn guarantees(&self) -> Guarantees {
+        self.leases.guarantees()
+    }
+}
+
+#[tokio::test]
+async fn hints_that_lead_to_nothing_are_listened_to_less_and_less() {
+    let leases = MemoryLeaseStore::new(Arc::new(SystemClock::new()));
+    let store = Arc::new(Alarmed { leases: leases.clone(), asked: AtomicU64::new(0) });
+    let bench = bench_on(store.clone()).await;
+    let of = |name: &str| AcquireRequest::exclusive(name, "n1", name, Duration::from_secs(1000));
+    for name in ["default/x", "default/election/boss"] {
+        assert!(matches!(leases.acquire(of(name)).await.unwrap(), Acquired::Granted(_)));
+    }
+    // Some ten each, as the pauses double to a tenth of a second.
+    let held = put(&bench, "/v1/locks/x?wait=300ms", &[], ask("n2", "1000s")).await;
+    assert_eq!(held.status, 409, "{}", held.body);
+    let asked = store.asked.swap(0, Ordering::Relaxed);
+    assert!((2..100).contains(&asked), "a waiter asked {asked} times");
+    let leader = bench.get("/v1/elections/boss").await;
+    let known = [("if-none-match", leader.headers["etag"].to_str().unwrap())];
+    let same = bench.send("GET", "/v1/elections/boss?wait=300ms", &known, Vec::new()).await;
+    assert!(same.status < 400, "{}", same.body);
+    let asked = store.asked.swap(0, Ordering::Relaxed);
+    assert!((2..100).contains(&asked), "an observer asked {asked} times");
 }
 
 async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {

@@ -14,7 +14,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
@@ -22,7 +21,6 @@ use mainstay_store::lease::{
     Share, Transferred, WATCHED,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, Outcome, Result};
-use tokio_postgres::types::Type;
 
 use crate::config::{PostgresConfig, Wake};
 use crate::listen::Hub;
@@ -177,23 +175,8 @@ impl PostgresLeases {
         (before.releasing && self.0.pool.rt.clock().now() < before.until).then_some(before)
     }
 
-    /// Tells everybody who waits for these names: this process at once, the others through the server. The
-    /// answer is not awaited: a hint may be lost.
-    ///
-    /// It is a transaction of its own: one that notifies holds a lock of the whole server until it ends, and a
-    /// commit with a sync would hold that as long as the sync takes.
     fn tell<'a>(&self, lent: &Lent, names: impl IntoIterator<Item = &'a String>) {
-        let names: Vec<&String> = names.into_iter().collect();
-        if names.is_empty() {
-            return;
-        }
-        let channels: Vec<String> = names.iter().map(|name| self.0.tables.channel(name)).collect();
-        let sql = "select pg_notify(c, n) from unnest($1::text[], $2::text[]) as t(c, n)";
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-            [(&channels, Type::TEXT_ARRAY), (&names, Type::TEXT_ARRAY)];
-        // Polled once it is on its way, behind what was answered.
-        let _ = lent.client().query_typed(sql, &parameters).now_or_never();
-        names.iter().for_each(|name| self.0.hub.fire(name));
+        self.0.hub.tell(lent.client(), names);
     }
 
     /// One acquisition: the single statement where it can decide, the rules of a crowd where it cannot.

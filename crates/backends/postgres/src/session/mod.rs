@@ -9,6 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::future::FutureExt as _;
 use mainstay_clock::{Instant, Runtime};
 use mainstay_store::lease::table::Table;
 use mainstay_store::lease::{
@@ -20,12 +21,13 @@ use tokio::sync::watch as tell;
 
 pub use keys::{AdvisoryKey, KeyError, KeyProfile};
 
-use crate::config::PostgresConfig;
+use crate::config::{PostgresConfig, Wake};
+use crate::listen::Hub;
 use crate::op::Op;
 use crate::pool::{Lent, Pool, Use};
 use crate::schema::Tables;
 use table::Texts;
-use watch::Watches;
+use watch::{Seen, Watches};
 
 /// Connections for short questions beside the sessions: what is asked while a session waits.
 const CONTROL: u32 = 2;
@@ -43,6 +45,9 @@ const CONTROL: u32 = 2;
 /// that shares connections lose the lock silently, and the holder learns it at its next renewal. Not guaranteed
 /// either: that a holder which is paused or cut off, while its connection stays open, ever loses the lock. Renewals
 /// ask the server; any failure of the connection is a loss.
+///
+/// A watch resolves when a lease of ours is taken or ends, in whichever process, and when a holder that this process was
+/// told of lets go, dies or is cut off, whoever it is. That another client takes a lock that is free, it does not tell.
 ///
 /// Exclusive leases only. It does not exclude [`PostgresLeases`](crate::PostgresLeases): a name uses one of both.
 ///
@@ -70,9 +75,18 @@ struct Shared {
     fencing: Fencing,
     rt: Runtime,
     watches: Watches,
-    /// Told when a place in line of this process turned out: who waits in the queue is in front of its own watch.
-    turns: Watchers,
+    /// Who holds a name may have changed: a lease was taken or ended, here or by another process of ours. Who waits in
+    /// the queue is in front of its own watch, and learns its turn here.
+    news: Arc<Hub>,
+    /// Told when somebody of this process was told that a name is held.
+    told: Watchers,
     open: Mutex<BTreeMap<Op, Arc<Session>>>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.news.close();
+    }
 }
 
 /// One acquisition of this process.
@@ -152,14 +166,19 @@ impl PostgresSessions {
         let tables = Tables::new(&table, config.epoch);
         let sessions = Pool::new(&config, Use::Sessions, rt);
         let fencing = config.fencing;
-        let control = Pool::new(&PostgresConfig { connections: CONTROL, ..config }, Use::Requests, rt);
+        let (wake, config) = (config.wake, PostgresConfig { connections: CONTROL, ..config });
+        let control = Pool::new(&config, Use::Requests, rt);
         tables.prepare(&control, true).await?;
         let texts = Texts::new(&tables);
         let watches = Watches::new(Arc::clone(&sessions), rt.clone());
         let open = Mutex::default();
         let rt = rt.clone();
-        let turns = Watchers::default();
-        let shared = Shared { sessions, control, texts, profile, names, fencing, rt, watches, turns, open };
+        let (news, told) = (Hub::new(tables), Watchers::default());
+        if wake == Wake::Listen {
+            rt.spawn("postgres-listen", Arc::clone(&news).listen(Arc::clone(&control)));
+        }
+        let shared =
+            Shared { sessions, control, texts, profile, names, fencing, rt, watches, news, told, open };
         Ok(Self(Arc::new(shared)))
     }
 
@@ -175,6 +194,25 @@ impl PostgresSessions {
 
     fn session(&self, op: Op) -> Option<Arc<Session>> {
         self.open_sessions().get(&op).cloned()
+    }
+
+    /// For those of this process; elsewhere the server tells.
+    fn changed(&self, names: &[String]) {
+        names.iter().for_each(|name| self.0.news.fire(name));
+    }
+
+    /// Resolves when the lock of `key` was let go after somebody of this process was told that it is held. A lock that
+    /// is free, and was when its state was told last, is no news.
+    async fn freed(&self, key: Key, mut told: BoxFuture<'_, Result<()>>) -> Result<()> {
+        loop {
+            // What was told after the watch was armed may have passed before this look.
+            if self.0.watches.watch(key.clone()).await? == Seen::Freed
+                || told.as_mut().now_or_never().is_some()
+            {
+                return Ok(());
+            }
+            told.as_mut().await?;
+        }
     }
 
     /// Gives up what was not asked for in time, and waits until the server knows.
@@ -194,6 +232,7 @@ impl PostgresSessions {
         // Until then it is in the list, so that whoever looks in between waits too.
         self.terminate(session.pid, session.started).await?;
         self.open_sessions().remove(&session.op);
+        self.changed(&session.names);
         Ok(())
     }
 
@@ -224,6 +263,7 @@ impl PostgresSessions {
         let lent = self.0.sessions.lend_now().await?;
         if let Some(blocked) = self.try_locks(&lent, &keys).await? {
             let (by, since) = self.holder(&keys[blocked], &request.names[blocked]).await?;
+            self.0.told.fire(&request.names[blocked]);
             if request.line == Line::Try {
                 lent.give_back();
                 return Ok(Acquired::Held { by, remaining: None, since });
@@ -231,6 +271,7 @@ impl PostgresSessions {
             return self.stand_in_line(lent, &request, op, keys).await;
         }
         let grants = self.draw(&lent, &request, &keys).await?;
+        self.0.news.tell(lent.client(), &request.names);
         let place = Place::Holding { lent: Arc::new(lent), grants: grants.clone() };
         self.enter(&request, op, place, None);
         Ok(Acquired::Granted(grants))
@@ -306,7 +347,7 @@ impl PostgresSessions {
             drop(state);
             session.changed.send_replace(());
             if let Some(shared) = this.upgrade() {
-                request.names.iter().for_each(|name| shared.turns.fire(name));
+                Self(shared).changed(&request.names);
             }
         });
         self.queued(pid, &keys).await
@@ -339,7 +380,9 @@ impl PostgresSessions {
         }
         let gone = || Error::new(ErrorKind::Unavailable, "the lease store was closed");
         let this = Self(this.upgrade().ok_or_else(gone)?);
-        this.draw(lent, request, keys).await
+        let grants = this.draw(lent, request, keys).await?;
+        this.0.news.tell(lent.client(), &request.names);
+        Ok(grants)
     }
 
     fn enter(
@@ -378,6 +421,7 @@ impl PostgresSessions {
             Place::Gone => Ok(Released::AlreadyGone),
             Place::Waiting => {
                 self.terminate(session.pid, session.started).await?;
+                self.changed(&session.names);
                 Ok(Released::AlreadyGone)
             }
             Place::Holding { lent, .. } => {
@@ -388,6 +432,7 @@ impl PostgresSessions {
                 {
                     lent.give_back();
                 }
+                self.changed(&session.names);
                 Ok(if clean { Released::Clean } else { Released::AlreadyGone })
             }
         }
@@ -465,7 +510,7 @@ impl LeaseStore for PostgresSessions {
         let name = name.to_owned();
         Box::pin(async move {
             let key = self.key(&name)?;
-            self.burn(&name, &key).await
+            self.burn(&name, &key).await.inspect(|_| self.changed(&[name]))
         })
     }
 
@@ -489,12 +534,13 @@ impl LeaseStore for PostgresSessions {
     fn watch(&self, name: &str) -> BoxFuture<'_, Result<()>> {
         match self.key(name) {
             Ok(key) => {
-                let (turn, free) = (self.0.turns.watch(name), self.0.watches.watch(key));
+                // Both are armed from now on.
+                let (news, told) = (self.0.news.watch(name), self.0.told.watch(name));
                 Box::pin(async move {
                     tokio::select! {
                         biased;
-                        turn = turn => turn,
-                        free = free => free,
+                        news = news => news,
+                        freed = self.freed(key, told) => freed,
                     }
                 })
             }

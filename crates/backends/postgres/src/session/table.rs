@@ -17,7 +17,7 @@ use crate::schema::Tables;
 type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
 
 /// The advisory locks of this database; `{}` stands for a condition.
-const LOCKS: &str =
+pub(super) const LOCKS: &str =
     "locktype = 'advisory' and database = (select oid from pg_database where datname = current_database())
                      and classid::int8::text || ':' || objid::int8::text || ':' || objsubid::text";
 
@@ -223,6 +223,9 @@ impl PostgresSessions {
         let mut info = LeaseInfo::free(name, FencingToken::ZERO);
         if let Some(row) = rows.first() {
             fill(&mut info, row);
+        }
+        if !info.holders.is_empty() {
+            self.0.told.fire(name);
         }
         let sql = format!(
             "select count(*) from pg_locks where {LOCKS} = $1 and not granted and mode = 'ExclusiveLock'"

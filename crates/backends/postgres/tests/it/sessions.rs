@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mainstay_clock::{Clock, Deadline, Instant, Runtime, SeededRng, Sleep, SystemClock, Tick, WallTime};
 use mainstay_coordination::Coordinator;
-use mainstay_postgres::{AdvisoryKey, KeyProfile, Names, PostgresSessions};
+use mainstay_postgres::{AdvisoryKey, KeyProfile, Names, PostgresConfig, PostgresSessions};
 use mainstay_sim::conformance;
 use mainstay_store::lease::{AcquireRequest, Acquired, Line, Released, Renewed, Share, ToldBy};
 use mainstay_store::{ErrorKind, LeaseStore};
@@ -24,6 +24,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("f39_two_acquisitions_of_one_process_exclude_each_other", |w| Box::pin(f39(w))),
     ("t08_an_acquisition_dropped_while_it_waits_leaves_no_place_in_the_queue", |w| Box::pin(t08(w))),
     ("a_lost_connection_is_a_lost_lock", |w| Box::pin(lost(w))),
+    ("a_watch_of_a_free_session_lock_waits_until_somebody_takes_it", |w| Box::pin(free(w))),
+    ("a_session_lock_that_was_told_held_is_never_waited_for_when_it_is_free", |w| Box::pin(told(w))),
     ("sessions_are_bounded", |w| Box::pin(bounded(w))),
 ];
 
@@ -37,6 +39,8 @@ async fn sessions(world: &World, profile: KeyProfile) -> PostgresSessions {
 struct Hand {
     now: watch::Sender<u64>,
     moves: bool,
+    /// Sleeps up to this long are over at once, and move nothing.
+    brief: Duration,
 }
 
 impl Clock for Hand {
@@ -57,6 +61,9 @@ impl Clock for Hand {
             self.now.send_modify(|now| *now = (*now).max(deadline.as_nanos()));
             return Box::pin(async {});
         }
+        if deadline.saturating_duration_since(self.now()) <= self.brief {
+            return Box::pin(async {});
+        }
         let mut now = self.now.subscribe();
         Box::pin(async move {
             // The sender lives as long as the test.
@@ -66,7 +73,7 @@ impl Clock for Hand {
 }
 
 async fn conforms(world: World) {
-    let suite = Hand { now: watch::Sender::new(0), moves: true };
+    let suite = Hand { now: watch::Sender::new(0), moves: true, brief: Duration::ZERO };
     let own = Hand { moves: false, ..suite.clone() };
     let rt = Runtime::on_tokio(Arc::new(own), Arc::new(SeededRng::new(1)));
     let config = world.config().connections(16).build().unwrap();
@@ -146,12 +153,16 @@ async fn psql(world: World) {
     assert_eq!(medallion.acquire(shared).await.unwrap_err().kind(), ErrorKind::Unsupported);
 }
 
-/// The holder is another process, and it dies by SIGKILL. Time stands still for the store and for whoever waits, so no timer
-/// can be why it is heard.
+/// Time stands still for the store and for whoever waits, so no timer can be why something is heard: a waiter asks again
+/// after 50 ms or more. Only what it does not listen to after a hint for nothing passes, 8 ms after four of them.
+fn still() -> Runtime {
+    let still = Hand { now: watch::Sender::new(0), moves: false, brief: Duration::from_millis(10) };
+    Runtime::on_tokio(Arc::new(still), Arc::new(SeededRng::new(1)))
+}
+
+/// The holder is another process, and it dies by SIGKILL.
 async fn killed(world: World) {
-    let clock = SystemClock::new();
-    let still = Hand { now: watch::Sender::new(0), moves: false };
-    let rt = Runtime::on_tokio(Arc::new(still), Arc::new(SeededRng::new(1)));
+    let (clock, rt) = (SystemClock::new(), still());
     let config = world.config().connections(16).build().unwrap();
     let store = PostgresSessions::open(config, KeyProfile::Raw(77), Names::Bare, &rt).await.unwrap();
     let node = Coordinator::builder(Arc::new(store), rt).namespace("space").owner("b").build().unwrap();
@@ -250,6 +261,101 @@ async fn lost(world: World) {
     assert_eq!(store.renew("op").await.unwrap(), Renewed::Closed);
     assert_eq!(store.release("op").await.unwrap(), Released::AlreadyGone);
     assert!(take(&store, "space/n", "op-2").await.unwrap() > token);
+}
+
+async fn timeless(config: PostgresConfig) -> PostgresSessions {
+    PostgresSessions::open(config, KeyProfile::Sqlx, Names::Whole, &still()).await.unwrap()
+}
+
+/// How often a watch of `name` resolves while another one asks the server a hundred times.
+async fn vain(store: &PostgresSessions, name: &str, other: &PostgresSessions) -> usize {
+    let mut vain = 0;
+    let follow = async {
+        loop {
+            let hint = store.watch(name);
+            store.inspect(name).await.unwrap();
+            hint.await.unwrap();
+            vain += 1;
+        }
+    };
+    let asks = async {
+        for _ in 0..100 {
+            other.inspect(name).await.unwrap();
+        }
+    };
+    tokio::select! {
+        () = follow => {}
+        () = asks => {}
+    }
+    vain
+}
+
+async fn free(world: World) {
+    let config = world.config().connections(16).build().unwrap();
+    let (ours, theirs) = (timeless(config.clone()).await, timeless(config).await);
+    let name = "watch-free/n";
+    // Whoever begins to listen looks once more.
+    let first = vain(&ours, name, &theirs).await;
+    assert!(first <= 2, "{first} hints about a lock that nobody touched");
+    for round in 0..3 {
+        let hint = ours.watch(name);
+        assert!(ours.inspect(name).await.unwrap().holders.is_empty());
+        let (heard, taken) = tokio::join!(hint, take(&theirs, name, "op"));
+        heard.unwrap();
+        assert!(taken.is_some(), "round {round}");
+        let hint = ours.watch(name);
+        assert_eq!(ours.inspect(name).await.unwrap().holders.len(), 1);
+        let (heard, released) = tokio::join!(hint, theirs.release("op"));
+        heard.unwrap();
+        assert_eq!(released.unwrap(), Released::Clean);
+    }
+    // Of two names one is free: only the other is worth waiting for.
+    assert!(take(&theirs, "watch-free/z", "op-z").await.is_some());
+    let both = || AcquireRequest { names: vec![name.into(), "watch-free/z".into()], ..ask(name, "both") };
+    assert!(matches!(ours.acquire(both()).await.unwrap(), Acquired::Held { .. }));
+    let again = vain(&ours, name, &theirs).await;
+    assert!(again <= 1, "{again} hints about the free one of two");
+    let hint = ours.watch("watch-free/z");
+    assert!(matches!(ours.acquire(both()).await.unwrap(), Acquired::Held { .. }));
+    assert_eq!(theirs.release("op-z").await.unwrap(), Released::Clean);
+    hint.await.unwrap();
+}
+
+/// It is let go between the answer and the first look: a watch that then waited for a change would wait for ever.
+async fn told(world: World) {
+    let config = world.config().connections(16).build().unwrap();
+    let (ours, theirs) = (timeless(config.clone()).await, timeless(config).await);
+    let name = "watch-told/n";
+    let key = match KeyProfile::Sqlx.key(name).unwrap() {
+        AdvisoryKey::Int8(n) => n,
+        AdvisoryKey::Pair(..) => unreachable!("one number"),
+    };
+    let mut psql = Psql::start(&world);
+    for round in 0..5 {
+        let op = format!("op-{round}");
+        assert!(take(&theirs, name, &op).await.is_some());
+        let hint = ours.watch(name);
+        assert!(take(&ours, name, "late").await.is_none());
+        assert_eq!(theirs.release(&op).await.unwrap(), Released::Clean);
+        hint.await.unwrap();
+
+        assert!(take(&theirs, name, &op).await.is_some());
+        let hint = ours.watch(name);
+        assert_eq!(ours.inspect(name).await.unwrap().holders.len(), 1);
+        assert_eq!(theirs.release(&op).await.unwrap(), Released::Clean);
+        hint.await.unwrap();
+
+        // Told while it is waited for already: another client took what was free at the first look.
+        let mut hint = ours.watch(name);
+        assert!(ours.inspect(name).await.unwrap().holders.is_empty());
+        let other = async {
+            assert_eq!(psql.ask(&format!("select pg_try_advisory_lock({key})")), "t");
+            assert!(take(&ours, name, "late").await.is_none());
+            assert_eq!(psql.ask(&format!("select pg_advisory_unlock({key})")), "t");
+        };
+        let (heard, ()) = tokio::join!(&mut hint, other);
+        heard.unwrap();
+    }
 }
 
 async fn bounded(world: World) {

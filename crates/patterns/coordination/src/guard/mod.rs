@@ -387,6 +387,8 @@ impl Guard {
             if let Poll::Ready(reason) = lost.as_mut().poll(cx) {
                 return Poll::Ready(Err(Error::lost(self.name(), reason)));
             }
+            // The timer behind `lost` may not have noticed yet that the machine was suspended.
+            self.check()?;
             let Poll::Ready(done) = work.as_mut().poll(cx) else { return Poll::Pending };
             Poll::Ready(self.check().map(|()| done))
         })

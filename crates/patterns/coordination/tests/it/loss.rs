@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mainstay_clock::Clock;
 use mainstay_clock::virtual_time::VirtualClock;
-use mainstay_coordination::{ErrorKind, LossReason};
+use mainstay_clock::{Clock, Instant, Runtime, SeededRng, Sleep, Tick, WallTime};
+use mainstay_coordination::{Coordinator, ErrorKind, LossReason};
 use mainstay_store::LeaseStore;
 use mainstay_store::lease::{AcquireRequest, Acquired, Released};
 use mainstay_store::memory::MemoryLeaseStore;
@@ -76,6 +76,50 @@ fn f25_after_a_pause_the_first_poll_finds_the_right_gone() {
         let late = guard.run(|_| async { "wrote" }).await.unwrap_err();
         assert!(matches!(late.kind(), ErrorKind::Lost(_)), "{late}");
         assert!(next.token() > guard.token(), "what it wrote meanwhile is refused by the token");
+    });
+}
+
+/// A machine that was suspended: boot time went on, and timers have not noticed yet.
+#[derive(Clone, Debug, Default)]
+struct Suspended(Arc<AtomicU64>);
+
+impl Clock for Suspended {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+
+    fn wall(&self) -> WallTime {
+        WallTime::from_unix_millis(0)
+    }
+
+    fn tick(&self) -> Tick {
+        Tick::system()
+    }
+
+    fn sleep_until(&self, _: Instant) -> Sleep {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[test]
+fn f27_work_does_not_go_on_after_a_suspend_though_no_timer_has_woken_yet() {
+    virtually(|w| async move {
+        let mine = Suspended::default();
+        let rt = Runtime::on_tokio(Arc::new(mine.clone()), Arc::new(SeededRng::new(7)));
+        let node = Coordinator::builder(Arc::new(w.store.clone()), rt).namespace("test").owner("a").build();
+        let guard = node.unwrap().mutex("n").ttl(TTL).build().unwrap().try_acquire().await.unwrap();
+        let rounds = AtomicU64::new(0);
+        let work = async {
+            while rounds.fetch_add(1, Ordering::Relaxed) < 5 {
+                if rounds.load(Ordering::Relaxed) == 3 {
+                    mine.0.fetch_add(u64::try_from(TTL.as_nanos()).unwrap(), Ordering::Relaxed);
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let lost = guard.run(|_| work).await.unwrap_err();
+        assert_eq!(*lost.kind(), ErrorKind::Lost(LossReason::DeadlinePassed));
+        assert_eq!(rounds.load(Ordering::Relaxed), 3, "it was polled after the machine woke up");
     });
 }
 

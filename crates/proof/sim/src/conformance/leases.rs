@@ -68,7 +68,12 @@ pub async fn leases(store: &dyn LeaseStore, clock: &dyn Clock) -> Sections {
                     permits_in_line(store).await;
                 }
             }
-            "shared" => shared(store).await,
+            "shared" => {
+                shared(store).await;
+                if native.contains("line") && native.contains("watch") {
+                    leaving(store).await;
+                }
+            }
             "transfer" => transfers(store).await,
             _ => watching(store).await,
         }
@@ -265,6 +270,55 @@ async fn shared(store: &dyn LeaseStore) {
     assert!(granted(&ask(store, name, "r3", Share::Shared, Line::Try).await).is_none());
     downgrading(store, name).await;
     store.release("w").await.unwrap();
+}
+
+/// Lets others of the same task go on.
+async fn others() {
+    let mut let_go = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut let_go, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// Of a store that keeps a line and tells: a writer that gives up waiting lets in the reader behind it, which hears of it.
+async fn leaving(store: &dyn LeaseStore) {
+    let name = "s-leave";
+    assert!(granted(&ask(store, name, "l1", Share::Shared, Line::Try).await).is_some());
+    assert!(granted(&ask(store, name, "l-w", Share::Exclusive, Line::Join).await).is_none());
+    let waits = async {
+        loop {
+            let hint = store.watch(name);
+            if granted(&ask(store, name, "l2", Share::Shared, Line::Join).await).is_some() {
+                return;
+            }
+            hint.await.unwrap();
+        }
+    };
+    let looks = async |n: u32| {
+        for _ in 0..n {
+            store.inspect(name).await.unwrap();
+            others().await;
+        }
+    };
+    let leaves = async {
+        // What the waiter hears of its own coming is over.
+        looks(100).await;
+        store.leave("l-w").await.unwrap();
+        looks(20_000).await;
+    };
+    tokio::select! {
+        biased;
+        () = waits => {}
+        () = leaves => panic!("who stands behind one that left was not told"),
+    }
+    for op in ["l1", "l2"] {
+        assert_eq!(store.release(op).await.unwrap(), Released::Clean);
+    }
 }
 
 /// Of a store that can; `w` holds `name` alone.

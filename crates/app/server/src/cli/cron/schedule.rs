@@ -2,6 +2,8 @@
 
 use cronexpr::{Crontab, FallbackTimezoneOption, ParseOptions, parse_crontab_with};
 use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::{AmbiguousOffset, TimeZone};
 use mainstay_clock::WallTime;
 use mainstay_coordination::cron::Schedule;
 
@@ -11,9 +13,29 @@ const MINUTE_MS: i64 = 60_000;
 /// A schedule whose slots are further apart has none that matters: 29 February comes within eight years.
 const FARTHEST_MS: i64 = MINUTE_MS * 60 * 24 * 366 * 8;
 
+/// Fields before the zone.
+const FIELDS: usize = 5;
+/// Slots of one civil hour that comes twice, and of what may be around it: more are not looked through for the next one.
+const MOST: usize = 4 * 60;
+
 /// A schedule of five fields with an optional time zone behind them; without one, UTC.
+///
+/// Where it names hours, each day has each of its times once, whatever the zone does: a time that does not exist is its
+/// first instant after the gap, of one that comes twice the first counts. Where the hour is `*`, it follows the instants,
+/// so that what runs each five minutes does so through the night in which an hour comes twice.
 #[derive(Debug)]
-pub(super) struct Fields(Crontab);
+pub(super) struct Fields {
+    /// By the calendar of the zone.
+    instants: Crontab,
+    /// By a calendar without gaps, read in this zone.
+    named: Option<(Crontab, TimeZone)>,
+}
+
+fn read(text: &str) -> std::result::Result<Crontab, cronexpr::Error> {
+    let mut options = ParseOptions::default();
+    options.fallback_timezone_option = FallbackTimezoneOption::UTC;
+    parse_crontab_with(text, options)
+}
 
 impl Fields {
     /// Reads `minute hour day month weekday [zone]`.
@@ -21,18 +43,52 @@ impl Fields {
     /// # Errors
     /// `BadValue` with the place that cannot be read.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut options = ParseOptions::default();
-        options.fallback_timezone_option = FallbackTimezoneOption::UTC;
-        let fields = parse_crontab_with(text, options).map_err(|e| {
-            let why = format!("--schedule `{text}`: {e}\nexpected MINUTE HOUR DAY MONTH WEEKDAY [ZONE], such as '0 3 * * * Europe/Berlin'");
-            Error::new(Code::BadValue, why)
-        })?;
-        Ok(Self(fields))
+        let bad = |why: String| {
+            let expected = "expected MINUTE HOUR DAY MONTH WEEKDAY [ZONE], such as '0 3 * * * Europe/Berlin'";
+            Error::new(Code::BadValue, format!("--schedule `{text}`: {why}\n{expected}"))
+        };
+        let instants = read(text).map_err(|e| bad(e.to_string()))?;
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let named = match words.get(FIELDS) {
+            Some(zone) if !words[1].starts_with('*') => {
+                let zone = TimeZone::get(zone).map_err(|e| bad(e.to_string()))?;
+                let fields = read(&words[..FIELDS].join(" ")).map_err(|e| bad(e.to_string()))?;
+                Some((fields, zone))
+            }
+            _ => None,
+        };
+        Ok(Self { instants, named })
     }
 
     fn after(&self, ms: i64) -> Option<i64> {
         let at = Timestamp::from_millisecond(ms).ok()?;
-        self.0.find_next(at).ok().map(|zoned| zoned.timestamp().as_millisecond())
+        let Some((fields, zone)) = &self.named else {
+            return self.instants.find_next(at).ok().map(|zoned| zoned.timestamp().as_millisecond());
+        };
+        // A later time of the calendar is never an earlier instant.
+        let mut civil = zone.to_datetime(at);
+        for _ in 0..MOST {
+            let next = fields.find_next(TimeZone::UTC.to_timestamp(civil).ok()?).ok()?;
+            civil = next.datetime();
+            let slot = instant(zone, civil)?;
+            if slot > at {
+                return Some(slot.as_millisecond());
+            }
+        }
+        None
+    }
+}
+
+/// When the clocks of `zone` show this time first, or would if they did not leave it out.
+fn instant(zone: &TimeZone, civil: DateTime) -> Option<Timestamp> {
+    let ambiguous = zone.to_ambiguous_timestamp(civil);
+    match ambiguous.offset() {
+        AmbiguousOffset::Gap { .. } => {
+            // What the offset after the gap makes of it lies before the gap, by as much as it is inside.
+            let before = ambiguous.earlier().ok()?;
+            zone.following(before).next().map(|change| change.timestamp())
+        }
+        AmbiguousOffset::Fold { .. } | AmbiguousOffset::Unambiguous { .. } => ambiguous.earlier().ok(),
     }
 }
 
@@ -93,22 +149,63 @@ mod tests {
         check("0 3 * * * Asia/Tokyo", "2026-11-26T10:00:00Z", "2026-11-25T18:00:00Z", "2026-11-26T18:00:00Z");
     }
 
+    /// The slots of a schedule between two instants, each found from the one before it and from the moment after it.
+    #[track_caller]
+    fn slots(fields: &str, from: &str, to: &str) -> Vec<String> {
+        let fields = Fields::parse(fields).unwrap();
+        let (mut slots, mut now) = (Vec::new(), at(from));
+        while let Some(next) = fields.next(now).filter(|n| *n < at(to)) {
+            assert!(next > now, "time goes on");
+            assert_eq!(fields.latest(next), Some(next));
+            let behind = WallTime::from_unix_millis(next.unix_millis() + 59_999);
+            assert_eq!(fields.latest(behind), Some(next));
+            slots.push(Timestamp::from_millisecond(next.unix_millis()).unwrap().to_string());
+            now = next;
+        }
+        slots
+    }
+
+    /// Berlin goes from 2:00 to 3:00 on 2026-03-29, and from 3:00 back to 2:00 on 2026-10-25.
     #[test]
     fn an_hour_that_does_not_exist_or_comes_twice_gives_each_day_one_slot() {
-        // Berlin goes from 2:00 to 3:00 on 2026-03-29, and from 3:00 back to 2:00 on 2026-10-25.
+        let daily = "30 2 * * * Europe/Berlin";
+        assert_eq!(
+            slots(daily, "2026-03-27T12:00:00Z", "2026-03-30T12:00:00Z"),
+            ["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"],
+            "at the end of the gap"
+        );
+        assert_eq!(
+            slots(daily, "2026-10-23T12:00:00Z", "2026-10-26T12:00:00Z"),
+            ["2026-10-24T00:30:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"],
+            "the first of both"
+        );
+        // Times inside the gap fall together with the one at its end.
+        assert_eq!(
+            slots("*/20 2,3 * * * Europe/Berlin", "2026-03-29T00:00:00Z", "2026-03-29T12:00:00Z"),
+            ["2026-03-29T01:00:00Z", "2026-03-29T01:20:00Z", "2026-03-29T01:40:00Z"]
+        );
+        assert_eq!(
+            slots("*/20 2,3 * * * Europe/Berlin", "2026-10-25T00:30:00Z", "2026-10-25T12:00:00Z"),
+            ["2026-10-25T00:40:00Z", "2026-10-25T02:00:00Z", "2026-10-25T02:20:00Z", "2026-10-25T02:40:00Z"]
+        );
+        // Half an hour only, and a day that does not exist.
+        assert_eq!(
+            slots("15 2 * * * Australia/Lord_Howe", "2026-10-02T20:00:00Z", "2026-10-04T20:00:00Z"),
+            ["2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"]
+        );
+        assert_eq!(
+            slots("0 12 * * * Pacific/Apia", "2011-12-29T00:00:00Z", "2012-01-01T00:00:00Z"),
+            ["2011-12-29T22:00:00Z", "2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z", "2011-12-31T22:00:00Z"]
+        );
+    }
+
+    #[test]
+    fn what_runs_at_each_hour_goes_by_the_instants_though_an_hour_comes_twice_or_not_at_all() {
         for (from, to) in [
-            ("2026-03-27T12:00:00Z", "2026-03-31T12:00:00Z"),
-            ("2026-10-23T12:00:00Z", "2026-10-27T12:00:00Z"),
+            ("2026-03-29T00:00:00Z", "2026-03-29T03:00:00Z"),
+            ("2026-10-24T23:00:00Z", "2026-10-25T02:00:00Z"),
         ] {
-            let fields = Fields::parse("30 2 * * * Europe/Berlin").unwrap();
-            let (mut slots, mut now) = (Vec::new(), at(from));
-            while let Some(next) = fields.next(now).filter(|n| *n < at(to)) {
-                assert_eq!(fields.latest(next), Some(next));
-                slots.push(next);
-                now = next;
-            }
-            assert!((3..=5).contains(&slots.len()), "{slots:?}");
-            assert!(slots.windows(2).all(|s| s[0] < s[1]), "time goes on: {slots:?}");
+            assert_eq!(slots("*/30 * * * * Europe/Berlin", from, to).len(), 5, "{from}");
         }
     }
 
