@@ -26,11 +26,24 @@ pub(crate) struct Op {
     pub(crate) grants: Vec<Grant>,
     /// Requests per server whose fate is not known: each may still take effect.
     pub(crate) open: Vec<u32>,
+    /// Requests per server that were ever sent.
+    sent: Vec<u32>,
     /// It may have a place in line.
     pub(crate) waits: bool,
     /// Per server: the life in which it last said that it holds, and what became of its release there.
     there: Vec<There>,
     until: Instant,
+}
+
+/// What may still take effect on a server when a release goes out to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Open {
+    /// Nothing: every request was answered.
+    None,
+    /// The one request that was ever sent, unless the server has heard it already.
+    Once,
+    /// Any of several.
+    Several,
 }
 
 /// One acquisition on one server.
@@ -54,6 +67,15 @@ impl Op {
     /// Whether an acquisition may still land on any server.
     pub(crate) fn in_doubt(&self) -> bool {
         self.open.iter().any(|n| *n > 0)
+    }
+
+    /// What may still take effect on this server.
+    pub(crate) fn open_on(&self, server: usize) -> Open {
+        match (self.open.get(server), self.sent.get(server)) {
+            (Some(0), _) => Open::None,
+            (Some(1), Some(1)) => Open::Once,
+            _ => Open::Several,
+        }
     }
 
     /// What an earlier release was answered by this server.
@@ -117,6 +139,7 @@ impl Ops {
             share,
             grants: Vec::new(),
             open: vec![0; self.servers],
+            sent: vec![0; self.servers],
             waits: false,
             there: vec![There::default(); self.servers],
             until,
@@ -127,9 +150,7 @@ impl Ops {
         (op.ttl, op.share, op.until) = (ttl, share, until);
         // What was known of it is not what this may make of it.
         op.there.fill(There::default());
-        for open in &mut op.open {
-            *open += 1;
-        }
+        op.open.iter_mut().chain(&mut op.sent).for_each(|n| *n += 1);
         Some(op.grants.clone())
     }
 
@@ -159,13 +180,24 @@ impl Ops {
         self.there(op_id, server, |t| t.held = life);
     }
 
-    /// A release goes out to a server.
-    pub(crate) fn releases(&self, op_id: &str, server: usize) {
-        self.there(op_id, server, |t| {
-            if matches!(t.release, Release::None) {
-                t.release = Release::Sent;
-            }
-        });
+    /// A release goes out to a server: what it may come before. None when the op is forgotten.
+    pub(crate) fn releases(&self, op_id: &str, server: usize) -> Option<Open> {
+        let mut map = locked(&self.map);
+        let op = map.ops.get_mut(op_id)?;
+        if let Some(there) = op.there.get_mut(server)
+            && matches!(there.release, Release::None)
+        {
+            there.release = Release::Sent;
+        }
+        Some(op.open_on(server))
+    }
+
+    /// Whether a request may be sent to a server once more: not behind a release, which may have found the first one heard.
+    pub(crate) fn repeats(&self, op_id: &str, server: usize) -> bool {
+        let mut map = locked(&self.map);
+        let Some(op) = map.ops.get_mut(op_id).filter(|op| !op.was_released(server)) else { return false };
+        op.sent[server] += 1;
+        true
     }
 
     /// It did not take effect, and none before it did.
@@ -267,6 +299,25 @@ mod tests {
         // Asked for anew it is another hold.
         ops.asked("x", &keys, TTL, Share::Exclusive, at(500));
         assert!(!op().was_released(0) && op().held_in(0, at(500)).is_none());
+    }
+
+    #[test]
+    fn a_release_knows_how_many_requests_it_may_come_before_and_none_follows_it() {
+        let ops = Ops::new(2);
+        let keys: Arc<[Keys]> = Arc::new([KeyProfile::Verbatim.keys("a", "a").unwrap()]);
+        let ask = || ops.asked("x", &keys, TTL, Share::Exclusive, Instant::ZERO).is_some();
+        assert!(ask());
+        ops.settled("x", 0);
+        assert_eq!((ops.releases("x", 0), ops.releases("x", 1)), (Some(Open::None), Some(Open::Once)));
+        assert!(!ops.repeats("x", 1), "a release may have found it heard");
+        // Asked for again, what is found held may be the first one's, while the second is on its way.
+        assert!(ask());
+        assert_eq!((ops.releases("x", 0), ops.releases("x", 1)), (Some(Open::Several), Some(Open::Several)));
+        ops.released("x");
+        assert!(ops.releases("x", 0).is_none() && !ops.repeats("x", 0));
+        // Sent twice, one of them may follow the release that found the other one's hold.
+        assert!(ask() && ops.repeats("x", 0));
+        assert_eq!((ops.releases("x", 0), ops.releases("x", 1)), (Some(Open::Several), Some(Open::Once)));
     }
 
     #[test]

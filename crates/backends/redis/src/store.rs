@@ -9,7 +9,7 @@ use mainstay_store::lease::{
     Transferred, WATCHED, check_limit, mismatch,
 };
 use mainstay_store::{BoxFuture, Error, ErrorKind, FencingToken, LeaseStore, Outcome, Result};
-use redis::Cmd;
+use redis::{Cmd, ToRedisArgs};
 
 use crate::answer::{self, Asked, Kept, SHARED};
 use crate::check::{check, millis};
@@ -263,7 +263,7 @@ impl RedisLeases {
     async fn give_back(&self, op_id: &str) -> Result<Released> {
         let Some(op) = self.0.ops.get(op_id) else { return Ok(Released::AlreadyGone) };
         let node = &self.0.node;
-        let mark = mark(&op, op.in_doubt(), self.patience());
+        let mark = if op.in_doubt() { mark(&op, self.patience()) } else { 0 };
         self.0.ops.releases(op_id, 0);
         let reply = if op.share == Share::Exclusive {
             self.free(op_id, &op.keys, mark).await
@@ -435,8 +435,8 @@ pub(crate) fn required(options: &Options, request: &AcquireRequest) -> Result<Ve
 }
 
 /// How long a release refuses its own acquisition, in milliseconds: until nothing of it can be on its way.
-pub(crate) fn mark(op: &Op, in_doubt: bool, patience: Duration) -> u64 {
-    if in_doubt { millis(op.ttl.saturating_add(patience.saturating_mul(2))) } else { 0 }
+pub(crate) fn mark(op: &Op, patience: Duration) -> u64 {
+    millis(op.ttl.saturating_add(patience.saturating_mul(2)))
 }
 
 pub(crate) fn acquire_keys(cmd: &mut Cmd, op: &str, keys: &[Keys], required: &[(Keys, String)]) {
@@ -458,7 +458,7 @@ pub(crate) fn renew_args(cmd: &mut Cmd, op: &str, keys: &[Keys], ttl: u64) {
     cmd.arg(op).arg(ttl);
 }
 
-pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: u64) {
+pub(crate) fn release_args(cmd: &mut Cmd, op: &str, keys: &[Keys], mark: impl ToRedisArgs) {
     cmd.arg(1 + 3 * keys.len());
     keys[0].put_tombstone(cmd, op);
     for key in keys {

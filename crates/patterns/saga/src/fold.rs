@@ -710,7 +710,7 @@ mod tests {
         let started =
             Started { input: json!({}), deadline: None, trace: None, trace_state: None, again: None };
         let mut state = State::new(&definition);
-        let mut apply = |state: &mut State, fact: Fact| state.apply(&definition, &fact).unwrap();
+        let apply = |state: &mut State, fact: Fact| state.apply(&definition, &fact).unwrap();
         apply(&mut state, Fact::Created(started));
         apply(&mut state, Fact::StepStarted(at("book", 1)));
         refused(&state, Fact::StepEnded(lost("book", 2)));

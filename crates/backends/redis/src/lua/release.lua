@@ -1,4 +1,5 @@
--- Frees what ARGV[1] holds. KEYS: tombstone; per name lock, info, channel. ARGV: op, life of a tombstone in ms or 0.
+-- Frees what ARGV[1] holds. KEYS: tombstone; per name lock, info, channel. ARGV: op, life of a tombstone in ms or 0, negative
+-- when it is needed only where something was not held: the one acquisition that was sent has then not been heard yet.
 -- The tombstone refuses an acquisition of the same op that is still on its way.
 local freed = 0
 for i = 2, #KEYS, 3 do
@@ -8,5 +9,8 @@ for i = 2, #KEYS, 3 do
     freed = freed + 1
   end
 end
-if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], '1', 'PX', ARGV[2]) end
+local life = tonumber(ARGV[2])
+if life > 0 or life < 0 and freed < (#KEYS - 1) / 3 then
+  redis.call('SET', KEYS[1], '1', 'PX', math.abs(life))
+end
 return freed

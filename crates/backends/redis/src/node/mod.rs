@@ -214,11 +214,25 @@ impl Node {
         purpose: Purpose,
         patience: Duration,
     ) -> std::result::Result<Reply, Failure> {
+        self.run_if(call, purpose, patience, || true).await
+    }
+
+    /// The same, sent again only if that is allowed then.
+    ///
+    /// # Cancel safety
+    /// What was sent may take effect.
+    pub(crate) async fn run_if(
+        &self,
+        call: &Call,
+        purpose: Purpose,
+        patience: Duration,
+        again: impl Fn() -> bool,
+    ) -> std::result::Result<Reply, Failure> {
         let mut doubt = false;
         loop {
             match self.once(call, purpose, patience).await {
                 Once::Answered(value) => return Ok(Reply { value, doubt }),
-                Once::Broken(_) if !doubt => doubt = true,
+                Once::Broken(_) if !doubt && again() => doubt = true,
                 Once::Broken(error) | Once::Unheard(error) => return Err(Failure { error, doubt: true }),
                 Once::Refused(error) => return Err(Failure { error, doubt }),
             }

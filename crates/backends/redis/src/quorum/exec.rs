@@ -21,7 +21,7 @@ use crate::answer::{self, Asked, Kept};
 use crate::check::millis;
 use crate::keys::Keys;
 use crate::node::{Purpose, locked};
-use crate::ops::Op;
+use crate::ops::{Op, Open};
 use crate::release::found_all;
 use crate::scripts::{Call, USUAL};
 use crate::store::{acquire_keys, mark, release_args, renew_args, required};
@@ -82,7 +82,8 @@ impl RedisQuorum {
     async fn ask(self, at: usize, asking: Arc<Asking>) -> Result<Asked> {
         let node = &self.0.nodes[at];
         let (op, keys, life) = (asking.request.op_id.as_str(), &asking.keys, node.life());
-        match node.run(&asking.call, Purpose::Grant, self.patience(asking.request.ttl)).await {
+        let again = || self.0.ops.repeats(op, at);
+        match node.run_if(&asking.call, Purpose::Grant, self.patience(asking.request.ttl), again).await {
             Ok(reply) => {
                 if !reply.doubt {
                     self.0.ops.settled(op, at);
@@ -242,8 +243,8 @@ impl RedisQuorum {
         }
         let call = self.releasing(op_id, &op, 0);
         let op = Arc::new(op);
-        let mut pending =
-            self.all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), Arc::clone(&call)));
+        let mut pending = self
+            .all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), (Arc::clone(&call), false)));
         let mut heard = 0;
         while heard < self.needed() {
             let Some((_, answer)) = pending.next().await else { break };
@@ -352,14 +353,30 @@ impl RedisQuorum {
     }
 
     /// Written once for all servers that are told the same.
-    fn releasing(&self, op_id: &str, op: &Op, mark: u64) -> Arc<Call> {
+    fn releasing(&self, op_id: &str, op: &Op, mark: i64) -> Arc<Call> {
         let fill = |cmd: &mut Cmd| release_args(cmd, op_id, &op.keys, mark);
         Arc::new(self.0.nodes[0].scripts().release.call(USUAL, fill))
     }
 
-    async fn release_on(self, at: usize, op_id: String, op: Arc<Op>, call: Arc<Call>) -> Result<bool> {
+    /// Gives back on one server, as `call` says. Where it `may_precede` an acquisition that is still on its way, another call
+    /// refuses that one.
+    async fn release_on(
+        self,
+        at: usize,
+        op_id: String,
+        op: Arc<Op>,
+        (call, may_precede): (Arc<Call>, bool),
+    ) -> Result<bool> {
         let node = &self.0.nodes[at];
-        self.0.ops.releases(&op_id, at);
+        // One that is forgotten by now was asked for nobody knows how often since.
+        let forgotten = || if op.open[at] > 0 { Open::Several } else { Open::None };
+        let open = self.0.ops.releases(&op_id, at).unwrap_or_else(forgotten);
+        let mark = i64::try_from(mark(&op, self.patience(op.ttl))).unwrap_or(i64::MAX);
+        let call = match open {
+            Open::Once if may_precede => self.releasing(&op_id, &op, -mark),
+            Open::Several if may_precede => self.releasing(&op_id, &op, mark),
+            _ => call,
+        };
         let reply = node.run(&call, Purpose::Other, self.patience(op.ttl)).await;
         found_all((&self.0.ops, &op_id), &op, (node, at), reply).await
     }
@@ -376,11 +393,8 @@ impl RedisQuorum {
         let Some(op) = self.0.ops.get(op_id).map(Arc::new) else { return Ok(Released::AlreadyGone) };
         let until = self.0.rt.clock().now().saturating_add(op.ttl);
         let plain = self.releasing(op_id, &op, 0);
-        let mut pending = self.all(|own, at| {
-            let mark = mark(&op, op.open[at] > 0, self.patience(op.ttl));
-            let call = if mark == 0 { Arc::clone(&plain) } else { own.releasing(op_id, &op, mark) };
-            own.release_on(at, op_id.to_owned(), Arc::clone(&op), call)
-        });
+        let mut pending = self
+            .all(|own, at| own.release_on(at, op_id.to_owned(), Arc::clone(&op), (Arc::clone(&plain), true)));
         let (mut clean, mut gone, mut failed, mut last) = (0, 0, Vec::new(), None);
         let mut answer = None;
         while let Some((at, freed)) = pending.next().await {
@@ -452,8 +466,9 @@ impl Payer {
                     return;
                 };
                 let op = &debt.op;
-                let call = own.releasing(&debt.op_id, op, mark(op, op.open[at] > 0, own.patience(op.ttl)));
-                if own.clone().release_on(at, debt.op_id.clone(), Arc::clone(op), call).await.is_err() {
+                let call = own.releasing(&debt.op_id, op, 0);
+                let paid = own.clone().release_on(at, debt.op_id.clone(), Arc::clone(op), (call, true));
+                if paid.await.is_err() {
                     locked(&own.0.debts[at]).later(debt);
                     break;
                 }

@@ -28,6 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("f05_a_paused_server_is_left_without_a_key_in_the_end", f05),
     ("f07_a_hung_server_is_not_waited_for", f07),
     ("f07_a_hung_server_is_asked_again_by_one_for_all", f07_again),
+    ("a_release_leaves_a_mark_only_where_an_acquisition_may_come_behind_it", marks),
     ("f25_a_server_that_forgot_its_leases_is_silent_until_they_ended", f25),
     ("f30_counters_that_differ_are_made_equal_in_a_second_phase", f30),
     ("s4_a_release_whose_answers_were_lost_is_clean_when_it_is_repeated", released_unheard),
@@ -324,6 +325,38 @@ fn f07_again() {
         for name in ["a", "b", "c", "d", "e", "f"] {
             assert!(!exists(&mut third.clone(), name).await, "{name}");
         }
+    });
+}
+
+fn marks() {
+    let servers = servers(3);
+    run(async {
+        let store = quorum(&servers);
+        until("all are connected", async || {
+            store.ready().await.is_ok() && store.health().iter().all(|h| h.connected)
+        })
+        .await;
+        servers[2].pause().unwrap();
+        take(&store, "a", "op", TTL).await;
+        assert_eq!(store.release("op").await.unwrap(), Released::Clean);
+        servers[2].resume().unwrap();
+        until("nobody is heard any more", async || store.in_background() == 0).await;
+        let mut third = other(&servers[2]).await;
+        // It heard the acquisition first, and found it held.
+        assert!(!exists(&mut third, "a").await && !exists(&mut third, "{a}:t:op").await);
+        // Where nothing is held the acquisition may still come; where it was sent twice, one of the two may in any case.
+        let mut release = async |held: &str, life: &str| {
+            number(&mut third, &["DEL", "{a}:t:op"]).await;
+            text(&mut third, &["SET", "a", held]).await;
+            let script = include_str!("../../src/lua/release.lua");
+            let call = ["EVAL", script, "4", "{a}:t:op", "a", "{a}:info", "{a}:ch", "op", life];
+            let freed = number(&mut third, &call).await;
+            (freed, exists(&mut third, "{a}:t:op").await)
+        };
+        assert_eq!(release("op", "-30000").await, (1, false));
+        assert_eq!(release("theirs", "-30000").await, (0, true));
+        assert_eq!(release("op", "30000").await, (1, true));
+        assert_eq!(release("theirs", "0").await, (0, false));
     });
 }
 
