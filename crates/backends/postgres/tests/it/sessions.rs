@@ -284,6 +284,7 @@ async fn vain(store: &PostgresSessions, name: &str, other: &PostgresSessions) ->
         }
     };
     tokio::select! {
+        biased;
         () = follow => {}
         () = asks => {}
     }
