@@ -23,7 +23,7 @@ use crate::api::wait::Wait;
 use crate::error::Code;
 use crate::feeds::member;
 use crate::http::{Caller, Problem, Trace};
-use crate::leases::Refused;
+use crate::leases::{Refused, deaf};
 
 /// Between two looks without a hint.
 const LOOK: Duration = Duration::from_secs(1);
@@ -58,6 +58,7 @@ async fn list(
     let of = app.desk.group(&group).map_err(problem)?;
     let clock = app.rt.clock();
     let until = clock.now().saturating_add(wait.map_or(Duration::ZERO, |w| w.time));
+    let mut vain = 0_u32;
     loop {
         // Armed before the look, so that a change in between is not slept over.
         let hint = of.changed();
@@ -74,11 +75,17 @@ async fn list(
             }
             return Ok(response);
         }
+        let hint = async {
+            if vain > 0 {
+                clock.sleep(deaf(vain)).await;
+            }
+            hint.await;
+        };
         tokio::select! {
             biased;
             () = app.drain.cancelled() => {}
-            () = hint => {}
-            () = clock.sleep_until(clock.now().saturating_add(LOOK).min(until)) => {}
+            () = hint => vain = vain.saturating_add(1),
+            () = clock.sleep_until(clock.now().saturating_add(LOOK).min(until)) => vain = 0,
         }
     }
 }

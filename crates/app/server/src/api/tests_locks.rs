@@ -539,6 +539,11 @@ impl LeaseStore for Alarmed {
         self.leases.inspect(name)
     }
 
+    fn list(&self, prefix: &str, limit: usize) -> BoxFuture<'_, Result<Vec<LeaseInfo>>> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.leases.list(prefix, limit)
+    }
+
     fn watch(&self, _: &str) -> BoxFuture<'_, Result<()>> {
         Box::pin(async { Ok(()) })
     }
@@ -568,6 +573,12 @@ async fn hints_that_lead_to_nothing_are_listened_to_less_and_less() {
     assert!(same.status < 400, "{}", same.body);
     let asked = store.asked.swap(0, Ordering::Relaxed);
     assert!((2..100).contains(&asked), "an observer asked {asked} times");
+    let members = bench.get("/v1/members/g").await;
+    let known = [("if-none-match", members.headers["etag"].to_str().unwrap())];
+    let same = bench.send("GET", "/v1/members/g?wait=300ms", &known, Vec::new()).await;
+    assert!(same.status < 400, "{}", same.body);
+    let asked = store.asked.swap(0, Ordering::Relaxed);
+    assert!((2..100).contains(&asked), "who waits for members asked {asked} times");
 }
 
 async fn dapr(bench: &Bench, verb: &str, store: &str, body: &str) -> Got {
