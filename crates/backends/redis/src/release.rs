@@ -31,7 +31,7 @@ pub(crate) async fn found_all(
     let all = match op.freed(at) {
         Some(all) => all,
         None if freed == 0 && (reply.doubt || op.was_released(at)) => {
-            let broken = is_broken(node, &op.keys).await?;
+            let broken = Box::pin(is_broken(node, &op.keys)).await?;
             let held_in = op.held_in(at, node.clock().now());
             // The life is asked for last: whoever answered all this is the one that lives. An operation that is forgotten
             // by now had a release beside this one, which was answered.

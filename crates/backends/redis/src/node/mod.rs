@@ -346,7 +346,8 @@ impl Node {
             let text = format!("redis {} could not be reached a moment ago", self.name());
             return Err(Error::new(ErrorKind::Unavailable, text).with_retry_after(left));
         }
-        match self.connect().await {
+        // Apart: it is large, seldom, and would be moved with every call.
+        match Box::pin(self.connect()).await {
             Ok(link) => {
                 *locked(&self.0.live) = Some(link.clone());
                 Ok(link)

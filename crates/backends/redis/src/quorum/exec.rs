@@ -484,3 +484,31 @@ fn vote(answer: Result<Asked>) -> Vote<Why> {
         Err(error) => Vote::Refused(Why::Failed(error)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mainstay_clock::Runtime;
+    use mainstay_store::lease::AcquireRequest;
+
+    use super::*;
+
+    /// Each is moved to its place before it is polled, once per server: what connects a server is no part of them.
+    #[tokio::test]
+    async fn what_is_asked_of_every_server_is_small() {
+        const TTL: Duration = Duration::from_secs(1);
+        let urls = ["redis://127.0.0.1:1", "redis://127.0.0.1:2", "redis://127.0.0.1:3"];
+        let store = RedisQuorum::builder(urls).trust_restarts().build(&Runtime::system()).unwrap();
+        let request = AcquireRequest::exclusive("a", "n1", "op", TTL);
+        let keys = store.check(&request).unwrap();
+        assert!(store.0.ops.asked("op", &keys, TTL, request.share, store.0.rt.clock().now()).is_some());
+        let op = Arc::new(store.0.ops.get("op").unwrap());
+        let call = store.asking(&request, &keys, &[]);
+        let asking = Arc::new(Asking { request, keys, call });
+        let release = store.releasing("op", &op, 0);
+        let sizes = [
+            size_of_val(&store.clone().ask(0, asking)),
+            size_of_val(&store.clone().release_on(0, "op".to_owned(), op, (release, true))),
+        ];
+        assert!(sizes.iter().all(|size| *size <= 2_048), "{sizes:?}");
+    }
+}
