@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod clock;
 mod cluster;
 mod conformance;
 mod failover;
@@ -41,7 +42,11 @@ fn main() -> ExitCode {
     .concat();
     // Servers die with the thread that starts them: this one, which ends last.
     let world = PostgresKit::new().unwrap().map(World::start);
-    let Some(world) = world else { return run(vec![Cover::new("postgresql", tests.len(), Vec::new())]) };
+    let covers = |plain: Vec<Trial>, shifted: Vec<Trial>| {
+        let shifted = Cover::new("postgresql with faketime", clock::TESTS.len(), shifted);
+        run(vec![Cover::new("postgresql", tests.len(), plain), shifted])
+    };
+    let Some(world) = world else { return covers(Vec::new(), Vec::new()) };
     let trial = |&(name, test): &Test| {
         let world = world.clone();
         Trial::test(name, move || {
@@ -56,5 +61,6 @@ fn main() -> ExitCode {
             })
         })
     };
-    run(vec![Cover::new("postgresql", tests.len(), tests.iter().map(trial).collect())])
+    let shifted = if clock::is_there() { clock::TESTS } else { &[] };
+    covers(tests.iter().map(trial).collect(), shifted.iter().map(trial).collect())
 }

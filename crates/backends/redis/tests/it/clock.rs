@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use mainstay_redis::fence;
-use mainstay_sim::servers::{Launch, Server, find};
+use mainstay_sim::servers::{FAKETIME, Launch, Server, find, library};
 use mainstay_store::lease::Renewed;
 use mainstay_store::{FenceCheck, LeaseStore};
 
@@ -12,16 +12,10 @@ use crate::world::{ms, other, run, store, take, until};
 
 pub(crate) const TESTS: &[Test] = &[("f11_a_jump_of_the_servers_clock_is_fenced_noticed_and_mended", f11)];
 
-/// Where Debian keeps libraries of a machine.
-fn library(name: &str) -> Option<PathBuf> {
-    let lib = std::fs::read_dir("/usr/lib").ok()?.chain(std::fs::read_dir("/lib").ok()?);
-    lib.filter_map(Result::ok).map(|e| e.path().join(name)).find(|p| p.is_file())
-}
-
 /// A server and the file that says by how much its clock is off. The C library comes second, or Redis hangs
 /// at its start: its allocator reads the clock before the preload can.
 fn shifted() -> (Server, PathBuf) {
-    let (fake, libc) = (library("faketime/libfaketime.so.1").unwrap(), library("libc.so.6").unwrap());
+    let (fake, libc) = (library(FAKETIME).unwrap(), library("libc.so.6").unwrap());
     let redis = find("redis-server").unwrap();
     let server = Server::start(&find("env").unwrap(), |setup| {
         let file = setup.dir.join("offset");
@@ -77,5 +71,5 @@ fn f11() {
 
 /// Whether the preload is installed.
 pub(crate) fn is_there() -> bool {
-    library("faketime/libfaketime.so.1").is_some() && find("redis-server").is_some()
+    library(FAKETIME).is_some() && find("redis-server").is_some()
 }

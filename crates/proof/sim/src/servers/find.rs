@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 /// itself.
 pub const SERVERS_DIR: &str = "MAINSTAY_SERVERS_DIR";
 
+/// The library of Debian's package `faketime` that shifts the clocks of the process it is preloaded to.
+pub const FAKETIME: &str = "faketime/libfaketime.so.1";
+
 /// Folders beside `PATH`: servers are often installed where users do not look.
 const ALSO: [&str; 4] = ["/usr/sbin", "/usr/local/sbin", "/usr/local/bin", "/sbin"];
 
@@ -24,6 +27,13 @@ pub fn find(program: &str) -> Option<PathBuf> {
     let usual = std::env::split_paths(&path).chain(ALSO.map(PathBuf::from));
     let folders = own.chain(usual).chain(versions());
     folders.map(|folder| folder.join(program)).find(|file| file.is_file())
+}
+
+/// The library of this name, as [`FAKETIME`], where Debian keeps those of the machine.
+#[must_use]
+pub fn library(name: &str) -> Option<PathBuf> {
+    let folders = ["/usr/lib", "/lib"].into_iter().filter_map(|folder| std::fs::read_dir(folder).ok());
+    folders.flatten().filter_map(|e| Some(e.ok()?.path().join(name))).find(|file| file.is_file())
 }
 
 fn versions() -> Vec<PathBuf> {

@@ -24,7 +24,7 @@ pub use address::free_address;
 #[cfg(feature = "certificates")]
 pub use authority::Authority;
 pub use etcd::{Etcd, EtcdCluster, EtcdKit};
-pub use find::{SERVERS_DIR, find};
+pub use find::{FAKETIME, SERVERS_DIR, find, library};
 pub use mariadb::{MariaDb, MariaDbKit};
 pub use nats::{Nats, NatsKit};
 pub use postgres::{Postgres, PostgresKit};

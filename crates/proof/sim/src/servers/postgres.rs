@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::process::{finish, guarded};
-use super::{Launch, Server, find};
+use super::{FAKETIME, Launch, Server, find, library};
 
 /// How long a server may recover, a promotion may take, or a standby may lag in an idle test.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -99,26 +99,56 @@ impl PostgresKit {
         let hba = format!(
             "hostssl all app 127.0.0.0/8 trust clientcert=verify-ca\nhostnossl all app 127.0.0.0/8 reject\n{HBA}"
         );
-        self.start_with(&self.template.path().join("data"), &settings, &hba, |address| {
+        self.start_with(&self.template.path().join("data"), (&settings, &hba), None, |address| {
             let [cert, key, ca] = files(address);
             vec![("cert.pem", cert), ("key.pem", key), ("ca.pem", ca)]
         })
     }
 
+    /// Starts a primary under a preload of libfaketime: its wall clock is off by what the file says that comes with it,
+    /// `+60s` or `-3600s`, read anew at every look. The clock of the machine is never set.
+    ///
+    /// # Errors
+    /// As [`Server::start`]; libfaketime is not installed.
+    pub fn shifted(&self) -> io::Result<(Postgres, PathBuf)> {
+        let missing = || io::Error::new(io::ErrorKind::NotFound, "libfaketime is not installed");
+        let fake = library(FAKETIME).ok_or_else(missing)?;
+        let data = self.template.path().join("data");
+        let postgres =
+            self.start_with(&data, (&[], HBA), Some(&fake), |_| vec![("offset", "+0s".to_owned())])?;
+        let file = postgres.server.dir().join("offset");
+        Ok((postgres, file))
+    }
+
     fn start(&self, data: &Path, settings: &[(&str, &str)]) -> io::Result<Postgres> {
-        self.start_with(data, settings, HBA, |_| Vec::new())
+        self.start_with(data, (settings, HBA), None, |_| Vec::new())
     }
 
     fn start_with(
         &self,
         data: &Path,
-        settings: &[(&str, &str)],
-        rules: &str,
+        (settings, rules): (&[(&str, &str)], &str),
+        fake: Option<&Path>,
         files: impl Fn(SocketAddr) -> Vec<(&'static str, String)>,
     ) -> io::Result<Postgres> {
-        let server = Server::start(&self.bin.join("postgres"), |setup| {
+        let own = self.bin.join("postgres");
+        let (program, fake) = match fake {
+            None => (own.clone(), None),
+            Some(library) => {
+                let env = find("env").ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no `env`"))?;
+                (env, Some(library))
+            }
+        };
+        let server = Server::start(&program, |setup| {
             let (ip, port) = (setup.address.ip().to_string(), setup.address.port().to_string());
-            let mut args: Vec<OsString> = ["-D", "data", "-h", &ip, "-p", &port].map(Into::into).to_vec();
+            let mut args: Vec<OsString> = Vec::new();
+            if let Some(library) = fake {
+                args.push(format!("LD_PRELOAD={}", library.display()).into());
+                args.push(format!("FAKETIME_TIMESTAMP_FILE={}", setup.dir.join("offset").display()).into());
+                args.extend(["FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"].map(Into::into));
+                args.push(own.clone().into());
+            }
+            args.extend(["-D", "data", "-h", &ip, "-p", &port].map(OsString::from));
             let hba = setup.dir.join("hba").display().to_string();
             for (name, value) in SETTINGS.iter().chain(settings).chain(&[("hba_file", hba.as_str())]) {
                 args.push("-c".into());
