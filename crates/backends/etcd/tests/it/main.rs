@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod ahead;
 mod cluster;
 mod conformance;
 mod fences;
@@ -44,10 +45,12 @@ fn main() -> ExitCode {
     for cell in NOT_TESTED {
         println!("NOT TESTED etcd: {cell}");
     }
-    // Servers die with the thread that starts them: this one, which ends last.
-    let Some(world) = EtcdKit::new().map(World::start) else {
-        return run(vec![Cover::new("etcd", tests.len(), Vec::new())]);
+    let covers = |plain: Vec<Trial>, ahead: Vec<Trial>| {
+        let ahead = Cover::new("etcd with clocks of its own", ahead::TESTS.len(), ahead);
+        run(vec![Cover::new("etcd", tests.len(), plain), ahead])
     };
+    // Servers die with the thread that starts them: this one, which ends last.
+    let Some(world) = EtcdKit::new().map(World::start) else { return covers(Vec::new(), Vec::new()) };
     let trial = |&(name, test): &Test| {
         let world = world.clone();
         Trial::test(name, move || {
@@ -62,5 +65,6 @@ fn main() -> ExitCode {
             })
         })
     };
-    run(vec![Cover::new("etcd", tests.len(), tests.iter().map(trial).collect())])
+    let shifted = if ahead::is_there() { ahead::TESTS } else { &[] };
+    covers(tests.iter().map(trial).collect(), shifted.iter().map(trial).collect())
 }

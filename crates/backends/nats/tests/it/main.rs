@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed call is a failed test")]
 
+mod ahead;
 mod cluster;
 mod conformance;
 mod drops;
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
     println!("NOT TESTED nats-server: jumps of its wall clock");
     servers::run(vec![
         cover("nats-server", NatsKit::new().is_some(), &tests.concat()),
+        cover("nats-server with clocks of its own", ahead::is_there(), ahead::TESTS),
         cover("nats-server 2.9", single::old().is_some(), single::OLD),
     ])
 }

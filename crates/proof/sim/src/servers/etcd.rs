@@ -46,6 +46,12 @@ impl EtcdKit {
         Some(Self { etcd: find("etcd")?, etcdctl: find("etcdctl")? })
     }
 
+    /// The program at this place; none when `etcdctl` is not installed.
+    #[must_use]
+    pub fn at(etcd: PathBuf) -> Option<Self> {
+        Some(Self { etcd, etcdctl: find("etcdctl")? })
+    }
+
     /// Starts a node of its own and waits until it answers.
     ///
     /// # Errors

@@ -9,6 +9,7 @@
 //! unless [`REQUIRE`] is set, as `cargo xtask test` does; then it fails.
 
 mod address;
+mod ahead;
 #[cfg(feature = "certificates")]
 mod authority;
 mod etcd;
@@ -21,6 +22,7 @@ mod redis;
 mod report;
 
 pub use address::free_address;
+pub use ahead::a_day_ahead;
 #[cfg(feature = "certificates")]
 pub use authority::Authority;
 pub use etcd::{Etcd, EtcdCluster, EtcdKit};
