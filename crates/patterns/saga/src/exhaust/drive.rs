@@ -209,9 +209,11 @@ impl Run {
                 let retry = Operation::Retry { step: step.clone(), input };
                 let request = ActionRequest::new("exhaust", "repaired", retry);
                 match engine.attention().act(handle.uid(), request).await {
-                    // An action posted before a crash was taken up meanwhile: there is nothing left to do. Or
-                    // it lies in the inbox until somebody owns the saga again.
-                    Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Overloaded) => {}
+                    // It turned back, and is to be told what became of the step; or an action posted before a crash was
+                    // taken up meanwhile, and there is nothing left to do.
+                    Err(e) if e.kind() == ErrorKind::Conflict => self.tell(engine, &handle, step).await?,
+                    // It lies in the inbox until somebody owns the saga again.
+                    Err(e) if e.kind() == ErrorKind::Overloaded => {}
                     result => result.map_err(|e| Self::fail(&e))?,
                 }
             }
@@ -236,6 +238,19 @@ impl Run {
         };
         let step = self.definition.index(step).map(|i| &self.definition.steps()[i]);
         Ok(step.map(|step| step.input.render(&state.input, output)))
+    }
+
+    /// Says whether a step happened, as it is found at its participant.
+    async fn tell(&self, engine: &Engine, handle: &Handle, step: &str) -> Result<(), String> {
+        let (step, worked) = (step.to_owned(), self.control.state().worked.get(step).cloned());
+        let operation = match worked {
+            Some(output) => Operation::ResolveDone { step, output },
+            None => Operation::ResolveNotDone { step },
+        };
+        match engine.attention().act(handle.uid(), ActionRequest::new("exhaust", "found", operation)).await {
+            Err(e) if matches!(e.kind(), ErrorKind::Conflict | ErrorKind::Overloaded) => Ok(()),
+            result => result.map_err(|e| Self::fail(&e)),
+        }
     }
 
     async fn cancel(&self, engine: &Engine, handle: &Handle) -> Result<(), String> {

@@ -43,6 +43,8 @@ pub(super) struct Control {
 pub(super) struct State {
     pub(super) log: Vec<String>,
     pub(super) undos: BTreeMap<String, u64>,
+    /// What actions gave last, by step, heard or not: what a person finds at the participant.
+    pub(super) worked: BTreeMap<String, Value>,
     /// How the log and the state in memory differed first.
     pub(super) differs: Option<String>,
     pub(super) late: Vec<(Arc<dyn LocalStep>, Delivery)>,
@@ -169,6 +171,9 @@ impl LocalStep for Probe {
                 drop(self.inner.act(cx.clone(), input.clone()).await);
             }
             let result = self.inner.act(cx, input).await;
+            if let Ok(output) = &result {
+                self.control.state().worked.insert(self.name.clone(), output.clone());
+            }
             let unheard = hit(Fault::UnknownAfter) || hit(Fault::Edited);
             if unheard || self.control.suffers_once(self.index, Fault::UnknownAfterOnce) {
                 return Err(StepError::unknown("injected: after"));

@@ -213,6 +213,10 @@ fn asking(world: &Arc<World>) -> Saga<u32> {
 fn sg_f10_other_input_charges_nobody_twice_wherever_the_process_dies() {
     let kit = || exhaust(|| World::new(Bug::None), asking, &1).invariant(|w, outcome| w.balanced(3, outcome));
     println!("{}", show(kit().most_runs(most(200)).run()));
+    // Cancelled in flight and interrupted, it waits for a person who may say what happened, and may not try again.
+    for cut in ["crash-after-3", "freeze-after-3", "crash-before-4"] {
+        show(kit().only(&format!("charge.cancelled/{cut}")).run());
+    }
     let mut cuts = 0;
     for place in ["crash-before", "crash-after", "freeze-after", "freeze-in-call"] {
         // A run without a cut tells where to cut; alone, it says that there are no more places.
